@@ -1,0 +1,32 @@
+"""Diptych: the workbench for language-image pre-training.
+
+>>> import diptych as dp
+>>> run = dp.train("clip", data="emoji", out="runs/clip")      # doctest: +SKIP
+>>> model = dp.load("runs/clip")                                # doctest: +SKIP
+>>> dp.evaluate(model, "retrieval", data="emoji")               # doctest: +SKIP
+
+Names are imported when they are first used, so that ``import diptych`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from diptych.api import compare, detect, evaluate, index, load, read, train
+
+__all__ = ["__version__", "compare", "detect", "evaluate", "index", "load", "read", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from diptych import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'diptych' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

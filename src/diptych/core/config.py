@@ -1,0 +1,115 @@
+"""Configuration is a dataclass: to and from plain values, a stable hash, YAML on disk.
+
+A field with ``metadata={"prepared": True}`` holds what `Recipe.prepare` learned from the data (a vocabulary, class names);
+it is saved in ``prepared.json`` beside ``config.yaml`` so that the latter stays readable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.files import write_atomic, write_json
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths become dicts, lists and strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(kind: type[T], plain: dict[str, Any]) -> T:
+    """Rebuild a dataclass. An unknown field or a value of the wrong type is refused with its name."""
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init}
+    for name in plain:
+        if name not in fields:
+            raise UnknownName(f"field of {kind.__name__}", name, fields)
+    return kind(**{name: _coerce(hints[name], value, f"{kind.__name__}.{name}") for name, value in plain.items()})
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        problems = []
+        for option in args:
+            try:
+                return _coerce(option, value, where)
+            except ConfigError as error:
+                problems.append(str(error))
+        raise ConfigError(problems[-1])
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{where} is {value!r} (expected {' | '.join(map(str, args))})")
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} is {value!r} (expected the fields of {hint.__name__})")
+        return from_plain(hint, value)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} is {value!r} (expected a list)")
+        kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where} has {len(value)} values (expected {len(kinds)})")
+        return tuple(_coerce(k, v, where) for k, v in zip(kinds, value, strict=True))
+    if origin is dict:
+        return {k: _coerce(args[1], v, where) for k, v in value.items()}
+    if origin is list:
+        return [_coerce(args[0], v, where) for v in value]
+    if hint is type(None):
+        if value is None:
+            return None
+        raise ConfigError(f"{where} is {value!r} (expected nothing)")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise ConfigError(f"{where} is {value!r} (expected {hint.__name__})")
+    return value
+
+
+def config_hash(value: Any) -> str:
+    """Sixteen hex digits that change when any field does."""
+    return hashlib.sha256(json.dumps(to_plain(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prepared_fields(kind: Any) -> set[str]:
+    return {f.name for f in dataclasses.fields(kind) if f.metadata.get("prepared")}
+
+
+def save_config(folder: Path, sections: dict[str, Any]) -> None:
+    """``config.yaml`` with one section a key; fields marked as prepared go to ``prepared.json``."""
+    plain, prepared = {}, {}
+    for name, value in sections.items():
+        plain[name] = to_plain(value)
+        if dataclasses.is_dataclass(value) and (learned := prepared_fields(value)):
+            prepared[name] = {key: plain[name].pop(key) for key in sorted(learned)}
+    write_json(folder / "prepared.json", prepared)
+    write_atomic(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The sections of ``config.yaml`` as plain values, with what was prepared put back."""
+    sections: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    for name, values in json.loads((folder / "prepared.json").read_text(encoding="utf-8")).items():
+        sections[name].update(values)
+    return sections

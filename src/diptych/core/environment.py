@@ -1,0 +1,73 @@
+"""What a number was measured on: machine, processor flags, versions, commit. Goes into run folders, reports and the ledger."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "diptych",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "open_clip_torch",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "pyarrow",
+)
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
+
+
+def environment() -> dict[str, Any]:
+    """Plain values only. Never the host's name, the user's name or a path."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "processor_flags": _processor_flags(),
+        "commit": commit(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def commit() -> str:
+    """Short hash of the source tree's commit, with "+" when files differ from it; "" outside a checkout."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return ""
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _memory_gib() -> float:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return 0.0
+
+
+def _processor_flags() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return []
+    words = set(info.read_text(encoding="utf-8", errors="replace").split())
+    return [flag for flag in FLAGS if flag in words]

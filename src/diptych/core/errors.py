@@ -1,0 +1,79 @@
+"""Errors that explain themselves: what came, where it stood, what would have worked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DiptychError(Exception):
+    """Every error that a user can cause and mend. Its text is one line; the command line prints it without a traceback."""
+
+
+class DataError(DiptychError):
+    """Something in the user's data is wrong. Names the file and, where there is one, the row and the field.
+
+    >>> print(DataError("caption is empty", file="pairs.csv", row=3, field="caption", expected="some text"))
+    pairs.csv, row 3, field 'caption': caption is empty (expected some text)
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: object = None,
+        row: int | None = None,
+        field: str | None = None,
+        expected: str | None = None,
+    ) -> None:
+        self.problem, self.file, self.row, self.field, self.expected = problem, file, row, field, expected
+        place = [str(file)] if file is not None else []
+        place += [f"row {row}"] if row is not None else []
+        place += [f"field '{field}'"] if field is not None else []
+        where = ", ".join(place) + ": " if place else ""
+        super().__init__(f"{where}{problem}" + (f" (expected {expected})" if expected else ""))
+
+
+class DecodeError(DataError):
+    """An image whose bytes cannot be trusted: truncated, not an image, too large. Costs that sample only."""
+
+
+class ShapeError(DiptychError, ValueError):
+    """A tensor or array of the wrong shape. Says the expected and the received shape."""
+
+
+class ConfigError(DiptychError):
+    """A field or option with a value that cannot work."""
+
+
+class RunError(DiptychError):
+    """A run folder, an index or a checkpoint that cannot be used as asked."""
+
+
+class UnknownName(DiptychError):
+    """A name that nothing answers to, with the nearest known ones.
+
+    >>> print(UnknownName("recipe", "fillip", ["clip", "filip", "align"]))
+    unknown recipe 'fillip'; did you mean 'filip'?
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+        self.kind, self.name = kind, name
+        known = sorted(known)
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.6)
+        if near:
+            best = difflib.SequenceMatcher(None, name, near[0]).ratio()
+            near = [n for n in near if difflib.SequenceMatcher(None, name, n).ratio() > best - 0.02]
+            tail = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+        elif len(known) <= 12:
+            tail = "known: " + ", ".join(known)
+        else:
+            tail = hint or f"{len(known)} names are known"
+        super().__init__(f"unknown {kind} '{name}'; {tail}")
+
+
+class MissingExtra(DiptychError):
+    """An optional package is not installed. Names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, *, needed_for: str) -> None:
+        super().__init__(f"{needed_for} needs the package '{package}': pip install 'diptych[{extra}]'")

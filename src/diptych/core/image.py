@@ -1,0 +1,78 @@
+"""Where an image's bytes come from. Nothing here decodes; `data/decode.py` does."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Encoded bytes that can be read again and again, and a name for messages."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """An image in a file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class SliceImage:
+    """An image inside a larger file (a tar shard): `size` bytes from `offset`."""
+
+    path: Path
+    offset: int
+    size: int
+    member: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}:{self.member or self.offset}"
+
+    def read(self) -> bytes:
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            return os.pread(handle, self.size, self.offset)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True, slots=True)
+class BytesImage:
+    """An encoded image that is already in memory."""
+
+    data: bytes
+    name: str = "<bytes>"
+
+    def read(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrayImage:
+    """Decoded pixels, uint8 [H, W, 3] RGB or [H, W, 4] RGBA: rendered worlds and decoded caches. Never decoded again."""
+
+    pixels_HWC: npt.NDArray[np.uint8]
+    name: str = "<array>"
+
+    def read(self) -> bytes:
+        raise TypeError(f"{self.name}: pixels have no encoded bytes; encode them first (data.decode.encode_webp)")

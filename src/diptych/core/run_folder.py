@@ -1,0 +1,93 @@
+"""A run on disk: configuration, metrics, checkpoints, the model that inference needs, the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.core.config import load_config
+from diptych.core.errors import RunError
+from diptych.core.files import write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths and small files of a run.
+
+    run.json          format version, slug, status (running | finished | failed), environment
+    config.yaml       everything resolved (section "recipe" and section "run"); prepared.json beside it
+    metrics.jsonl     one JSON object a line: {"step": n, "kind": "train" | "eval" | "note", ...}
+    checkpoints/      step-00000120/ ... (train/checkpoint.py)
+    model/            config.json, model.safetensors, tokenizer, README.md: what `dp.load` opens
+    records/          Parquet records of evaluations, one file a task and data set
+    quarantine.jsonl  samples that failed: uid, stage, reason
+    report.html
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, *, slug: str, environment: dict[str, Any]) -> RunFolder:
+        if path.exists() and any(path.iterdir()):
+            raise RunError(f"{path} is not empty: choose another --out, or continue it with --resume {path}")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        folder.write_state(slug=slug, status="running", environment=environment)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        if not (path / "run.json").is_file():
+            raise RunError(f"{path} is not a run folder: it has no run.json")
+        state = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        if state.get("format") != FORMAT:
+            raise RunError(f"{path} has run format {state.get('format')}; this version reads {FORMAT}")
+        return cls(path)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        plain: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return plain
+
+    def write_state(self, **changes: Any) -> None:
+        old = self.state if (self.path / "run.json").exists() else {}
+        write_json(self.path / "run.json", {"format": FORMAT, **old, **changes})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return load_config(self.path)
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def records(self) -> Path:
+        return self.path / "records"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Every logged line; a last line cut by a kill is left out."""
+        if not self.metrics_file.exists():
+            return
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return

@@ -1,0 +1,68 @@
+"""Regions, relations and the graph they make. Boxes are xyxy in pixels, half-open: width = x1 - x0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from diptych.core.errors import DataError
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A labelled box in an image.
+
+    `mask` is a COCO run-length encoding (``{"size": [h, w], "counts": str}``) or a list of polygons; None when there is none.
+    """
+
+    box: Box
+    label: str
+    attributes: tuple[str, ...] = ()
+    score: float = 1.0
+    mask: Any = None
+
+    def __post_init__(self) -> None:
+        x0, y0, x1, y1 = self.box
+        if not (x1 > x0 and y1 > y0):
+            raise DataError(f"box {self.box} has no area", field="box", expected="x0 < x1 and y0 < y1, pixels")
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A directed edge: regions[subject] --predicate--> regions[object]."""
+
+    subject: int
+    predicate: str
+    object: int
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SceneGraph:
+    """Regions and the relations between them; every relation points at regions that exist.
+
+    >>> graph = SceneGraph((Region((0, 0, 4, 4), "dog"), Region((2, 2, 9, 9), "ball")), (Relation(0, "chasing", 1),))
+    >>> graph.triplets()
+    [('dog', 'chasing', 'ball')]
+    """
+
+    regions: tuple[Region, ...] = ()
+    relations: tuple[Relation, ...] = ()
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row, relation in enumerate(self.relations):
+            for end in (relation.subject, relation.object):
+                if not 0 <= end < len(self.regions):
+                    raise DataError(
+                        f"relation points at region {end}",
+                        row=row,
+                        field="relations",
+                        expected=f"0..{len(self.regions) - 1}",
+                    )
+
+    def triplets(self) -> list[tuple[str, str, str]]:
+        """(subject label, predicate, object label) for each relation, in order."""
+        return [(self.regions[r.subject].label, r.predicate, self.regions[r.object].label) for r in self.relations]
