@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make demo` sets up and runs the main job, `make test` sets up and passes the tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-all lint docs bench systems clean
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.use: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[weights,serve]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.use
+
+demo: $(VENV)/.use ## curate, train, evaluate and search real data, then write runs/demo/report.html
+	$(BIN)/diptych demo
+
+test: $(VENV)/.dev ## the fast tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(VENV)/.dev ## every test, the slow ones too
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## style, types, import order of the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## build the site into site/
+	$(BIN)/python scripts/make_docs.py
+	$(BIN)/mkdocs build --strict --quiet
+
+systems: $(VENV)/.dev ## compute which systems work into src/diptych/core/systems.json
+	$(BIN)/python scripts/make_systems.py
+
+bench: $(VENV)/.dev ## measure speed and memory against peers into benchmarks/results/
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) site dist build

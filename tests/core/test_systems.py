@@ -1,0 +1,55 @@
+"""The table of systems: complete, unambiguous, honest about what is built."""
+
+from __future__ import annotations
+
+import pytest
+
+from diptych.core import systems
+from diptych.core.errors import ConfigError, UnknownName
+
+
+def test_all_82_systems_stand_in_the_table_once() -> None:
+    names = [system.slug for system in systems.SYSTEMS]
+    assert len(names) == len(set(names)) == 82
+    entries = [system.entry for system in (*systems.SYSTEMS, *systems.BASELINES)]
+    assert len(entries) == len(set(entries))
+
+
+@pytest.mark.parametrize("system", [*systems.SYSTEMS, *systems.BASELINES], ids=lambda s: s.slug)
+def test_entry_points_follow_one_pattern(system: systems.System) -> None:
+    module, _, name = system.entry.partition(":")
+    root, room, file = module.split(".")
+    assert root == "diptych"
+    assert room == system.room in {"recipes", "curate", "tasks", "pipelines", "worlds"}
+    assert file == system.slug
+    assert name.isidentifier()
+
+
+@pytest.mark.parametrize("system", [s for s in (*systems.SYSTEMS, *systems.BASELINES) if s.built], ids=lambda s: s.slug)
+def test_built_systems_can_be_loaded(system: systems.System) -> None:
+    assert system.load().slug == system.slug
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("fillip", "filip"), ("clipp", "clip"), ("RLIPv3", "rlipv2"), ("sigllip", "siglip"), ("dream-lip", "dreamlip")]
+)
+def test_near_matches_come_from_all_systems_and_baselines(wrong: str, right: str) -> None:
+    with pytest.raises(UnknownName, match=f"unknown recipe '{wrong}'; did you mean '{right}'"):
+        systems.find(wrong, room="recipes")
+
+
+def test_dashes_and_capitals_are_forgiven() -> None:
+    assert systems.find("RAD-DINO").slug == "rad_dino"
+
+
+def test_a_system_of_another_room_says_where_it_lives() -> None:
+    with pytest.raises(ConfigError, match="is not a recipe: it lives in curate/"):
+        systems.find("metaclip", room="recipes")
+
+
+def test_a_system_that_is_not_built_says_so() -> None:
+    unbuilt = next(s for s in systems.SYSTEMS if not s.built)
+    with pytest.raises(ConfigError, match="not built yet"):
+        unbuilt.load()
+    assert not unbuilt.works
+    assert unbuilt.missing
