@@ -6,7 +6,7 @@ torch is imported for type checking only.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
@@ -88,8 +88,8 @@ class Draws(Sequence[Draw]):
 
 
 class Batch(Protocol):
-    """A dataclass of tensors. Names end in their shape, and the first letter of the shape tells what chunking does:
-    B or N is the batch axis and is cut; anything else is shared by all chunks."""
+    """A dataclass of tensors (and of tuples, where rows are ragged). Names end in their shape, and the first letter of the shape
+    tells what chunking does: B or N is the batch axis and is cut; anything else is shared by all chunks."""
 
     def __len__(self) -> int: ...
 
@@ -242,6 +242,9 @@ class Run(Protocol):
 
     def log(self, kind: str, **values: Any) -> None: ...
 
+    def batches(self, count: int, *, seed: int) -> Iterator[Any]:
+        """Extra batches in an order of their own, for re-clustering or short trials; the run's own order is untouched."""
+
     def replace_model(self, model: nn.Module) -> None:
         """Train another module from the next step on (growth, surgery): wraps it and rebuilds the optimiser, keeping the
         state of every parameter object that is in both."""
@@ -267,6 +270,8 @@ class Hook:
 
     def on_stage(self, run: Run, stage: Stage) -> None: ...
 
+    def on_stage_end(self, run: Run, stage: Stage) -> None: ...
+
     def on_end(self, run: Run) -> None: ...
 
     def state(self) -> dict[str, Any]:
@@ -280,9 +285,10 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A phase of a run: a recipe of its own for a share of the steps, on some of the rows.
+    """A phase of a run: a recipe of its own for a share of the steps, on some of the rows. The optimiser starts afresh.
 
     keep   which samples it trains on (tasks of a continual stream, a warm-up set); None keeps all
+    make   new samples from the model so far (candidates, rewrites); called once, stored under `stages/` in the run folder
     carry  moves weights from the module of the stage before into this one's; None loads tensors of equal name and shape
     """
 
@@ -290,6 +296,7 @@ class Stage:
     recipe: Recipe
     share: float = 1.0
     keep: Callable[[Sample], bool] | None = None
+    make: Callable[[Run], Iterable[Sample]] | None = None
     carry: Callable[[nn.Module, nn.Module], None] | None = None
 
 
@@ -350,8 +357,14 @@ class Recipe(ABC):
     def optimiser(self) -> Optimiser:
         return Optimiser(lr=self.lr, warmup=self.warmup, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
 
-    def after_update(self, model: nn.Module) -> None:
-        """Projections right after an optimiser step, such as clamping the temperature. Runs without gradient."""
+    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
+        """What the training module remembers, right after an optimiser step: a queue, running gates, a teacher's average, a
+        clamped temperature. `features` are detached and cover this process's batch; `progress` runs from 0 to 1 over the
+        stage. Runs without gradient."""
+
+    def stored(self, name: str) -> bool:
+        """Whether the tensor of that name belongs in checkpoints; False for frozen weights that `model` loads again."""
+        return True
 
     def hooks(self) -> Sequence[Hook]:
         return ()
