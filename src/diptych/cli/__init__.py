@@ -1,0 +1,84 @@
+"""The command line: ``diptych COMMAND ...``. Thin: parse, call `diptych.api`, print.
+
+Contract: with ``--json`` stdout holds exactly one line with one JSON object; everything else goes to stderr. Exit codes: 0 done,
+1 the work failed (bad data, a run that cannot go on), 2 the command was wrong (unknown name or option), 130 interrupted.
+Modules of commands are imported only when their command is used, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from diptych import __version__
+from diptych.core.errors import ConfigError, DiptychError, UnknownName
+
+COMMANDS = {
+    "demo": "curate, train, evaluate and search real data; ends in a report",
+    "data": "build | inspect | verify | split | fetch: image-text data in and out",
+    "curate": "run a curation operator over a pool, with a reason for every dropped row",
+    "train": "train a recipe on your data",
+    "eval": "evaluate a model on a task, with intervals",
+    "index": "build | add | remove | info: a search index",
+    "search": "search an index by text or by image",
+    "classify": "name what is in an image, from your own list",
+    "run": "start a pipeline that works at inference time",
+    "export": "to a transformers folder or to ONNX",
+    "report": "write the HTML report of a run again",
+    "serve": "an HTTP API and a search page",
+    "systems": "the 82 systems and which of them work",
+    "claims": "method against baseline, on record",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: diptych COMMAND [options]        (diptych COMMAND --help says more)",
+            "",
+            "The workbench for language-image pre-training.",
+            "",
+            *lines,
+            "",
+            "Start with: diptych demo",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(usage())
+            return 0
+        if words[0] in ("-V", "--version"):
+            print(f"diptych {__version__}")
+            return 0
+        if words[0] not in COMMANDS:
+            raise UnknownName("command", words[0], COMMANDS)
+        code: int = import_module(f"diptych.cli.{words[0]}_command").main(words[1:])
+        return code
+    except (UnknownName, ConfigError) as error:
+        return _fail(error, 2, as_json)
+    except DiptychError as error:
+        return _fail(error, 1, as_json)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away: nothing is left to say
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(error: DiptychError, code: int, as_json: bool) -> int:
+    from diptych.cli.output import emit
+
+    print(f"error: {error}", file=sys.stderr)
+    if as_json:
+        emit({"error": str(error), "kind": type(error).__name__})
+    return code
