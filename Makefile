@@ -35,7 +35,6 @@ lint: $(VENV)/.dev ## style, types, import order of the rooms
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev ## build the site into site/
-	$(BIN)/python scripts/make_docs.py
 	$(BIN)/mkdocs build --strict --quiet
 
 systems: $(VENV)/.dev ## compute which systems work into src/diptych/core/systems.json

@@ -60,12 +60,12 @@ def run(
             results[arm.name].append(finished)
             if on_cell:
                 on_cell(arm.name, seed, finished)
-    sides = {}
-    for arm in (claim.baseline, claim.method):
-        metrics = (claim.metric, *claim.reported)
-        sides[arm.name] = {"name": arm.name, "scores": {m: [f.scores[m] for f in results[arm.name]] for m in metrics}}
-    base, method = sides[claim.baseline.name], sides[claim.method.name]
-    difference = paired_difference(base["scores"][claim.metric], method["scores"][claim.metric])
+    scores = {
+        name: {metric: [cell.scores[metric] for cell in side] for metric in (claim.metric, *claim.reported)}
+        for name, side in results.items()
+    }
+    base, method = scores[claim.baseline.name], scores[claim.method.name]
+    difference = paired_difference(base[claim.metric], method[claim.metric])
     return ledger.Entry(
         slug=claim.slug,
         date=datetime.now(UTC).date().isoformat(),
@@ -76,8 +76,8 @@ def run(
         budget=claim.budget,
         data=claim.data,
         metric=claim.metric,
-        baseline=base,
-        method=method,
+        baseline={"name": claim.baseline.name, "scores": base},
+        method={"name": claim.method.name, "scores": method},
         difference=difference.mean,
         interval=(difference.low, difference.high),
         p=difference.p,

@@ -1,7 +1,7 @@
 """Is the difference between two recipes real? Training noise decides, so the unit is the seed.
 
-The test is a two-sided t over seed-paired differences at .05. Intervals over test items or groups are about these runs only: when seeds
-differ, they reject true null hypotheses far too often (Bouthillier et al., 2021), so they never decide.
+The test is a two-sided t over seed-paired differences at .05. Intervals over test items or groups are about these runs only: when
+training noise is larger than item noise they reject true null hypotheses far too often, so they never decide.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(spread: float, difference: float, *, power: float = 0.8) -> int:
-    """How many seeds a paired t test needs to see `difference` at .05 with the given power, when differences spread by `spread`."""
+    """How many seeds a paired t test at .05 needs to see `difference` with the given power.
+
+    `spread` is the standard deviation of the seed-paired differences.
+    """
     if spread <= 0 or difference == 0:
         return MINIMUM_SEEDS
     for n in range(2, 10_000):
