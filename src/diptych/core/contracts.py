@@ -57,7 +57,7 @@ class Draw:
     """One sample as one epoch sees it: decoded, with random numbers of its own.
 
     rng        keyed by (seed, epoch, uid): augmentation and the choice of a text come from here and nowhere else
-    image_HWC  uint8 RGB, decoded at `Recipe.decode_size` or larger; None when the sample has no image
+    image_HWC  uint8 RGB, decoded at `Recipe.decode_size` or larger; None when the sample has no image or the recipe wants none
     """
 
     sample: Sample
@@ -333,8 +333,8 @@ class Recipe(ABC):
         have shape [1] and are among what it returns, so that data-parallel and sharded wrappers see them."""
 
     @property
-    def decode_size(self) -> int:
-        """Short side in pixels below which a decoded image must not fall; 0 asks for full size."""
+    def decode_size(self) -> int | None:
+        """Short side in pixels below which a decoded image must not fall; 0 asks for full size, None for no decoding at all."""
         return 0
 
     @abstractmethod

@@ -1,0 +1,7 @@
+"""HTTP service and search page over any model and any index."""
+
+from __future__ import annotations
+
+from diptych.serve.app import Limits, create_app, run
+
+__all__ = ["Limits", "create_app", "run"]

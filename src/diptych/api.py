@@ -1,0 +1,359 @@
+"""The public face: read, train, load, evaluate, index. Names of recipes, worlds, models and tasks become objects here.
+
+>>> import diptych as dp
+>>> pool = dp.read("emoji", split="unseen_style")
+>>> pool[0].positives("en")[0].string != ""
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.core import systems
+from diptych.core.config import from_plain, to_plain
+from diptych.core.contracts import Dataset, Recipe
+from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
+from diptych.core.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from diptych.core.contracts import Embedder, Task
+    from diptych.core.result import Result
+    from diptych.index.dense import DenseIndex
+    from diptych.train.options import TrainOptions
+
+Say = Callable[[str], None]
+
+KINDS = {
+    "dual_encoder": "diptych.models.embedder:PairEmbedder",
+    "locked": "diptych.models.locked:LockedEmbedder",
+}
+FOREIGN = ("hf:", "open_clip:", "timm:")
+
+
+# ---------------------------------------------------------------- data
+
+
+def read(source: Any, *, split: str = "", **columns: Any) -> Any:
+    """Open image-text data, whatever its form.
+
+    source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
+             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set
+    split    only the rows of that split
+    columns  which columns hold what: image=, text=, group=, split=, uid=, licence=, language= (tables only)
+    """
+    if isinstance(source, str) and source.startswith("world:"):
+        from diptych.worlds.resolve import resolve
+
+        data: Any = resolve(source)
+    elif _is_dataset(source):
+        data = source
+    else:
+        from diptych.data.read import read as read_pool
+
+        data = read_pool(source, **columns)
+    return data.split(split) if split else data
+
+
+def training_rows(data: Any) -> Any:
+    """The split "train" where there is one, else every row."""
+    return data.split("train") if "train" in split_names(data) else data
+
+
+def held_out(data: Any) -> dict[str, Any]:
+    """Every split but "train", by name; data without splits are held out as a whole, under their own name."""
+    names = [name for name in split_names(data) if name != "train"]
+    return {name: data.split(name).named(f"{data.name}/{name}") for name in names} if names else {data.name: data}
+
+
+def split_names(data: Any) -> list[str]:
+    return list(getattr(data, "split_names", ()))
+
+
+def _is_dataset(source: Any) -> bool:
+    return all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select"))
+
+
+# ---------------------------------------------------------------- training
+
+
+def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recipe:
+    """A recipe by slug, from its "tiny" or "paper" preset, with changed fields; an object is taken as it is, with changes.
+
+    >>> recipe("clip", steps=10).steps
+    10
+    """
+    if isinstance(name, Recipe):
+        made = name
+    else:
+        kind = systems.find(name, room="recipes").load()
+        if preset not in ("tiny", "paper"):
+            raise UnknownName("preset", preset, ("tiny", "paper"))
+        made = kind.tiny() if preset == "tiny" else kind.paper()
+    known = [f.name for f in fields(made)]
+    for field in changes:
+        if field not in known:
+            raise UnknownName(f"field of '{made.slug}'", field, known)
+    return from_plain(type(made), {**to_plain(made), **to_plain(changes)}) if changes else made
+
+
+def train(
+    name: str | Recipe,
+    data: Any,
+    out: str | Path,
+    *,
+    preset: str = "tiny",
+    options: TrainOptions | None = None,
+    init: str | Path = "",
+    say: Say | None = None,
+    **changes: Any,
+) -> RunFolder:
+    """Train a recipe and return its run folder.
+
+    name     a slug, or a recipe object
+    data     anything that `read` opens; with splits, the rows of "train" are used
+    options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
+             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4)
+    init     a run folder or model folder whose tensors of equal name and shape are the start
+    say      gets the lines of the data report before the first step
+    """
+    from diptych.train.fit import fit
+    from diptych.train.options import TrainOptions
+
+    own = {f.name for f in fields(TrainOptions)} - {"steps"}
+    options = replace(options or TrainOptions(), **{k: changes.pop(k) for k in list(changes) if k in own})
+    made = recipe(name, preset=preset, **changes)
+    whole = read(data)
+    rows = training_rows(whole)
+    refuse_missing(made, rows)
+    made = made.prepare(rows)
+    if say:
+        for line in data_report(made, rows, whole):
+            say(line)
+    source = data if isinstance(data, str | Path) else ""
+    record = {"source": str(source), "init": str(init)}
+    return fit(made, rows, out, options, validators(whole, options), record=record)
+
+
+def resume(run: str | Path, *, data: Any = None) -> RunFolder:
+    """Go on with a run that was stopped or killed. A finished one is returned as it is.
+
+    data  only where the run was started on an object and not on an address
+    """
+    from diptych.train.fit import resume as resume_run
+    from diptych.train.options import TrainOptions
+
+    folder = RunFolder.open(Path(run))
+    if folder.state["status"] == "finished":
+        return folder
+    source = data if data is not None else folder.state.get("source", "")
+    if not source and data is None:
+        raise RunError(f"{run} was trained on an object: pass it again as data=")
+    whole = read(source)
+    options = from_plain(TrainOptions, folder.config["run"])
+    return resume_run(folder.path, training_rows(whole), validators(whole, options))
+
+
+def estimate(
+    name: str | Recipe, data: Any, *, preset: str = "tiny", options: TrainOptions | None = None, **changes: Any
+) -> dict[str, Any]:
+    """What a run would cost: seconds a step and in all, parameters, memory, disk. Takes a few real steps and writes nothing."""
+    from diptych.train.estimate import estimate as measure
+    from diptych.train.options import TrainOptions
+
+    made = recipe(name, preset=preset, **changes)
+    rows = training_rows(read(data))
+    refuse_missing(made, rows)
+    return measure(made, rows, options or TrainOptions())
+
+
+def refuse_missing(made: Recipe, data: Dataset) -> None:
+    """Say before the first step which field a recipe needs and the data lack."""
+    if not len(data):
+        raise DataError(f"'{data.name}' is empty: there is nothing to train on", expected="one sample or more")
+    first = data[0]
+    for field in made.needs:
+        there = getattr(first, field) if hasattr(first, field) else first.extras.get(field)
+        if there in (None, (), ""):
+            raise DataError(
+                f"recipe '{made.slug}' needs '{field}', which '{data.name}' does not have",
+                row=0,
+                field=field,
+                expected=f"{', '.join(made.needs)} in every sample",
+            )
+
+
+def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
+    """The report before training, in lines: what is in the data, and what will go wrong. Rendered worlds have nothing to inspect."""
+    from diptych.data.dataset import Pool
+    from diptych.data.inspect import inspect
+    from diptych.data.split import leaks
+
+    if not isinstance(rows, Pool):
+        return [f"{rows.name}: {len(rows):,} samples, rendered as they are needed"]
+    own = {"tokenizer": made.words(), "text_length": made.text_length} if hasattr(made, "words") else {}
+    return inspect(rows, batch_size=made.batch_size, **own).lines() + (leaks(whole).lines() if split_names(whole) else [])
+
+
+def validators(whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
+    """Evaluations inside the run: retrieval on the split "val" where there is one, when `eval_every` asks for it."""
+    if not options.eval_every or "val" not in split_names(whole):
+        return ()
+    from diptych.tasks.retrieval import Retrieval
+
+    task, part = Retrieval(draws=100), whole.split("val")
+
+    def ask(model: Any) -> Mapping[str, float]:
+        result = task.score(task.predict(model, part))
+        return {name: metric.value for name, metric in result.metrics.items()}
+
+    return (("retrieval-val", ask),)
+
+
+def weights_of(source: str | Path) -> Path:
+    """The weights file of a run folder or model folder."""
+    folder = Path(source)
+    for path in (folder / "model" / "model.safetensors", folder / "model.safetensors"):
+        if path.is_file():
+            return path
+    raise RunError(f"{source} has no model.safetensors (expected a finished run folder, or its model/)")
+
+
+# ---------------------------------------------------------------- models
+
+
+def load(name: str | Path, *, download: bool = False) -> Embedder:
+    """A model that embeds images and texts.
+
+    name      a run folder, a model folder, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
+    download  allows fetching what is not on this machine; nothing is fetched without it
+    """
+    if str(name).startswith(FOREIGN):
+        from diptych.models.foreign import load_foreign
+
+        foreign: Embedder = load_foreign(str(name), download=download)
+        return foreign
+    folder = Path(name)
+    if (folder / "run.json").is_file():
+        if not (folder / "model" / "config.json").is_file():
+            raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
+        folder = folder / "model"
+    return _deployed(folder)
+
+
+def _deployed(folder: Path) -> Embedder:
+    import json
+    from importlib import import_module
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise RunError(
+            f"{folder} is not a model: it has no config.json (expected a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME)"
+        )
+    kind = json.loads(file.read_text(encoding="utf-8")).get("kind", "")
+    if kind not in KINDS:
+        hint = f"; for a transformers folder say hf:{folder}" if not kind else ""
+        raise RunError(f"{file}: no kind of model that this version knows ('{kind}'; expected {', '.join(KINDS)}){hint}")
+    module, _, attribute = KINDS[kind].partition(":")
+    model: Embedder = getattr(import_module(module), attribute).load(folder)
+    return model
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def evaluate(
+    model: Any, task: str | Task, data: Any, *, split: str = "", out: str | Path | None = None, **options: Any
+) -> Result:
+    """One task on one set of rows, with intervals.
+
+    model    a model, or anything that `load` opens
+    task     "retrieval", "zero_shot", "linear_probe", or a task object
+    split    which rows; needed when the data have several held-out splits (`evaluate_splits` does them all)
+    out      a folder for the records (Parquet) and the result (JSON)
+    options  fields of the task: language="de", label="group_name", ...
+    """
+    whole = read(data)
+    if split:
+        part = whole.split(split).named(f"{whole.name}/{split}")
+    else:
+        parts = held_out(whole)
+        if len(parts) > 1:
+            raise ConfigError(
+                f"'{whole.name}' has {len(parts)} held-out splits: choose split= among {', '.join(parts)}, or call evaluate_splits"
+            )
+        part = next(iter(parts.values()))
+    return _run(model, task, whole, part, out, options)
+
+
+def evaluate_splits(
+    model: Any, task: str | Task, data: Any, *, out: str | Path | None = None, **options: Any
+) -> dict[str, Result]:
+    """One task on every held-out split, always reported together."""
+    opened = load(model) if isinstance(model, str | Path) else model
+    whole = read(data)
+    return {name: _run(opened, task, whole, part, out, options) for name, part in held_out(whole).items()}
+
+
+def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | None, options: dict[str, Any]) -> Result:
+    from diptych.tasks import find
+    from diptych.tasks.evaluate import evaluate as run_task
+
+    opened = load(model) if isinstance(model, str | Path) else model
+    made = find(task, **options) if isinstance(task, str) else task
+    if made.name == "linear_probe" and "train" in split_names(whole):
+        made = replace(made, train=whole.split("train"))  # type: ignore[type-var]
+    return run_task(made, opened, part, out=Path(out) if out else None)
+
+
+def evaluate_run(run: str | Path | RunFolder, data: Any = None) -> dict[str, Result]:
+    """Retrieval of a finished run on every held-out split of the data it was trained on; records go to the run folder."""
+    folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+    source = data if data is not None else folder.state.get("source", "")
+    return evaluate_splits(load(folder.path), "retrieval", source, out=folder.records)
+
+
+def report(run: str | Path) -> Path:
+    """Write `report.html` of a run: one file that opens offline."""
+    from diptych.report.run import run_report
+
+    folder = RunFolder.open(Path(run))
+    source = folder.state.get("source", "")
+    return run_report(folder, read(source) if source else None)
+
+
+# ---------------------------------------------------------------- search
+
+
+def index(
+    model: Any, data: Any, out: str | Path, *, what: str = "images", overwrite: bool = False, progress: bool = True
+) -> DenseIndex:
+    """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`."""
+    from diptych.core.files import write_json
+    from diptych.index.dense import DenseIndex
+
+    opened = load(model) if isinstance(model, str | Path) else model
+    made = DenseIndex.build(opened, read(data), out, what=what, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
+    names = {
+        "model": str(model) if isinstance(model, str | Path) else "",
+        "data": str(data) if isinstance(data, str | Path) else "",
+    }
+    write_json(Path(out) / "source.json", names)
+    return made
+
+
+def open_index(folder: str | Path, *, model: Any = "") -> DenseIndex:
+    """An index with its model: the one it was built with, unless another address of the same model is given."""
+    import json
+
+    from diptych.index.dense import DenseIndex
+
+    source = Path(folder) / "source.json"
+    known = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
+    address = model or known.get("model", "")
+    if not address:
+        raise RunError(f"{folder} was built from a model object: pass the model's address")
+    return DenseIndex.open(folder, load(address) if isinstance(address, str | Path) else address)

@@ -1,0 +1,52 @@
+"""``diptych classify MODEL IMAGE... --classes cat,dog``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.output import finish, parse
+from diptych.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Classify:
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE")]
+    classes: Annotated[str, arg(help="names, with commas between them")]
+    templates: Annotated[str, arg(help="plain | one | seven | eighty, or a sentence with {}")] = "plain"
+    k: Annotated[int, arg(aliases=["-k"], help="names an image")] = 3
+    download: bool = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(Classify, argv, "classify", "Name what is in an image, from your own list.")
+    names = tuple(dict.fromkeys(name.strip() for name in args.classes.split(",") if name.strip()))
+    if len(names) < 2:
+        raise ConfigError(f"--classes is {args.classes!r} (expected two names or more, with commas between them)")
+    for path in args.images:
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist")
+    import numpy as np
+
+    from diptych.api import load
+    from diptych.core.image import FileImage
+    from diptych.tasks.zero_shot import ZeroShot, class_heads
+
+    model = load(args.model, download=args.download)
+    heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))
+    score_NK = model.embed_images([FileImage(path) for path in args.images]) @ heads_KD.T
+    answers = []
+    for path, score_K in zip(args.images, score_NK, strict=True):
+        best = np.argsort(-score_K, kind="stable")[: args.k]
+        answers.append({"image": str(path), "classes": [{"name": names[k], "score": float(score_K[k])} for k in best]})
+    lines = [
+        f"{answer['image']}: " + ", ".join(f"{c['name']} {c['score']:.3f}" for c in answer["classes"])  # type: ignore[index]
+        for answer in answers
+    ]
+    return finish({"answers": answers}, lines, args.json)

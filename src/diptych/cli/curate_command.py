@@ -1,0 +1,59 @@
+"""``diptych curate SLUG IN OUT [--plan]``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.flat import flat, pick
+from diptych.cli.output import finish, parse
+from diptych.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Curate:
+    step: Annotated[Positional[str], arg(metavar="SLUG", help="the curation step")]
+    source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of the removal table and what is kept")] = Path()
+    plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    from diptych.curate.registry import ENTRIES, find
+
+    if not argv or argv[0].startswith("-"):
+        words = f"diptych curate SLUG IN OUT [--plan]   (steps: {', '.join(ENTRIES)})"
+        if set(argv) & {"-h", "--help"}:
+            print(f"usage: {words}")
+            return 0
+        raise ConfigError(f"say which step: {words}")
+    kind = find(argv[0])
+    args: Any = parse(
+        flat("Options", [(Curate, None), (kind, None)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
+    )
+    from diptych.api import read
+    from diptych.curate.pool import curate, plan
+
+    operator, data = kind(**pick(kind, args)), read(args.source)
+    if args.plan:
+        cost = plan(data, [operator])[0]
+        return finish(cost, [f"{name.replace('_', ' '):<20}{value}" for name, value in cost.items()], args.json)
+    if args.out == Path():
+        raise ConfigError("say where the tables go: diptych curate SLUG IN OUT")
+    done = curate(data, [operator], args.out)
+    reasons = Counter(drop.reason.split(":")[0] for drop in done.removed)
+    lines = [*done.lines(), *(f"  {count:,} {reason}" for reason, count in reasons.most_common(10)), f"tables: {args.out}"]
+    payload = {
+        "before": len(data),
+        "after": len(done.kept),
+        "removed": len(done.removed),
+        "reasons": dict(reasons),
+        "out": str(args.out),
+    }
+    return finish(payload, lines, args.json)

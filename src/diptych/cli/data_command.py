@@ -1,0 +1,146 @@
+"""``diptych data build | inspect | verify | split | fetch``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.output import finish, parse, say
+from diptych.cli.subcommands import dispatch
+from diptych.core.errors import ConfigError
+
+JSON = Annotated[bool, arg(help="one JSON object on stdout")]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; needed only where the usual names do not say it."""
+
+    image: Annotated[str, arg(help="column of the image: a path or bytes")] = ""
+    text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
+    uid: str = ""
+    group: Annotated[str, arg(help="the unit that must not leak between splits")] = ""
+    split: str = ""
+    licence: str = ""
+    language: Annotated[str, arg(help="a column, or a code such as en")] = ""
+
+    def given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if getattr(self, name)}
+
+
+@dataclass(frozen=True)
+class Build(Columns):
+    source: Positional[str] = ""
+    out: Positional[Path] = Path()
+    shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
+    overwrite: Annotated[bool, arg(help="replace a data set that lies there")] = False
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Inspect(Columns):
+    source: Positional[str] = ""
+    batch_size: Annotated[int, arg(help="for the expected false negatives and the loss at chance")] = 256
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Verify:
+    folder: Positional[Path]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Split:
+    folder: Positional[Path]
+    shares: Annotated[str, arg(help="such as train=0.8,val=0.1,test=0.1")] = "train=0.8,val=0.1,test=0.1"
+    seed: int = 0
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Fetch:
+    name: Annotated[Positional[str], arg(help="stamps | clipart")]
+    out: Annotated[Path, arg(help="the folder to build")] = Path()
+    json: JSON = False
+
+
+def main(argv: Sequence[str]) -> int:
+    subs = {
+        "build": (_build, "any readable source into tar shards, a manifest and tables"),
+        "inspect": (_inspect, "what is in the data and what will go wrong in training"),
+        "verify": (_verify, "every byte of a built folder against its hash"),
+        "split": (_split, "train, val and test by group, into a built folder"),
+        "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
+    }
+    return dispatch("data", subs, argv)
+
+
+def _build(argv: Sequence[str]) -> int:
+    args = parse(Build, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
+    if not args.source or args.out == Path():
+        raise ConfigError("say from where and to where: diptych data build SRC OUT")
+    from diptych.api import read
+    from diptych.data.build import build
+    from diptych.data.dataset import Pool
+
+    data = read(args.source, **args.given())
+    pool = data if isinstance(data, Pool) else Pool.from_samples((data[row] for row in range(len(data))), name=data.name)
+    report = build(pool, args.out, shard_samples=args.shard_samples, overwrite=args.overwrite, progress=True)
+    return finish(report.to_json(), report.lines(), args.json)
+
+
+def _inspect(argv: Sequence[str]) -> int:
+    args = parse(Inspect, argv, "data inspect", "The report that training prints before its first step.")
+    if not args.source:
+        raise ConfigError("say what: diptych data inspect DIR")
+    from diptych.api import read
+    from diptych.data.inspect import inspect
+
+    report = inspect(read(args.source, **args.given()), batch_size=args.batch_size)
+    return finish(report.to_json(), report.lines(), args.json)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    args = parse(Verify, argv, "data verify", "Check every byte; what fails goes to the quarantine and is not read again.")
+    from diptych.data.verify import verify
+
+    report = verify(args.folder)
+    finish(report.to_json(), report.lines(), args.json)
+    return report.exit_code
+
+
+def _split(argv: Sequence[str]) -> int:
+    args = parse(Split, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
+    from diptych.data.build import open_built
+    from diptych.data.columns import MadeBy
+    from diptych.data.split import leaks, save_split, split
+
+    shares = _shares(args.shares)
+    pool = split(open_built(args.folder), shares, seed=args.seed)
+    save_split(args.folder, pool, MadeBy("split", {"shares": shares, "seed": args.seed}))
+    counts = {name: pool.column("split").count(name) for name in pool.split_names}
+    report = leaks(pool)
+    lines = [f"{name}: {count:,} samples" for name, count in counts.items()] + report.lines()
+    return finish({"splits": counts, "leaks": report.to_json()}, lines, args.json)
+
+
+def _shares(text: str) -> dict[str, float]:
+    try:
+        return {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise ConfigError(f"--shares is {text!r} (expected NAME=SHARE,NAME=SHARE such as train=0.9,test=0.1)") from None
+
+
+def _fetch(argv: Sequence[str]) -> int:
+    args = parse(Fetch, argv, "data fetch", "Download a Debian package without installing it, and build its pictures and texts.")
+    from diptych.data.fetch import fetch
+
+    out = args.out if args.out != Path() else Path("data") / args.name
+    pool = fetch(args.name, out)
+    say(f"{len(pool.quarantine)} files were left out; the reasons are in {out}/quarantine.parquet")
+    return finish({"out": str(out), "samples": len(pool)}, [f"{out}: {len(pool):,} samples"], args.json)

@@ -1,0 +1,67 @@
+"""``diptych eval MODEL TASK --data D``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.flat import flat, pick
+from diptych.cli.output import finish, parse
+from diptych.core.errors import ConfigError
+from diptych.core.result import Result
+
+
+@dataclass(frozen=True)
+class Eval:
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME")]
+    task: Annotated[Positional[str], arg(metavar="TASK", help="retrieval | zero_shot | linear_probe")]
+    data: Annotated[str, arg(help="any readable data; every held-out split is evaluated")]
+    split: Annotated[str, arg(help="only this split")] = ""
+    out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    from diptych.tasks import PROTOCOLS, find
+
+    words = [word for word in argv if not word.startswith("-")]
+    if len(words) < 2:
+        usage = (
+            f"diptych eval MODEL TASK --data D   (tasks: {', '.join(PROTOCOLS)}; diptych eval MODEL TASK --help lists options)"
+        )
+        if set(argv) & {"-h", "--help"}:
+            print(f"usage: {usage}")
+            return 0
+        raise ConfigError(f"say which model and which task: {usage}")
+    kind = type(find(words[1]))
+    every = flat("Options", [(Eval, None), (kind, None)], leave_out=("train", "val", "train_split", "test_split"))
+    args: Any = parse(
+        every, argv, f"eval {words[0]} {words[1]}", "Numbers with 95 % intervals over groups, and their level of chance."
+    )
+    from diptych.api import evaluate, evaluate_splits, load
+
+    own = {f.name for f in fields(Eval)}
+    options = {name: value for name, value in pick(kind, args).items() if name not in own}
+    out = args.out if args.out != Path() else Path(args.model) / "records" if Path(args.model, "run.json").is_file() else None
+    model = load(args.model, download=args.download)
+    if args.split:
+        results = {args.split: evaluate(model, args.task, args.data, split=args.split, out=out, **options)}
+    else:
+        results = evaluate_splits(model, args.task, args.data, out=out, **options)
+    lines = [line for name, result in results.items() for line in table(name, result)]
+    return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
+
+
+def table(name: str, result: Result) -> list[str]:
+    """A result in lines: the main metric first, each with interval and chance."""
+    names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
+    width = max(map(len, names))
+    head = f"{name}: {result.task} v{result.version}, {result.n_items:,} items in {result.n_groups:,} groups"
+    return [head] + [
+        f"  {metric:<{width}}  {result.metrics[metric]}  chance {result.metrics[metric].chance:.4f}" for metric in names
+    ]

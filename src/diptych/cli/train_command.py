@@ -1,0 +1,102 @@
+"""``diptych train RECIPE --data D --out R`` and ``diptych train --resume R``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.flat import flat, pick
+from diptych.cli.output import finish, parse, say
+from diptych.core import systems
+from diptych.core.errors import ConfigError
+from diptych.core.run_folder import RunFolder
+
+USAGE = "diptych train RECIPE --data D --out R [options]"
+DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the recipe their values; each is an option."
+
+
+@dataclass(frozen=True)
+class Resume:
+    resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+@dataclass(frozen=True)
+class Train:
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug; `diptych systems` lists them")]
+    data: Annotated[str, arg(help="emoji, world:scenes, a folder, a table, shards, ...")]
+    out: Annotated[Path, arg(help="the run folder to make")] = Path()
+    preset: Annotated[Literal["tiny", "paper"], arg(help="sizes for two cores, or the published configuration")] = "tiny"
+    init: Annotated[str, arg(help="a run or model folder whose weights are the start")] = ""
+    dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
+    no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+        args = parse(Resume, argv, "train", "Go on with a run that was stopped or killed.")
+        from diptych.api import resume
+
+        return _finish(resume(args.resume), evaluation=True, as_json=args.json)
+    name = argv[0] if argv and not argv[0].startswith("-") else ""
+    if not name:
+        built = ", ".join(systems.slugs("recipes", built=True))
+        words = f"{USAGE}   (built: {built}; diptych train RECIPE --help lists every option)"
+        if set(argv) & {"-h", "--help"}:
+            print(f"usage: {words}\n       diptych train --resume R")
+            return 0
+        raise ConfigError(f"say first which recipe: {words}")
+    return _train(name, argv)
+
+
+def _train(name: str, argv: Sequence[str]) -> int:
+    kind: Any = systems.find(name, room="recipes").load()
+    from diptych.core.config import from_plain, to_plain
+    from diptych.train.options import TrainOptions
+
+    preset = kind.paper() if _preset(argv) == "paper" else kind.tiny()
+    every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions())])
+    args: Any = parse(every, argv, f"train {name}", DESCRIPTION)
+    recipe = from_plain(kind, to_plain(pick(kind, args)))
+    options = TrainOptions(**{key: value for key, value in pick(TrainOptions, args).items() if key != "steps"})
+    if args.dry_run:
+        from diptych.api import estimate
+
+        cost = estimate(recipe, args.data, options=options)
+        return finish(cost, [f"{key.replace('_', ' '):<26}{value}" for key, value in cost.items()], args.json)
+    if args.out == Path():
+        raise ConfigError("say where the run goes: --out R")
+    from diptych.api import train
+
+    run = train(recipe, args.data, args.out, options=options, init=args.init, say=say)
+    return _finish(run, evaluation=not args.no_evaluation, as_json=args.json)
+
+
+def _preset(argv: Sequence[str]) -> str:
+    """The preset decides the defaults of the options, so it is read before them."""
+    for at, word in enumerate(argv):
+        if word.startswith("--preset"):
+            return word.partition("=")[2] or (argv[at + 1] if at + 1 < len(argv) else "")
+    return "tiny"
+
+
+def _finish(run: RunFolder, *, evaluation: bool, as_json: bool) -> int:
+    state = run.state
+    payload: dict[str, Any] = {"run": str(run.path), "status": state["status"], "step": state.get("step")}
+    lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
+    if state["status"] == "finished" and evaluation and state.get("source") and not run.report.exists():
+        from diptych.api import evaluate_run, report
+
+        results = evaluate_run(run)
+        payload["results"] = {name: result.to_json() for name, result in results.items()}
+        lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
+        payload["report"] = str(report(run.path))
+        lines.append(f"report: {payload['report']}")
+    if state["status"] == "stopped":
+        lines.append(f"go on with: diptych train --resume {run.path}")
+    return finish(payload, lines, as_json)

@@ -1,0 +1,28 @@
+"""Curation steps by slug."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diptych.core.errors import UnknownName
+
+ENTRIES = {
+    "exact_duplicates": "diptych.curate.exact_duplicates:ExactDuplicates",
+    "near_duplicates": "diptych.curate.near_duplicates:NearDuplicates",
+    "near_duplicate_embeddings": "diptych.curate.near_duplicates:NearDuplicateEmbeddings",
+}
+
+
+def find(slug: str) -> type[Any]:
+    """The dataclass of a step; an unknown slug gets a near match.
+
+    >>> find("near_duplicates")().bits
+    6
+    """
+    if slug not in ENTRIES:
+        raise UnknownName("curation step", slug, ENTRIES)
+    import importlib
+
+    module, name = ENTRIES[slug].split(":")
+    operator: type[Any] = getattr(importlib.import_module(module), name)
+    return operator

@@ -1,0 +1,119 @@
+"""Everything that is added to a data set later: Parquet tables keyed by uid, each with the step and configuration that made it.
+
+Nothing is copied to try a new caption, score or box: a version of a data set is a list of tables and a subset of uids.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.core.config import config_hash, to_plain
+from diptych.core.errors import DataError, UnknownName
+from diptych.core.files import write_atomic
+
+FOLDER = "tables"
+_META = b"diptych.made_by"
+
+
+@dataclass(frozen=True, slots=True)
+class MadeBy:
+    """Which step made a table, and from what configuration.
+
+    >>> MadeBy("min_side", {"pixels": 200}).config_hash == MadeBy("min_side", {"pixels": 100}).config_hash
+    False
+    """
+
+    step: str
+    config: Any = None
+
+    @property
+    def config_hash(self) -> str:
+        return config_hash(self.config)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"step": self.step, "config": to_plain(self.config), "config_hash": self.config_hash}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnTable:
+    """A table as it lies on disk. `table` has a column "uid"; `made_by` holds step, config and config_hash."""
+
+    name: str
+    table: pa.Table
+    made_by: dict[str, Any]
+
+
+def write_table(folder: Path, name: str, table: pa.Table, made_by: MadeBy) -> Path:
+    """Write ``folder/tables/NAME.parquet`` in one piece; a table of that name is replaced.
+
+    `table` needs a string column "uid" without gaps. Several rows of one uid are allowed (texts, regions); their order is kept.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise DataError(f"table name {name!r} cannot be a file name", expected="letters, digits, _ and -")
+    path = folder / FOLDER / f"{name}.parquet"
+    if "uid" not in table.column_names:
+        raise DataError("has no column 'uid'", file=name, expected=f"'uid' among {', '.join(table.column_names)}")
+    uid = table.schema.get_field_index("uid")
+    table = table.set_column(uid, "uid", table["uid"].cast(pa.string()))
+    if table["uid"].null_count:
+        raise DataError(f"{table['uid'].null_count} rows have no uid", file=name, field="uid", expected="a uid in every row")
+    metadata = {**(table.schema.metadata or {}), _META: json.dumps(made_by.to_json(), ensure_ascii=False).encode()}
+    write_parquet(path, table.replace_schema_metadata(metadata))
+    return path
+
+
+def read_table(folder: Path, name: str) -> ColumnTable:
+    """The table and what made it. An unknown name gets a near match."""
+    path = folder / FOLDER / f"{name}.parquet"
+    if not path.is_file():
+        raise UnknownName("table", name, table_names(folder), hint=f"no table lies in {folder / FOLDER}")
+    table = read_parquet(path)
+    made_by = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+    return ColumnTable(name, table, made_by)
+
+
+def table_names(folder: Path) -> list[str]:
+    """Names of the tables that lie in a built folder."""
+    return sorted(path.stem for path in (folder / FOLDER).glob("*.parquet"))
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file in one piece (the old file or the new one, never half). Equal tables give equal bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", store_schema=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file; one that is damaged is named."""
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"is not readable as Parquet: {str(error).splitlines()[0]}", file=path) from error
+
+
+def column_of(values: list[Any]) -> pa.Array | None:
+    """Python values as an Arrow column that gives the same values back, or None where Arrow would change them.
+
+    Strings, booleans, integers, floats and lists of one of these; None is a gap. Mixed kinds are not forced into one.
+    """
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {list}:
+        inner = {type(item) for value in values if value is not None for item in value}
+        plain = len(inner) == 1 and inner <= {str, bool, int, float}
+    else:
+        plain = len(kinds) == 1 and kinds <= {str, bool, int, float}
+    if not plain:
+        return None
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return None

@@ -1,0 +1,61 @@
+"""Features computed once and kept: rows of float32 by key, in a folder that can be memory-mapped.  Letters: N rows, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.core.errors import DataError
+from diptych.core.files import atomic_folder
+
+Rows = npt.NDArray[np.float32]
+
+
+class FeatureTable:
+    """Features by key. Opened once a process; workers share the pages of the file.
+
+    A folder with `keys.parquet` (column "key") and `values.npy` (float32 [N, D], in the order of the keys).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        keys = pq.read_table(folder / "keys.parquet")["key"].to_pylist()
+        self._row = {key: row for row, key in enumerate(keys)}
+        self.value_ND: Rows = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+
+    @classmethod
+    def made(
+        cls, folder: Path, keys: Sequence[str], encode: Callable[[Sequence[int]], Rows], *, block: int = 2048
+    ) -> FeatureTable:
+        """Open the table at `folder`, or compute it first: `encode` gets positions in `keys` and returns one row for each.
+
+        Appears only when it is whole; a kill while it is computed costs the work and leaves nothing behind.
+        """
+        if not (folder / "values.npy").exists():
+            if len(set(keys)) != len(keys):
+                raise DataError(f"{len(keys) - len(set(keys))} keys of a feature table repeat", expected="one row a key")
+            parts = [encode(range(start, min(start + block, len(keys)))) for start in range(0, len(keys), block)]
+            with atomic_folder(folder) as work:
+                pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), work / "keys.parquet")
+                np.save(work / "values.npy", np.concatenate(parts).astype(np.float32), allow_pickle=False)
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._row
+
+    def rows(self, keys: Sequence[str]) -> Rows:
+        """[len(keys), D], in the order of the keys."""
+        try:
+            return np.asarray(self.value_ND[[self._row[key] for key in keys]])
+        except KeyError as error:
+            raise DataError(
+                f"no features for {error.args[0]!r}", file=self.folder, expected="a key the table was made with"
+            ) from error

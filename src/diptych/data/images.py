@@ -1,0 +1,108 @@
+"""Where the images of many samples lie, in a few bytes a sample: loose files, slices of tars, blobs in memory, any objects."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.image import ArrayImage, BytesImage, FileImage, ImageSource, SliceImage
+
+Ints = npt.NDArray[np.int64]
+
+
+class Images(Protocol):
+    """Image sources by row, made when asked for. `identity` tells two images apart without decoding: a hash, or a size."""
+
+    def source(self, row: int) -> ImageSource | None: ...
+
+    def identity(self, row: int) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LooseFiles:
+    """A file an image. `paths` are relative to `root` or absolute; null where there is no image."""
+
+    root: str
+    paths: pa.Array
+
+    def source(self, row: int) -> ImageSource | None:
+        path = self.paths[row].as_py()
+        return FileImage(Path(self.root, path)) if path else None
+
+    def identity(self, row: int) -> str:
+        path = self.paths[row].as_py()
+        if not path:
+            return ""
+        try:
+            return f"size {os.stat(os.path.join(self.root, path)).st_size}"
+        except OSError:
+            return "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Images inside larger files: file number (-1: no image), first byte and size of each, and a member name for messages."""
+
+    files: tuple[str, ...]
+    file_N: npt.NDArray[np.int32]
+    offset_N: Ints
+    size_N: Ints
+    members: pa.Array
+
+    def source(self, row: int) -> ImageSource | None:
+        file = self.file_N[row]
+        if file < 0:
+            return None
+        return SliceImage(Path(self.files[file]), int(self.offset_N[row]), int(self.size_N[row]), self.members[row].as_py())
+
+    def identity(self, row: int) -> str:
+        return f"size {self.size_N[row]}" if self.file_N[row] >= 0 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """Encoded images in an Arrow column of bytes, held in memory; null where there is no image."""
+
+    data: pa.Array
+    names: pa.Array
+
+    def source(self, row: int) -> ImageSource | None:
+        data = self.data[row].as_py()
+        return None if data is None else BytesImage(data, self.names[row].as_py())
+
+    def identity(self, row: int) -> str:
+        data = self.data[row].as_py()
+        return "" if data is None else hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Image sources that are already there: rendered worlds, caches, hand-made samples."""
+
+    items: Sequence[ImageSource | None]
+
+    def source(self, row: int) -> ImageSource | None:
+        return self.items[row]
+
+    def identity(self, row: int) -> str:
+        image: Any = self.items[row]
+        if image is None:
+            return ""
+        if isinstance(image, ArrayImage):
+            shape = "x".join(map(str, image.pixels_HWC.shape))
+            return f"{shape} {hashlib.sha256(np.ascontiguousarray(image.pixels_HWC).tobytes()).hexdigest()}"
+        if isinstance(image, BytesImage):
+            return hashlib.sha256(image.data).hexdigest()
+        if isinstance(image, SliceImage):
+            return f"size {image.size}"
+        if isinstance(image, FileImage):
+            return f"size {image.path.stat().st_size}" if image.path.exists() else "missing"
+        return str(image.name)

@@ -1,0 +1,276 @@
+"""The report before training: what is odd about the data, and what it will do to a contrastive loss."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from diptych.core.randomness import keyed_rng
+from diptych.data.dataset import Pool
+from diptych.data.quarantine import Bad
+from diptych.data.split import LeakReport, leaks
+
+NEAR_CONSTANT = 0.5  # share of samples with one and the same first text
+BOILERPLATE = 0.3  # share of texts with the same first or last words
+WORDS = 4  # that many words make a phrase
+
+
+class Encoder(Protocol):
+    """What the report needs of a tokeniser: how many texts were longer than the context."""
+
+    def encode(self, texts: Sequence[str], length: int) -> Any: ...
+
+
+@dataclass
+class DataReport:
+    """Facts about a pool. `warnings` are those that deserve a decision before training; `lines` is the whole report as text."""
+
+    name: str
+    fingerprint: str
+    samples: int
+    texts: int
+    quarantined: int
+    notes: list[str]
+    without_image: int = 0
+    without_text: int = 0
+    duplicate_images: int = 0  # samples whose image another sample has as well; -1: not known (no hashes yet)
+    duplicate_texts: int = 0  # samples whose first text a sample of another group has as well
+    common_texts: list[tuple[str, int]] = field(default_factory=list)
+    boilerplate: list[tuple[str, float]] = field(default_factory=list)
+    text_length: int = 0  # tokens; 0: no tokeniser was given
+    truncated: int = 0
+    checked_images: int = 0
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    sides: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    languages: dict[str, int] = field(default_factory=dict)
+    licences: dict[str, int] = field(default_factory=dict)
+    groups: int = 0
+    largest_group: tuple[str, int] = ("", 0)
+    splits: dict[str, int] = field(default_factory=dict)
+    leaks: LeakReport = field(default_factory=lambda: LeakReport((), ()))
+    batch_size: int = 0
+    same_group_pairs: float = 0.0  # expected pairs in a batch: masked by a loss that knows groups
+    same_text_pairs: float = 0.0  # expected pairs in a batch with equal texts but different groups: false negatives
+    chance_loss: float = 0.0  # nats: log of the batch size
+
+    @property
+    def warnings(self) -> list[str]:
+        found = []
+        if self.without_text == self.samples:
+            found.append("no sample has a text")
+        elif self.without_text:
+            found.append(f"{self.without_text:,} samples have no text")
+        if self.without_image:
+            found.append(f"{self.without_image:,} samples have no image")
+        if self.quarantined:
+            found.append(f"{self.quarantined:,} rows were left out while reading (see the quarantine)")
+        if self.duplicate_images > 0:
+            found.append(f"{self.duplicate_images:,} samples share their image with another one")
+        if self.common_texts and self.common_texts[0][1] >= NEAR_CONSTANT * self.samples > 1:
+            text, count = self.common_texts[0]
+            found.append(f"captions are nearly constant: {count / self.samples:.0%} are {_short(text)}")
+        found += [f"{share:.0%} of the texts {phrase}" for phrase, share in self.boilerplate]
+        if self.truncated:
+            share = self.truncated / max(self.texts, 1)
+            found.append(f"{self.truncated:,} texts ({share:.1%}) are longer than {self.text_length} tokens and will be cut")
+        if self.broken:
+            uid, reason = self.broken[0]
+            found.append(f"{len(self.broken)} of {self.checked_images} images looked at are broken, such as {uid}: {reason}")
+        found += map(str, self.leaks.leaks)
+        if self.same_text_pairs >= 1:
+            found.append(
+                f"a batch of {self.batch_size:,} holds about {self.same_text_pairs:.1f} pairs with equal texts but "
+                "no common group: negatives that are none"
+            )
+        if 0 < self.samples < self.batch_size:
+            found.append(f"{self.samples:,} samples do not fill a batch of {self.batch_size:,} without repeating")
+        return found
+
+    def lines(self) -> list[str]:
+        """The report, a fact a line; what needs a decision comes first, marked with ``!``."""
+        name = f"{self.name} (fingerprint {self.fingerprint})"
+        dup = "not known before `data build`" if self.duplicate_images < 0 else f"{self.duplicate_images:,}"
+        facts = [
+            f"{name}: {self.samples:,} samples, {self.texts:,} texts, {self.groups:,} groups",
+            *(f"! {warning}" for warning in self.warnings),
+            f"largest group: {self.largest_group[1]:,} samples ({self.largest_group[0]})",
+            f"duplicate images: {dup}; duplicate texts: {self.duplicate_texts:,} samples",
+            *([f"longest side, pixels: {_mix(self.sides)}"] if self.sides else []),
+            *([f"formats: {_mix(self.formats)}"] if self.formats else []),
+            f"languages: {_mix(self.languages)}",
+            f"licences: {_mix(self.licences)}",
+            *([f"splits: {_mix(self.splits)}", *self.leaks.lines()] if self.splits else []),
+            f"in a batch of {self.batch_size:,}: {self.same_group_pairs:.2f} pairs of one group, {self.same_text_pairs:.2f} more "
+            f"with equal texts; guessing gives a loss of {self.chance_loss:.3f}",
+            *self.notes,
+        ]
+        return list(dict.fromkeys(facts))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "leaks": self.leaks.to_json(), "warnings": self.warnings}
+
+
+def inspect(
+    pool: Pool,
+    recipe: Any = None,
+    *,
+    tokenizer: Encoder | None = None,
+    text_length: int = 0,
+    batch_size: int = 0,
+    look_at: int = 200,
+    seed: int = 0,
+) -> DataReport:
+    """Look at a pool before training on it. Costs one pass over texts and columns, and the decoding of `look_at` images.
+
+    recipe      where batch size, tokeniser and text length come from, if it has them; the arguments by name come first
+    tokenizer   counts texts that are longer than `text_length` tokens
+    look_at     so many images, chosen by `seed`, are decoded in full; a built pool has been decoded once already
+    """
+    batch_size = batch_size or getattr(recipe, "batch_size", 0) or 256
+    text_length = text_length or getattr(recipe, "text_length", 0) or 0
+    tokenizer = tokenizer or _tokenizer(getattr(recipe, "tokenizer", None))
+    table = pool.texts_table()
+    strings, languages = table["string"].to_pylist(), table["language"].to_pylist()
+    first = _first_texts(pool, table)
+    groups = pool.groups
+    by_group = Counter(groups)
+    report = DataReport(
+        pool.name,
+        pool.fingerprint,
+        len(pool),
+        len(strings),
+        len(pool.quarantine),
+        list(pool.notes),
+        without_text=sum(not text for text in first),
+        languages=_top(language or "unknown" for language in languages),
+        licences=_top(licence or "unknown" for licence in pool.column("licence")),
+        groups=len(by_group),
+        largest_group=by_group.most_common(1)[0] if by_group else ("", 0),
+        splits={name: count for name, count in Counter(pool.column("split")).items() if name},
+        boilerplate=_boilerplate(strings),
+        batch_size=batch_size,
+        chance_loss=math.log(batch_size),
+    )
+    report.common_texts = [(text, n) for text, n in Counter(text for text in first if text).most_common(3) if n > 1]
+    report.leaks = leaks(pool) if len(report.splits) > 1 else report.leaks
+    _pairs(report, groups, first)
+    _images(report, pool, look_at, seed)
+    if tokenizer is not None and text_length:
+        report.text_length = text_length
+        for start in range(0, len(strings), 4096):
+            report.truncated += int(tokenizer.encode(strings[start : start + 4096], text_length).truncated)
+    return report
+
+
+def _tokenizer(value: Any) -> Encoder | None:
+    if not isinstance(value, str):
+        return value if hasattr(value, "encode") else None
+    if not value:
+        return None
+    from diptych.data.tokenize import Tokenizer
+
+    encoder: Encoder = Tokenizer.from_spec(value)
+    return encoder
+
+
+def _first_texts(pool: Pool, table: Any) -> list[str]:
+    """The first positive text of each row, case and outer space aside; "" where there is none."""
+    first: dict[str, str] = {}
+    columns = (table[name].to_pylist() for name in ("uid", "string", "origin"))
+    for uid, string, origin in zip(*columns, strict=True):
+        if origin != "negative" and uid not in first:
+            first[uid] = " ".join(string.casefold().split())
+    return [first.get(uid, "") for uid in pool.uids]
+
+
+def _pairs(report: DataReport, groups: Sequence[str], first: Sequence[str]) -> None:
+    """Expected pairs in a batch drawn without repeats: B (B - 1) / 2 times the chance that two rows have something in common."""
+    n, batch = len(groups), report.batch_size
+    if n < 2:
+        return
+    with_text = [(group, text) for group, text in zip(groups, first, strict=True) if text]
+
+    def pairs(counts: Counter[Any]) -> int:
+        return sum(count * (count - 1) // 2 for count in counts.values())
+
+    both = pairs(Counter(with_text))
+    equal_text = pairs(Counter(text for _, text in with_text)) - both
+    share = min(batch, n) * (min(batch, n) - 1) / (n * (n - 1))
+    report.same_group_pairs = pairs(Counter(groups)) * share
+    report.same_text_pairs = equal_text * share
+    homes: dict[str, set[str]] = {}
+    for group, text in with_text:
+        homes.setdefault(text, set()).add(group)
+    report.duplicate_texts = sum(len(homes[text]) > 1 for _, text in with_text)
+
+
+def _images(report: DataReport, pool: Pool, look_at: int, seed: int) -> None:
+    """Sizes, formats and hashes from the manifest where there is one; a sample of images is decoded in any case."""
+    from diptych.data.shards import check_image
+
+    there = [row for row in range(len(pool)) if pool.image(row) is not None]
+    report.without_image = len(pool) - len(there)
+    built = "sha256" in pool.column_names
+    report.duplicate_images = -1
+    if built:
+        hashes = Counter(value for value in pool.column("sha256") if value)
+        report.duplicate_images = sum(count for count in hashes.values() if count > 1)
+        longest = [max(w, h) for w, h in zip(pool.column("width"), pool.column("height"), strict=True) if w]
+        formats = [value for value in pool.column("image_format") if value]
+    chosen = keyed_rng(seed, "inspect").permutation(len(there))[:look_at]
+    seen_sides, seen_formats = [], []
+    for row in np.sort(chosen).tolist():
+        found = check_image(pool[there[row]])
+        report.checked_images += 1
+        if found is None:
+            continue
+        if isinstance(found, Bad):
+            report.broken.append((found.uid, found.reason))
+        else:
+            seen_sides.append(max(found.width, found.height))
+            seen_formats.append(found.format)
+    report.sides = _histogram(longest if built else seen_sides)
+    report.formats = _top(formats if built else seen_formats)
+
+
+def _boilerplate(strings: Sequence[str]) -> list[tuple[str, float]]:
+    """Phrases that a large share of different texts begin or end with ("image of ...", "... stock photo")."""
+    different = {" ".join(string.casefold().split()) for string in strings}
+    words = [parts for text in different if len(parts := text.split()) > WORDS]
+    if len(words) < 20:
+        return []
+    found = []
+    for how in ("begin with", "end with"):
+        for k in range(WORDS, 1, -1):
+            phrases = Counter(" ".join(parts[:k] if how == "begin with" else parts[-k:]) for parts in words)
+            phrase, count = phrases.most_common(1)[0]
+            if count >= BOILERPLATE * len(different):
+                found.append((f"{how} {_short(phrase)}", count / len(different)))
+                break
+    return found
+
+
+def _histogram(sides: Sequence[int]) -> dict[str, int]:
+    """Longest sides in powers of two."""
+    bins = Counter(0 if side < 32 else int(math.log2(side)) for side in sides)
+    return {("below 32" if b == 0 else f"{2**b}-{2 ** (b + 1) - 1}"): bins[b] for b in sorted(bins)}
+
+
+def _top(values: Any, keep: int = 12) -> dict[str, int]:
+    counts = Counter(values).most_common()
+    rest = sum(count for _, count in counts[keep:])
+    return {**dict(counts[:keep]), **({f"{len(counts) - keep} others": rest} if rest else {})}
+
+
+def _mix(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _short(text: str) -> str:
+    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"

@@ -1,0 +1,45 @@
+"""What was left out and why: one row a failure, kept beside the data so that nothing disappears in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diptych.data.columns import read_parquet, write_parquet
+
+FILE = "quarantine.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A sample, or a part of a file, that cannot be used.
+
+    stage   where it was found: "read", "text", "image", "build", "verify"
+    reason  one line: what came and, where it helps, at which byte
+    file    the file it came from
+    """
+
+    uid: str
+    stage: str
+    reason: str
+    file: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file or self.uid}: {self.reason}" + (f" [{self.uid}]" if self.file and self.uid else "")
+
+
+def write_quarantine(folder: Path, rows: Iterable[Bad]) -> None:
+    """Replaces ``quarantine.parquet``; equal rows are written once, in order of uid."""
+    import pyarrow as pa
+
+    unique = sorted(set(rows), key=lambda bad: (bad.uid, bad.stage, bad.reason, bad.file))
+    schema = pa.schema([(name, pa.string()) for name in ("uid", "stage", "reason", "file")])
+    write_parquet(folder / FILE, pa.Table.from_pylist([asdict(bad) for bad in unique], schema=schema))
+
+
+def read_quarantine(folder: Path) -> list[Bad]:
+    """The rows of ``quarantine.parquet``; none when there is no such file."""
+    if not (folder / FILE).is_file():
+        return []
+    return [Bad(**row) for row in read_parquet(folder / FILE).select(["uid", "stage", "reason", "file"]).to_pylist()]

@@ -1,0 +1,198 @@
+"""Several records a sample (texts, regions, relations) in flat columns: `start[row]..start[row + 1]` are the records of a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.errors import DataError
+from diptych.core.sample import ORIGINS, Text
+from diptych.core.scene_graph import Region, Relation
+
+Ints = npt.NDArray[np.int64]
+
+TEXT_SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "string", "language", "origin")])
+REGION_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        *((name, pa.float64()) for name in ("x0", "y0", "x1", "y1")),
+        ("label", pa.string()),
+        ("attributes", pa.list_(pa.string())),
+        ("score", pa.float64()),
+        ("mask", pa.string()),
+    ]
+)
+RELATION_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("subject", pa.int32()),
+        ("predicate", pa.string()),
+        ("object", pa.int32()),
+        ("confidence", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Records by row. `start_N1` has one number more than there are rows; `table` holds the records in order of row."""
+
+    start_N1: Ints
+    table: pa.Table
+
+    @classmethod
+    def by_uid(cls, table: pa.Table, uids: pa.Array) -> Ragged:
+        """Sort a uid-keyed table into the order of `uids`. Records of one uid keep their order; unknown uids are left out."""
+        row = pc.index_in(table["uid"].cast(uids.type), value_set=uids)
+        row_R = row.combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return cls.by_row(table.drop_columns(["uid"]), row_R, len(uids))
+
+    @classmethod
+    def by_row(cls, table: pa.Table, row_R: Ints, rows: int) -> Ragged:
+        """Sort records into the order of the row number that each carries (-1: left out)."""
+        order = np.argsort(row_R, kind="stable")
+        order = order[row_R[order] >= 0]
+        count = np.bincount(row_R[order], minlength=rows)
+        start_N1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(count, dtype=np.int64)])
+        if len(order) != table.num_rows or np.any(order[1:] < order[:-1]):
+            table = table.take(pa.array(order))
+        return cls(start_N1, table.combine_chunks())
+
+    def row(self, row: int) -> list[dict[str, Any]]:
+        start, stop = int(self.start_N1[row]), int(self.start_N1[row + 1])
+        rows: list[dict[str, Any]] = self.table.slice(start, stop - start).to_pylist() if stop > start else []
+        return rows
+
+    def flat(self, rows: Ints) -> tuple[Ints, Ints]:
+        """For these rows in this order: (position in `rows`, record number) of every record."""
+        count = self.start_N1[rows + 1] - self.start_N1[rows]
+        position = np.repeat(np.arange(len(rows)), count)
+        within = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
+        return position, np.repeat(self.start_N1[rows], count) + within
+
+    def to_table(self, uids: pa.Array, rows: Ints) -> pa.Table:
+        """The records of these rows as a uid-keyed table; `uids` are those of `rows`."""
+        position, record = self.flat(rows)
+        table = self.table.take(pa.array(record))
+        return table.add_column(0, "uid", uids.take(pa.array(position)))
+
+    def merged(self, other: Ragged) -> Ragged:
+        """The records of both, row by row, this one's first. Both have the same columns."""
+        rows = np.arange(len(self.start_N1) - 1)
+        row_R = np.concatenate([self.flat(rows)[0], other.flat(rows)[0]])
+        return Ragged.by_row(pa.concat_tables([self.table, other.table.cast(self.table.schema)]), row_R, len(rows))
+
+
+class Texts:
+    """The texts of every row. `of(row)` is on the path of every batch, so languages and origins are small numbers here."""
+
+    __slots__ = ("_languages", "_languages_R", "_origins_R", "_strings", "ragged")
+
+    def __init__(self, ragged: Ragged) -> None:
+        """`ragged.table` has the columns string, language and origin, without gaps in `string`."""
+        self.ragged = ragged
+        table = ragged.table
+        self._strings = _one_chunk(table["string"])
+        if self._strings.null_count:
+            raise DataError(f"{self._strings.null_count} texts are null", field="string", expected="a string in every row")
+        languages = _one_chunk(table["language"]).fill_null("").dictionary_encode()
+        self._languages: tuple[str, ...] = tuple(languages.dictionary.to_pylist())
+        self._languages_R = languages.indices.to_numpy(zero_copy_only=False)
+        origins = _one_chunk(table["origin"])
+        code = pc.index_in(origins, value_set=pa.array(ORIGINS, origins.type))
+        if code.null_count:
+            wrong = origins.filter(pc.is_null(code))[0].as_py()
+            raise DataError(f"unknown origin {wrong!r}", field="origin", expected=" | ".join(ORIGINS))
+        self._origins_R = code.to_numpy(zero_copy_only=False).astype(np.uint8)
+
+    @classmethod
+    def from_lists(cls, texts: Iterable[Sequence[Text]]) -> Texts:
+        start, strings, languages, origins = [0], [], [], []
+        for row in texts:
+            for text in row:
+                strings.append(text.string)
+                languages.append(text.language)
+                origins.append(text.origin)
+            start.append(len(strings))
+        try:
+            utf8 = pa.array(strings, pa.large_string())
+        except UnicodeEncodeError as error:
+            raise DataError(f"text {error.object!r} holds half a surrogate pair", field="texts", expected="characters") from error
+        arrays = [utf8, pa.array(languages, pa.string()), pa.array(origins, pa.string())]
+        return cls(Ragged(np.array(start, np.int64), pa.table(arrays, ["string", "language", "origin"])))
+
+    @classmethod
+    def by_uid(cls, table: pa.Table, uids: pa.Array) -> Texts:
+        return cls(Ragged.by_uid(text_table(table), uids))
+
+    def of(self, row: int) -> tuple[Text, ...]:
+        start, stop = self.ragged.start_N1[row : row + 2].tolist()
+        return tuple(
+            Text(
+                self._strings[record].as_py(),
+                self._languages[self._languages_R[record]],
+                ORIGINS[self._origins_R[record]],
+            )
+            for record in range(start, stop)
+        )
+
+    def counts(self) -> Ints:
+        return np.diff(self.ragged.start_N1)
+
+
+def text_table(table: pa.Table) -> pa.Table:
+    """A uid-keyed table of texts with every column there: language "" and origin "caption" unless given."""
+    filled = {"language": "", "origin": "caption"}
+    columns = {"uid": table["uid"].cast(pa.string()), "string": table["string"].cast(pa.large_string())}
+    for name, default in filled.items():
+        if name in table.column_names:
+            columns[name] = table[name].cast(pa.string()).fill_null(default)
+        else:
+            columns[name] = pa.array([default] * len(table), pa.string())
+    return pa.table(columns)
+
+
+def region_records(uid: str, regions: Iterable[Region]) -> list[dict[str, Any]]:
+    return [
+        {
+            "uid": uid,
+            **dict(zip(("x0", "y0", "x1", "y1"), map(float, region.box), strict=True)),
+            "label": region.label,
+            "attributes": list(region.attributes),
+            "score": region.score,
+            "mask": None if region.mask is None else json.dumps(region.mask, ensure_ascii=False),
+        }
+        for region in regions
+    ]
+
+
+def relation_records(uid: str, relations: Iterable[Relation]) -> list[dict[str, Any]]:
+    return [
+        {"uid": uid, "subject": r.subject, "predicate": r.predicate, "object": r.object, "confidence": r.confidence}
+        for r in relations
+    ]
+
+
+def region_of(record: dict[str, Any]) -> Region:
+    return Region(
+        (record["x0"], record["y0"], record["x1"], record["y1"]),
+        record["label"],
+        tuple(record["attributes"] or ()),
+        record["score"],
+        None if record["mask"] is None else json.loads(record["mask"]),
+    )
+
+
+def relation_of(record: dict[str, Any]) -> Relation:
+    return Relation(record["subject"], record["predicate"], record["object"], record["confidence"])
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

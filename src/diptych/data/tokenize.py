@@ -1,0 +1,328 @@
+"""Texts to ids: CLIP's own vocabulary, any `tokenizers` file, or one learned from the data.
+
+Every kind is the same object, and gives the same kind of row: `sot` (where the vocabulary has one), the tokens, `eot`, padding up
+to a fixed length. A text that does not fit is cut before `eot`, and counted.
+
+Importing this module sets TOKENIZERS_PARALLELISM to "false" where it is unset: the library's threads do not survive the fork of
+loader workers. Letters: B texts, L tokens.
+"""
+
+from __future__ import annotations
+
+import gzip
+import html
+import importlib.util
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import tokenizers  # after the setting above
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.files import write_atomic, write_json
+
+Clean = Literal["none", "clip"]
+
+SPECIAL = ("<pad>", "<sot>", "<eot>", "<unk>")
+"""The first ids of a learned vocabulary."""
+CLIP_PATTERN = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+CLIP_MERGES = 49152 - 256 - 2
+SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+"""Where transformers keeps the names of the special tokens, beside tokenizer.json."""
+STARTS = ("bos_token", "cls_token")
+ENDS = ("eos_token", "sep_token")
+KNOWN_STARTS = ("<sot>", "<start_of_text>", "<|startoftext|>", "[CLS]", "<s>", "<bos>")
+KNOWN_ENDS = ("<eot>", "<end_of_text>", "<|endoftext|>", "[SEP]", "</s>", "<eos>")
+KNOWN_PADS = ("<pad>", "[PAD]", "<|pad|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """ids_BL int64 and mask_BL bool (False on padding); how many texts were cut."""
+
+    ids_BL: npt.NDArray[np.int64]
+    mask_BL: npt.NDArray[np.bool_]
+    truncated: int
+
+
+class Tokenizer:
+    """Strings to rows of ids. Can be pickled; the same object works in forked workers.
+
+    >>> words = Tokenizer.train(["a red bus", "a red tree", "a bus"], 300)
+    >>> row = words.encode(["a red bus"], 8)
+    >>> row.ids_BL[0, [0, row.mask_BL.sum() - 1]].tolist(), row.truncated
+    ([1, 2], 0)
+    """
+
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        *,
+        pad_id: int,
+        prefix: Sequence[int],
+        suffix: Sequence[int],
+        clean: Clean = "none",
+        literal: bool = False,
+    ) -> None:
+        """`prefix` and `suffix` go around every text: usually `sot` and `eot`. `clean` "clip" repairs text as CLIP does. With
+        `literal`, a text that spells a special token ("<eot>") is ordinary text and does not become that token."""
+        if not suffix:
+            wanted = "one in tokenizer_config.json, as eos_token or sep_token"
+            raise ConfigError(f"the tokenizer has no end-of-text token (expected {wanted})")
+        inner.no_truncation()
+        inner.no_padding()
+        inner.encode_special_tokens = literal
+        self.inner, self.pad_id, self.prefix, self.suffix = inner, pad_id, tuple(prefix), tuple(suffix)
+        self.clean, self.literal = clean, literal
+
+    def __getstate__(self) -> str:
+        return self.to_json()
+
+    def __setstate__(self, state: str) -> None:
+        self.__dict__.update(Tokenizer.from_spec(state).__dict__)
+
+    # ------------------------------------------------------------ use
+
+    def encode(self, texts: Sequence[str], length: int) -> Encoded:
+        """Rows of exactly `length` ids. The end mark is always there, also behind a text that was cut."""
+        room = length - len(self.prefix) - len(self.suffix)
+        if room < 1:
+            least = len(self.prefix) + len(self.suffix) + 1
+            raise ConfigError(f"text length {length} leaves no room for a token (expected at least {least})")
+        given = [clip_clean(text) for text in texts] if self.clean == "clip" else list(texts)
+        ids_BL = np.full((len(given), length), self.pad_id, np.int64)
+        mask_BL = np.zeros((len(given), length), np.bool_)
+        truncated = 0
+        for row, encoding in enumerate(self.inner.encode_batch_fast(given, add_special_tokens=False)):
+            ids = encoding.ids
+            truncated += len(ids) > room
+            whole = (*self.prefix, *ids[:room], *self.suffix)
+            ids_BL[row, : len(whole)] = whole
+            mask_BL[row, : len(whole)] = True
+        return Encoded(ids_BL, mask_BL, truncated)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens; spaces may differ from the original."""
+        text: str = self.inner.decode([int(i) for i in ids if int(i) != self.pad_id], skip_special_tokens=True)
+        return text.strip()
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Rows that an embedding table needs."""
+        return 1 + max(self.inner.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def sot_id(self) -> int:
+        """The id before every text, or -1 when this vocabulary has none."""
+        return self.prefix[0] if self.prefix else -1
+
+    @property
+    def eot_id(self) -> int:
+        return self.suffix[-1]
+
+    # ------------------------------------------------------------ made from
+
+    @classmethod
+    def from_spec(cls, spec: str) -> Self:
+        """ "clip", the JSON that `to_json` gave, or the path of a tokenizer.json or of the folder that holds it."""
+        if spec == "clip":
+            return cls(_clip(), pad_id=0, prefix=(49406,), suffix=(49407,), clean="clip")
+        if spec.lstrip().startswith("{"):
+            return cls._from_json(spec, "the given JSON", {})
+        path = Path(spec)
+        return cls.load(path.parent if path.name == "tokenizer.json" else path)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """Byte pairs of these texts, after NFKC and lower-casing. Any string can be encoded: single bytes are always there.
+
+        The order of the texts does not matter. The vocabulary may stay smaller than asked when the texts hold too few pairs.
+        """
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        if vocab_size < len(SPECIAL) + len(alphabet):
+            raise ConfigError(
+                f"vocab_size is {vocab_size} (expected at least {len(SPECIAL) + len(alphabet)}: bytes and special tokens)"
+            )
+        corpus = sorted(texts)
+        if not any(text.strip() for text in corpus):
+            raise DataError("no text to learn a vocabulary from", field="texts", expected="at least one text")
+        inner = tokenizers.Tokenizer(models.BPE())
+        inner.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Strip()]
+        )
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        inner.decoder = decoders.ByteLevel()
+        inner.train_from_iterator(
+            corpus,
+            trainers.BpeTrainer(
+                vocab_size=vocab_size,
+                min_frequency=2,
+                special_tokens=list(SPECIAL),
+                initial_alphabet=alphabet,
+                show_progress=False,
+            ),
+        )
+        inner.post_processor = _marks(inner, "<sot>", "<eot>")
+        return cls(inner, pad_id=0, prefix=(1,), suffix=(2,), literal=True)
+
+    # ------------------------------------------------------------ kept
+
+    def to_json(self) -> str:
+        """Everything, as one line: the tokenizers file plus a section of ours. `from_spec` reads it."""
+        plain = json.loads(self.inner.to_str())
+        plain["diptych"] = self._own()
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+
+    def save(self, folder: Path) -> None:
+        """tokenizer.json, which `tokenizers` and transformers read, and tokenizer_config.json with the special tokens."""
+        name = self.inner.id_to_token
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": name(self.pad_id),
+            "eos_token": name(self.eot_id),
+            "diptych": self._own(),
+        }
+        if self.prefix:
+            config["bos_token"] = name(self.prefix[0])
+        write_atomic(Path(folder, "tokenizer.json"), self.inner.to_str())
+        write_json(Path(folder, "tokenizer_config.json"), config)
+
+    def _own(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("pad_id", "prefix", "suffix", "clean", "literal")}
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From a folder that `save` wrote, or any with a tokenizer.json (transformers' fast tokenizers)."""
+        path = Path(folder, "tokenizer.json")
+        if not path.is_file():
+            raise ConfigError(f"{folder}: no tokenizer.json (expected 'clip', 'data', or the path of a tokenizer.json)")
+        config: dict[str, Any] = {}
+        for name in reversed(SIDE_FILES):
+            side = Path(folder, name)
+            if side.is_file():
+                config.update(_json(side.read_text(encoding="utf-8"), str(side)))
+        return cls._from_json(path.read_text(encoding="utf-8"), str(path), config)
+
+    @classmethod
+    def _from_json(cls, text: str, where: str, config: dict[str, Any]) -> Self:
+        plain = _json(text, where)
+        own = plain.pop("diptych", None) or config.get("diptych")
+        try:
+            inner = tokenizers.Tokenizer.from_str(json.dumps(plain))
+        except Exception as error:  # the library raises plain Exception
+            raise ConfigError(f"{where}: not a tokenizers file: {error}") from error
+        if own:
+            return cls(inner, **own)
+        prefix, suffix = _around(inner, config)
+        pad_id = _pad(inner, config)
+        return cls(inner, pad_id=pad_id, prefix=prefix, suffix=suffix)
+
+
+def _marks(inner: tokenizers.Tokenizer, start: str, end: str) -> Any:
+    """What puts the marks around a text in other readers of the file; `encode` does so itself, to cut before the end mark."""
+    ids = [(name, inner.token_to_id(name)) for name in (start, end)]
+    return processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ids)
+
+
+# ---------------------------------------------------------------- other people's files
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    try:
+        plain = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{where}: a {type(plain).__name__} (expected a JSON object)")
+    return plain
+
+
+def _around(inner: tokenizers.Tokenizer, config: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The ids that go before and after a text: from the file's own post-processor, else from the named special tokens."""
+    with_marks = inner.encode("a", add_special_tokens=True).ids
+    without = inner.encode("a", add_special_tokens=False).ids
+    extra = len(with_marks) - len(without)
+    for before in range(extra + 1):
+        if extra and with_marks[before : before + len(without)] == without:
+            prefix, suffix = with_marks[:before], with_marks[before + len(without) :]
+            if suffix:
+                return prefix, suffix
+            return prefix, _named(inner, config, ENDS, KNOWN_ENDS)
+    return _named(inner, config, STARTS, KNOWN_STARTS), _named(inner, config, ENDS, KNOWN_ENDS)
+
+
+def _pad(inner: tokenizers.Tokenizer, config: dict[str, Any]) -> int:
+    if inner.padding:
+        return int(inner.padding["pad_id"])
+    return (_named(inner, config, ("pad_token",), KNOWN_PADS) or [0])[0]
+
+
+def _named(inner: tokenizers.Tokenizer, config: dict[str, Any], keys: Sequence[str], known: Sequence[str]) -> list[int]:
+    """The id of the token that the config names under one of the keys, else of the first known spelling; empty without either."""
+    values = [config.get(key) for key in keys]
+    names = [value["content"] if isinstance(value, dict) else value for value in values if value]
+    for name in (*names, *known):
+        found = inner.token_to_id(name)
+        if found is not None:
+            return [int(found)]
+    return []
+
+
+# ---------------------------------------------------------------- CLIP's vocabulary
+
+
+@lru_cache(maxsize=1)
+def _clip_json() -> str:
+    """CLIP's byte pairs as a tokenizers file, from the vocabulary that open_clip ships; open_clip itself is not imported."""
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("CLIP's vocabulary comes with the package open_clip_torch, which is not installed")
+    path = Path(next(iter(spec.submodule_search_locations)), "bpe_simple_vocab_16e6.txt.gz")
+    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+    merges = [(left, right) for left, right in (line.split() for line in lines[1 : CLIP_MERGES + 1])]
+    letters = _byte_letters()
+    pieces = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges)]
+    vocabulary = {piece: number for number, piece in enumerate([*pieces, "<start_of_text>", "<end_of_text>"])}
+    inner = tokenizers.Tokenizer(models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>"))
+    inner.normalizer = normalizers.Lowercase()
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(CLIP_PATTERN), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
+    inner.add_special_tokens(["<start_of_text>", "<end_of_text>"])
+    inner.post_processor = _marks(inner, "<start_of_text>", "<end_of_text>")
+    text: str = inner.to_str()
+    return text
+
+
+def _clip() -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_str(_clip_json())
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter that stands for each byte, in the order of the vocabulary: printable bytes first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
+
+
+def clip_clean(text: str) -> str:
+    """Text as CLIP reads it: mojibake repaired, HTML entities resolved (twice), white space collapsed, lower case."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # nothing to repair in what is skipped
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()

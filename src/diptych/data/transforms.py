@@ -1,0 +1,161 @@
+"""Pixels to what a tower reads: square, normalised float32; the exact way for evaluation, random crops for training.
+
+Letters: B batch, C channel, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from diptych.core.config import from_plain, to_plain
+from diptych.core.errors import ConfigError, ShapeError
+
+Pixels = npt.NDArray[np.uint8]
+Triple = tuple[float, float, float]
+
+OPENAI_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Mean and deviation that take pixels to [-1, 1]."""
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """uint8 RGB images of any size to one normalised batch, with PIL's antialiased filters: the pixels that published models
+    were evaluated with.
+
+    resize   "crop": short side to `size`, then the centre square (CLIP); "squash": both sides to `size`, whatever the shape
+             (SigLIP); "pad": long side to `size`, centred on `fill`
+    fill     grey value 0..255 around a padded image
+
+    >>> import numpy as np
+    >>> list(Preprocess(32)([np.zeros((40, 60, 3), np.uint8)]).shape)
+    [1, 3, 32, 32]
+    """
+
+    size: int
+    mean: Triple = OPENAI_MEAN
+    std: Triple = OPENAI_STD
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"Preprocess.size is {self.size} (expected 1 pixel or more)")
+        if self.resize not in ("crop", "squash", "pad"):
+            raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad)")
+        if self.interpolation not in FILTERS:
+            raise ConfigError(f"Preprocess.interpolation is {self.interpolation!r} (expected {' | '.join(FILTERS)})")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError("Preprocess.mean and .std must be three numbers, std above 0")
+
+    def __call__(self, images: Sequence[Pixels]) -> Tensor:
+        """image_BCHW, float32."""
+        if not images:
+            return torch.zeros(0, 3, self.size, self.size)
+        return self.normalise(np.stack([self.square(image_HWC) for image_HWC in images]))
+
+    def square(self, image_HWC: Pixels) -> Pixels:
+        """One image as uint8 [size, size, 3]."""
+        if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
+            raise ShapeError(f"an image must be uint8 [H, W, 3], got {image_HWC.dtype} {list(image_HWC.shape)}")
+        height, width = image_HWC.shape[:2]
+        size = self.size
+        if (height, width) == (size, size):
+            return image_HWC
+        image = Image.fromarray(image_HWC)
+        filter = FILTERS[self.interpolation]
+        if self.resize == "squash":
+            return np.asarray(image.resize((size, size), filter))
+        if self.resize == "crop":
+            # The long side is cut down to a whole pixel and the margin rounded half to even, as torchvision does.
+            short = min(height, width)
+            wide, high = (size if side == short else int(size * side / short) for side in (width, height))
+            left, top = round((wide - size) / 2.0), round((high - size) / 2.0)
+            return np.asarray(image.resize((wide, high), filter))[top : top + size, left : left + size]
+        scale = size / max(height, width)
+        wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+        padded_HWC = np.full((size, size, 3), self.fill, np.uint8)
+        left, top = (size - wide) // 2, (size - high) // 2
+        padded_HWC[top : top + high, left : left + wide] = np.asarray(image.resize((wide, high), filter))
+        return padded_HWC
+
+    def normalise(self, image_BHWC: Pixels) -> Tensor:
+        """uint8 [B, H, W, 3] to image_BCHW: (value / 255 - mean) / std, in this order of operations."""
+        image_BCHW = torch.from_numpy(np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))).float()
+        mean_C11, std_C11 = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return image_BCHW.div_(255).sub_(mean_C11).div_(std_C11)
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        return from_plain(cls, plain)
+
+
+def random_crop(
+    image_HWC: Pixels,
+    size: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.9, 1.0),
+    ratio: tuple[float, float] = (0.75, 4 / 3),
+) -> Pixels:
+    """A random part of the image, resized to uint8 [size, size, 3].
+
+    The part covers a share of the area drawn from `scale`, and its width / height is drawn log-uniformly from `ratio`; after ten
+    draws that do not fit, the largest centred part within `ratio`. `rng` decides everything.
+    """
+    top, left, height, width = crop_box(image_HWC.shape[0], image_HWC.shape[1], rng, scale, ratio)
+    part_HWC = image_HWC[top : top + height, left : left + width]
+    if part_HWC.shape[:2] == (size, size):
+        return part_HWC
+    return resized(part_HWC, size)
+
+
+def crop_box(
+    height: int, width: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part, in pixels."""
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(low, high))
+        wide, tall = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < wide <= width and 0 < tall <= height:
+            return int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1)), tall, wide
+    wide = min(width, max(1, round(height * ratio[1])))
+    tall = min(height, max(1, round(width / ratio[0])))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def resized(image_HWC: Pixels, size: int) -> Pixels:
+    """Bicubic and antialiased, to [size, size, 3]. torch's uint8 kernel: within two levels of PIL and several times faster
+    (`benchmarks/decoding.py`), which is why training uses it and evaluation does not."""
+    if not image_HWC.flags.writeable or min(image_HWC.strides) < 0:
+        image_HWC = image_HWC.copy()  # torch can alias neither
+    image_1CHW = torch.from_numpy(image_HWC).permute(2, 0, 1)[None]
+    small_1CHW = functional.interpolate(image_1CHW, size=(size, size), mode="bicubic", antialias=True)
+    small_HWC: Pixels = small_1CHW[0].permute(1, 2, 0).numpy()
+    return small_HWC
+
+
+def flipped(image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
+    """Mirrored left to right half of the time. Not for data whose texts speak of left and right."""
+    return image_HWC[:, ::-1] if rng.random() < 0.5 else image_HWC

@@ -1,0 +1,67 @@
+"""Multi-head self-attention.  Letters: B batch, L tokens, D width, H heads, E width of a head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError
+
+SHORT = 200  # tokens; up to here two matrix products beat the fused kernel's backward on CPU under bfloat16
+
+
+class Attention(nn.Module):
+    """Every token reads every token that it may see.
+
+    There are two forms, equal to rounding. The fused kernel (`scaled_dot_product_attention`) saves memory and is the default;
+    two matrix products and a softmax are used where `writes_out` says that they are faster.
+    Masks are boolean with True for "may be read"; a row in which nothing may be read gets NaN or zeros, so do not pass one.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(
+                f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
+            )
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """`mask_BL` is True at real tokens; `causal` lets a token read itself and earlier ones only."""
+        q_BHLE, k_BHLE, v_BHLE = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        length = x_BLD.shape[1]
+        if writes_out(x_BLD, length):
+            read_BHLE = attend_written_out(q_BHLE, k_BHLE, v_BHLE, allowed(mask_BL, length, causal=causal, device=x_BLD.device))
+        elif mask_BL is None:
+            read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, is_causal=causal)
+        else:
+            may = allowed(mask_BL, length, causal=causal, device=x_BLD.device)
+            read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may)
+        out_BLD: Tensor = self.out(read_BHLE.transpose(1, 2).flatten(2))
+        return out_BLD
+
+
+def writes_out(x: Tensor, length: int) -> bool:
+    """The rule: on CPU, under autocast, up to `SHORT` tokens. There the fused kernel's backward is what costs most."""
+    return x.device.type == "cpu" and length <= SHORT and torch.is_autocast_enabled("cpu")
+
+
+def allowed(mask_BL: Tensor | None, length: int, *, causal: bool, device: torch.device) -> Tensor | None:
+    """Who may read whom, boolean and broadcastable to [B, H, L, L]; None when everybody may read everybody."""
+    may = None if mask_BL is None else mask_BL[:, None, None, :]
+    if causal:
+        earlier_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        may = earlier_LL if may is None else may & earlier_LL
+    return may
+
+
+def attend_written_out(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, may: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt(E)) v, with `may` False entries left out."""
+    logits_BHLL = (q_BHLE * q_BHLE.shape[-1] ** -0.5) @ k_BHLE.transpose(-2, -1)
+    if may is not None:
+        logits_BHLL = logits_BHLL.masked_fill(~may, float("-inf"))
+    read_BHLE: Tensor = logits_BHLL.softmax(-1).to(v_BHLE.dtype) @ v_BHLE
+    return read_BHLE

@@ -1,0 +1,67 @@
+"""The README.md of a model folder: what it is, what it saw, how it was trained, what it scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
+    """Markdown with the front matter that model hubs read. Says only what it was told; a missing part says so."""
+    card = config.get("card") or {}
+    preprocess = config["preprocess"]
+    lines = [
+        "---",
+        "library_name: diptych",
+        *([f"license: {card['licence']}"] if card.get("licence") else []),
+        "tags: [image-text, embeddings]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        card.get("description") or "Embeds images and texts into one space: an image and a text that match lie close together.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| kind | {config['kind']} |",
+        *[f"| {key.replace('_', ' ')} | {_named(config[key])} |" for key in ("image_tower", "text_tower") if key in config],
+        *[f"| {key.replace('_', ' ')} | {config[key]} |" for key in ("image_encoder", "text_encoder") if key in config],
+        f"| parameters | {parameters:,} |",
+        f"| embedding | {config['width']} numbers, unit norm |",
+        f"| images | {preprocess['size']} px, resize: {preprocess['resize']}, {preprocess['interpolation']} |",
+        f"| texts | up to {config['text_length']} tokens |",
+        "",
+        "## Data",
+        "",
+        card.get("data") or "Not stated.",
+        "",
+        "## Training",
+        "",
+        card.get("recipe") or "Not stated.",
+        "",
+        "## Scores",
+        "",
+        *_scores(card.get("metrics") or {}),
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import diptych",
+        "",
+        'model = diptych.load("path/to/this/folder")',
+        'vectors = model.embed_texts(["a red bus"])',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _named(spec: Mapping[str, Any]) -> str:
+    rest = ", ".join(f"{key}={value}" for key, value in spec.items() if key not in ("name", "config"))
+    return f"`{spec['name']}`" + (f" ({rest})" if rest else "")
+
+
+def _scores(metrics: Mapping[str, Any]) -> list[str]:
+    if not metrics:
+        return ["None recorded."]
+    return ["| | |", "|---|---|", *[f"| {key} | {f'{v:.4g}' if isinstance(v, float) else v} |" for key, v in metrics.items()]]

@@ -1,0 +1,27 @@
+"""One vector from many tokens.  Letters: B batch, L tokens, D width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mean_pool(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """The mean of the real tokens; zeros for a row that has none."""
+    weight_BL1 = mask_BL.unsqueeze(-1).to(tokens_BLD.dtype)
+    return (tokens_BLD * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
+
+
+def pool_at(tokens_BLD: Tensor, position_B: Tensor) -> Tensor:
+    """The token at one position a row."""
+    return tokens_BLD[torch.arange(len(tokens_BLD), device=tokens_BLD.device), position_B]
+
+
+def first_position(ids_BL: Tensor, wanted: int) -> Tensor:
+    """Where an id stands first in each row. (Looking for the largest id finds the end only where the end is the last id.)"""
+    return (ids_BL == wanted).to(torch.uint8).argmax(1)
+
+
+def last_real(mask_BL: Tensor) -> Tensor:
+    """The position of the last real token in each row."""
+    return mask_BL.shape[1] - 1 - mask_BL.flip(1).to(torch.uint8).argmax(1)

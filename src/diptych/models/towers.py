@@ -1,0 +1,92 @@
+"""Towers by name.
+
+image  vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), convnet_tiny, timm:NAME (any model of timm)
+text   text_tiny, text_clip, text_clip_l (CLIP's for B and L), hf:FOLDER (any encoder of transformers, with its weights)
+
+Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.models.convnet import ConvNet
+from diptych.models.outputs import Tower
+from diptych.models.text import TextTransformer
+from diptych.models.vit import VisionTransformer
+
+Preset = tuple[Callable[..., Tower], dict[str, Any]]
+
+IMAGE: dict[str, Preset] = {
+    "vit_tiny": (VisionTransformer, {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3}),
+    "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
+    "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
+    "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16}),
+    "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
+}
+TEXT: dict[str, Preset] = {
+    "text_tiny": (
+        TextTransformer,
+        {"length": 24, "width": 192, "layers": 2, "heads": 3, "causal": False, "pooling": "mean"},
+    ),
+    "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8}),
+    "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12}),
+}
+
+
+def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> Tower:
+    """A tower with fresh weights from the current torch random state. `image_size` in pixels; None takes the name's own."""
+    if image_size is not None:
+        options["image_size"] = image_size
+    if name.startswith("timm:"):
+        from diptych.models.timm_tower import TimmTower
+
+        return _built(name, TimmTower, {"model": name.removeprefix("timm:")}, options)
+    if name not in IMAGE:
+        raise UnknownName("image tower", name, [*IMAGE, "timm:NAME"])
+    return _built(name, *IMAGE[name], options)
+
+
+def text_tower(name: str, *, vocab_size: int | None = None, length: int | None = None, **options: Any) -> Tower:
+    """A text tower: fresh weights for ours, the folder's weights for "hf:FOLDER". `length` is the longest text in tokens.
+
+    Ours need `vocab_size`, and `eot_id` where they pool at the end of the text; a transformers folder knows its own. "hf" with
+    config=... (a transformers configuration as a dict) builds that encoder with fresh weights.
+    """
+    if length is not None:
+        options["length"] = length
+    if name == "hf" or name.startswith("hf:"):
+        from diptych.models.hf_text import TransformersText
+
+        if name == "hf":
+            return _built("hf", TransformersText, {}, options)
+        tower = TransformersText.from_folder(name.removeprefix("hf:"), **options)
+        tower.spec = {"name": "hf", "config": tower.config, "length": tower.length, "pooling": tower.pooling}
+        return tower
+    if name not in TEXT:
+        raise UnknownName("text tower", name, [*TEXT, "hf:FOLDER"])
+    if vocab_size is None:
+        raise ConfigError(f"text tower {name!r} needs vocab_size (a tokenizer's .vocab_size)")
+    return _built(name, *TEXT[name], {"vocab_size": vocab_size, **options})
+
+
+def _built(name: str, build: Callable[..., Tower], preset: dict[str, Any], options: dict[str, Any]) -> Tower:
+    resolved = {**preset, **options}
+    try:
+        tower = build(**resolved)
+    except TypeError as error:
+        known = _arguments(build)
+        wrong = sorted(set(resolved) - set(known))
+        if not wrong:
+            raise
+        raise UnknownName(f"option of {name}", wrong[0], known) from error
+    tower.spec = {"name": name, **{key: value for key, value in resolved.items() if key != "model"}}
+    return tower
+
+
+def _arguments(build: Callable[..., Tower]) -> list[str]:
+    import inspect
+
+    return list(inspect.signature(build).parameters)

@@ -1,0 +1,131 @@
+"""What recipes over image-text pairs share: two towers, a tokeniser, square crops, one text an image a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+from torch import Tensor, nn
+
+from diptych.core.contracts import Dataset, Draws, Recipe
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.sample import Text
+from diptych.data.batch import PairBatch, pair_batch
+from diptych.data.tokenize import Tokenizer
+from diptych.data.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.embedder import PairEmbedder
+from diptych.models.outputs import Pairs, Tower
+from diptych.models.towers import image_tower, text_tower
+
+VOCABULARY_ROWS = 200_000
+"""A vocabulary is learned from at most so many rows, evenly spaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRecipe(Recipe):
+    """A dual encoder over image-text pairs. Subclasses choose the loss.
+
+    tokenizer    "clip" (its 49,408 pieces), "data" (byte pairs learned from the training texts), or a path to a tokenizer.json
+    pieces       vocabulary size when it is learned
+    language     texts of this language or of an unknown one are drawn; "" draws from all
+    crop         area of the random square crop, as shares of the image
+    same_group   what another sample of the same group is to a sample: neither positive nor negative ("mask"), a further
+                 "positive", or a "negative" as in the published losses
+    """
+
+    image_tower: str = "vit_b32"
+    text_tower: str = "text_clip"
+    width: int = 512
+    image_size: int = 224
+    text_length: int = 77
+    tokenizer: str = "clip"
+    pieces: int = 4096
+    language: str = "en"
+    crop: tuple[float, float] = (0.9, 1.0)
+    flip: bool = False
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+    same_group: Literal["mask", "positive", "negative"] = "mask"
+    vocabulary: str = field(default="", metadata={"prepared": True})
+
+    def prepare(self, data: Dataset) -> Self:
+        if self.tokenizer != "data" or self.vocabulary:
+            return self
+        texts = texts_of(data, self.language, stride=max(1, len(data) // VOCABULARY_ROWS))
+        learned = Tokenizer.train((text.string for text in texts), self.pieces)
+        return replace(self, vocabulary=learned.to_json())
+
+    def words(self) -> Tokenizer:
+        """The tokeniser in use."""
+        if self.tokenizer == "data" and not self.vocabulary:
+            raise ConfigError("tokenizer 'data' is learned from the data: call prepare(data) first")
+        return _tokenizer(self.vocabulary or self.tokenizer)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(self.image_size, self.mean, self.std, self.resize)
+
+    @property
+    def decode_size(self) -> int:
+        return self.image_size
+
+    def towers(self) -> tuple[Tower, Tower]:
+        words = self.words()
+        image = image_tower(self.image_tower, image_size=self.image_size)
+        text: dict[str, Any] = {"vocab_size": words.vocab_size, "length": self.text_length}
+        if not self.text_tower.startswith("hf"):
+            text["eot_id"] = words.eot_id
+        return image, text_tower(self.text_tower, **text)
+
+    def model(self) -> DualEncoder:
+        image, text = self.towers()
+        return DualEncoder(image, text, width=self.width)
+
+    def batch(self, draws: Draws) -> PairBatch:
+        return pair_batch(
+            draws,
+            preprocess=self.preprocess,
+            tokenizer=self.words(),
+            text_length=self.text_length,
+            crop_scale=self.crop,
+            flip=self.flip,
+            language=self.language,
+        )
+
+    def features(self, model: nn.Module, batch: PairBatch) -> Pairs:
+        pairs: Pairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
+        return pairs
+
+    def metrics(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+        return {"scale": features.scale.detach()}
+
+    def after_update(self, model: nn.Module, features: Pairs, batch: PairBatch, progress: float) -> None:
+        model.clamp_scale_()  # type: ignore[operator]
+
+    def deploy(self, model: nn.Module) -> PairEmbedder:
+        assert isinstance(model, DualEncoder)
+        return PairEmbedder(model, self.preprocess, self.words(), self.text_length, name=self.slug)
+
+
+def texts_of(data: Dataset, language: str, *, stride: int = 1) -> Iterator[Text]:
+    """The positive texts of a data set in that language, from every `stride`-th row. None at all is refused."""
+    found = False
+    for row in range(0, len(data), stride):
+        for text in data[row].positives(language):
+            found = True
+            yield text
+    if not found:
+        raise DataError(
+            f"'{data.name}' has no text in language '{language}'",
+            field="texts",
+            expected="another --language, or '' for every language",
+        )
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(spec: str) -> Tokenizer:
+    return Tokenizer.from_spec(spec)

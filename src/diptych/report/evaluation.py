@@ -1,0 +1,94 @@
+"""Results and retrieval records as blocks of a page: numbers with intervals, what was found, what was missed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from diptych.core.randomness import keyed_rng
+from diptych.core.result import Result
+from diptych.report import page
+from diptych.report.curves import Bar, interval_chart
+from diptych.report.pictures import Album
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A result that was kept with its records. `part` is the name of the rows: "emoji/unseen_style"."""
+
+    part: str
+    result: Result
+    records: Path
+
+
+def kept_results(folder: Path) -> list[Kept]:
+    """Every result below `records/`, in the order of file names."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        result = Result.from_json(json.loads(path.read_text(encoding="utf-8")))
+        part = str(result.notes.get("data", {}).get("name", path.stem))
+        found.append(Kept(part, result, path.with_suffix(".parquet")))
+    return found
+
+
+def chart_of(results: Sequence[Kept]) -> str:
+    """The main metric of every result, with interval over groups and level of chance."""
+    bars = [
+        Bar(kept.part.rpartition("/")[2], m.value, m.low, m.high, chance=m.chance, colour=place)
+        for place, kept in enumerate(results)
+        for m in [kept.result.metrics[kept.result.main]]
+    ]
+    return interval_chart(f"{results[0].result.task}: {results[0].result.main}", bars) if results else ""
+
+
+def table_of(kept: Kept) -> str:
+    """Every metric of one result, and what the protocol has to declare."""
+    result = kept.result
+    rows = [(name, str(metric), metric.chance) for name, metric in result.metrics.items()]
+    facts = f"{result.task} v{result.version} on {kept.part}: {result.n_items:,} items in {result.n_groups:,} groups"
+    plain = {key: value for key, value in result.notes.items() if isinstance(value, str | int | float | bool)}
+    notes = "; ".join(f"{key} {_short(value)}" for key, value in plain.items())
+    return page.heading(facts) + page.table(("metric", "value [95 % over groups]", "chance"), rows) + page.text(notes, note=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def found_and_missed(kept: Kept, album: Album, *, count: int = 6, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Rows of text queries with what was found: some drawn at random, and those with the worst rank. Needs retrieval records."""
+    if not kept.records.is_file():
+        return [], []
+    table = pq.read_table(kept.records)
+    if not {"direction", "text", "query", "group", "top", "rank_expected", "gallery"} <= set(table.column_names):
+        return [], []
+    rows = [row for row in table.to_pylist() if row["direction"] == "text_to_image" and row["query"] in album]
+    if not rows:
+        return [], []
+    rng = keyed_rng(seed, "report", kept.part)
+    drawn = [rows[i] for i in rng.permutation(len(rows))[:count]]
+    worst = [rows[i] for i in np.argsort([-row["rank_expected"] for row in rows], kind="stable")[:count]]
+    return [_row(row, album) for row in drawn], [_row(row, album, wanted=True) for row in worst]
+
+
+def _row(row: dict[str, Any], album: Album, *, wanted: bool = False) -> str:
+    rank = f"first right answer at rank {row['rank_expected']:.0f} of {row['gallery']:,}"
+    figures = []
+    if wanted:
+        picture, words = album.of(row["query"])
+        figures.append(page.figure(picture, f"wanted: {words}", right=True))
+    for uid in album.known(row["top"]):
+        picture, words = album.of(uid)
+        figures.append(page.figure(picture, words, right=_group(album, uid) == row["group"]))
+    return page.query_row(row["text"], rank, figures)
+
+
+def _group(album: Album, uid: str) -> str:
+    sample = album.sample(uid)
+    return sample.group or sample.uid

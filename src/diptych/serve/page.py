@@ -1,0 +1,33 @@
+"""The search page: one file without outside parts, and the policy that lets a browser run nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib import resources
+
+
+def page(model: str, *, searchable: bool, pictures: bool) -> str:
+    """`page.html` with what this service is."""
+    source = (resources.files("diptych.serve") / "page.html").read_text(encoding="utf-8")
+    facts = json.dumps({"searchable": searchable, "pictures": pictures})
+    return source.replace("{{model}}", html.escape(model)).replace("{{facts}}", html.escape(facts))
+
+
+def policy(source: str) -> str:
+    """A Content-Security-Policy that names the page's own script and style by hash."""
+    names = {
+        tag: " ".join(f"'sha256-{_hash(text)}'" for text in re.findall(rf"<{tag}>(.*?)</{tag}>", source, re.DOTALL))
+        for tag in ("script", "style")
+    }
+    return (
+        f"default-src 'none'; script-src {names['script']}; style-src {names['style']}; "
+        "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,64 @@
+"""Records: one row an item, with everything that scoring needs, so that a number can be computed again without the model.
+
+What holds for all rows (template set, fingerprints, counts) travels in the table's metadata under one key, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.core.errors import RunError
+
+KEY = b"diptych"
+
+
+def with_facts(records: pa.Table, **facts: Any) -> pa.Table:
+    """The same rows; `facts` are added to what the metadata already holds."""
+    metadata = dict(records.schema.metadata or {})
+    metadata[KEY] = json.dumps({**facts_of(records), **facts}, ensure_ascii=False, allow_nan=False).encode()
+    return records.replace_schema_metadata(metadata)
+
+
+def facts_of(records: pa.Table) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads((records.schema.metadata or {}).get(KEY, b"{}"))
+    return plain
+
+
+def array(records: pa.Table, name: str) -> npt.NDArray[Any]:
+    """A column of numbers or strings."""
+    values: npt.NDArray[Any] = np.asarray(records.column(name).to_pylist())
+    return values
+
+
+def write_records(path: Path, records: pa.Table) -> None:
+    """Parquet, written beside the target and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        pq.write_table(records, name, compression="zstd")
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_records(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise RunError(f"{path}: there are no records here (expected a Parquet file that an evaluation wrote)")
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error

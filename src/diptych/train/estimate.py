@@ -1,0 +1,92 @@
+"""What a run will cost, before it starts: time, memory and disk, from a few real steps. Behind `--dry-run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from diptych.core.contracts import Dataset, Recipe
+from diptych.core.errors import ConfigError
+from diptych.core.run_folder import RunFolder
+from diptych.train.log import Log
+from diptych.train.options import TrainOptions
+from diptych.train.parallel import World
+from diptych.train.precision import choose_device, deterministic
+from diptych.train.stages import plan
+from diptych.train.state import Training
+
+MEASURED = 2  # steps that are timed, after one that is not
+
+
+def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None, out: Path | str = ".") -> dict[str, Any]:
+    """Runs three real steps of the first stage in this process, writes nothing that stays, and multiplies.
+
+    seconds_per_step   median of the steps after the first, loading included; what evaluation and saving cost is not in it
+    peak_memory_bytes  of this process (device memory under CUDA) so far, loader processes not counted
+    disk_bytes         of the checkpoints that are kept and of one being written
+    disk_free_bytes    at `out`
+    """
+    options = dataclasses.replace(options or TrainOptions(), shard="none")
+    recipe = recipe.prepare(data)
+    phases = plan(recipe, data, options)
+    if phases[0].stage.make is not None:
+        raise ConfigError(f"stage '{phases[0].stage.name}' makes its own samples first: its cost cannot be measured beforehand")
+    world = World(0, 1, choose_device(options.device))
+    with tempfile.TemporaryDirectory() as scratch, deterministic():
+        log = Log(RunFolder(Path(scratch)), start=0, steps=0, tensorboard=False, progress=False, main=False)
+        run = Training(recipe, data, options, world, RunFolder(Path(scratch)), log, phases)
+        run.enter(phases[0])
+        seconds = [_timed_step(run) for _ in range(min(1 + MEASURED, phases[0].stop))]
+    step = median(seconds[1:] or seconds)
+    parameters = list(run.model.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    stored = sum(t.nbytes for name, t in run.model.state_dict().items() if run.recipe.stored(name))
+    remembered = sum(v.nbytes for s in run.optimiser.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    checkpoint = stored + remembered
+    return {
+        "steps": run.steps,
+        "epochs": run.steps * run.recipe.batch_size / len(data),
+        "seconds_per_step": step,
+        "images_per_second": run.recipe.batch_size / step,
+        "seconds": step * run.steps,
+        "parameters": sum(p.numel() for p in parameters),
+        "trained_parameters": sum(p.numel() for p in trained),
+        "checkpoint_bytes": checkpoint,
+        "disk_bytes": checkpoint * (options.keep + 1) + stored,
+        "disk_free_bytes": shutil.disk_usage(_existing(Path(out))).free,
+        "peak_memory_bytes": _peak_memory(world.device),
+        "precision": run.precision,
+        "device": str(world.device),
+    }
+
+
+def _timed_step(run: Training) -> float:
+    began = time.perf_counter()
+    batch = run.next_batch()
+    run.update(run.backward(batch), batch)
+    if run.world.device.type == "cuda":
+        torch.cuda.synchronize(run.world.device)
+    return time.perf_counter() - began
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,230 @@
+"""Trains a recipe: one loop, from the first batch to the folder that inference opens.
+
+    diptych train clip --data emoji --out runs/clip --steps 200          # on two cores, in minutes
+    torchrun --nproc-per-node 8 -m diptych.cli train clip --data pairs/ --out runs/clip --shard fsdp
+
+A run that was killed at any moment and is continued by `resume` ends in the same bytes as one that never stopped: the order of
+the samples is a pure function of the seed, every sample and every step has random numbers of its own, and a checkpoint appears
+whole or not at all. SIGTERM and Ctrl-C finish the step, save, and leave the run "stopped"; a second one ends at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import torch
+
+from diptych.core import systems
+from diptych.core.config import config_hash, from_plain, save_config
+from diptych.core.contracts import Dataset, Recipe
+from diptych.core.environment import environment
+from diptych.core.errors import RunError
+from diptych.core.run_folder import RunFolder
+from diptych.train import checkpoint
+from diptych.train.checkpoint import Checkpoint
+from diptych.train.log import Log
+from diptych.train.options import TrainOptions
+from diptych.train.parallel import World, barrier, join_world
+from diptych.train.precision import deterministic
+from diptych.train.stages import plan
+from diptych.train.state import Training
+
+Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
+"""A name, and what makes named numbers of a `Deployable`."""
+
+
+def fit(
+    recipe: Recipe,
+    data: Dataset,
+    out: Path | str,
+    options: TrainOptions | None = None,
+    evaluators: Sequence[Evaluator] = (),
+    *,
+    record: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """Trains `recipe` on `data` into the new run folder `out`.
+
+    record  plain values kept in `run.json`, such as where the data came from
+    Raises RunError when `out` holds something already. Under `torchrun` every process calls it with the same arguments.
+    """
+    options = options or TrainOptions()
+    out = Path(out)
+    with join_world(options.device, options.shard) as world:
+        recipe = recipe.prepare(data)
+        plan(recipe, data, options)  # refuses what cannot work before anything is written
+        if world.main:
+            folder = RunFolder.create(out, slug=recipe.slug, environment=environment())
+            save_config(out, {"recipe": recipe, "run": options})
+            folder.write_state(data={"name": data.name, "fingerprint": data.fingerprint}, **(record or {}))
+        barrier(world)
+        return _train(RunFolder.open(out), recipe, data, options, world, evaluators, None, [])
+
+
+def resume(
+    path: Path | str,
+    data: Dataset,
+    evaluators: Sequence[Evaluator] = (),
+    *,
+    kind: type[Recipe] | None = None,
+) -> RunFolder:
+    """Continues the run in folder `path` from its newest whole checkpoint; a finished run is returned as it is.
+
+    data  the data of the run: refused when its fingerprint is another
+    kind  the class of the recipe; None looks the run's slug up among the systems
+    Options are those of the run. The number of processes may differ; then only dropout draws other numbers.
+    """
+    folder = RunFolder.open(Path(path))
+    if folder.state["status"] == "finished":
+        return folder
+    if not (folder.path / "config.yaml").is_file() or "data" not in folder.state:
+        raise RunError(f"{folder.path} was stopped before it began: remove it and start again")
+    known = folder.state["data"]
+    if known["fingerprint"] != data.fingerprint:
+        raise RunError(f"{folder.path} was trained on '{known['name']}' as it was then; '{data.name}' differs from it now")
+    config = folder.config
+    recipe = from_plain(kind or systems.find(folder.state["slug"], room="recipes").load(), config["recipe"])
+    options = from_plain(TrainOptions, config["run"])
+    with join_world(options.device, options.shard) as world:
+        if world.main:
+            checkpoint.sweep(folder.checkpoints)
+        barrier(world)
+        begin, notes = checkpoint.newest(folder.checkpoints)
+        if begin is not None and begin.state["recipe"] != config_hash(recipe):
+            raise RunError(f"{folder.path}: config.yaml is not the configuration that the checkpoint was trained with")
+        if begin is not None and begin.state["processes"] != world.size:
+            notes.append(f"went on with {world.size} processes after {begin.state['processes']}")
+        return _train(folder, recipe, data, options, world, evaluators, begin, notes)
+
+
+def _train(
+    folder: RunFolder,
+    recipe: Recipe,
+    data: Dataset,
+    options: TrainOptions,
+    world: World,
+    evaluators: Sequence[Evaluator],
+    begin: Checkpoint | None,
+    notes: list[str],
+) -> RunFolder:
+    """Around the loop: log, signals, status. Whatever goes wrong, the folder says so and can be resumed."""
+    phases = plan(recipe, data, options)
+    start = begin.step if begin else 0
+    if world.main:
+        folder.write_state(status="running", error=None)
+    try:
+        with (
+            Log(
+                folder,
+                start=start,
+                steps=phases[-1].stop,
+                tensorboard=options.tensorboard,
+                progress=options.progress,
+                main=world.main,
+            ) as log,
+            StopSignal() as stop,
+            deterministic(),
+        ):
+            for note in notes:
+                log.note(start, note)
+            run = Training(recipe, data, options, world, folder, log, phases)
+            finished = _loop(run, evaluators, stop, begin)
+    except BaseException as error:
+        if world.main:
+            folder.write_state(status="failed", error=f"{type(error).__name__}: {error}")
+        raise
+    if world.main:
+        folder.write_state(status="finished" if finished else "stopped", step=run.step)
+    barrier(world)
+    return folder
+
+
+def _loop(run: Training, evaluators: Sequence[Evaluator], stop: StopSignal, begin: Checkpoint | None) -> bool:
+    """The one supervised loop. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
+    options, hooks = run.options, run.hooks
+    first = begin.state["stage"] if begin else 0
+    for phase in run.phases[first:]:
+        resumed = begin is not None and phase.index == first
+        run.enter(phase, begin if resumed else None)
+        hooks = run.hooks
+        if phase.index == first:
+            for hook in hooks.values():
+                hook.on_start(run)
+        if not resumed:
+            for hook in hooks.values():
+                hook.on_stage(run, phase.stage)
+        run.restart_clock()
+        while run.step < phase.stop:
+            if options.eval_every and run.step and run.step % options.eval_every == 0:
+                evaluate(run, evaluators)
+            if options.save_every and run.step and run.step % options.save_every == 0:
+                run.save()
+            if run.stopped_by(stop.asked):
+                run.save()
+                return False
+            if (epoch := run.epoch_begins) is not None:
+                for hook in hooks.values():
+                    hook.on_epoch(run, epoch)
+            batch = run.next_batch()
+            for hook in hooks.values():
+                hook.before_step(run, batch)
+            outcome = run.backward(batch)  # features in chunks, losses once, gradients of the whole batch
+            run.update(outcome, batch)  # clipping, optimiser, what the module remembers
+            losses = run.report(outcome, batch)
+            for hook in hooks.values():
+                hook.after_step(run, losses)
+        run.save()  # before the hooks, which are asked again when the run resumes from here
+        for hook in hooks.values():
+            hook.on_stage_end(run, phase.stage)
+    for hook in hooks.values():
+        hook.on_end(run)
+    evaluate(run, evaluators)  # of what is deployed
+    deployed = run.recipe.deploy(run.whole_model().eval())
+    if run.world.main:
+        deployed.save(run.folder.model)
+    barrier(run.world)
+    return True
+
+
+def evaluate(run: Training, evaluators: Sequence[Evaluator]) -> None:
+    """One line of the log with every evaluator's numbers, unless the log has this step's already. The main process works."""
+    if not evaluators:
+        return
+    model = run.whole_model().eval()
+    if run.world.main and run.journal.evaluated < run.step:
+        deployed = run.recipe.deploy(model)
+        with torch.no_grad():
+            numbers = {f"{name}/{key}": value for name, ask in evaluators for key, value in ask(deployed).items()}
+        run.log("eval", **numbers)
+    run.model.train()
+    barrier(run.world)
+    run.restart_clock()
+
+
+class StopSignal:
+    """Takes SIGTERM and SIGINT as a wish to stop after the step; a second SIGINT or SIGTERM acts as it always does."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()

@@ -1,0 +1,56 @@
+"""How a run is carried out: everything that is not the recipe. Part of `config.yaml`, section "run"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diptych.core.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16"]
+Shard = Literal["none", "ddp", "fsdp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """Options of `fit`.
+
+    steps        optimiser steps; 0 takes the recipe's `steps`, or else its `epochs`
+    workers      loader processes; the samples and their random numbers do not depend on it
+    save_every   steps between checkpoints; 0 saves only at the end and when stopped
+    keep         checkpoints that stay on disk, at least two, so that a damaged one costs `save_every` steps and not the run
+    micro_batch  samples that go through the model at once; 0 is the whole batch of a process. Smaller ones save memory and
+                 change nothing else: gradients stay those of the whole batch (`gradient_cache.py`)
+    precision    "auto" is bf16 where the processor multiplies it in hardware, else fp32; weights are kept in fp32 either way
+    device       "auto" takes CUDA when there is one
+    eval_every   steps between evaluations; 0 evaluates once, at the end
+    log_every    steps between lines of `metrics.jsonl`
+    shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
+    bad_limit    share of samples that may fail before the run stops
+    """
+
+    seed: int = 0
+    steps: int = 0
+    workers: int = 0
+    save_every: int = 200
+    keep: int = 2
+    micro_batch: int = 0
+    precision: Precision = "auto"
+    device: str = "auto"
+    eval_every: int = 0
+    log_every: int = 10
+    shard: Shard = "none"
+    bad_limit: float = 0.01
+    tensorboard: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "workers", "save_every", "micro_batch", "eval_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)} (expected 0 or more)")
+        if self.keep < 2:
+            raise ConfigError(f"keep is {self.keep} (expected at least 2: a damaged checkpoint needs one before it)")
+        if self.log_every < 1:
+            raise ConfigError(f"log_every is {self.log_every} (expected at least 1)")
+        if not 0.0 <= self.bad_limit <= 1.0:
+            raise ConfigError(f"bad_limit is {self.bad_limit} (expected a share between 0 and 1)")

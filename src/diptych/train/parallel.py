@@ -1,0 +1,164 @@
+"""Several processes, one run: who am I, how is the model wrapped, what must be put together again.
+
+Processes are started by `torchrun`; a run that is not sees one process and every function here is free. NCCL carries CUDA
+tensors, gloo those on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from diptych.core.errors import ConfigError
+from diptych.train.options import Shard
+from diptych.train.precision import choose_device
+
+PATIENCE = timedelta(hours=2)  # the other processes wait while the first one evaluates
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among the others. `main` is the one that writes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def join_world(device: str, shard: Shard) -> Iterator[World]:
+    """Joins the processes that `torchrun` started, leaves them at the end; a group that exists already is used and kept."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, choose_device(device))
+        return
+    if shard == "none":
+        raise ConfigError(f"torchrun started {size} processes, but shard is none (expected ddp or fsdp)")
+    here = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    owner = not dist.is_initialized()
+    if owner:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield World(dist.get_rank(), size, here)
+    finally:
+        if owner:
+            dist.destroy_process_group()
+
+
+def wrap(model: nn.Module, world: World, shard: Shard) -> nn.Module:
+    """The module to call in training. "fsdp" cuts the parameters of `model` itself into shards (DTensors), each block of a
+    stack of equal blocks on its own, and returns it; "ddp" returns a wrapper around it."""
+    if world.size == 1 or shard == "none":
+        return model
+    if shard == "ddp":
+        ids = [world.device.index] if world.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for stack in list(model.modules()):
+        blocks = list(stack.children()) if isinstance(stack, nn.ModuleList | nn.Sequential) else []
+        if len(blocks) > 1 and len({type(b) for b in blocks}) == 1 and any(True for _ in blocks[0].children()):
+            for block in blocks:
+                fully_shard(block, mesh=mesh)
+    return cast(nn.Module, fully_shard(model, mesh=mesh))
+
+
+def unsynced(module: nn.Module) -> Callable[[], AbstractContextManager[object]]:
+    """Opens regions whose backward passes add to the gradients of this process and average nothing."""
+    if isinstance(module, DistributedDataParallel):
+        return module.no_sync
+    return (lambda: _fsdp_unsynced(module)) if isinstance(module, FSDPModule) else nullcontext
+
+
+@contextmanager
+def _fsdp_unsynced(module: FSDPModule) -> Iterator[None]:
+    module.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(True)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole tensor on every process; itself when it is not sharded. All processes have to ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor cut and placed as `other` is."""
+    tensor = tensor.to(other.device)
+    if isinstance(other, DTensor) and not isinstance(tensor, DTensor):
+        return cast(Tensor, distribute_tensor(tensor, other.device_mesh, other.placements))
+    return tensor
+
+
+def whole(value: Any) -> Any:
+    """A tree of plain values and tensors with every sharded tensor put together."""
+    if isinstance(value, Tensor):
+        return full(value)
+    if isinstance(value, Mapping):
+        return {key: whole(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [whole(item) for item in value]
+    return value
+
+
+def average(values: Mapping[str, Tensor], world: World) -> dict[str, float]:
+    """The mean over processes of named scalars."""
+    if not values:
+        return {}
+    numbers = torch.stack([value.detach().reshape(()).to(torch.float64) for value in values.values()])
+    if world.size > 1:
+        dist.all_reduce(numbers)
+        numbers /= world.size
+    return dict(zip(values, numbers.tolist(), strict=True))
+
+
+def anywhere(flag: bool, world: World) -> bool:
+    """Whether the flag is up on any process."""
+    if world.size == 1:
+        return flag
+    seen = torch.tensor(int(flag))
+    dist.all_reduce(seen, op=dist.ReduceOp.MAX)
+    return bool(seen)
+
+
+def gather_text(text: str, world: World) -> list[str]:
+    """The texts of all processes, by rank."""
+    if world.size == 1:
+        return [text]
+    mine = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world.size)]
+    dist.all_gather(sizes, torch.tensor([len(mine)]))
+    longest = max(int(size) for size in sizes)
+    if longest == 0:
+        return [""] * world.size
+    rows = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world.size)]
+    dist.all_gather(rows, torch.nn.functional.pad(mine, (0, longest - len(mine))))
+    return [bytes(row[: int(size)].tolist()).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def barrier(world: World) -> None:
+    """Waits for the others. A reduction of one number, because gloo serves it with NCCL beside it too."""
+    if world.size > 1:
+        dist.all_reduce(torch.zeros(1))

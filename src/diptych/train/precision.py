@@ -1,0 +1,66 @@
+"""Which device and which number format a run uses, and how features come back to full precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from diptych.core.environment import environment
+from diptych.core.errors import ConfigError
+from diptych.train.options import Precision
+
+Autocast = Callable[[], AbstractContextManager[object]]
+"""Opens a fresh region each time: the cast weights of a region that ran without gradient must not serve one that needs it."""
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """ "auto" is this process's CUDA device when there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device is {name!r} (expected auto, cpu or cuda)") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"device is {name!r}, but torch {torch.__version__} finds no CUDA device (expected cpu)")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def choose_precision(wish: Precision, device: torch.device) -> Precision:
+    """What "auto" means on this machine: "bf16" where it is faster than float32 in hardware, else "fp32"."""
+    if wish != "auto":
+        return wish
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    flags = environment()["processor_flags"]
+    return "bf16" if device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags) else "fp32"
+
+
+def autocast(precision: Precision, device: torch.device) -> Autocast:
+    """Regions in which matrix products run in bf16. Double precision models are never cast down."""
+    if precision != "bf16":
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Deterministic kernels where PyTorch has them, a warning where it has none; the setting before comes back."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # costs a pass over every new tensor, finds bugs only
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = fill

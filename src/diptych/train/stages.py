@@ -1,0 +1,71 @@
+"""The phases of a run on one line of steps, and the data that each trains on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.core.contracts import Dataset, Recipe, Run, Stage
+from diptych.core.errors import ConfigError
+from diptych.data.build import build, open_built
+from diptych.data.dataset import Pool
+from diptych.train.options import TrainOptions
+from diptych.train.parallel import World, barrier
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stage with its place in the run: steps `start` up to `stop`, counted over the whole run."""
+
+    index: int
+    stage: Stage
+    start: int
+    stop: int
+
+
+def total_steps(recipe: Recipe, data: Dataset, options: TrainOptions) -> int:
+    """Optimiser steps of the run: those of the options, else of the recipe, else its epochs over the data."""
+    steps = options.steps or recipe.steps or math.ceil(recipe.epochs * len(data) / recipe.batch_size)
+    if steps < 1:
+        raise ConfigError(f"a run of {steps} steps trains nothing: {len(data)} samples, {recipe.epochs} epochs")
+    return steps
+
+
+def plan(recipe: Recipe, data: Dataset, options: TrainOptions) -> list[Phase]:
+    """Cuts the run's steps by the shares of its stages; a recipe without stages is one phase. Every stage gets a step at least.
+
+    `recipe` is prepared, so that its stages' recipes can be derived from it; their own `stages` are not asked for.
+    """
+    stages = list(recipe.stages()) or [Stage(name=recipe.slug or "main", recipe=recipe)]
+    total, shares = total_steps(recipe, data, options), sum(stage.share for stage in stages)
+    if any(stage.share <= 0 for stage in stages) or total < len(stages):
+        raise ConfigError(f"{total} steps cannot be shared by stages {[(s.name, s.share) for s in stages]}")
+    phases: list[Phase] = []
+    start, passed = 0, 0.0
+    for index, stage in enumerate(stages):
+        passed += stage.share
+        later = len(stages) - index - 1
+        stop = min(max(start + 1, round(total * passed / shares)), total - later)
+        phases.append(Phase(index, stage, start, stop))
+        start = stop
+    return phases
+
+
+def stage_data(phase: Phase, data: Dataset, run: Run, folder: Path, world: World) -> Dataset:
+    """The rows that a phase trains on: those of the run, those it keeps, or those that it makes.
+
+    Made samples are built once, as a data set under `folder`; a resumed run reads what the stopped one made.
+    """
+    stage = phase.stage
+    if stage.make is not None:
+        path = folder / f"{phase.index:02d}-{stage.name}"
+        if world.main and not (path / "diptych.json").is_file():
+            build(Pool.from_samples(stage.make(run), name=f"{data.name}/{stage.name}"), path, overwrite=True)
+        barrier(world)
+        data = open_built(path)
+    if stage.keep is not None:
+        data = data.select([row for row in range(len(data)) if stage.keep(data[row])])
+    if len(data) == 0:
+        raise ConfigError(f"stage '{stage.name}' has no samples to train on")
+    return data

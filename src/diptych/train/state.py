@@ -1,0 +1,325 @@
+"""A run in progress: model, optimiser, data position and hooks of the phase it is in. `fit.py` moves it along."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diptych.core.config import config_hash, to_plain
+from diptych.core.contracts import Dataset, Hook, Recipe
+from diptych.core.errors import ConfigError, RunError
+from diptych.core.randomness import keyed_seed
+from diptych.core.run_folder import RunFolder
+from diptych.data.stream import Step, batches
+from diptych.train import checkpoint, gradient_cache
+from diptych.train.checkpoint import Checkpoint
+from diptych.train.gradient_cache import Outcome
+from diptych.train.log import Log, quarantined
+from diptych.train.optimise import (
+    build_optimiser,
+    clip,
+    freeze,
+    learning_rate,
+    optimiser_state,
+    set_learning_rate,
+    silent_parameters,
+)
+from diptych.train.options import TrainOptions
+from diptych.train.parallel import World, anywhere, average, barrier, full, gather_text, like, unsynced, whole, wrap
+from diptych.train.precision import autocast, choose_precision
+from diptych.train.stages import Phase, plan, stage_data
+
+
+class Training:
+    """What `fit` and `estimate` drive, and what hooks see as `contracts.Run`.
+
+    `step` counts finished optimiser steps over all phases; `model` is the bare module and `module` what is called in training
+    (the same, a data-parallel wrapper around it, or itself with its parameters sharded).
+    """
+
+    model: nn.Module
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        options: TrainOptions,
+        world: World,
+        folder: RunFolder,
+        log: Log,
+        phases: Sequence[Phase] | None = None,
+    ) -> None:
+        self.whole_recipe, self.whole_data, self.options = recipe, data, options
+        self.world, self.folder, self.journal = world, folder, log
+        self.phases = list(phases or plan(recipe, data, options))
+        self.phase = self.phases[0]
+        self.steps = self.phases[-1].stop
+        self.step = 0
+        self.hooks: dict[str, Hook] = {}
+        self.precision = choose_precision(options.precision, world.device)
+        self.autocast = autocast(self.precision, world.device)
+        self._stream: Iterator[Step] = iter(())
+        self._failures: list[str] = []
+        self._saved = -1
+        self._since = time.perf_counter()
+        self._logged = 0
+        self.rate = self.grad_norm = 0.0
+
+    # ------------------------------------------------------------ phases
+
+    def enter(self, phase: Phase, begin: Checkpoint | None = None) -> None:
+        """Builds model, optimiser and data of a phase. With `begin`, a checkpoint taken within it, takes everything from there;
+        else weights come from the module of the phase before."""
+        before = self.whole_model() if hasattr(self, "model") else None
+        self.phase = phase
+        if phase.stage.recipe.batch_size % self.world.size:
+            raise ConfigError(f"batch_size {self.recipe.batch_size} cannot be shared equally by {self.world.size} processes")
+        if before is not None and begin is None:
+            self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
+        self._add_hooks(phase)
+        torch.manual_seed(keyed_seed(self.options.seed, "model", phase.index))
+        model = self.recipe.model()
+        if begin is not None:
+            for key, state in begin.hooks.items():
+                if key not in self.hooks:
+                    raise RunError(f"the checkpoint of step {begin.step} knows a hook '{key}', the recipe does not")
+                self.hooks[key].load(state)
+            for hook in self.hooks.values():
+                model = hook.reshape(model)
+            load_weights(model, begin.model, self.recipe)
+            self.step = self._saved = begin.step
+        elif before is not None:
+            carry = phase.stage.carry or carry_equal
+            carry(before, model)
+        self._adopt(model)
+        if begin is not None:
+            self._load_optimiser(begin)
+        if before is None or begin is not None:
+            self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
+        self._stream = self._open(self.options.seed if phase.index == 0 else keyed_seed(self.options.seed, "stage", phase.index))
+
+    def _add_hooks(self, phase: Phase) -> None:
+        """The run's hooks live through all phases; a phase brings its own when its recipe is another system."""
+        if not self.hooks:
+            self.hooks = {f"{n}:{hook.name}": hook for n, hook in enumerate(self.whole_recipe.hooks())}
+        self.hooks = {key: hook for key, hook in self.hooks.items() if not key.startswith("stage")}
+        if type(phase.stage.recipe) is not type(self.whole_recipe):
+            own = phase.stage.recipe.hooks()
+            self.hooks |= {f"stage{phase.index}:{n}:{hook.name}": hook for n, hook in enumerate(own)}
+
+    def _adopt(self, model: nn.Module) -> None:
+        self.model = model.to(self.world.device)
+        self.model.train()
+        freeze(self.model, self.recipe.optimiser())
+        self.module = wrap(self.model, self.world, self.options.shard)
+        self.optimiser = build_optimiser(self.model, self.recipe.optimiser())
+
+    def _open(self, seed: int) -> Iterator[Step]:
+        return batches(
+            self.data,
+            self.recipe,
+            seed=seed,
+            start=self.step - self.phase.start,
+            stop=self.phase.stop - self.phase.start,
+            rank=self.world.rank,
+            world=self.world.size,
+            workers=self.options.workers,
+            bad_limit=self.options.bad_limit,
+            known_bad=quarantined(self.folder),
+        )
+
+    # ------------------------------------------------------------ one step
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.phase.stage.recipe
+
+    @property
+    def epoch_begins(self) -> int | None:
+        """The epoch whose first sample is in the step to come; None when no epoch begins there."""
+        size, rows = self.recipe.batch_size, len(self.data)
+        first = (self.step - self.phase.start) * size
+        epoch = (first + size - 1) // rows
+        return epoch if first == 0 or epoch != (first - 1) // rows else None
+
+    def next_batch(self) -> Any:
+        """The batch of the coming step, on the device. From here on the step's random numbers are its own."""
+        torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
+        try:
+            item = next(self._stream)
+        except StopIteration:
+            raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
+        self._failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
+        return item.batch.to(self.world.device)
+
+    def backward(self, batch: Any) -> Outcome:
+        """Gradients of the global batch in every parameter's `grad`; says which parameters get none."""
+        self.optimiser.zero_grad(set_to_none=True)
+        outcome = gradient_cache.backward(
+            self.recipe,
+            self.module,
+            batch,
+            micro_batch=self.options.micro_batch,
+            autocast=self.autocast,
+            unsynced=unsynced(self.module),
+        )
+        if self.step == self.phase.start and (silent := silent_parameters(self.model)):
+            names = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
+            if isinstance(self.module, DistributedDataParallel):
+                raise RunError(f"no gradient reaches {names}: freeze them with a Rule(lr_scale=0), or use --shard fsdp")
+            self.journal.note(self.step, f"no gradient reaches {names}")
+        return outcome
+
+    def update(self, outcome: Outcome, batch: Any) -> None:
+        """Clips, steps, and lets the recipe's module remember. `step` has counted on when this returns."""
+        spec = self.recipe.optimiser()
+        length = self.phase.stop - self.phase.start
+        self.rate = learning_rate(spec, self.step - self.phase.start, length)
+        set_learning_rate(self.optimiser, self.rate)
+        self.grad_norm = clip(self.model.parameters(), spec.clip_norm)
+        self.optimiser.step()
+        self.step += 1
+        with torch.no_grad():
+            self.recipe.after_update(self.model, outcome.features, batch, (self.step - self.phase.start) / length)
+
+    def report(self, outcome: Outcome, batch: Any) -> dict[str, float]:
+        """The step's losses as numbers, averaged over processes; a line in the log when one is due."""
+        due = self.step % self.options.log_every == 0 or self.step == self.steps
+        if not (due or self.hooks):
+            return {}
+        losses = average(outcome.losses, self.world)
+        loss = sum(losses.values())
+        if due:
+            with torch.no_grad():
+                extra = average(self.recipe.metrics(outcome.features, batch), self.world)
+            now = time.perf_counter()
+            seconds, steps = now - self._since, self.step - self._logged
+            speed = {"images_per_second": steps * self.recipe.batch_size / seconds, "seconds": seconds / steps}
+            parts = losses if len(losses) > 1 or "loss" not in losses else {}
+            values = {**parts, **extra, "loss": loss, "lr": self.rate, "grad_norm": self.grad_norm, **speed}
+            self.journal.write(self.step, "train", **{"loss": loss, **values})
+            self._since, self._logged = now, self.step
+            self._write_failures()
+        self.journal.advance(self.step, loss)
+        return losses
+
+    def restart_clock(self) -> None:
+        """Leaves what came between two steps (evaluation, saving) out of the speed."""
+        self._since, self._logged = time.perf_counter(), self.step
+
+    def _write_failures(self) -> None:
+        for text in gather_text("\n".join(self._failures), self.world):
+            self.journal.quarantine(text)
+        self._failures.clear()
+
+    # ------------------------------------------------------------ saving and loading
+
+    def save(self) -> None:
+        """Writes a checkpoint of the finished step, unless there is one already."""
+        if self._saved == self.step:
+            return
+        keep_here = self.world.main
+        model: dict[str, Tensor] = {}
+        for name, tensor in self.model.state_dict().items():
+            if isinstance(tensor, Tensor) and self.recipe.stored(name):
+                value = full(tensor)
+                if keep_here:
+                    model[name] = value.detach().cpu()
+        optimiser: dict[str, dict[str, Tensor | float | int]] = {}
+        for name, key, memory in optimiser_state(self.model, self.optimiser):
+            if keep_here:
+                optimiser.setdefault(name, {})[key] = memory.detach().cpu() if isinstance(memory, Tensor) else memory
+        hooks = {key: whole(hook.state()) for key, hook in self.hooks.items()}
+        self._write_failures()
+        if keep_here:
+            self.journal.sync()
+            state = {
+                "stage": self.phase.index,
+                "steps": self.steps,
+                "seed": self.options.seed,
+                "data": self.whole_data.fingerprint,
+                "recipe": config_hash(self.whole_recipe),
+                "processes": self.world.size,
+            }
+            content = Checkpoint(self.step, state, model, optimiser, hooks)
+            checkpoint.save(self.folder.checkpoints, content, keep=self.options.keep)
+        barrier(self.world)
+        self._saved = self.step
+        self.restart_clock()
+
+    def _load_optimiser(self, begin: Checkpoint) -> None:
+        for name, parameter in self.model.named_parameters():
+            for key, value in begin.optimiser.get(name, {}).items():
+                if isinstance(value, Tensor) and key != "step":
+                    value = like(value, parameter.detach())
+                elif isinstance(value, Tensor) and self.optimiser.defaults.get("fused"):
+                    value = value.to(parameter.device)
+                self.optimiser.state[parameter][key] = value
+
+    def whole_model(self) -> nn.Module:
+        """The model with whole tensors, on every process: itself, or a copy when it is sharded."""
+        if self.options.shard != "fsdp" or self.world.size == 1:
+            return self.model
+        state = {name: full(value) for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
+        with torch.random.fork_rng():
+            model = self.recipe.model()
+        for hook in self.hooks.values():
+            model = hook.reshape(model)
+        model = model.to(self.world.device)
+        load_weights(model, state, self.recipe)
+        return model
+
+    # ------------------------------------------------------------ what hooks may ask for
+
+    def log(self, kind: str, **values: Any) -> None:
+        self.journal.write(self.step, kind, **values)
+
+    def batches(self, count: int, *, seed: int) -> Iterator[Any]:
+        key = keyed_seed(self.options.seed, "extra", seed)
+        rank, world, limit = self.world.rank, self.world.size, self.options.bad_limit
+        for item in batches(self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit):
+            yield item.batch.to(self.world.device)
+
+    def replace_model(self, model: nn.Module) -> None:
+        if self.options.shard == "fsdp" and self.world.size > 1:
+            raise RunError("the model cannot change its structure while it is sharded: use --shard ddp")
+        memory = dict(self.optimiser.state)
+        self._adopt(model)
+        for parameter in self.model.parameters():
+            if parameter in memory:
+                self.optimiser.state[parameter] = memory[parameter]
+
+    def stopped_by(self, asked: bool) -> bool:
+        """Whether any process was asked to stop, so that all stop after the same step."""
+        return anywhere(asked, self.world)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, saved: Mapping[str, Tensor], recipe: Recipe) -> None:
+    """Copies saved tensors into the model; names and shapes have to agree, but for those that the recipe does not store."""
+    own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    missing = [name for name in own if name not in saved and recipe.stored(name)]
+    if missing or (unknown := [name for name in saved if name not in own]):
+        what = f"lacks '{missing[0]}'" if missing else f"has '{unknown[0]}', which the model has not"
+        raise RunError(f"the checkpoint does not fit the model of {type(recipe).__name__}: it {what}")
+    for name, tensor in saved.items():
+        if tensor.shape != own[name].shape:
+            raise RunError(f"'{name}' is {list(tensor.shape)} in the checkpoint and {list(own[name].shape)} in the model")
+        own[name].copy_(like(tensor, own[name]))
+
+
+@torch.no_grad()
+def carry_equal(before: nn.Module, after: nn.Module) -> None:
+    """Copies the tensors whose name and shape are the same in both."""
+    old = before.state_dict()
+    for name, tensor in after.state_dict().items():
+        if isinstance(tensor, Tensor) and isinstance(old.get(name), Tensor) and old[name].shape == tensor.shape:
+            tensor.copy_(old[name])

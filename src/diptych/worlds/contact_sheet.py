@@ -1,0 +1,47 @@
+"""A picture of the first scenes of a data set, in rows. ``python -m diptych.worlds.contact_sheet`` renews those of the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from diptych.core.contracts import Dataset
+from diptych.core.errors import ShapeError
+from diptych.core.image import ArrayImage
+from diptych.worlds.scene_rendering import Pixels
+
+
+def contact_sheet(data: Dataset, *, columns: int = 8, rows: int = 4, scale: int = 2, gap: int = 2) -> Pixels:
+    """Pixels uint8 [H, W, 3]; each image enlarged `scale` times without smoothing, `gap` white pixels between."""
+    tiles = []
+    for row in range(min(columns * rows, len(data))):
+        image = data[row].image
+        if not isinstance(image, ArrayImage):
+            raise ShapeError(f"{data.name} row {row} has no pixels (expected a rendered world)")
+        tile = image.pixels_HWC.repeat(scale, 0).repeat(scale, 1)
+        tiles.append(np.pad(tile, ((0, gap), (0, gap), (0, 0)), constant_values=255))
+    blank = np.full_like(tiles[0], 255)
+    tiles += [blank] * (-len(tiles) % columns)
+    lines = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    return np.concatenate(lines)[:-gap, :-gap] if gap else np.concatenate(lines)
+
+
+def main() -> None:
+    from PIL import Image
+
+    from diptych.worlds.links import links
+    from diptych.worlds.scenes import scenes
+
+    folder = Path("docs/images")
+    folder.mkdir(parents=True, exist_ok=True)
+    sheets = {
+        "scenes": contact_sheet(scenes(32, seed=1)),
+        "links": contact_sheet(links(16, seed=1), rows=2),
+    }
+    for name, pixels in sheets.items():
+        Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Pictures with an alpha channel that scenes are pasted from: the packaged emoji, or any of your own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.errors import DataError, ShapeError
+
+THEMES = ("animals-nature", "food-drink", "travel-places", "objects")  # emoji groups that name things one can place
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cutout:
+    """A noun and its picture, uint8 [H, W, 4] RGBA, cropped to what is opaque."""
+
+    label: str
+    pixels_HWC: npt.NDArray[np.uint8]
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if self.pixels_HWC.ndim != 3 or self.pixels_HWC.shape[2] != 4 or self.pixels_HWC.dtype != np.uint8:
+            shape, kind = list(self.pixels_HWC.shape), self.pixels_HWC.dtype
+            raise ShapeError(f"cut-out {self.label!r} is {kind} {shape} (expected uint8 [H, W, 4] RGBA)")
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.pixels_HWC.tobytes()).hexdigest()[:16]
+
+
+def cutout(label: str, rgba_HWC: npt.NDArray[np.uint8], licence: str = "") -> Cutout:
+    """Crop a picture to its opaque part."""
+    opaque = rgba_HWC[..., 3] > 127
+    if not opaque.any():
+        raise DataError(f"cut-out {label!r} is transparent throughout", expected="pixels with alpha above 127")
+    rows, columns = np.flatnonzero(opaque.any(1)), np.flatnonzero(opaque.any(0))
+    return Cutout(label, np.ascontiguousarray(rgba_HWC[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]), licence)
+
+
+@cache
+def emoji_cutouts(*, style: str = "noto", limit: int = 200, size: int = 64) -> tuple[Cutout, ...]:
+    """Emoji of one style that show a thing (animals, food, vehicles, objects), by label; at most `limit`, evenly taken."""
+    from diptych.data.decode import decode_rgba
+    from diptych.data.read import read
+
+    pool = read("emoji")
+    styles, themes = pool.column("style"), pool.column("group_name")
+    rows = [row for row in range(len(pool)) if styles[row] == style and themes[row] in THEMES]
+    if not rows:
+        raise DataError(f"no emoji of style {style!r} in {', '.join(THEMES)}", expected="a style of the emoji data")
+    found: dict[str, Cutout] = {}
+    for row in rows[:: max(1, len(rows) // limit)][:limit]:
+        sample = pool[row]
+        if sample.image is not None:
+            label = sample.positives("en")[0].string.lower()
+            found.setdefault(label, cutout(label, decode_rgba(sample.image), sample.licence))
+    return tuple(found[label] for label in sorted(found))

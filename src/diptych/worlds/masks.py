@@ -1,0 +1,86 @@
+"""Masks of objects: boxes, run-length codes in the COCO layout, and whether two masks touch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.errors import DataError
+from diptych.core.scene_graph import Box
+
+Mask = npt.NDArray[np.bool_]
+
+
+def box_of(mask_HW: Mask) -> Box | None:
+    """The tight half-open xyxy box in pixels; None for an empty mask."""
+    rows, columns = np.atleast_1d(mask_HW.any(1)), np.atleast_1d(mask_HW.any(0))
+    if not rows.any():
+        return None
+    height, width = mask_HW.shape
+    return (
+        float(columns.argmax()),
+        float(rows.argmax()),
+        float(width - columns[::-1].argmax()),
+        float(height - rows[::-1].argmax()),
+    )
+
+
+def touch(a_HW: Mask, b_HW: Mask) -> bool:
+    """Whether some pixel of one is a pixel of the other or one of its eight neighbours."""
+    grown = np.pad(a_HW, 1)
+    grown = grown[:-2] | grown[1:-1] | grown[2:]
+    grown = grown[:, :-2] | grown[:, 1:-1] | grown[:, 2:]
+    return bool((grown & b_HW).any())
+
+
+def encode(mask_HW: Mask) -> dict[str, Any]:
+    """COCO compressed run-length code: column-major runs, zeros first, as ``{"size": [h, w], "counts": str}``."""
+    flat = np.concatenate(([False], mask_HW.ravel(order="F")))
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    runs = np.diff(edges, prepend=0, append=flat.size - 1).tolist()
+    return {"size": list(mask_HW.shape), "counts": _pack(runs)}
+
+
+def decode(code: dict[str, Any]) -> Mask:
+    """The mask behind a code of `encode` (or of pycocotools)."""
+    height, width = code["size"]
+    runs = _unpack(code["counts"])
+    if sum(runs) != height * width or min(runs, default=0) < 0:
+        raise DataError(f"runs of a mask add up to {sum(runs)}", field="mask", expected=f"{height} x {width}")
+    values = np.arange(len(runs)) % 2 == 1
+    mask: Mask = np.repeat(values, runs).reshape((height, width), order="F")
+    return mask
+
+
+def _pack(runs: list[int]) -> str:
+    """Five bits a character from '0' on, low bits first, the sixth says "goes on". From the fourth run on, what is packed is the
+    difference to the run two before."""
+    out: list[str] = []
+    for i, run in enumerate(runs):
+        value = run - runs[i - 2] if i > 2 else run
+        while True:
+            bits = value & 31
+            value >>= 5
+            more = value != (-1 if bits & 16 else 0)
+            out.append(chr(48 + bits + (32 if more else 0)))
+            if not more:
+                break
+    return "".join(out)
+
+
+def _unpack(text: str) -> list[int]:
+    runs: list[int] = []
+    place = value = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << place
+        place += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << place
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        place = value = 0
+    return runs

@@ -1,0 +1,170 @@
+"""A data set whose samples are rendered when they are asked for: row in, pixels and truth out, nothing stored.
+
+Every sample is a pure function of (seed, split, index), so any process draws the same bytes for the same row, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from diptych.core.config import config_hash
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.randomness import keyed_rng
+from diptych.core.sample import Sample
+
+SPLITS = ("train", "val", "test", "unseen")
+RENDERER = 1  # raised when the same seed would give other pixels or texts
+RANGE = 1 << 40  # scene numbers a split owns; ranges cannot meet
+
+
+class World(Protocol):
+    """The configuration of a world: frozen, picklable, hashed into the fingerprint."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+
+    @property
+    def identity(self) -> Any:
+        """Plain values that change when any sample would."""
+
+    def group(self, split: str, index: int) -> str:
+        """The statement that every caption of this scene makes. Computed without rendering."""
+
+    def sample(self, split: str, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Rows of a world as a `Dataset`. Holds (split, index) pairs and a configuration, so it forks and pickles cheaply."""
+
+    name: str
+    world: World
+    rows: tuple[tuple[str, int], ...]
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        if "fingerprint" not in self._cache:
+            self._cache["fingerprint"] = config_hash([RENDERER, self.name, self.world.identity, self.rows])
+        return str(self._cache["fingerprint"])
+
+    @property
+    def uids(self) -> Sequence[str]:
+        if "uids" not in self._cache:
+            self._cache["uids"] = tuple(uid_of(self.name, self.world.seed, *row) for row in self.rows)
+        uids: Sequence[str] = self._cache["uids"]
+        return uids
+
+    @property
+    def groups(self) -> Sequence[str]:
+        if "groups" not in self._cache:
+            self._cache["groups"] = tuple(self.world.group(*row) for row in self.rows)
+        groups: Sequence[str] = self._cache["groups"]
+        return groups
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        present = {split for split, _ in self.rows}
+        return tuple(split for split in self.world.splits if split in present)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Sample:
+        return self.world.sample(*self.rows[row])
+
+    def select(self, rows: Sequence[int]) -> Rendered:
+        return Rendered(self.name, self.world, tuple(self.rows[row] for row in rows))
+
+    def split(self, name: str) -> Rendered:
+        if name not in self.split_names:
+            raise UnknownName("split", name, self.split_names)
+        return Rendered(self.name, self.world, tuple(row for row in self.rows if row[0] == name))
+
+    def named(self, name: str) -> Rendered:
+        """The same rows under another name."""
+        return Rendered(name, self.world, self.rows)
+
+    def column(self, name: str) -> list[Any]:
+        """One value a row: "uid", "group", "split", or an extra (which renders every row)."""
+        if name == "split":
+            return [split for split, _ in self.rows]
+        if name in ("uid", "group"):
+            return list(self.uids if name == "uid" else self.groups)
+        return [self[row].extras.get(name) for row in range(len(self))]
+
+    def where(self, name: str, value: Any) -> Rendered:
+        return self.select([row for row, found in enumerate(self.column(name)) if found == value])
+
+
+def uid_of(name: str, seed: int, split: str, index: int) -> str:
+    return f"{name}-{seed}-{split}-{index:07d}"
+
+
+def rows_of(world: World, split: str, n: int) -> tuple[tuple[str, int], ...]:
+    """The first `n` rows of a split."""
+    if split not in world.splits:
+        hint = "; 'unseen' needs hold_out=..." if split == "unseen" else ""
+        raise ConfigError(f"this world has no split {split!r} (expected {' | '.join(world.splits)}{hint})")
+    if not 0 < n <= RANGE:
+        raise ConfigError(f"n is {n} (expected 1..2**40 scenes)")
+    return tuple((split, index) for index in range(n))
+
+
+class Dice:
+    """Random numbers of one scene. Drawn in blocks: a scene needs about a hundred, and one call a number would cost more than
+    the rendering."""
+
+    def __init__(self, *key: int | str) -> None:
+        self._rng = keyed_rng(*key)
+        self._block: list[float] = []
+
+    @classmethod
+    def of_scene(cls, name: str, seed: int, split: str, index: int) -> Dice:
+        """The dice of a scene number inside the range that its split owns."""
+        return cls(name, seed, SPLITS.index(split) * RANGE + index)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        if not self._block:
+            self._block = self._rng.random(128).tolist()
+        return low + (high - low) * self._block.pop()
+
+    def below(self, n: int) -> int:
+        return min(int(self.uniform() * n), n - 1)
+
+    def between(self, low: int, high: int) -> int:
+        """A whole number of low..high, both included."""
+        return low + self.below(high - low + 1)
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        return options[self.below(len(options))]
+
+    def weighted(self, options: Sequence[tuple[Any, float]]) -> Any:
+        mark = self.uniform(0.0, sum(weight for _, weight in options))
+        for value, weight in options:
+            mark -= weight
+            if mark < 0:
+                return value
+        return options[-1][0]
+
+    def shuffled(self, options: Sequence[Any]) -> list[Any]:
+        items = list(options)
+        for last in range(len(items) - 1, 0, -1):
+            other = self.below(last + 1)
+            items[last], items[other] = items[other], items[last]
+        return items
+
+    def seed(self) -> int:
+        return int(self.uniform() * (1 << 53))
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Numpy's generator for the parts that need many numbers at once (noise)."""
+    return np.random.Generator(np.random.Philox(key=seed))

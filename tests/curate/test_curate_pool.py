@@ -1,0 +1,136 @@
+"""Steps in a row: what is written, what is resumed, and what a faulty step is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from diptych import curate as room
+from diptych.core.contracts import Curated, Drop
+from diptych.core.errors import RunError, UnknownName
+from diptych.core.image import ArrayImage
+from diptych.core.sample import Sample, Text
+from diptych.curate.exact_duplicates import ExactDuplicates
+from diptych.curate.near_duplicates import NearDuplicates
+from diptych.curate.pool import curate, plan
+from diptych.data.columns import read_table
+from diptych.data.dataset import Pool
+from diptych.worlds import scenes
+
+
+@pytest.fixture
+def data() -> Pool:
+    world = scenes(12, seed=3)
+    samples = [Sample(f"a{row:02d}", world[row].image, (Text("x"),)) for row in range(12)]
+    softer = world[4].image.pixels_HWC.astype(np.int16) + 3
+    samples.append(Sample("b_copy", world[2].image))
+    samples.append(Sample("c_near", ArrayImage(np.clip(softer, 0, 255).astype(np.uint8))))
+    return Pool.from_samples(samples, name="planted")
+
+
+def test_kept_pool_removal_table_and_costs(data: Pool, tmp_path) -> None:
+    result = curate(data, [ExactDuplicates(), NearDuplicates()], tmp_path)
+    assert list(result.kept.uids) == [f"a{row:02d}" for row in range(12)]
+    assert isinstance(result.kept, Pool)
+    removed = read_table(tmp_path, "removed").table.to_pylist()
+    assert [(row["uid"], row["step"], row["reason"].split(":")[0]) for row in removed] == [
+        ("b_copy", "exact_duplicates", "same bytes as a02"),
+        ("c_near", "near_duplicates", "near a04"),
+    ]
+    facts = json.loads((tmp_path / "curation.json").read_text())
+    assert [(step["slug"], step["before"], step["after"]) for step in facts["steps"]] == [
+        ("exact_duplicates", 14, 13),
+        ("near_duplicates", 13, 12),
+    ]
+    assert facts["input"]["fingerprint"] == data.fingerprint
+    assert facts["output"] == {"fingerprint": result.kept.fingerprint, "count": 12}
+    assert read_table(tmp_path, "duplicate_of").table.to_pylist() == [
+        {"uid": "b_copy", "duplicate_of": "a02"},
+        {"uid": "c_near", "duplicate_of": "a04"},
+    ]
+    assert result.lines()[0].startswith("exact_duplicates 14 -> 13")
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Drops one uid and counts how often it ran."""
+
+    slug: ClassVar[str] = "counting"
+    runs: ClassVar[list[str]] = []
+
+    uid: str = "a00"
+
+    def plan(self, data) -> dict:
+        return {"items": len(data), "unit": "nothing", "seconds_each": 0.0, "seconds": 0.0}
+
+    def __call__(self, data) -> Curated:
+        self.runs.append(self.uid)
+        return Curated(tuple(u for u in data.uids if u != self.uid), (Drop(self.uid, self.slug, "chosen"),), {"n": {"a01": 5}})
+
+
+@dataclass(frozen=True)
+class Failing(Counting):
+    slug: ClassVar[str] = "failing"
+
+    def __call__(self, data) -> Curated:
+        raise KeyboardInterrupt
+
+
+def test_a_second_run_resumes_after_the_last_finished_step(data: Pool, tmp_path) -> None:
+    Counting.runs.clear()
+    with pytest.raises(KeyboardInterrupt):
+        curate(data, [Counting("a00"), Failing()], tmp_path)
+    result = curate(data, [Counting("a00"), Counting("a05")], tmp_path)
+    assert Counting.runs == ["a00", "a05"]
+    assert [step.resumed for step in result.steps] == [True, False]
+    assert {drop.uid for drop in result.removed} == {"a00", "a05"}
+    assert result.columns == {"n": {"a01": 5}}
+    curate(data, [Counting("a03"), Counting("a05")], tmp_path)  # another configuration: nothing may be taken over
+    assert Counting.runs == ["a00", "a05", "a03", "a05"]
+    curate(data.select(range(13)), [Counting("a03")], tmp_path)  # other data
+    assert Counting.runs[-1] == "a03"
+    assert len(Counting.runs) == 5
+
+
+@dataclass(frozen=True)
+class Faulty(Counting):
+    slug: ClassVar[str] = "faulty"
+    fault: str = ""
+
+    def __call__(self, data) -> Curated:
+        kept = list(data.uids)
+        if self.fault == "invents":
+            kept.append("nobody")
+        if self.fault == "forgets":
+            kept.pop()
+        drops = (Drop("a01", "faulty", "twice"),) if self.fault == "repeats" else ()
+        return Curated(tuple(kept), drops)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [("invents", "invented uid 'nobody'"), ("forgets", "says nothing about"), ("repeats", "judged a uid twice")],
+)
+def test_a_step_answers_for_every_row_once(data: Pool, fault: str, says: str) -> None:
+    with pytest.raises(RunError, match=says):
+        curate(data, [Faulty(fault=fault)])
+
+
+def test_works_on_worlds_too_and_plans() -> None:
+    world = scenes(10, seed=0)
+    result = curate(world, [ExactDuplicates()])
+    assert len(result.kept) == 10
+    assert result.kept.split("train").name == "scenes"
+    costs = plan(world, [ExactDuplicates(), NearDuplicates()])
+    assert [cost["step"] for cost in costs] == ["exact_duplicates", "near_duplicates"]
+    assert all(cost["items"] == 10 for cost in costs)
+
+
+def test_registry() -> None:
+    assert room.find("near_duplicates") is NearDuplicates
+    with pytest.raises(UnknownName, match="did you mean 'near_duplicates'"):
+        room.find("near_duplicate")

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych.core.errors import ConfigError
+from diptych.data.order import Weighted, order, span
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 200))
+@settings(max_examples=30, deadline=None)
+def test_order_is_a_permutation(seed, epoch, n):
+    assert sorted(order(seed, epoch, n).tolist()) == list(range(n))
+
+
+def test_order_depends_on_seed_and_epoch_and_nothing_else():
+    first = order(0, 0, 100).copy()
+    order.cache_clear()
+    assert (order(0, 0, 100) == first).all()
+    assert (order(0, 1, 100) != first).any()
+    assert (order(1, 0, 100) != first).any()
+    assert order(0, 0, 6).tolist() == [3, 5, 2, 0, 4, 1]  # stays so: stored runs rely on it
+
+
+@given(st.integers(1, 17), st.integers(0, 60), st.integers(0, 60))
+@settings(max_examples=50, deadline=None)
+def test_span_is_a_slice_of_the_concatenated_epochs(n, start, length):
+    whole = [(epoch, int(row)) for epoch in range(130 // n + 1) for row in order(3, epoch, n)]
+    epoch_S, row_S = span(3, n, start, start + length)
+    assert list(zip(epoch_S.tolist(), row_S.tolist(), strict=True)) == whole[start : start + length]
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=30).filter(lambda w: sum(w) > 0.1), st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_weighted_order_draws_each_row_as_often_as_its_weight_says(weights, epoch):
+    n = len(weights)
+    counts = np.bincount(Weighted(tuple(weights))(0, epoch, n), minlength=n)
+    expected = np.asarray(weights) * n / sum(weights)
+    assert counts.sum() == n
+    assert (np.abs(counts - expected) < 1 + 1e-6).all()
+
+
+def test_weighted_order_is_fair_in_the_long_run():
+    draw = Weighted((1.0, 2.0, 0.5, 0.0))
+    counts = np.bincount(np.concatenate([draw(0, epoch, 4) for epoch in range(2000)]), minlength=4) / 2000
+    np.testing.assert_allclose(counts, [8 / 7, 16 / 7, 4 / 7, 0], atol=0.05)
+
+
+def test_impossible_orders_say_what_is_wrong():
+    with pytest.raises(ConfigError, match="no rows"):
+        span(0, 0, 0, 4)
+    with pytest.raises(ConfigError, match="not negative"):
+        Weighted((1.0, -1.0))
+    with pytest.raises(ConfigError, match="2 weights for 3 rows"):
+        Weighted((1.0, 1.0))(0, 0, 3)

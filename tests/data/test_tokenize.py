@@ -1,0 +1,210 @@
+import json
+import multiprocessing
+import pickle
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.data.tokenize import Tokenizer, clip_clean
+
+TEXTS = [
+    "A photo of a Cat!!",
+    "naïve café 😀 1234",
+    "<end_of_text> hi <start_of_text>",
+    "don't &amp;amp; I'll, we've",
+    "日本語 テキスト",
+    "",
+    "  \n a\tb\x07",
+    "ʼn ſ's Ⅷ ½ İ Σας ﬁ",
+    "schÃ¶n â€œquotedâ€",
+    "a red bus left of a tree " * 30,
+]
+CORPUS = ["a red bus", "a Red tree", "two red buses near a tree", "ein roter Bus", "赤いバス", "a bus"] * 4
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return Tokenizer.from_spec("clip")
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return Tokenizer.train(CORPUS, 300)
+
+
+@pytest.mark.parametrize("length", [77, 8])
+def test_clip_ids_equal_open_clips(clip, length):
+    import open_clip
+
+    encoded = clip.encode(TEXTS, length)
+    np.testing.assert_array_equal(encoded.ids_BL, open_clip.tokenize(TEXTS, length).numpy())
+    lengths = [len(open_clip.tokenizer.SimpleTokenizer().encode(text)) + 2 for text in TEXTS]
+    assert encoded.truncated == sum(n > length for n in lengths)
+    assert encoded.mask_BL.sum(1).tolist() == [min(n, length) for n in lengths]
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_text_gives_open_clips_ids(text):
+    import open_clip
+
+    np.testing.assert_array_equal(Tokenizer.from_spec("clip").encode([text], 40).ids_BL, open_clip.tokenize([text], 40).numpy())
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_the_short_cut_of_cleaning_changes_nothing(text):
+    from open_clip.tokenizer import _clean_lower
+
+    assert clip_clean(text) == _clean_lower(text)
+
+
+def test_clip_does_not_import_open_clip():
+    code = "import sys; from diptych.data.tokenize import Tokenizer as T; T.from_spec('clip').encode(['a'], 8); print('open_clip' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_learned_ids_do_not_depend_on_the_order_of_the_texts():
+    rng = random.Random(0)
+    words = ["".join(rng.choice("abcdeé") for _ in range(rng.randint(1, 9))) for _ in range(400)]
+    texts = [" ".join(rng.choice(words) for _ in range(6)) for _ in range(300)]
+    first = Tokenizer.train(texts, 500).to_json()
+    for _ in range(4):
+        rng.shuffle(texts)
+        assert Tokenizer.train(texts, 500).to_json() == first
+
+
+def test_learned_vocabulary(learned):
+    assert [learned.inner.token_to_id(t) for t in ("<pad>", "<sot>", "<eot>", "<unk>")] == [0, 1, 2, 3]
+    assert (learned.pad_id, learned.sot_id, learned.eot_id) == (0, 1, 2)
+    assert learned.vocab_size <= 300
+    row = learned.encode(["A  RED\nbus"], 12).ids_BL
+    np.testing.assert_array_equal(row, learned.encode(["a red bus"], 12).ids_BL)
+    assert learned.decode(row[0]) == "a red bus"
+    spelled = learned.encode(["<eot> a"], 20)
+    assert (spelled.ids_BL == learned.eot_id).sum() == 1  # what a user types is never the end mark
+
+
+@given(st.lists(st.text(max_size=50), min_size=1, max_size=4), st.integers(3, 30))
+@settings(max_examples=80, deadline=None)
+def test_every_row_is_marked_padded_and_counted(texts, length):
+    for tokenizer in (_learned(), Tokenizer.from_spec("clip")):
+        encoded = tokenizer.encode(texts, length)
+        whole = tokenizer.encode(texts, 400)
+        assert encoded.ids_BL.shape == (len(texts), length)
+        assert encoded.truncated == (whole.mask_BL.sum(1) > length).sum()
+        for ids, mask in zip(encoded.ids_BL, encoded.mask_BL, strict=True):
+            n = mask.sum()
+            assert mask[:n].all()
+            assert ids[0] == tokenizer.sot_id
+            assert ids[n - 1] == tokenizer.eot_id
+            assert (ids[n:] == tokenizer.pad_id).all()
+            assert ids.max() < tokenizer.vocab_size
+
+
+_cache = {}
+
+
+def _learned():
+    return _cache.setdefault("learned", Tokenizer.train(CORPUS, 300))
+
+
+def same(a, b):
+    texts = [*CORPUS, *TEXTS]
+    left, right = a.encode(texts, 20), b.encode(texts, 20)
+    np.testing.assert_array_equal(left.ids_BL, right.ids_BL)
+    np.testing.assert_array_equal(left.mask_BL, right.mask_BL)
+    assert left.truncated == right.truncated
+    assert (a.vocab_size, a.pad_id, a.sot_id, a.eot_id) == (b.vocab_size, b.pad_id, b.sot_id, b.eot_id)
+
+
+def test_round_trips(tmp_path, clip, learned):
+    for tokenizer in (clip, learned):
+        same(tokenizer, Tokenizer.from_spec(tokenizer.to_json()))
+        same(tokenizer, pickle.loads(pickle.dumps(tokenizer)))
+        tokenizer.save(tmp_path)
+        same(tokenizer, Tokenizer.load(tmp_path))
+        same(tokenizer, Tokenizer.from_spec(str(tmp_path / "tokenizer.json")))
+        assert Tokenizer.from_spec(tokenizer.to_json()).to_json() == tokenizer.to_json()
+
+
+def test_transformers_reads_what_save_wrote(tmp_path, learned):
+    from transformers import AutoTokenizer
+
+    learned.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(str(tmp_path), local_files_only=True)
+    assert theirs("two red buses")["input_ids"] == learned.encode(["two red buses"], 40).ids_BL[0][
+        learned.encode(["two red buses"], 40).mask_BL[0]
+    ].tolist()
+    assert (theirs.pad_token_id, theirs.eos_token_id) == (learned.pad_id, learned.eot_id)
+
+
+def bert_folder(folder):
+    from transformers import BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "bus", "##es", "."]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    theirs = BertTokenizerFast(vocab=str(folder / "vocab.txt")) if False else BertTokenizerFast(vocab={w: i for i, w in enumerate(words)})
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def test_a_transformers_folder_keeps_its_own_marks(tmp_path):
+    theirs = bert_folder(tmp_path)
+    ours = Tokenizer.from_spec(str(tmp_path))
+    texts = ["A red bus.", "a", "red buses " * 9]
+    expected = theirs(texts, padding="max_length", truncation=True, max_length=8, return_tensors="np")
+    encoded = ours.encode(texts, 8)
+    np.testing.assert_array_equal(encoded.ids_BL, expected["input_ids"])
+    np.testing.assert_array_equal(encoded.mask_BL, expected["attention_mask"].astype(bool))
+    assert encoded.truncated == 1
+    assert (ours.sot_id, ours.eot_id, ours.pad_id) == (2, 3, 0)
+
+
+def test_marks_of_a_file_without_post_processor_come_from_its_side_files(tmp_path):
+    import tokenizers
+
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "bus": 1, "END": 2, "FILL": 3}, unk_token="a"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    (tmp_path / "tokenizer.json").write_text(inner.to_str())
+    with pytest.raises(ConfigError, match="no end-of-text token"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "END"}, "pad_token": "FILL"}))
+    ours = Tokenizer.load(tmp_path)
+    assert ours.encode(["a bus"], 5).ids_BL.tolist() == [[0, 1, 2, 3, 3]]
+    assert ours.sot_id == -1
+
+
+def test_what_cannot_work_is_named(tmp_path, clip):
+    with pytest.raises(ConfigError, match="leaves no room"):
+        clip.encode(["a"], 2)
+    with pytest.raises(ConfigError, match="at least 260"):
+        Tokenizer.train(["a"], 100)
+    with pytest.raises(DataError, match="no text"):
+        Tokenizer.train([" "], 300)
+    with pytest.raises(ConfigError, match=r"no tokenizer\.json"):
+        Tokenizer.from_spec(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="not a tokenizers file"):
+        Tokenizer.load(tmp_path)
+
+
+def _encode_in_child(tokenizer, queue):
+    queue.put(tokenizer.encode(["a red bus"], 8).ids_BL.tolist())
+
+
+def test_a_used_tokenizer_survives_the_fork(learned):
+    expected = learned.encode(["a red bus"] * 64, 8).ids_BL[:1].tolist()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_encode_in_child, args=(learned, queue))
+    child.start()
+    assert queue.get(timeout=30) == expected
+    child.join(30)
+    assert child.exitcode == 0

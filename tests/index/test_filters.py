@@ -1,0 +1,117 @@
+"""What `where` means, and that the engine understands it alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.index.filters import check_where, matches, merge_kinds
+
+ROW = {"split": "train", "side": 40, "score": 0.5, "ok": True}
+KINDS = {"split": "text", "side": "integer", "score": "number", "ok": "boolean"}
+
+
+@pytest.mark.parametrize(
+    ("where", "holds"),
+    [
+        ({}, True),
+        ({"split": "train"}, True),
+        ({"split": "test"}, False),
+        ({"split": ["test", "train"]}, True),
+        ({"side": {">=": 40, "<": 41}}, True),
+        ({"side": {">": 40}}, False),
+        ({"side": {">": 39.5}}, True),
+        ({"score": 0.5, "ok": True}, True),
+        ({"ok": False}, False),
+        ({"absent": "x"}, False),
+    ],
+)
+def test_meaning(where: dict[str, Any], holds: bool) -> None:
+    assert matches(ROW, where) is holds
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "says"),
+    [
+        ({"splt": "train"}, UnknownName, "did you mean 'split'"),
+        ({"split": 3}, ConfigError, "holds text"),
+        ({"split": {">": 3}}, ConfigError, "a range needs numbers"),
+        ({"side": {"=>": 3}}, ConfigError, "expected keys among > >= < <="),
+        ({"side": {}}, ConfigError, "expected keys"),
+        ({"side": []}, ConfigError, "one of nothing"),
+        ({"ok": "yes"}, ConfigError, "holds boolean"),
+        ({"ok": 1}, ConfigError, "holds boolean"),
+    ],
+)
+def test_refused(where: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        check_where(where, KINDS)
+
+
+def test_kinds() -> None:
+    assert merge_kinds({}, [ROW, {"tags": ["x"], "note": None}]) == KINDS
+    assert merge_kinds({"side": "integer"}, [{"side": 1.5}]) == {"side": "number"}
+    with pytest.raises(ConfigError, match="column 'side' holds integer in some rows and text in others"):
+        merge_kinds(KINDS, [{"side": "wide"}])
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One shard for all generated conditions; fixtures of a function would be made for each."""
+    import qdrant_edge as engine
+
+    rng = np.random.default_rng(0)
+    names = ["a", "b", "ä ö", "c.d"]
+    rows = [
+        {
+            "word": names[rng.integers(4)],
+            "whole": int(rng.integers(-3, 4)),
+            "broken number": float(rng.integers(-3, 4)) / 2,
+            "yes.no": bool(rng.integers(2)),
+        }
+        for _ in range(80)
+    ]
+    for row in rows[::7]:
+        del row["whole"]
+    folder = tmp_path_factory.mktemp("filters") / "shard"
+    folder.mkdir()
+    vectors = engine.EdgeVectorParams(size=2, distance=engine.Distance.Dot)
+    shard = engine.EdgeShard.create(str(folder), engine.EdgeConfig(vectors=vectors))
+    stored = [{k: int(v) if isinstance(v, bool) else v for k, v in row.items()} for row in rows]
+    points = [engine.Point(i, [1.0, 0.0], row) for i, row in enumerate(stored)]
+    shard.update(engine.UpdateOperation.upsert_points(points))
+    yield shard, rows
+    shard.close()
+
+
+numbers = st.integers(-3, 3).map(lambda i: i / 2) | st.integers(-3, 3)
+ranges = st.dictionaries(st.sampled_from([">", ">=", "<", "<="]), numbers, min_size=1)
+words = st.sampled_from(["a", "b", "ä ö", "c.d", "none"])
+conditions = st.fixed_dictionaries(
+    {},
+    optional={
+        "word": words | st.lists(words, min_size=1, max_size=3),
+        "whole": numbers | ranges | st.lists(numbers, min_size=1, max_size=3),
+        "broken number": numbers | ranges,
+        "yes.no": st.booleans() | st.just([True, False]),
+    },
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(where=conditions)
+def test_engine_understands_alike(filled: Any, where: dict[str, Any]) -> None:
+    import qdrant_edge as engine
+
+    from diptych.index.filters import engine_filter
+
+    shard, rows = filled
+    kinds = merge_kinds({}, rows)
+    check_where(where, kinds)
+    records, _ = shard.scroll(engine.ScrollRequest(limit=100, filter=engine_filter(where, kinds)))
+    assert sorted(record.id for record in records) == [i for i, row in enumerate(rows) if matches(row, where)]

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diptych.core.contracts import Optimiser, Rule
+from diptych.core.errors import ConfigError, RunError
+from diptych.train.lamb import Lamb
+from diptych.train.optimise import build_optimiser, clip, freeze, learning_rate, set_learning_rate, silent_parameters
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1)).double()
+
+
+def names_of(model: nn.Module, group: dict[str, Any]) -> set[str]:
+    return {name for name, p in model.named_parameters() for q in group["params"] if p is q}
+
+
+def test_groups_follow_dimensions_and_the_first_rule_that_matches() -> None:
+    model = network()
+    rules = (Rule(r"^0\.weight", lr_scale=0.1, decay=False), Rule(r"^0\.", lr_scale=0.0), Rule(r"1\.bias", decay=True))
+    spec = Optimiser(weight_decay=0.3, rules=rules)
+    freeze(model, spec)
+    assert not model[0].bias.requires_grad
+    built = build_optimiser(model, spec)
+    found = {(g["scale"], g["weight_decay"]): names_of(model, g) for g in built.param_groups}
+    assert found == {(0.1, 0.0): {"0.weight"}, (1.0, 0.0): {"1.weight", "2.bias"}, (1.0, 0.3): {"1.bias", "2.weight"}}
+    set_learning_rate(built, 2.0)
+    assert sorted(g["lr"] for g in built.param_groups) == [0.2, 2.0, 2.0]
+
+
+def test_nothing_left_to_train_is_refused() -> None:
+    model = network()
+    spec = Optimiser(rules=(Rule(".", lr_scale=0.0),))
+    freeze(model, spec)
+    with pytest.raises(ConfigError, match="no parameter is left to train"):
+        build_optimiser(model, spec)
+
+
+def train(model: nn.Module, optimiser: torch.optim.Optimizer, steps: int = 8) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    for _ in range(steps):
+        x_BD = torch.randn(16, 4, dtype=torch.float64)
+        optimiser.zero_grad()
+        (model(x_BD).squeeze() - x_BD.sum(1)).square().mean().backward()
+        optimiser.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_adamw_is_the_textbook_rule() -> None:
+    model, lr, decay, (b1, b2), eps = network(), 0.05, 0.2, (0.9, 0.98), 1e-6
+    ours = train(model, build_optimiser(model, Optimiser(lr=lr, weight_decay=decay, betas=(b1, b2), eps=eps)))
+
+    class Naive(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            for p in self.param_groups[0]["params"]:
+                s = self.state[p]
+                s["t"] = s.get("t", 0) + 1
+                s["m"] = b1 * s.get("m", 0) + (1 - b1) * p.grad
+                s["v"] = b2 * s.get("v", 0) + (1 - b2) * p.grad**2
+                mean, square = s["m"] / (1 - b1 ** s["t"]), s["v"] / (1 - b2 ** s["t"])
+                p.sub_(lr * (mean / (square.sqrt() + eps) + (decay * p if p.ndim > 1 else 0)))
+
+    twin = network()
+    for one, other in zip(ours, train(twin, Naive(twin.parameters(), {})), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_sgd_keeps_decay_out_of_the_momentum() -> None:
+    model, lr, decay, momentum = network(), 0.01, 0.5, 0.8
+    built = build_optimiser(model, Optimiser(kind="sgd", lr=lr, weight_decay=decay, betas=(momentum, 0.0)))
+    ours = train(model, built)
+    assert sorted(g["weight_decay"] for g in built.param_groups) == [0.0, decay]
+
+    class Naive(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            for p in self.param_groups[0]["params"]:
+                s = self.state[p]
+                s["m"] = momentum * s.get("m", 0) + p.grad
+                p.sub_(lr * (s["m"] + (decay * p if p.ndim > 1 else 0)))
+
+    twin = network()
+    for one, other in zip(ours, train(twin, Naive(twin.parameters(), {})), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_lamb_equals_the_one_of_timm() -> None:
+    from timm.optim.lamb import Lamb as Reference
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        every = list(model.parameters())
+        return [
+            {"params": [p for p in every if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    model, twin = network(), network()
+    with torch.no_grad():
+        model[0].weight.zero_()  # a norm of zero: ratio one
+        twin[0].weight.zero_()
+    ours = train(model, Lamb(groups(model), lr=0.03, betas=(0.9, 0.99), eps=1e-6))
+    theirs = train(twin, Reference(groups(twin), lr=0.03, betas=(0.9, 0.99), eps=1e-6, max_grad_norm=None))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)  # timm adds eps in another place of the formula
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedule(schedule: Any) -> None:
+    spec = Optimiser(lr=2.0, schedule=schedule, warmup=10, final_lr=0.1)
+    rates = [learning_rate(spec, step, 110) for step in range(111)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == rates[10] == 2.0
+    middle = {"cosine": 1.1, "linear": 1.1, "constant": 2.0}[schedule]
+    assert rates[60] == pytest.approx(middle)
+    assert rates[35] == pytest.approx(
+        {"cosine": 0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi / 4)), "linear": 1.55, "constant": 2.0}[schedule]
+    )
+    assert rates[110] == pytest.approx(2.0 if schedule == "constant" else 0.2)
+
+
+def test_warmup_below_one_is_a_share_of_the_run() -> None:
+    share, steps = Optimiser(warmup=0.25), Optimiser(warmup=5)
+    assert [learning_rate(share, s, 20) for s in range(20)] == [learning_rate(steps, s, 20) for s in range(20)]
+
+
+def test_clip_returns_the_norm_before_and_scales_all_gradients_alike() -> None:
+    model = network()
+    model(torch.randn(3, 4, dtype=torch.float64)).sum().backward()
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    norm = math.sqrt(sum(float(g.square().sum()) for g in before))
+    assert clip(model.parameters(), 0.0) == pytest.approx(norm)
+    assert clip(model.parameters(), norm * 2) == pytest.approx(norm)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True) if p.grad is not None)
+    clip(model.parameters(), norm / 4)
+    for p, g in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.grad, g / 4, rtol=1e-5, atol=0)
+
+
+def test_an_undefined_gradient_stops_the_run_before_the_step() -> None:
+    model = network()
+    (model(torch.randn(3, 4, dtype=torch.float64)).sum() * math.nan).backward()
+    with pytest.raises(RunError, match="the gradient norm is nan: lower lr"):
+        clip(model.parameters(), 1.0)
+
+
+def test_silent_parameters_are_named() -> None:
+    model = network()
+    model[0](torch.randn(3, 4, dtype=torch.float64)).sum().backward()
+    assert silent_parameters(model) == ["1.weight", "1.bias", "2.weight", "2.bias"]

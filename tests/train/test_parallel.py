@@ -1,0 +1,105 @@
+"""One, two and four processes end in the same weights, wrapped by DDP and cut by FSDP2, started as users start them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+
+
+def launch(processes: int, plan: dict[str, Any], *, program: str = "toy.py") -> subprocess.CompletedProcess[str]:
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *start, str(HERE / program), json.dumps(plan)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def trained(processes: int, out: Path, **plan: Any) -> dict[str, torch.Tensor]:
+    done = launch(processes, {"out": str(out), **plan})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(out / "model" / "model.safetensors")
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        if name != "seen":  # counts the rows of a process
+            torch.testing.assert_close(one[name], other[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+RECIPE = {"steps": 6, "clip_norm": 0.5, "average": True}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return trained(1, tmp_path_factory.mktemp("alone") / "run", recipe=RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("processes", "shard", "micro_batch"),
+    [
+        (2, "ddp", 2),
+        (2, "fsdp", 3),
+        pytest.param(2, "ddp", 0, marks=pytest.mark.slow),
+        pytest.param(2, "fsdp", 0, marks=pytest.mark.slow),
+        pytest.param(4, "ddp", 1, marks=pytest.mark.slow),
+        (4, "fsdp", 0),
+    ],
+)
+def test_equals_the_single_process(
+    processes: int, shard: str, micro_batch: int, alone: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    options = {"shard": shard, "micro_batch": micro_batch, "save_every": 4}
+    recipe = {**RECIPE, "witness": str(tmp_path / "witness")}
+    together = trained(processes, tmp_path / "run", recipe=recipe, options=options)
+    assert_equal(alone, together)
+    assert together["log_scale"].shape == (1,)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [6]
+    for rank in range(processes):
+        seen = [json.loads(line) for line in (tmp_path / f"witness.{rank}").read_text().splitlines()]
+        assert all(line["sharded"] if shard == "fsdp" else not line["any"] for line in seen)
+        assert all(len(line["uids"]) == 8 // processes for line in seen)
+
+
+@pytest.mark.parametrize("shard", ["ddp", "fsdp"])
+def test_a_stopped_run_goes_on_with_another_number_of_processes(
+    shard: str, alone: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    recipe = {**RECIPE, "witness": str(tmp_path / "witness"), "stop_at": 2}
+    plan = {"out": str(tmp_path / "run"), "recipe": recipe, "options": {"shard": shard}, "resume": True}
+    first = launch(2, plan)
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+    assert_equal(alone, trained(1, tmp_path / "run", **{key: value for key, value in plan.items() if key != "out"}))
+    assert "went on with 1 processes after 2" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sgd", "lamb"])
+def test_every_optimiser_is_exact_when_sharded(kind: str, tmp_path: Path) -> None:
+    recipe = {**RECIPE, "kind": kind}
+    one = trained(1, tmp_path / "one", recipe=recipe)
+    assert_equal(one, trained(2, tmp_path / "two", recipe=recipe, options={"shard": "fsdp"}))
+
+
+def test_torchrun_without_a_way_to_share_is_refused(tmp_path: Path) -> None:
+    done = launch(2, {"out": str(tmp_path / "run"), "recipe": RECIPE})
+    assert done.returncode != 0
+    assert "torchrun started 2 processes, but shard is none (expected ddp or fsdp)" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_parameter_without_gradient_is_named_under_ddp(tmp_path: Path) -> None:
+    done = launch(2, {"out": str(tmp_path / "run"), "recipe": {**RECIPE, "idle": True}, "options": {"shard": "ddp"}})
+    assert done.returncode != 0
+    assert "no gradient reaches idle.weight" in done.stderr

@@ -1,0 +1,129 @@
+"""Phases of a run: their steps, rows, weights and hooks, and that a stop in any of them changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+from toy import Toy, toy_pool
+
+from diptych.core.contracts import Hook, Stage
+from diptych.core.errors import ConfigError
+from diptych.core.sample import Sample, Text
+from diptych.train.fit import fit, resume
+from diptych.train.options import TrainOptions
+from diptych.train.stages import plan, total_steps
+
+QUIET = TrainOptions(progress=False, log_every=1, save_every=3, precision="fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares(Toy):
+    shares: tuple[float, ...] = (1.0,)
+
+    def stages(self) -> Sequence[Stage]:
+        return [Stage(f"s{n}", self, share=share) for n, share in enumerate(self.shares)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6), st.integers(6, 500))
+def test_phases_cover_all_steps_without_gaps(shares: list[float], steps: int) -> None:
+    phases = plan(Shares(shares=tuple(shares), steps=steps), toy_pool(8), QUIET)
+    assert [phase.start for phase in phases] == [0, *(phase.stop for phase in phases[:-1])]
+    assert phases[-1].stop == steps
+    for phase in phases:
+        assert phase.stop > phase.start
+        fair = steps * phase.stage.share / sum(shares)
+        assert abs((phase.stop - phase.start) - fair) <= len(shares) + 1
+
+
+def test_steps_come_from_options_recipe_or_epochs() -> None:
+    data = toy_pool(50)
+    assert total_steps(Toy(steps=7), data, TrainOptions(steps=3)) == 3
+    assert total_steps(Toy(steps=7), data, TrainOptions()) == 7
+    assert total_steps(Toy(steps=0, epochs=2.0), data, TrainOptions()) == 13  # 100 samples in batches of 8
+    with pytest.raises(ConfigError, match=r"2 steps cannot be shared by stages"):
+        plan(Shares(shares=(1, 1, 1), steps=2), data, QUIET)
+
+
+class Story(Hook):
+    name = "story"
+    told: list[str] = []
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+
+    def on_start(self, run: Any) -> None:
+        self.told.append(f"{self.who} start")
+
+    def on_stage(self, run: Any, stage: Stage) -> None:
+        self.told.append(f"{self.who} {stage.name} {len(run.data)}")
+
+    def on_stage_end(self, run: Any, stage: Stage) -> None:
+        self.told.append(f"{self.who} {stage.name} end {run.step}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Toy):
+    def hooks(self) -> Sequence[Hook]:
+        return [Story("other")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Three(Toy):
+    """Even rows, then another system on all rows, then samples that the model makes."""
+
+    def stages(self) -> Sequence[Stage]:
+        def make(run: Any) -> Iterator[Sample]:
+            for n in range(20):
+                value = float(run.model.log_scale.detach())
+                yield Sample(uid=f"made{n}", texts=(Text(f"{value:.12f}"),))
+
+        def carry(before: nn.Module, after: nn.Module) -> None:
+            after.load_state_dict(before.state_dict())
+            after.log_scale.data.fill_(0.5)
+
+        return [
+            Stage("even", self, share=1, keep=lambda sample: int(sample.uid[1:]) % 2 == 0),
+            Stage("other", Other(dropout=0.1), share=1, carry=carry),
+            Stage("made", replace(self, lr=0.001), share=2, make=make),
+        ]
+
+    def hooks(self) -> Sequence[Hook]:
+        return [Story("run"), *super().hooks()]
+
+
+def test_stages_in_order(tmp_path: Path) -> None:
+    Story.told.clear()
+    run = fit(Three(steps=12, witness=str(tmp_path / "witness")), toy_pool(40), tmp_path / "run", QUIET)
+    assert Story.told == [
+        *("run start", "run even 20", "run even end 3"),
+        *("run other 40", "other other 40", "run other end 6", "other other end 6"),
+        *("run made 20", "run made end 12"),
+    ]
+    lines = list(run.metrics())
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    scales = [line["scale"] for line in lines]
+    assert abs(scales[3] - torch.tensor(0.5).exp()) < 1e-6, "the second stage begins with what carry set"
+    assert scales[6] != pytest.approx(torch.tensor(1.0).exp().item(), abs=1e-3), "the third goes on from the second"
+    assert (run.path / "stages/02-made/diptych.json").is_file()
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5, 7, 11])
+def test_a_stop_in_any_stage_changes_nothing(stop_at: int, tmp_path: Path) -> None:
+    whole = fit(Three(steps=12), toy_pool(40), tmp_path / "whole", QUIET)
+    recipe = Three(steps=12, witness=str(tmp_path / "witness"), stop_at=stop_at)
+    cut = fit(recipe, toy_pool(40), tmp_path / "cut", QUIET)
+    assert cut.state["status"] == ("stopped" if stop_at < 11 else "finished")
+    resume(cut.path, toy_pool(40), kind=Three)
+    one, other = (load_file(run.model / "model.safetensors") for run in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [line["step"] for line in cut.metrics()] == list(range(1, 13))
