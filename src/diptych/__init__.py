@@ -15,9 +15,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from diptych.api import compare, detect, evaluate, index, load, read, train
+    from diptych.api import (
+        compare,
+        estimate,
+        evaluate,
+        evaluate_run,
+        evaluate_splits,
+        index,
+        load,
+        open_index,
+        read,
+        recipe,
+        report,
+        resume,
+        train,
+    )
 
-__all__ = ["__version__", "compare", "detect", "evaluate", "index", "load", "read", "train"]
+__all__ = [
+    "__version__",
+    "compare",
+    "estimate",
+    "evaluate",
+    "evaluate_run",
+    "evaluate_splits",
+    "index",
+    "load",
+    "open_index",
+    "read",
+    "recipe",
+    "report",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

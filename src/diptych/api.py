@@ -20,6 +20,7 @@ from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from diptych.claims.compare import Arm, Comparison
     from diptych.core.contracts import Embedder, Task
     from diptych.core.result import Result
     from diptych.index.dense import DenseIndex
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-KINDS = {
-    "dual_encoder": "diptych.models.embedder:PairEmbedder",
-    "locked": "diptych.models.locked:LockedEmbedder",
-}
 FOREIGN = ("hf:", "open_clip:", "timm:")
 
 
@@ -191,11 +188,13 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
     from diptych.data.dataset import Pool
     from diptych.data.inspect import inspect
     from diptych.data.split import leaks
+    from diptych.recipes.pairs import PairRecipe
 
     if not isinstance(rows, Pool):
         return [f"{rows.name}: {len(rows):,} samples, rendered as they are needed"]
-    own = {"tokenizer": made.words(), "text_length": made.text_length} if hasattr(made, "words") else {}
-    return inspect(rows, batch_size=made.batch_size, **own).lines() + (leaks(whole).lines() if split_names(whole) else [])
+    words = made.words() if isinstance(made, PairRecipe) else None
+    length = made.text_length if isinstance(made, PairRecipe) else 0
+    return inspect(rows, tokenizer=words, text_length=length, batch_size=made.batch_size).lines() + (leaks(whole).lines() if split_names(whole) else [])
 
 
 def validators(whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
@@ -236,29 +235,14 @@ def load(name: str | Path, *, download: bool = False) -> Embedder:
 
         foreign: Embedder = load_foreign(str(name), download=download)
         return foreign
+    from diptych.models.deployed import open_model
+
     folder = Path(name)
     if (folder / "run.json").is_file():
         if not (folder / "model" / "config.json").is_file():
             raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
         folder = folder / "model"
-    return _deployed(folder)
-
-
-def _deployed(folder: Path) -> Embedder:
-    import json
-    from importlib import import_module
-
-    file = folder / "config.json"
-    if not file.is_file():
-        raise RunError(
-            f"{folder} is not a model: it has no config.json (expected a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME)"
-        )
-    kind = json.loads(file.read_text(encoding="utf-8")).get("kind", "")
-    if kind not in KINDS:
-        hint = f"; for a transformers folder say hf:{folder}" if not kind else ""
-        raise RunError(f"{file}: no kind of model that this version knows ('{kind}'; expected {', '.join(KINDS)}){hint}")
-    module, _, attribute = KINDS[kind].partition(":")
-    model: Embedder = getattr(import_module(module), attribute).load(folder)
+    model: Embedder = open_model(folder)
     return model
 
 
@@ -316,6 +300,14 @@ def evaluate_run(run: str | Path | RunFolder, data: Any = None) -> dict[str, Res
     return evaluate_splits(load(folder.path), "retrieval", source, out=folder.records)
 
 
+def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
+    """The retrieval results that a run folder holds, by the name of the held-out rows."""
+    from diptych.report.evaluation import kept_results
+
+    folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+    return {kept.part.rpartition("/")[2]: kept.result for kept in kept_results(folder.records)}
+
+
 def report(run: str | Path) -> Path:
     """Write `report.html` of a run: one file that opens offline."""
     from diptych.report.run import run_report
@@ -323,6 +315,85 @@ def report(run: str | Path) -> Path:
     folder = RunFolder.open(Path(run))
     source = folder.state.get("source", "")
     return run_report(folder, read(source) if source else None)
+
+
+# ---------------------------------------------------------------- comparison
+
+
+def compare(
+    arms: Sequence[str | Path | Recipe | Embedder],
+    data: Any,
+    *,
+    tasks: Sequence[str] = ("retrieval",),
+    seeds: int | Sequence[int] = 5,
+    budget: str = "",
+    preset: str = "tiny",
+    out: str | Path = "runs/compare",
+    options: TrainOptions | None = None,
+    download: bool = False,
+    say: Say | None = None,
+    **changes: Any,
+) -> Comparison:
+    """Which helps on these data: several recipes under one budget, or several models that are there already.
+
+    arms     slugs, with options if they differ in some ("clip:lr=2e-4"), or recipe objects; or run folders, "hf:", "open_clip:"
+             and model objects. The others are measured against the first
+    tasks    "retrieval", "zero_shot:label=group_name", ...; all on every held-out split
+    seeds    how many (0, 1, ...), or which; three at least for a verdict
+    budget   "steps:N", "samples:N" or "seconds:N" of training; "" takes the steps of the first recipe
+    out      folder of the cells: what is finished there is read, what is half done goes on
+    changes  fields of every recipe: batch_size=64
+    """
+    from diptych.claims.compare import compare as run_comparison
+    from diptych.claims.spelling import Budget
+
+    count = range(seeds) if isinstance(seeds, int) else tuple(seeds)
+    if not count:
+        raise ConfigError(f"seeds is {seeds} (expected 1 or more; three at least for a verdict)")
+    if "steps" in changes:
+        raise ConfigError("steps are what the budget gives: say budget steps:N")
+    spend = Budget.parse(budget) if budget else None
+    sides = [_arm(arm, preset, changes, download) for arm in arms]
+    whole = read(data)
+    for side, arm in zip(sides, arms, strict=True):
+        if side.recipe is not None:
+            refuse_missing(side.recipe, training_rows(whole))
+        elif isinstance(arm, str | Path):
+            _refuse_other_data(arm, whole)
+    return run_comparison(
+        sides,
+        whole,
+        Path(out),
+        source=str(data) if isinstance(data, str | Path) else "",
+        tasks=tasks,
+        seeds=count,
+        budget=spend,
+        options=options,
+        say=say or (lambda line: None),
+    )
+
+
+def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> Arm:
+    from diptych.claims.compare import Arm
+    from diptych.claims.spelling import spelled
+
+    if isinstance(arm, Recipe):
+        return Arm(arm.slug, recipe(arm, **changes))
+    if not isinstance(arm, str | Path):
+        return Arm(str(arm.name), model=arm)
+    words = str(arm)
+    if words.startswith(FOREIGN) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
+        return Arm(words, model=load(arm, download=download))
+    name, own = spelled(words)
+    return Arm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
+
+
+def _refuse_other_data(address: str | Path, whole: Any) -> None:
+    """A run folder is compared on the data that it was trained on."""
+    from diptych.claims.compare import check_version
+
+    if (Path(address) / "run.json").is_file():
+        check_version(str(address), RunFolder.open(Path(address)).state, whole)
 
 
 # ---------------------------------------------------------------- search

@@ -106,7 +106,7 @@ def test_groups_are_equal_numbers_in_every_process():
     assert group_B[0] == group_B[2] != group_B[1]
     assert len(set(group_B.tolist())) == 4
     assert group_B.min() >= 0
-    assert group_B[0].item() == 6236826129023166183
+    assert group_B[0].item() == 7622437683465426984  # stays so: stored runs rely on it
 
 
 def test_whole_images_and_flips():

@@ -118,8 +118,7 @@ def test_what_goes_in_comes_out(tmp_path_factory: pytest.TempPathFactory, made: 
         assert (again.image is None) == (sample.image is None)
         if again.image is not None and sample.image is not None:
             assert again.image.read() == sample.image.read()
-    opened._fingerprint = ""
-    assert opened.fingerprint == report.fingerprint  # what is written down is what the content gives
+    assert opened.content_fingerprint() == report.fingerprint  # what is written down is what the content gives
 
 
 def test_pixels_are_stored_without_loss(tmp_path: Path) -> None:
@@ -261,11 +260,11 @@ def test_a_stopped_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     build(small_pool(), tmp_path / "whole", shard_samples=8)
     store, calls = shards.store_shard, []
 
-    def stop(pool: Pool, rows: list[int], path: Path, *, check: bool) -> shards.Stored:
+    def stop(pool: Pool, rows: list[int], path: Path, **options: Any) -> shards.Stored:
         calls.append(path.name)
         if len(calls) == at + 1:
             raise Killed
-        return store(pool, rows, path, check=check)
+        return store(pool, rows, path, **options)
 
     monkeypatch.setattr("diptych.data.build.store_shard", stop)
     with pytest.raises(Killed):
@@ -301,11 +300,11 @@ def test_kill_9_loses_nothing_that_was_finished(tmp_path: Path) -> None:
         from test_build import small_pool
         from diptych.data import build as module
         real, calls = module.store_shard, []
-        def store(pool, rows, path, *, check):
+        def store(pool, rows, path, **options):
             calls.append(path)
             if len(calls) == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return real(pool, rows, path, check=check)
+            return real(pool, rows, path, **options)
         module.store_shard = store
         module.build(small_pool(), {str(tmp_path / "out")!r}, shard_samples=8)
         """)

@@ -184,3 +184,13 @@ def test_a_large_pool_is_small() -> None:
     pool = Pool("large", {"uid": uids}, Texts.by_uid(table, uids), LooseFiles("/x", pa.array([f"{i}.jpg" for i in range(n)])))
     assert pool.select(np.arange(n)[::-1])[0].texts[0].string == f"a caption of picture {n - 1}"
     assert len(pickle.dumps(pool)) < 160 * n
+
+
+def test_a_column_changes_the_fingerprint_only_where_it_belongs_to_it() -> None:
+    pool = Pool.from_samples(samples())
+    assert (
+        pool.fingerprint
+        == pool.with_columns({"score": range(12)}).fingerprint
+        == pool.with_columns({"split": ["x"] * 12}).fingerprint
+    )
+    assert pool.with_columns({"group": ["x"] * 12}).fingerprint not in ("", pool.fingerprint)

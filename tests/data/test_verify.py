@@ -105,3 +105,21 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path, folder: Path) -> None:
     (folder / "diptych.json").write_text(json.dumps({**mark, "format": 99}))
     with pytest.raises(DataError, match="data format 99"):
         verify(folder)
+
+
+def test_images_end_to_end_in_one_plain_file(folder: Path) -> None:
+    """Shards need not be tars: offsets, sizes and hashes are all that reading needs."""
+    manifest = pq.read_table(folder / "manifest.parquet")
+    blob, offsets = b"", []
+    for row in manifest.to_pylist():
+        offsets.append(len(blob) if row["image_offset"] >= 0 else -1)
+        tar = (folder / "shards" / row["shard"]).read_bytes()
+        blob += tar[row["image_offset"] : row["image_offset"] + row["image_size"]] if row["image_offset"] >= 0 else b""
+    for file in (folder / "shards").iterdir():
+        file.unlink()
+    (folder / "shards/all.bin").write_bytes(blob)
+    manifest = manifest.set_column(1, "shard", pa.array(["all.bin"] * len(manifest)))
+    pq.write_table(manifest.set_column(2, "image_offset", pa.array(offsets, pa.int64())), folder / "manifest.parquet")
+    assert verify(folder).ok
+    (folder / "shards/all.bin").write_bytes(bytes(len(blob)))
+    assert len(verify(folder, update=False).bad) == 9

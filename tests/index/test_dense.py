@@ -125,6 +125,7 @@ def test_broken_images_cost_only_themselves(kit: Any, tmp_path: Path) -> None:
     blind = replace(good[0], uid="blind", image=None)
     with DenseIndex.build(kit.model(), Pool.from_samples([*bad, *good, blind]), tmp_path / "index") as index:
         assert len(index) == 5
+        assert index.add(Pool.from_samples(bad)) == 0  # the same ones again: named once
         assert [(u.uid, "truncated" in u.reason) for u in index.info.unreadable] == [("bad0", True), ("bad1", True)]
     with pytest.raises(DataError, match="nothing in 'samples' could be embedded"):
         DenseIndex.build(kit.model(), Pool.from_samples(bad), tmp_path / "none")

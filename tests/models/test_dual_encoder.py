@@ -113,6 +113,23 @@ def test_a_small_open_clip_gives_the_same_embeddings() -> None:
         from_open_clip({"visual.trunk.stem": torch.zeros(1)})
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_training_step_on_cuda_equals_one_on_cpu() -> None:
+    after = {}
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = small(bias=-10.0).to(device)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        pairs = model(*(part.to(device) for part in inputs()))
+        loss = (pairs.scale * pairs.image_ND @ pairs.text_ND.T + pairs.bias).square().mean()
+        loss.backward()
+        optimiser.step()
+        after[device] = [loss, *model.parameters()]
+    for ours, theirs in zip(after["cpu"], after["cuda"], strict=True):
+        torch.testing.assert_close(theirs.detach().cpu(), ours.detach(), atol=1e-3, rtol=1e-3)
+
+
 def _rank(rank: int, folder: str) -> None:
     """Gradients and clamp of a model with one learned number, plain against both wrappers, on two processes."""
     from torch.distributed.fsdp import fully_shard

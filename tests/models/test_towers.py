@@ -141,7 +141,10 @@ def test_transformers_encoder_from_a_folder(tmp_path: Path, pooling: str) -> Non
     import transformers
 
     tower = text_tower(f"hf:{bert(tmp_path)}", pooling=pooling).eval()
-    ids_BL, mask_BL = torch.tensor([[5, 6, 7, 0], [8, 9, 0, 0]]), torch.tensor([[True, True, True, False], [True, True, False, False]])
+    ids_BL, mask_BL = (
+        torch.tensor([[5, 6, 7, 0], [8, 9, 0, 0]]),
+        torch.tensor([[True, True, True, False], [True, True, False, False]]),
+    )
     theirs = transformers.BertModel.from_pretrained(tmp_path).eval()
     hidden_BLD = theirs(ids_BL, attention_mask=mask_BL.long()).last_hidden_state
     expected = hidden_BLD[:, 0] if pooling == "cls" else torch.stack([hidden_BLD[0, :3].mean(0), hidden_BLD[1, :2].mean(0)])

@@ -281,7 +281,7 @@ def test_bad_samples_go_to_quarantine_and_too_many_stop_the_run(tmp_path: Path) 
     assert {line["uid"] for line in lines} == {"s3", "s7"}
     assert all(line["stage"] == "image" and line["reason"] for line in lines)
     broken = Pool.from_samples([Sample(uid=f"s{n}", image=bad if n % 2 else good) for n in range(40)], name="broken")
-    with pytest.raises(Exception, match="more than the limit of 1.0%"):
+    with pytest.raises(Exception, match=r"more than the limit of 1\.0%"):
         fit(Toy(steps=10), broken, tmp_path / "broken", QUIET)
     assert RunFolder.open(tmp_path / "broken").state["status"] == "failed"
 

@@ -43,21 +43,22 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("processes", "shard", "micro_batch"),
+    ("processes", "shard", "micro_batch", "tiled"),
     [
-        (2, "ddp", 2),
-        (2, "fsdp", 3),
-        pytest.param(2, "ddp", 0, marks=pytest.mark.slow),
-        pytest.param(2, "fsdp", 0, marks=pytest.mark.slow),
-        pytest.param(4, "ddp", 1, marks=pytest.mark.slow),
-        (4, "fsdp", 0),
+        (2, "ddp", 2, True),
+        (2, "fsdp", 3, False),
+        (4, "fsdp", 0, True),
+        pytest.param(2, "ddp", 0, False, marks=pytest.mark.slow),
+        pytest.param(2, "fsdp", 0, True, marks=pytest.mark.slow),
+        pytest.param(4, "ddp", 1, True, marks=pytest.mark.slow),
     ],
 )
 def test_equals_the_single_process(
-    processes: int, shard: str, micro_batch: int, alone: dict[str, torch.Tensor], tmp_path: Path
+    processes: int, shard: str, micro_batch: int, tiled: bool, alone: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
+    """`alone` has the dense loss; `tiled` ones take the library's own, so that both are compared."""
     options = {"shard": shard, "micro_batch": micro_batch, "save_every": 4}
-    recipe = {**RECIPE, "witness": str(tmp_path / "witness")}
+    recipe = {**RECIPE, "witness": str(tmp_path / "witness"), "tiled": tiled}
     together = trained(processes, tmp_path / "run", recipe=recipe, options=options)
     assert_equal(alone, together)
     assert together["log_scale"].shape == (1,)
@@ -69,7 +70,7 @@ def test_equals_the_single_process(
         assert all(len(line["uids"]) == 8 // processes for line in seen)
 
 
-@pytest.mark.parametrize("shard", ["ddp", "fsdp"])
+@pytest.mark.parametrize("shard", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_with_another_number_of_processes(
     shard: str, alone: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from toy import Toy, toy_pool
 
-from diptych.core.errors import RunError
+from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.train import checkpoint
 from diptych.train.fit import fit, resume
@@ -178,6 +178,14 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_fresh_start(stopped: RunFolde
 def test_other_data_is_refused(stopped: RunFolder) -> None:
     with pytest.raises(RunError, match=r"was trained on 'toy' as it was then; 'toy' differs from it now"):
         resume(stopped.path, toy_pool(51), kind=Toy)
+
+
+def test_only_options_that_do_not_change_what_is_learned_may_change(stopped: RunFolder, small: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"seed cannot change in the middle of a run \(these can: device, keep, "):
+        resume(stopped.path, toy_pool(), kind=Toy, changes={"seed": 1})
+    run = resume(stopped.path, toy_pool(), kind=Toy, changes={"workers": 1, "save_every": 1, "keep": 3})
+    assert checkpoint.steps_of(run.checkpoints) == [10, 11, 12]
+    assert (run.model / "model.safetensors").read_bytes() == small
 
 
 def test_an_edited_configuration_is_refused(stopped: RunFolder) -> None:

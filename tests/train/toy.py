@@ -1,5 +1,6 @@
 """A contrastive recipe of a few thousand parameters, with what makes training hard to repeat: dropout, per-draw noise, a learned
-temperature, a buffer that remembers, hooks. `run_toy` is also the program that tests start, kill and distribute."""
+temperature, a buffer that remembers, hooks. The file is also the program that tests
+start, kill and distribute."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from diptych.core.files import atomic_folder, write_json
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.objectives.info_nce import info_nce
 from diptych.train.hooks import WeightAverage
 
 WIDTH = 12
@@ -142,6 +144,7 @@ class Toy(Recipe):
     pause: float = 0.0
     stop_at: int = 0
     idle: bool = False
+    tiled: bool = False
 
     def model(self) -> nn.Module:
         model = ToyModel(self.dropout)
@@ -161,6 +164,9 @@ class Toy(Recipe):
         return model(batch.image_BD, batch.text_BD)
 
     def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        if self.tiled:
+            loss, _ = info_nce(features.image_ND, features.text_ND, scale=features.scale, tile=3)
+            return {"rows": loss / 2, "columns": loss / 2}
         image_ND, text_ND = gathered(features.image_ND), gathered(features.text_ND)
         logits_NN = features.scale * image_ND @ text_ND.T
         truth_N = torch.arange(len(image_ND), device=image_ND.device)

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.core.errors import ConfigError, DiptychError, UnknownName
+from diptych.core.errors import ConfigError, DataError, DiptychError, UnknownName
 from diptych.core.sample import Sample
+from diptych.data.build import build, open_built
+from diptych.data.read import read
 from diptych.worlds import resolve, scenes
 from diptych.worlds.contact_sheet import contact_sheet
 from diptych.worlds.cutouts import cutout
@@ -325,3 +327,30 @@ def test_contact_sheet_holds_the_images() -> None:
     sheet = contact_sheet(data, columns=3, rows=2, scale=1, gap=1)
     assert sheet.shape == (129, 194, 3)
     assert (sheet[:64, 65:129] == data[1].image.pixels_HWC).all()
+
+
+def test_a_world_can_be_written_and_read_again(tmp_path) -> None:
+    data = resolve("world:scenes?n=12&val=2&test=2")
+    build(data.to_pool(), tmp_path / "built", progress=False)
+    again = open_built(tmp_path / "built")
+    rows = {uid: row for row, uid in enumerate(again.uids)}
+    assert set(again.split_names) == {"train", "val", "test"}
+    for row, uid in enumerate(data.uids):
+        want, got = data[row], again[rows[uid]]
+        assert (got.texts, got.regions, got.relations, got.group) == (want.texts, want.regions, want.relations, want.group)
+        assert got.extras["negatives"] == want.extras["negatives"]
+
+
+def test_packaged_emoji_as_cutouts() -> None:
+    try:
+        read("emoji")
+    except DataError as error:
+        pytest.skip(str(error))
+    data = scenes(20, seed=1, look="cutouts")
+    for row in range(20):
+        sample = data[row]
+        assert sample.licence
+        assert (0, sample.extras["predicate"], 1) in {(r.subject, r.predicate, r.object) for r in sample.relations}
+    held = data.world.nouns[0]
+    unseen = scenes(5, seed=1, look="cutouts", hold_out=[held], split="unseen")
+    assert all(held in [r.label for r in unseen[row].regions[:2]] for row in range(5))

@@ -20,6 +20,7 @@ COMMANDS = {
     "curate": "run a curation operator over a pool, with a reason for every dropped row",
     "train": "train a recipe on your data",
     "eval": "evaluate a model on a task, with intervals",
+    "compare": "several recipes or models, one budget: intervals, verdicts, cost, a report",
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
     "classify": "name what is in an image, from your own list",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ class Columns:
     language: Annotated[str, arg(help="a column, or a code such as en")] = ""
 
     def given(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if getattr(self, name)}
+        return {f.name: getattr(self, f.name) for f in fields(Columns) if getattr(self, f.name)}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Curation steps by slug."""
+"""Curation steps by slug: those whose whole configuration is plain values.
+
+Steps that hold a trained model (`near_duplicates.NearDuplicateEmbeddings`) are made in Python.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from diptych.core.errors import UnknownName
 ENTRIES = {
     "exact_duplicates": "diptych.curate.exact_duplicates:ExactDuplicates",
     "near_duplicates": "diptych.curate.near_duplicates:NearDuplicates",
-    "near_duplicate_embeddings": "diptych.curate.near_duplicates:NearDuplicateEmbeddings",
 }
 
 

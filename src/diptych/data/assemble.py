@@ -228,8 +228,7 @@ def _columns(found: Found, chosen: Chosen, table: pa.Table, uids: pa.Array) -> t
     dropped = []
     for part in table.schema:
         name = part.name
-        # a caption that served as text, or a path, is no extra; a column that is the group may be one as well
-        if not name or name in chosen.text or name == chosen.image or name in columns or name == chosen.others.get("uid"):
+        if not name or name in chosen.used:  # texts, the image, the group ... are where they belong, not among the extras as well
             continue
         if name in IDENTITY or name in STORED:
             dropped.append(name)

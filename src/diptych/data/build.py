@@ -17,7 +17,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diptych.core.config import config_hash
 from diptych.core.errors import DataError, RunError
@@ -93,12 +94,16 @@ def build(
         plan = _plan(pool.uids, shard_samples)
         stored: list[Stored] = []
         kept = 0
-        for number, rows in enumerate(_with_bar(plan, progress)):
-            path = out / SHARDS / f"{number:05d}.tar"
-            key = config_hash({**config, "uids": [pool.uids[row] for row in rows]})
-            done = _read_part(path, key)
-            kept += done is not None
-            stored.append(done if done is not None else _write_part(path, key, store_shard(pool, rows, path, check=check)))
+        with _bar(len(pool), progress) as advance:
+            for number, rows in enumerate(plan):
+                path = out / SHARDS / f"{number:05d}.tar"
+                key = config_hash({**config, "uids": [pool.uids[row] for row in rows]})
+                if (done := _read_part(path, key)) is not None:
+                    kept += 1
+                    advance(len(rows))
+                else:
+                    done = _write_part(path, key, store_shard(pool, rows, path, check=check, tick=lambda: advance(1)))
+                stored.append(done)
         _write_tables(pool, out, stored, plan, config)
     return _report(out, kept=kept)
 
@@ -113,10 +118,11 @@ def open_built(path: Path | str, *, tables: tuple[str, ...] = ()) -> Pool:
     manifest = read_parquet(folder / MANIFEST)
     if manifest.num_rows != mark["count"]:
         raise DataError(f"has {manifest.num_rows:,} rows but {MARK} says {mark['count']:,}", file=folder / MANIFEST)
-    columns = {name: manifest[name].combine_chunks() for name in manifest.column_names}
+    empty = [name for name in ("group", "licence", "source", "split") if pc.all(pc.equal(manifest[name], "")).as_py()]
+    columns = {name: manifest[name].combine_chunks() for name in manifest.column_names if name not in empty}
     shards = columns["shard"].dictionary_encode()
     images = Slices(
-        tuple(str(folder / SHARDS / name) for name in shards.dictionary.to_pylist()),
+        tuple(folder / SHARDS / name for name in shards.dictionary.to_pylist()),
         np.where(columns["image_offset"].to_numpy() < 0, -1, shards.indices.to_numpy()).astype(np.int32),
         columns["image_offset"].to_numpy(),
         columns["image_size"].to_numpy(),
@@ -296,16 +302,15 @@ def _disk_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _with_bar(plan: list[list[int]], progress: bool) -> Iterator[list[int]]:
-    """The shards to write, with a bar on stderr that counts samples."""
+@contextmanager
+def _bar(total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """A function that counts samples on a bar on stderr, or nowhere."""
     if not progress:
-        yield from plan
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("building", total=sum(map(len, plan)))
-        for rows in plan:
-            yield rows
-            bar.advance(task, len(rows))
+        task = bar.add_task("building", total=total)
+        yield lambda count: bar.advance(task, count)

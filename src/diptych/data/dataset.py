@@ -81,6 +81,7 @@ class Pool:
         self._rows: Ints = np.arange(len(self._columns["uid"])) if rows is None else rows
         self._fingerprint = fingerprint
         self._uids: tuple[str, ...] | None = None
+        self._groups: tuple[str, ...] | None = None
         hidden = {*IDENTITY, *STORED}
         self._extras = [n for n in self._columns if n not in hidden]
         if rows is None:
@@ -135,15 +136,15 @@ class Pool:
             if values[base] is not None:
                 extras[key] = values[base]
         return Sample(
-            uid=self._columns["uid"][base].as_py(),
-            image=self._images.source(base),
-            texts=self._texts.of(base),
-            regions=tuple(map(region_of, self._regions.row(base))) if self._regions else (),
-            relations=tuple(map(relation_of, self._relations.row(base))) if self._relations else (),
-            group=self._string("group", base),
-            licence=self._string("licence", base),
-            source=self._string("source", base),
-            extras=extras,
+            self._columns["uid"][base].as_py(),
+            self._images.source(base),
+            self._texts.of(base),
+            tuple(map(region_of, self._regions.row(base))) if self._regions else (),
+            tuple(map(relation_of, self._relations.row(base))) if self._relations else (),
+            self._string("group", base),
+            self._string("licence", base),
+            self._string("source", base),
+            extras,
         )
 
     def __iter__(self) -> Iterator[Sample]:
@@ -166,9 +167,11 @@ class Pool:
         return self._uids
 
     @property
-    def groups(self) -> list[str]:
+    def groups(self) -> tuple[str, ...]:
         """One a row; a row without a group is its own (its uid)."""
-        return [group or uid for group, uid in zip(self.column("group"), self.uids, strict=True)]
+        if self._groups is None:
+            self._groups = tuple(group or uid for group, uid in zip(self.column("group"), self.uids, strict=True))
+        return self._groups
 
     @property
     def column_names(self) -> list[str]:
@@ -322,6 +325,7 @@ class Pool:
             columns={**{k: v for k, v in self._columns.items() if k not in names}, **new},
             objects={**{k: v for k, v in self._objects.items() if k not in names}, **spread},
             json_columns=(self._json - names) | set(json_columns),
+            fingerprint="" if names & {"group", "sha256"} else self._fingerprint,
         )
 
     def named(self, name: str) -> Pool:
@@ -371,10 +375,11 @@ class Pool:
     def fingerprint(self) -> str:
         """Sixteen hex digits over every uid, its texts, group and image (sha256 where known, else size), in whatever order."""
         if not self._fingerprint:
-            self._fingerprint = self._compute_fingerprint()
+            self._fingerprint = self.content_fingerprint()
         return self._fingerprint
 
-    def _compute_fingerprint(self) -> str:
+    def content_fingerprint(self) -> str:
+        """The fingerprint worked out from the content, whatever was written down."""
         uids, groups = self.uids, self.column("group")
         hashes = self.column("sha256") if "sha256" in self._columns else [None] * len(self)
         digest = hashlib.sha256()

@@ -51,7 +51,7 @@ class LooseFiles:
 class Slices:
     """Images inside larger files: file number (-1: no image), first byte and size of each, and a member name for messages."""
 
-    files: tuple[str, ...]
+    files: tuple[Path, ...]
     file_N: npt.NDArray[np.int32]
     offset_N: Ints
     size_N: Ints
@@ -61,7 +61,7 @@ class Slices:
         file = self.file_N[row]
         if file < 0:
             return None
-        return SliceImage(Path(self.files[file]), int(self.offset_N[row]), int(self.size_N[row]), self.members[row].as_py())
+        return SliceImage(self.files[file], self.offset_N[row].item(), self.size_N[row].item(), self.members[row].as_py())
 
     def identity(self, row: int) -> str:
         return f"size {self.size_N[row]}" if self.file_N[row] >= 0 else ""

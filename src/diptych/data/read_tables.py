@@ -87,7 +87,7 @@ def _stack(tables: list[pa.Table], paths: Sequence[Path]) -> pa.Table:
             raise DataError(f"its columns do not fit those of {paths[0]}: {error}", file=paths[-1]) from error
 
 
-def load_table(path: Path, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, list[int]]:
+def load_table(path: Path, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
     """The table, and the row number of each row in its file (empty: counted from 0 without gaps)."""
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
@@ -98,7 +98,7 @@ def load_table(path: Path, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, li
     return _load_csv(path, data, "\t" if suffix == ".tsv" else ",", wanted, bad)
 
 
-def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, list[int]]:
+def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
     """Columns that hold paths, texts or identities stay strings; the others get a type. Rows count from 1, without the header."""
     from pyarrow import csv as arrow_csv
 
@@ -131,11 +131,11 @@ def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list
     except pa.ArrowException as error:
         raise DataError(f"is not readable as a table: {str(error).splitlines()[0]}", file=path) from error
     skipped = set(wrong)
-    numbers = [row for row in range(1, table.num_rows + len(skipped) + 1) if row not in skipped]
-    return table, numbers
+    every = range(1, table.num_rows + len(skipped) + 1)
+    return table, [row for row in every if row not in skipped] if skipped else every
 
 
-def _load_jsonl(path: Path, data: bytes, bad: list[Bad]) -> tuple[pa.Table, list[int]]:
+def _load_jsonl(path: Path, data: bytes, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
     """An object a line; lines count from 1. A line that is no object costs that line."""
     rows, numbers = Rows(), []
     at = 0

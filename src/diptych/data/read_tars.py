@@ -68,7 +68,7 @@ def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
         raise DataError(f"no sample with an image{first}", file=paths[0], expected="members KEY.jpg and KEY.txt or KEY.json")
     files, offsets, sizes, members = zip(*gathered.images, strict=True)
     images = Slices(
-        tuple(map(str, paths)),
+        tuple(paths),
         np.array(files, np.int32),
         np.array(offsets, np.int64),
         np.array(sizes, np.int64),

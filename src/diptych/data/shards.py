@@ -7,7 +7,7 @@ import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,12 +104,15 @@ def write_bytes(file: IO[bytes], data: bytes) -> None:
     file.write(data)
 
 
-def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool) -> Stored:
-    """Write the samples of these rows to `path` and its index beside it; what cannot be read or decoded is returned as bad."""
+def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: Callable[[], None] = lambda: None) -> Stored:
+    """Write the samples of these rows to `path` and its index beside it; what cannot be used comes back as bad.
+
+    `tick` is called after each sample."""
     records: list[dict[str, Any]] = []
     bad: list[Bad] = []
     with ShardWriter(path) as writer:
         for sample, image in _checked(pool, rows, check):
+            tick()
             if isinstance(image, Bad):
                 bad.append(image)
                 continue

@@ -32,7 +32,8 @@ def fields_of(data: bytes, uid: str, file: str) -> dict[str, Any] | Bad:
         return text
     try:
         value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # fails where half a surrogate pair was spelled out
     except json.JSONDecodeError as error:
         return Bad(
             uid, "text", f"is not JSON: {error.msg} at byte {len(text[: error.pos].encode('utf-8', 'surrogatepass'))}", file

@@ -122,10 +122,9 @@ class _Walk:
             except ValueError as error:
                 self.problems.append(Problem(at, f"unreadable tar header at byte {at:,} ({error}): everything after it is lost"))
                 return self._index()
-            if after > self.size:
-                return self._index()
             at = after
-        if not ended:
+        if not ended and not (self.problems and self.problems[-1].byte == self.size):
+            at = min(at, self.size)
             self.problems.append(Problem(at, f"cut at byte {at:,}: the end mark is missing, and with it whatever came after"))
         return self._index()
 
@@ -155,7 +154,7 @@ class _Walk:
         if start + size > self.size:
             self._cut(start + size, name)
             return self.size + 1
-        if kind == b"5":
+        if kind == b"5" or (kind == b"\0" and name.endswith("/")):
             return after
         if kind not in (b"0", b"\0", b"7"):
             self.problems.append(Problem(at, "is a link or device, not a file: refused", name))

@@ -283,7 +283,11 @@ def _named(inner: tokenizers.Tokenizer, config: dict[str, Any], keys: Sequence[s
 
 @lru_cache(maxsize=1)
 def _clip_json() -> str:
-    """CLIP's byte pairs as a tokenizers file, from the vocabulary that open_clip ships; open_clip itself is not imported."""
+    """CLIP's byte pairs as a tokenizers file, from the vocabulary that open_clip ships; open_clip itself is not imported.
+
+    Ids equal open_clip's but for letters of scripts that Unicode added lately, which the two regular-expression engines do not
+    yet both take for letters.
+    """
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError("CLIP's vocabulary comes with the package open_clip_torch, which is not installed")

@@ -83,8 +83,8 @@ class Chosen:
 
 
 def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: bool = True) -> Chosen:
-    """Match what is wanted with the columns that are there."""
-    image = _named(wanted.image, names, file) or _guess("image", IMAGE_NAMES, names, file)
+    """Match what is wanted with the columns that are there. No column is taken for the image where images are known already."""
+    image = (_named(wanted.image, names, file) or _guess("image", IMAGE_NAMES, names, file)) if image_needed else None
     if image is None and image_needed:
         raise DataError(f"no column looks like images; columns are {', '.join(names)}", file=file, expected="image=COLUMN")
     if wanted.text is not None:
@@ -100,7 +100,7 @@ def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: boo
             language = asked
             continue
         found = _named(asked, names, file) or next((name for name in usual if name in names and name != image), None)
-        if found and found not in text:
+        if found and (asked or found not in text):
             others[field] = found
     return Chosen(image, text, others, language)
 

@@ -240,7 +240,8 @@ class DenseIndex:
         if points:
             self._open_shard().update(engine.UpdateOperation.upsert_points(points))
         if block.unreadable:
-            self._facts["unreadable"] += [asdict(u) for u in block.unreadable]
+            known = {u["uid"]: u for u in self._facts["unreadable"]} | {u.uid: asdict(u) for u in block.unreadable}
+            self._facts["unreadable"] = list(known.values())
             write_json(self.folder / "index.json", self._facts)
 
     def _declare(self, columns: dict[str, Kind]) -> None:

@@ -1,0 +1,1 @@
+"""Modules and what runs them: towers, dual encoders, heads over frozen encoders, embedders, other libraries' models, export."""

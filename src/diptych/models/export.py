@@ -6,11 +6,13 @@ Letters: B batch, C channel, H W, L tokens.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.core.files import atomic_folder, write_json
@@ -164,7 +166,8 @@ class _Text(nn.Module):
 
 
 def to_onnx(embedder: PairEmbedder, folder: Path) -> None:
-    """Write image.onnx (image -> embedding), text.onnx (ids, mask -> embedding), tokenizer.json and preprocess.json.
+    """Write image.onnx (image -> embedding), text.onnx (ids, mask -> embedding), tokenizer.json and preprocess.json. A text tower
+    that pools at the end of the text reads no mask, and its text.onnx has no such input.
 
     The batch is free in both; texts are padded to the model's text length. Images go in preprocessed; embeddings come out
     unit-norm.
@@ -187,13 +190,16 @@ def to_onnx(embedder: PairEmbedder, folder: Path) -> None:
 def _write(module: nn.Module, example: tuple[Tensor, ...], path: Path, names: list[str]) -> None:
     free = {name: {0: "batch"} for name in [*names, "embedding"]}
     # The older exporter: it needs nothing but `onnx`, and keeps the batch free without constraints to solve.
-    torch.onnx.export(
-        module.eval(),
-        example,
-        str(path),
-        input_names=names,
-        output_names=["embedding"],
-        dynamic_axes=free,
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)  # our shape checks become constants, as they should
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            module.eval(),
+            example,
+            str(path),
+            input_names=names,
+            output_names=["embedding"],
+            dynamic_axes=free,
+            opset_version=OPSET,
+            dynamo=False,
+        )

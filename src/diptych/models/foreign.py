@@ -6,6 +6,7 @@ Letters: B batch, C channel, H W, L tokens.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,14 @@ def _open_clip(spec: str, arch: str, wanted: str, download: bool) -> Embedding:
     if "hf_tokenizer_name" in settings["text_cfg"] and not download:
         raise ConfigError(f"{spec} needs a tokenizer from the hub; pass --download to fetch it")
     path, tag = _weights(spec, wanted, download, tags=open_clip.list_pretrained_tags_by_model(arch))
-    with torch.random.fork_rng(devices=[], enabled=wanted != "random"):
-        inner = open_clip.create_model(arch, pretrained=str(path) if path else tag, weights_only=True, pretrained_text=False)
+    weights = str(path) if path else tag
+    try:
+        with torch.random.fork_rng(devices=[], enabled=wanted != "random"):
+            inner = open_clip.create_model(arch, pretrained=weights, weights_only=True, pretrained_text=False)
+    except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
+        if path is None:
+            raise
+        raise DataError("not a file of tensors that fit", file=path, expected=f"a state dict of {arch}") from error
     model = OpenClipPair(inner.float(), int(settings["embed_dim"])).eval()
     tokenizer = OpenClipTokenizer(open_clip.get_tokenizer(arch))
     return Embedding(model, from_open_clip(inner.visual.preprocess_cfg), tokenizer, int(inner.context_length), spec)
@@ -240,7 +247,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError and others for the same fault
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise DataError("not a file of tensors", file=path, expected=".safetensors, or .pth with a state dict") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

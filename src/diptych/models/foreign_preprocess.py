@@ -1,4 +1,4 @@
-"""Other libraries' image settings as our `Preprocess`. Settings that it cannot express are refused, never approximated."""
+"""Other libraries' image settings as our `Preprocess`. What it cannot express is refused; the one exception is `from_timm`'s."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def from_open_clip(settings: Mapping[str, Any]) -> Preprocess:
 
 
 def from_timm(model: Any) -> Preprocess:
-    """From a timm model's settings; its share of the picture that is kept (`crop_pct`) is taken as all of it."""
+    """From a timm model's settings. The margin that timm cuts off before it resizes (`crop_pct` below 1) is kept in the picture."""
     import timm
 
     settings = timm.data.resolve_model_data_config(model)

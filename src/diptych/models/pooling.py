@@ -14,7 +14,7 @@ def mean_pool(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
 
 def pool_at(tokens_BLD: Tensor, position_B: Tensor) -> Tensor:
     """The token at one position a row."""
-    return tokens_BLD[torch.arange(len(tokens_BLD), device=tokens_BLD.device), position_B]
+    return tokens_BLD.gather(1, position_B[:, None, None].expand(-1, 1, tokens_BLD.shape[2])).squeeze(1)
 
 
 def first_position(ids_BL: Tensor, wanted: int) -> Tensor:

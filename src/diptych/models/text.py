@@ -68,12 +68,12 @@ class TextTransformer(Tower):
         end_B = self._end(text, mask_BL) if self.pooling == "eot" else None
         if mask_BL is None:
             places_L = torch.arange(text.shape[1], device=text.device)
-            mask_BL = places_L.expand(len(text), -1) <= (end_B[:, None] if end_B is not None else self.length)
+            mask_BL = places_L.expand(text.shape[0], -1) <= (end_B[:, None] if end_B is not None else self.length)
         return Tokens(x_BLD, mask_BL, mean_pool(x_BLD, mask_BL) if end_B is None else pool_at(x_BLD, end_B))
 
     def _end(self, text: Tensor, mask_BL: Tensor | None) -> Tensor:
         if text.ndim == 2 and self.eot_id is not None:
             return first_position(text, self.eot_id)
         if mask_BL is None:
-            return torch.full((len(text),), text.shape[1] - 1, device=text.device)
+            return torch.full((text.shape[0],), text.shape[1] - 1, device=text.device)
         return last_real(mask_BL)

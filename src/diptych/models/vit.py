@@ -44,7 +44,7 @@ class VisionTransformer(Tower):
             expected = ["B", 3, self.image_size, self.image_size]
             raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
         patch_BPD = self.patches(image_BCHW).flatten(2).transpose(1, 2)
-        class_B1D = self.class_token_D.to(patch_BPD.dtype).expand(len(patch_BPD), 1, -1)
+        class_B1D = self.class_token_D.to(patch_BPD.dtype).expand(patch_BPD.shape[0], 1, -1)
         x_BPD = torch.cat([class_B1D, patch_BPD], dim=1) + self.position_PD.to(patch_BPD.dtype)
         x_BPD = self.norm_after(self.transformer(self.norm_before(x_BPD)))
         tokens_BPD = x_BPD[:, 1:]

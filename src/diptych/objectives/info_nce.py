@@ -206,7 +206,8 @@ class _Tiled(torch.autograd.Function):
                     row.add(strip_S, slice(at, at + len(score_SC)))
                     column.add(strip_N, slice(None))
         column = column.over_processes(plan.process_group)
-        if not pairing.one_positive and bool(torch.minimum(row.target[:rows].amin(), column.target.amin()) <= 0):
+        targets = [row.target[:rows]] * plan.by_row + [column.target] * plan.by_column
+        if not pairing.one_positive and bool(torch.cat(targets).amin() <= 0):
             raise ConfigError("targets must be above 0 somewhere in every row, and in the column of every image's own text")
         mine = slice(pairing.offset, pairing.offset + rows)
         row_N = row.loss(plan.smoothing)[:rows] if plan.by_row else torch.zeros_like(own_N)

@@ -1,0 +1,1 @@
+"""Systems that act at inference time. One a file."""

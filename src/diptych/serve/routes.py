@@ -6,7 +6,8 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
@@ -41,6 +42,20 @@ def build(service: Service) -> FastAPI:
     _add_embeddings(app, service)
     _add_search(app, service)
     return app
+
+
+@contextmanager
+def _inside(service: Service) -> Iterator[None]:
+    """Alone with model and index. What they raise beyond our own errors goes to the log; the client learns the kind only, and its
+    connection stays usable."""
+    with service.lock:
+        try:
+            yield
+        except (DiptychError, Refused):
+            raise
+        except Exception as error:
+            log.error("model or index failed", exc_info=error)
+            raise Refused(500, f"{type(error).__name__} inside the service; its log says more") from error
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
@@ -97,7 +112,7 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
             else:
                 texts[place] = text_of(value, label, limits)
         vectors: dict[int, Unit] = {}
-        with service.lock:
+        with _inside(service):
             if texts:
                 vectors.update(zip(texts, service.embedder.embed_texts(list(texts.values())), strict=True))
             if images:
@@ -156,7 +171,7 @@ def _search(service: Service, request: SearchRequest) -> dict[str, Any]:
         picture = _item(service, request.like)
     if text is None and picture is None:
         raise Refused(422, "nothing to search for (expected text, image or like)")
-    with service.lock:
+    with _inside(service):
         hits = _ask(service, index, text, picture, request)
     return {"hits": [{"uid": hit.uid, "score": float(hit.score), "payload": dict(hit.payload)} for hit in hits]}
 
@@ -193,7 +208,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     def refused(_: Request, error: Refused) -> JSONResponse:
-        return answer(error.status, error.message)
+        return answer(error.status, error.message, "server_error" if error.status >= 500 else "invalid_request_error")
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -17,6 +17,7 @@ PROTOCOLS = {
     "retrieval": "diptych.tasks.retrieval:Retrieval",
     "zero_shot": "diptych.tasks.zero_shot:ZeroShot",
     "linear_probe": "diptych.tasks.linear_probe:LinearProbe",
+    "probe": "diptych.tasks.probe:Probe",
 }
 
 

@@ -1,7 +1,7 @@
 """Trains a recipe: one loop, from the first batch to the folder that inference opens.
 
     diptych train clip --data emoji --out runs/clip --steps 200          # on two cores, in minutes
-    torchrun --nproc-per-node 8 -m diptych.cli train clip --data pairs/ --out runs/clip --shard fsdp
+    torchrun --nproc-per-node 8 --no-python diptych train clip --data pairs/ --out runs/clip --shard fsdp
 
 A run that was killed at any moment and is continued by `resume` ends in the same bytes as one that never stopped: the order of
 the samples is a pure function of the seed, every sample and every step has random numbers of its own, and a checkpoint appears
@@ -10,9 +10,11 @@ whole or not at all. SIGTERM and Ctrl-C finish the step, save, and leave the run
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -23,7 +25,7 @@ from diptych.core import systems
 from diptych.core.config import config_hash, from_plain, save_config
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.environment import environment
-from diptych.core.errors import RunError
+from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.train import checkpoint
 from diptych.train.checkpoint import Checkpoint
@@ -36,6 +38,8 @@ from diptych.train.state import Training
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
+FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", "tensorboard", "progress"})
+"""Options that a resumed run may have otherwise."""
 
 
 def fit(
@@ -71,12 +75,14 @@ def resume(
     evaluators: Sequence[Evaluator] = (),
     *,
     kind: type[Recipe] | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Continues the run in folder `path` from its newest whole checkpoint; a finished run is returned as it is.
 
-    data  the data of the run: refused when its fingerprint is another
-    kind  the class of the recipe; None looks the run's slug up among the systems
-    Options are those of the run. The number of processes may differ; then only dropout draws other numbers.
+    data     the data of the run: refused when its fingerprint is another
+    kind     the class of the recipe; None looks the run's slug up among the systems
+    changes  options that do not change what is learned (`FREE`), for a run that goes on elsewhere; the others are those of the run
+    The number of processes may differ; then only dropout draws other numbers.
     """
     folder = RunFolder.open(Path(path))
     if folder.state["status"] == "finished":
@@ -88,7 +94,9 @@ def resume(
         raise RunError(f"{folder.path} was trained on '{known['name']}' as it was then; '{data.name}' differs from it now")
     config = folder.config
     recipe = from_plain(kind or systems.find(folder.state["slug"], room="recipes").load(), config["recipe"])
-    options = from_plain(TrainOptions, config["run"])
+    if fixed := sorted(set(changes or {}) - FREE):
+        raise ConfigError(f"{fixed[0]} cannot change in the middle of a run (these can: {', '.join(sorted(FREE))})")
+    options = from_plain(TrainOptions, {**config["run"], **(changes or {})})
     with join_world(options.device, options.shard) as world:
         if world.main:
             checkpoint.sweep(folder.checkpoints)
@@ -135,7 +143,10 @@ def _train(
             finished = _loop(run, evaluators, stop, begin)
     except BaseException as error:
         if world.main:
-            folder.write_state(status="failed", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # a full disk must not hide what happened
+                folder.write_state(status="failed", error=f"{type(error).__name__}: {error}")
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise RunError(f"the disk of {folder.path} is full: make room and --resume; the checkpoints are whole") from error
         raise
     if world.main:
         folder.write_state(status="finished" if finished else "stopped", step=run.step)

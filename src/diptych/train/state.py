@@ -152,12 +152,12 @@ class Training:
 
     def next_batch(self) -> Any:
         """The batch of the coming step, on the device. From here on the step's random numbers are its own."""
-        torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
         try:
             item = next(self._stream)
         except StopIteration:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
+        torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
         return item.batch.to(self.world.device)
 
     def backward(self, batch: Any) -> Outcome:
@@ -194,6 +194,7 @@ class Training:
         """The step's losses as numbers, averaged over processes; a line in the log when one is due."""
         due = self.step % self.options.log_every == 0 or self.step == self.steps
         if not (due or self.hooks):
+            self.journal.advance(self.step)
             return {}
         losses = average(outcome.losses, self.world)
         loss = sum(losses.values())
@@ -203,9 +204,9 @@ class Training:
             now = time.perf_counter()
             seconds, steps = now - self._since, self.step - self._logged
             speed = {"images_per_second": steps * self.recipe.batch_size / seconds, "seconds": seconds / steps}
-            parts = losses if len(losses) > 1 or "loss" not in losses else {}
-            values = {**parts, **extra, "loss": loss, "lr": self.rate, "grad_norm": self.grad_norm, **speed}
-            self.journal.write(self.step, "train", **{"loss": loss, **values})
+            values = {"loss": loss, **losses, **extra, "lr": self.rate, "grad_norm": self.grad_norm, **speed}
+            values["loss"] = loss  # the sum, also where a term bears that name
+            self.journal.write(self.step, "train", **values)
             self._since, self._logged = now, self.step
             self._write_failures()
         self.journal.advance(self.step, loss)

@@ -37,6 +37,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sheets = {
         "scenes": contact_sheet(scenes(32, seed=1)),
+        "cutouts": contact_sheet(scenes(16, seed=1, look="cutouts", size=96), rows=2, scale=1),
         "links": contact_sheet(links(16, seed=1), rows=2),
     }
     for name, pixels in sheets.items():

@@ -42,7 +42,7 @@ def cutout(label: str, rgba_HWC: npt.NDArray[np.uint8], licence: str = "") -> Cu
 
 
 @cache
-def emoji_cutouts(*, style: str = "noto", limit: int = 200, size: int = 64) -> tuple[Cutout, ...]:
+def emoji_cutouts(*, style: str = "noto", limit: int = 200) -> tuple[Cutout, ...]:
     """Emoji of one style that show a thing (animals, food, vehicles, objects), by label; at most `limit`, evenly taken."""
     from diptych.data.decode import decode_rgba
     from diptych.data.read import read

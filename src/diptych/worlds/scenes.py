@@ -164,7 +164,7 @@ def scenes(
     negatives    add wrong captions (origin "negative"), typed in extras["negatives"]: kind, true, false
     """
     if look == "cutouts" and not cutouts:
-        cutouts = emoji_cutouts(size=max(32, size // 2))
+        cutouts = emoji_cutouts()
     world = SceneWorld(
         seed, size, look, min_objects, max_objects, tuple(hold_out), tuple(lengths), paraphrases, negatives, tuple(cutouts)
     )

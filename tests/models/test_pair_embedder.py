@@ -128,7 +128,11 @@ def test_errors_name_the_folder_and_what_is_wrong(embedder: PairEmbedder, tmp_pa
     folder = tmp_path / "model"
     embedder.save(folder)
     config = json.loads((folder / "config.json").read_text())
-    for change, message in (({"kind": "locked"}, "kind is 'locked'"), ({"format": 9}, "format 9 is not known"), ({"width": 9}, "size")):
+    for change, message in (
+        ({"kind": "locked"}, "kind is 'locked'"),
+        ({"format": 9}, "format 9 is not known"),
+        ({"width": 9}, "size"),
+    ):
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(RunError, match=message):
             PairEmbedder.load(folder)

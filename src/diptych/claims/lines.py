@@ -1,0 +1,90 @@
+"""A comparison in lines for a terminal: main metrics, what decides, what it cost, what more seeds would show."""
+
+from __future__ import annotations
+
+import math
+
+from diptych.report.measured import Contrast, Measure, Measured
+
+
+def lines(measured: Measured) -> list[str]:
+    """The first arm is what the others are measured against."""
+    width = max(map(len, measured.arms))
+    said: list[str] = []
+    for measure in measured.main_measures:
+        said += [*_measure(measured, measure, width), ""]
+    said += _costs(measured, width)
+    said += [f"failed: {f.arm}, seed {f.seed}: {f.reason}" for f in measured.failures]
+    return said
+
+
+def _measure(measured: Measured, measure: Measure, width: int) -> list[str]:
+    chance = f", chance {measure.chance:.4f}" if math.isfinite(measure.chance) else ""
+    said = [f"{measure.split}: {measure.task} {measure.metric}, {measure.n_items:,} items in {measure.n_groups:,} groups{chance}"]
+    by_arm = {contrast.arm: contrast for contrast in measure.contrasts}
+    for arm in measured.arms:
+        seeds = " ".join(f"{value:.3f}" for value in measure.values.get(arm, {}).values())
+        if not seeds:
+            said.append(f"  {arm:<{width}}  no result")
+            continue
+        ofs = "" if measured.given or len(measured.seeds) == 1 else f"  (seeds {seeds})"
+        contrast = by_arm.get(arm)
+        said.append(
+            f"  {arm:<{width}}  {measure.mean(arm):.3f}{ofs}" + (f"  {_difference(measured, contrast)}" if contrast else "")
+        )
+    return said + [line for contrast in measure.contrasts for line in _remarks(measured, contrast)]
+
+
+def _difference(measured: Measured, c: Contrast) -> str:
+    span = f" [{c.low:+.3f}, {c.high:+.3f}]" if math.isfinite(c.low) else ""
+    p = f", p {c.p_holm:.3g}" if math.isfinite(c.p_holm) else ""
+    holm = " (Holm)" if p and len(measured.arms) > 2 else ""
+    return f"{c.difference:+.3f}{span}{p}{holm}: {c.verdict}"
+
+
+def _remarks(measured: Measured, c: Contrast) -> list[str]:
+    said = []
+    if c.items and not measured.given:
+        said.append(
+            f"    {c.arm}, for these runs only (seed {measured.seeds[0]}): {c.items.difference:+.3f} "
+            f"[{c.items.low:+.3f}, {c.items.high:+.3f}] over {c.items.groups:,} groups"
+        )
+    if c.items and measured.given and math.isfinite(c.items.mid_p):
+        said.append(f"    {c.arm}: wins {c.items.wins}, loses {c.items.losses}, McNemar mid-p {c.items.mid_p:.3g}")
+    if power := power_line(c, given=measured.given):
+        said.append(f"    {c.arm}: {power}")
+    return said
+
+
+def power_line(c: Contrast, *, given: bool) -> str:
+    """How much more would show a difference of one point."""
+    items = f"{c.items_a_point:,} independent items" if c.items_a_point else ""
+    if given:
+        return f"to see a difference of 1 point you need about {items}" if items else ""
+    if not c.seeds_a_point:
+        return ""
+    seeds = "10,000 seeds or more" if c.seeds_a_point >= 10_000 else f"about {c.seeds_a_point:,} seeds"
+    return f"to see a difference of 1 point between recipes you need {seeds}" + (
+        f"; between these two models about {items}" if items else ""
+    )
+
+
+def _costs(measured: Measured, width: int) -> list[str]:
+    if measured.given:
+        return [f"{c.arm:<{width}}  scored in {c.wall_seconds:.0f} s" for c in measured.costs if math.isfinite(c.wall_seconds)]
+    said = [f"cost of a cell under {measured.budget}:"]
+    for c in measured.costs:
+        facts = [
+            f"{c.steps:,} steps x {c.batch_size:,}",
+            f"{c.trained_parameters / 1e6:.2f} M trained",
+            _unit(c.wall_seconds, "{:.0f} s"),
+            _unit(c.cpu_seconds, "{:.0f} s of CPU"),
+            _unit(c.images_per_second, "{:,.0f} images/s"),
+            _unit(c.peak_memory / 2**20, "{:,.0f} MiB at most"),
+        ]
+        said.append(f"  {c.arm:<{width}}  " + ", ".join(fact for fact in facts if fact))
+    return said
+
+
+def _unit(value: float, words: str) -> str:
+    return words.format(value) if math.isfinite(value) else ""

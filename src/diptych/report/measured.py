@@ -1,0 +1,162 @@
+"""What a comparison found out, as plain values. The page draws them and `claims/compare.py` computes them.
+
+Points are hundredths of a metric between 0 and 1: accuracy .61 against .60 is a difference of one point.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Word = Literal["better", "worse", "not shown", "not enough seeds", "no verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemView:
+    """The paired difference of two models over test items, whole groups resampled. About these two models, not about recipes.
+
+    p          two-sided, from random sign flips of the groups' differences
+    wins       items on which the first is wrong and the other right; `losses` the other way round
+    mid_p      McNemar's mid-p, where every item is a group of its own and either right or wrong; not a number elsewhere
+    discordant share of items on which the two differ
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    wins: int
+    losses: int
+    discordant: float
+    items: int
+    groups: int
+    mid_p: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """One arm against the first, in one metric.
+
+    difference     mean over seeds (for given models: over items), arm minus first, with its 95 % interval
+    p, p_holm      of the test that decides, as it is and adjusted for the number of arms that are compared
+    items          the item-level view of the first seed, where the metric is a mean over items
+    seeds_a_point  seeds that would show a difference of one point with power .8; items_a_point likewise, for given models
+    """
+
+    arm: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    verdict: Word
+    items: ItemView | None = None
+    seeds_a_point: int = 0
+    items_a_point: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric of a task on a held-out split: one value a seed for every arm, and each arm against the first."""
+
+    task: str
+    split: str
+    metric: str
+    main: bool
+    higher_is_better: bool
+    chance: float
+    n_items: int
+    n_groups: int
+    values: dict[str, dict[int, float]]
+    contrasts: tuple[Contrast, ...] = ()
+
+    def mean(self, arm: str) -> float:
+        """Over seeds; not a number when no cell of the arm finished."""
+        found = list(self.values.get(arm, {}).values())
+        return sum(found) / len(found) if found else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Means over the cells of an arm. Not-a-number where nothing could be measured.
+
+    wall_seconds, cpu_seconds  from the preparation of the recipe to the last score; cells that were resumed are left out
+    train_seconds              of the steps alone, over all attempts
+    peak_memory                bytes of a cell's own process
+    """
+
+    arm: str
+    steps: int
+    batch_size: int
+    parameters: int
+    trained_parameters: int
+    wall_seconds: float
+    cpu_seconds: float
+    train_seconds: float
+    images_per_second: float
+    peak_memory: float
+
+    @property
+    def samples(self) -> int:
+        return self.steps * self.batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A cell without a result, and why."""
+
+    arm: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything a comparison found. `given` marks trained or foreign models, which have no seeds.
+
+    folders  arm -> seed -> run folder (models: folder of the records)
+    configs  arm -> its resolved configuration as plain values
+    """
+
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    data: dict[str, Any]
+    budget: str
+    tasks: tuple[str, ...]
+    given: bool
+    measures: tuple[Measure, ...]
+    costs: tuple[Cost, ...]
+    failures: tuple[Failure, ...]
+    folders: dict[str, dict[int, str]] = field(repr=False)
+    configs: dict[str, dict[str, Any]] = field(repr=False)
+    environment: dict[str, Any] = field(repr=False)
+
+    @property
+    def main_measures(self) -> list[Measure]:
+        return [measure for measure in self.measures if measure.main]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; not-a-number becomes null."""
+        plain: dict[str, Any] = _clean(asdict(self))
+        return plain
+
+    def differing_fields(self) -> dict[str, dict[str, Any]]:
+        """Field -> arm -> value, for the fields of the configuration that are not equal in all arms; absent ones are left out."""
+        names = list(dict.fromkeys(name for arm in self.arms for name in self.configs.get(arm, {})))
+        found = {name: {arm: self.configs[arm][name] for arm in self.arms if name in self.configs.get(arm, {})} for name in names}
+        return {
+            name: values
+            for name, values in found.items()
+            if len(values) < len(self.arms) or any(value != next(iter(values.values())) for value in values.values())
+        }
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value

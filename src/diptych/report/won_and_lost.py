@@ -1,0 +1,115 @@
+"""Items that one arm gets right under every seed and another under none, with pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from diptych.core.randomness import keyed_rng
+from diptych.report import page
+from diptych.report.measured import Measured
+from diptych.report.pictures import Album
+
+SHOWN = 4  # items of each side, split and pair of arms
+
+Key = tuple[Any, ...]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Of one arm: the rows of every seed by item, and the items that are right in all or in none."""
+
+    seeds: tuple[dict[Key, Row], ...]
+
+    def always(self, key: Key) -> bool:
+        return all(_right(rows[key]) for rows in self.seeds)
+
+    def never(self, key: Key) -> bool:
+        return not any(_right(rows[key]) for rows in self.seeds)
+
+
+def won_and_lost(measured: Measured, album: Album) -> tuple[str, ...]:
+    """Blocks for every task, split and arm against the first; a few items each, drawn at random."""
+    blocks: list[str] = []
+    first = measured.arms[0]
+    for measure in measured.main_measures:
+        answers = {arm: _answers(measured, arm, measure.task, measure.split) for arm in measured.arms}
+        for arm in measured.arms[1:]:
+            pair = answers[first], answers[arm]
+            if not all(side.seeds for side in pair):
+                continue
+            keys = [key for key in pair[0].seeds[0] if all(key in rows for side in pair for rows in side.seeds)]
+            for winner, loser in ((arm, first), (first, arm)):
+                won = [key for key in keys if answers[winner].always(key) and answers[loser].never(key)]
+                every = "" if measured.given else " under every seed"
+                none = "" if measured.given else " under none"
+                words = f"{measure.task} on {measure.split.replace('_', ' ')}: {winner} right{every}, {loser}{none}"
+                blocks.append(page.heading(f"{words}: {f'{len(won):,} of {len(keys):,}' if won else 'no item'}"))
+                chosen = keyed_rng("won", measure.split, winner).permutation(len(won))[:SHOWN]
+                blocks += [_row(won[i], winner, loser, answers, album) for i in chosen]
+    if not blocks:
+        return ()
+    note = page.text("Drawn at random among those. A right answer has a green frame.", note=True)
+    return (note, *blocks)
+
+
+def _answers(measured: Measured, arm: str, task: str, split: str) -> _Answers:
+    """Rows of the records that show what was asked: of retrieval, the texts that ask for a picture."""
+    found = []
+    for folder in measured.folders.get(arm, {}).values():
+        path = _records(Path(folder), task.partition(":")[0], split)
+        if path is None:
+            continue
+        rows = [row for row in pq.read_table(path).to_pylist() if row.get("direction", "text_to_image") == "text_to_image"]
+        found.append({_key(row): row for row in rows})
+    return _Answers(tuple(found))
+
+
+def _records(folder: Path, task: str, split: str) -> Path | None:
+    """The records of that task on that split: their file ends in the split's name as file names spell it."""
+    tail = re.sub(r"[^A-Za-z0-9._-]+", "-", split)
+    paths = sorted((folder / "records").glob(f"{task}-*{tail}.parquet"), key=lambda path: len(path.name))
+    return paths[0] if paths else None
+
+
+def _key(row: Row) -> Key:
+    return tuple(row.get(name) for name in ("uid", "query", "text", "case"))
+
+
+def _right(row: Row) -> bool:
+    return bool(row["credit"] == 1.0) if "credit" in row else bool(row["rank_expected"] <= 1.0)
+
+
+def _row(key: Key, winner: str, loser: str, answers: dict[str, _Answers], album: Album) -> str:
+    good, bad = (answers[arm].seeds[0][key] for arm in (winner, loser))
+    uid = good.get("uid") or good["query"]
+    picture = album.of(uid)[0] if uid in album else ""
+    if "roles" in good:
+        true = good["options"][good["roles"].index("true")]
+        chosen = bad["options"][max(range(len(bad["scores"])), key=lambda i: bad["scores"][i])]
+        return page.query_row(
+            true, f"{loser} prefers: {chosen} ({good['kind'].replace('_', ' ')})", _figures([(picture, "", True)])
+        )
+    if "label" in good:
+        return page.query_row(good["label"], f"{loser} says: {bad['top'][0]}", _figures([(picture, "", True)]))
+    figures = [(picture, "wanted", True)]
+    for arm, row in ((winner, good), (loser, bad)):
+        for place, found in enumerate(album.known(row["top"][:3])):
+            name = f"{arm}: {place + 1}"
+            figures.append((album.of(found)[0], name, _group(album, found) == row["group"]))
+    return page.query_row(good["text"], f"{loser}: first right answer at rank {bad['rank_expected']:.0f}", _figures(figures))
+
+
+def _figures(items: Sequence[tuple[str, str, bool]]) -> list[str]:
+    return [page.figure(picture, caption, right=right) for picture, caption, right in items if picture]
+
+
+def _group(album: Album, uid: str) -> str:
+    sample = album.sample(uid)
+    return sample.group or sample.uid

@@ -1,0 +1,137 @@
+"""The page says what was measured, opens offline, and shows the items that one arm has and another has not."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from diptych.core.files import write_atomic
+from diptych.report.comparison import comparison_report, difference_chart, sentence
+from diptych.report.measured import Contrast, Cost, Failure, ItemView, Measure, Measured
+from diptych.report.pictures import Album
+from diptych.report.won_and_lost import won_and_lost
+from diptych.worlds.scenes import scenes
+
+RIGHT = {("a", 0): "0011", ("a", 1): "0111", ("b", 0): "1010", ("b", 1): "1010"}
+"""Which of four items each arm gets right under each seed: b alone has item 0, a alone has item 3."""
+
+
+@pytest.fixture(scope="module")
+def data() -> Any:
+    return scenes(4, seed=1, size=32, split="test")
+
+
+@pytest.fixture
+def measured(tmp_path: Path, data: Any) -> Measured:
+    folders: dict[str, dict[int, str]] = {"a": {}, "b": {}}
+    for (arm, seed), right in RIGHT.items():
+        folder = tmp_path / f"{arm}-{seed}"
+        folders[arm][seed] = str(folder)
+        rows = [
+            {
+                "query": uid,
+                "direction": "text_to_image",
+                "text": f"caption {i}",
+                "group": data[i].group,
+                "rank_expected": 1.0 if right[i] == "1" else 3.0,
+                "top": [uid if right[i] == "1" else data.uids[(i + 1) % 4]],
+            }
+            for i, uid in enumerate(data.uids)
+        ]
+        (folder / "records").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / "records" / "retrieval-scenes-test.parquet")
+        lines = [
+            f'{{"step": {step}, "kind": "train", "loss": {5 - step / 10}, "seconds": 0.5, "images_per_second": 9}}'
+            for step in (10, 20)
+        ]
+        write_atomic(folder / "metrics.jsonl", "\n".join(lines))
+    view = ItemView(0.1, -0.2, 0.4, 0.5, 3, 2, 0.3, 8, 4)
+    contrast = Contrast("b", -0.05, -0.09, -0.01, 0.03, 0.03, "worse", view, 7, 29400)
+    measure = Measure(
+        "retrieval", "test", "r@1", True, True, 0.25, 8, 4, {"a": {0: 0.5, 1: 0.6}, "b": {0: 0.5, 1: 0.5}}, (contrast,)
+    )
+    cost = Cost("a", 20, 8, 1000, 900, 12.0, 20.0, 10.0, 16.0, 5e8)
+    return Measured(
+        arms=("a", "b"),
+        seeds=(0, 1),
+        data={"name": "<scenes>", "fingerprint": "f", "training_rows": 24, "source": ""},
+        budget="steps:20",
+        tasks=("retrieval",),
+        given=False,
+        measures=(measure,),
+        costs=(cost, replace(cost, arm="b", peak_memory=math.nan)),
+        failures=(Failure("b", 2, "the disk is full"),),
+        folders=folders,
+        configs={"a": {"recipe": "a", "lr": 1e-3, "width": 8}, "b": {"recipe": "b", "lr": 1e-3, "bias": -10.0, "width": 8}},
+        environment={"cores": 2},
+    )
+
+
+def test_the_page_holds_what_was_measured_and_nothing_from_elsewhere(measured: Measured, data: Any, tmp_path: Path) -> None:
+    html = comparison_report(tmp_path / "report.html", measured, data).read_text(encoding="utf-8")
+    for words in (
+        "b is worse than a",
+        "−0.050 [−0.090, −0.010]",
+        "for these runs only",
+        "the disk is full",
+        "16",
+        "loss of a over seconds",
+    ):
+        assert words in html
+    assert "&lt;scenes&gt;" in html
+    assert "<scenes>" not in html
+    assert not re.search(r'(src|href)="(?!data:|#)', html)
+    assert "<script" not in html
+    assert "@import" not in html
+
+
+def test_without_data_the_page_has_no_pictures(measured: Measured, tmp_path: Path) -> None:
+    html = comparison_report(tmp_path / "report.html", measured).read_text(encoding="utf-8")
+    assert "Won and lost" not in html
+
+
+def test_won_are_items_right_under_every_seed_and_under_none(measured: Measured, data: Any) -> None:
+    html = "".join(won_and_lost(measured, Album(data)))
+    titles = re.findall(r"<h3>(.*?)</h3>", html)
+    assert titles == [
+        "retrieval on test: b right under every seed, a under none: 1 of 4",
+        "retrieval on test: a right under every seed, b under none: 1 of 4",
+    ]
+    assert re.findall(r"<q>(.*?)</q>", html) == ["caption 0", "caption 3"]
+    assert html.count("data:image/webp") == 6  # each: what was wanted, and the first answer of both
+
+
+def test_configurations_are_shown_where_they_differ(measured: Measured) -> None:
+    assert measured.differing_fields() == {"recipe": {"a": "a", "b": "b"}, "bias": {"b": -10.0}}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("better", "b is better than a"),
+        ("not shown", "no difference between b and a is shown"),
+        ("not enough seeds", "too few seeds"),
+    ],
+)
+def test_sentences(measured: Measured, word: Any, said: str) -> None:
+    measure = measured.measures[0]
+    words = sentence(measured, measure, replace(measure.contrasts[0], verdict=word))
+    assert said in words
+    assert "0.500 against 0.550, −0.050, 95 % interval −0.090 to −0.010" in words
+
+
+def test_the_difference_chart_has_zero_and_every_seed(measured: Measured) -> None:
+    svg = difference_chart("difference", measured, measured.measures[0])
+    assert svg.count("<circle") == 2
+    zero = re.search(r'x1="([\d.]+)"[^>]*stroke="var\(--soft\)"', svg)
+    mean = re.search(r'x1="([\d.]+)"[^>]*stroke-width="3"/>', svg)
+    assert zero is not None
+    assert mean is not None
+    assert float(mean[1]) < float(zero[1])

