@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -46,6 +47,6 @@ def test_heavy_packages_are_extras() -> None:
 
 
 def test_version_ranges_keep_nobody_out() -> None:
-    for text in PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []):
+    for text in chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):
         operators = {specifier.operator for specifier in Requirement(text).specifier}
         assert operators <= {">="}, f"{text}: a range from below is enough"

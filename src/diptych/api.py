@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 FOREIGN = ("hf:", "open_clip:", "timm:")
+CACHE_BYTES = 2**30
+"""Decoded images are kept when they take no more than this."""
 
 
 # ---------------------------------------------------------------- data
@@ -120,8 +122,10 @@ def train(
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
 
-    own = {f.name for f in fields(TrainOptions)} - {"steps"}
+    own = {f.name for f in fields(TrainOptions)} - {"steps", "init"}
     options = replace(options or TrainOptions(), **{k: changes.pop(k) for k in list(changes) if k in own})
+    if init:
+        options = replace(options, init=str(weights_of(init)))
     made = recipe(name, preset=preset, **changes)
     whole = read(data)
     rows = training_rows(whole)
@@ -131,8 +135,8 @@ def train(
         for line in data_report(made, rows, whole):
             say(line)
     source = data if isinstance(data, str | Path) else ""
-    record = {"source": str(source), "init": str(init)}
-    return fit(made, rows, out, options, validators(whole, options), record=record)
+    record = {"source": str(source)}
+    return fit(made, cached(rows, made), out, options, validators(whole, options), record=record)
 
 
 def resume(run: str | Path, *, data: Any = None) -> RunFolder:
@@ -151,7 +155,21 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
     whole = read(source)
     options = from_plain(TrainOptions, folder.config["run"])
-    return resume_run(folder.path, training_rows(whole), validators(whole, options))
+    kind = systems.find(folder.state["slug"], room="recipes").load()
+    rows = cached(training_rows(whole), from_plain(kind, folder.config["recipe"]))
+    return resume_run(folder.path, rows, validators(whole, options))
+
+
+def cached(rows: Any, made: Recipe) -> Any:
+    """Small square images decoded once and kept as one array; anything else as it is. Batches do not change."""
+    from diptych.data.cache import decoded
+    from diptych.data.dataset import Pool
+
+    if not isinstance(rows, Pool) or not made.decode_size or not {"width", "height"} <= set(rows.column_names):
+        return rows
+    sides = {*rows.column("width"), *rows.column("height")}
+    small = len(sides) == 1 and None not in sides and max(sides) <= 2 * made.decode_size
+    return decoded(rows, made.decode_size) if small and len(rows) * max(sides) ** 2 * 3 <= CACHE_BYTES else rows
 
 
 def estimate(
@@ -194,7 +212,9 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
         return [f"{rows.name}: {len(rows):,} samples, rendered as they are needed"]
     words = made.words() if isinstance(made, PairRecipe) else None
     length = made.text_length if isinstance(made, PairRecipe) else 0
-    return inspect(rows, tokenizer=words, text_length=length, batch_size=made.batch_size).lines() + (leaks(whole).lines() if split_names(whole) else [])
+    return inspect(rows, tokenizer=words, text_length=length, batch_size=made.batch_size).lines() + (
+        leaks(whole).lines() if split_names(whole) else []
+    )
 
 
 def validators(whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
@@ -344,6 +364,7 @@ def compare(
     out      folder of the cells: what is finished there is read, what is half done goes on
     changes  fields of every recipe: batch_size=64
     """
+    from diptych.claims.compare import check_version
     from diptych.claims.compare import compare as run_comparison
     from diptych.claims.spelling import Budget
 
@@ -355,13 +376,13 @@ def compare(
     spend = Budget.parse(budget) if budget else None
     sides = [_arm(arm, preset, changes, download) for arm in arms]
     whole = read(data)
-    for side, arm in zip(sides, arms, strict=True):
+    for side in sides:
         if side.recipe is not None:
             refuse_missing(side.recipe, training_rows(whole))
-        elif isinstance(arm, str | Path):
-            _refuse_other_data(arm, whole)
+        elif (Path(side.address) / "run.json").is_file():
+            check_version(side.address, RunFolder.open(Path(side.address)).state, whole)
     return run_comparison(
-        sides,
+        _short_names(sides),
         whole,
         Path(out),
         source=str(data) if isinstance(data, str | Path) else "",
@@ -383,17 +404,15 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> A
         return Arm(str(arm.name), model=arm)
     words = str(arm)
     if words.startswith(FOREIGN) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
-        return Arm(words, model=load(arm, download=download))
+        return Arm(words, model=load(arm, download=download), address=words)
     name, own = spelled(words)
     return Arm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
 
 
-def _refuse_other_data(address: str | Path, whole: Any) -> None:
-    """A run folder is compared on the data that it was trained on."""
-    from diptych.claims.compare import check_version
-
-    if (Path(address) / "run.json").is_file():
-        check_version(str(address), RunFolder.open(Path(address)).state, whole)
+def _short_names(arms: Sequence[Arm]) -> list[Arm]:
+    """Addresses by their last part, where that tells them apart."""
+    short = [replace(arm, name=Path(arm.address).name) if arm.address else arm for arm in arms]
+    return short if len({arm.name for arm in short}) == len(arms) else list(arms)
 
 
 # ---------------------------------------------------------------- search

@@ -28,6 +28,7 @@ from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 from diptych.worlds.scenes import scenes
 
+RETRIEVAL = "retrieval:draws=100"
 QUIET = TrainOptions(progress=False)
 SMALL = {"batch_size": 8, "steps": 2, "warmup": 0.0, "width": 16, "image_size": 32, "text_length": 12, "pieces": 300}
 
@@ -49,7 +50,7 @@ def world() -> Any:
 def done(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     arms = [Arm("clip", clip()), Arm("siglip", siglip()), Arm("clip again", clip(lr=1e-3))]
     out = tmp_path_factory.mktemp("compare")
-    return compare(arms, world, out, tasks=("retrieval", "probe:minimum=2"), seeds=(0, 1, 2), options=QUIET)
+    return compare(arms, world, out, tasks=(RETRIEVAL, "probe:minimum=2,draws=100"), seeds=(0, 1, 2), options=QUIET)
 
 
 # ---------------------------------------------------------------- what came out
@@ -62,7 +63,7 @@ def test_means_and_differences_are_those_of_the_cells(done: Comparison) -> None:
         for seed, value in measure.values[arm].items():
             kept = CellResult.read(Path(m.folders[arm][seed]))
             assert kept is not None
-            assert kept.results["retrieval"]["test"].metrics["r@1"].value == value
+            assert kept.results[RETRIEVAL]["test"].metrics["r@1"].value == value
     expected = paired_difference(list(measure.values["clip"].values()), list(measure.values["siglip"].values()))
     contrast = measure.contrasts[0]
     assert (contrast.arm, contrast.difference, contrast.low) == ("siglip", expected.mean, expected.low)
@@ -318,12 +319,15 @@ def contrast(first: Sequence[float], other: Sequence[float]) -> Contrast:
 def test_two_thousand_null_comparisons_are_seldom_called_a_difference(seeds: int) -> None:
     """Seed noise (.03) is larger than the item noise of 2,000 items (.011); pairs share a part of it."""
     rng = np.random.default_rng(seeds)
-    false = 0
+    false = items_would = 0
     for _ in range(2000):
         shared = rng.normal(0.6, 0.02, seeds)
         arms = [rng.binomial(2000, np.clip(shared + rng.normal(0, 0.03, seeds), 0, 1)) / 2000 for _ in range(2)]
         found = decided([contrast(*arms)], seeds_decide=True, higher_is_better=True, pairs=[seeds])
         false += found[0].verdict != "not shown"
+        (a, b), n = (arms[0][0], arms[1][0]), 2000
+        items_would += abs(b - a) > 1.96 * math.sqrt((a * (1 - a) + b * (1 - b)) / n)
+    assert items_would / 2000 > 0.4  # an interval over the items of one run would call half of them a difference
     assert 0.03 <= false / 2000 <= 0.065
 
 

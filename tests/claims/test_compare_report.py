@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diptych.core.files import write_atomic
-from diptych.report.comparison import comparison_report, difference_chart, sentence
+from diptych.report.comparison import comparison_report, difference_chart, summary
 from diptych.report.measured import Contrast, Cost, Failure, ItemView, Measure, Measured
 from diptych.report.pictures import Album
 from diptych.report.won_and_lost import won_and_lost
@@ -77,7 +77,7 @@ def measured(tmp_path: Path, data: Any) -> Measured:
 def test_the_page_holds_what_was_measured_and_nothing_from_elsewhere(measured: Measured, data: Any, tmp_path: Path) -> None:
     html = comparison_report(tmp_path / "report.html", measured, data).read_text(encoding="utf-8")
     for words in (
-        "b is worse than a",
+        "b against a: worse on test",
         "−0.050 [−0.090, −0.010]",
         "for these runs only",
         "the disk is full",
@@ -115,16 +115,21 @@ def test_configurations_are_shown_where_they_differ(measured: Measured) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("better", "b is better than a"),
-        ("not shown", "no difference between b and a is shown"),
-        ("not enough seeds", "too few seeds"),
+        ("better", "b against a: better on test (−0.050)."),
+        ("not shown", "b against a: no difference shown on test (−0.050)."),
+        ("not enough seeds", "b against a: too few seeds for a verdict on test (−0.050)."),
     ],
 )
-def test_sentences(measured: Measured, word: Any, said: str) -> None:
+def test_an_arm_in_a_sentence(measured: Measured, word: Any, said: str) -> None:
     measure = measured.measures[0]
-    words = sentence(measured, measure, replace(measure.contrasts[0], verdict=word))
-    assert said in words
-    assert "0.500 against 0.550, −0.050, 95 % interval −0.090 to −0.010" in words
+    changed = replace(measure, contrasts=(replace(measure.contrasts[0], verdict=word),))
+    assert summary(replace(measured, measures=(changed,)), "b") == said
+
+
+def test_a_sentence_names_the_metric_where_there_are_several(measured: Measured) -> None:
+    probe = replace(measured.measures[0], task="probe:minimum=2", metric="macro", split="unseen_style")
+    words = summary(replace(measured, measures=(*measured.measures, probe), tasks=("retrieval", "probe:minimum=2")), "b")
+    assert words == "b against a: worse on retrieval r@1 of test (−0.050) and probe macro of unseen style (−0.050)."
 
 
 def test_the_difference_chart_has_zero_and_every_seed(measured: Measured) -> None:

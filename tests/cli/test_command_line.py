@@ -97,7 +97,19 @@ def test_empty_folder_and_missing_column(tmp_path: Path, capsys: pytest.CaptureF
 def test_the_main_job_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "run")
     code, text, _ = run(
-        "train", "clip", "--data", WORLD, "--out", out, "--steps", "2", "--batch-size", "8", "--no-progress", "--json", capsys=capsys
+        "train",
+        "clip",
+        "--data",
+        WORLD,
+        "--out",
+        out,
+        "--steps",
+        "2",
+        "--batch-size",
+        "8",
+        "--no-progress",
+        "--json",
+        capsys=capsys,
     )
     assert code == 0
     answer = json.loads(text)

@@ -104,9 +104,14 @@ def test_result_round_trip_keeps_missing_numbers() -> None:
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a.txt", "old")
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "folder") as work:
-        (work / "half").write_text("x")
-        raise RuntimeError
+
+    def half_done() -> None:
+        with atomic_folder(tmp_path / "folder") as work:
+            (work / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half_done()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt"]
     with atomic_folder(tmp_path / "folder") as work:
         (work / "whole").write_text("1")

@@ -31,7 +31,8 @@ def test_built_systems_can_be_loaded(system: systems.System) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("fillip", "filip"), ("clipp", "clip"), ("RLIPv3", "rlipv2"), ("sigllip", "siglip"), ("dream-lip", "dreamlip")]
+    ("wrong", "right"),
+    [("fillip", "filip"), ("clipp", "clip"), ("RLIPv3", "rlipv2"), ("sigllip", "siglip"), ("dream-lip", "dreamlip")],
 )
 def test_near_matches_come_from_all_systems_and_baselines(wrong: str, right: str) -> None:
     with pytest.raises(UnknownName, match=f"unknown recipe '{wrong}'; did you mean '{right}'"):

@@ -28,7 +28,9 @@ class Mixed(TensorBatch):
 
 
 def mixed():
-    return Mixed(torch.arange(24.0).view(3, 2, 4), ("a", "b", "c"), tuple(torch.ones(n) for n in (1, 2, 3)), torch.ones(5, 2), "xyz", 7)
+    return Mixed(
+        torch.arange(24.0).view(3, 2, 4), ("a", "b", "c"), tuple(torch.ones(n) for n in (1, 2, 3)), torch.ones(5, 2), "xyz", 7
+    )
 
 
 def test_rows_cut_only_what_starts_with_b_or_n():
@@ -61,7 +63,8 @@ def draws(count=6, *, side=40, texts=TEXTS):
     y, x = np.mgrid[:side, :side]
     image = np.stack([x, y, x], -1).astype(np.uint8)
     items = [
-        Draw(Sample(f"s{i}", texts=texts, group="ab"[i % 2] if i < 4 else ""), keyed_rng(0, 0, f"s{i}"), image) for i in range(count)
+        Draw(Sample(f"s{i}", texts=texts, group="ab"[i % 2] if i < 4 else ""), keyed_rng(0, 0, f"s{i}"), image)
+        for i in range(count)
     ]
     return Draws(tuple(items), keyed_rng(0, "step", 0))
 

@@ -17,7 +17,9 @@ def samples(count=6, size=(20, 20)):
     rng = np.random.default_rng(0)
     for i in range(count):
         rgba = rng.integers(0, 256, (*size, 4), np.uint8)
-        yield Sample(f"s{i}", BytesImage(encode_png(rgba), f"{i}.png"), (Text(f"number {i}"),), group=f"g{i % 2}", extras={"style": "x"})
+        yield Sample(
+            f"s{i}", BytesImage(encode_png(rgba), f"{i}.png"), (Text(f"number {i}"),), group=f"g{i % 2}", extras={"style": "x"}
+        )
 
 
 def test_pixels_are_those_of_decoding(tmp_path):

@@ -1,6 +1,11 @@
 """The stream: step k is a pure function of data, recipe and seed, and a bad sample costs that sample only."""
 
+import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,7 +59,9 @@ class Watching(Recipe):
             raise UnknownName("colour", "rad", ["red"])
         if self.fail == "exit":
             os._exit(9)
-        pairs = pair_batch(draws, preprocess=Preprocess(16, *HALF), tokenizer=WORDS, text_length=16, language=self.language, flip=True)
+        pairs = pair_batch(
+            draws, preprocess=Preprocess(16, *HALF), tokenizer=WORDS, text_length=16, language=self.language, flip=True
+        )
         uids = tuple(d.sample.uid for d in draws)
         drawn = torch.tensor([d.rng.random() for d in draws], dtype=torch.float64)
         return Seen(pairs, uids, group_ids(draws), drawn, float(draws.rng.random()))
@@ -77,7 +84,9 @@ def samples(count):
 
 
 def pool(count=20, bad=()):
-    items = [replace(s, image=BytesImage(s.image.data[:60], s.image.name)) if i in bad else s for i, s in enumerate(samples(count))]
+    items = [
+        replace(s, image=BytesImage(s.image.data[:60], s.image.name)) if i in bad else s for i, s in enumerate(samples(count))
+    ]
     return Pool.from_samples(items, name="trees")
 
 
@@ -176,7 +185,9 @@ def test_samples_without_what_the_recipe_needs_are_replaced():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_bad_samples_end_the_run(workers):
     data = pool(200, bad=range(0, 200, 20))
-    with pytest.raises(DataError, match=r"trees: 6 of 200 samples cannot be used, more than the limit of 1\.0%: 's\d+' image: .*verify") as caught:
+    with pytest.raises(
+        DataError, match=r"trees: 6 of 200 samples cannot be used, more than the limit of 1\.0%: 's\d+' image: .*verify"
+    ) as caught:
         steps(data, stop=40, workers=workers)
     assert "\n" not in str(caught.value)
     assert len(steps(data, stop=40, bad_limit=0.05)) == 40
@@ -200,6 +211,38 @@ def test_an_error_in_a_worker_keeps_its_type_and_its_one_line(workers):
 def test_a_worker_that_dies_is_named():
     with pytest.raises(RunError, match="a loader worker was killed"):
         steps(recipe=Watching(fail="exit"), workers=1)
+
+
+def children():
+    return {p.pid for p in multiprocessing.active_children()}
+
+
+def test_workers_end_with_the_stream_and_obey_only_their_parent():
+    stream = batches(pool(), Watching(), seed=3, stop=1000, workers=2)
+    first = next(stream)
+    workers = children()
+    assert len(workers) == 2
+    script = (
+        "import os, signal, sys\nfor pid in sys.argv[1:]: os.kill(int(pid), signal.SIGTERM); os.kill(int(pid), signal.SIGINT)"
+    )
+    subprocess.run([sys.executable, "-c", script, *map(str, workers)], check=True)
+    time.sleep(0.3)
+    assert next(stream).step == first.step + 1
+    assert children() == workers
+    os.kill(min(workers), signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while children() == workers and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children() < workers
+    stream.close()
+    assert not children()
+
+
+def test_an_error_that_is_kept_keeps_no_workers():
+    with pytest.raises(UnknownName) as caught:
+        steps(recipe=Watching(fail="error"), workers=2)
+    assert caught.value.__traceback__ is not None
+    assert not children()
 
 
 def test_making_a_stream_leaves_the_random_state_alone():

@@ -4,10 +4,12 @@ import pickle
 import random
 import subprocess
 import sys
+import unicodedata
+from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, DataError
@@ -44,20 +46,25 @@ def test_clip_ids_equal_open_clips(clip, length):
 
     encoded = clip.encode(TEXTS, length)
     np.testing.assert_array_equal(encoded.ids_BL, open_clip.tokenize(TEXTS, length).numpy())
-    lengths = [len(open_clip.tokenizer.SimpleTokenizer().encode(text)) + 2 for text in TEXTS]
+    theirs = open_clip.tokenizer.SimpleTokenizer()
+    lengths = [len(theirs.encode(text)) + 2 for text in TEXTS]
     assert encoded.truncated == sum(n > length for n in lengths)
     assert encoded.mask_BL.sum(1).tolist() == [min(n, length) for n in lengths]
 
 
-LETTERS = st.characters(max_codepoint=0x52F, exclude_categories=["Cs", "Cn"]) | st.sampled_from("日本語あアक한😀🏽❤️\u200dﬁ€…“”&<>;")
+LETTERS = st.characters(max_codepoint=0x52F, exclude_categories=["Cs", "Cn", "Mn", "Me"]) | st.sampled_from(
+    "日本語あアक한😀🏽❤️\u200dﬁ€…“”&<>;"
+)
 
 
 @given(st.text(LETTERS, max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_open_clips_ids(text):
+    """Characters that Unicode gained lately are left out: libraries differ in whether they know them as letters."""
     import open_clip
 
-    np.testing.assert_array_equal(Tokenizer.from_spec("clip").encode([text], 40).ids_BL, open_clip.tokenize([text], 40).numpy())
+    assume(all(unicodedata.category(letter) != "Cn" for letter in clip_clean(text)))
+    np.testing.assert_array_equal(_both()[1].encode([text], 40).ids_BL, open_clip.tokenize([text], 40).numpy())
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=40))
@@ -69,7 +76,8 @@ def test_the_short_cut_of_cleaning_changes_nothing(text):
 
 
 def test_clip_does_not_import_open_clip():
-    code = "import sys; from diptych.data.tokenize import Tokenizer as T; T.from_spec('clip').encode(['a'], 8); print('open_clip' in sys.modules)"
+    use = "from diptych.data.tokenize import Tokenizer; Tokenizer.from_spec('clip').encode(['a'], 8)"
+    code = f"import sys; {use}; print('open_clip' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
@@ -97,7 +105,7 @@ def test_learned_vocabulary(learned):
 @given(st.lists(st.text(max_size=50), min_size=1, max_size=4), st.integers(3, 30))
 @settings(max_examples=80, deadline=None)
 def test_every_row_is_marked_padded_and_counted(texts, length):
-    for tokenizer in (_learned(), Tokenizer.from_spec("clip")):
+    for tokenizer in _both():
         encoded = tokenizer.encode(texts, length)
         whole = tokenizer.encode(texts, 400)
         assert encoded.ids_BL.shape == (len(texts), length)
@@ -111,11 +119,9 @@ def test_every_row_is_marked_padded_and_counted(texts, length):
             assert ids.max() < tokenizer.vocab_size
 
 
-_cache = {}
-
-
-def _learned():
-    return _cache.setdefault("learned", Tokenizer.train(CORPUS, 300))
+@lru_cache
+def _both():
+    return Tokenizer.train(CORPUS, 300), Tokenizer.from_spec("clip")
 
 
 def same(a, b):

@@ -23,7 +23,9 @@ def noise(shape, seed=0):
 def test_pixels_equal_open_clips_evaluation_transform(ours, theirs, size):
     from open_clip.transform import image_transform
 
-    transform = image_transform(size, is_train=False, mean=OPENAI_MEAN, std=OPENAI_STD, resize_mode=theirs, interpolation="bicubic")
+    transform = image_transform(
+        size, is_train=False, mean=OPENAI_MEAN, std=OPENAI_STD, resize_mode=theirs, interpolation="bicubic"
+    )
     images = [noise(shape) for shape in SHAPES]
     expected = torch.stack([transform(Image.fromarray(image)) for image in images])
     torch.testing.assert_close(Preprocess(size, resize=ours)(images), expected, rtol=0, atol=1e-6)
@@ -49,7 +51,11 @@ def test_round_trip_and_no_images():
 
 
 def test_wrong_settings_and_images_are_named():
-    for wrong, message in [({"size": 0}, "size is 0"), ({"size": 8, "resize": "cut"}, "'cut'"), ({"size": 8, "std": (1, 1, 0)}, "std above 0")]:
+    for wrong, message in [
+        ({"size": 0}, "size is 0"),
+        ({"size": 8, "resize": "cut"}, "'cut'"),
+        ({"size": 8, "std": (1, 1, 0)}, "std above 0"),
+    ]:
         with pytest.raises(ConfigError, match=message):
             Preprocess(**wrong)
     with pytest.raises(ShapeError, match=r"uint8 \[4, 4\]"):

@@ -35,9 +35,7 @@ def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("slug", BUILT)
-def test_learns_from_one_batch_and_is_deployed(
-    slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipe = tiny(slug, rows, monkeypatch, tmp_path)
     torch.manual_seed(0)
     model = recipe.model()

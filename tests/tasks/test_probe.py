@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ def test_the_place_of_the_true_option_does_not_matter() -> None:
 def test_pairs_of_images_and_captions_count_as_published() -> None:
     assert matched([[0.9, 0.1], [0.2, 0.8]]) == (True, True, True)
     assert matched([[0.9, 0.1], [0.9, 0.95]]) == (True, False, False)
-    assert matched([[0.9, 0.9], [0.1, 0.95]]) == (False, False, False)  # a tie is not greater
+    assert matched([[0.9, 0.9], [0.1, 0.95]]) == (False, True, False)  # a tie is not greater
     rng = np.random.default_rng(0)
     share = np.mean([matched(rng.random((2, 2))) for _ in range(20_000)], axis=0)
     assert share == pytest.approx([1 / 4, 1 / 4, 1 / 6], abs=0.01)
@@ -84,7 +83,7 @@ def test_macro_is_the_mean_of_kinds_and_small_kinds_are_left_out() -> None:
     assert result.notes["kinds_below_minimum"] == ["rare"]
     assert result.notes["share_tied"] == pytest.approx(1 / 7)
     assert result.metrics["macro"].chance == 0.5
-    with pytest.raises(DataError, match="no kind has 25 cases .the largest, 'swapped', has 4"):
+    with pytest.raises(DataError, match=r"no kind has 25 cases .the largest, 'swapped', has 4"):
         Probe().score(table)
 
 
@@ -127,8 +126,6 @@ def test_a_blind_scorer_finds_the_usual_wording_and_never_reads_its_own_group() 
     usual = [(f"g{i}", TRUE) for i in range(20)]
     scores = blind([odd], usual)[0]
     assert scores[0] > scores[1]
-    alone = blind([odd], [("gx", TRUE)])[0]  # only its own caption is known, and that does not count
-    assert alone[0] == pytest.approx(-math.log(1)) or alone[0] == alone[1] or alone[0] != scores[0]
     other = case("x", uid="y", group="gx", options=("unseen words", "words unseen"))
     equal = blind([other], [("gx", "unseen words")] * 50)[0]
     assert equal[0] == pytest.approx(equal[1])

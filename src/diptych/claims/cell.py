@@ -35,6 +35,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.train.options import TrainOptions
 
 FORMAT = 1
+STDERR = 2  # the file descriptor: what a cell prints must not mix with the comparison's own output
 LISTEN = 20.0  # seconds between lines about a cell at work
 Say = Callable[[str], None]
 
@@ -254,7 +255,7 @@ def run_apart(job: Job, say: Say) -> CellResult:
     write_json(told, plain)
     # A session of its own: Ctrl-C reaches the comparison alone, which then asks the cell once to stop (a second time would kill).
     words = [sys.executable, "-m", "diptych.claims.cell", str(told)]
-    child = subprocess.Popen(words, stdout=sys.stderr, start_new_session=True)
+    child = subprocess.Popen(words, stdout=STDERR, start_new_session=True)
     try:
         while True:
             try:

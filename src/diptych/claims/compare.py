@@ -43,11 +43,12 @@ REHEARSED = 256  # rows of a held-out split on which a task is tried before anyt
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A side of a comparison: a recipe to train, or a model that is there. Exactly one of the two."""
+    """A side of a comparison: a recipe to train, or a model that is there and where it came from. Exactly one of the two."""
 
     name: str
     recipe: Recipe | None = None
     model: Embedder | None = None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +99,12 @@ def compare(
     """
     _check_arms(arms)
     given = arms[0].model is not None
-    _check(whole, tasks, seeds, out, given=given)
+    _begin(whole, tasks, seeds, out, given=given)
     if given:
         found, folders = _score_models(arms, whole, out, tuple(tasks), say)
         failures: list[Failure] = []
         words = "given models, nothing was trained"
-        configs: dict[str, dict[str, Any]] = {}
+        configs = {a.name: {"address": a.address, "fingerprint": a.model.fingerprint} for a in arms if a.model is not None}
     else:
         options = options or TrainOptions()
         budget = budget or _budget_of(arms[0])
@@ -149,7 +150,8 @@ def _check_arms(arms: Sequence[Arm]) -> None:
         )
 
 
-def _check(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *, given: bool) -> None:
+def _begin(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *, given: bool) -> None:
+    """Refuse what cannot work, then write down which data are compared on."""
     if not given and (not seeds or len(set(seeds)) < len(seeds)):
         raise ConfigError(f"seeds are {list(seeds)} (expected one or more, all different)")
     names = [cells.make_task(words).name for words in tasks]
@@ -162,10 +164,9 @@ def _check(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *,
             field="split",
             expected="a column 'split' with train and another name: diptych data split",
         )
-    known = out / "comparison.json"
-    fingerprint = cells.training_rows(whole).fingerprint
+    known, fingerprint = out / "data.json", cells.training_rows(whole).fingerprint
     if known.is_file():
-        before = json.loads(known.read_text(encoding="utf-8"))["data"]
+        before = json.loads(known.read_text(encoding="utf-8"))
         if before["fingerprint"] != fingerprint:
             raise RunError(
                 f"{out} compares on '{before['name']}' with fingerprint {before['fingerprint']}; these data have {fingerprint}: "
@@ -173,6 +174,7 @@ def _check(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *,
             )
     for words in tasks:
         _rehearse(words, parts)
+    write_json(known, {"name": whole.name, "fingerprint": fingerprint})
 
 
 class _Constant:
@@ -190,7 +192,7 @@ class _Constant:
 def _rehearse(words: str, parts: dict[str, Any]) -> None:
     """Try a task on some rows of every split, so that data without labels or wrong captions are refused now and not at the end."""
     task = cells.make_task(words)
-    if hasattr(task, "train"):  # trains a head: nothing to see in one constant
+    if hasattr(task, "train") or not isinstance(_Constant(), task.needs):  # trains a head, or asks for more than embeddings
         return
     for part in parts.values():
         step = max(1, len(part) // REHEARSED)

@@ -46,7 +46,7 @@ def _remarks(measured: Measured, c: Contrast) -> list[str]:
     said = []
     if c.items and not measured.given:
         said.append(
-            f"    {c.arm}, for these runs only (seed {measured.seeds[0]}): {c.items.difference:+.3f} "
+            f"    {c.arm}, for these runs only (seed {c.items.seed}): {c.items.difference:+.3f} "
             f"[{c.items.low:+.3f}, {c.items.high:+.3f}] over {c.items.groups:,} groups"
         )
     if c.items and measured.given and math.isfinite(c.items.mid_p):

@@ -16,10 +16,12 @@ from diptych.claims import cell as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.statistics import item_view, items_needed
 from diptych.claims.verdict import LEVEL, MINIMUM_SEEDS, holm, paired_difference, seeds_needed
+from diptych.core.result import Result
 from diptych.report.measured import Contrast, ItemView, Measure, Word
 from diptych.tasks.records import read_records
 
 POINT = 0.01
+MEAN_OVER_ITEMS = re.compile(r"(r|acc)@")
 LOWER_IS_BETTER = re.compile(r"(?:^|_)medr$")
 
 
@@ -33,55 +35,67 @@ def measures_of(
     given: bool,
 ) -> list[Measure]:
     """Every metric of every task on every held-out split, the main one of each first."""
-    names = {split: part.name for split, part in cells.held_out(whole).items()}
-    measures = []
+    parts = {split: part.name for split, part in cells.held_out(whole).items()}
 
     @cache
     def records(arm: str, seed: int, task: str, split: str) -> pa.Table:
-        return read_records(cells.records_of(Path(folders[arm][seed]), task, names[split]))
+        return read_records(cells.records_of(Path(folders[arm][seed]), task, parts[split]))
 
+    measures = []
     for task in tasks:
-        for split in names:
+        for split in parts:
             by_cell = {(c.arm, c.seed): c.results[task][split] for c in found}
             example = next(iter(by_cell.values()))
-            metrics = [example.main, *(name for name in example.metrics if name != example.main)]
-            for metric in metrics:
-                values: dict[str, dict[int, float]] = {arm: {} for arm in arms}
-                for (arm, seed), result in by_cell.items():
-                    if metric in result.metrics:
-                        values[arm][seed] = result.metrics[metric].value
-                lower = LOWER_IS_BETTER.search(metric) is not None
-                higher = example.higher_is_better if metric == example.main else not lower
+            for metric in [example.main, *(name for name in example.metrics if name != example.main)]:
+                values = _values(arms, by_cell, metric)
                 contrasts = []
                 for arm in arms[1:]:
-                    common = sorted(values[arms[0]].keys() & values[arm].keys())
+                    seeds = sorted(values[arms[0]].keys() & values[arm].keys())
                     view = None
-                    if common and (metric == example.main or (given and re.match(r"(r|acc)@", metric))):
-                        a, b = (records(side, common[0], task, split) for side in (arms[0], arm))
-                        view = item_view(a, b, metric)
-                    pair = [[values[side][seed] for seed in common] for side in (arms[0], arm)]
+                    if seeds and (metric == example.main or (given and MEAN_OVER_ITEMS.match(metric))):
+                        one, two = (records(side, seeds[0], task, split) for side in (arms[0], arm))
+                        view = item_view(one, two, metric)
+                    pair = [[values[side][seed] for seed in seeds] for side in (arms[0], arm)]
+                    view = replace(view, seed=seeds[0]) if view else None
                     contrasts.append(_given(arm, pair, view) if given else _trained(arm, pair, view, metric == example.main))
-                measures.append(
-                    Measure(
-                        task=task,
-                        split=split,
-                        metric=metric,
-                        main=metric == example.main,
-                        higher_is_better=higher,
-                        chance=example.metrics[metric].chance,
-                        n_items=example.n_items,
-                        n_groups=example.n_groups,
-                        values=values,
-                        contrasts=tuple(
-                            decided(contrasts, seeds_decide=not given, higher_is_better=higher, pairs=_pairs(values, arms))
-                        ),
-                    )
-                )
+                measures.append(_measure(task, split, metric, example, values, contrasts, given=given))
     return measures
 
 
-def _pairs(values: Mapping[str, Mapping[int, float]], arms: Sequence[str]) -> list[int]:
-    return [len(values[arms[0]].keys() & values[arm].keys()) for arm in arms[1:]]
+def _values(arms: Sequence[str], by_cell: Mapping[tuple[str, int], Result], metric: str) -> dict[str, dict[int, float]]:
+    values: dict[str, dict[int, float]] = {arm: {} for arm in arms}
+    for (arm, seed), result in by_cell.items():
+        if metric in result.metrics:
+            values[arm][seed] = result.metrics[metric].value
+    return values
+
+
+def _measure(
+    task: str,
+    split: str,
+    metric: str,
+    example: Result,
+    values: dict[str, dict[int, float]],
+    contrasts: Sequence[Contrast],
+    *,
+    given: bool,
+) -> Measure:
+    main = metric == example.main
+    higher = example.higher_is_better if main else LOWER_IS_BETTER.search(metric) is None
+    first, *others = values.values()
+    pairs = [len(first.keys() & other.keys()) for other in others]
+    return Measure(
+        task=task,
+        split=split,
+        metric=metric,
+        main=main,
+        higher_is_better=higher,
+        chance=example.metrics[metric].chance,
+        n_items=example.n_items,
+        n_groups=example.n_groups,
+        values=values,
+        contrasts=tuple(decided(contrasts, seeds_decide=not given, higher_is_better=higher, pairs=pairs)),
+    )
 
 
 def _trained(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, main: bool) -> Contrast:

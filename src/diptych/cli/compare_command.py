@@ -21,7 +21,7 @@ The first arm is what the others are measured against. What is finished in --out
 class Compare:
     arms: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="ARM", help="recipes, with own options as in clip:lr=2e-4; or run folders, hf:NAME, open_clip:ARCH/FILE"),
+        arg(metavar="ARM ...", help="recipes, with own options as in clip:lr=2e-4; or run folders, hf:NAME, open_clip:ARCH/FILE"),
     ]
     data: Annotated[str, arg(help="any readable data with held-out splits")]
     tasks: Annotated[str, arg(help="with commas: retrieval,zero_shot,probe")] = "retrieval"

@@ -63,7 +63,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
     every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions())])
     args: Any = parse(every, argv, f"train {name}", DESCRIPTION)
     recipe = from_plain(kind, to_plain(pick(kind, args)))
-    options = TrainOptions(**{key: value for key, value in pick(TrainOptions, args).items() if key != "steps"})
+    options = TrainOptions(**{key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")})
     if args.dry_run:
         from diptych.api import estimate
 

@@ -260,7 +260,8 @@ class Hook:
 
     name: ClassVar[str] = ""
 
-    def on_start(self, run: Run) -> None: ...
+    def on_start(self, run: Run) -> None:
+        """Once a process, also when a run goes on after a stop."""
 
     def before_step(self, run: Run, batch: Any) -> None: ...
 

@@ -19,7 +19,7 @@ FORMAT = 1
 class RunFolder:
     """Paths and small files of a run.
 
-    run.json          format version, slug, status (running | finished | failed), environment
+    run.json          format version, slug, status (running | finished | stopped | failed), environment
     config.yaml       everything resolved (section "recipe" and section "run"); prepared.json beside it
     metrics.jsonl     one JSON object a line: {"step": n, "kind": "train" | "eval" | "note", ...}
     checkpoints/      step-00000120/ ... (train/checkpoint.py)

@@ -10,7 +10,9 @@ because a worker uses one thread and no GPU. They live as long as the stream.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -104,29 +106,29 @@ def batches(
 def _checked(loader: Any, data: Dataset, bad_limit: float, known_bad: Collection[str]) -> Iterator[Step]:
     bad: dict[str, str] = dict.fromkeys(known_bad, "met before")
     steps = iter(loader)
-    while True:
-        try:
-            item = next(steps)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
-                raise
-            raise RunError(
-                "a loader worker was killed, most often for want of memory (try fewer workers or a smaller batch)"
-            ) from error
-        if isinstance(item, _Raised):
-            raise item.error()
-        for failure in item.failures:
-            bad.setdefault(failure.uid, f"{failure.stage}: {failure.reason}")
-        if len(bad) > max(HANDFUL, bad_limit * len(data)):
-            first = "; ".join(f"'{uid}' {reason}" for uid, reason in list(bad.items())[-3:])
-            raise DataError(
-                f"{len(bad):,} of {len(data):,} samples cannot be used, more than the limit of {bad_limit:.1%}: {first}; "
-                f"`diptych data verify` lists them all; remove them or raise the limit",
-                file=data.name,
-            )
-        yield item
+    try:
+        for item in steps:
+            if isinstance(item, _Raised):
+                raise item.error()
+            for failure in item.failures:
+                bad.setdefault(failure.uid, f"{failure.stage}: {failure.reason}")
+            if len(bad) > max(HANDFUL, bad_limit * len(data)):
+                raise _too_many(bad, data, bad_limit)
+            yield item
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        hint = "most often for want of memory (try fewer workers or a smaller batch)"
+        raise RunError(f"a loader worker was killed, {hint}") from error
+    finally:
+        del steps  # ends the workers now, also when an error keeps this frame alive
+
+
+def _too_many(bad: dict[str, str], data: Dataset, bad_limit: float) -> DataError:
+    last = "; ".join(f"'{uid}' {reason}" for uid, reason in list(bad.items())[-3:])
+    count = f"{len(bad):,} of {len(data):,} samples cannot be used, more than the limit of {bad_limit:.1%}"
+    advice = "`diptych data verify` lists them all; remove them or raise the limit"
+    return DataError(f"{count}: {last}; {advice}", file=data.name)
 
 
 def _loader(steps: StepData, start: int, stop: int, workers: int) -> Any:
@@ -144,10 +146,19 @@ def _loader(steps: StepData, start: int, stop: int, workers: int) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each; interrupts and termination are for the main process, which stops its workers when it is ready."""
+    """One thread each. Interrupts and terminations that reach the whole process group are for the main process, which first saves
+    and then stops its workers: a worker obeys nobody else."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class StepData(MapDataset[Any]):

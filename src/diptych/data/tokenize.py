@@ -285,8 +285,8 @@ def _named(inner: tokenizers.Tokenizer, config: dict[str, Any], keys: Sequence[s
 def _clip_json() -> str:
     """CLIP's byte pairs as a tokenizers file, from the vocabulary that open_clip ships; open_clip itself is not imported.
 
-    Ids equal open_clip's but for letters of scripts that Unicode added lately, which the two regular-expression engines do not
-    yet both take for letters.
+    Ids equal open_clip's but for rare marks and lately added letters (U+0345, U+12550), which its regular-expression engine and
+    this one class differently.
     """
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:

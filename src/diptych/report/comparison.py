@@ -56,7 +56,7 @@ def _lead(m: Measured) -> str:
 
 
 def _result(m: Measured) -> tuple[str, ...]:
-    sentences = [sentence(m, measure, contrast) for measure in m.main_measures for contrast in measure.contrasts]
+    sentences = [summary(m, arm) for arm in m.arms[1:]]
     failed = [f"{f.arm}, seed {f.seed}, has no result: {f.reason}" for f in m.failures]
     shown = []
     for measure in m.main_measures:
@@ -73,26 +73,30 @@ def _result(m: Measured) -> tuple[str, ...]:
         page.text(note, note=True),
         _table(m),
         page.text(_rule(m), note=True),
-        *([page.lines(power)] if (power := [words for words in _power(m) if words]) else []),
     )
 
 
-def sentence(m: Measured, measure: Measure, c: Contrast) -> str:
-    """One comparison in words."""
-    where = f"{_split(measure)} ({measure.task} {measure.metric})"
-    if not math.isfinite(c.difference):
-        return f"{where}: there is no difference to report for {c.arm}."
-    by = f"{_signed(c.difference)}, 95 % interval {_signed(c.low)} to {_signed(c.high)}" if math.isfinite(c.low) else ""
-    by = by or _signed(c.difference)
-    first, value = m.arms[0], f"{measure.mean(c.arm):.3f} against {measure.mean(m.arms[0]):.3f}"
+def summary(m: Measured, arm: str) -> str:
+    """What came out about one arm, in a sentence; differences in brackets."""
+    said: dict[str, list[str]] = {}
+    for measure in m.main_measures:
+        for c in measure.contrasts:
+            if c.arm == arm:
+                by = f" ({_signed(c.difference)})" if math.isfinite(c.difference) else ""
+                said.setdefault(c.verdict, []).append(_where(m, measure) + by)
     words = {
-        "better": f"{c.arm} is better than {first}",
-        "worse": f"{c.arm} is worse than {first}",
-        "not shown": f"no difference between {c.arm} and {first} is shown",
-        "not enough seeds": f"{c.arm} and {first} had too few seeds for a verdict",
-        "no verdict": f"no verdict about {c.arm} and {first}",
+        "better": "better on",
+        "worse": "worse on",
+        "not shown": "no difference shown on",
+        "not enough seeds": "too few seeds for a verdict on",
+        "no verdict": "no verdict on",
     }
-    return f"{where}: {words[c.verdict]}. {value}, {by}."
+    return f"{arm} against {m.arms[0]}: " + "; ".join(f"{words[v]} {_listed(said[v])}" for v in words if v in said) + "."
+
+
+def _where(m: Measured, measure: Measure) -> str:
+    """The split, and the metric where there are several."""
+    return _split(measure) if len(m.tasks) == 1 else f"{measure.task.partition(':')[0]} {measure.metric} of {_split(measure)}"
 
 
 def _signed(value: float) -> str:
@@ -107,10 +111,15 @@ def _name(measure: Measure) -> str:
     return f"{measure.task.partition(':')[0].replace('_', ' ')} {measure.metric}: {_split(measure)}"
 
 
+def _brief(name: str) -> str:
+    """As much of a name as a chart has room for."""
+    return name if len(name) <= 28 else f"{name[:14]}…{name[-13:]}"
+
+
 def _bar(measure: Measure, arm: str, colour: int) -> Bar:
     values = tuple(measure.values[arm].values())
     mean, low, high = over_seeds(values)
-    return Bar(arm, mean, low, high, values if len(values) > 1 else (), measure.chance, colour)
+    return Bar(_brief(arm), mean, low, high, values if len(values) > 1 else (), measure.chance, colour)
 
 
 def difference_chart(title: str, m: Measured, measure: Measure) -> str:
@@ -135,7 +144,7 @@ def difference_chart(title: str, m: Measured, measure: Measure) -> str:
         parts.append(f'<text x="{x(mark):.1f}" y="{height - 10}" text-anchor="middle">{mark:g}</text>')
     for place, c in enumerate(rows):
         y, colour = top + row * (place + 0.5), f"var(--s{m.arms.index(c.arm) % 6})"
-        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(c.arm)}</text>')
+        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(_brief(c.arm))}</text>')
         if math.isfinite(c.low):
             span = f'x1="{x(c.low):.1f}" x2="{x(c.high):.1f}"'
             parts.append(f'<line {span} y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3" stroke-opacity=".45"/>')
@@ -158,18 +167,19 @@ def _table(m: Measured) -> str:
             runs = "" if not (c and c.items) else f"[{_signed(c.items.low)}, {_signed(c.items.high)}]"
             rows.append(
                 (
-                    _split(measure),
+                    _where(m, measure) if arm == m.arms[0] else "",
                     arm,
                     measure.mean(arm),
                     span or (_signed(c.difference) if c else "reference"),
                     "" if c is None or math.isnan(c.p_holm) else f"{c.p_holm:.3g}",
                     "" if c is None else c.verdict,
                     *([] if m.given else [runs]),
+                    _needed(m, c) if c else "",
                 )
             )
     p = "p (Holm)" if len(m.arms) > 2 else "p"
     interval = "difference [95 % over items]" if m.given else "difference [95 % t over seeds]"
-    head = ("held out", "arm", "mean", interval, p, "verdict", *([] if m.given else ["for these runs only"]))
+    head = ("held out", "arm", "mean", interval, p, "verdict", *([] if m.given else ["for these runs only"]), "1 point needs")
     return page.table(head, rows)
 
 
@@ -177,28 +187,24 @@ def _rule(m: Measured) -> str:
     if m.given:
         return (
             "The interval resamples whole groups of items, the same for both models; p comes from random sign flips of the groups' "
-            "differences. It speaks about these two models; trained again, they might differ otherwise."
+            "differences. It speaks about these two models; trained again, they might differ otherwise. '1 point needs': so many "
+            "independent items would show a difference of .01 with power .8."
         )
     words = (
         "What decides is the two-sided t test over seed-paired differences at .05; a verdict needs three seeds. 'For these runs only' "
         "is the interval over test items (whole groups resampled) of the first seed's two runs: it says nothing about the recipes."
     )
+    words += " '1 point needs': so many seeds would show a difference of .01 with power .8, if the spread stays what it was here."
     if len(m.arms) > 2:
         words += " p is adjusted (Holm) for the number of arms within a split and metric, not over splits and metrics."
     return words
 
 
-def _power(m: Measured) -> list[str]:
-    said = []
-    for measure in m.main_measures:
-        for c in measure.contrasts:
-            items = f"{c.items_a_point:,} independent items" if c.items_a_point else ""
-            if m.given and items:
-                said.append(f"{_split(measure)}, {c.arm}: to see a difference of 1 point you need about {items}")
-            elif c.seeds_a_point:
-                seeds = "10,000 seeds or more" if c.seeds_a_point >= 10_000 else f"about {c.seeds_a_point:,} seeds"
-                said.append(f"{_split(measure)}, {c.arm}: to see a difference of 1 point between the recipes you need {seeds}")
-    return said
+def _needed(m: Measured, c: Contrast) -> str:
+    """What would show a difference of one point."""
+    if m.given:
+        return f"{c.items_a_point:,} items" if c.items_a_point else ""
+    return "" if not c.seeds_a_point else "10,000 seeds or more" if c.seeds_a_point >= 10_000 else f"{c.seeds_a_point:,} seeds"
 
 
 # ---------------------------------------------------------------- cost, curves
@@ -245,9 +251,9 @@ def _curves(m: Measured) -> tuple[str, ...]:
     for colour, arm in enumerate(m.arms):
         runs = [list(RunFolder(Path(path)).metrics()) for path in m.folders.get(arm, {}).values()]
         both = []
-        for x_label, of in (("steps", _over_steps), ("seconds", _over_seconds)):
+        for over, of in (("steps", _over_steps), ("seconds", _over_seconds)):
             lines = [Line(arm, points, colour) for run in runs if (points := of(run))]
-            both.append(line_chart(f"loss of {arm} over {x_label}", lines, x_label=x_label))
+            both.append(line_chart(f"loss of {arm} over {over}", lines, x_label=""))
         shown.append(charts([chart for chart in both if chart]))
     note = "One line a seed. Losses of different recipes are different quantities: compare their shapes, not their heights."
     return (*shown, page.text(note, note=True)) if any(shown) else ()
@@ -309,7 +315,9 @@ def _all_numbers(m: Measured) -> tuple[str, ...]:
 
 def _made(m: Measured) -> tuple[str, ...]:
     return (
-        page.folded("Configurations", json.dumps(m.configs, indent=2, ensure_ascii=False)) if m.configs else "",
+        page.folded("Models" if m.given else "Configurations", json.dumps(m.configs, indent=2, ensure_ascii=False))
+        if m.configs
+        else "",
         page.folded("Data", json.dumps(m.data, indent=2, ensure_ascii=False)),
         page.folded("Environment", json.dumps(m.environment, indent=2)),
     )

@@ -20,6 +20,7 @@ class ItemView:
     wins       items on which the first is wrong and the other right; `losses` the other way round
     mid_p      McNemar's mid-p, where every item is a group of its own and either right or wrong; not a number elsewhere
     discordant share of items on which the two differ
+    seed       of the two runs
     """
 
     difference: float
@@ -32,6 +33,7 @@ class ItemView:
     items: int
     groups: int
     mid_p: float = math.nan
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

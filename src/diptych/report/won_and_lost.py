@@ -15,7 +15,7 @@ from diptych.report import page
 from diptych.report.measured import Measured
 from diptych.report.pictures import Album
 
-SHOWN = 4  # items of each side, split and pair of arms
+SHOWN = 6  # items of each side, split and pair of arms
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]
@@ -37,6 +37,7 @@ class _Answers:
 def won_and_lost(measured: Measured, album: Album) -> tuple[str, ...]:
     """Blocks for every task, split and arm against the first; a few items each, drawn at random."""
     blocks: list[str] = []
+    nothing: list[str] = []
     first = measured.arms[0]
     for measure in measured.main_measures:
         answers = {arm: _answers(measured, arm, measure.task, measure.split) for arm in measured.arms}
@@ -50,13 +51,17 @@ def won_and_lost(measured: Measured, album: Album) -> tuple[str, ...]:
                 every = "" if measured.given else " under every seed"
                 none = "" if measured.given else " under none"
                 words = f"{measure.task} on {measure.split.replace('_', ' ')}: {winner} right{every}, {loser}{none}"
-                blocks.append(page.heading(f"{words}: {f'{len(won):,} of {len(keys):,}' if won else 'no item'}"))
+                if not won:
+                    nothing.append(words)
+                    continue
+                blocks.append(page.heading(f"{words}: {len(won):,} of {len(keys):,}"))
                 chosen = keyed_rng("won", measure.split, winner).permutation(len(won))[:SHOWN]
-                blocks += [_row(won[i], winner, loser, answers, album) for i in chosen]
-    if not blocks:
+                blocks.append(_items([won[i] for i in chosen], winner, loser, answers, album))
+    if not blocks and not nothing:
         return ()
-    note = page.text("Drawn at random among those. A right answer has a green frame.", note=True)
-    return (note, *blocks)
+    note = page.text("Drawn at random among those. A right answer has a green frame.", note=True) if blocks else ""
+    rest = (page.text("There is no item with", note=True), page.lines(nothing)) if nothing else ()
+    return (note, *blocks, *rest)
 
 
 def _answers(measured: Measured, arm: str, task: str, split: str) -> _Answers:
@@ -86,23 +91,28 @@ def _right(row: Row) -> bool:
     return bool(row["credit"] == 1.0) if "credit" in row else bool(row["rank_expected"] <= 1.0)
 
 
-def _row(key: Key, winner: str, loser: str, answers: dict[str, _Answers], album: Album) -> str:
-    good, bad = (answers[arm].seeds[0][key] for arm in (winner, loser))
-    uid = good.get("uid") or good["query"]
-    picture = album.of(uid)[0] if uid in album else ""
-    if "roles" in good:
-        true = good["options"][good["roles"].index("true")]
-        chosen = bad["options"][max(range(len(bad["scores"])), key=lambda i: bad["scores"][i])]
-        return page.query_row(
-            true, f"{loser} prefers: {chosen} ({good['kind'].replace('_', ' ')})", _figures([(picture, "", True)])
-        )
-    if "label" in good:
-        return page.query_row(good["label"], f"{loser} says: {bad['top'][0]}", _figures([(picture, "", True)]))
-    figures = [(picture, "wanted", True)]
+def _items(keys: Sequence[Key], winner: str, loser: str, answers: dict[str, _Answers], album: Album) -> str:
+    """Of retrieval a row for each, with the answers of both; of everything else a picture for each, with what the loser said."""
+    pairs = [(answers[winner].seeds[0][key], answers[loser].seeds[0][key]) for key in keys]
+    if "top" in pairs[0][0] and "query" in pairs[0][0]:
+        return "".join(_found(good, bad, winner, loser, album) for good, bad in pairs)
+    figures = []
+    for good, bad in pairs:
+        if "roles" in good:
+            true = good["options"][good["roles"].index("true")]
+            said = bad["options"][max(range(len(bad["scores"])), key=lambda i: bad["scores"][i])]
+            words = f"“{true}”. {loser} prefers “{said}” ({good['kind'].replace('_', ' ')})"
+        else:
+            words = f"{good['label']}. {loser} says {bad['top'][0]}"
+        figures += _figures([(album.of(good["uid"])[0] if good["uid"] in album else "", words, True)])
+    return page.sheet(figures)
+
+
+def _found(good: Row, bad: Row, winner: str, loser: str, album: Album) -> str:
+    figures = [(album.of(good["query"])[0] if good["query"] in album else "", "wanted", True)]
     for arm, row in ((winner, good), (loser, bad)):
         for place, found in enumerate(album.known(row["top"][:3])):
-            name = f"{arm}: {place + 1}"
-            figures.append((album.of(found)[0], name, _group(album, found) == row["group"]))
+            figures.append((album.of(found)[0], f"{arm}: {place + 1}", _group(album, found) == row["group"]))
     return page.query_row(good["text"], f"{loser}: first right answer at rank {bad['rank_expected']:.0f}", _figures(figures))
 
 

@@ -27,6 +27,7 @@ class TrainOptions:
     log_every    steps between lines of `metrics.jsonl`
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
+    init         a .safetensors file whose tensors of equal name and shape are the start
     """
 
     seed: int = 0
@@ -43,6 +44,7 @@ class TrainOptions:
     bad_limit: float = 0.01
     tensorboard: bool = False
     progress: bool = True
+    init: str = ""
 
     def __post_init__(self) -> None:
         for name in ("steps", "workers", "save_every", "micro_batch", "eval_every"):

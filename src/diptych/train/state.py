@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -99,6 +100,11 @@ class Training:
         elif before is not None:
             carry = phase.stage.carry or carry_equal
             carry(before, model)
+        elif self.options.init:
+            taken = copy_equal(load_file(self.options.init), model)
+            if not taken:
+                raise ConfigError(f"{self.options.init} has no tensor with a name and shape of the model of '{self.recipe.slug}'")
+            self.log("note", text=f"{taken} of {len(model.state_dict())} tensors start from {self.options.init}")
         self._adopt(model)
         if begin is not None:
             self._load_optimiser(begin)
@@ -320,7 +326,16 @@ def load_weights(model: nn.Module, saved: Mapping[str, Tensor], recipe: Recipe) 
 @torch.no_grad()
 def carry_equal(before: nn.Module, after: nn.Module) -> None:
     """Copies the tensors whose name and shape are the same in both."""
-    old = before.state_dict()
-    for name, tensor in after.state_dict().items():
-        if isinstance(tensor, Tensor) and isinstance(old.get(name), Tensor) and old[name].shape == tensor.shape:
-            tensor.copy_(old[name])
+    copy_equal(before.state_dict(), after)
+
+
+@torch.no_grad()
+def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> int:
+    """Copies every tensor that the model has under the same name and in the same shape; says how many those were."""
+    taken = 0
+    for name, own in model.state_dict().items():
+        given = tensors.get(name)
+        if isinstance(own, Tensor) and isinstance(given, Tensor) and given.shape == own.shape:
+            own.copy_(given)
+            taken += 1
+    return taken
