@@ -2,8 +2,10 @@
 
     python benchmarks/decoding.py [--images 12] [--rounds 7]
 
-The photos that scikit-learn ships, saved as JPEG (quality 90) at several sizes. Both sides run alternately on one thread and on
-the same boxes; time is the median over rounds. "resize" is the step after decoding alone, on equal pixels.
+The photos that scikit-learn ships, saved as JPEG (quality 90) at several sizes. Both sides run alternately on one thread and
+draw the same boxes; ours lie on the smaller decoded image, whose sides and boxes are rounded to its own pixels, so that the crops are
+shifted by a fraction of a pixel ("mean diff" in levels); time is the median over rounds.
+"resize" is the step after decoding alone, on equal pixels.
 """
 
 from __future__ import annotations

@@ -34,6 +34,20 @@ ROOMS = {
 }
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the pages of a section below its index, so that every page is in the navigation."""
+    sections = {
+        "systems/index.md": [f"systems/{row.slug}.md" for row in every_row() if row.built],
+        "api/index.md": [{room: f"api/{room}.md"} for room in ROOMS],
+        "decisions/index.md": [{title_of(path): f"decisions/{path.name}"} for path in decisions()],
+    }
+    config.nav = [
+        {title: [page, *sections[page]] if isinstance(page, str) and page in sections else page for title, page in entry.items()}
+        for entry in config.nav or []
+    ]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"systems/index.md": systems_index(), "claims/index.md": claims_index(), "decisions/index.md": decisions_index()}
     pages |= {f"systems/{row.slug}.md": system_page(row) for row in every_row() if row.built}
@@ -134,16 +148,22 @@ def claims_index() -> str:
         "",
     ]
     for slug in registry.slugs():
-        lines += [f"## `{slug}`", "", *claim_lines(slug), ""]
+        built = slug in systems.slugs(built=True)
+        lines += [f"## [`{slug}`](../systems/{slug}.md)" if built else f"## `{slug}`", "", *claim_lines(slug), ""]
     return "\n".join(lines) + "\n"
+
+
+def decisions() -> list[Path]:
+    return sorted((ROOT / "docs/decisions").glob("0*.md"))
+
+
+def title_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
 
 
 def decisions_index() -> str:
     lines = ["# Decisions", "", "Where the plan was changed or a choice was measured, and why.", ""]
-    for path in sorted((ROOT / "docs/decisions").glob("0*.md")):
-        title = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        lines.append(f"- [{title}]({path.name})")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(f"- [{title_of(path)}]({path.name})" for path in decisions())]) + "\n"
 
 
 def api_index() -> str:

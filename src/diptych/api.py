@@ -130,6 +130,7 @@ def train(
     whole = read(data)
     rows = training_rows(whole)
     refuse_missing(made, rows)
+    rows = in_its_language(rows, made)
     made = made.prepare(rows)
     if say:
         for line in data_report(made, rows, whole):
@@ -156,8 +157,17 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
     whole = read(source)
     options = from_plain(TrainOptions, folder.config["run"])
     kind = systems.find(folder.state["slug"], room="recipes").load()
-    rows = cached(training_rows(whole), from_plain(kind, folder.config["recipe"]))
+    made = from_plain(kind, folder.config["recipe"])
+    rows = cached(in_its_language(training_rows(whole), made), made)
     return resume_run(folder.path, rows, validators(whole, options))
+
+
+def in_its_language(rows: Any, made: Recipe) -> Any:
+    """The rows with only the texts that the recipe draws from."""
+    from diptych.data.dataset import Pool
+
+    language = getattr(made, "language", "")
+    return rows.in_language(language) if isinstance(rows, Pool) and language else rows
 
 
 def cached(rows: Any, made: Recipe) -> Any:

@@ -89,12 +89,12 @@ def test_data_without_what_a_recipe_needs_are_refused(tmp_path: Path, capsys: An
 def test_a_comparison_killed_in_the_middle_goes_on_with_the_finished_cells(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["clip", "siglip", "--data", WORLD, "--seeds", "2", "--budget", "steps:30", "--out", str(out), *SMALL]
-    command = [sys.executable, "-m", "diptych.cli", "compare", *words]
+    command = [sys.executable, "-c", "from diptych.cli import main; raise SystemExit(main())", "compare", *words]
     first = subprocess.Popen(
         command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     deadline = time.monotonic() + 120
-    while len(list(out.glob("cells/*/cell.json"))) < 2 and time.monotonic() < deadline:
+    while len(list(out.glob("cells/*/cell.json"))) < 2 and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.wait()

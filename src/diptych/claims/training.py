@@ -36,8 +36,7 @@ def retrieval_cell(recipe: Recipe, *, data: str = "emoji", parts: Sequence[str])
         for part, rest in held.items():
             result = task.score(task.predict(model, rest))
             scores |= {f"{part}/{name}": metric.value for name, metric in result.metrics.items()}
-        train = [line for line in run_folder.metrics() if line.get("kind") == "train"]
-        return scores | {"train_seconds": sum(line.get("seconds", 0.0) for line in train)}
+        return scores | {"train_seconds": run_folder.training_seconds()}
 
     return run
 

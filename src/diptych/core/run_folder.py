@@ -21,7 +21,7 @@ class RunFolder:
 
     run.json          format version, slug, status (running | finished | stopped | failed), environment
     config.yaml       everything resolved (section "recipe" and section "run"); prepared.json beside it
-    metrics.jsonl     one JSON object a line: {"step": n, "kind": "train" | "eval" | "note", ...}
+    metrics.jsonl     one JSON object a line: {"step": n, "kind": "train" | "eval" | "note", ...}; "seconds" are those of a step
     checkpoints/      step-00000120/ ... (train/checkpoint.py)
     model/            config.json, model.safetensors, tokenizer, README.md: what `dp.load` opens
     records/          Parquet records of evaluations, one file a task and data set
@@ -91,3 +91,12 @@ class RunFolder:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 return
+
+    def training_seconds(self) -> float:
+        """Time spent in steps: lines of kind "train" carry the mean seconds a step since the line before."""
+        total, last = 0.0, 0
+        for line in self.metrics():
+            if line.get("kind") == "train":
+                total += line.get("seconds", 0.0) * (line["step"] - last)
+                last = line["step"]
+        return total

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.cache import cache_folder
 from diptych.core.config import config_hash
 from diptych.core.errors import DataError
 from diptych.core.files import atomic_folder, write_json
@@ -61,7 +61,7 @@ def decoded(pool: Pool, side: int, folder: Path | None = None) -> Pool:
     its order and `side`; later calls only open it. A bad image stays undecoded and fails when it is used, as without a cache. Raises
     `DataError` when decoded sizes differ: such images have no common array.
     """
-    root = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "diptych", "decoded")
+    root = folder or cache_folder() / "decoded"
     rows = hashlib.sha256("\n".join(pool.uids).encode()).hexdigest()
     place = Path(root, config_hash({"format": FORMAT, "data": pool.fingerprint, "rows": rows, "side": side}))
     if not (place / "index.json").is_file():

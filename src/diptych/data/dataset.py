@@ -331,6 +331,14 @@ class Pool:
     def named(self, name: str) -> Pool:
         return self._but(name=name, fingerprint=self._fingerprint)
 
+    def in_language(self, language: str) -> Pool:
+        """The same rows with only the texts of this language or of an unknown one; "" keeps all. Many languages cost time."""
+        if not language:
+            return self
+        table = self.texts_table()
+        mine = pc.is_in(table["language"], value_set=pa.array([language, ""], pa.string()))
+        return self._but(texts=Texts.by_uid(table.filter(mine), self._columns["uid"]))
+
     def with_images(self, images: Images) -> Pool:
         """The same rows with images from elsewhere (a decoded cache); `images` counts the rows of this pool."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from diptych.core.cache import cache_folder
 from diptych.core.errors import DataError
 from diptych.data.assemble import Found, assemble
 from diptych.data.columns import read_parquet
@@ -20,7 +21,6 @@ from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.rows import Rows, is_json
 from diptych.data.sidecar import fields_of
-from diptych.data.tar_index import cache_folder
 from diptych.data.wanted import OTHER_NAMES, Wanted, choose
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")

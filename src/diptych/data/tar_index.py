@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from diptych.core.cache import cache_folder
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, write_parquet
 
@@ -71,11 +71,6 @@ def write_index(place: Path, members: pa.Table, tar: Path, problems: tuple[Probl
 
 def index_path(tar: Path) -> Path:
     return tar.with_name(f"{tar.stem}.idx.parquet")
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/diptych``, or ``~/.cache/diptych``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diptych"
 
 
 def _cache_path(tar: Path) -> Path:

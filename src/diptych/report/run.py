@@ -25,7 +25,7 @@ def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
     results = kept_results(folder.records)
     album = Album(data) if data is not None else None
     sections = [
-        page.Section("Result", (page.cards(_numbers(state, lines, results)), chart_of(results))),
+        page.Section("Result", (page.cards(_numbers(state, lines, results, folder.training_seconds())), chart_of(results))),
         page.Section("Training", training_blocks(lines)),
         page.Section("Evaluation", tuple(table_of(kept) for kept in results)),
     ]
@@ -39,7 +39,7 @@ def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
     return folder.report
 
 
-def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[Kept]) -> list[tuple[str, str]]:
+def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[Kept], seconds: float) -> list[tuple[str, str]]:
     numbers = [
         (f"{metric.value:.3f}", f"{kept.result.main} on {kept.part.rpartition('/')[2]} (chance {metric.chance:.4f})")
         for kept in results
@@ -47,8 +47,7 @@ def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[K
     ]
     train = [line for line in lines if line.get("kind") == "train"]
     if train:
-        minutes = sum(line.get("seconds", 0.0) for line in train) / 60
-        numbers.append((f"{minutes:.1f}", f"minutes for {state.get('step', 0):,} steps"))
+        numbers.append((f"{seconds / 60:.1f}", f"minutes for {state.get('step', 0):,} steps"))
         speeds = sorted(line["images_per_second"] for line in train if line.get("images_per_second"))
         if speeds:
             numbers.append((f"{speeds[len(speeds) // 2]:,.0f}", "samples a second (median)"))

@@ -1,0 +1,66 @@
+"""The scripts in examples/ run and find what they say they find."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def script(name: str) -> ModuleType:
+    """An example as a module; it is no package, so it is loaded by its path."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_has_a_test() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert [path.stem for path in EXAMPLES.glob("*.py") if f'script("{path.stem}")' not in here] == []
+
+
+def test_the_practice_folder_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    import diptych as dp
+
+    assert script("practice_folder").main(tmp_path / "pictures", limit=12) == 12
+    pool = dp.read(tmp_path / "pictures", group="concept")
+    assert len(pool) == 12
+    first = pool[0]
+    kept = json.loads(next((tmp_path / "pictures").rglob(f"{first.uid.partition('_')[2]}.json")).read_text(encoding="utf-8"))
+    assert first.texts[0].string == kept["caption"]
+    assert first.group == kept["concept"]
+
+
+def test_a_foreign_folder_that_knows_nothing_scores_near_chance(tmp_path: Path) -> None:
+    foreign = script("foreign_model")
+    result = foreign.main(foreign.random_clip(tmp_path / "clip"))
+    recall = result.metrics["t2i_r@1"]
+    assert recall.low <= recall.chance <= recall.high
+    assert result.n_items > result.n_groups > 1
+
+
+@pytest.mark.slow
+def test_training_and_then_searching(tmp_path: Path) -> None:
+    import diptych as dp
+
+    found = script("train_from_python").main(tmp_path, steps=3)
+    assert set(found) == {"clip", "siglip"}
+    searching = script("search")
+    alike = searching.main(tmp_path / "clip", tmp_path / "index")
+    assert alike[0] == dp.read(searching.DATA, split="test").uids[0]
+
+
+@pytest.mark.slow
+def test_a_recipe_of_ones_own_is_trained_beside_its_baseline(tmp_path: Path) -> None:
+    found = script("own_recipe").main(tmp_path, steps=2, seeds=1)
+    assert {slug: len(values) for slug, values in found.items()} == {"clip": 1, "smoothed_clip": 1}
