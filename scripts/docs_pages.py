@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from docs_fields import with_fields
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -38,7 +39,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the pages of a section below its index, so that every page is in the navigation."""
     sections = {
         "systems/index.md": [f"systems/{row.slug}.md" for row in every_row() if row.built],
-        "api/index.md": [{room: f"api/{room}.md"} for room in ROOMS],
+        "api/index.md": [{f"diptych.{room}": f"api/diptych.{room}.md"} for room in ROOMS],
         "decisions/index.md": [{title_of(path): f"decisions/{path.name}"} for path in decisions()],
     }
     config.nav = [
@@ -51,7 +52,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"systems/index.md": systems_index(), "claims/index.md": claims_index(), "decisions/index.md": decisions_index()}
     pages |= {f"systems/{row.slug}.md": system_page(row) for row in every_row() if row.built}
-    pages |= {"api/index.md": api_index()} | {f"api/{room}.md": api_page(room) for room in ROOMS}
+    pages |= {"api/index.md": api_index()} | {f"api/diptych.{room}.md": api_page(room) for room in ROOMS}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -69,19 +70,23 @@ def systems_index() -> str:
         f"{len(systems.SYSTEMS)} published systems and {len(systems.BASELINES)} baselines. Today {built} of the systems are built and {working} "
         "*work*: their file composes the mechanism, their checks pass, and the ledger holds a verdict. The rest is a plan, and named as such.",
         "",
-        "| system | | room | state | what is missing |",
+        "## Built",
+        "",
+        "| system | what it is | room | state | what is missing |",
         "|---|---|---|---|---|",
     ]
     for row in every_row():
-        name = f"[`{row.slug}`]({row.slug}.md)" if row.built else f"`{row.slug}`"
-        state = "works" if row.works else "built" if row.built else "planned"
-        lines.append(f"| {name} | {row.title} | {row.room} | {state} | {', '.join(row.missing) if row.built else ''} |")
+        if row.built:
+            state = "works" if row.works else "built"
+            lines.append(f"| [`{row.slug}`]({row.slug}.md) | {row.title} | {row.room} | {state} | {', '.join(row.missing)} |")
+    lines += ["", "## Planned", "", "| system | what it is | room |", "|---|---|---|"]
+    lines += [f"| `{row.slug}` | {row.title} | {row.room} |" for row in every_row() if not row.built]
     return "\n".join(lines) + "\n"
 
 
 def system_page(row: systems.System) -> str:
     entry: Any = row.load()
-    lines = [f"# {row.title}", "", inspect.getdoc(entry) or "", ""]
+    lines = [f"# {row.title}", "", with_fields(inspect.getdoc(entry) or ""), ""]
     if inspect.isclass(entry) and issubclass(entry, Recipe):
         tiny, paper = entry.tiny(), entry.paper()
         lines += ["```", f"diptych train {row.slug} --data emoji --out runs/{row.slug}", "```", "", "## Fields", ""]
@@ -167,7 +172,7 @@ def decisions_index() -> str:
 
 
 def api_index() -> str:
-    rooms = [f"| [`diptych.{room}`]({room}.md) | {what} |" for room, what in ROOMS.items()]
+    rooms = [f"| [`diptych.{room}`](diptych.{room}.md) | {what} |" for room, what in ROOMS.items()]
     return "\n".join(["# API", "", "| room | what lives there |", "|---|---|", *rooms, "", "::: diptych.api", ""]) + "\n"
 
 

@@ -64,3 +64,13 @@ def test_training_and_then_searching(tmp_path: Path) -> None:
 def test_a_recipe_of_ones_own_is_trained_beside_its_baseline(tmp_path: Path) -> None:
     found = script("own_recipe").main(tmp_path, steps=2, seeds=1)
     assert {slug: len(values) for slug, values in found.items()} == {"clip": 1, "smoothed_clip": 1}
+
+
+def test_public_names_stay_functions_when_the_rooms_of_the_same_name_are_imported() -> None:
+    """`import diptych.train` binds a package to the name of the function; a second `dp.train(...)` must work all the same."""
+    import diptych as dp
+    import diptych.index.dense
+    import diptych.report.page
+    import diptych.train.options
+
+    assert [name for name in dp.__all__ if name != "__version__" and not callable(getattr(dp, name))] == []

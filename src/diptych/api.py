@@ -18,6 +18,7 @@ from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.core.run_folder import RunFolder
+from diptych.worlds.address import as_drawn, held_out, open_data, split_names, training_rows
 
 if TYPE_CHECKING:
     from diptych.claims.compare import Arm, Comparison
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 FOREIGN = ("hf:", "open_clip:", "timm:")
-CACHE_BYTES = 2**30
-"""Decoded images are kept when they take no more than this."""
-
-
 # ---------------------------------------------------------------- data
 
 
@@ -44,36 +41,8 @@ def read(source: Any, *, split: str = "", **columns: Any) -> Any:
     split    only the rows of that split
     columns  which columns hold what: image=, text=, group=, split=, uid=, licence=, language= (tables only)
     """
-    if isinstance(source, str) and source.startswith("world:"):
-        from diptych.worlds.resolve import resolve
-
-        data: Any = resolve(source)
-    elif _is_dataset(source):
-        data = source
-    else:
-        from diptych.data.read import read as read_pool
-
-        data = read_pool(source, **columns)
+    data = open_data(source, **columns)
     return data.split(split) if split else data
-
-
-def training_rows(data: Any) -> Any:
-    """The split "train" where there is one, else every row."""
-    return data.split("train") if "train" in split_names(data) else data
-
-
-def held_out(data: Any) -> dict[str, Any]:
-    """Every split but "train", by name; data without splits are held out as a whole, under their own name."""
-    names = [name for name in split_names(data) if name != "train"]
-    return {name: data.split(name).named(f"{data.name}/{name}") for name in names} if names else {data.name: data}
-
-
-def split_names(data: Any) -> list[str]:
-    return list(getattr(data, "split_names", ()))
-
-
-def _is_dataset(source: Any) -> bool:
-    return all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select"))
 
 
 # ---------------------------------------------------------------- training
@@ -130,14 +99,14 @@ def train(
     whole = read(data)
     rows = training_rows(whole)
     refuse_missing(made, rows)
-    rows = in_its_language(rows, made)
+    rows = as_drawn(rows, made)
     made = made.prepare(rows)
     if say:
         for line in data_report(made, rows, whole):
             say(line)
     source = data if isinstance(data, str | Path) else ""
     record = {"source": str(source)}
-    return fit(made, cached(rows, made), out, options, validators(whole, options), record=record)
+    return fit(made, rows, out, options, validators(whole, options), record=record)
 
 
 def resume(run: str | Path, *, data: Any = None) -> RunFolder:
@@ -158,28 +127,7 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
     options = from_plain(TrainOptions, folder.config["run"])
     kind = systems.find(folder.state["slug"], room="recipes").load()
     made = from_plain(kind, folder.config["recipe"])
-    rows = cached(in_its_language(training_rows(whole), made), made)
-    return resume_run(folder.path, rows, validators(whole, options))
-
-
-def in_its_language(rows: Any, made: Recipe) -> Any:
-    """The rows with only the texts that the recipe draws from."""
-    from diptych.data.dataset import Pool
-
-    language = getattr(made, "language", "")
-    return rows.in_language(language) if isinstance(rows, Pool) and language else rows
-
-
-def cached(rows: Any, made: Recipe) -> Any:
-    """Small square images decoded once and kept as one array; anything else as it is. Batches do not change."""
-    from diptych.data.cache import decoded
-    from diptych.data.dataset import Pool
-
-    if not isinstance(rows, Pool) or not made.decode_size or not {"width", "height"} <= set(rows.column_names):
-        return rows
-    sides = {*rows.column("width"), *rows.column("height")}
-    small = len(sides) == 1 and None not in sides and max(sides) <= 2 * made.decode_size
-    return decoded(rows, made.decode_size) if small and len(rows) * max(sides) ** 2 * 3 <= CACHE_BYTES else rows
+    return resume_run(folder.path, as_drawn(training_rows(whole), made), validators(whole, options))
 
 
 def estimate(

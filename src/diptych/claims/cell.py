@@ -33,6 +33,7 @@ from diptych.core.files import write_json
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.train.options import TrainOptions
+from diptych.worlds.address import as_drawn, held_out, open_data, training_rows
 
 FORMAT = 1
 STDERR = 2  # the file descriptor: what a cell prints must not mix with the comparison's own output
@@ -95,27 +96,6 @@ class CellResult:
 # ---------------------------------------------------------------- data
 
 
-def open_data(address: str) -> Any:
-    """Data by their address, as every command opens them."""
-    if address.startswith("world:"):
-        from diptych.worlds.resolve import resolve
-
-        return resolve(address)
-    from diptych.data.read import read
-
-    return read(address)
-
-
-def training_rows(whole: Any) -> Any:
-    return whole.split("train") if "train" in getattr(whole, "split_names", ()) else whole
-
-
-def held_out(whole: Any) -> dict[str, Any]:
-    """Every split but "train"; without any, all rows under the data's own name (which a trained recipe may not be scored on)."""
-    names = [name for name in getattr(whole, "split_names", ()) if name != "train"]
-    return {name: whole.split(name).named(f"{whole.name}/{name}") for name in names} or {whole.name: whole}
-
-
 def make_task(words: str, rows: Dataset | None = None) -> Task:
     """A task with its options, as in ``zero_shot:label=group_name``; a probe that trains gets the training rows."""
     from diptych.tasks import find
@@ -155,6 +135,7 @@ def run_cell(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
         raise RunError(
             f"'{rows.name}' changed while it was compared: fingerprint {job.fingerprint} before, {rows.fingerprint} now"
         )
+    rows = as_drawn(rows, job.recipe)
     scored: dict[str, dict[str, Result]] = {}
 
     def ask(model: Any) -> Mapping[str, float]:

@@ -36,6 +36,7 @@ from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.core.files import write_json
 from diptych.report.measured import Cost, Failure, Measured
 from diptych.train.options import TrainOptions
+from diptych.worlds.address import held_out, training_rows
 
 Say = Callable[[str], None]
 REHEARSED = 256  # rows of a held-out split on which a task is tried before anything is trained
@@ -114,7 +115,7 @@ def compare(
         configs = {job.arm: _config(job) for job in jobs}
         words = str(budget)
     names = tuple(arm.name for arm in arms)
-    rows = cells.training_rows(whole)
+    rows = training_rows(whole)
     measured = Measured(
         arms=names,
         seeds=() if given else tuple(seeds),
@@ -157,14 +158,14 @@ def _begin(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *,
     names = [cells.make_task(words).name for words in tasks]
     if not tasks or len(set(names)) < len(names):
         raise ConfigError(f"tasks are {', '.join(tasks) or 'missing'} (expected one or more, each once, such as retrieval)")
-    parts = cells.held_out(whole)
+    parts = held_out(whole)
     if not given and whole.name in parts:
         raise DataError(
             f"'{whole.name}' has no held-out rows, and what was trained on may not be scored",
             field="split",
             expected="a column 'split' with train and another name: diptych data split",
         )
-    known, fingerprint = out / "data.json", cells.training_rows(whole).fingerprint
+    known, fingerprint = out / "data.json", training_rows(whole).fingerprint
     if known.is_file():
         before = json.loads(known.read_text(encoding="utf-8"))
         if before["fingerprint"] != fingerprint:
@@ -201,7 +202,7 @@ def _rehearse(words: str, parts: dict[str, Any]) -> None:
 
 def check_version(name: str, run_state: dict[str, Any], whole: Any) -> None:
     """Refuse a run folder that was trained on another version of the data, with both fingerprints."""
-    known, now = run_state.get("data", {}), cells.training_rows(whole).fingerprint
+    known, now = run_state.get("data", {}), training_rows(whole).fingerprint
     if known and known.get("fingerprint") != now:
         raise RunError(
             f"{name} was trained on '{known.get('name')}' with fingerprint {known.get('fingerprint')}; "
@@ -231,7 +232,7 @@ def _jobs(
     say: Say,
 ) -> list[Job]:
     """Every cell, seed by seed, so that a comparison that is stopped has whole pairs."""
-    rows = cells.training_rows(whole)
+    rows = training_rows(whole)
     fixed = {name: value for name, value in to_plain(options).items() if name in ("precision", "bad_limit", "steps")}
     prepared: list[tuple[Arm, Recipe, str]] = []
     for arm in arms:
@@ -344,7 +345,7 @@ def _score_models(
 ) -> tuple[list[CellResult], dict[str, dict[int, str]]]:
     """Every model on every task. Kept by the fingerprints of model and data."""
     found, folders = [], {}
-    data = [part.fingerprint for part in cells.held_out(whole).values()]
+    data = [part.fingerprint for part in held_out(whole).values()]
     for place, arm in enumerate(arms):
         assert arm.model is not None
         folder = out / "models" / f"{_stem(arm.name)}-{config_hash([arm.model.fingerprint, data, tasks])}"

@@ -19,6 +19,7 @@ from diptych.claims.verdict import LEVEL, MINIMUM_SEEDS, holm, paired_difference
 from diptych.core.result import Result
 from diptych.report.measured import Contrast, ItemView, Measure, Word
 from diptych.tasks.records import read_records
+from diptych.worlds.address import held_out
 
 POINT = 0.01
 MEAN_OVER_ITEMS = re.compile(r"(r|acc)@")
@@ -35,7 +36,7 @@ def measures_of(
     given: bool,
 ) -> list[Measure]:
     """Every metric of every task on every held-out split, the main one of each first."""
-    parts = {split: part.name for split, part in cells.held_out(whole).items()}
+    parts = {split: part.name for split, part in held_out(whole).items()}
 
     @cache
     def records(arm: str, seed: int, task: str, split: str) -> pa.Table:

@@ -14,6 +14,7 @@ from diptych.models.deployed import open_model
 from diptych.tasks.retrieval import Retrieval
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
+from diptych.worlds.address import as_drawn
 
 SMOKE_ROWS = 64
 
@@ -43,6 +44,7 @@ def retrieval_cell(recipe: Recipe, *, data: str = "emoji", parts: Sequence[str])
 
 def trained(recipe: Recipe, rows: Pool, cell: Cell) -> RunFolder:
     """The finished run of this cell: resumed when its folder holds a part of it."""
+    rows = as_drawn(rows, recipe)
     if (cell.folder / "run.json").exists():
         return resume(cell.folder, rows, kind=type(recipe))
     return fit(recipe, rows, cell.folder, TrainOptions(seed=cell.seed, progress=False, save_every=100))

@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(Demo, argv, "demo", "Curate, train, evaluate and search real data; ends in a report.")
     from diptych import api
     from diptych.report.side_by_side import Side, Story, over_seeds, side_by_side
+    from diptych.worlds.address import training_rows
 
     begin = time.perf_counter()
     whole = api.read(args.data)
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     story = Story(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
         lead=f"Real data, {args.seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo.",
-        inspection=tuple(api.data_report(api.recipe(args.recipes[-1]), api.training_rows(curated), curated)),
+        inspection=tuple(api.data_report(api.recipe(args.recipes[-1]), training_rows(curated), curated)),
         curation=tuple(steps),
         searches=found,
     )
@@ -73,9 +74,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _curate(whole: Any, out: Path) -> tuple[Any, list[tuple[str, int, int, float]]]:
     """Exact duplicates leave the training rows; held-out rows stay as they are."""
-    from diptych.api import split_names, training_rows
     from diptych.curate.exact_duplicates import ExactDuplicates
     from diptych.curate.pool import curate
+    from diptych.worlds.address import split_names, training_rows
 
     rows = training_rows(whole)
     done = curate(rows, [ExactDuplicates()], out / "curation")

@@ -328,8 +328,9 @@ class Pool:
             fingerprint="" if names & {"group", "sha256"} else self._fingerprint,
         )
 
-    def named(self, name: str) -> Pool:
-        return self._but(name=name, fingerprint=self._fingerprint)
+    def named(self, name: str, *, fingerprint: str = "") -> Pool:
+        """The same rows under another name; `fingerprint` where it is known to be that of another form of the same data."""
+        return self._but(name=name, fingerprint=fingerprint or self._fingerprint)
 
     def in_language(self, language: str) -> Pool:
         """The same rows with only the texts of this language or of an unknown one; "" keeps all. Many languages cost time."""

@@ -1,0 +1,43 @@
+"""Shows the documented fields of a docstring ("name   what it is", aligned) as a list: in running text they would flow together."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+ENTRY = re.compile(r"^ {0,4}([\w/]+(?:, \w+)*)  +(\S.*)$")
+FENCE = re.compile(r"^( {4,}|```|>>>|\||- )")
+
+
+def with_fields(text: str) -> str:
+    """The docstring with every field as a list item; code, tables and lists stay as they are.
+
+    >>> print(with_fields("Trains.\\n\\nsteps  how many\\n         in all"))
+    Trains.
+    <BLANKLINE>
+    - `steps`: how many in all
+    """
+    lines: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        match = None if FENCE.match(line) else ENTRY.match(line)
+        if match:
+            lines += [""] if lines and lines[-1] and not inside else []
+            lines.append(f"- {', '.join(f'`{name}`' for name in match[1].split(', '))}: {match[2].strip()}")
+            inside = True
+        elif inside and line.startswith("     "):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines += ["", line] if inside and line else [line]
+            inside = False
+    return "\n".join(lines)
+
+
+class Fields(griffe.Extension):
+    """Called by mkdocstrings for every documented object."""
+
+    def on_instance(self, *, obj: griffe.Object, **rest: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = with_fields(obj.docstring.value)

@@ -1,0 +1,56 @@
+"""What data a name stands for, which of its rows train and which are held out. Files are read by `data`, worlds are rendered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diptych.core.contracts import Recipe
+from diptych.data.cache import decoded
+from diptych.data.dataset import Pool
+from diptych.data.read import read
+from diptych.worlds.resolve import PREFIX, resolve
+
+CACHE_BYTES = 2**30
+"""Decoded images are kept when they take no more than this."""
+
+
+def open_data(source: Any, **columns: Any) -> Any:
+    """A data set: "world:NAME?options" is rendered, a data set is taken as it is, anything else goes to `data.read`."""
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return resolve(source)
+    if all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select")):
+        return source
+    return read(source, **columns)
+
+
+def split_names(data: Any) -> list[str]:
+    return list(getattr(data, "split_names", ()))
+
+
+def training_rows(data: Any) -> Any:
+    """The split "train" where there is one, else every row."""
+    return data.split("train") if "train" in split_names(data) else data
+
+
+def held_out(data: Any) -> dict[str, Any]:
+    """Every split but "train", by name; data without splits are held out as a whole, under their own name."""
+    names = [name for name in split_names(data) if name != "train"]
+    return {name: data.split(name).named(f"{data.name}/{name}") for name in names} if names else {data.name: data}
+
+
+def as_drawn(rows: Any, recipe: Recipe) -> Any:
+    """The same rows made quick to draw from; batches and fingerprint do not change.
+
+    Small square images are decoded once and kept as one array; texts in languages that the recipe does not draw from are left out.
+    """
+    if not isinstance(rows, Pool):
+        return rows
+    fingerprint, quick = rows.fingerprint, rows
+    if recipe.decode_size and {"width", "height"} <= set(rows.column_names):
+        sides = {*rows.column("width"), *rows.column("height")}
+        small = len(sides) == 1 and None not in sides and max(sides) <= 2 * recipe.decode_size
+        if small and len(rows) * max(sides) ** 2 * 3 <= CACHE_BYTES:
+            quick = decoded(quick, recipe.decode_size)
+    if language := getattr(recipe, "language", ""):
+        quick = quick.in_language(language)
+    return quick.named(rows.name, fingerprint=fingerprint)

@@ -1,0 +1,193 @@
+"""The documentation holds: commands that it quotes exist and take those options, links lead somewhere, pages stand on their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").glob("*.py"), *(ROOT / "examples").glob("*.py")])
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+QUOTED = re.compile(r"`(diptych [^`]+)`")
+OPEN = re.compile(r"\b[A-Z]{2,}\b|\.\.\.|\bN\b|\bD\b|\bR\b")  # a placeholder: the line describes commands, it is none
+ON_SITE = {"systems/index.md", "claims/index.md", "api/index.md", "decisions/index.md"}  # written while the site is built
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# ---------------------------------------------------------------- commands
+
+
+def commands(page: Path) -> list[str]:
+    """Every `diptych ...` of a page: lines of code blocks, with or without a prompt, and quoted phrases."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line.strip().removeprefix("$ ") for language, block in FENCED.findall(text) if language in ("", "console", "bash")
+             for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
+    lines = [line[line.index("diptych train") :] if line.startswith("torchrun") else line for line in lines]
+    return [line for line in [*lines, *QUOTED.findall(FENCED.sub("", text))] if line.startswith("diptych ")]
+
+
+QUOTES = [(page, line) for page in PAGES for line in dict.fromkeys(commands(page))]
+
+
+class Parsed(Exception):
+    """Raised in place of the work, once the words have been understood."""
+
+
+def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the command line up to the point where all words are parsed; what does not exist fails before."""
+    import importlib
+
+    from diptych.cli import output
+
+    real = output.parse
+
+    def stop(*args: Any, **options: Any) -> None:
+        real(*args, **options)
+        raise Parsed
+
+    for command in cli.COMMANDS:
+        module = importlib.import_module(f"diptych.cli.{command}_command")
+        if hasattr(module, "parse"):
+            monkeypatch.setattr(module, "parse", stop)
+    try:
+        code = cli.main(words)
+    except Parsed:
+        return
+    assert code == 0, f"diptych {' '.join(words)}: exit code {code}"  # --help and lists of sub-commands
+
+
+@pytest.mark.parametrize(("page", "line"), QUOTES, ids=[f"{name(page)}:{line[:60]}" for page, line in QUOTES])
+def test_quoted_commands_exist(
+    page: Path, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    assert words[0].lstrip("-") in {*cli.COMMANDS, "help", "version", "COMMAND"}, f"{name(page)}: no command '{words[0]}'"
+    if any(OPEN.search(word) for word in words) or len(words) == 1 or is_list(words):
+        return
+    if words[:2] == ["train", "fillip"] or words[:2] == ["train", "filip"]:
+        return  # shown with the error that it gives
+    try:
+        understand(words, monkeypatch)
+    except SystemExit as stop:
+        if stop.code:
+            pytest.fail(f"{name(page)}: {line}\n{capsys.readouterr().err}")
+
+
+def is_list(words: list[str]) -> bool:
+    """`diptych data build` as the name of a command, without its arguments."""
+    return len(words) == 2 and not words[1].startswith("-")
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(QUOTES) > 30
+    assert {line.split()[1] for _, line in QUOTES} >= {"data", "train", "eval", "index", "search", "serve", "compare"}
+
+
+def test_a_wrong_option_would_be_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        understand(["train", "clip", "--data", "emoji", "--out", "x", "--stpes", "3"], monkeypatch)
+    assert stop.value.code == 2
+
+
+# ---------------------------------------------------------------- links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_exist(page: Path) -> None:
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target) or target.startswith("#"):
+            continue
+        path = (page.parent / target.partition("#")[0]).resolve()
+        made = path.is_relative_to(ROOT / "docs") and str(path.relative_to(ROOT / "docs")) in ON_SITE
+        assert path.exists() or made, f"{name(page)} links to {target}, which is not there"
+        assert path.is_relative_to(ROOT), f"{name(page)} links out of the repository: {target}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=name)
+def test_pages_of_the_site_link_within_the_site(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text(encoding="utf-8"))):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target).resolve().is_relative_to(ROOT / "docs"), f"{name(page)} links out of docs/: {target}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    missing = [
+        name(p)
+        for p in (ROOT / "docs").rglob("*.md")
+        if p.parent.name != "decisions" and p.relative_to(ROOT / "docs").as_posix() not in nav
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=name)
+def test_nothing_leads_to_files_outside_the_repository(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    found = re.search(
+        r"(?<![\w/-])shared/|\bspec sheet|\bSYSTEMS\.md|\bDESIGN\.md|\bSTYLE\.md|/work/|\bissue #?\d|github\.com/[^/\s]+/[^/\s]+/issues",
+        text,
+    )
+    assert found is None, f"{name(path)}: '{found[0]}'"
+
+
+# ---------------------------------------------------------------- code and site
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_blocks_parse_and_import_what_exists(page: Path) -> None:
+    import ast
+    import importlib
+
+    for language, block in FENCED.findall(page.read_text(encoding="utf-8")):
+        if language != "python":
+            continue
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diptych"):
+                module = importlib.import_module(str(node.module))
+                for item in node.names:
+                    there = hasattr(module, item.name) or importlib.util.find_spec(f"{node.module}.{item.name}")
+                    assert there, f"{name(page)}: {node.module} has no {item.name}"
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "dp":
+                import diptych
+
+                assert node.attr in diptych.__all__, f"{name(page)}: dp.{node.attr} does not exist"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    tool = shutil.which("mkdocs", path=str(Path(sys.executable).parent))
+    assert tool is not None
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        [tool, "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env=quiet,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in (
+        "index",
+        "first-hour/index",
+        "systems/clip/index",
+        "decisions/0001-recipe-contract/index",
+        "api/index",
+        "api/diptych.index/index",
+    ):
+        assert (tmp_path / "site" / f"{page}.html").is_file()
