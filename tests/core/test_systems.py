@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from diptych.core import systems
@@ -54,3 +58,9 @@ def test_a_system_that_is_not_built_says_so() -> None:
         unbuilt.load()
     assert not unbuilt.works
     assert unbuilt.missing
+
+
+def test_the_computed_state_is_up_to_date() -> None:
+    script = Path(__file__).parents[2] / "scripts/make_systems.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
