@@ -35,7 +35,7 @@ lint: $(VENV)/.dev ## style, types, import order of the rooms
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev ## build the site into site/
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 systems: $(VENV)/.dev ## compute which systems work into src/diptych/core/systems.json
 	$(BIN)/python scripts/make_systems.py

@@ -96,6 +96,8 @@ def train(
     if init:
         options = replace(options, init=str(weights_of(init)))
     made = recipe(name, preset=preset, **changes)
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
     whole = read(data)
     rows = training_rows(whole)
     refuse_missing(made, rows)
@@ -170,9 +172,9 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
         return [f"{rows.name}: {len(rows):,} samples, rendered as they are needed"]
     words = made.words() if isinstance(made, PairRecipe) else None
     length = made.text_length if isinstance(made, PairRecipe) else 0
-    return inspect(rows, tokenizer=words, text_length=length, batch_size=made.batch_size).lines() + (
-        leaks(whole).lines() if split_names(whole) else []
-    )
+    report = inspect(rows, tokenizer=words, text_length=length, batch_size=made.batch_size)
+    lines = [line for line in report.lines() if not line.startswith("no leak between splits")]
+    return lines + (leaks(whole).lines() if len(split_names(whole)) > 1 else [])
 
 
 def validators(whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
@@ -271,11 +273,14 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
     return run_task(made, opened, part, out=Path(out) if out else None)
 
 
-def evaluate_run(run: str | Path | RunFolder, data: Any = None) -> dict[str, Result]:
-    """Retrieval of a finished run on every held-out split of the data it was trained on; records go to the run folder."""
+def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
+    """Retrieval of a finished run on every held-out split of the data it was trained on; records go to the run folder.
+
+    options  fields of the task, such as origins=("label",)
+    """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
     source = data if data is not None else folder.state.get("source", "")
-    return evaluate_splits(load(folder.path), "retrieval", source, out=folder.records)
+    return evaluate_splits(load(folder.path), "retrieval", source, out=folder.records, **options)
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
@@ -399,6 +404,8 @@ def open_index(folder: str | Path, *, model: Any = "") -> DenseIndex:
 
     from diptych.index.dense import DenseIndex
 
+    if not (Path(folder) / "index.json").is_file():
+        raise RunError(f"{folder} is not an index: it {'has no index.json' if Path(folder).is_dir() else 'does not exist'}")
     source = Path(folder) / "source.json"
     known = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
     address = model or known.get("model", "")

@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
     found = _search(sides[-1].runs[0].path, curated, args)
     story = Story(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
-        lead=f"Real data, {args.seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo.",
+        lead=f"Real data, {args.seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
+        f"Queries are {'the names of the pictures' if _queries(whole) else 'all texts of the pictures'}.",
         inspection=tuple(api.data_report(api.recipe(args.recipes[-1]), training_rows(curated), curated)),
         curation=tuple(steps),
         searches=found,
@@ -98,14 +99,19 @@ def _run(recipe: str, data: Any, args: Demo, seed: int) -> tuple[RunFolder, floa
     else:
         say(f"train {recipe}, seed {seed}")
         made = api.recipe(recipe, steps=args.steps) if args.steps else api.recipe(recipe)
-        run = api.train(made, data, folder, seed=seed, save_every=0)
+        run = api.train(made, data, folder, seed=seed, save_every=100)
     if "minutes" not in run.state:
-        results = api.evaluate_run(run, data)
+        results = api.evaluate_run(run, data, origins=_queries(data))
         minutes = (time.perf_counter() - start) / 60
         run.write_state(minutes=minutes)
         for name, result in results.items():
             say(f"  {name}: text to image R@1 {result.metrics['t2i_r@1']}")
     return RunFolder.open(folder), float(RunFolder.open(folder).state["minutes"])
+
+
+def _queries(data: Any) -> tuple[str, ...]:
+    """Names are what people search by: where samples have them (origin "label"), they are the queries; else every text is."""
+    return ("label",) if any(text.origin == "label" for text in data[0].texts) else ()
 
 
 def _search(model: Path, data: Any, args: Demo) -> tuple[tuple[str, tuple[str, ...]], ...]:

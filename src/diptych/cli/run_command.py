@@ -41,5 +41,5 @@ def _composed(argv: Sequence[str]) -> int:
     with open_index(args.index, model=args.model) as opened:
         assert opened.embedder is not None
         hits = ComposedSearch(opened.embedder, opened, args.weight)(FileImage(args.image), args.text, k=args.k)
-    lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('label') or ''}" for hit in hits]
+    lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
     return finish({"hits": [asdict(hit) for hit in hits]}, lines, args.json)

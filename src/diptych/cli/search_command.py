@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         hits = (
             opened.search_image(picture, args.k, where=where) if picture else opened.search_text(args.query, args.k, where=where)
         )
-    lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('label') or ''}" for hit in hits]
+    lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
     return finish({"query": args.query, "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +69,12 @@ def _train(name: str, argv: Sequence[str]) -> int:
         from diptych.api import estimate
 
         cost = estimate(recipe, args.data, options=options)
-        return finish(cost, [f"{key.replace('_', ' '):<26}{value}" for key, value in cost.items()], args.json)
+        return finish(cost, _spoken(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
     from diptych.api import train
 
-    run = train(recipe, args.data, args.out, options=options, init=args.init, say=say)
+    run = train(recipe, args.data, args.out, options=options, init=args.init, say=say if _main_process() else None)
     return _finish(run, evaluation=not args.no_evaluation, as_json=args.json)
 
 
@@ -85,7 +86,34 @@ def _preset(argv: Sequence[str]) -> str:
     return "tiny"
 
 
+def _main_process() -> bool:
+    """Under `torchrun` every process trains and one of them speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _spoken(cost: dict[str, Any]) -> list[str]:
+    """The cost of a run for people: minutes, MiB, thousands."""
+    lines = []
+    for key, value in cost.items():
+        name = key.replace("_", " ")
+        if key.endswith("bytes") or "memory" in key:
+            lines.append(f"{name:<26}{value / 2**20:,.0f} MiB")
+        elif key == "seconds":
+            lines.append(f"{'minutes':<26}{value / 60:,.1f}")
+        else:
+            lines.append(
+                f"{name:<26}{value:,.3g}"
+                if isinstance(value, float)
+                else f"{name:<26}{value:,}"
+                if isinstance(value, int)
+                else f"{name:<26}{value}"
+            )
+    return lines
+
+
 def _finish(run: RunFolder, *, evaluation: bool, as_json: bool) -> int:
+    if not _main_process():
+        return 0
     state = run.state
     payload: dict[str, Any] = {"run": str(run.path), "status": state["status"], "step": state.get("step")}
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]

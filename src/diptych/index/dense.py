@@ -79,7 +79,7 @@ class DenseIndex:
         if what not in ("images", "texts"):
             raise ConfigError(f"what is {what!r} (expected images | texts)")
         if folder.exists() and not overwrite:
-            raise RunError(f"{folder} exists: pass overwrite=True to replace it, or `add` to it")
+            raise RunError(f"{folder} exists: overwrite it (--overwrite, or overwrite=True), or add to it")
         if folder.exists() and any(folder.iterdir()) and not (folder / "index.json").is_file():
             raise RunError(f"{folder} is not an index (it has no index.json) and will not be replaced")
         if not len(pool):

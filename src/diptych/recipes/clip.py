@@ -59,7 +59,7 @@ class CLIP(PairRecipe):
 
     @classmethod
     def tiny(cls) -> Self:
-        """64 pixels, 17 tokens an image; about a minute for 240 steps on two cores."""
+        """64 pixels, 17 tokens an image: minutes on two cores. Learning rate and steps were chosen on seeds 0 to 4."""
         return cls(
             image_tower="vit_tiny",
             text_tower="text_tiny",
@@ -69,8 +69,8 @@ class CLIP(PairRecipe):
             tokenizer="data",
             pieces=4096,
             batch_size=256,
-            steps=240,
-            lr=1e-3,
+            steps=300,
+            lr=8e-4,
             warmup=20.0,
             weight_decay=0.1,
             clip_norm=1.0,

@@ -38,7 +38,10 @@ def label_of(sample: Sample, field: str, language: str = "en") -> str:
         value = next((text.string for text in sample.positives(language) if text.origin == "label"), None)
     if value is None or value == "":
         if sample.extras and field not in sample.extras:
-            raise UnknownName(f"label column (sample {sample.uid})", field, [*sample.extras, "label"])
+            if field != "label":
+                raise UnknownName(f"label column (sample {sample.uid})", field, [*sample.extras, "label"])
+            columns = f"label={'|'.join(sample.extras)}"
+            raise DataError(f"sample {sample.uid} has no column and no text 'label'", field=field, expected=columns)
         raise DataError(f"sample {sample.uid} has no label", field=field, expected="a value in every row, or another `label`")
     return str(value)
 
