@@ -120,4 +120,4 @@ def _search(model: Path, data: Any, args: Demo) -> tuple[tuple[str, tuple[str, .
 
     say("index and search")
     with api.index(str(model), data, args.out / "index", overwrite=True) as index:
-        return tuple((words, tuple(hit.uid for hit in index.search_text(words, 8))) for words in QUERIES)
+        return tuple((words, tuple(hit.uid for hit in index.search_text(words, 7))) for words in QUERIES)

@@ -57,7 +57,7 @@ class Locked(Recipe):
     dropout: float = 0.1
     language: str = "en"
     same_group: Literal["mask", "positive", "negative"] = "mask"
-    batch_size: int = 512
+    batch_size: int = 256
     steps: int = 300
     lr: float = 1e-3
     warmup: float = 30.0

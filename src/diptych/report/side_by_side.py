@@ -16,7 +16,7 @@ from diptych.core.files import write_atomic
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
-from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart
+from diptych.report.curves import Bar, Line, charts, legend, line_chart
 from diptych.report.evaluation import found_and_missed, kept_results
 from diptych.report.pictures import Album
 from diptych.report.run import data_blocks
@@ -84,9 +84,8 @@ def _by_part(side: Side) -> dict[str, list[Result]]:
 
 def _result_blocks(sides: Sequence[Side], results: dict[str, dict[str, list[Result]]], parts: Sequence[str]) -> tuple[str, ...]:
     rows: list[tuple[object, ...]] = []
-    shown = []
+    bars = []
     for part in parts:
-        bars = []
         for colour, side in enumerate(sides):
             found = results[side.name][part]
             chance = found[0].metrics["t2i_r@1"].chance
@@ -106,8 +105,7 @@ def _result_blocks(sides: Sequence[Side], results: dict[str, dict[str, list[Resu
                     float(np.mean(side.minutes)),
                 )
             )
-            bars.append(Bar(side.name, mean, low, high, tuple(values["t2i_r@1"]), chance, colour))
-        shown.append(interval_chart(f"text to image, recall at 1: {part.replace('_', ' ')}", bars))
+            bars.append(Bar(f"{part.replace('_', ' ')}, {side.name}", mean, low, high, tuple(values["t2i_r@1"]), chance, colour))
     head = (
         "held out",
         "recipe",
@@ -122,7 +120,7 @@ def _result_blocks(sides: Sequence[Side], results: dict[str, dict[str, list[Resu
     note = f"{seeds} seeds. Dots are seeds, the bar is the 95 % t interval of their mean, the dashed tick is chance. "
     note += "The column 'groups' is the bootstrap interval over concepts of one run: it says nothing about the recipe."
     return (
-        charts(shown),
+        chart,
         legend([(side.name, k) for k, side in enumerate(sides)]),
         page.table(head, rows),
         page.text(note, note=True),
