@@ -120,7 +120,7 @@ def _result_blocks(sides: Sequence[Side], results: dict[str, dict[str, list[Resu
     note = f"{seeds} seeds. Dots are seeds, the bar is the 95 % t interval of their mean, the dashed tick is chance. "
     note += "The column 'groups' is the bootstrap interval over concepts of one run: it says nothing about the recipe."
     return (
-        chart,
+        interval_chart("Text to image: is the right picture the first answer? (recall at 1)", bars),
         legend([(side.name, k) for k, side in enumerate(sides)]),
         page.table(head, rows),
         page.text(note, note=True),
