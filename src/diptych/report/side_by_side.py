@@ -16,7 +16,7 @@ from diptych.core.files import write_atomic
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
-from diptych.report.curves import Bar, Line, charts, legend, line_chart
+from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart
 from diptych.report.evaluation import found_and_missed, kept_results
 from diptych.report.pictures import Album
 from diptych.report.run import data_blocks
