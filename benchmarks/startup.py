@@ -1,4 +1,4 @@
-"""How long a user waits for `diptych --help` and for `import diptych`. No peer has a command; `import open_clip` stands beside for scale."""
+"""How long a user waits for `diptych --help` and `import diptych`; `import open_clip` and an empty Python stand beside for scale."""
 
 from __future__ import annotations
 
