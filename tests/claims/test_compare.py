@@ -48,7 +48,7 @@ def world() -> Any:
 
 @pytest.fixture(scope="module")
 def done(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    arms = [Arm("clip", clip()), Arm("siglip", siglip()), Arm("clip again", clip(lr=1e-3))]
+    arms = [Arm("clip", clip()), Arm("siglip", siglip()), Arm("clip again", clip(lr=CLIP.tiny().lr))]
     out = tmp_path_factory.mktemp("compare")
     return compare(arms, world, out, tasks=(RETRIEVAL, "probe:minimum=2,draws=100"), seeds=(0, 1, 2), options=QUIET)
 

@@ -159,7 +159,7 @@ def test_refusals(kit: Any, tmp_path: Path) -> None:
         DenseIndex.open(tmp_path / "absent")
     with pytest.raises(RunError, match="it has no index"):
         DenseIndex.open(tmp_path)
-    with pytest.raises(RunError, match="exists: pass overwrite"):
+    with pytest.raises(RunError, match="exists: overwrite it"):
         DenseIndex.build(model, pool, folder)
     with pytest.raises(RunError, match="will not be replaced"):
         DenseIndex.build(model, pool, tmp_path, overwrite=True)

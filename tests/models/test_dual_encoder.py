@@ -141,7 +141,7 @@ def _rank(rank: int, folder: str) -> None:
     grads = {}
     for wrapper in ("plain", "ddp", "fsdp"):
         torch.manual_seed(0)
-        model = small(bias=-10.0)
+        model = small(bias=-10.0).double()
         module = model
         if wrapper == "ddp":
             module = DistributedDataParallel(model)
@@ -150,7 +150,8 @@ def _rank(rank: int, folder: str) -> None:
                 fully_shard(block)
             fully_shard(model)
             assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
-        batch = inputs(4)
+        image_BCHW, *texts = inputs(4)
+        batch = (image_BCHW.double(), *texts)
         pairs = module(*(batch if wrapper == "plain" else [part[2 * rank : 2 * rank + 2] for part in batch]))
         own = (pairs.scale * pairs.image_ND.mul(pairs.text_ND).sum(1) + pairs.bias).square().mean()
         own.backward()
@@ -167,7 +168,7 @@ def _rank(rank: int, folder: str) -> None:
         assert clamped.item() == pytest.approx(math.log(100))
     for wrapper in ("ddp", "fsdp"):
         for name, expected in grads["plain"].items():
-            torch.testing.assert_close(grads[wrapper][name], expected, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(grads[wrapper][name], expected, atol=1e-12, rtol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
     dist.destroy_process_group()
 
 

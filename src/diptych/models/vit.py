@@ -55,5 +55,5 @@ class VisionTransformer(Tower):
         """The convolution, whose stride is its size, as one product with the cut-out patches: its backward is much faster on a CPU."""
         side, weight = self.patches.kernel_size[0], self.patches.weight.flatten(1)
         count = self.image_size // side
-        cut = image_BCHW.reshape(len(image_BCHW), 3, count, side, count, side)  # [B, C, rows, side, columns, side]
+        cut = image_BCHW.reshape(-1, 3, count, side, count, side)  # [B, C, rows, side, columns, side]
         return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight)

@@ -69,7 +69,7 @@ class CLIP(PairRecipe):
             tokenizer="data",
             pieces=4096,
             batch_size=256,
-            steps=270,
+            steps=285,
             lr=8e-4,
             warmup=20.0,
             weight_decay=0.1,

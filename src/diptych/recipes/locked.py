@@ -58,7 +58,7 @@ class Locked(Recipe):
     language: str = "en"
     same_group: Literal["mask", "positive", "negative"] = "mask"
     batch_size: int = 256
-    steps: int = 300
+    steps: int = 250
     lr: float = 1e-3
     warmup: float = 30.0
     weight_decay: float = 0.1

@@ -102,7 +102,7 @@ def _result_blocks(sides: Sequence[Side], results: dict[str, dict[str, list[Resu
                     float(np.mean(values["i2t_r@1"])),
                     f"{chance:.4f}",
                     f"{item.low:.3f} to {item.high:.3f}",
-                    float(np.mean(side.minutes)),
+                    f"{float(np.mean(side.minutes)):.1f}",
                 )
             )
             bars.append(Bar(f"{part.replace('_', ' ')}, {side.name}", mean, low, high, tuple(values["t2i_r@1"]), chance, colour))
