@@ -65,7 +65,7 @@ class CLIP(PairRecipe):
             text_tower="text_tiny",
             width=128,
             image_size=64,
-            text_length=24,
+            text_length=16,
             tokenizer="data",
             pieces=4096,
             batch_size=256,

@@ -50,7 +50,7 @@ class Locked(Recipe):
 
     image_encoder: str = "efficientnet-lite0"
     text_encoder: str = "minilm-l6"
-    encoder_size: int = 128
+    encoder_size: int = 112
     text_length: int = 64
     width: int = 256
     hidden: int = 1024
@@ -58,7 +58,7 @@ class Locked(Recipe):
     language: str = "en"
     same_group: Literal["mask", "positive", "negative"] = "mask"
     batch_size: int = 256
-    steps: int = 250
+    steps: int = 300
     lr: float = 1e-3
     warmup: float = 30.0
     weight_decay: float = 0.1
