@@ -42,7 +42,7 @@ class Rows:
         return self.vectors_ND[[int(image.name) for image in images]]
 
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
-        raise NotImplementedError
+        raise TypeError("stored rows stand for images; this benchmark has no texts")
 
 
 def vectors(kind: str, count: int, dim: int, rng: np.random.Generator) -> np.ndarray:
