@@ -170,7 +170,9 @@ def _rank(rank: int, folder: str) -> None:
         for name, expected in grads["plain"].items():
             torch.testing.assert_close(grads[wrapper][name], expected, atol=1e-12, rtol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
     dist.destroy_process_group()
+    Path(folder, f"compared-{rank}").touch()
 
 
 def test_two_processes_wrapped_or_sharded_have_the_gradient_of_one(tmp_path: Path) -> None:
     mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    assert len(list(tmp_path.glob("compared-*"))) == 2, "both processes reached the end of their comparisons"
