@@ -12,6 +12,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from diptych.claims import ledger, registry
+from diptych.claims.claim import Claim
+from diptych.claims.remarks import REMARKS
 from diptych.core import systems
 from diptych.core.contracts import Recipe
 
@@ -123,12 +125,17 @@ def value(recipe: Any, name: str) -> str:
 def claim_lines(slug: str) -> list[str]:
     if slug not in registry.slugs():
         return ["No claim is written for it yet."]
-    claim, line = registry.find(slug), ledger.latest(LEDGER, slug)
+    return [line for claim in registry.of(slug) for line in [*one_claim(claim), ""]]
+
+
+def one_claim(claim: Claim) -> list[str]:
+    line = ledger.latest(LEDGER, claim.key)
     lines = [f"**{claim.sentence}** ({claim.source})", "", f"Refuted by: {claim.refuted}", ""]
     if line is None:
         return [*lines, "It was not run yet."]
     stale = " The sources have changed since, so this line is stale." if line.source_hash != claim.source_hash() else ""
-    return [*lines, f"Verdict: **{line.verdict}**. {numbers(line)}{stale}"]
+    remark = ["", REMARKS[claim.key]] if claim.key in REMARKS else []
+    return [*lines, f"Verdict: **{line.verdict}**. {numbers(line)}{stale}", *remark]
 
 
 def numbers(line: ledger.Entry) -> str:

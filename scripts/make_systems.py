@@ -1,7 +1,8 @@
 """Computes from facts which systems work, into src/diptych/core/systems.json.
 
 With --check it only says whether that file is up to date. A system works when its entry point loads under its own slug, a test
-file of its own exists, its docstring makes a page, and the ledger holds a verdict over at least three seeds that is not stale.
+file of its own exists, its docstring makes a page, and the ledger holds a
+verdict on each of its claims, over at least three seeds and not stale.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ def facts(system: systems.System) -> dict[str, Any]:
         missing.append("docs page")
     if not list((ROOT / "tests").rglob(f"test_{system.slug}.py")):
         missing.append("tests of its own")
-    line = ledger.latest(LEDGER, system.slug)
-    if system.slug not in registry.slugs():
+    claims = registry.of(system.slug) if system.slug in registry.slugs() else ()
+    lines = {claim.key: ledger.latest(LEDGER, claim.key) for claim in claims}
+    if not claims:
         missing.append("claim")
-    elif line is None or len(line.seeds) < MINIMUM_SEEDS:
-        missing.append("verdict in the ledger")
-    elif line.source_hash != registry.find(system.slug).source_hash():
-        missing.append("fresh verdict (the one in the ledger is stale)")
-    return {"missing": missing, "verdict": line.verdict if line else None}
+    for claim in claims:
+        line = lines[claim.key]
+        if line is None or len(line.seeds) < MINIMUM_SEEDS:
+            missing.append(f"verdict in the ledger on {claim.key}")
+        elif line.source_hash != claim.source_hash():
+            missing.append(f"fresh verdict on {claim.key} (the one in the ledger is stale)")
+    return {"missing": missing, "verdicts": {key: line.verdict for key, line in lines.items() if line}}
 
 
 def main() -> int:

@@ -57,6 +57,13 @@ class Claim:
     higher_is_better: bool = True
     reported: tuple[str, ...] = field(default=())
     """Further metrics that are written down and never decide."""
+    name: str = ""
+    """Tells a system's further claims from its main one, which has none."""
+
+    @property
+    def key(self) -> str:
+        """What the command line and the ledger call it: "clip", or "clip/combinations"."""
+        return f"{self.slug}/{self.name}" if self.name else self.slug
 
     def source_hash(self) -> str:
         """Twelve hex digits over the text of `sources`, in order."""
@@ -64,6 +71,6 @@ class Claim:
         for name in self.sources:
             spec = find_spec(name)
             if spec is None or spec.origin is None:
-                raise ConfigError(f"claim '{self.slug}': there is no module {name}")
+                raise ConfigError(f"claim '{self.key}': there is no module {name}")
             digest.update(Path(spec.origin).read_bytes())
         return digest.hexdigest()[:12]

@@ -28,14 +28,14 @@ class Finished:
 def run_cell(claim: Claim, arm: Arm, seed: int, folder: Path, *, smoke: bool = False) -> Finished:
     """Run one cell, or read it when it is finished. The file's name carries the source hash: other sources, other cell."""
     name = f"{arm.name}-{seed}"
-    done = folder / claim.slug / claim.source_hash() / f"{name}.json"
+    done = folder / claim.key / claim.source_hash() / f"{name}.json"
     if done.exists() and not smoke:
         plain = json.loads(done.read_text(encoding="utf-8"))
         return Finished(plain["scores"], plain["seconds"])
     start = time.perf_counter()
     scores = dict(arm.run(Cell(seed, done.with_suffix(""), smoke)))
     if claim.metric not in scores:
-        raise ConfigError(f"claim '{claim.slug}': arm '{arm.name}' returned {sorted(scores)} but not '{claim.metric}'")
+        raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' returned {sorted(scores)} but not '{claim.metric}'")
     finished = Finished(scores, time.perf_counter() - start)
     if not smoke:
         write_json(done, {"scores": scores, "seconds": finished.seconds})
@@ -67,7 +67,7 @@ def run(
     base, method = scores[claim.baseline.name], scores[claim.method.name]
     difference = paired_difference(base[claim.metric], method[claim.metric])
     return ledger.Entry(
-        slug=claim.slug,
+        claim=claim.key,
         date=datetime.now(UTC).date().isoformat(),
         commit=commit(),
         source_hash=claim.source_hash(),

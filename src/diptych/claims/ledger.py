@@ -14,11 +14,12 @@ from diptych.core.errors import DataError
 class Entry:
     """One run of one claim.
 
+    claim              its key: "clip", or "clip/combinations"
     baseline, method   {"name": ..., "scores": {metric: [one value a seed]}}
     machine            what `core.environment` says: cores, memory, processor flags, versions
     """
 
-    slug: str
+    claim: str
     date: str
     commit: str
     source_hash: str
@@ -58,6 +59,6 @@ def entries(path: Path) -> list[Entry]:
     return found
 
 
-def latest(path: Path, slug: str) -> Entry | None:
+def latest(path: Path, key: str) -> Entry | None:
     """The newest line of a claim."""
-    return next((entry for entry in reversed(entries(path)) if entry.slug == slug), None)
+    return next((entry for entry in reversed(entries(path)) if entry.claim == key), None)

@@ -1,4 +1,8 @@
-"""Finds claims by the name of their system. A claim is the function `claim` of a module of the same name in this room."""
+"""Finds claims by the name of their system.
+
+The claims of a system stand in a module of its name in this room: a function `claim`, or `claims` where there are several. The first one
+is the system's main claim, under its slug alone; a further one carries a name and is found as "SLUG/NAME".
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from importlib.util import find_spec
 
 from diptych.claims.claim import Claim
 from diptych.core import systems
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, UnknownName
 
 
 def slugs() -> list[str]:
@@ -15,10 +19,28 @@ def slugs() -> list[str]:
     return [slug for slug in systems.slugs() if find_spec(f"diptych.claims.{slug}")]
 
 
-def find(slug: str) -> Claim:
-    """The claim of that system; near matches come from all systems."""
+def every() -> list[Claim]:
+    """Every claim, the main one of a system before its further ones."""
+    return [claim for slug in slugs() for claim in of(slug)]
+
+
+def of(slug: str) -> tuple[Claim, ...]:
+    """All claims of that system, the main one first; near matches come from all systems."""
     system = systems.find(slug)
     if system.slug not in slugs():
         raise ConfigError(f"'{system.slug}' ({system.title}) has no claim yet; with one: {', '.join(slugs()) or 'none'}")
-    claim: Claim = import_module(f"diptych.claims.{system.slug}").claim()
-    return claim
+    module = import_module(f"diptych.claims.{system.slug}")
+    found: tuple[Claim, ...] = module.claims() if hasattr(module, "claims") else (module.claim(),)
+    return found
+
+
+def find(key: str) -> Claim:
+    """One claim: "clip" is the main one of that system, "clip/combinations" a further one."""
+    slug, _, name = key.partition("/")
+    claims = of(slug)
+    if not name:
+        return claims[0]
+    by_name = {claim.name: claim for claim in claims if claim.name}
+    if name not in by_name:
+        raise UnknownName(f"claim of {slug}", name, list(by_name))
+    return by_name[name]

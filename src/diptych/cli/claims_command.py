@@ -18,11 +18,12 @@ from diptych.core.errors import ConfigError
 
 LEDGER = Path("docs/claims/ledger.jsonl")
 CELLS = Path("runs/claims")
+WIDTH = 24  # of a claim's name in a table
 
 
 @dataclass(frozen=True)
 class Run:
-    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG")]
+    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="a system (all its claims), or one claim: SLUG/NAME")]
     seeds: Annotated[str, arg(help="how many fresh seeds, or a list such as 201,202,203")] = "5"
     dry: Annotated[bool, arg(help="leave the ledger alone")] = False
     smoke: Annotated[bool, arg(help="both arms at their smallest; gives no verdict")] = False
@@ -48,21 +49,21 @@ def main(argv: Sequence[str]) -> int:
 
 def _list(argv: Sequence[str]) -> int:
     args = parse(Table, argv, "claims list", "Every claim in a sentence.")
-    claims = [registry.find(slug) for slug in registry.slugs()]
-    rows = [{"slug": c.slug, "sentence": c.sentence, "metric": c.metric, "budget": c.budget, "data": c.data} for c in claims]
-    return finish({"claims": rows}, [f"{c.slug:<12}{c.sentence}" for c in claims], args.json)
+    claims = registry.every()
+    rows = [{"claim": c.key, "sentence": c.sentence, "metric": c.metric, "budget": c.budget, "data": c.data} for c in claims]
+    return finish({"claims": rows}, [f"{c.key:<{WIDTH}}{c.sentence}" for c in claims], args.json)
 
 
 def _run(argv: Sequence[str]) -> int:
     args = parse(Run, argv, "claims run", "Method against baseline at equal budget, over seeds.")
-    claims = [registry.find(slug) for slug in args.slugs]
+    claims = [claim for name in args.slugs for claim in ([registry.find(name)] if "/" in name else registry.of(name))]
     lines: list[str] = []
     entries: list[dict[str, Any]] = []
     for claim in claims:
         if args.smoke:
             with tempfile.TemporaryDirectory() as folder:
                 engine.smoke(claim, Path(folder))
-            lines.append(f"{claim.slug}: runs")
+            lines.append(f"{claim.key}: runs")
             continue
         entry = engine.run(claim, seeds(args.seeds), cells=args.cells, on_cell=_report)
         if not args.dry:
@@ -70,7 +71,7 @@ def _run(argv: Sequence[str]) -> int:
         entries.append(asdict(entry))
         low, high = entry.interval
         difference = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p = {entry.p:.3g}"
-        lines.append(f"{claim.slug}: {entry.verdict}; {difference}, {len(entry.seeds)} seeds, {entry.seconds / 60:.1f} minutes")
+        lines.append(f"{claim.key}: {entry.verdict}; {difference}, {len(entry.seeds)} seeds, {entry.seconds / 60:.1f} minutes")
     return finish({"entries": entries}, lines, args.json)
 
 
@@ -92,16 +93,16 @@ def _table(argv: Sequence[str]) -> int:
     args = parse(Table, argv, "claims table", "The newest verdict of every claim.")
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
-    for slug in registry.slugs():
-        entry, claim = ledger.latest(args.ledger, slug), registry.find(slug)
+    for claim in registry.every():
+        key, entry = claim.key, ledger.latest(args.ledger, claim.key)
         stale = entry is not None and entry.source_hash != claim.source_hash()
-        rows.append({"slug": slug, "entry": asdict(entry) if entry else None, "stale": stale})
+        rows.append({"claim": key, "entry": asdict(entry) if entry else None, "stale": stale})
         if entry is None:
-            lines.append(f"{slug:<12}not run")
+            lines.append(f"{key:<{WIDTH}}not run")
         else:
             low, high = entry.interval
             words = f"{entry.verdict}{' (stale)' if stale else ''}"
             lines.append(
-                f"{slug:<12}{words:<20}{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}]  {entry.date} {entry.commit}"
+                f"{key:<{WIDTH}}{words:<20}{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}]  {entry.date} {entry.commit}"
             )
     return finish({"claims": rows}, lines or ["no claims"], args.json)
