@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from docs_fields import with_fields
+from docs_guide import guide
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -54,6 +55,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"systems/index.md": systems_index(), "claims/index.md": claims_index(), "decisions/index.md": decisions_index()}
     pages |= {f"systems/{row.slug}.md": system_page(row) for row in every_row() if row.built}
+    pages["systems/which.md"] = guide(LEDGER)
     pages |= {"api/index.md": api_index()} | {f"api/diptych.{room}.md": api_page(room) for room in ROOMS}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))

@@ -6,24 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from diptych.claims.claim import Cell, Scores
-from diptych.core.contracts import Recipe
+from diptych.core.contracts import Dataset, Recipe
 from diptych.core.run_folder import RunFolder
-from diptych.data.dataset import Pool
-from diptych.data.read import read
 from diptych.models.deployed import open_model
 from diptych.tasks.retrieval import Retrieval
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import as_drawn
+from diptych.worlds.address import as_drawn, open_data
 
-SMOKE_ROWS = 64
+SMOKE_ROWS = 16
 
 
 def retrieval_cell(recipe: Recipe, *, data: str = "emoji", parts: Sequence[str]) -> Callable[[Cell], Scores]:
     """What runs an arm: trains `recipe` on the split "train" and returns "PART/METRIC" for every held-out part."""
 
     def run(cell: Cell) -> Scores:
-        pool: Pool = read(data)
+        pool = open_data(data)
         rows, steps = pool.split("train"), recipe
         held = {part: pool.split(part) for part in parts}
         if cell.smoke:
@@ -42,7 +40,7 @@ def retrieval_cell(recipe: Recipe, *, data: str = "emoji", parts: Sequence[str])
     return run
 
 
-def trained(recipe: Recipe, rows: Pool, cell: Cell) -> RunFolder:
+def trained(recipe: Recipe, rows: Dataset, cell: Cell) -> RunFolder:
     """The finished run of this cell: resumed when its folder holds a part of it."""
     rows = as_drawn(rows, recipe)
     if (cell.folder / "run.json").exists():

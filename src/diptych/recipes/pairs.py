@@ -77,7 +77,7 @@ class PairRecipe(Recipe):
         words = self.words()
         image = image_tower(self.image_tower, image_size=self.image_size)
         text: dict[str, Any] = {"vocab_size": words.vocab_size, "length": self.text_length}
-        if not self.text_tower.startswith("hf"):
+        if not self.text_tower.startswith(("hf", "bert")):  # those pool at the first token, or over all
             text["eot_id"] = words.eot_id
         return image, text_tower(self.text_tower, **text)
 
