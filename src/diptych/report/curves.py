@@ -9,6 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 30
+CHARACTER = 6.5  # of the axis font, at most, in units of the view box
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,10 @@ def line_chart(title: str, series: Sequence[Line], *, x_label: str = "step", ref
         _, y = place(x_low, tick)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    label_from = WIDTH - RIGHT - CHARACTER * (len(x_label) + 2)
     for tick in ticks(x_low, x_high):
-        if x_low <= tick <= x_high:
-            x, _ = place(tick, y_low)
+        x, _ = place(tick, y_low)
+        if x_low <= tick <= x_high and x + CHARACTER * len(f"{tick:g}") / 2 < label_from:
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">{escape(x_label)}</text>')
     if reference:
