@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import pickle
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, DataError, DiptychError, UnknownName
-from diptych.core.sample import Sample
+from diptych.core.image import BytesImage
+from diptych.core.sample import Sample, Text
 from diptych.data.build import build, open_built
+from diptych.data.dataset import Pool
+from diptych.data.decode import encode_png
 from diptych.data.read import read
 from diptych.worlds import resolve, scenes
 from diptych.worlds.contact_sheet import contact_sheet
-from diptych.worlds.cutouts import cutout
+from diptych.worlds.cutouts import cutout, pool_cutouts
 from diptych.worlds.masks import decode
 from diptych.worlds.rendered import Rendered
 from diptych.worlds.scene_captions import KINDS
@@ -270,6 +274,24 @@ def test_cutouts_are_pasted_with_their_truth() -> None:
     other = scenes(40, seed=1, look="cutouts", cutouts=stub_cutouts()[:2])
     assert other.fingerprint != data.fingerprint
     assert data[0].licence
+
+
+def test_cutouts_come_from_a_data_set_with_nouns_for_texts(tmp_path: Path) -> None:
+    square = np.zeros((20, 20, 4), np.uint8)
+    square[5:15, 4:12] = (200, 10, 10, 255)
+    opaque = np.full((20, 20, 4), 255, np.uint8)
+    texts = {"a": "A red box.", "b": "a frog", "c": "the whole picture", "d": "Jupiter is the largest planet of our solar system."}
+    samples = [
+        Sample(uid=uid, image=BytesImage(encode_png(opaque if uid == "c" else square), uid), texts=(Text(text, "en"),))
+        for uid, text in texts.items()
+    ]
+    build(Pool.from_samples(samples, name="mine"), tmp_path / "mine")
+    world = resolve(f"world:scenes?n=3&look=cutouts&cutouts={tmp_path / 'mine'}")
+    assert world.world.labels == ("frog", "red box")
+    assert world.world.cutouts[0].pixels_HWC.shape == (10, 8, 4)
+    assert {region.label for region in world[0].regions} <= {"frog", "red box"}
+    with pytest.raises(DataError, match="no picture to cut out"):
+        pool_cutouts(Pool.from_samples(samples[2:], name="mine"))
 
 
 def test_fingerprint_follows_every_option() -> None:

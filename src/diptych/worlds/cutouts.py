@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.contracts import Dataset
 from diptych.core.errors import DataError, ShapeError
 
+NOUN = re.compile(r"(?:an?|the)?\s*([a-z][a-z'-]*(?: [a-z][a-z'-]*){0,2})[.!]?", re.IGNORECASE)
 THEMES = ("animals-nature", "food-drink", "travel-places", "objects")  # emoji groups that name things one can place
 
 
@@ -59,3 +62,25 @@ def emoji_cutouts(*, style: str = "noto", limit: int = 200) -> tuple[Cutout, ...
             label = sample.positives("en")[0].string.lower()
             found.setdefault(label, cutout(label, decode_rgba(sample.image), sample.licence))
     return tuple(found[label] for label in sorted(found))
+
+
+def pool_cutouts(pool: Dataset, *, limit: int = 200) -> tuple[Cutout, ...]:
+    """The pictures of a data set that have transparent surroundings and a noun for a text ("a frog.": at most three words), by
+    label; at most `limit`, evenly taken. The fetched stamps are such a set."""
+    from diptych.data.decode import decode_rgba
+
+    named: dict[str, int] = {}
+    for row in range(len(pool)):
+        texts = pool[row].positives("en")
+        if texts and (noun := NOUN.fullmatch(texts[0].string.strip())):
+            named.setdefault(noun[1].lower(), row)
+    found = []
+    for label in sorted(named)[:: max(1, len(named) // limit)]:
+        sample = pool[named[label]]
+        if sample.image is not None and (rgba_HWC := decode_rgba(sample.image))[..., 3].min() == 0:
+            found.append(cutout(label, rgba_HWC, sample.licence))
+    if not found:
+        raise DataError(
+            f"'{pool.name}' has no picture to cut out", expected="pictures with transparent surroundings and texts such as 'a frog'"
+        )
+    return tuple(found[:limit])

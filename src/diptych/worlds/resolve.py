@@ -37,8 +37,8 @@ def resolve(address: str) -> Rendered:
 def _options(make: Callable[..., Rendered], query: str) -> dict[str, Any]:
     kinds: dict[str, Any] = {"n": 0, "val": 0, "test": 0, "unseen": 0}
     for parameter in inspect.signature(make).parameters.values():
-        if parameter.name not in ("n", "split", "cutouts"):
-            kinds[parameter.name] = parameter.default
+        if parameter.name not in ("n", "split"):
+            kinds[parameter.name] = "" if parameter.name == "cutouts" else parameter.default
     options: dict[str, Any] = {}
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key not in kinds:

@@ -20,7 +20,8 @@ from diptych.core.config import to_plain
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
-from diptych.worlds.cutouts import Cutout, emoji_cutouts
+from diptych.data.read import read
+from diptych.worlds.cutouts import Cutout, emoji_cutouts, pool_cutouts
 from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
 from diptych.worlds.scene_captions import LENGTHS, captions, negatives
 from diptych.worlds.scene_layout import COLOURS, SHAPES, LayoutRules, Scene, layout
@@ -152,7 +153,7 @@ def scenes(
     lengths: Sequence[str] = LENGTHS,
     paraphrases: int = 1,
     negatives: bool = True,
-    cutouts: Sequence[Cutout] = (),
+    cutouts: Sequence[Cutout] | str = (),
 ) -> Rendered:
     """The first `n` scenes of one split.
 
@@ -162,7 +163,10 @@ def scenes(
     lengths      which captions, in this order: short, tags, long, dense (origin "caption", tags "tags")
     paraphrases  how many other wordings of the short caption follow (origin "rewrite")
     negatives    add wrong captions (origin "negative"), typed in extras["negatives"]: kind, true, false
+    cutouts      what to paste: cut-outs, or a data set to take them from (a folder such as the fetched stamps)
     """
+    if isinstance(cutouts, str):
+        cutouts = pool_cutouts(read(cutouts)) if cutouts else ()
     if look == "cutouts" and not cutouts:
         cutouts = emoji_cutouts()
     world = SceneWorld(
