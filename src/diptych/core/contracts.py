@@ -17,6 +17,7 @@ import numpy.typing as npt
 from diptych.core.image import ImageSource
 from diptych.core.result import Result
 from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region, SceneGraph
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,6 +144,25 @@ class Detector(Protocol):
     """Regions and relations for the given names, as one `SceneGraph` an image."""
 
     def detect(self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[Any]: ...
+
+
+@runtime_checkable
+class Relater(Protocol):
+    """Relations between regions that are given: the same regions in the same order, one `SceneGraph` an image.
+
+    With `labels_known` the labels of the regions are true and stay; without, they are "" and the model fills in names of
+    `objects` and scores.
+    """
+
+    def relate(
+        self,
+        images: Sequence[ImageSource],
+        regions: Sequence[Sequence[Region]],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str],
+        labels_known: bool,
+    ) -> list[SceneGraph]: ...
 
 
 @runtime_checkable
@@ -307,6 +327,14 @@ class Recipe(ABC):
 
     Reads top to bottom like a method section: fields, `prepare`, `model`, `batch`, `features`, `losses`, `optimiser`, `hooks`,
     `stages`, `deploy`, `tiny`, `paper`.
+
+    batch_size    samples an optimiser step, over all processes
+    steps         optimiser steps; 0 counts epochs instead
+    epochs        passes over the data, where steps is 0
+    lr            learning rate at its highest
+    warmup        steps until then; below 1, a share of the run
+    weight_decay  on weight matrices; biases, norms and temperatures are spared
+    clip_norm     gradients are scaled down to this norm; 0 leaves them
     """
 
     slug: ClassVar[str] = ""
@@ -316,13 +344,13 @@ class Recipe(ABC):
     cacheable: ClassVar[bool] = True
     """False when features of a chunk depend on the other chunks (say why in the docstring)."""
 
-    batch_size: int = 256  # samples an optimiser step, over all processes
-    steps: int = 0  # 0: from epochs
+    batch_size: int = 256
+    steps: int = 0
     epochs: float = 32.0
     lr: float = 5e-4
-    warmup: float = 2000.0  # steps when >= 1, else a share of the run
+    warmup: float = 2000.0
     weight_decay: float = 0.2
-    clip_norm: float = 0.0  # 0: off
+    clip_norm: float = 0.0
 
     def prepare(self, data: Dataset) -> Self:
         """Fill in what depends on the data: a tokeniser, class names, a label vocabulary. Deterministic."""

@@ -112,7 +112,7 @@ SYSTEMS: tuple[System, ...] = (
     System("cocu", "CoCu, concept curation", "data", "diptych.curate.cocu:CoCu"),
     System("lifelong_memory", "LifelongMemory", "mllm", "diptych.pipelines.lifelong_memory:LifelongMemory"),
     System("ii_bench", "II-Bench", "mllm", "diptych.tasks.ii_bench:IIBench"),
-    System("align", "ALIGN, noisy supervision at scale", "objectives", "diptych.recipes.align:ALIGN"),
+    System("align", "ALIGN, noisy supervision at scale", "objectives", "diptych.recipes.align:ALIGN", also=("curate/align.py",)),
     System("snare", "SNARE", "data", "diptych.tasks.snare:SNARE"),
     System("mblip", "mBLIP, multilingual", "mllm", "diptych.recipes.mblip:MBLIP"),
     System("fusecap", "FuseCap", "data", "diptych.curate.fusecap:FuseCap"),
