@@ -115,6 +115,7 @@ def system_page(row: systems.System) -> str:
         "      show_source: true",
         "      members: false",
         "      show_root_heading: false",
+        "      show_root_toc_entry: false",  # its address is in the API; a second one is ambiguous
         "      show_docstring_description: false",
     ]
     return "\n".join(lines) + "\n"
