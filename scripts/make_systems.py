@@ -1,6 +1,6 @@
-"""Computes from facts which systems work, into src/diptych/core/systems.json.
+"""Computes from facts which systems work, into src/diptych/core/systems.json and a paragraph of the README.
 
-With --check it only says whether that file is up to date. A system works when its entry point loads under its own slug, a test
+With --check it only says whether these are up to date. A system works when its entry point loads under its own slug, a test
 file of its own exists, its docstring makes a page, and the ledger holds a
 verdict on each of its claims, over at least three seeds and not stale.
 """
@@ -19,6 +19,8 @@ from diptych.core import systems
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "src/diptych/core/systems.json"
 LEDGER = ROOT / "docs/claims/ledger.jsonl"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- systems:begin -->\n", "<!-- systems:end -->"
 
 
 def facts(system: systems.System) -> dict[str, Any]:
@@ -45,14 +47,34 @@ def facts(system: systems.System) -> dict[str, Any]:
     return {"missing": missing, "verdicts": {key: line.verdict for key, line in lines.items() if line}}
 
 
+def paragraph(found: dict[str, dict[str, Any]]) -> str:
+    """How many of the published systems are there, in the words of the README."""
+    published = {system.slug: found[system.slug]["missing"] for system in systems.SYSTEMS}
+    work = [f"`{slug}`" for slug, missing in published.items() if not missing]
+    built = [f"`{slug}`" for slug, missing in published.items() if missing and missing != ["not built"]]
+    baselines = ", ".join(f"`{system.slug}`" for system in systems.BASELINES)
+    lines = [f"Of {len(published)} published systems on the list, {len(work)} work"]
+    if work:
+        lines[0] += f" ({', '.join(work)})"
+    if built:
+        lines.append(f"and {len(built)} are built without a fresh verdict in the ledger ({', '.join(built)})")
+    return ", ".join(lines) + f", beside the baselines {baselines}; the others are planned and answer so.\n"
+
+
 def main() -> int:
     found = {system.slug: facts(system) for system in (*systems.SYSTEMS, *systems.BASELINES)}
-    text = json.dumps(found, indent=1) + "\n"
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    wanted = {
+        TARGET: json.dumps(found, indent=1) + "\n",
+        README: before + BEGIN + paragraph(found) + END + rest.partition(END)[2],
+    }
+    old = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:
-        same = TARGET.exists() and TARGET.read_text(encoding="utf-8") == text
-        print("up to date" if same else f"{TARGET.relative_to(ROOT)} is out of date: run `make systems`")
-        return 0 if same else 1
-    TARGET.write_text(text, encoding="utf-8")
+        for path in old:
+            print(f"{path.relative_to(ROOT)} is out of date: run `make systems`")
+        return 1 if old else 0
+    for path in old:
+        path.write_text(wanted[path], encoding="utf-8")
     print(f"{sum(not f['missing'] for f in found.values())} of {len(found)} rows work")
     return 0
 
