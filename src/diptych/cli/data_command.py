@@ -1,4 +1,4 @@
-"""``diptych data build | inspect | verify | split | fetch``."""
+"""``diptych data build | inspect | verify | split | export | fetch``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Columns:
     split: str = ""
     licence: str = ""
     language: Annotated[str, arg(help="a column, or a code such as en")] = ""
+    root: Annotated[str, arg(help="the folder of the images, where they are not beside the data")] = ""
+    format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
 
     def given(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Columns) if getattr(self, f.name)}
@@ -63,6 +65,21 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Export:
+    source: Positional[str] = ""
+    out: Positional[Path] = Path()
+    format: Annotated[
+        str,
+        arg(
+            help="visual-genome | rlipv2 | hico-det | hico-det-pairs | v-coco | v-coco-hoia | vg150 | coco | psg | open-images | "
+            "open-images-csv"
+        ),
+    ] = "coco"
+    no_images: Annotated[bool, arg(help="write the annotations alone")] = False
+    json: JSON = False
+
+
+@dataclass(frozen=True)
 class Fetch:
     name: Annotated[Positional[str], arg(help="stamps | clipart")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
@@ -75,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
         "inspect": (_inspect, "what is in the data and what will go wrong in training"),
         "verify": (_verify, "every byte of a built folder against its hash"),
         "split": (_split, "train, val and test by group, into a built folder"),
+        "export": (_export, "regions and relations in a form that others read: HICO-DET, Visual Genome, PSG, ..."),
         "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
     }
     return dispatch("data", subs, argv)
@@ -127,6 +145,20 @@ def _split(argv: Sequence[str]) -> int:
     report = leaks(pool)
     lines = [f"{name}: {count:,} samples" for name, count in counts.items()] + report.lines()
     return finish({"splits": counts, "leaks": report.to_json()}, lines, args.json)
+
+
+def _export(argv: Sequence[str]) -> int:
+    args = parse(Export, argv, "data export", "Write regions and relations, with their images, in a published form.")
+    if not args.source or args.out == Path():
+        raise ConfigError("say from where and to where: diptych data export SRC OUT --format NAME")
+    from diptych.api import read
+    from diptych.data.graphs import write
+
+    data = read(args.source)
+    samples = (data[row] for row in range(len(data)))
+    written = write(samples, args.out, format=args.format, images=not args.no_images)
+    payload = {"out": str(args.out), "format": written.format, "samples": written.samples}
+    return finish({**payload, "files": [str(file) for file in written.files]}, written.lines(), args.json)
 
 
 def _shares(text: str) -> dict[str, float]:

@@ -10,6 +10,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.errors import ShapeError
+
 
 @runtime_checkable
 class ImageSource(Protocol):
@@ -76,3 +78,16 @@ class ArrayImage:
 
     def read(self) -> bytes:
         raise TypeError(f"{self.name}: pixels have no encoded bytes; encode them first (data.decode.encode_webp)")
+
+
+def as_image(image: str | Path | bytes | npt.NDArray[np.uint8] | ImageSource) -> ImageSource:
+    """A path, encoded bytes or pixels as an image source; a source is taken as it is."""
+    if isinstance(image, str | Path):
+        return FileImage(Path(image))
+    if isinstance(image, bytes):
+        return BytesImage(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
+            raise ShapeError(f"pixels are {image.dtype} {list(image.shape)} (expected uint8 [H, W, 3] or [H, W, 4])")
+        return ArrayImage(image)
+    return image

@@ -14,6 +14,8 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.build import is_built, open_built
 from diptych.data.dataset import Pool
+from diptych.data.graphs import format_of, format_within
+from diptych.data.graphs import read as read_graphs
 from diptych.data.read_coco import read_json
 from diptych.data.read_folder import LOOKED_FOR, has_images, read_folder
 from diptych.data.read_hf import is_hub, read_hub
@@ -37,17 +39,20 @@ def read(
     language: str | None = None,
     root: str | Path | None = None,
     name: str = "",
+    format: str = "",
 ) -> Pool:
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
-              Karpathy JSON, a folder made by `build`, "emoji", a `datasets` object, or a list of `Sample`
+              Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a folder
+              made by `build`, "emoji", a `datasets` object, or a list of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     uid, group, split, licence, origin (where a sample comes from: its `source`)
               columns (or JSON keys) with these; a folder's sub-folders answer to "folder"
     language  a column, or a code such as "en" for all texts
     root      the folder that image paths are relative to
+    format    one of `data.graphs.FORMATS`, where a folder of scene graphs is not recognised or holds two forms
     Without names the usual ones are taken; if two fit, the error lists the columns.
     """
     wanted = Wanted.of(image, text, uid=uid, group=group, split=split, licence=licence, source=origin, language=language)
@@ -70,6 +75,8 @@ def read(
             )
         return read_tables([fetch_table(address)], wanted, name=name or Path(address).stem, root=folder)
     path = Path(source).expanduser()
+    if path.exists() and not is_built(path) and (chosen := format or format_of(path)):
+        return _graphs(path, wanted, name, folder, chosen)
     if path.is_dir():
         return _directory(path, wanted, name or path.resolve().name, folder)
     if path.is_file():
@@ -112,6 +119,8 @@ def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool
             return read_tables([path / file], wanted, name=name, root=root)
     if tars := sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar")):
         return read_tars(tars, wanted, name=name)
+    if chosen := format_within(path):
+        return _graphs(path, wanted, name, root, chosen)
     image, sidecar = has_images(path)
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
     if image and (sidecar or not tables):
@@ -122,6 +131,12 @@ def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool
         names = ", ".join(file.name for file in tables[:5])
         raise DataError(f"holds {len(tables)} tables ({names})", file=path, expected="one of them: give its path")
     return read_folder(path, wanted, name=name)  # which says what was looked for
+
+
+def _graphs(path: Path, wanted: Wanted, name: str, root: Path | None, format: str) -> Pool:
+    if wanted != Wanted():
+        raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
+    return read_graphs(path, format=format, name=name, root=root)
 
 
 def _files(paths: list[Path], wanted: Wanted, name: str, root: Path | None) -> Pool:

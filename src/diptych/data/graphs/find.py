@@ -1,0 +1,98 @@
+"""Files that annotations name: JSON that is whole, and images wherever the usual folders have them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.core.errors import DataError, DecodeError
+from diptych.data.decode import probe
+
+SUFFIXES = (".jpg", ".png", ".webp", ".jpeg")
+DEPTH = 3  # folders below the annotations, or below the folder above them
+MOST_FOLDERS = 1000
+HEADER = 2**18  # bytes: more than any header that is not hostile
+
+
+def load_json(path: Path) -> Any:
+    """The value in a JSON file; one that was cut off or is no JSON is named with its line."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError("does not exist", file=path) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 at byte {error.start}", file=path) from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}", file=path) from error
+
+
+def one_of(folder: Path, *patterns: str) -> list[Path]:
+    """The files of the first pattern that fits any, sorted; none if no pattern does."""
+    for pattern in patterns:
+        if found := sorted(file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith(".")):
+            return found
+    return []
+
+
+class ImageFinder:
+    """Looks for images in the folder that was given, beside the annotation file, in the folder above, and in their folders; or
+    below `root` alone.
+
+    Where the last image lay is tried first, so that a set in one or two folders costs one or two looks an image.
+    """
+
+    def __init__(self, file: Path, source: Path, root: Path | None = None) -> None:
+        here = file.resolve().parent
+        given = [source.resolve()] if source.is_dir() else []
+        self._tops = [root] if root is not None else list(dict.fromkeys([here, *given, here.parent]))
+        self._known: list[Path] = []
+        self._rest = self._below()
+
+    def find(self, names: Sequence[str]) -> Path | None:
+        """The file that bears one of these names (they may hold folders: ``val2017/1.jpg``), or None."""
+        for number, folder in enumerate(self._known):
+            if path := _there(folder, names):
+                if number:
+                    self._known.insert(0, self._known.pop(number))
+                return path
+        for folder in self._rest:
+            path = _there(folder, names)
+            self._known.insert(0 if path else len(self._known), folder)
+            if path:
+                return path
+        return None
+
+    def _below(self) -> Iterator[Path]:
+        level, seen = list(self._tops), set[Path]()
+        for _ in range(DEPTH + 1):
+            deeper: list[Path] = []
+            for folder in level:
+                if folder in seen or len(seen) >= MOST_FOLDERS:
+                    continue
+                seen.add(folder)
+                yield folder
+                if folder.is_dir():
+                    deeper += sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+            level = deeper
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) of an image from its header."""
+    with path.open("rb") as file:
+        head = file.read(HEADER)
+        try:
+            info = probe(head, name=str(path))
+        except DecodeError:
+            info = probe(head + file.read(), name=str(path))
+    return info.width, info.height
+
+
+def names_of(number: object) -> list[str]:
+    """What the image of a number may be called: ``17.jpg``, ``17.png``, ..."""
+    return [f"{number}{suffix}" for suffix in SUFFIXES]
+
+
+def _there(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((path for name in names if (path := folder / name).is_file()), None)

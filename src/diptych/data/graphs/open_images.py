@@ -1,0 +1,112 @@
+"""Open Images V6 relationships, in the JSON of scene-graph releases and as the CSV that Open Images publishes.
+
+    vrd-{train,val,test}-anno.json   [{"img_fn", "img_size": [w, h], "bbox", "det_labels": 0..600, "rel": [[s, o, 0..29]]}]
+    categories_dict.json             {"obj": [601 names], "rel": [30 names]}
+    images/                          img_fn has no suffix
+
+    oidv6-{train,validation,test}-annotations-vrd.csv   ImageID, LabelName1, LabelName2, XMin1, XMax1, ..., RelationshipLabel
+    *-annotations-bbox.csv                              all boxes of these images   may be missing
+    *class-descriptions*.csv   *attributes-description*.csv   LabelName -> name
+    {train,validation,test}/
+
+Predicates are words ("holding hands"). In the CSV a relation "is" gives its first box an attribute, boxes are shares of the
+image, and equal ones (to six digits) are one box; images without any relation do not occur there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.core.errors import DataError
+from diptych.core.files import write_atomic
+from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
+from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, need, split_of
+from diptych.data.graphs.find import SUFFIXES, load_json, one_of
+from diptych.data.graphs.place import Placer, by_split, labels_of, number
+from diptych.data.vocabularies import vocabulary
+
+PATTERNS = ("vrd-*-anno.json", "annotations/vrd-*-anno.json")
+CATEGORIES = ("categories_dict.json", "annotations/categories_dict.json")
+
+
+def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
+    """One ``vrd-*-anno.json``, or a folder of them, with ``categories_dict.json`` beside."""
+    files = [source] if source.is_file() else one_of(source, *PATTERNS)
+    if not files:
+        raise DataError("holds no vrd-*-anno.json", file=source, expected=" or ".join(PATTERNS))
+    file = next(iter(one_of(files[0].parent, *CATEGORIES)), None)
+    if file is None:
+        raise DataError("has no categories_dict.json beside it", file=files[0], expected='{"obj": [...], "rel": [...]}')
+    names = load_json(file)
+    try:
+        labels, predicates = [str(label) for label in need(names, "obj", list)], _words(need(names, "rel", list))
+    except DataError as error:
+        raise DataError(error.problem, file=file, field=error.field) from None
+    collect = Collector(source, files[0], root=root)
+    for file in files:
+        collect.open(file)
+        value = load_json(file)
+        if not isinstance(value, list):
+            raise DataError(f"holds a {type(value).__name__}", file=file, expected="a list of images")
+        split = split_of(file)
+        collect.each(enumerate(value), lambda row, v, split=split: _entry(row, v, labels, predicates, split))  # type: ignore[misc]
+    return collect.pool(name)
+
+
+def _words(names: Iterable[Any]) -> list[str]:
+    return [str(name).replace("_", " ") for name in names]
+
+
+def _entry(row: int, value: Any, labels: Sequence[str], predicates: Sequence[str], split: str) -> Entry:
+    file = need(value, "img_fn", str)
+    bboxes, numbers = need(value, "bbox", list), need(value, "det_labels", list)
+    if len(bboxes) != len(numbers):
+        raise DataError(f"has {len(bboxes)} boxes and {len(numbers)} det_labels")
+    size = value.get("img_size")
+    boxes = []
+    for n, (bbox, label) in enumerate(zip(bboxes, numbers, strict=True)):
+        known = isinstance(label, int) and 0 <= label < len(labels)
+        fault = "" if known else f"det_label {label} is none of the {len(labels)} classes"
+        boxes.append(Box(n, corners(bbox), labels[label] if known else "", fault=fault))
+    links = []
+    for subject, thing, predicate in need(value, "rel", list):
+        known = isinstance(predicate, int) and 0 <= predicate < len(predicates)
+        fault = "" if known else f"predicate {predicate} is none of the {len(predicates)}"
+        links.append(Link(subject, predicates[predicate] if known else "", thing, fault=fault))
+    names = [file, *(file + suffix for suffix in SUFFIXES)]
+    extras = {"split": split} if split else {}
+    return Entry(row, Path(file).stem, names, (size[0], size[1]) if size else None, boxes, links, extras)
+
+
+def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+    """A file for each split ("" becomes train) and ``categories_dict.json``; predicates keep their published numbers.
+
+    Attributes, scores and masks cannot be said. Image ids are uids.
+    """
+    labels, predicates = labels_of(samples)
+    known = vocabulary("open-images").predicates
+    if set(predicates) <= set(known):
+        predicates = list(known)
+    label_number, predicate_number = ({name: n for n, name in enumerate(names)} for names in (labels, predicates))
+    paths = [folder / "categories_dict.json"]
+    write_atomic(paths[0], json.dumps({"obj": labels, "rel": [name.replace(" ", "_") for name in predicates]}))
+    for split, members in by_split(samples).items():
+        rows = []
+        for sample in members:
+            placed = placer.put(sample, sample.uid, "images")
+            rows.append(
+                {
+                    "img_fn": sample.uid,
+                    "img_size": [placed.width, placed.height],
+                    "bbox": [[number(value) for value in region.box] for region in sample.regions],
+                    "det_labels": [label_number[region.label] for region in sample.regions],
+                    "rel": [[r.subject, r.object, predicate_number[r.predicate]] for r in sample.relations],
+                }
+            )
+        paths.append(folder / f"vrd-{split or 'train'}-anno.json")
+        write_atomic(paths[-1], json.dumps(rows))
+    return paths

@@ -1,0 +1,84 @@
+"""Class names of published benchmarks, in the order of their ids: `vocabulary("hico-det").triplets[0]`.
+
+Names are words: spaces stand for the underscores that some annotation files have ("talk on phone"). Ids that files use are
+positions in these tuples, plus one where the format counts from one; only COCO's object ids have gaps (`object_ids`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.errors import UnknownName
+
+NAMES = ("coco", "hico-det", "v-coco", "vg150", "open-images")
+PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The closed set of labels of a benchmark.
+
+    objects     object classes in order; empty where the user's own class file gives them (Open Images)
+    predicates  predicates in order; for V-COCO the 29 action-roles ("hit instr", "hit obj"; "stand" has no role)
+    triplets    (subject, predicate, object) classes in order; HICO-DET has 600, others none
+    roles       V-COCO only: the 26 actions in order -> their roles besides the agent, in the order of the files
+    object_ids  the ids by which annotation files name `objects` (COCO: 1..90 with gaps)
+    rare        positions in `triplets` of those with fewer than 10 training instances in the published training set
+    """
+
+    name: str
+    objects: tuple[str, ...] = ()
+    predicates: tuple[str, ...] = ()
+    triplets: tuple[tuple[str, str, str], ...] = ()
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    object_ids: tuple[int, ...] = ()
+    rare: tuple[int, ...] = ()
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Bool [predicates, objects]: which combinations are among `triplets` (HICO-DET's ``corre_hico.npy``)."""
+        table_PO = np.zeros((len(self.predicates), len(self.objects)), bool)
+        predicate, thing = ({name: n for n, name in enumerate(names)} for names in (self.predicates, self.objects))
+        for _, verb, name in self.triplets:
+            table_PO[predicate[verb], thing[name]] = True
+        return table_PO
+
+
+@cache
+def vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of that name: coco, hico-det, v-coco, vg150 or open-images.
+
+    >>> hico = vocabulary("hico-det")
+    >>> len(hico.objects), len(hico.predicates), len(hico.triplets), hico.triplets[0]
+    (80, 117, 600, ('person', 'board', 'airplane'))
+    """
+    if name not in NAMES:
+        raise UnknownName("vocabulary", name, NAMES)
+    found: dict[str, Any] = json.loads((resources.files("diptych.data.vocabularies") / f"{name}.json").read_text(encoding="utf-8"))
+    things = vocabulary(found["objects_of"]) if "objects_of" in found else None
+    roles = {action: tuple(names) for action, names in found.get("roles", {}).items()}
+    return Vocabulary(
+        name,
+        things.objects if things else tuple(found.get("objects", ())),
+        action_roles(roles) if roles else tuple(found.get("predicates", ())),
+        tuple((PERSON, verb, thing) for thing, verbs in found.get("triplets", {}).items() for verb in verbs),
+        roles,
+        things.object_ids if things else tuple(found.get("object_ids", ())),
+        tuple(found.get("rare", ())),
+    )
+
+
+def action_roles(roles: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """One predicate for each role of each action, the action alone where it has none.
+
+    >>> action_roles({"hit": ("instr", "obj"), "stand": ()})
+    ('hit instr', 'hit obj', 'stand')
+    """
+    return tuple(f"{action} {role}".strip() for action, names in roles.items() for role in names or ("",))
