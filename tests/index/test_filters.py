@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.index.edge import EdgeStore
 from diptych.index.filters import check_where, matches, merge_kinds
+from diptych.index.store import Choice, Dense, Item
 
-ROW = {"split": "train", "side": 40, "score": 0.5, "ok": True}
-KINDS = {"split": "text", "side": "integer", "score": "number", "ok": "boolean"}
+ROW = {"split": "train", "side": 40, "score": 0.5, "ok": True, "tags": ["red", "old"]}
+KINDS = {"split": "text", "side": "integer", "score": "number", "ok": "boolean", "tags": "texts"}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,9 @@ KINDS = {"split": "text", "side": "integer", "score": "number", "ok": "boolean"}
         ({"score": 0.5, "ok": True}, True),
         ({"ok": False}, False),
         ({"absent": "x"}, False),
+        ({"tags": "old"}, True),
+        ({"tags": ["blue", "red"]}, True),
+        ({"tags": "blue"}, False),
     ],
 )
 def test_meaning(where: dict[str, Any], holds: bool) -> None:
@@ -54,7 +60,8 @@ def test_refused(where: dict[str, Any], error: type[Exception], says: str) -> No
 
 
 def test_kinds() -> None:
-    assert merge_kinds({}, [ROW, {"tags": ["x"], "note": None}]) == KINDS
+    assert merge_kinds({}, [ROW, {"tags": "x", "note": None, "points": [1, 2], "none": []}]) == KINDS
+    assert merge_kinds({"tags": "text"}, [{"tags": ["x"]}]) == {"tags": "texts"}
     assert merge_kinds({"side": "integer"}, [{"side": 1.5}]) == {"side": "number"}
     with pytest.raises(ConfigError, match="column 'side' holds integer in some rows and text in others"):
         merge_kinds(KINDS, [{"side": "wide"}])
@@ -63,30 +70,26 @@ def test_kinds() -> None:
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One shard for all generated conditions; fixtures of a function would be made for each."""
-    import qdrant_edge as engine
-
     rng = np.random.default_rng(0)
     names = ["a", "b", "ä ö", "c.d"]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "word": names[rng.integers(4)],
             "whole": int(rng.integers(-3, 4)),
             "broken number": float(rng.integers(-3, 4)) / 2,
             "yes.no": bool(rng.integers(2)),
+            "several": [name for name in names if rng.integers(2)],
         }
         for _ in range(80)
     ]
     for row in rows[::7]:
         del row["whole"]
-    folder = tmp_path_factory.mktemp("filters") / "shard"
-    folder.mkdir()
-    vectors = engine.EdgeVectorParams(size=2, distance=engine.Distance.Dot)
-    shard = engine.EdgeShard.create(str(folder), engine.EdgeConfig(vectors=vectors))
+    store = EdgeStore.create(tmp_path_factory.mktemp("filters") / "shard", [Dense("", 2)])
     stored = [{k: int(v) if isinstance(v, bool) else v for k, v in row.items()} for row in rows]
-    points = [engine.Point(i, [1.0, 0.0], row) for i, row in enumerate(stored)]
-    shard.update(engine.UpdateOperation.upsert_points(points))
-    yield shard, rows
-    shard.close()
+    one = np.array([1, 0], np.float32)
+    store.upsert([Item(uuid.UUID(int=i), {"": one}, row) for i, row in enumerate(stored)])
+    yield store, rows
+    store.close()
 
 
 numbers = st.integers(-3, 3).map(lambda i: i / 2) | st.integers(-3, 3)
@@ -99,6 +102,7 @@ conditions = st.fixed_dictionaries(
         "whole": numbers | ranges | st.lists(numbers, min_size=1, max_size=3),
         "broken number": numbers | ranges,
         "yes.no": st.booleans() | st.just([True, False]),
+        "several": words | st.lists(words, min_size=1, max_size=2),
     },
 )
 
@@ -106,12 +110,8 @@ conditions = st.fixed_dictionaries(
 @settings(max_examples=80, deadline=None)
 @given(where=conditions)
 def test_engine_understands_alike(filled: Any, where: dict[str, Any]) -> None:
-    import qdrant_edge as engine
-
-    from diptych.index.filters import engine_filter
-
-    shard, rows = filled
+    store, rows = filled
     kinds = merge_kinds({}, rows)
     check_where(where, kinds)
-    records, _ = shard.scroll(engine.ScrollRequest(limit=100, filter=engine_filter(where, kinds)))
-    assert sorted(record.id for record in records) == [i for i, row in enumerate(rows) if matches(row, where)]
+    found = store.scroll(Choice(where, kinds))
+    assert sorted(item.id.int for item in found) == [i for i, row in enumerate(rows) if matches(row, where)]

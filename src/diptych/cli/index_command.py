@@ -1,36 +1,55 @@
-"""``diptych index build MODEL DATA OUT | add | remove | info``."""
+"""``diptych index build MODEL DATA OUT | add | remove | info | compact | move | export``."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from diptych.cli.output import finish, parse
 from diptych.cli.subcommands import dispatch
+from diptych.core.errors import ConfigError
 
 JSON = Annotated[bool, arg(help="one JSON object on stdout")]
+UNSET = -1
 
 
 @dataclass(frozen=True)
 class Build:
-    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a model, or 'words' for a lexical index of the texts")]
     data: Annotated[Positional[str], arg(metavar="DATA")]
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     split: Annotated[str, arg(help="only this split")] = ""
     what: Annotated[Literal["images", "texts"], arg(help="what can be found")] = "images"
-    kind: Annotated[Literal["dense"], arg(help="kind of index")] = "dense"
+    kind: Annotated[Literal["dense", "nested", "lexical", "late", "hybrid"], arg(help="kind of index")] = "dense"
+    prefix: Annotated[int, arg(help="nested: numbers of the vector that the first look takes (16)")] = UNSET
+    order: Annotated[
+        Literal["", "given", "principal"], arg(help="nested: prefix of the vectors as they are, or of their principal directions")
+    ] = ""
+    shortlist: Annotated[int, arg(help="nested, late: items that the second look ranks again (200)")] = UNSET
+    query_terms: Annotated[int, arg(help="lexical: heaviest terms of a query that are looked up (0: all)")] = UNSET
+    fusion: Annotated[Literal["", "rrf", "weighted"], arg(help="hybrid: reciprocal ranks (the default) or weighted scores")] = ""
+    lexical: Annotated[float, arg(help="hybrid: weight of the words, the vectors have the rest (0.5)")] = UNSET
+    url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
     overwrite: bool = False
     json: JSON = False
+
+    def options(self) -> dict[str, Any]:
+        """What was said about the kind; a kind refuses what it does not know."""
+        said = {name: getattr(self, name) for name in ("prefix", "order", "shortlist", "query_terms", "fusion", "lexical")}
+        return {name: value for name, value in said.items() if value not in (UNSET, "")}
 
 
 @dataclass(frozen=True)
 class Add:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     data: Annotated[Positional[str], arg(metavar="DATA")]
+    split: Annotated[str, arg(help="only this split")] = ""
+    existing: Annotated[Literal["replace", "skip"], arg(help="samples whose uid is there: embed again, or pass over")] = "replace"
     model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
     json: JSON = False
 
@@ -38,7 +57,8 @@ class Add:
 @dataclass(frozen=True)
 class Remove:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
-    uids: Annotated[Positional[tuple[str, ...]], arg(metavar="UID", help="samples to take down")]
+    uids: Annotated[Positional[tuple[str, ...]], arg(metavar="UID", help="samples to take down")] = ()
+    file: Annotated[Path | None, arg(help="more of them, one uid a line")] = None
     json: JSON = False
 
 
@@ -48,24 +68,53 @@ class Info:
     json: JSON = False
 
 
+@dataclass(frozen=True)
+class Compact:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Move:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    url: Annotated[str, arg(help="Qdrant server to bring the vectors to; without it, back into the folder")] = ""
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Export:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="a .parquet file, or a .txt file for the uids alone")]
+    vectors: Annotated[bool, arg(help="vectors too (--vectors False for the columns alone)")] = True
+    json: JSON = False
+
+
 def main(argv: Sequence[str]) -> int:
     subs = {
         "build": (_build, "embed data and make it searchable"),
         "add": (_add, "more data, embedded by the same model"),
         "remove": (_remove, "take samples down by uid"),
         "info": (_info, "what an index holds"),
+        "compact": (_compact, "write it anew, without what was removed"),
+        "move": (_move, "to a Qdrant server, or back"),
+        "export": (_export, "items to Parquet, or uids to a text file"),
     }
     return dispatch("index", subs, argv)
 
 
 def _build(argv: Sequence[str]) -> int:
-    args = parse(Build, argv, "index build", "Embed data and make it searchable.")
+    args = parse(Build, argv, "index build", "Embed data and make it searchable. A build that was stopped goes on where it was.")
     from diptych.api import index, read
 
     data = read(args.data, split=args.split) if args.split else args.data
-    with index(args.model, data, args.out, what=args.what, overwrite=args.overwrite) as made:
+    begun = time.monotonic()
+    options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
+    with index(args.model, data, args.out, **options, **args.options()) as made:
         count = len(made)
-    return finish({"index": str(args.out), "count": count}, [f"{args.out}: {count:,} items"], args.json)
+    seconds = time.monotonic() - begun
+    return finish(
+        {"index": str(args.out), "count": count, "seconds": round(seconds, 2)}, [f"{args.out}: {count:,} items"], args.json
+    )
 
 
 def _add(argv: Sequence[str]) -> int:
@@ -73,23 +122,62 @@ def _add(argv: Sequence[str]) -> int:
     from diptych.api import open_index, read
 
     with open_index(args.index, model=args.model) as opened:
-        added, count = opened.add(read(args.data)), len(opened)
+        added, count = opened.add(read(args.data, split=args.split), existing=args.existing), len(opened)
     return finish({"added": added, "count": count}, [f"{added:,} added, {count:,} items now"], args.json)
 
 
 def _remove(argv: Sequence[str]) -> int:
     args = parse(Remove, argv, "index remove", "Take samples down.")
-    from diptych.index.dense import DenseIndex
+    from diptych.index.kinds import open_index
 
-    with DenseIndex.open(args.index) as opened:
-        removed, count = opened.remove(args.uids), len(opened)
+    uids = [*args.uids, *(_lines(args.file) if args.file else ())]
+    if not uids:
+        raise ConfigError("no uid is given (expected uids, or --file with one a line)")
+    with open_index(args.index) as opened:
+        removed, count = opened.remove(uids), len(opened)
     return finish({"removed": removed, "count": count}, [f"{removed:,} removed, {count:,} items left"], args.json)
+
+
+def _lines(file: Path) -> list[str]:
+    if not file.is_file():
+        raise ConfigError(f"{file} does not exist")
+    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _info(argv: Sequence[str]) -> int:
     args = parse(Info, argv, "index info", "What an index holds.")
-    from diptych.index.dense import DenseIndex
+    from diptych.index.kinds import open_index
 
-    with DenseIndex.open(args.index) as opened:
+    with open_index(args.index) as opened:
         info = asdict(opened.info)
     return finish(info, [f"{name:<12}{value}" for name, value in info.items()], args.json)
+
+
+def _compact(argv: Sequence[str]) -> int:
+    args = parse(Compact, argv, "index compact", "Write an index anew, so that nothing of removed samples stays on disk.")
+    from diptych.index.kinds import open_index
+
+    with open_index(args.index) as opened:
+        saved = opened.compact()
+        size = opened.info.bytes
+    return finish({"saved": saved, "bytes": size}, [f"{size:,} bytes, {saved:,} fewer than before"], args.json)
+
+
+def _move(argv: Sequence[str]) -> int:
+    args = parse(Move, argv, "index move", "Bring the vectors of an index to a Qdrant server, or back into its folder.")
+    from diptych.index.kinds import open_index
+
+    with open_index(args.index) as opened:
+        opened.move(args.url)
+        count = len(opened)
+    place = args.url or str(args.index)
+    return finish({"place": place, "count": count}, [f"{count:,} items are at {place} now"], args.json)
+
+
+def _export(argv: Sequence[str]) -> int:
+    args = parse(Export, argv, "index export", "Write the items of an index to a file.")
+    from diptych.index.kinds import open_index
+
+    with open_index(args.index) as opened:
+        rows = opened.export(args.out, vectors=args.vectors)
+    return finish({"out": str(args.out), "rows": rows}, [f"{args.out}: {rows:,} rows"], args.json)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,45 +11,86 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from diptych.cli.output import finish, parse
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, UnknownName
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+CONDITION = re.compile(r"(?P<column>.+?)(?P<sign>>=|<=|>|<|=)(?P<value>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Search:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
-    query: Annotated[Positional[str], arg(metavar="QUERY", help="words, or the path of a picture")]
+    query: Annotated[Positional[str], arg(metavar="QUERY", help="words, or the path of a picture")] = ""
+    image: Annotated[Path | None, arg(help="a picture beside the words: this, but ...")] = None
+    weight: Annotated[float, arg(help="of the words beside pictures; negative takes away what they name")] = 2.0
+    like: Annotated[tuple[str, ...], arg(help="uids of items that are good examples")] = ()
+    unlike: Annotated[tuple[str, ...], arg(help="uids of items that are bad examples")] = ()
     k: Annotated[int, arg(aliases=["-k"], help="how many answers")] = 5
-    where: Annotated[tuple[str, ...], arg(help="filters on columns, such as style=noto")] = ()
+    where: Annotated[tuple[str, ...], arg(help="conditions on columns, such as style=noto or 'score>=0.3'")] = ()
+    distinct: Annotated[float | None, arg(help="of items more alike than this cosine show the best, such as 0.94")] = None
     model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Search, argv, "search", "Search an index by text or by picture.")
-    if not args.query.strip():
-        raise ConfigError("the query is empty: say some words or the path of a picture")
+    args = parse(Search, argv, "search", "Search an index by text, by picture, by both, or by examples.")
+    text, image = _said(args)
     from diptych.api import open_index
+    from diptych.core.image import FileImage
+    from diptych.index.query import Query
 
-    picture = Path(args.query) if args.query.lower().endswith(PICTURES) else None
-    if picture is not None and not picture.is_file():
-        raise ConfigError(f"{picture} does not exist (a query that ends like a picture is taken for a path)")
+    query = Query(text, FileImage(image) if image else None, args.like, args.unlike, args.weight)
     with open_index(args.index, model=args.model) as opened:
-        where = filters(args.where)
-        hits = (
-            opened.search_image(picture, args.k, where=where) if picture else opened.search_text(args.query, args.k, where=where)
-        )
+        where = filters(args.where, opened.info.columns)
+        hits = opened.search_query(query, args.k, where=where, distinct=args.distinct)
     lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
     return finish({"query": args.query, "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
 
 
-def filters(words: Sequence[str]) -> dict[str, Any] | None:
-    """``style=noto`` and ``style=noto,twemoji`` to a filter; None without any."""
+def _said(args: Search) -> tuple[str, Path | None]:
+    """The words and the picture of a search; a query that ends like a picture is one."""
+    text, image = args.query.strip(), args.image
+    if not text and image is None and not args.like:
+        raise ConfigError("the query is empty: say some words or the path of a picture, or give --like UID")
+    if text.lower().endswith(PICTURES):
+        if image is not None:
+            raise ConfigError(f"{text} and {image} are two pictures (expected words beside --image)")
+        text, image = "", Path(text)
+    if image is not None and not image.is_file():
+        raise ConfigError(f"{image} does not exist (a query that ends like a picture is taken for a path)")
+    return text, image
+
+
+def filters(words: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any] | None:
+    """``style=noto``, ``style=noto,twemoji`` and ``score>=0.3`` to conditions; values become what the column holds."""
     found: dict[str, Any] = {}
     for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"filter {word!r} (expected COLUMN=VALUE, or COLUMN=VALUE,VALUE)")
-        found[name] = value.split(",") if "," in value else value
+        parts = CONDITION.fullmatch(word)
+        if parts is None:
+            raise ConfigError(f"filter {word!r} (expected COLUMN=VALUE, COLUMN=VALUE,VALUE or COLUMN>=NUMBER)")
+        name, sign, value = parts["column"].strip(), parts["sign"], parts["value"].strip()
+        if name not in columns:
+            raise UnknownName("column in --where", name, columns)
+        if sign == "=":
+            values = [_typed(name, one, columns[name]) for one in value.split(",")]
+            found[name] = values if len(values) > 1 else values[0]
+        else:
+            edges = found.setdefault(name, {})
+            if not isinstance(edges, dict):
+                raise ConfigError(f"column '{name}' is asked to be a value and in a range (expected one of both)")
+            edges[sign] = _typed(name, value, "number")
     return found or None
+
+
+def _typed(column: str, value: str, kind: str) -> Any:
+    """A word of the command line as a value of a column of that kind."""
+    if kind in ("integer", "number"):
+        try:
+            return float(value)
+        except ValueError:
+            raise ConfigError(f"column '{column}' holds numbers, the condition gives {value!r}") from None
+    if kind == "boolean":
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(f"column '{column}' holds true or false, the condition gives {value!r}")
+        return value.lower() == "true"
+    return value

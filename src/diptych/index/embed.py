@@ -5,8 +5,9 @@ Letters: N items, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from diptych.core.contracts import Dataset, Embedder, Unit
 from diptych.core.errors import DataError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
+
+T = TypeVar("T")
 
 NORM_TOLERANCE = 0.02  # rows that were normalised in bfloat16 are off by up to half a per cent
 
@@ -45,7 +48,12 @@ def image_blocks(model: Embedder, data: Dataset, *, block: int = 512, batch_size
         samples = [sample for row in range(start, min(start + block, len(data))) if (sample := data[row]).image is not None]
         if not samples:
             continue
-        good, rows_ND, unreadable = _readable(model, samples, batch_size)
+
+        def encode(part: Sequence[Sample]) -> list[Unit]:
+            return list(model.embed_images(images_of(part), batch_size=batch_size))
+
+        good, rows, unreadable = readable(encode, samples)
+        rows_ND = np.stack(rows) if rows else np.zeros((0, 1), np.float32)
         yield Block(tuple(good), checked(rows_ND, [s.uid for s in good], "image"), unreadable)
 
 
@@ -84,19 +92,20 @@ def count_truncated(model: Embedder, strings: Sequence[str]) -> int | None:
     return None if truncated is None else int(truncated)
 
 
-def _readable(model: Embedder, samples: Sequence[Sample], batch_size: int) -> tuple[list[Sample], Unit, tuple[Unreadable, ...]]:
-    """The samples whose images can be decoded, their rows, and the others: halves until the bad ones stand alone."""
+def readable(
+    encode: Callable[[Sequence[Sample]], Sequence[T]], samples: Sequence[Sample]
+) -> tuple[list[Sample], list[T], tuple[Unreadable, ...]]:
+    """What `encode` gives for the samples whose images can be decoded, and the others: halves until the bad ones stand alone."""
     try:
-        return list(samples), model.embed_images(_images(samples), batch_size=batch_size), ()
+        return list(samples), list(encode(samples)), ()
     except DecodeError as error:
         if len(samples) == 1:
-            return [], np.zeros((0, 1), np.float32), (Unreadable(samples[0].uid, str(error)),)
+            return [], [], (Unreadable(samples[0].uid, str(error)),)
     middle = len(samples) // 2
-    left, right = (_readable(model, half, batch_size) for half in (samples[:middle], samples[middle:]))
-    rows = [rows_ND for _, rows_ND, _ in (left, right) if len(rows_ND)]
-    rows_ND = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
-    return left[0] + right[0], rows_ND, left[2] + right[2]
+    left, right = readable(encode, samples[:middle]), readable(encode, samples[middle:])
+    return left[0] + right[0], left[1] + right[1], left[2] + right[2]
 
 
-def _images(samples: Sequence[Sample]) -> list[ImageSource]:
+def images_of(samples: Sequence[Sample]) -> list[ImageSource]:
+    """The images of those samples that have one."""
     return [sample.image for sample in samples if sample.image is not None]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, ShapeError
@@ -70,6 +69,8 @@ def nearest(
                those are ranked again in float32: faster where the processor has bfloat16 units, and exact for all practical
                purposes when the shortlist is several times k.
     """
+    import torch  # here, so that commands which compare nothing start without it
+
     if k < 1:
         raise ConfigError(f"k is {k} (expected 1 or more)")
     if query_QD.ndim != 2 or query_QD.shape[1] != vectors_ND.shape[1]:

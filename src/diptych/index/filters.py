@@ -5,37 +5,43 @@
     {"width": {">=": 256, "<": 1024}}         range: > >= < <=
     {"split": "train", "style": "noto"}       all of them
 
-A row without the column, or with nothing in it, satisfies no condition.
+A row without the column, or with nothing in it, satisfies no condition. A row with several strings in it (the languages of its
+texts, its tags) satisfies a condition when one of them does.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from diptych.core.errors import ConfigError, UnknownName
 
 Where = Mapping[str, Any]
-Kind = str  # "text" | "integer" | "number" | "boolean"
+Kind = str  # "text" | "texts" | "integer" | "number" | "boolean"
 
 RANGES = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+ALIKE = ({"integer", "number"}, {"text", "texts"})  # kinds that one column may mix; the second of a pair stands for both
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
 def kind_of(value: Any) -> Kind | None:
-    """How a column value is stored; None for values that cannot be filtered by (lists, dicts, nothing)."""
+    """How a column value is stored; None for values that cannot be filtered by (lists of other than strings, dicts, nothing)."""
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int):
         return "integer"
     if isinstance(value, float):
         return "number"
+    if isinstance(value, list | tuple):
+        return "texts" if value and all(isinstance(part, str) for part in value) else None
     return "text" if isinstance(value, str) else None
 
 
 def merge_kinds(old: Mapping[str, Kind], rows: Iterable[Mapping[str, Any]]) -> dict[str, Kind]:
-    """The kinds of columns after some more rows. Whole and broken numbers are "number"; any other mixture is refused."""
+    """The kinds of columns after some more rows. Whole and broken numbers are "number", one and several strings "texts"; any
+    other mixture is refused."""
     kinds = dict(old)
     for row in rows:
         for name, value in row.items():
@@ -44,9 +50,9 @@ def merge_kinds(old: Mapping[str, Kind], rows: Iterable[Mapping[str, Any]]) -> d
                 continue
             known = kinds.setdefault(name, kind)
             if known != kind:
-                if {known, kind} != {"integer", "number"}:
+                if {known, kind} not in ALIKE:
                     raise ConfigError(f"column '{name}' holds {known} in some rows and {kind} in others (expected one kind)")
-                kinds[name] = "number"
+                kinds[name] = "number" if "number" in (known, kind) else "texts"
     return kinds
 
 
@@ -68,7 +74,7 @@ def check_where(where: Where, columns: Mapping[str, Kind]) -> None:
             raise ConfigError(f"column '{name}' is asked to be one of nothing (expected a value or more)")
         for value in values:
             given = kind_of(value)
-            if given != kind and {given, kind} != {"integer", "number"}:
+            if given != kind and {given, kind} not in ALIKE:
                 raise ConfigError(f"column '{name}' holds {kind}, the condition gives {value!r}")
 
 
@@ -77,26 +83,36 @@ def matches(row: Mapping[str, Any], where: Where) -> bool:
     return all(_holds(row.get(name), wanted) for name, wanted in where.items())
 
 
-def engine_filter(where: Where, columns: Mapping[str, Kind]) -> Any:
-    """The same conditions for Qdrant Edge; None when there are none."""
-    import qdrant_edge as engine
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """The column holds one of these strings or whole numbers."""
 
-    if not where:
-        return None
-    return engine.Filter(must=[_condition(engine, name, wanted, columns[name]) for name, wanted in where.items()])
+    column: str
+    values: tuple[str | int, ...]
 
 
-def _condition(engine: Any, name: str, wanted: Any, kind: Kind) -> Any:
-    key = json_path(name)
+@dataclass(frozen=True, slots=True)
+class InRange:
+    """The column holds a number in one of these ranges, each from signs to edges."""
+
+    column: str
+    ranges: tuple[Mapping[str, float], ...]
+
+
+def clauses(where: Where, columns: Mapping[str, Kind]) -> list[OneOf | InRange]:
+    """The same conditions in the two forms that engines know; all must hold."""
+    return [_clause(name, wanted, columns[name]) for name, wanted in where.items()]
+
+
+def _clause(name: str, wanted: Any, kind: Kind) -> OneOf | InRange:
     if isinstance(wanted, Mapping):
-        return engine.FieldCondition(key, range=engine.RangeFloat(**{RANGES[sign]: float(v) for sign, v in wanted.items()}))
+        return InRange(name, ({sign: float(edge) for sign, edge in wanted.items()},))
     values = _options(wanted)
-    if kind == "text":
-        return engine.FieldCondition(key, match=engine.MatchAny(values))
+    if kind in ("text", "texts"):
+        return OneOf(name, tuple(values))
     if kind == "boolean":  # stored as 0 and 1: the engine reads a Python bool as a whole number
-        return engine.FieldCondition(key, match=engine.MatchAny([int(v) for v in values]))
-    points = [engine.FieldCondition(key, range=engine.RangeFloat(gte=float(v), lte=float(v))) for v in values]
-    return engine.Filter(should=points)
+        return OneOf(name, tuple(int(value) for value in values))
+    return InRange(name, tuple({">=": float(value), "<=": float(value)} for value in values))
 
 
 def json_path(name: str) -> str:
@@ -114,4 +130,6 @@ def _holds(value: Any, wanted: Any) -> bool:
         return False
     if isinstance(wanted, Mapping):
         return all(COMPARE[sign](value, edge) for sign, edge in wanted.items())
+    if isinstance(value, list | tuple):
+        return any(part in _options(wanted) for part in value)
     return value in _options(wanted)

@@ -1,0 +1,159 @@
+"""Words instead of directions: every item is a sparse vector over a vocabulary, behind an inverted index.
+
+With a lexical model (LexLIP, 2023: images and texts as weights over words) the score is the cosine of the two sparse vectors. With
+`Words` in the model's place, the texts of a pool are searched by BM25, and pictures are found by what is written about them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diptych.core.contracts import Dataset, LexicalEmbedder
+from diptych.core.errors import ConfigError
+from diptych.core.image import ImageSource
+from diptych.core.sample import Sample
+from diptych.index.base import Index
+from diptych.index.embed import images_of
+from diptych.index.exact import Hit
+from diptych.index.filters import Where
+from diptych.index.items import What
+from diptych.index.lexicon import Vocabulary, Words, heaviest, unit_weights, words_of
+from diptych.index.query import picture
+from diptych.index.store import Ask, Scored, Space, Sparse, Vectors
+
+WORDS = "words"  # the space
+
+
+class LexicalIndex(Index):
+    """Searches by words. Option of `build`: query_terms, how many of the heaviest terms of a query are looked up (0: all), which buys
+    speed with lexical models, whose texts have dozens."""
+
+    kind: ClassVar[str] = "lexical"
+    compare: ClassVar[str] = WORDS
+
+    @classmethod
+    def check_model(cls, model: Any, what: What) -> None:
+        if not isinstance(model, Words | LexicalEmbedder):
+            raise ConfigError(
+                f"an index of kind '{cls.kind}' needs a lexical model or 'words' (BM25 over the texts); '{model.name}' is neither"
+            )
+
+    @classmethod
+    def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
+        query_terms = options.pop("query_terms", 0)
+        super().settings(model, pool, what, **options)
+        if query_terms < 0:
+            raise ConfigError(f"query_terms is {query_terms} (expected 0 for all, or how many)")
+        return {"query_terms": query_terms} | lexical_settings(model, pool, what)
+
+    def needs_image(self) -> bool:
+        """`Words` read what is written about a picture, not the picture."""
+        return not isinstance(self._model, Words)
+
+    def spaces(self) -> list[Space]:
+        return [Sparse(WORDS, idf="mean_length" in self._facts.options)]
+
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        return Lexicon(self._ready(), Vocabulary(self.folder), self._facts.options)
+
+    def vocabulary_terms(self) -> list[str]:
+        return Vocabulary(self.folder).terms()
+
+    def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
+        return self._lexicon.of_samples(samples)
+
+    def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
+        return self._lexicon.of_texts(strings, uids)
+
+    def search_text(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
+        return self.search_terms(self._lexicon.query_text(text), k, where=where, distinct=distinct)
+
+    def search_image(
+        self, image: ImageSource | Path | str, k: int = 10, *, where: Where | None = None, distinct: float | None = None
+    ) -> list[Hit]:
+        """By the words that a lexical model reads in a picture."""
+        return self.search_terms(self._lexicon.query_image(picture(image)), k, where=where, distinct=distinct)
+
+    def search_like(self, uid: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
+        items = self._items_of(uid, (WORDS,))
+        vector = items[0].vectors[WORDS]
+        return self._find(vector, k, where, distinct, [item.id for item in items])
+
+    def search_terms(
+        self, weights: Mapping[str, float], k: int = 10, *, where: Where | None = None, distinct: float | None = None
+    ) -> list[Hit]:
+        """By weighted terms. Items without any of them are not found, so there may be fewer than k."""
+        kept = heaviest(weights, self._facts.options["query_terms"])
+        return self._find(self._lexicon.vocabulary.encode(kept), k, where, distinct, ())
+
+    def _find(self, vector: Any, k: int, where: Where | None, distinct: float | None, without: Sequence[uuid.UUID]) -> list[Hit]:
+        choice = self._choice(where, without)
+
+        def rank(limit: int, vectors: Sequence[str]) -> list[Scored]:
+            if not len(vector.indices):
+                return []
+            return self._engine().query(Ask(WORDS, vector, limit), choice, vectors=vectors)
+
+        return self._answer(rank, k, distinct)
+
+
+class Lexicon:
+    """A lexical model or `Words`, and the vocabulary of one index: from samples and texts to sparse vectors."""
+
+    def __init__(self, model: Any, vocabulary: Vocabulary, options: Mapping[str, Any]) -> None:
+        self.model, self.vocabulary, self._options = model, vocabulary, options
+
+    def of_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
+        """Of the pictures, or with `Words` of all texts of a sample together."""
+        if isinstance(self.model, Words):
+            return self._stored(self._documents([everything_said(sample) for sample in samples]))
+        found = self.model.lexicalise_images(images_of(samples))
+        return self._stored([unit_weights(w, f"the image of {s.uid}") for w, s in zip(found, samples, strict=True)])
+
+    def of_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
+        if isinstance(self.model, Words):
+            return self._stored(self._documents(strings))
+        found = self.model.lexicalise_texts(list(strings))
+        return self._stored([unit_weights(w, f"a text of {uid}") for w, uid in zip(found, uids, strict=True)])
+
+    def query_text(self, text: str) -> dict[str, float]:
+        if isinstance(self.model, Words):
+            return self.model.query(text)
+        return unit_weights(self.model.lexicalise_texts([text])[0], "the query")
+
+    def query_image(self, image: ImageSource) -> dict[str, float]:
+        if isinstance(self.model, Words):
+            raise ConfigError("an index of words reads texts only: search with words, or build it with a lexical model")
+        return unit_weights(self.model.lexicalise_images([image])[0], "the query")
+
+    def _documents(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        return self.model.documents(texts, self._options["mean_length"])  # type: ignore[no-any-return]
+
+    def _stored(self, weights: Sequence[Mapping[str, float]]) -> Sequence[Vectors]:
+        """New terms get their numbers first, so that whatever is stored can be read. An item without any term is left out."""
+        self.vocabulary.learn(term for row in weights for term in row)
+        return [{WORDS: self.vocabulary.encode(row)} if row else {} for row in weights]
+
+
+def lexical_settings(model: Any, pool: Dataset, what: What) -> dict[str, Any]:
+    """The mean length that BM25 needs, measured once when an index is built."""
+    if not isinstance(model, Words):
+        return {}
+    texts: list[str] = []
+    for row in range(len(pool)):
+        sample = pool[row]
+        texts += [everything_said(sample)] if what == "images" else [text.string for text in sample.positives()]
+    lengths = [count for text in texts if (count := len(words_of(text)))]
+    return {"mean_length": float(np.mean(lengths)) if lengths else 1.0}
+
+
+def everything_said(sample: Sample) -> str:
+    """All texts that describe a sample."""
+    return "\n".join(text.string for text in sample.positives())

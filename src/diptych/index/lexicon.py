@@ -1,0 +1,131 @@
+"""Words as sparse vectors: a vocabulary that only grows, and BM25 weights for collections without a lexical model.
+
+BM25 (Robertson and Zaragoza, 2009): the score of a document for a query is the sum over the query's words of
+
+    idf(w) * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean length)),   idf(w) = log(1 + (N - n + 0.5) / (n + 0.5))
+
+with tf the count of w in the document, N documents of which n have w. The second factor is stored with a document; the engine
+knows N and n and puts the first on the query, so that both stay right as the collection grows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.index.store import Terms
+
+FILE = "words.txt"
+SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: no spaces between words, so that a sign is a word
+WORD = re.compile(rf"[{SPACELESS}]|[^\W_{SPACELESS}]+")
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words in order, without punctuation. Accents stay; compatible forms (ﬁ, full width) become the usual ones.
+
+    >>> words_of("Two red-brown foxes, 東京!")
+    ['two', 'red', 'brown', 'foxes', '東', '京']
+    """
+    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+@dataclass(frozen=True)
+class Words:
+    """Stands where a model stands and reads texts only: words weighted as BM25 does.
+
+    k1  how soon repeating a word stops to count
+    b   how much long texts are held back: 0 not at all, 1 in full proportion
+    """
+
+    k1: float = 1.2
+    b: float = 0.75
+    name: ClassVar[str] = "words"
+
+    def __post_init__(self) -> None:
+        if self.k1 < 0 or not 0 <= self.b <= 1:
+            raise ConfigError(f"k1 is {self.k1} and b is {self.b} (expected k1 >= 0 and b in 0..1)")
+
+    @property
+    def fingerprint(self) -> str:
+        return f"bm25-1-{self.k1}-{self.b}"
+
+    def documents(self, texts: Sequence[str], mean_length: float) -> list[dict[str, float]]:
+        """The part of BM25 that belongs to a document, a word."""
+        found = []
+        for text in texts:
+            counts = Counter(words_of(text))
+            held_back = self.k1 * (1 - self.b + self.b * counts.total() / max(mean_length, 1.0))
+            found.append({word: tf * (self.k1 + 1) / (tf + held_back) for word, tf in counts.items()})
+        return found
+
+    def query(self, text: str) -> dict[str, float]:
+        """How often each word is asked for."""
+        return {word: float(count) for word, count in Counter(words_of(text)).items()}
+
+
+class Vocabulary:
+    """Terms and their numbers, in a file of an index: one a line, the number is the line's. Lines are only ever added."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        if not self._file.is_file():
+            return {}
+        data = self._file.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]  # a kill may have cut the last line, which nothing refers to yet
+        if len(whole) < len(data):
+            os.truncate(self._file, len(whole))
+        return {json.loads(line): number for number, line in enumerate(whole.decode().splitlines())}
+
+    def __len__(self) -> int:
+        return len(self._number_of)
+
+    def terms(self) -> list[str]:
+        """In the order of their numbers."""
+        return list(self._number_of)
+
+    def learn(self, terms: Iterable[str]) -> None:
+        """Give numbers to the terms that have none. They are on disk when this returns."""
+        new = [term for term in dict.fromkeys(terms) if term not in self._number_of]
+        if not new:
+            return
+        with self._file.open("ab") as file:
+            file.write("".join(json.dumps(term) + "\n" for term in new).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        for term in new:
+            self._number_of[term] = len(self._number_of)
+
+    def encode(self, weights: Mapping[str, float]) -> Terms:
+        """As a sparse vector; terms without a number, which no item has, are left out."""
+        known = sorted((self._number_of[term], weight) for term, weight in weights.items() if term in self._number_of)
+        return Terms(np.array([n for n, _ in known], np.int64), np.array([w for _, w in known], np.float32))
+
+
+def unit_weights(weights: Mapping[str, float], name: str) -> dict[str, float]:
+    """The same direction at length 1; refuses weights that are not finite and positive. `name` is for the message."""
+    for term, weight in weights.items():
+        if not (np.isfinite(weight) and weight > 0):
+            raise DataError(f"the weight of {term!r} in {name} is {weight}", expected="finite weights above 0")
+    length = float(np.sqrt(sum(weight * weight for weight in weights.values())))
+    return {term: weight / length for term, weight in weights.items()}
+
+
+def heaviest(weights: Mapping[str, float], count: int) -> dict[str, float]:
+    """Only the `count` heaviest terms (0 keeps all), equal weights in the order of terms."""
+    if not count:
+        return dict(weights)
+    return dict(sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))[:count])

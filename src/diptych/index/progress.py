@@ -1,0 +1,26 @@
+"""A bar on stderr where a person is watching: how many samples, how many a second, how long still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diptych.index.items import Block
+
+
+def shown(blocks: Iterator[Block], total: int, show: bool) -> Iterator[Block]:
+    """The same blocks; the bar moves when the consumer has come back for the next one, that is when a block is stored."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+    console = Console(stderr=True)
+    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True) as bar:
+        task = bar.add_task("embedding", total=total)
+        for block in blocks:
+            yield block
+            bar.advance(task, block.samples)

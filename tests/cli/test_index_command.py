@@ -1,0 +1,93 @@
+"""Conditions and options as a person types them, and the life of an index from the command line, with no model to load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from diptych.cli import main
+from diptych.cli.search_command import filters
+from diptych.core.errors import ConfigError, UnknownName
+
+COLUMNS = {"style": "text", "tags": "texts", "width": "integer", "score": "number", "ok": "boolean"}
+
+
+@pytest.mark.parametrize(
+    ("words", "means"),
+    [
+        ((), None),
+        (("style=noto",), {"style": "noto"}),
+        (("tags=old,new", "ok=true"), {"tags": ["old", "new"], "ok": True}),
+        (("score>=0.3", "score<1"), {"score": {">=": 0.3, "<": 1.0}}),
+        (("width=256,512",), {"width": [256.0, 512.0]}),
+        (("style=a>b",), {"style": "a>b"}),
+    ],
+)
+def test_conditions(words: tuple[str, ...], means: Any) -> None:
+    assert filters(words, COLUMNS) == means
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "says"),
+    [
+        (("noto",), ConfigError, "filter 'noto'"),
+        (("=noto",), ConfigError, "filter '=noto'"),
+        (("stlye=noto",), UnknownName, "did you mean 'style'"),
+        (("score>=high",), ConfigError, "column 'score' holds numbers, the condition gives 'high'"),
+        (("ok=yes",), ConfigError, "holds true or false"),
+        (("score=1", "score>0"), ConfigError, "a value and in a range"),
+    ],
+)
+def test_conditions_that_cannot_be(words: tuple[str, ...], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        filters(words, COLUMNS)
+
+
+def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert main([*argv, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def written(file: Path, *rows: str) -> str:
+    """A table of uid, text and licence; every sample shows the same picture."""
+    Image.new("RGB", (8, 8)).save(file.parent / "a.png")
+    file.write_text("uid,text,licence,image\n" + "".join(f"{row},a.png\n" for row in rows))
+    return str(file)
+
+
+def test_life_of_an_index_of_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = str(tmp_path / "words.index")
+    table = written(tmp_path / "pairs.csv", "a,a red bus,MIT", "b,two red dogs,CC0-1.0", "c,a tree,MIT")
+    more = written(tmp_path / "more.csv", "d,a dog and a red tree,MIT")
+    built = answer(capsys, "index", "build", "words", table, index, "--kind", "lexical")
+    assert built["count"] == 3
+    assert answer(capsys, "index", "add", index, more)["added"] == 1
+    found = answer(capsys, "search", index, "red", "--where", "licence=MIT")
+    assert {hit["uid"] for hit in found["hits"]} == {"a", "d"}
+    assert answer(capsys, "search", index, "--like", "c")["hits"][0]["uid"] in ("a", "d")
+    (tmp_path / "takedown.txt").write_text("a\n\n")
+    assert answer(capsys, "index", "remove", index, "b", "--file", str(tmp_path / "takedown.txt")) == {"removed": 2, "count": 2}
+    assert answer(capsys, "index", "compact", index)["bytes"] > 0
+    info = answer(capsys, "index", "info", index)
+    assert (info["count"], info["kind"], info["model"]["name"]) == (2, "lexical", "words")
+    assert answer(capsys, "index", "export", index, str(tmp_path / "left.txt"))["rows"] == 2
+    assert (tmp_path / "left.txt").read_text() == "c\nd\n"
+
+
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = written(tmp_path / "pairs.csv", "a,a red bus,MIT")
+    for argv, says in [
+        (("index", "build", "words", table, str(tmp_path / "i"), "--kind", "lexical", "--prefix", "8"), "no option prefix"),
+        (("index", "build", "words", table, str(tmp_path / "i")), "needs a model that embeds images and texts"),
+        (("index", "remove", str(tmp_path / "i")), "no uid is given"),
+        (("search", str(tmp_path / "i")), "the query is empty"),
+        (("search", str(tmp_path / "i"), "absent.png"), "does not exist"),
+        (("search", str(tmp_path / "i"), "words"), "is not an index"),
+    ]:
+        assert main(list(argv)) != 0
+        assert says in capsys.readouterr().err
