@@ -14,7 +14,7 @@ import torch
 from diptych import api
 from diptych.core import systems
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Embedder, Optimiser, Recipe
+from diptych.core.contracts import Detector, Embedder, Optimiser, Recipe
 from diptych.data.stream import batches
 from diptych.worlds.resolve import resolve
 
@@ -51,16 +51,32 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, monkeypatch
     recipe.after_update(model, features, step.batch, 0.0)
 
     deployed = recipe.deploy(model.eval())
-    assert isinstance(deployed, Embedder)
     deployed.save(tmp_path / "model")
-    images, words = [rows[0].image, rows[1].image], ["a red circle", "a blue square"]
+    answers = ANSWERS[Detector if isinstance(deployed, Detector) else Embedder]
     again = api.load(tmp_path / "model")
-    for ask in ("embed_images", "embed_texts"):
-        given = images if ask == "embed_images" else words
-        before, after = getattr(deployed, ask)(given), getattr(again, ask)(given)
-        assert before.shape[0] == 2
-        np.testing.assert_allclose(np.linalg.norm(before, axis=1), 1, atol=1e-5)
+    images = [rows[0].image, rows[1].image]
+    for before, after in zip(answers(deployed, images), answers(again, images), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-6)
+
+
+def embedded(model: Any, images: list[Any]) -> list[Any]:
+    """What an embedder says of two images and two texts; rows are of norm 1."""
+    rows = [model.embed_images(images), model.embed_texts(["a red circle", "a blue square"])]
+    for rows_ND in rows:
+        assert len(rows_ND) == 2
+        np.testing.assert_allclose(np.linalg.norm(rows_ND, axis=1), 1, atol=1e-5)
+    return rows
+
+
+def detected(model: Any, images: list[Any]) -> list[Any]:
+    """Boxes and scores of what a detector finds in two images."""
+    graphs = model.detect(images, objects=["circle", "square"], relations=["above", "left of"])
+    assert len(graphs) == 2
+    assert all(graph.relations for graph in graphs)
+    return [[(*region.box, region.score) for region in graph.regions] for graph in graphs]
+
+
+ANSWERS = {Embedder: embedded, Detector: detected}
 
 
 @pytest.mark.parametrize("slug", BUILT)

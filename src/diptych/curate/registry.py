@@ -10,8 +10,10 @@ from typing import Any
 from diptych.core.errors import UnknownName
 
 ENTRIES = {
+    "align": "diptych.curate.align:AlignFilters",
     "exact_duplicates": "diptych.curate.exact_duplicates:ExactDuplicates",
     "near_duplicates": "diptych.curate.near_duplicates:NearDuplicates",
+    "template_captions": "diptych.curate.synthetic_captions:TemplateCaptions",
 }
 
 

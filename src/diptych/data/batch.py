@@ -6,7 +6,7 @@ Letters: B batch, C channel, H W pixels, L text tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_seed
-from diptych.core.sample import Text
+from diptych.core.sample import Sample, Text
 from diptych.data.tokenize import Tokenizer
 from diptych.data.transforms import Preprocess, flipped, random_crop
 
@@ -90,6 +90,19 @@ class PairBatch(TensorBatch):
     truncated: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class TripletBatch(PairBatch):
+    """Images, the raw text of each (`text_BL`) and a synthetic caption of each.
+
+    mismatched_B  int64: 1 where the sample's extra "mismatched" says that the raw text belongs to another image, 0 where it says
+                  that it does not, -1 where the data do not know
+    """
+
+    caption_BL: Tensor
+    caption_mask_BL: Tensor
+    mismatched_B: Tensor
+
+
 def pair_batch(
     draws: Draws,
     *,
@@ -108,10 +121,7 @@ def pair_batch(
     texts, images = [], []
     for draw in draws:
         texts.append(choose_text(draw, language).string)
-        image_HWC = pixels(draw)
-        if crop_scale[0] < 1:
-            image_HWC = random_crop(image_HWC, preprocess.size, draw.rng, crop_scale)
-        images.append(flipped(image_HWC, draw.rng) if flip else image_HWC)
+        images.append(view(draw, preprocess.size, crop_scale, flip))
     encoded = tokenizer.encode(texts, text_length)
     return PairBatch(
         image_BCHW=preprocess(images),
@@ -122,6 +132,34 @@ def pair_batch(
     )
 
 
+def triplet_batch(
+    draws: Draws,
+    *,
+    raw: Callable[[Draw], str],
+    caption: Callable[[Draw], str],
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    text_length: int,
+    crop_scale: tuple[float, float] = (0.9, 1.0),
+    flip: bool = False,
+) -> TripletBatch:
+    """A raw text, a caption and a random square crop of every draw. `raw` and `caption` choose, with the draw's own generator; the raw
+    text is drawn first, then the caption, then crop and flip."""
+    texts = [(raw(draw), caption(draw)) for draw in draws]
+    first, second = (tokenizer.encode([pair[path] for pair in texts], text_length) for path in (0, 1))
+    known = [-1 if (state := draw.sample.extras.get("mismatched")) is None else int(bool(state)) for draw in draws]
+    return TripletBatch(
+        image_BCHW=preprocess([view(draw, preprocess.size, crop_scale, flip) for draw in draws]),
+        text_BL=torch.from_numpy(first.ids_BL),
+        text_mask_BL=torch.from_numpy(first.mask_BL),
+        group_B=group_ids(draws),
+        truncated=first.truncated + second.truncated,
+        caption_BL=torch.from_numpy(second.ids_BL),
+        caption_mask_BL=torch.from_numpy(second.mask_BL),
+        mismatched_B=torch.tensor(known, dtype=torch.int64),
+    )
+
+
 def choose_text(draw: Draw, language: str = "") -> Text:
     """One of the texts that describe the image, each equally likely: of `language` or of an unknown one, "" for any."""
     texts = draw.sample.positives(language)
@@ -129,6 +167,20 @@ def choose_text(draw: Draw, language: str = "") -> Text:
         kind = f"text in language '{language}'" if language else "text"
         raise DataError(f"sample '{draw.sample.uid}' has no {kind}", field="texts", expected="at least one")
     return texts[int(draw.rng.integers(len(texts)))]
+
+
+def view(draw: Draw, size: int, crop_scale: tuple[float, float], flip: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The image of a draw as one step sees it: a random square crop where `crop_scale` asks for one, then mirrored or not."""
+    image_HWC = pixels(draw)
+    if crop_scale[0] < 1:
+        image_HWC = random_crop(image_HWC, size, draw.rng, crop_scale)
+    return flipped(image_HWC, draw.rng) if flip else image_HWC
+
+
+def texts_by_origin(sample: Sample, origins: Sequence[str], language: str = "") -> list[Text]:
+    """The texts of the first of these origins that the sample has, in `language` or an unknown one; empty when it has none."""
+    texts = sample.positives(language)
+    return next((found for origin in origins if (found := [text for text in texts if text.origin == origin])), [])
 
 
 def pixels(draw: Draw) -> np.ndarray[Any, np.dtype[np.uint8]]:

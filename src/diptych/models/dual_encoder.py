@@ -45,7 +45,8 @@ class DualEncoder(PairModule):
     """Each tower's pooled vector, projected without bias and normalised.
 
     `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
-    sharded wrappers see every parameter used.
+    sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN): `width` must
+    then be the tower's.
     """
 
     def __init__(
@@ -57,11 +58,16 @@ class DualEncoder(PairModule):
         scale: float = 1 / 0.07,
         bias: float | None = None,
         max_scale: float = 100.0,
+        project_image: bool = True,
     ) -> None:
         super().__init__(scale=scale, bias=bias, max_scale=max_scale)
-        self.width = width
+        if not project_image and image_tower.width != width:
+            raise ConfigError(
+                f"width is {width} but the image is not projected (expected {image_tower.width}, its tower's width)"
+            )
+        self.width, self.project_image = width, project_image
         self.image_tower, self.text_tower = image_tower, text_tower
-        self.image_projection = _projection(image_tower, width)
+        self.image_projection = _projection(image_tower, width) if project_image else nn.Identity()
         self.text_projection = _projection(text_tower, width)
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor | None = None) -> Pairs:

@@ -27,6 +27,7 @@ from diptych.data.tokenize import Encoded, Tokenizer
 from diptych.data.transforms import Preprocess
 from diptych.models.card import model_card
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.prefix import PrefixEmbedder
 from diptych.models.towers import image_tower, text_tower
 
 FORMAT = 1
@@ -104,7 +105,7 @@ class PairEmbedder(Embedding):
     """A trained `DualEncoder` with its preprocessing and tokenizer.
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and
-    "metrics" (a dict of numbers).
+    "metrics" (a dict of numbers). `dims` are the widths of the prefixes that were trained to be of use by themselves (recipe `mrl`).
     """
 
     kind: ClassVar[str] = "dual_encoder"
@@ -121,9 +122,14 @@ class PairEmbedder(Embedding):
         *,
         bf16: bool = False,
         card: Mapping[str, Any] | None = None,
+        dims: Sequence[int] = (),
     ) -> None:
         super().__init__(model, preprocess, tokenizer, text_length, name, bf16=bf16)
-        self.card = dict(card or {})
+        self.card, self.dims = dict(card or {}), tuple(dims)
+
+    def first(self, width: int) -> PrefixEmbedder:
+        """An embedder of the first `width` numbers of each vector."""
+        return PrefixEmbedder(self, width)
 
     def _fitted(self, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Without the columns that are padding in every row: our text towers read no padding."""
@@ -145,9 +151,11 @@ class PairEmbedder(Embedding):
             "width": model.width,
             "bias": model.bias is not None,
             "max_scale": model.max_scale,
+            "project_image": model.project_image,
             "preprocess": self.preprocess.to_json(),
             "text_length": self.text_length,
             "card": self.card,
+            **({"dims": list(self.dims)} if self.dims else {}),
         }
         with atomic_folder(Path(folder)) as work:
             write_json(work / "config.json", config)
@@ -166,12 +174,14 @@ class PairEmbedder(Embedding):
                 width=config["width"],
                 bias=0.0 if config["bias"] else None,
                 max_scale=config["max_scale"],
+                project_image=config.get("project_image", True),
                 scale=1.0,
             )
         load_weights(model, folder)
         preprocess = Preprocess.from_json(config["preprocess"])
         tokenizer = Tokenizer.load(folder)
-        return cls(model.eval(), preprocess, tokenizer, config["text_length"], config["name"], card=config.get("card"))
+        card, dims = config.get("card"), config.get("dims", ())
+        return cls(model.eval(), preprocess, tokenizer, config["text_length"], config["name"], card=card, dims=dims)
 
 
 # ---------------------------------------------------------------- shared by every kind of folder

@@ -6,9 +6,9 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diptych.core.errors import ShapeError, UnknownName
+from diptych.core.errors import ConfigError, ShapeError, UnknownName
 from diptych.models.outputs import Tokens, Tower
 
 
@@ -16,10 +16,11 @@ class TimmTower(Tower):
     """`model` by timm's name with fresh weights and no classifier; `image_size` None takes the model's own.
 
     Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
-    The pooled vector is what the model's own head would see.
+    The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
+    between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7.
     """
 
-    def __init__(self, *, model: str, image_size: int | None = None) -> None:
+    def __init__(self, *, model: str, image_size: int | None = None, head_conv: bool = True) -> None:
         super().__init__()
         if not timm.is_model(model):
             raise UnknownName("timm model", model, timm.list_models(), hint="timm.list_models() lists them")
@@ -30,6 +31,11 @@ class TimmTower(Tower):
         self.net: Any = timm.create_model(model, pretrained=False, num_classes=0, **changes)
         self.image_size = image_size or self.net.pretrained_cfg["input_size"][-1]
         self.width = int(getattr(self.net, "head_hidden_size", self.net.num_features))
+        if not head_conv:
+            if not hasattr(self.net, "conv_head") or not hasattr(self.net, "bn2"):
+                raise ConfigError(f"{model} has no head convolution to leave out (expected head_conv True, or an EfficientNet)")
+            self.width = self.net.num_features = int(self.net.conv_head.in_channels)
+            self.net.conv_head, self.net.bn2 = nn.Identity(), nn.Identity()
 
     def forward(self, image_BCHW: Tensor) -> Tokens:
         features = self.net.forward_features(image_BCHW)

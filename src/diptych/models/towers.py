@@ -1,7 +1,9 @@
 """Towers by name.
 
-image  vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), convnet_tiny, timm:NAME (any model of timm)
-text   text_tiny, text_clip, text_clip_l (CLIP's for B and L), hf:FOLDER (any encoder of transformers, with its weights)
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without head
+       convolution), timm:NAME (any model of timm)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), bert_tiny, bert_b, bert_l (fresh weights, pooled at the
+       first token), hf:FOLDER (any encoder of transformers, with its weights)
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -19,20 +21,51 @@ from diptych.models.vit import VisionTransformer
 
 Preset = tuple[Callable[..., Tower], dict[str, Any]]
 
+
+def _efficientnet(*, model: str, image_size: int) -> Tower:
+    from diptych.models.timm_tower import TimmTower
+
+    return TimmTower(model=model, image_size=image_size, head_conv=False)
+
+
+def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pooling: str = "cls") -> Tower:
+    from diptych.models.hf_text import TransformersText
+
+    config = {
+        "model_type": "bert",
+        "vocab_size": vocab_size,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+    }
+    return TransformersText(config=config, pooling="cls" if pooling == "cls" else "mean", length=length)
+
+
 IMAGE: dict[str, Preset] = {
+    "vit_micro": (VisionTransformer, {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4}),
     "vit_tiny": (VisionTransformer, {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3}),
     "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
     "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16}),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
+    "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
+    "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
 }
 TEXT: dict[str, Preset] = {
+    "text_micro": (
+        TextTransformer,
+        {"length": 24, "width": 64, "layers": 2, "heads": 4, "causal": False, "pooling": "mean"},
+    ),
     "text_tiny": (
         TextTransformer,
         {"length": 24, "width": 192, "layers": 2, "heads": 3, "causal": False, "pooling": "mean"},
     ),
     "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8}),
     "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12}),
+    "bert_tiny": (_bert, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
+    "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
+    "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
 }
 
 

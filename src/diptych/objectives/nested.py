@@ -14,6 +14,13 @@ from diptych.core.errors import ConfigError
 Objective = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
+def first(x_ND: Tensor, d: int) -> Tensor:
+    """The first d numbers of each feature (of any leading shape), normalised again."""
+    if not 0 < d <= x_ND.shape[-1]:
+        raise ConfigError(f"dims reach {d} but features have {x_ND.shape[-1]} numbers")
+    return F.normalize(x_ND[..., :d], dim=-1)
+
+
 def nested(objective: Objective, dims: Sequence[int], weights: Sequence[float] | None = None) -> Objective:
     """The mean over `dims` of the objective on image and text features cut to their first d numbers and normalised again.
 
@@ -25,15 +32,12 @@ def nested(objective: Objective, dims: Sequence[int], weights: Sequence[float] |
         raise ConfigError(f"dims must be widths of 1 or more, with one weight each or none; got {list(dims)} and {weights}")
 
     def loss(image_ND: Tensor, text_MD: Tensor, **arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        width = image_ND.shape[1]
-        if max(dims) > width:
-            raise ConfigError(f"dims reach {max(dims)} but features have {width} numbers")
         keys = [name for name, value in arguments.items() if name.endswith("_KD") and value is not None]
         terms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         for d in dims:
-            cut = {name: F.normalize(arguments[name][:, :d], dim=-1) for name in keys}
-            prefix_Nd, prefix_Md = (F.normalize(x[:, :d], dim=-1) for x in (image_ND, text_MD))
+            cut = {name: first(arguments[name], d) for name in keys}
+            prefix_Nd, prefix_Md = first(image_ND, d), first(text_MD, d)
             term, inner = objective(prefix_Nd, prefix_Md, **(arguments | cut))
             terms.append(term)
             parts |= {f"first_{d}": term.detach()} | (inner if d == max(dims) else {})

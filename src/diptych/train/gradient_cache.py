@@ -61,7 +61,7 @@ def backward(
         with autocast():
             features = widen(recipe.features(model, batch))
         losses = recipe.losses(features, batch)
-        _total(losses).backward()  # type: ignore[no-untyped-call]
+        _total(losses).backward()
         return Outcome({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach))
     if not recipe.cacheable:
         raise ConfigError(
@@ -85,7 +85,7 @@ def _in_chunks(
         with torch.no_grad(), autocast():
             leaves.append(map_tensors(widen(recipe.features(model, chunk)), _leaf))
     losses = recipe.losses(features := join(leaves), batch)
-    _total(losses).backward()  # type: ignore[no-untyped-call]
+    _total(losses).backward()
 
     after_losses = _random_state()
     with _frozen_statistics(model):

@@ -61,7 +61,9 @@ def vocabulary(name: str) -> Vocabulary:
     """
     if name not in NAMES:
         raise UnknownName("vocabulary", name, NAMES)
-    found: dict[str, Any] = json.loads((resources.files("diptych.data.vocabularies") / f"{name}.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(
+        (resources.files("diptych.data.vocabularies") / f"{name}.json").read_text(encoding="utf-8")
+    )
     things = vocabulary(found["objects_of"]) if "objects_of" in found else None
     roles = {action: tuple(names) for action, names in found.get("roles", {}).items()}
     return Vocabulary(

@@ -1,0 +1,116 @@
+"""K sub-captions an image: drawn fairly, the last one too, in one batch whose rows belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.core.contracts import Draw, Draws
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_rng
+from diptych.core.sample import Sample, Text
+from diptych.data.batch import pair_batch
+from diptych.data.text_sets import drawn, sub_captions, text_set_batch, texts_of_draw
+from diptych.data.tokenize import Tokenizer
+from diptych.data.transforms import Preprocess
+
+WORDS = Tokenizer.train(["a red bus near one tree two dogs three cats sleep today"] * 2, 300)
+
+
+def draw(number: int, *texts: Text, seed: int = 0) -> Draw:
+    image_HWC = np.full((20, 24, 3), number, np.uint8)
+    return Draw(Sample(uid=f"s{number}", texts=texts), keyed_rng(seed, number), image_HWC)
+
+
+def captions(*strings: str) -> tuple[Text, ...]:
+    return tuple(Text(string, "en") for string in strings)
+
+
+def test_drawing_is_uniform_over_ordered_choices_and_reaches_the_last() -> None:
+    rng = np.random.default_rng(0)
+    counts = Counter(tuple(drawn(rng, 4, 2)) for _ in range(12_000))
+    assert set(counts) == set(permutations(range(4), 2))
+    assert max(abs(count - 1000) for count in counts.values()) < 5 * 1000**0.5
+
+
+def test_fewer_than_asked_come_once_each_and_then_again() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        places = drawn(rng, 3, 7)
+        assert sorted(places[:3]) == [0, 1, 2]
+        assert set(places) == {0, 1, 2}
+    assert {drawn(rng, 3, 4)[3] for _ in range(50)} == {0, 1, 2}
+
+
+def test_sub_captions_are_the_different_sentences_in_order() -> None:
+    texts = captions("a red bus", "A red bus. It is new! It is new. Near a tree.", '"it is new"')
+    assert sub_captions(texts) == ["a red bus", "It is new!", "Near a tree."]
+    assert sub_captions(texts[1:2], merged=3) == ["A red bus. It is new! It is new.", "Near a tree."]
+    with pytest.raises(ConfigError, match="merged is 0"):
+        sub_captions(texts, 0)
+
+
+def test_numbers_tell_equal_texts_and_only_those() -> None:
+    for seed in range(30):
+        own, ids = texts_of_draw(draw(1, *captions("one. two"), seed=seed), 5)
+        assert all((own[i] == own[j]) == (ids[i] == ids[j]) for i in range(5) for j in range(5))
+
+
+def test_the_first_text_is_kept_whole_and_not_drawn_again() -> None:
+    texts = (*captions("one. two. three"), Text("near a tree. today", "en", "alt"))
+    for seed in range(20):
+        own, ids = texts_of_draw(draw(1, *texts, seed=seed), 3, keep_first=True)
+        assert own[0] == "near a tree. today"
+        assert len(set(own)) == len(set(ids)) == 4
+    alone = texts_of_draw(draw(2, *captions("a bus")), 2, keep_first=True)
+    assert alone == (["a bus"] * 3, [0] * 3)
+
+
+def test_negatives_and_other_languages_are_never_drawn() -> None:
+    texts = (Text("a bus", "en"), Text("ein Bus", "de"), Text("a tram", "en", "negative"))
+    assert set(texts_of_draw(draw(1, *texts), 6, language="en")[0]) == {"a bus"}
+    with pytest.raises(DataError, match="sample 's1' has no text in language 'fr'"):
+        texts_of_draw(draw(1, *texts), 6, language="fr")
+    assert texts_of_draw(draw(1, *captions("😀")), 1)[0] == ["😀"]
+
+
+def made(draws: list[Draw], count: int, **options: object) -> object:
+    return text_set_batch(
+        Draws(tuple(draws), np.random.default_rng(0)),
+        count=count, preprocess=Preprocess(16), tokenizer=WORDS, text_length=8, **options,
+    )  # fmt: skip
+
+
+def test_texts_stay_with_their_image() -> None:
+    """Rows are images: text k of image i is at [i, k]. Stacking by text and viewing by image would mix them up."""
+    own = {i: [f"{word} {noun}" for word in ("one", "two", "three")] for i, noun in enumerate(("bus", "tree"))}
+    batch = made([draw(i, *captions(*strings)) for i, strings in own.items()], 3)
+    assert batch.text_BKL.shape == (2, 3, 8)
+    for i, strings in own.items():
+        assert {WORDS.decode(row.tolist()) for row in batch.text_BKL[i]} == set(strings)
+        assert (batch.image_BCHW[i] == batch.image_BCHW[i, :, :1, :1]).all()
+    half = batch.rows(1, 2)
+    assert torch.equal(half.text_BKL[0], batch.text_BKL[1])
+    assert half.text_id_BK.shape == (1, 3)
+
+
+def test_one_text_of_one_sentence_is_the_batch_of_pairs() -> None:
+    def draws() -> Draws:
+        rows = [draw(i, *captions("a red bus", "one tree", "two dogs", "cats sleep")) for i in range(6)]
+        noisy = [
+            replace(d, image_HWC=np.random.default_rng(i).integers(0, 256, (40, 30, 3), np.uint8)) for i, d in enumerate(rows)
+        ]
+        return Draws(tuple(noisy), np.random.default_rng(0))
+
+    options = {"preprocess": Preprocess(16), "tokenizer": WORDS, "text_length": 8, "flip": True}
+    sets, pairs = text_set_batch(draws(), count=1, **options), pair_batch(draws(), **options)
+    assert torch.equal(sets.text_BKL[:, 0], pairs.text_BL)
+    assert torch.equal(sets.text_mask_BKL[:, 0], pairs.text_mask_BL)
+    assert torch.equal(sets.image_BCHW, pairs.image_BCHW)
+    assert torch.equal(sets.group_B, pairs.group_B)
+    assert sets.truncated == pairs.truncated
