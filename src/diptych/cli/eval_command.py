@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +19,7 @@ from diptych.core.result import Result
 @dataclass(frozen=True)
 class Eval:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME")]
-    task: Annotated[Positional[str], arg(metavar="TASK", help="retrieval | zero_shot | linear_probe")]
+    task: Annotated[Positional[str], arg(metavar="TASK", help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all)")]
     data: Annotated[str, arg(help="any readable data; every held-out split is evaluated")]
     split: Annotated[str, arg(help="only this split")] = ""
     out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
@@ -62,6 +63,9 @@ def table(name: str, result: Result) -> list[str]:
     names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
     width = max(map(len, names))
     head = f"{name}: {result.task} v{result.version}, {result.n_items:,} items in {result.n_groups:,} groups"
-    return [head] + [
-        f"  {metric:<{width}}  {result.metrics[metric]}  chance {result.metrics[metric].chance:.4f}" for metric in names
-    ]
+    return [head] + [f"  {metric:<{width}}  {result.metrics[metric]}{_chance(result.metrics[metric].chance)}" for metric in names]
+
+
+def _chance(level: float) -> str:
+    """Some protocols know no level of chance."""
+    return f"  chance {level:.4f}" if math.isfinite(level) else ""

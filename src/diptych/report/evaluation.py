@@ -1,4 +1,4 @@
-"""Results and retrieval records as blocks of a page: numbers with intervals, what was found, what was missed."""
+"""Results and records as blocks of a page: numbers with intervals, what was found, what was missed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import pyarrow.parquet as pq
 
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Result
+from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.data.decode import decode
 from diptych.report import page
 from diptych.report.curves import Bar, interval_chart
+from diptych.report.graphs import compared_block
 from diptych.report.pictures import Album
 
 
@@ -75,6 +78,35 @@ def found_and_missed(kept: Kept, album: Album, *, count: int = 6, seed: int = 0)
     drawn = [rows[i] for i in rng.permutation(len(rows))[:count]]
     worst = [rows[i] for i in np.argsort([-row["rank_expected"] for row in rows], kind="stable")[:count]]
     return [_row(row, album) for row in drawn], [_row(row, album, wanted=True) for row in worst]
+
+
+def graphs_compared(kept: Kept, album: Album, *, count: int = 4, seed: int = 0) -> list[str]:
+    """Images drawn at random, each with its true scene graph beside the predicted one. Needs records of a relation protocol."""
+    if not kept.records.is_file():
+        return []
+    table = pq.read_table(kept.records)
+    if not {"uid", "truth_box", "box", "truth_predicate", "predicate", "confidence"} <= set(table.column_names):
+        return []
+    rows = [row for row in table.to_pylist() if row["uid"] in album and row["truth_predicate"]]
+    rng = keyed_rng(seed, "report", kept.part)
+    blocks = []
+    for i in rng.permutation(len(rows))[:count]:
+        image = album.sample(rows[i]["uid"]).image
+        if image is not None:
+            blocks.append(compared_block(decode(image), _graph(rows[i], "truth_"), _graph(rows[i], ""), rows[i]["uid"]))
+    return blocks
+
+
+def _graph(row: dict[str, Any], prefix: str) -> SceneGraph:
+    """One side of a record; of a prediction only as many relations as the truth has and ten more, the most confident ones."""
+    boxes, labels, subjects, predicates, objects = (
+        row[f"{prefix}{name}"] for name in ("box", "label", "subject", "predicate", "object")
+    )
+    confidence = [1.0] * len(subjects) if prefix else row["confidence"]
+    relations = [Relation(*each) for each in zip(subjects, predicates, objects, confidence, strict=True)]
+    best = sorted(relations, key=lambda relation: -relation.confidence)
+    shown = relations if prefix else best[: len(row["truth_predicate"]) + 10]
+    return SceneGraph(tuple(Region(tuple(box), label) for box, label in zip(boxes, labels, strict=True)), tuple(shown))
 
 
 def _row(row: dict[str, Any], album: Album, *, wanted: bool = False) -> str:

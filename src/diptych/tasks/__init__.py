@@ -18,6 +18,13 @@ PROTOCOLS = {
     "zero_shot": "diptych.tasks.zero_shot:ZeroShot",
     "linear_probe": "diptych.tasks.linear_probe:LinearProbe",
     "probe": "diptych.tasks.probe:Probe",
+    "vg150": "diptych.tasks.vg150:VG150",
+    "vg150_sgcls": "diptych.tasks.vg150:VG150SGCls",
+    "vg150_predcls": "diptych.tasks.vg150:VG150PredCls",
+    "open_images_predicates": "diptych.tasks.open_images_relations:OpenImagesPredicates",
+    "open_images_triplets": "diptych.tasks.open_images_relations:OpenImagesTriplets",
+    "hico_det": "diptych.tasks.hico_det:HicoDet",
+    "v_coco": "diptych.tasks.v_coco:VCoco",
 }
 
 

@@ -18,6 +18,7 @@ CAPABILITIES = (
     "TokenEmbedder",
     "LexicalEmbedder",
     "Detector",
+    "Relater",
     "Segmenter",
     "Generator",
     "PointEmbedder",

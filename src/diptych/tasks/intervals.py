@@ -42,7 +42,7 @@ def resampled_means(value_NM: Floats, groups: Sequence[str], *, draws: int = DRA
     total_CM, size_CM = np.zeros((count, value_NM.shape[1])), np.zeros((count, value_NM.shape[1]))
     np.add.at(total_CM, code_N, np.where(applies_NM, value_NM, 0.0))
     np.add.at(size_CM, code_N, applies_NM.astype(np.float64))
-    blocks = [_ratio(weight_RC @ total_CM, weight_RC @ size_CM) for weight_RC in _weights(count, draws, seed, count)]
+    blocks = [_ratio(weight_RC @ total_CM, weight_RC @ size_CM) for weight_RC in group_weights(count, draws, seed, count)]
     return np.concatenate(blocks)
 
 
@@ -53,7 +53,7 @@ def resampled_medians(value_N: Floats, groups: Sequence[str], *, draws: int = DR
     order_N = keep_N[np.argsort(value_N[keep_N], kind="stable")]
     sorted_N, owner_N = value_N[order_N], code_N[order_N]
     medians = []
-    for weight_RC in _weights(count, draws, seed, max(count, len(order_N))):
+    for weight_RC in group_weights(count, draws, seed, max(count, len(order_N))):
         reached_RN = np.cumsum(weight_RC[:, owner_N], axis=1)
         total_R = reached_RN[:, -1]
         lower, upper = (_first_above(reached_RN, edge) for edge in ((total_R - 1) // 2, total_R // 2))
@@ -69,7 +69,7 @@ def resampled_class_means(value_N: Floats, classes: Ints, groups: Sequence[str],
     total_CK = sparse.csr_matrix((value_N, (code_N, classes)), shape=(count, width))
     size_CK = sparse.csr_matrix((np.ones(len(value_N)), (code_N, classes)), shape=(count, width))
     means = []
-    for weight_RC in _weights(count, draws, seed, max(count, width)):
+    for weight_RC in group_weights(count, draws, seed, max(count, width)):
         recall_RK = _ratio((total_CK.T @ weight_RC.T).T, (size_CK.T @ weight_RC.T).T)
         present_RK = ~np.isnan(recall_RK)
         means.append(_ratio(np.where(present_RK, recall_RK, 0.0).sum(axis=1), present_RK.sum(axis=1)))
@@ -85,7 +85,7 @@ def percentiles(draws_R: Floats, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _weights(count: int, draws: int, seed: int, width: int) -> Iterator[Floats]:
+def group_weights(count: int, draws: int, seed: int, width: int) -> Iterator[Floats]:
     """Blocks of [R, C]: how often each draw holds each group. One group cannot vary: its draws are empty (NaN later).
 
     A draw is keyed by its own number, so all callers see the same draws whatever block size their memory allows.

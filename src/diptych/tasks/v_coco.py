@@ -1,0 +1,293 @@
+"""V-COCO: role average precision over the actions of people.  Protocol `v_coco`, version 1 (Gupta and Malik, 2015).
+
+A prediction is a person, an action with a role ("hit instr"), the box that plays the role, and a score. It goes to the true person
+whose box it overlaps best. It is right when that person does the action, both boxes overlap by .5 or more, and no better-scored
+prediction of the action and role took that person before. Every person who does the action counts as one to be found, with or
+without an object. When the true person's object is not in the picture, scenario 1 wants the prediction to say so, scenario 2
+accepts any box. AP is the area under the precision envelope, boxes count both edge pixels.
+
+AP role is the mean over 24 action-roles: the 25 of the annotations without "point instr", which the literature leaves out. All 25
+are reported beside it, and the agent AP over 26 actions, which asks for the person and the action alone.
+
+How a graph says it, in truth and prediction alike: a relation person --"hit instr"--> object for an action with its object, and a
+relation of the person to itself ("hit instr", or "stand") for an action without one. People of COCO whom V-COCO did not look at
+are neither right nor wrong: a column `annotated` of the data says box by box who was; without it, everybody was.
+
+Boxes of the truth are taken to end on their last pixel, as the released scorer makes them from COCO's (x + w - 1), predictions are
+taken as they come, and then both get one pixel more ("inclusive"). So a prediction of exactly the true box overlaps it by a little
+less than 1. `iou="half_open"` compares the boxes as they are.
+
+Where others differ: scorers of the DETR family print an 11-point mean over 24 classes ("mAP_thesis"), which is no AP role; images
+without a true person crash the released scorer and here hold false positives. Objects have no class in this protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Detector
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
+from diptych.data.vocabularies import PERSON, vocabulary
+from diptych.tasks.average_precision import Curves, Rule, Ties, by_class, first_claims, mean_average_precision
+from diptych.tasks.graph_records import Convention, Ragged, names_in, predict
+from diptych.tasks.intervals import codes
+from diptych.tasks.records import facts_of, with_facts
+from diptych.tasks.relation_nms import relation_nms
+from diptych.tasks.triplet_matching import best_truths, equal_pairs, overlap
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+ANNOTATED = "annotated"
+LEFT_OUT = "point instr"
+ROLES = vocabulary("v-coco").predicates
+ACTIONS = tuple(vocabulary("v-coco").roles)
+ACTION_OF_ROLE = np.array([ACTIONS.index(action) for action, roles in vocabulary("v-coco").roles.items() for _ in roles or ("",)])
+HAS_ROLE = np.array([name not in ACTIONS for name in ROLES])
+
+
+@dataclass(frozen=True, slots=True)
+class VCoco:
+    """AP role in scenario 1 and 2 (24 action-roles, and all 25), and agent AP.
+
+    nms   relation NMS: a triplet goes when IoU_s x IoU_o ** .5 with a better one of its role is above this; 0 is off
+    ap    area (under the envelope) | 11-point
+    iou   inclusive (both edge pixels count, "+1") | half_open
+    ties  what equal scores are worth: together (no order) | index (earlier row first, as published)
+    """
+
+    name: ClassVar[str] = "v_coco"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Detector
+    main: ClassVar[str] = "scenario_1"
+
+    nms: float = 0.0
+    ap: Rule = "area"
+    iou: Convention = "inclusive"
+    ties: Ties = "together"
+    draws: int = 500
+    seed: int = 0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        choices = {"ap": ("area", "11-point"), "iou": ("inclusive", "half_open"), "ties": ("together", "index")}
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} is {value!r} (expected {' | '.join(known)})")
+        if not 0 <= self.nms < 1 or self.draws < 0:
+            raise ConfigError("nms must be from 0 up to 1, draws 0 or above")
+
+    def predict(self, model: Detector, data: Dataset) -> pa.Table:
+        """One row an image. The detector is asked for COCO's 80 objects and the 29 action-roles."""
+        annotated: dict[str, list[bool] | None] = {}
+        for row in range(len(data)):
+            sample = data[row]
+            annotated[sample.uid] = sample.extras.get(ANNOTATED)
+            if strange := [r.predicate for r in sample.relations if r.predicate not in ROLES]:
+                problem = f"{strange[0]!r} is no action-role of V-COCO"
+                raise DataError(
+                    problem, file=data.name, row=row, field="relations", expected=f"such as {ROLES[0]!r}, {ROLES[1]!r}"
+                )
+        table = predict(model, data, vocabulary("v-coco").objects, ROLES, batch_size=self.batch_size)
+        return with_facts(with_annotated(table, [annotated[uid] for uid in table["uid"].to_pylist()]), options=asdict(self))
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers."""
+        people, found = People.of(records, inclusive=self.iou == "inclusive"), self._predictions(records)
+        groups = codes(people.graphs.groups)
+        subject, share = people.nearest(found.graphs, inclusive=self.iou == "inclusive")
+        roles = self._role_curves(people, found, subject, share, groups)
+        agents = self._agent_curves(people, found, subject, share, groups)
+        metrics: dict[str, Metric] = {}
+        role_ap: dict[str, dict[str, float]] = {}
+        for name, curves in roles.items():
+            means, ap_K = self._means(curves, {name: HAS_ROLE & (np.array(ROLES) != LEFT_OUT), f"{name}_25": HAS_ROLE})
+            metrics |= means
+            role_ap[name] = _by_name(ap_K, ROLES, HAS_ROLE)
+        means, agent_ap_K = self._means(agents, {"agent": np.ones(len(ACTIONS), bool)})
+        metrics |= means
+        notes = {
+            **facts_of(records),
+            "scorer": "vcoco/official",
+            "ap_rule": self.ap,
+            "iou": f"{self.iou}{', true boxes end on their last pixel' * (self.iou == 'inclusive')}, at least .5 for both boxes",
+            "relation_nms": f"IoU_s x IoU_o ** .5 above {self.nms:g}" if self.nms else "none",
+            "ties": self.ties,
+            "action_roles": f"24, without {LEFT_OUT!r}; all 25 under _25",
+            "share_tied": roles["scenario_1"].share_tied,
+            "people": int((people.is_person & ~people.ignored).sum()),
+            "people_ignored": int(people.ignored.sum()),
+            "predictions_without_person": found.without_person,
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+            "role_ap": role_ap,
+            "agent_ap": _by_name(agent_ap_K, ACTIONS, np.ones(len(ACTIONS), bool)),
+        }
+        return Result(self.name, self.version, self.main, metrics, len(people.graphs), groups[1], notes=notes)
+
+    def _predictions(self, records: pa.Table) -> Predictions:
+        graphs = Ragged.of(records, "prediction", objects=(labels := names_in(records, "label")), predicates=ROLES)
+        of_person = graphs.label[graphs.subject] == (labels.index(PERSON) if PERSON in labels else -1)
+        rows = np.flatnonzero(of_person)
+        if self.nms:
+            nothing = graphs.subject[rows] == graphs.object[rows]
+            key = (graphs.image_of_relation[rows] * len(ROLES) + graphs.predicate[rows]) * 2 + nothing
+            rows = relation_nms(graphs, rows, key, self.nms, inclusive=self.iou == "inclusive")
+        rows = rows[by_class(graphs.predicate[rows], graphs.confidence[rows])]
+        return Predictions(graphs, rows, int((~of_person).sum()))
+
+    def _role_curves(
+        self, people: People, found: Predictions, subject: Ints, share: Floats, groups: tuple[Ints, int]
+    ) -> dict[str, Curves]:
+        """For each scenario. `subject` and `share` say of every predicted box which person it goes to, and the overlap."""
+        graphs, truth = found.graphs, people.graphs
+        rows = found.rows[~people.skipped(subject[graphs.subject[found.rows]])]
+        person, role = subject[graphs.subject[rows]], graphs.predicate[rows]
+        says_nothing = graphs.subject[rows] == graphs.object[rows]
+        doing = people.doing(person, ACTION_OF_ROLE[role]) & (share[graphs.subject[rows]] >= 0.5)
+        with_object = np.flatnonzero(truth.subject != truth.object)
+        in_picture = np.zeros((len(truth.box) + 1, len(ROLES)), bool)  # the last row is nobody's (-1)
+        in_picture[truth.subject[with_object], truth.predicate[with_object]] = True
+        has_object = in_picture[person, role]
+        slot = truth.subject[with_object] * len(ROLES) + truth.predicate[with_object]
+        wanted = person * len(ROLES) + role
+        asked = np.flatnonzero(doing & has_object & ~says_nothing)
+        t, p = equal_pairs(slot, wanted[asked])
+        boxes = truth.box[truth.object[with_object[t]]], graphs.box[graphs.object[rows[asked[p]]]]
+        fits = overlap(*boxes, inclusive=self.iou == "inclusive") >= 0.5
+        found_object = np.zeros(len(rows), bool)
+        found_object[asked[p[fits]]] = True
+        curves = {}
+        for name, excused in (("scenario_1", says_nothing), ("scenario_2", np.ones(len(rows), bool))):
+            right = doing & (found_object | (~has_object & excused))
+            hit = first_claims(np.where(right, wanted, -1), graphs.confidence[rows])
+            curves[name] = self._curves(
+                hit, graphs.confidence[rows], role, graphs.image_of_relation[rows], people, ACTION_OF_ROLE, groups
+            )
+        return curves
+
+    def _agent_curves(self, people: People, found: Predictions, subject: Ints, share: Floats, groups: tuple[Ints, int]) -> Curves:
+        """A person does an action with the best score of its relations of that action."""
+        graphs = found.graphs
+        key = graphs.subject[found.rows] * len(ACTIONS) + ACTION_OF_ROLE[graphs.predicate[found.rows]]
+        said, place = np.unique(key, return_inverse=True)
+        score = np.full(len(said), -np.inf)
+        np.maximum.at(score, place.reshape(-1), graphs.confidence[found.rows])
+        box, action = np.divmod(said, len(ACTIONS))
+        counted = ~people.skipped(subject[box])
+        box, action, score = box[counted], action[counted], score[counted]
+        person = subject[box]
+        right = people.doing(person, action) & (share[box] >= 0.5)
+        hit = first_claims(np.where(right, person * len(ACTIONS) + action, -1), score)
+        return self._curves(hit, score, action, graphs.image_of_box[box], people, np.arange(len(ACTIONS)), groups)
+
+    def _curves(
+        self, hit: Bools, score: Floats, kind: Ints, image: Ints, people: People, action_K: Ints, groups: tuple[Ints, int]
+    ) -> Curves:
+        person, truth_class = np.nonzero(people.does[:, action_K] & ~people.ignored[:, None])
+        return Curves.of(
+            hit,
+            score,
+            kind,
+            groups[0][image],
+            truth_class=truth_class,
+            truth_group=groups[0][people.graphs.image_of_box[person]],
+            classes=len(action_K),
+            groups=groups[1],
+            ties=self.ties,
+        )
+
+    def _means(self, curves: Curves, parts: dict[str, Bools]) -> tuple[dict[str, Metric], Floats]:
+        return mean_average_precision(curves, parts, rule=self.ap, draws=self.draws, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Relations with a person as subject, role by role and best first; the others are counted."""
+
+    graphs: Ragged
+    rows: Ints
+    without_person: int
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """The true people among the boxes of the truth: [B] masks, and [B, 26] who does what."""
+
+    graphs: Ragged
+    is_person: Bools
+    ignored: Bools
+    does: Bools
+
+    @classmethod
+    def of(cls, records: pa.Table, *, inclusive: bool) -> People:
+        """With `inclusive`, boxes end on their last pixel."""
+        labels = names_in(records, "truth_label")
+        graphs = Ragged.of(records, "truth", objects=labels, predicates=ROLES)
+        if inclusive:
+            low, high = graphs.box[:, :2], graphs.box[:, 2:]
+            graphs = replace(graphs, box=np.concatenate([low, np.maximum(high - 1.0, low)], axis=1))
+        is_person = graphs.label == (labels.index(PERSON) if PERSON in labels else -1)
+        does = np.zeros((len(is_person), len(ACTIONS)), bool)
+        does[graphs.subject, ACTION_OF_ROLE[graphs.predicate]] = True
+        return cls(graphs, is_person, is_person & ~_annotated(records, graphs), does & is_person[:, None])
+
+    def nearest(self, found: Ragged, *, inclusive: bool) -> tuple[Ints, Floats]:
+        """For every predicted box the true person of its image with the highest overlap (-1: there is none), and the overlap."""
+        people = np.flatnonzero(self.is_person)
+        is_used = np.zeros(len(found.box), bool)
+        is_used[found.subject] = True
+        used = np.flatnonzero(is_used)
+        t, p = equal_pairs(self.graphs.image_of_box[people], found.image_of_box[used])
+        each = overlap(self.graphs.box[people[t]], found.box[used[p]], inclusive=inclusive)
+        chosen = best_truths(t, p, each)
+        person, share = np.full(len(found.box), -1), np.zeros(len(found.box))
+        person[used[p[chosen]]], share[used[p[chosen]]] = people[t[chosen]], each[chosen]
+        return person, share
+
+    def doing(self, person: Ints, action: Ints) -> Bools:
+        """Whether this person does this action; nobody (-1) does nothing."""
+        doing = np.zeros(len(person), bool)
+        somebody = np.flatnonzero(person >= 0)
+        doing[somebody] = self.does[person[somebody], action[somebody]]
+        return doing
+
+    def skipped(self, person: Ints) -> Bools:
+        """Which of these go to somebody whom nobody annotated."""
+        skipped = np.zeros(len(person), bool)
+        somebody = np.flatnonzero(person >= 0)
+        skipped[somebody] = self.ignored[person[somebody]]
+        return skipped
+
+
+def with_annotated(records: pa.Table, annotated: Sequence[Sequence[bool] | None]) -> pa.Table:
+    """The records with a column that says, for each true box of each image, whether V-COCO's annotators looked at it. None: at all."""
+    column = pa.array([None if each is None else list(each) for each in annotated], pa.list_(pa.bool_()))
+    return records.append_column(f"truth_{ANNOTATED}", column)
+
+
+def _annotated(records: pa.Table, graphs: Ragged) -> Bools:
+    annotated = np.ones(len(graphs.box), bool)
+    name = f"truth_{ANNOTATED}"
+    if name not in records.column_names:
+        return annotated
+    for row, each in enumerate(records.column(name).to_pylist()):
+        start, stop = graphs.box_start[row], graphs.box_start[row + 1]
+        if each is None:
+            continue
+        if len(each) != stop - start:
+            problem = f"{graphs.uids[row]} has {len(each)} values for {stop - start} boxes"
+            raise DataError(problem, row=row, field=ANNOTATED, expected="one a box")
+        annotated[start:stop] = each
+    return annotated
+
+
+def _by_name(ap_K: Floats, names: tuple[str, ...], part: Bools) -> dict[str, float]:
+    return {names[k]: float(ap_K[k]) for k in np.flatnonzero(part & np.isfinite(ap_K)).tolist()}

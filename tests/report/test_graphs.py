@@ -1,0 +1,150 @@
+"""Graph pictures: everything asked for is drawn, labels stay inside and apart, SVG and pixels show the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from diptych.core.errors import ShapeError
+from diptych.core.image import ArrayImage
+from diptych.core.result import Metric, Result
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.data.dataset import Pool
+from diptych.report.drawing import Arrow, Drawing, Label, Outline, palette, pixels, svg
+from diptych.report.evaluation import Kept, graphs_compared
+from diptych.report.graphs import annotated, compared_block, graph_block, graph_picture, matched, node_link
+from diptych.report.pictures import Album
+from diptych.tasks.graph_records import records
+from diptych.worlds.links import links
+from diptych.worlds.scenes import scenes
+
+EVIL = '<script>alert("x")</script>'
+GRAPH = SceneGraph(
+    (Region((4, 4, 20, 20), "dog"), Region((40, 10, 60, 30), "ball"), Region((10, 44, 30, 60), "dog")),
+    (Relation(0, "chases", 1, 0.9), Relation(2, "sees", 1, 0.8), Relation(1, "far from", 0, 0.4)),
+)
+GREY = np.full((64, 64, 3), 90, np.uint8)
+
+
+def words(drawing: Drawing) -> list[str]:
+    return [text for shape in drawing.shapes if isinstance(shape, Label) for text, _ in shape.lines]
+
+
+def shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+@pytest.mark.parametrize("draw", [lambda g: annotated(GREY, g), node_link])
+def test_all_nodes_and_relations_are_there(draw: Any) -> None:
+    drawing = draw(GRAPH)
+    assert sorted(words(drawing)) == ["ball", "chases", "dog 1", "dog 2", "far from", "sees"]
+    assert sum(isinstance(shape, Arrow) for shape in drawing.shapes) == 3
+    few = annotated(GREY, GRAPH, most=2)
+    assert "far from" not in words(few)
+    assert "2 of 3 relations drawn" in words(few)
+
+
+def test_arrows_run_from_subject_to_object_and_opposite_ones_bow_apart() -> None:
+    drawing = annotated(GREY, SceneGraph(GRAPH.regions[:2], (Relation(0, "a", 1), Relation(1, "b", 0))))
+    there, back = (shape for shape in drawing.shapes if isinstance(shape, Arrow))
+    assert there.points[0][0] < there.points[-1][0]
+    assert back.points[0][0] > back.points[-1][0]
+    middle = [shape.points[len(shape.points) // 2] for shape in (there, back)]
+    assert np.hypot(*np.subtract(*middle)) > 20
+
+
+@pytest.mark.parametrize("data", [links(6, seed=3), scenes(6, seed=3)], ids=["links", "scenes"])
+def test_labels_lie_inside_and_hide_little_of_each_other(data: Any) -> None:
+    for row in range(len(data)):
+        sample = data[row]
+        for drawing in (annotated(sample.image.pixels_HWC, sample.graph), node_link(sample.graph)):
+            boxes = [shape.rect for shape in drawing.shapes if isinstance(shape, Label)]
+            for x0, y0, x1, y1 in boxes:
+                assert x0 >= 0
+                assert y0 >= 0
+                assert x1 <= drawing.width
+                assert y1 <= drawing.height
+            area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
+            hidden = sum(shared(a, b) for n, a in enumerate(boxes) for b in boxes[:n])
+            assert hidden < 0.1 * area, (sample.uid, hidden / area)
+
+
+def test_outlines_are_scaled_with_the_picture() -> None:
+    drawing = annotated(GREY, GRAPH, side=640)
+    first = next(shape for shape in drawing.shapes if isinstance(shape, Outline))
+    assert first.rect == (40.0, 40.0, 200.0, 200.0)
+    assert (drawing.width, drawing.height) == (640, 640)
+    wide = annotated(np.zeros((50, 100, 3), np.uint8), GRAPH, side=300)
+    assert (wide.width, wide.height) == (300, 150)
+
+
+def test_pixels_show_what_the_drawing_holds() -> None:
+    blue = np.array([47, 111, 222])
+    drawing = Drawing(40, 30, [Outline((5, 5, 35, 25), "s0", width=3)])
+    shown = pixels(drawing)
+    assert shown.shape == (30, 40, 3)
+    assert palette()["s0"] == "#2f6fde"
+    np.testing.assert_allclose(shown[15, 5], blue, atol=2)
+    np.testing.assert_array_equal(shown[15, 20], 255)
+    dark = pixels(drawing, dark=True)
+    assert dark[15, 20].max() < 60
+    halo = pixels(Drawing(40, 30, [Arrow(((5, 15), (20, 15), (35, 15)), "s0", halo=True)], np.zeros((3, 4, 3), np.uint8)))
+    assert halo[15, 15, 2] > 200
+    assert halo[13, 15].min() > 60
+    assert halo[2].max() == 0
+
+
+def test_graph_picture_puts_picture_and_graph_side_by_side() -> None:
+    shown = graph_picture(GREY, GRAPH, side=300)
+    assert shown.dtype == np.uint8
+    assert shown.shape[0] >= 300
+    assert shown.shape[1] > 600
+    np.testing.assert_array_equal(shown[150, 2], 90)
+    empty = graph_picture(GREY, SceneGraph(), side=300)
+    np.testing.assert_array_equal(empty[:300, :300], 90)
+    assert (empty[:, 300:] == 255).all()
+    loop = SceneGraph(GRAPH.regions[:1], (Relation(0, "stands", 0),))
+    assert (graph_picture(GREY, loop, side=300)[:, :300] != 90).any()
+    with pytest.raises(ShapeError, match="uint8"):
+        graph_picture(np.zeros((4, 4, 3)), GRAPH)
+
+
+def test_svg_follows_the_page_and_escapes_names() -> None:
+    graph = SceneGraph((Region((0, 0, 9, 9), EVIL), Region((20, 20, 30, 30), "b")), (Relation(0, EVIL, 1),))
+    html = graph_block(GREY, graph, EVIL)
+    assert "<script" not in html
+    assert html.count("<svg") == 2
+    assert "var(--s0)" in svg(node_link(GRAPH), "g")
+    over = svg(annotated(GREY, GRAPH), "g")
+    assert "var(--" not in over
+    assert "image-rendering:pixelated" in over
+    assert not re.search(r"(?:src|href)=\"(?!#|data:)", html)
+
+
+def test_truth_and_prediction_are_compared_relation_by_relation() -> None:
+    moved = Region((5, 5, 21, 21), "dog")
+    said = SceneGraph((moved, *GRAPH.regions[1:]), (Relation(0, "chases", 1), Relation(2, "chases", 1)))
+    assert matched(GRAPH, said) == ([True, False, False], [True, False])
+    html = compared_block(GREY, GRAPH, said, "one")
+    assert "1 of 3 true relations found; 1 of 2 predicted are not true" in html
+    assert html.count("sees (missed)") == 2
+    assert html.count("chases (wrong)") == 2
+    with pytest.raises(ShapeError, match="marks"):
+        annotated(GREY, GRAPH, marks=["right"])
+
+
+def test_kept_relation_records_become_blocks(tmp_path: Path) -> None:
+    sample = Sample("one", ArrayImage(GREY, "one"), regions=GRAPH.regions, relations=GRAPH.relations)
+    pq.write_table(records(["one"], [GRAPH], [GRAPH]), tmp_path / "x.parquet")
+    kept = Kept("made/test", Result("vg150", 1, "r@5", {"r@5": Metric(1.0)}, 1, 1), tmp_path / "x.parquet")
+    blocks = graphs_compared(kept, Album(Pool.from_samples([sample], name="made")))
+    assert len(blocks) == 1
+    assert "3 of 3 true relations found" in blocks[0]
