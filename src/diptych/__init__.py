@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from diptych.api import (
         compare,
+        detect,
         estimate,
         evaluate,
         evaluate_run,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "compare",
+    "detect",
     "estimate",
     "evaluate",
     "evaluate_run",

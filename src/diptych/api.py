@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.core import systems
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Dataset, Recipe
+from diptych.core.contracts import Dataset, Detector, Recipe
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
+from diptych.core.image import as_image
 from diptych.core.run_folder import RunFolder
+from diptych.core.scene_graph import SceneGraph
 from diptych.worlds.address import as_drawn, held_out, open_data, split_names, training_rows
 
 if TYPE_CHECKING:
     from diptych.claims.compare import Arm, Comparison
     from diptych.core.contracts import Embedder, Task
     from diptych.core.result import Result
-    from diptych.index.dense import DenseIndex
+    from diptych.index.base import Index
     from diptych.train.options import TrainOptions
 
 Say = Callable[[str], None]
@@ -226,6 +228,38 @@ def load(name: str | Path, *, download: bool = False) -> Embedder:
     return model
 
 
+def detect(
+    model: Any,
+    image: Any,
+    *,
+    objects: Sequence[str] = (),
+    relations: Sequence[str] = (),
+    min_score: float = 0.0,
+    top: int = 100,
+) -> SceneGraph:
+    """What is in an image and how it is related, in your own words.
+
+    model      a model that detects, or where to load one from
+    image      a path, encoded bytes, uint8 [H, W, 3] pixels, or an `ImageSource`
+    objects    names of things to look for; empty takes those the model was trained with. The same for `relations`
+    min_score  relations (and regions without one) below this score are left out
+    top        relations, at most, the most confident first
+    """
+    made = load(model) if isinstance(model, str | Path) else model
+    if not isinstance(made, Detector):
+        raise ConfigError(
+            f"{getattr(made, 'name', model)} does not detect (expected a model trained with a recipe such as rlipv2)"
+        )
+    words = {
+        "objects": tuple(objects) or tuple(getattr(made, "objects", ())),
+        "relations": tuple(relations) or tuple(getattr(made, "relations", ())),
+    }
+    if not words["objects"]:
+        raise ConfigError(f"{made} has no names of its own (expected objects=[...])")
+    graph: SceneGraph = made.detect([as_image(image)], **words)[0]
+    return graph.strongest(top=top, min_score=min_score)
+
+
 # ---------------------------------------------------------------- evaluation
 
 
@@ -235,7 +269,7 @@ def evaluate(
     """One task on one set of rows, with intervals.
 
     model    a model, or anything that `load` opens
-    task     "retrieval", "zero_shot", "linear_probe", or a task object
+    task     "retrieval", "zero_shot", "vg150", ... (`diptych.tasks.PROTOCOLS`), or a task object
     split    which rows; needed when the data have several held-out splits (`evaluate_splits` does them all)
     out      a folder for the records (Parquet) and the result (JSON)
     options  fields of the task: language="de", label="group_name", ...
@@ -268,7 +302,7 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
 
     opened = load(model) if isinstance(model, str | Path) else model
     made = find(task, **options) if isinstance(task, str) else task
-    if made.name == "linear_probe" and "train" in split_names(whole):
+    if getattr(made, "train", "none wanted") is None and "train" in split_names(whole):
         made = replace(made, train=whole.split("train"))  # type: ignore[type-var]
     return run_task(made, opened, part, out=Path(out) if out else None)
 
@@ -382,33 +416,61 @@ def _short_names(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def index(
-    model: Any, data: Any, out: str | Path, *, what: str = "images", overwrite: bool = False, progress: bool = True
-) -> DenseIndex:
-    """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`."""
-    from diptych.core.files import write_json
-    from diptych.index.dense import DenseIndex
+    model: Any,
+    data: Any,
+    out: str | Path,
+    *,
+    kind: str = "dense",
+    what: str = "images",
+    overwrite: bool = False,
+    progress: bool = True,
+    url: str = "",
+    **options: Any,
+) -> Index:
+    """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`.
 
-    opened = load(model) if isinstance(model, str | Path) else model
-    made = DenseIndex.build(opened, read(data), out, what=what, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
-    names = {
+    model    a model, anything that `load` opens, or "words" (BM25 over the texts; kind "lexical")
+    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms), "late" (shortlist), "hybrid" (fusion, lexical, depth);
+             in brackets what `options` may hold
+    what     "images": one item a sample; "texts": one item a text
+    url      of a Qdrant server that is to hold the vectors
+    """
+    from diptych.index.kinds import kind as kind_of_index
+
+    wanted = kind_of_index(kind)
+    opened = _searcher(model) if isinstance(model, str | Path) else model
+    source = {
         "model": str(model) if isinstance(model, str | Path) else "",
         "data": str(data) if isinstance(data, str | Path) else "",
     }
-    write_json(Path(out) / "source.json", names)
-    return made
+    return wanted.build(
+        opened,
+        read(data),
+        out,
+        what=what,  # type: ignore[arg-type]
+        overwrite=overwrite,
+        progress=progress,
+        url=url,
+        source=source,
+        **options,
+    )
 
 
-def open_index(folder: str | Path, *, model: Any = "") -> DenseIndex:
-    """An index with its model: the one it was built with, unless another address of the same model is given."""
-    import json
+def open_index(folder: str | Path, *, model: Any = "") -> Index:
+    """An index of any kind with its model: the one it was built with, unless another address of the same model is given."""
+    from diptych.index.facts import read_facts
+    from diptych.index.kinds import open_index as open_any
 
-    from diptych.index.dense import DenseIndex
-
-    if not (Path(folder) / "index.json").is_file():
-        raise RunError(f"{folder} is not an index: it {'has no index.json' if Path(folder).is_dir() else 'does not exist'}")
-    source = Path(folder) / "source.json"
-    known = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
-    address = model or known.get("model", "")
+    address = model or read_facts(Path(folder)).source.get("model", "")
     if not address:
         raise RunError(f"{folder} was built from a model object: pass the model's address")
-    return DenseIndex.open(folder, load(address) if isinstance(address, str | Path) else address)
+    return open_any(folder, _searcher(address) if isinstance(address, str | Path) else address)
+
+
+def _searcher(address: str | Path) -> Any:
+    """What an index is built with: a model, or the words of the texts."""
+    if str(address) == "words":
+        from diptych.index.lexicon import Words
+
+        return Words()
+    return load(address)

@@ -280,7 +280,12 @@ def test_cutouts_come_from_a_data_set_with_nouns_for_texts(tmp_path: Path) -> No
     square = np.zeros((20, 20, 4), np.uint8)
     square[5:15, 4:12] = (200, 10, 10, 255)
     opaque = np.full((20, 20, 4), 255, np.uint8)
-    texts = {"a": "A red box.", "b": "a frog", "c": "the whole picture", "d": "Jupiter is the largest planet of our solar system."}
+    texts = {
+        "a": "A red box.",
+        "b": "a frog",
+        "c": "the whole picture",
+        "d": "Jupiter is the largest planet of our solar system.",
+    }
     samples = [
         Sample(uid=uid, image=BytesImage(encode_png(opaque if uid == "c" else square), uid), texts=(Text(text, "en"),))
         for uid, text in texts.items()

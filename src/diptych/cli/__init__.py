@@ -24,6 +24,7 @@ COMMANDS = {
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
     "classify": "name what is in an image, from your own list",
+    "detect": "find things and the relations between them, named by your own words",
     "run": "start a pipeline that works at inference time",
     "export": "to a transformers folder or to ONNX",
     "report": "write the HTML report of a run again",

@@ -233,9 +233,10 @@ class Optimiser:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.2
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "step"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     final_lr: float = 0.0  # share of lr at the end
+    drop_at: float = 0.75  # "step": share of the run from which the rate is a tenth
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
     rules: tuple[Rule, ...] = ()
 

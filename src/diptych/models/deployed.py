@@ -12,6 +12,7 @@ from diptych.core.errors import RunError
 KINDS = {
     "dual_encoder": "diptych.models.embedder:PairEmbedder",
     "locked": "diptych.models.locked:LockedEmbedder",
+    "relation_detector": "diptych.models.graph_detector:GraphDetector",
 }
 """The word in config.json -> the class that reads it. A word and not an import path: a model folder may come from anywhere."""
 

@@ -81,6 +81,7 @@ def pool_cutouts(pool: Dataset, *, limit: int = 200) -> tuple[Cutout, ...]:
             found.append(cutout(label, rgba_HWC, sample.licence))
     if not found:
         raise DataError(
-            f"'{pool.name}' has no picture to cut out", expected="pictures with transparent surroundings and texts such as 'a frog'"
+            f"'{pool.name}' has no picture to cut out",
+            expected="pictures with transparent surroundings and texts such as 'a frog'",
         )
     return tuple(found[:limit])

@@ -1,0 +1,352 @@
+"""RLIPv2: detect objects and the relations between them from free text, by fusing image and label texts early in the encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+from torch import Tensor, nn
+
+from diptych.core.contracts import Draws, Optimiser, Rule
+from diptych.data.graph_batch import GraphBatch
+from diptych.data.region_noise import RegionNoise
+from diptych.data.vocabularies import vocabulary
+from diptych.models.detection_backbone import DetectionBackbone, detection_backbone
+from diptych.models.label_encoder import LabelEncoder, label_encoder
+from diptych.models.language_fusion import GateKind
+from diptych.models.pair_queries import GivenPairs
+from diptych.models.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
+from diptych.models.rlipv2_published import BACKBONES, ROBERTA
+from diptych.objectives.pair_set import PairSetLoss
+from diptych.objectives.pair_tensors import PairPredictions, PairTargets
+from diptych.recipes.scene_graphs import GraphRecipe, Triplet
+from diptych.tasks.hico_det_splits import unseen
+
+Unseen = Literal["", "uc_rf", "uc_nf", "uo"]
+
+FILL_PAIRS = 100
+"""Pairs of given regions an image, unrelated ones drawn in: what the tagger is trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLIPv2(GraphRecipe):
+    """RLIPv2: Fast Scaling of Relational Language-Image Pre-training (Yuan et al., 2023, arXiv 2308.09351).
+
+    An image is matched with two lists of free texts, objects and relations, each text encoded alone. In the encoder, places of the
+    image and labels read each other through one matrix of scores (ALIF); subjects and objects are decoded in parallel, pair by
+    pair, and relations after them (ParSe). Each query is assigned to one true pair; the relations of a pair are worth as much as its
+    boxes lie well (quality labels), and similar names earn a part (pseudo-labels). Its baselines are fields: `fusion` "late" is RLIPv1
+    (2209.01814), "none" lets texts meet the image in the classifier only; `variant` takes ParSe back to DETR or Deformable DETR.
+
+    With `given` the queries are known regions: the R-Tagger, which finds relations for detection data (`curate/relation_tags.py`).
+
+    Published settings are presets: paper (pre-training, ResNet-50), swin_tiny, swin_large, hico_det, hico_det_few, hico_det_uc_rf,
+    hico_det_uc_nf, v_coco, open_images, tagger. Zero-shot evaluation needs no preset: ask a pre-trained model by other names.
+
+    We depart where the released code does not do what it means: attention masks hide what they should; pairs beyond the number of
+    queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given labels takes all
+    labels; divisors of all loss terms count over all processes. Weight decay spares biases and norms.
+
+    label, relation, box, giou   weights of the loss terms
+    background   weight of "no objects" in the cross-entropy of names
+    focal        quality (soft targets) or corner (as released without quality labels)
+    gamma        exponent of the focal factor
+    quality      relations of a matched query are worth as much as its boxes lie well
+    pseudo       share of the highest label similarity above which a similar name earns part of a target; none: no pseudo-labels
+    matching     each decoder layer is matched by its own predictions, or all by the last one's; given regions need no matching
+    divisors     losses are divided by counts over all processes, or over this one (as released)
+    backbone     conv_tiny, or timm:NAME
+    frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
+    drop_path    highest rate of stochastic depth in the backbone
+    frozen       regular expression of parameters that are not trained
+    backbone_lr, text_lr   learning rate of backbone and label encoder, as shares of lr
+    lr_drop      share of the run after which the learning rate is a tenth
+    hide         HICO-DET's unseen classes whose relations are left out of training: uc_rf, uc_nf, uo
+    noise_box, noise_label   strength of the noise on given boxes, share of given labels that are replaced
+    variant      parse (on DETR), parsed (Deformable DETR), parseda (DAB-Deformable-DETR)
+    pairs        pair queries (the published 200 queries are 100 pairs)
+    given        queries are known regions (R-Tagger)
+    given_point  with the released wiring of given boxes
+    width, heads, mlp_width   of encoder and decoders
+    encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
+    branches     of the fusion of subject and object
+    dropout      in encoder and decoders
+    centred      positions at pixel centres: Swin as released; not ResNet
+    in_padded    positions of boxes in the padded image, as released
+    fusion       alif (in the encoder), late (behind the decoders, RLIPv1), none
+    fusion_before   encoder layers before which image and labels meet
+    fusion_width, fusion_dropout   of a meeting, all heads together
+    coarsest_only   only the coarsest level meets the labels
+    gate         how much of what was read gets in; published: one learned number a direction
+    gate_start   its first value; none: 1 / levels
+    language_layers, language_heads, language_mlp   of the layers among labels behind each meeting
+    layer_texts  each decoder layer is classified against the labels of its own meeting
+    text_scale   reach of the logits at the start; narrow models need more than the published 1/2
+    """
+
+    slug = "rlipv2"
+
+    batch_size: int = 64
+    epochs: float = 20.0
+    lr: float = 1.41e-4
+    warmup: float = 0.0
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    lr_drop: float = 0.75
+    backbone_lr: float = 0.1
+    text_lr: float = 0.1
+    frozen: str = ""
+
+    label: float = 1.0
+    relation: float = 1.0
+    box: float = 2.5
+    giou: float = 1.0
+    background: float = 0.1
+    focal: Literal["quality", "corner"] = "quality"
+    gamma: float = 2.0
+    quality: bool = True
+    pseudo: float | None = 0.3
+    matching: Literal["layer", "last"] = "layer"
+    divisors: Literal["global", "process"] = "global"
+    hide: Unseen = ""
+    noise_box: float = 0.6
+    noise_label: float = 0.3
+
+    backbone: str = "timm:resnet50"
+    frozen_norm: bool = True
+    drop_path: float = 0.0
+    variant: Variant = "parseda"
+    pairs: int = 100
+    given: bool = False
+    given_point: bool = False
+    width: int = 256
+    heads: int = 8
+    mlp_width: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 3
+    levels: int = 4
+    points: int = 4
+    branches: int = 16
+    dropout: float = 0.0
+    centred: bool = False
+    in_padded: bool = True
+    fusion: Fusion = "alif"
+    fusion_before: tuple[int, ...] = (0, 2, 4)
+    fusion_width: int = 2048
+    fusion_dropout: float = 0.1
+    coarsest_only: bool = True
+    gate: GateKind = "scalar"
+    gate_start: float | None = None
+    language_layers: int = 1
+    language_heads: int = 12
+    language_mlp: int = 3072
+    layer_texts: bool = True
+    text_scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.shape()  # refuses what cannot be built, an unknown gate for one
+        self.loss()
+
+    # ------------------------------------------------------------ model
+
+    def shape(self) -> DetectorShape:
+        return DetectorShape(**{item.name: getattr(self, item.name) for item in fields(DetectorShape)})
+
+    def model(self) -> RelationDetector:
+        return RelationDetector(self.image_backbone(), self.text_part(), self.shape())
+
+    def image_backbone(self) -> DetectionBackbone:
+        options: dict[str, Any] = {}
+        if self.backbone.startswith("timm:"):
+            options = {"frozen_norm": self.frozen_norm, "drop_path": self.drop_path}
+        return detection_backbone(self.backbone, **options)
+
+    def text_part(self) -> LabelEncoder:
+        """One vector a label."""
+        if self.label_encoder == "table":
+            return label_encoder("table", labels=len(self.all_names()), width=self.width)
+        if self.label_encoder == "vectors":
+            return label_encoder("vectors", width=self.frozen_texts().width)
+        if self.label_encoder.startswith("hf:"):
+            return label_encoder(self.label_encoder, length=self.text_length)
+        words = self.words()
+        if self.label_encoder == "hf":
+            # Our own pieces have marks and padding elsewhere than roberta-base; its sizes stay.
+            marks = {"pad_token_id": words.pad_id, "bos_token_id": words.prefix[0], "eos_token_id": words.eot_id}
+            return label_encoder("hf", config={**ROBERTA, **marks})
+        return label_encoder(self.label_encoder, vocab_size=words.vocab_size, length=self.text_length)
+
+    # ------------------------------------------------------------ a step
+
+    def batch(self, draws: Draws) -> GraphBatch:
+        return self.graph_batch(
+            draws,
+            max_pairs=self.pairs,
+            fill_pairs=FILL_PAIRS if self.given else 0,
+            noise=RegionNoise(box=self.noise_box, label=self.noise_label) if self.given else None,
+            hidden=_hidden(self.hide),
+        )
+
+    def features(self, model: nn.Module, batch: GraphBatch) -> PairSet:
+        said: PairSet = model(
+            batch.image_BCHW,
+            batch.text_TL,
+            batch.text_mask_TL,
+            entities=batch.lists.background + 1,
+            pixel_BHW=None if self.square else batch.pixel_BHW,
+            given=GivenPairs(**batch.given_pairs()) if self.given else None,
+        )
+        return said
+
+    def losses(self, features: PairSet, batch: GraphBatch) -> dict[str, Tensor]:
+        return self._terms(features, batch)[0]
+
+    def metrics(self, features: PairSet, batch: GraphBatch) -> dict[str, Tensor]:
+        return self._terms(features, batch)[1]
+
+    def loss(self) -> PairSetLoss:
+        return PairSetLoss(
+            label=self.label,
+            relation=self.relation,
+            box=self.box,
+            giou=self.giou,
+            background=self.background,
+            focal=self.focal,
+            gamma=self.gamma,
+            quality=self.quality,
+            pseudo=self.pseudo,
+            matching="given" if self.given else self.matching,
+            divisors=self.divisors,
+        )
+
+    def _terms(self, features: PairSet, batch: GraphBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        predictions = PairPredictions(**{item.name: getattr(features, item.name) for item in fields(PairPredictions)})
+        return self.loss()(predictions, PairTargets(**batch.true_pairs()), relation_text_RD=features.relation_text_RD)
+
+    def optimiser(self) -> Optimiser:
+        return replace(
+            super().optimiser(),
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            schedule="step",
+            drop_at=self.lr_drop,
+            rules=(
+                *([Rule(self.frozen, lr_scale=0.0)] if self.frozen else []),
+                Rule(r"^backbone\.", lr_scale=self.backbone_lr),
+                Rule(r"^labels\.", lr_scale=self.text_lr),
+            ),
+        )
+
+    # ------------------------------------------------------------ presets
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """0.9 million parameters at 64 pixels: minutes on two cores."""
+        return cls(
+            label_encoder="text_micro",
+            pieces=512,
+            text_length=8,
+            image_size=64,
+            square=True,
+            mirror=0.0,
+            backbone="conv_tiny",
+            frozen_norm=False,
+            pairs=8,
+            width=64,
+            heads=4,
+            mlp_width=128,
+            encoder_layers=4,
+            decoder_layers=2,
+            levels=2,
+            branches=8,
+            centred=True,
+            in_padded=False,
+            fusion_before=(0, 2),
+            fusion_width=128,
+            fusion_dropout=0.0,
+            language_heads=4,
+            language_mlp=128,
+            text_scale=4.0,
+            pseudo=None,
+            batch_size=16,
+            steps=2000,
+            lr=1e-3,
+            warmup=100.0,
+            lr_drop=0.8,
+            backbone_lr=1.0,
+            text_lr=1.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Pre-training with ResNet-50 on free-form scene graphs, 200 queries, 20 epochs."""
+        return cls()
+
+    @classmethod
+    def swin_tiny(cls) -> Self:
+        """Pre-training with Swin-T."""
+        return cls(**SWIN_TINY)
+
+    @classmethod
+    def swin_large(cls) -> Self:
+        """Pre-training with Swin-L."""
+        return cls(**SWIN_LARGE)
+
+    @classmethod
+    def hico_det(cls) -> Self:
+        """Fine-tuning on all of HICO-DET: 80 objects, 117 verbs, 128 queries."""
+        return cls(lists="closed", vocabulary="hico-det", pairs=64)
+
+    @classmethod
+    def hico_det_few(cls) -> Self:
+        """Fine-tuning on 1 % or 10 % of HICO-DET (`relation_splits.few_shot_rows` chooses the images): 10 epochs, batch 32."""
+        return cls(lists="closed", vocabulary="hico-det", **SHORT)
+
+    @classmethod
+    def hico_det_uc_rf(cls) -> Self:
+        """HICO-DET with 120 combinations of verb and object hidden, the rare ones first."""
+        return cls(lists="closed", vocabulary="hico-det", pairs=64, hide="uc_rf", **SHORT)
+
+    @classmethod
+    def hico_det_uc_nf(cls) -> Self:
+        """HICO-DET with 120 combinations of verb and object hidden, the frequent ones first."""
+        return cls(lists="closed", vocabulary="hico-det", pairs=64, hide="uc_nf", **SHORT)
+
+    @classmethod
+    def v_coco(cls) -> Self:
+        """Fine-tuning on V-COCO: 29 action-roles; no quality labels, since some pairs have no object."""
+        return cls(lists="closed", vocabulary="v-coco", batch_size=32, lr=1e-4, quality=False, focal="corner")
+
+    @classmethod
+    def open_images(cls) -> Self:
+        """Fine-tuning on the scene graphs of Open Images V6: the objects of the data, 30 predicates."""
+        return cls(lists="closed", vocabulary="open-images", batch_size=32, lr=1e-4)
+
+    @classmethod
+    def tagger(cls) -> Self:
+        """The R-Tagger: ParSeD on given regions with noise, no quality labels, trained on Visual Genome alone."""
+        return cls(variant="parsed", given=True, mlp_width=1024, focal="corner", quality=False, pseudo=None, gate="vector")
+
+    @classmethod
+    def tagger_tiny(cls) -> Self:
+        """The tagger at the size of `tiny`."""
+        return replace(cls.tiny(), variant="parsed", given=True, focal="corner", quality=False, steps=600)
+
+
+SWIN_TINY: dict[str, Any] = {"backbone": BACKBONES["swin_tiny"]["name"], "drop_path": 0.2, "frozen_norm": False, "centred": True}
+SWIN_LARGE: dict[str, Any] = {
+    "backbone": BACKBONES["swin_large"]["name"],
+    "drop_path": 0.5,
+    "frozen_norm": False,
+    "centred": True,
+}
+SHORT: dict[str, Any] = {"batch_size": 32, "epochs": 10.0, "lr_drop": 0.7, "lr": 1e-4}
+"""Few labels: 10 epochs, a tenth of the rate after 7."""
+
+
+@lru_cache
+def _hidden(setting: Unseen) -> frozenset[Triplet]:
+    classes = vocabulary("hico-det").triplets
+    return frozenset(classes[number] for number in unseen(setting)) if setting else frozenset()
