@@ -206,12 +206,18 @@ def weights_of(source: str | Path) -> Path:
 # ---------------------------------------------------------------- models
 
 
-def load(name: str | Path, *, download: bool = False) -> Embedder:
+def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> Embedder:
     """A model that embeds images and texts.
 
-    name      a run folder, a model folder, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
+    name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families),
+              "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
     download  allows fetching what is not on this machine; nothing is fetched without it
+    engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
     """
+    if engine not in ("torch", "onnx"):
+        raise UnknownName("engine", engine, ("torch", "onnx"))
+    if engine == "onnx" or (Path(name) / "onnx.json").is_file():
+        return _on_onnx(name, download)
     if str(name).startswith(FOREIGN):
         from diptych.models.foreign import load_foreign
 
@@ -226,6 +232,24 @@ def load(name: str | Path, *, download: bool = False) -> Embedder:
         folder = folder / "model"
     model: Embedder = open_model(folder)
     return model
+
+
+def _on_onnx(name: str | Path, download: bool) -> Embedder:
+    """The export in a folder, or one made of a model, which lasts as long as this process."""
+    import tempfile
+
+    from diptych.models.embedder import PairEmbedder
+    from diptych.models.export import ONNX_FILE, to_onnx
+    from diptych.models.onnx_embedder import OnnxEmbedder
+
+    if (Path(name) / ONNX_FILE).is_file():
+        return OnnxEmbedder(name)
+    model: Any = load(name, download=download)
+    if not isinstance(model, PairEmbedder):
+        raise ConfigError(f"{name} is a {getattr(model, 'kind', 'foreign')} model; only dual encoders of ours can be exported")
+    with tempfile.TemporaryDirectory(prefix="diptych-onnx-") as folder:
+        to_onnx(model, Path(folder, "onnx"))
+        return OnnxEmbedder(Path(folder, "onnx"))
 
 
 def detect(
