@@ -78,6 +78,7 @@ def train(
     preset: str = "tiny",
     options: TrainOptions | None = None,
     init: str | Path = "",
+    subset: str | Path | Sequence[str] = "",
     say: Say | None = None,
     **changes: Any,
 ) -> RunFolder:
@@ -88,6 +89,7 @@ def train(
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
              given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4)
     init     a run folder or model folder whose tensors of equal name and shape are the start
+    subset   only these samples: uids, or a file with one a line; those in held-out splits are left out
     say      gets the lines of the data report before the first step
     """
     from diptych.train.fit import fit
@@ -101,16 +103,36 @@ def train(
     if Path(out).exists() and any(Path(out).iterdir()):
         raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
     whole = read(data)
-    rows = training_rows(whole)
+    uids = _uids(subset)
+    rows = _limited(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
     rows = as_drawn(rows, made)
     made = made.prepare(rows)
     if say:
+        if uids:
+            say(
+                f"limited to {len(rows):,} uids"
+                + (f"; {len(uids) - len(rows):,} more are held out" if len(rows) < len(uids) else "")
+            )
         for line in data_report(made, rows, whole):
             say(line)
     source = data if isinstance(data, str | Path) else ""
-    record = {"source": str(source)}
-    return fit(made, rows, out, options, validators(whole, options), record=record)
+    record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
+    files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
+    return fit(made, rows, out, options, validators(whole, options), record=record, files=files)
+
+
+def _uids(subset: str | Path | Sequence[str]) -> list[str]:
+    from diptych.data.subset import read_uids
+
+    return (read_uids(subset) if isinstance(subset, str | Path) else list(subset)) if subset else []
+
+
+def _limited(rows: Any, whole: Any, uids: Sequence[str], file: object = None) -> Any:
+    """The training rows that are to be used."""
+    from diptych.data.subset import subset
+
+    return subset(rows, uids, whole=whole, file=file if isinstance(file, str | Path) else None) if uids else rows
 
 
 def resume(run: str | Path, *, data: Any = None) -> RunFolder:
@@ -131,18 +153,27 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
     options = from_plain(TrainOptions, folder.config["run"])
     kind = systems.find(folder.state["slug"], room="recipes").load()
     made = from_plain(kind, folder.config["recipe"])
-    return resume_run(folder.path, as_drawn(training_rows(whole), made), validators(whole, options))
+    uids = _uids(folder.subset) if folder.subset.is_file() else []
+    rows = _limited(training_rows(whole), whole, uids, folder.subset)
+    return resume_run(folder.path, as_drawn(rows, made), validators(whole, options))
 
 
 def estimate(
-    name: str | Recipe, data: Any, *, preset: str = "tiny", options: TrainOptions | None = None, **changes: Any
+    name: str | Recipe,
+    data: Any,
+    *,
+    preset: str = "tiny",
+    options: TrainOptions | None = None,
+    subset: str | Path | Sequence[str] = "",
+    **changes: Any,
 ) -> dict[str, Any]:
     """What a run would cost: seconds a step and in all, parameters, memory, disk. Takes a few real steps and writes nothing."""
     from diptych.train.estimate import estimate as measure
     from diptych.train.options import TrainOptions
 
     made = recipe(name, preset=preset, **changes)
-    rows = training_rows(read(data))
+    whole = read(data)
+    rows = _limited(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())
 

@@ -50,7 +50,7 @@ def test_health_says_nothing_about_the_data_and_info_everything(client: httpx.Cl
     (model,) = info["models"]
     assert (model["name"], model["fingerprint"], model["index"], model["count"]) == ("stub/colours", "f00d", "dense", 3)
     assert model["aligns"] == "occlusion"
-    assert model["columns"]["style"] == {"kind": "text", "values": ["cold", "warm"]}
+    assert model["columns"]["style"] == {"kind": "text", "values": ["cold", "warm"], "counts": [2, 1]}
     assert model["columns"]["score"] == {"kind": "number", "min": 0.0, "max": 0.5}
     assert model["columns"]["licence"]["values"] == ["CC0-1.0", "MIT"]
     assert "uid" not in model["columns"]

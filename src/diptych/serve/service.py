@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -168,8 +169,9 @@ class Service:
                 finite = np.asarray(values, float)[np.isfinite(np.asarray(values, float))]
                 if len(finite):
                     found[name] = {"min": float(finite.min()), "max": float(finite.max())}
-            elif len(distinct := sorted({str(value) for value in values})) <= FACETS:
-                found[name] = {"values": distinct}
+            elif len(counts := Counter(str(value) for value in values)) <= FACETS:
+                distinct = sorted(counts)
+                found[name] = {"values": distinct, "counts": [counts[value] for value in distinct]}
         return found
 
     def close(self) -> None:
