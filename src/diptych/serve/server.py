@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ class Server(uvicorn.Server):
 def listen(app: FastAPI, host: str, port: int) -> None:
     service: Service = app.state.service
     logs.to_stderr()
+    warnings.filterwarnings("ignore", module="PIL")  # what it thinks of clients' pictures is no line of JSON
     config = uvicorn.Config(
         app,
         host=host,
