@@ -109,6 +109,7 @@ def a_pool() -> Pool:
                 "score": 0.25 * place,
                 "split": "train",
                 "tags": [name, "flat"],
+                "boxes": [{"x": 1}],
             },
         )
         for place, name in enumerate(("red", "green", "blue"))

@@ -17,6 +17,7 @@ from diptych.serve.refusals import Json, Refused
 from diptych.serve.schema import ItemAnswer
 from diptych.serve.service import Service
 
+SIMPLE = (str, int, float)
 Uid = Annotated[str, Path(description="name of the item", min_length=1, max_length=1000)]
 
 
@@ -66,9 +67,13 @@ def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
 
 
 def _columns(sample: Sample) -> dict[str, Any]:
-    """Extras that a person can read."""
-    found = {name: plain(value) for name, value in sample.extras.items() if isinstance(value, str | int | float | list | tuple)}
+    """Extras that a person can read: words, numbers, and lists of them."""
+    found = {name: plain(value) for name, value in sample.extras.items() if all(isinstance(one, SIMPLE) for one in _parts(value))}
     return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def _parts(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _size(image: ImageSource | None, max_pixels: int) -> tuple[int, int] | tuple[None, None]:

@@ -89,7 +89,7 @@ def add(app: FastAPI, service: Service) -> None:
         )
         rows, columns = found.weight_WHW.shape[1:]
         sizes = {"rows": rows, "columns": columns, "box": list(found.box)}
-        weights = plain(found.weight_WHW.round(5).tolist())
+        weights = plain(found.weight_WHW.astype(float).round(5).tolist())
         return Json({"method": found.method, "score": found.score, "words": list(found.words), "weights": weights, **sizes})
 
 
