@@ -1,15 +1,14 @@
 """The service under load, on this machine: what batching gains, how long answers take, what happens beyond what it can do.
 
-    python benchmarks/serving.py [--seconds 8] [--requests 20000]
+    python benchmarks/serving.py [--only load engines memory] [--seconds 8] [--requests 20000]
 
 A small dual encoder with fresh weights (text: 6 layers of width 256; images: a transformer of 64 pixels) over 1,000 rendered scenes.
-Service and clients share the cores; clients are plain sockets that stay open. One service at a time, each in a process of its own.
+Service and clients share the cores; clients are plain sockets that stay open. Each service is a process of its own.
 
-    throughput  as many as come back in a closed loop of 32 clients, batches of one against batches of up to 64
-    latency     requests that come by themselves (Poisson) at half of that, and the closed loop itself (full load)
-    beyond      twice as many as it can answer, a queue of 32: how many are refused, and how long the others take
-    memory      20,000 requests of all kinds; resident memory on the way and at the end
-    engines     PyTorch against ONNX Runtime, milliseconds an input
+    load     searches by text. As many as come back in a closed loop of 32 clients (full load), in batches of one and of up to 64; half of
+             that, coming by themselves (Poisson); twice of that, with a queue of 32: how many are refused, how long the others take
+    engines  PyTorch against ONNX Runtime, milliseconds an input
+    memory   20,000 requests of all kinds; resident memory on the way and at the end
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -54,7 +54,7 @@ from diptych.models.onnx_embedder import OnnxEmbedder
 from diptych.models.towers import image_tower, text_tower
 from diptych.worlds import scenes
 
-CLIENTS, ITEMS, WORLD = 32, 1000, "world:scenes?n=1000&val=1&test=1"
+CLIENTS, ITEMS, ROUNDS, WORLD = 32, 1000, 4, "world:scenes?n=1000&val=1&test=1"
 QUERIES = [
     f"a {size} {colour} {shape} {where} a {other} star"
     for size in ("small", "large", "tiny")
@@ -65,22 +65,28 @@ QUERIES = [
 ]
 
 
-def model() -> PairEmbedder:
+def model(image: str = "vit_tiny") -> PairEmbedder:
     torch.manual_seed(0)
     words = Tokenizer.train(QUERIES, 600)
     text = text_tower("text_clip", vocab_size=words.vocab_size, eot_id=words.eot_id, length=24, width=256, layers=6, heads=4)
-    return PairEmbedder(DualEncoder(image_tower("vit_tiny", image_size=64), text, width=128), Preprocess(64), words, 24, "load")
+    return PairEmbedder(
+        DualEncoder(image_tower(image, **({"image_size": 64} if image == "vit_tiny" else {})), text, width=128),
+        Preprocess(64),
+        words,
+        24,
+        "load",
+    )
 
 
 # ---------------------------------------------------------------- the service, in a process of its own
 
 
 @contextmanager
-def served(folder: Path, *options: str) -> Iterator[int]:
+def served(folder: Path, *options: str, index: str = "index") -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "diptych.cli", "serve", str(folder / "model"), str(folder / "index"), "--data", WORLD]
+    command = [sys.executable, "-m", "diptych.cli", "serve", str(folder / "model"), str(folder / index), "--data", WORLD]
     process = subprocess.Popen([*command, "--port", str(port), *options], stderr=subprocess.DEVNULL)
     try:
         while True:
@@ -204,17 +210,31 @@ async def opened(port: int, ask: Callable[[int], bytes], rate: float, seconds: f
 # ---------------------------------------------------------------- the parts
 
 
-def throughput_and_latency(folder: Path, seconds: float) -> dict[str, Any]:
-    with served(folder, "--batch", "1") as port:
-        asyncio.run(closed(port, words, seconds=2))
-        one = asyncio.run(closed(port, words, seconds=seconds))
-    with served(folder) as port:
-        asyncio.run(closed(port, words, seconds=2))
-        full = asyncio.run(closed(port, words, seconds=seconds))
-        rate = len(full.good) / full.seconds
-        half = asyncio.run(opened(port, words, rate / 2, seconds))
-    ratio = round(rate / (len(one.good) / one.seconds), 2)
-    return {"unbatched": one.row(), "full load": full.row(), "half load": half.row(), "batched_to_unbatched": ratio}
+def load(folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
+    """Rounds of both ways take turns, so that what else the machine does falls on both."""
+    one, full, half = [], [], []
+    shutil.copytree(folder / "index", folder / "copy", dirs_exist_ok=True)  # an index is open in one process at a time
+    with served(folder, "--batch", "1", index="copy") as single, served(folder) as many:
+        for port in (single, many):
+            asyncio.run(closed(port, words, seconds=2))
+        for _ in range(ROUNDS):
+            one.append(asyncio.run(closed(single, words, seconds=seconds / ROUNDS)))
+            full.append(asyncio.run(closed(many, words, seconds=seconds / ROUNDS)))
+            half.append(asyncio.run(opened(many, words, len(full[-1].good) / full[-1].seconds / 2, seconds / ROUNDS)))
+    rows = {"batches of one": joined(one).row(), "full load": joined(full).row(), "half load": joined(half).row()}
+    ratios = [(len(b.good) / b.seconds) / (len(a.good) / a.seconds) for a, b in zip(one, full, strict=True)]
+    rows["batched to unbatched"] = {"times": round(statistics.median(ratios), 2), "rounds": [round(ratio, 2) for ratio in ratios]}
+    rows["twice the full load"] = beyond(folder, seconds, rows["full load"]["answers_per_second"])
+    return rows
+
+
+def joined(rounds: list[Seen]) -> Seen:
+    whole = Seen(seconds=sum(seen.seconds for seen in rounds))
+    for seen in rounds:
+        whole.without_time += seen.without_time
+        for status, times in seen.ms.items():
+            whole.ms.setdefault(status, []).extend(times)
+    return whole
 
 
 def beyond(folder: Path, seconds: float, rate: float) -> dict[str, Any]:
@@ -273,26 +293,33 @@ def resident(port: int) -> float:
     return float(found[1])
 
 
-def engines(folder: Path) -> list[dict[str, Any]]:
-    ours = model()
-    to_onnx(ours, folder / "onnx")
-    theirs = OnnxEmbedder(folder / "onnx")
+def engines(folder: Path) -> dict[str, dict[str, Any]]:
+    """As many threads for both."""
     data = scenes(64, seed=2)
     images = [data[row].image for row in range(64)]
-    inputs: dict[str, tuple[str, list[Any]]] = {"text": ("embed_texts", QUERIES[:64]), "image": ("embed_images", images)}
-    rows = []
-    for what, (name, given) in inputs.items():
-        worst = float(np.abs(getattr(ours, name)(given) - getattr(theirs, name)(given)).max())
+    rows: dict[str, dict[str, Any]] = {}
+    for what, tower, name, given in (
+        ("text", "vit_tiny", "embed_texts", QUERIES[:64]),
+        ("image, transformer", "vit_tiny", "embed_images", images),
+        ("image, convolutions", "convnet_tiny", "embed_images", images),
+    ):
+        ours = model(tower)
+        to_onnx(ours, folder / "onnx")
+        ways = {
+            "torch": getattr(ours, name),
+            "onnx": getattr(OnnxEmbedder(folder / "onnx", threads=torch.get_num_threads()), name),
+        }
+        worst = float(np.abs(ways["torch"](given) - ways["onnx"](given)).max())
         for size in (1, 64):
-            took = {"torch": [], "onnx": []}
+            took: dict[str, list[float]] = {engine: [] for engine in ways}
             for _ in range(15):  # the ways take turns
-                for engine, embed in (("torch", getattr(ours, name)), ("onnx", getattr(theirs, name))):
+                for engine, embed in ways.items():
                     start = time.perf_counter()
                     embed(given[:size])
                     took[engine].append((time.perf_counter() - start) / size * 1000)
-            torch_ms, onnx_ms = (statistics.median(took[engine]) for engine in ("torch", "onnx"))
+            torch_ms, onnx_ms = (statistics.median(took[engine]) for engine in ways)
             ratio = {"torch_ms": round(torch_ms, 3), "onnx_ms": round(onnx_ms, 3), "times": round(torch_ms / onnx_ms, 2)}
-            rows.append({"input": what, "batch": size, **ratio, "largest_difference": float(f"{worst:.1e}")})
+            rows[f"{what}, {size} at once"] = {**ratio, "largest_difference": float(f"{worst:.1e}")}
     return rows
 
 
@@ -300,31 +327,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
     parser.add_argument("--requests", type=int, default=20_000, help="of the memory test")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the others keep their last result")
     options = parser.parse_args()
+    out = Path(__file__).parent / "results" / "serving.json"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = model()
         made.save(folder / "model")
         DenseIndex.build(made, scenes(ITEMS, seed=0), folder / "index", progress=False).close()
-        found: dict[str, Any] = throughput_and_latency(folder, options.seconds)
-        show(found, "unbatched", "full load", "half load")
-        print(f"batched to unbatched: {found['batched_to_unbatched']}", flush=True)
-        found["beyond"] = beyond(folder, options.seconds, found["full load"]["answers_per_second"])
-        show(found, "beyond")
-        found["engines"] = engines(folder)
-        for row in found["engines"]:
-            print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-        found["memory"] = memory(folder, options.requests)
-        show(found, "memory")
-    load = round(os.getloadavg()[0], 2)
-    facts = {"name": "serving", "date": datetime.now(UTC).date().isoformat(), "environment": environment(), "load_average": load}
-    write_json(Path(__file__).parent / "results" / "serving.json", {**facts, **found})
+        for part in options.only:
+            found = PARTS[part](folder, options)
+            for name, row in found.items():
+                print(f"{part}: {name}  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            facts = {"date": datetime.now(UTC).date().isoformat(), "load_average": round(os.getloadavg()[0], 2)}
+            before = json.loads(out.read_text(encoding="utf-8")).get("parts", {}) if out.is_file() else {}
+            parts = {**before, part: {**facts, "rows": found}}
+            write_json(out, {"name": "serving", "environment": environment(), "parts": parts})
 
 
-def show(found: dict[str, Any], *parts: str) -> None:
-    for part in parts:
-        print(f"{part:10} " + "  ".join(f"{name} {value}" for name, value in found[part].items()), flush=True)
-
+PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, dict[str, Any]]]] = {
+    "load": lambda folder, options: load(folder, options.seconds),
+    "engines": lambda folder, options: engines(folder),
+    "memory": lambda folder, options: {"all kinds of requests": memory(folder, options.requests)},
+}
 
 if __name__ == "__main__":
     main()
