@@ -74,6 +74,9 @@ def test_search_fuses_the_two_rankings(kit: Any, tmp_path: Path, rule: Any) -> N
             hits = hybrid.search_text(query, 10, where=where)
             np.testing.assert_allclose([h.score for h in hits], list(want.values())[:10], rtol=1e-4)
             assert all(want[h.uid] == pytest.approx(h.score, rel=1e-4) for h in hits)
+            alone = hybrid.search_words(query, 10, where=where)
+            assert [(h.uid, h.score) for h in alone] == [(uid, pytest.approx(score, rel=1e-5)) for uid, score in rankings[1][:10]]
+        assert hybrid.search_words("zebra", 5) == []
         assert hybrid.search_image(BytesImage(b"", "u9"), 1)[0].score == pytest.approx(1.0, abs=1e-5)
         assert len(hybrid.search_text("red", 100)) == 100
         nothing_said = [h.uid for h in hybrid.search_text("zebra", 5)]

@@ -366,5 +366,9 @@ def test_nothing_twice(kit: Any, tmp_path: Path, threshold: float) -> None:
                 kept.append(uid)
         for k in (1, 5, 100):
             assert [hit.uid for hit in index.search_vectors(query[None], k, distinct=threshold)[0]] == kept[:k]
+        index.deepest = 50
+        found = [hit.uid for hit in index.search_vectors(query[None], 100, distinct=threshold)[0]]
+        nearest = sorted(vectors, key=lambda uid: -float(vectors[uid] @ query))[:50]
+        assert found == [uid for uid in kept if uid in nearest]
         with pytest.raises(ConfigError, match="distinct is 3"):
             index.search_text("q", distinct=3)

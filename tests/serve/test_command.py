@@ -147,6 +147,13 @@ def test_what_cannot_work_is_said_at_once(folder: Path, words: list[str], says: 
     assert says in capsys.readouterr().err
 
 
+def test_a_port_that_is_taken_is_said_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(folder / "one"), "--port", str(port)]) == 1
+    assert f"127.0.0.1:{port} cannot be listened on: address already in use" in capsys.readouterr().err
+
+
 def test_a_host_that_others_reach_is_warned_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(folder / "one"), "--host", "0.0.0.0", "--port", "99999"]) == 2
     assert "asks for no token" in capsys.readouterr().err

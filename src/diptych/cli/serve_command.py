@@ -30,7 +30,7 @@ class Serve:
         Literal["torch", "onnx"], arg(help="what computes embeddings: PyTorch, or ONNX Runtime on an export made at the start")
     ] = "torch"
     host: Annotated[str, arg(help="address to listen on; the default is this machine only")] = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, arg(help="0 takes one that is free")] = 8000
     token_file: Annotated[Path, arg(help=f"file with the bearer token that is asked for; or set {TOKEN}")] = Path()
     cors: Annotated[tuple[str, ...], arg(help="origins whose pages may read answers, such as https://example.org")] = ()
     hosts: Annotated[tuple[str, ...], arg(help="names to be asked under; without it any, and on this machine only its own")] = ()
@@ -59,8 +59,7 @@ def main(argv: Sequence[str]) -> int:
         cors=args.cors,
         hosts=args.hosts or (LOOPBACK if args.host in LOOPBACK else ()),
     )
-    say(f"http://{args.host}:{args.port}/")
-    run(app, host=args.host, port=args.port)
+    run(app, host=args.host, port=args.port, said=say)
     return 0
 
 

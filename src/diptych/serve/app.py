@@ -14,7 +14,7 @@ GET  /items/UID     texts, provenance, columns;  /image/UID: its picture, small
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.contracts import Dataset, Detector
@@ -71,17 +71,19 @@ def create_app(
     return app
 
 
-def run(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+def run(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, said: Callable[[str], None] = lambda address: None) -> None:
     """Listen until SIGTERM or Ctrl-C; then take nothing new, finish what is under way, and end.
 
-    The default host is this machine only. Open it wider with a token.
+    host  the default is this machine only; open it wider with a token
+    port  0 takes one that is free
+    said  gets the address
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"port is {port} (expected 0..65535)")
     _needs("uvicorn")
     from diptych.serve.server import listen
 
-    listen(app, host, port)
+    listen(app, host, port, said)
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:

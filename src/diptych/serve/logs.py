@@ -24,11 +24,13 @@ class JsonLines(logging.Formatter):
 
 
 def to_stderr() -> None:
-    """Send the service's log to stderr as JSON lines, instead of wherever logging is configured to go."""
+    """Send the service's log to stderr as JSON lines, instead of wherever logging is configured to go; and the server's warnings,
+    of which only the message is taken."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+    for one, level in ((log, logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING)):
+        one.handlers, one.propagate = [handler], False
+        one.setLevel(level)
 
 
 def event(name: str, **fields: Any) -> None:

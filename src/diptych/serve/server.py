@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
+import socket
 import warnings
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import numpy as np
 import uvicorn
 
+from diptych.core.errors import RunError
+from diptych.core.image import ArrayImage
 from diptych.serve import logs
 from diptych.serve.service import Service
 
@@ -31,14 +36,20 @@ class Server(uvicorn.Server):
         self.should_exit = True  # uvicorn's own handler would also raise the signal again at the end
 
 
-def listen(app: FastAPI, host: str, port: int) -> None:
+def listen(app: FastAPI, host: str, port: int, said: Callable[[str], None]) -> None:
+    """`said` gets the address once the port is taken. Raises RunError when it cannot be."""
     service: Service = app.state.service
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        line = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise RunError(f"{host}:{port} cannot be listened on: {(error.strerror or str(error)).lower()}") from error
+    _warm(service)
+    said(f"http://{f'[{host}]' if ':' in host else host}:{line.getsockname()[1]}/")
     logs.to_stderr()
     warnings.filterwarnings("ignore", module="PIL")  # what it thinks of clients' pictures is no line of JSON
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,  # uvicorn's own lines hold addresses and query strings
         access_log=False,
         server_header=False,
@@ -47,5 +58,14 @@ def listen(app: FastAPI, host: str, port: int) -> None:
         proxy_headers=False,  # anybody could write another client into them; the rate limit counts connections' own addresses
     )
     logs.event("starting", models=len(service.sides), items=service.first.facts.count if service.first.facts else 0)
-    Server(config, service).run()
+    Server(config, service).run(sockets=[line])
     logs.event("stopped")
+
+
+def _warm(service: Service) -> None:
+    """Embed something, so that the first client does not pay for what libraries put off until they are used."""
+    grey = ArrayImage(np.full((64, 64, 3), 128, np.uint8), "grey")
+    for side in service.sides.values():
+        if side.embeds:
+            side.model.embed_texts(["a"])
+            side.model.embed_images([grey])

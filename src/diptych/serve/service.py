@@ -88,6 +88,7 @@ class Service:
         for side in sides:
             if side.index is not None:
                 side.index.deepest = limits.depth
+                _ = side.facts  # read now: later the model's thread is alone with the index
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="diptych-decode")
 
     def side(self, name: str | None) -> Side:

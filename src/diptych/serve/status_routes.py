@@ -41,8 +41,9 @@ def add(app: FastAPI, service: Service, *, token: bool) -> None:
     async def info() -> InfoAnswer:
         """Models, their indexes, the columns that can be filtered by, and the limits."""
         detector = service.detector
+        models = await service.aside(lambda: [_model(service, side) for side in service.sides.values()])
         return InfoAnswer(
-            models=[_model(service, side) for side in service.sides.values()],
+            models=models,
             data=service.pool is not None,
             detector=None if detector is None else str(getattr(detector, "name", "detector")),
             objects=list(getattr(detector, "objects", ())),
