@@ -429,9 +429,10 @@ def index(
 ) -> Index:
     """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`.
 
-    model    a model, anything that `load` opens, or "words" (BM25 over the texts; kind "lexical")
-    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms), "late" (shortlist), "hybrid" (fusion, lexical, depth);
-             in brackets what `options` may hold
+    model    a model, anything that `load` opens, "words" (BM25 over the texts; kind "lexical") or "annotations" (the scene graphs of
+             the data; kind "graphs")
+    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms), "late" (shortlist), "hybrid" (fusion, lexical, depth),
+             "graphs" (objects, relations, min_confidence); in brackets what `options` may hold
     what     "images": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
     """
@@ -468,9 +469,13 @@ def open_index(folder: str | Path, *, model: Any = "") -> Index:
 
 
 def _searcher(address: str | Path) -> Any:
-    """What an index is built with: a model, or the words of the texts."""
+    """What an index is built with: a model, the words of the texts, or the graphs of the data."""
     if str(address) == "words":
         from diptych.index.lexicon import Words
 
         return Words()
+    if str(address) == "annotations":
+        from diptych.index.graphs import Annotations
+
+        return Annotations()
     return load(address)
