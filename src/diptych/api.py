@@ -110,7 +110,7 @@ def train(
             say(line)
     source = data if isinstance(data, str | Path) else ""
     record = {"source": str(source)}
-    return fit(made, rows, out, options, validators(whole, options), record=record)
+    return fit(made, rows, out, options, validators(made, whole, options), record=record)
 
 
 def resume(run: str | Path, *, data: Any = None) -> RunFolder:
@@ -129,9 +129,14 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
     whole = read(source)
     options = from_plain(TrainOptions, folder.config["run"])
-    kind = systems.find(folder.state["slug"], room="recipes").load()
-    made = from_plain(kind, folder.config["recipe"])
-    return resume_run(folder.path, as_drawn(training_rows(whole), made), validators(whole, options))
+    made = _recipe_of(folder)
+    return resume_run(folder.path, as_drawn(training_rows(whole), made), validators(made, whole, options))
+
+
+def _recipe_of(folder: RunFolder) -> Recipe:
+    """The recipe of a run, as it was prepared."""
+    made: Recipe = from_plain(systems.find(folder.state["slug"], room="recipes").load(), folder.config["recipe"])
+    return made
 
 
 def estimate(
@@ -179,19 +184,19 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
     return lines + (leaks(whole).lines() if len(split_names(whole)) > 1 else [])
 
 
-def validators(whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
-    """Evaluations inside the run: retrieval on the split "val" where there is one, when `eval_every` asks for it."""
+def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
+    """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
     if not options.eval_every or "val" not in split_names(whole):
         return ()
-    from diptych.tasks.retrieval import Retrieval
+    from diptych.tasks import find
 
-    task, part = Retrieval(draws=100), whole.split("val")
+    task, part = find(made.measured_by, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
         result = task.score(task.predict(model, part))
         return {name: metric.value for name, metric in result.metrics.items()}
 
-    return (("retrieval-val", ask),)
+    return ((f"{made.measured_by}-val", ask),)
 
 
 def weights_of(source: str | Path) -> Path:
@@ -308,17 +313,18 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
 
 
 def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
-    """Retrieval of a finished run on every held-out split of the data it was trained on; records go to the run folder.
+    """A finished run on every held-out split of the data it was trained on, by the task of its recipe (retrieval for pairs, scene
+    graphs for detectors); records go to the run folder.
 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
     source = data if data is not None else folder.state.get("source", "")
-    return evaluate_splits(load(folder.path), "retrieval", source, out=folder.records, **options)
+    return evaluate_splits(load(folder.path), _recipe_of(folder).measured_by, source, out=folder.records, **options)
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
-    """The retrieval results that a run folder holds, by the name of the held-out rows."""
+    """The results that a run folder holds, by the name of the held-out rows."""
     from diptych.report.evaluation import kept_results
 
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))

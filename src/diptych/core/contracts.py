@@ -363,6 +363,11 @@ class Recipe(ABC):
         have shape [1] and are among what it returns, so that data-parallel and sharded wrappers see them."""
 
     @property
+    def measured_by(self) -> str:
+        """The task (`diptych.tasks`) that answers how good a run is when nobody names one."""
+        return "retrieval"
+
+    @property
     def decode_size(self) -> int | None:
         """Short side in pixels below which a decoded image must not fall; 0 asks for full size, None for no decoding at all."""
         return 0

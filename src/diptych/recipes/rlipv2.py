@@ -148,6 +148,10 @@ class RLIPv2(GraphRecipe):
         self.shape()  # refuses what cannot be built, an unknown gate for one
         self.loss()
 
+    @property
+    def measured_by(self) -> str:
+        return "vg150_predcls" if self.given else "vg150"
+
     # ------------------------------------------------------------ model
 
     def shape(self) -> DetectorShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
 
 def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[Kept], seconds: float) -> list[tuple[str, str]]:
     numbers = [
-        (f"{metric.value:.3f}", f"{kept.result.main} on {kept.part.rpartition('/')[2]} (chance {metric.chance:.4f})")
+        (f"{metric.value:.3f}", f"{kept.result.main} on {kept.part.rpartition('/')[2]}{_chance(metric.chance)}")
         for kept in results
         for metric in [kept.result.metrics[kept.result.main]]
     ]
@@ -52,6 +53,11 @@ def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[K
         if speeds:
             numbers.append((f"{speeds[len(speeds) // 2]:,.0f}", "samples a second (median)"))
     return numbers
+
+
+def _chance(level: float) -> str:
+    """Some protocols know no level of chance."""
+    return f" (chance {level:.4f})" if math.isfinite(level) else ""
 
 
 def training_blocks(lines: list[dict[str, Any]]) -> tuple[str, ...]:
