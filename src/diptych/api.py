@@ -51,7 +51,7 @@ def read(source: Any, *, split: str = "", **columns: Any) -> Any:
 
 
 def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recipe:
-    """A recipe by slug, from its "tiny" or "paper" preset, with changed fields; an object is taken as it is, with changes.
+    """A recipe by slug, from one of its presets ("tiny", "paper", ...), with changed fields; an object is taken as it is, with changes.
 
     >>> recipe("clip", steps=10).steps
     10
@@ -60,9 +60,7 @@ def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recip
         made = name
     else:
         kind = systems.find(name, room="recipes").load()
-        if preset not in ("tiny", "paper"):
-            raise UnknownName("preset", preset, ("tiny", "paper"))
-        made = kind.tiny() if preset == "tiny" else kind.paper()
+        made = kind.preset(preset)
     known = [f.name for f in fields(made)]
     for field in changes:
         if field not in known:
@@ -188,15 +186,22 @@ def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tupl
     """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
     if not options.eval_every or "val" not in split_names(whole):
         return ()
-    from diptych.tasks import find
-
-    task, part = find(made.measured_by, draws=100), whole.split("val")
+    task, part = _own_task(made, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
         result = task.score(task.predict(model, part))
         return {name: metric.value for name, metric in result.metrics.items()}
 
-    return ((f"{made.measured_by}-val", ask),)
+    return ((f"{task.name}-val", ask),)
+
+
+def _own_task(made: Recipe, **options: Any) -> Task:
+    """The task that a recipe is measured by."""
+    from diptych.claims.spelling import spelled
+    from diptych.tasks import find
+
+    name, own = spelled(made.measured_by)
+    return find(name, **{**own, **options})
 
 
 def weights_of(source: str | Path) -> Path:
@@ -320,7 +325,7 @@ def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) 
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
     source = data if data is not None else folder.state.get("source", "")
-    return evaluate_splits(load(folder.path), _recipe_of(folder).measured_by, source, out=folder.records, **options)
+    return evaluate_splits(load(folder.path), _own_task(_recipe_of(folder), **options), source, out=folder.records)
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:

@@ -84,10 +84,6 @@ class GraphRecipe(Recipe):
     corpus: str = field(default="", metadata={"prepared": True})
     learned_words: str = field(default="", metadata={"prepared": True})
 
-    @property
-    def measured_by(self) -> str:
-        return "vg150"
-
     # ------------------------------------------------------------ names
 
     def prepare(self, data: Dataset) -> Self:

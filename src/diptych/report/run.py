@@ -17,6 +17,8 @@ from diptych.report.curves import Line, charts, line_chart
 from diptych.report.evaluation import Kept, chart_of, found_and_missed, graphs_compared, kept_results, table_of
 from diptych.report.pictures import Album
 
+MAIN = ("r@1", "acc@1", "r@5", "r@50")
+"""Of the metrics of an evaluation inside a run, the first of these is drawn."""
 SKIPPED = {"step", "kind", "loss", "lr", "grad_norm", "images_per_second", "seconds"}
 
 
@@ -67,14 +69,21 @@ def training_blocks(lines: list[dict[str, Any]]) -> tuple[str, ...]:
     names = ["loss", "lr", "grad_norm", *(name for name in extra if name != "contrastive")]
     shown = [line_chart(name.replace("_", " "), [Line(name, _points(train, name))]) for name in names]
     inside = [line for line in lines if line.get("kind") == "eval"]
-    keys = sorted({key for line in inside for key in line if key.endswith("/r@1")})
-    shown += [line_chart(key, [Line(key, _points(inside, key), 1)]) for key in keys]
+    shown += [line_chart(key, [Line(key, _points(inside, key), 1)]) for key in _main_keys(inside)]
     notes = [line["text"] for line in lines if line.get("kind") == "note" and "text" in line]
     return (charts([chart for chart in shown if chart]), page.lines(notes) if notes else "")
 
 
 def _points(lines: list[dict[str, Any]], key: str) -> tuple[tuple[float, float], ...]:
     return tuple((line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float))
+
+
+def _main_keys(inside: list[dict[str, Any]]) -> list[str]:
+    """One key an evaluation, such as "retrieval-val/r@1"."""
+    there = {key for line in inside for key in line}
+    names = sorted({key.rpartition("/")[0] for key in there if "/" in key})
+    found = (next((key for main in MAIN if (key := f"{name}/{main}") in there), "") for name in names)
+    return [key for key in found if key]
 
 
 def data_blocks(album: Album, *, count: int = 24) -> tuple[str, ...]:
