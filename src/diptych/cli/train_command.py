@@ -31,7 +31,9 @@ class Train:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug; `diptych systems` lists them")]
     data: Annotated[str, arg(help="emoji, world:scenes, a folder, a table, shards, ...")]
     out: Annotated[Path, arg(help="the run folder to make")] = Path()
-    preset: Annotated[str, arg(help="tiny (for two cores), paper (the published configuration), or one of the recipe's own")] = "tiny"
+    preset: Annotated[str, arg(help="tiny (for two cores), paper (the published configuration), or one of the recipe's own")] = (
+        "tiny"
+    )
     init: Annotated[str, arg(help="a run or model folder whose weights are the start")] = ""
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
