@@ -286,6 +286,19 @@ def test_published_unseen_lists_fit_the_published_rare_classes() -> None:
         assert len({t[2] for t in seen}) == 80
 
 
+def test_rare_is_counted_on_the_whole_training_set_also_where_a_few_shots_are_given() -> None:
+    """A frequent class of which the model saw one instance stays frequent."""
+    known = vocabulary("hico-det")
+    frequent = next(k for k in range(600) if k not in known.rare and known.triplets[k][2] != "person")
+    _, verb, thing = known.triplets[frequent]
+    graph = SceneGraph((Region((0, 0, 9, 9), "person"), Region((20, 20, 29, 29), thing)), (Relation(0, verb, 1, 0.9),))
+    shots = Pool.from_samples([Sample("t", regions=graph.regions, relations=graph.relations)])
+    result = evaluate(HicoDet(train=shots, draws=0), Planted([graph]), pool_of([graph]))
+    assert result.notes["rare"] == "fewer than 10 training instances, published list"
+    assert result.metrics["non_rare"].value == 1.0
+    assert math.isnan(result.metrics["rare"].value)
+
+
 def test_hidden_combinations_by_rule_leave_every_verb_and_object_a_class() -> None:
     classes = [("person", verb, thing) for verb in "abcd" for thing in "xyz"]
     counts = list(range(len(classes)))

@@ -59,7 +59,8 @@ class HicoDet:
     vocabulary  "hico-det": the 600 published classes; "data": the triplets that occur in the truth of your own data
     zero_shot   adds Unseen and Seen: uc_rf | uc_nf | uo; nf changes nothing but the notes
     unseen      positions of the unseen classes, in place of the published list
-    train       the whole training set, for Rare with your own vocabulary (and unseen combinations by the published rule)
+    train       the whole training set, for Rare with your own vocabulary (and unseen combinations by the published rule); the
+                published classes have a published list, so there a part of the training set does no harm
     top         so many triplets of an image count, the best-scored; 0 takes all
     nms         relation NMS: a triplet goes when IoU_s x IoU_o ** .5 with a better one of its class is above this; 0 is off
     ap          11-point | area (under the envelope)
@@ -152,7 +153,7 @@ class HicoDet:
         metrics, ap_K = self._means(default, parts)
         metrics |= {f"ko_{name}": mean for name, mean in self._means(known_object, parts)[0].items()}
         notes = {name: value for name, value in facts.items() if name not in ("classes", "train_counts")}
-        notes |= self._declared("train_counts" in facts)
+        notes |= self._declared()
         notes |= {
             "share_tied": default.share_tied,
             "classes_scored": int((np.bincount(truth.kind, minlength=len(classes)) > 0).sum()),
@@ -210,7 +211,8 @@ class HicoDet:
         counts = facts.get("train_counts")
         if counts is not None or self.vocabulary == "hico-det":
             rare = np.zeros(len(classes), bool)
-            rare[list(vocabulary("hico-det").rare) if counts is None else np.array(counts) < RARE_BELOW] = True
+            # The published list was counted on the whole training set; `train` may be the few shots that a model saw.
+            rare[list(vocabulary("hico-det").rare) if self.vocabulary == "hico-det" else np.array(counts) < RARE_BELOW] = True
             parts |= {"rare": rare, "non_rare": ~rare}
         if self.unseen or self.zero_shot not in ("", "nf"):
             unseen = np.zeros(len(classes), bool)
@@ -259,8 +261,9 @@ class HicoDet:
             absent_is_zero=self.compat == "matlab",
         )
 
-    def _declared(self, counted: bool) -> dict[str, Any]:
+    def _declared(self) -> dict[str, Any]:
         """What a reader of the number has to know."""
+        published = self.vocabulary == "hico-det"
         return {
             "scorer": f"hico/{self.compat or 'official'}",
             "ap_rule": self.ap,
@@ -269,7 +272,7 @@ class HicoDet:
             "top": self.top,
             "ties": self.ties,
             "zero_shot": self.zero_shot,
-            "rare": f"fewer than {RARE_BELOW} training instances, {'counted in `train`' if counted else 'published list'}",
+            "rare": f"fewer than {RARE_BELOW} training instances, {'published list' if published else 'counted in `train`'}",
             "classes_without_truth": "0" if self.compat == "matlab" else "left out",
             "known_object": "images with an annotated relation to the object",
             "compat": self.compat,
