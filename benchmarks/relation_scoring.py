@@ -4,7 +4,8 @@
 
 Ours starts from the Arrow records and ends with the result; the loop starts from Python lists, which it gets for free. Ours runs
 before the loop and after it, and the median counts; the loop, which takes up to minutes, runs once; both must come to the same
-number. Seconds are of the processor, all threads added up, so that other work on the machine does not decide. Intervals are off (the published procedures have none); their cost is a column of its own.
+number. Seconds are of the processor, all threads added up, so that other work on the machine does not decide. Intervals are off (the
+published procedures have none); their cost is a column of its own.
 """
 
 from __future__ import annotations
