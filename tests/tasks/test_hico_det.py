@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -167,12 +168,22 @@ TASKS = (
 
 
 def agree(cases: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
+    rng, seen = np.random.default_rng(seed), Counter[str]()
     for n in range(cases):
         case, task = random_case(rng), TASKS[n % len(TASKS)]
         scored = task.score(table_of(case))
         for name, value in naive_scores(task, *case).items():
             assert scored.metrics[name].value == pytest.approx(value, abs=1e-12, nan_ok=True), (n, name, task)
+        seen["between"] += 0 < scored.metrics["full"].value < 1
+        for truth, found in zip(*case, strict=True):
+            seen["no objects"] += not truth.regions
+            seen["objects, no relations"] += bool(truth.regions) and not truth.relations
+            seen["no detections"] += not found.regions
+            seen["nothing at all"] += not truth.regions and not found.regions
+    assert all(seen[kind] > cases / 100 for kind in ("no objects", "objects, no relations", "no detections", "nothing at all")), (
+        seen
+    )
+    assert seen["between"] > cases / 3, seen
 
 
 def test_agrees_with_the_published_procedure_on_random_cases() -> None:

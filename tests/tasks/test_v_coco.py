@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -158,6 +159,7 @@ def random_case(rng: np.random.Generator) -> Case:
     truths, found = [], []
     for _ in range(int(rng.integers(1, 5))):
         truth = SceneGraph() if rng.random() < 0.15 else random_graph(rng, [])
+        truth = SceneGraph(truth.regions) if rng.random() < 0.1 else truth
         truths.append(truth)
         found.append(SceneGraph() if rng.random() < 0.15 else random_graph(rng, list(truth.regions)))
     return truths, found
@@ -190,7 +192,7 @@ TASKS = (
 
 
 def agree(cases: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
+    rng, seen = np.random.default_rng(seed), Counter[str]()
     for n in range(cases):
         case, task = random_case(rng), TASKS[n % len(TASKS)]
         annotated = [rng.random(len(graph.regions)) < 0.8 for graph in case[0]]
@@ -198,6 +200,16 @@ def agree(cases: int, seed: int) -> None:
         scored = task.score(table)
         for name, value in naive_scores(task, *case, annotated).items():
             assert scored.metrics[name].value == pytest.approx(value, abs=1e-12, nan_ok=True), (n, name, task)
+        seen["between"] += 0 < scored.metrics["scenario_1"].value < scored.metrics["scenario_2"].value
+        for truth, found, looked_at in zip(*case, annotated, strict=True):
+            seen["no objects"] += not truth.regions
+            seen["nobody acts"] += bool(truth.regions) and not truth.relations
+            seen["no detections"] += not found.regions
+            seen["somebody is ignored"] += any(
+                r.label == "person" and not looked for r, looked in zip(truth.regions, looked_at, strict=True)
+            )
+    kinds = ("no objects", "nobody acts", "no detections", "somebody is ignored", "between")
+    assert all(seen[kind] > cases / 100 for kind in kinds), seen
 
 
 def test_agrees_with_the_published_procedure_on_random_cases() -> None:
