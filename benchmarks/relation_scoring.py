@@ -30,7 +30,8 @@ from scene_graph_loops import predicates_loop, triplets_loop, vg150_loop
 from diptych.core.environment import environment
 from diptych.data.vocabularies import vocabulary
 from diptych.tasks.hico_det import HicoDet
-from diptych.tasks.open_images_relations import OpenImagesPredicates, OpenImagesTriplets
+from diptych.tasks.open_images_relations import OpenImagesPredicates
+from diptych.tasks.open_images_triplets import OpenImagesTriplets
 from diptych.tasks.v_coco import VCoco
 from diptych.tasks.vg150 import VG150
 

@@ -16,7 +16,8 @@ from diptych.core.scene_graph import Box, Region, Relation, SceneGraph
 from diptych.tasks import find
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.graph_records import records
-from diptych.tasks.open_images_relations import OpenImagesPredicates, OpenImagesTriplets
+from diptych.tasks.open_images_relations import OpenImagesPredicates
+from diptych.tasks.open_images_triplets import OpenImagesTriplets
 from diptych.tasks.records import with_facts
 from diptych.tasks.triplet_matching import suppress
 from diptych.worlds.links import links

@@ -20,7 +20,8 @@ from diptych.data.vocabularies import vocabulary
 from diptych.tasks import find
 from diptych.tasks.evaluate import evaluate, rescore
 from diptych.tasks.graph_records import records
-from diptych.tasks.v_coco import VCoco, with_annotated
+from diptych.tasks.v_coco import VCoco
+from diptych.tasks.v_coco_people import with_annotated
 
 ROLES = vocabulary("v-coco").roles
 NOTHING: Box = (0.0, 0.0, 0.0, 0.0)

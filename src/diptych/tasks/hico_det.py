@@ -22,11 +22,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Detector
@@ -36,14 +35,11 @@ from diptych.data.vocabularies import vocabulary
 from diptych.tasks.average_precision import Curves, Rule, Ties, best_first, by_class, first_claims, mean_average_precision
 from diptych.tasks.graph_records import Convention, Ragged, names_in, predict
 from diptych.tasks.hico_det_splits import Triplet, unseen, unseen_by_count
+from diptych.tasks.hico_det_triplets import Triplets, claims
 from diptych.tasks.intervals import codes
 from diptych.tasks.records import facts_of, with_facts
 from diptych.tasks.relation_nms import relation_nms
-from diptych.tasks.triplet_matching import best_truths, both_overlaps, equal_pairs, first_of_each
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from diptych.tasks.triplet_matching import Bools, Floats, Ints, first_of_each
 
 Compat = Literal["", "matlab", "qpic", "strict"]
 ZeroShotSetting = Literal["", "uc_rf", "uc_nf", "uo", "nf"]
@@ -123,10 +119,10 @@ class HicoDet:
         classes = self._classes(records, facts)
         objects, predicates = self._vocabularies(records, classes)
         truth, found = (
-            _Triplets.of(Ragged.of(records, side, objects=objects, predicates=predicates), classes, objects, predicates)
+            Triplets.of(Ragged.of(records, side, objects=objects, predicates=predicates), classes, objects, predicates)
             for side in SIDES
         )
-        claimed_R = _claims(found, truth, self.iou, strict=self.compat == "strict")
+        claimed_R = claims(found, truth, self.iou, strict=self.compat == "strict")
         kept = self._kept(found, truth)
         found = found.take(kept)
         hit_R = first_claims(claimed_R[kept], found.confidence)
@@ -234,7 +230,7 @@ class HicoDet:
 
     # ------------------------------------------------------------ numbers
 
-    def _kept(self, found: _Triplets, truth: _Triplets) -> Ints:
+    def _kept(self, found: Triplets, truth: Triplets) -> Ints:
         """The predictions that are scored, class by class and best first: the best of each image, less what NMS or a fault removes."""
         rows = by_class(found.kind, found.confidence)
         if self.top and np.bincount(found.image, minlength=1).max() > self.top:
@@ -278,51 +274,6 @@ class HicoDet:
             "compat": self.compat,
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Triplets:
-    """The relations of one side that belong to a class: their rows, classes, images and scores; `outside` counts the others."""
-
-    graphs: Ragged
-    rows: Ints
-    kind: Ints
-    image: Ints
-    confidence: Floats
-    outside: int
-
-    @classmethod
-    def of(cls, graphs: Ragged, classes: Sequence[Triplet], objects: Sequence[str], predicates: Sequence[str]) -> _Triplets:
-        thing, verb = ({name: code for code, name in enumerate(names)} for names in (objects, predicates))
-        class_of = np.full((len(objects), len(predicates), len(objects)), -1, np.int32)
-        for k, (s, p, o) in enumerate(classes):
-            class_of[thing[s], verb[p], thing[o]] = k
-        kind = class_of[graphs.label[graphs.subject], graphs.predicate, graphs.label[graphs.object]]
-        rows = np.flatnonzero(kind >= 0)
-        image, confidence = graphs.image_of_relation[rows], graphs.confidence[rows]
-        return cls(graphs, rows, kind[rows].astype(np.int64), image, confidence, len(kind) - len(rows))
-
-    def take(self, chosen: Ints) -> _Triplets:
-        return replace(
-            self,
-            rows=self.rows[chosen],
-            kind=self.kind[chosen],
-            image=self.image[chosen],
-            confidence=self.confidence[chosen],
-        )
-
-
-def _claims(found: _Triplets, truth: _Triplets, convention: Convention, *, strict: bool) -> Ints:
-    """For every prediction the true triplet of its class that it overlaps best, -1 where that is too little."""
-    width = int(max(found.kind.max(initial=0), truth.kind.max(initial=0))) + 1
-    t, p = equal_pairs(truth.image * width + truth.kind, found.image * width + found.kind)
-    inclusive = convention == "inclusive"
-    share = both_overlaps(truth.graphs, found.graphs, truth.rows[t], found.rows[p], inclusive=inclusive)
-    chosen = best_truths(t, p, share)
-    chosen = chosen[share[chosen] > 0.5] if strict else chosen[share[chosen] >= 0.5]
-    claimed = np.full(len(found.rows), -1)
-    claimed[p[chosen]] = t[chosen]
-    return claimed
 
 
 def _names(classes: Sequence[Triplet]) -> tuple[list[str], list[str]]:
