@@ -84,6 +84,7 @@ def test_training_ends_with_the_task_of_the_recipe_and_a_report_with_graphs(run:
     [
         ("hico_det", "hico-det", ("--zero-shot", "uc_nf", "--nms", "0.7")),
         ("v_coco", "v-coco", ()),
+        ("v_coco_triplets", "v-coco", ("--compat", "published")),
         ("vg150", "vg150", ("--vocabulary", "vg150")),
         ("open_images_predicates", "open-images", ("--vocabulary", "open-images")),
         ("open_images_triplets", "open-images", ()),

@@ -25,6 +25,7 @@ PROTOCOLS = {
     "open_images_triplets": "diptych.tasks.open_images_triplets:OpenImagesTriplets",
     "hico_det": "diptych.tasks.hico_det:HicoDet",
     "v_coco": "diptych.tasks.v_coco:VCoco",
+    "v_coco_triplets": "diptych.tasks.v_coco_triplets:VCocoTriplets",
 }
 
 

@@ -17,8 +17,9 @@ Boxes of the truth are taken to end on their last pixel, as the released scorer 
 taken as they come, and then both get one pixel more ("inclusive"). So a prediction of exactly the true box overlaps it by a little
 less than 1. `iou="half_open"` compares the boxes as they are.
 
-Where others differ: scorers of the DETR family print an 11-point mean over 24 classes ("mAP_thesis"), which is no AP role; images
-without a true person crash the released scorer and here hold false positives. Objects have no class in this protocol.
+Where others differ: scorers of the DETR family print an 11-point mean over 24 classes ("mAP_thesis"), which is no AP role but
+protocol `v_coco_triplets`; images without a true person crash the released scorer and here hold false positives. Objects have no
+class in this protocol.
 """
 
 from __future__ import annotations
