@@ -124,26 +124,26 @@ class HicoDet:
         )
         claimed_R = claims(found, truth, self.iou, strict=self.compat == "strict")
         kept = self._kept(found, truth)
-        found = found.take(kept)
-        hit_R = first_claims(claimed_R[kept], found.confidence)
+        kind_R, image_R, confidence_R = found.kind[kept], found.image[kept], found.confidence[kept]
+        hit_R = first_claims(claimed_R[kept], confidence_R)
         group_N, groups = codes(truth.graphs.groups)
         object_K = np.array([objects.index(triplet[2]) for triplet in classes], np.int64)
         shows_object = np.zeros((len(truth.graphs), len(objects)), bool)
         shows_object[truth.image, object_K[truth.kind]] = True
-        known_R = shows_object[found.image, object_K[found.kind]]
+        known_R = np.flatnonzero(shows_object[image_R, object_K[kind_R]])
         default, known_object = (
             Curves.of(
                 hit_R[counted],
-                found.confidence[counted],
-                found.kind[counted],
-                group_N[found.image[counted]],
+                confidence_R[counted],
+                kind_R[counted],
+                group_N[image_R[counted]],
                 truth_class=truth.kind,
                 truth_group=group_N[truth.image],
                 classes=len(classes),
                 groups=groups,
                 ties=self.ties,
             )
-            for counted in (np.ones(len(hit_R), bool), known_R)
+            for counted in (slice(None), known_R)
         )
         parts = self._parts(classes, facts)
         metrics, ap_K = self._means(default, parts)

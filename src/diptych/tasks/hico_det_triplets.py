@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,15 +33,6 @@ class Triplets:
         rows = np.flatnonzero(kind >= 0)
         image, confidence = graphs.image_of_relation[rows], graphs.confidence[rows]
         return cls(graphs, rows, kind[rows].astype(np.int64), image, confidence, len(kind) - len(rows))
-
-    def take(self, chosen: Ints) -> Triplets:
-        return replace(
-            self,
-            rows=self.rows[chosen],
-            kind=self.kind[chosen],
-            image=self.image[chosen],
-            confidence=self.confidence[chosen],
-        )
 
 
 def claims(found: Triplets, truth: Triplets, convention: Convention, *, strict: bool) -> Ints:
