@@ -281,9 +281,9 @@ def test_triplets_equal_plain_loops(compat: Any, tied: bool, nms: bool) -> None:
 @SETTINGS
 def test_both_protocols_equal_plain_loops_on_many_more_sets(compat: Any, tied: bool) -> None:
     first = OpenImagesPredicates(compat=compat, draws=0)
-    compare(first, lambda truths, found: per_predicate(truths, found, bool(compat)), tied=tied, sets=3000, seed=1)
+    compare(first, lambda truths, found: per_predicate(truths, found, bool(compat)), tied=tied, sets=1500, seed=1)
     second = OpenImagesTriplets(compat=compat, draws=0)
-    compare(second, lambda truths, found: per_triplet(truths, found, bool(compat), True), tied=tied, sets=3000, seed=1)
+    compare(second, lambda truths, found: per_triplet(truths, found, bool(compat), True), tied=tied, sets=1500, seed=1)
 
 
 def test_suppression_equals_the_greedy_loop() -> None:

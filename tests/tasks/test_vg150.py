@@ -177,7 +177,7 @@ def test_equals_plain_loops(compat: Any, tied: bool) -> None:
 @pytest.mark.slow
 @SETTINGS
 def test_equals_plain_loops_on_many_more_sets(compat: Any, tied: bool) -> None:
-    agree(4000, 1, compat, tied)
+    agree(2000, 1, compat, tied)
 
 
 def test_product_ranking_multiplies_the_scores_of_both_regions() -> None:
