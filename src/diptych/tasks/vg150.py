@@ -17,7 +17,8 @@ PredCls gives boxes and labels, SGCls gives boxes, SGDet gives nothing; the pair
 
 What published scorers do differently, and `compat="published"` does too: images without any predicted relation are left out
 instead of counting as 0; predicates without a true relation count as recall 0 in mr; overlaps count the last pixel in (width =
-x1 - x0 + 1); ties are broken by row. Recall in pairs that are given ("A@K") is another task; its sign is r@50 = r@100.
+x1 - x0 + 1); ties are broken by row; with relation NMS and "product" the score of the subject counts twice and that of the object
+not at all (PE-Net). Recall in pairs that are given ("A@K") is another task; its sign is r@50 = r@100.
 
 Letters: N images, R true relations, M numbers a relation.
 """
@@ -102,13 +103,7 @@ class VG150:
         truth, found = sides(records)
         if not len(truth.predicate):
             raise DataError("there is nothing to score: no image has a true relation", field="relations")
-        score = found.confidence
-        if self.ranking == "product":
-            score = score * found.score[found.subject] * found.score[found.object]
-        every = tm.Order.of(found.image_of_relation, score)
-        pair = found.subject[every.row] * max(len(found.box), 1) + found.object[every.row]
-        best = predicate_nms(found)[every.row] if self.relation_nms else tm.first_of_each(pair)
-        one_a_pair = every.keep(best, found.image_of_relation, score)
+        every, one_a_pair = self._orders(found)
         objects, predicates = vocabulary_of(records)
         pairs = self._pairs(truth, found, len(objects), len(predicates))
         hits, share_tied = self._hits(pairs, {"": one_a_pair, "ng_": every}, len(truth.predicate), len(found.predicate))
@@ -143,6 +138,20 @@ class VG150:
         return graph_records.predict(model, data, objects, relations, batch_size=self.batch_size)
 
     # ------------------------------------------------------------ scoring
+
+    def _orders(self, found: Ragged) -> tuple[tm.Order, tm.Order]:
+        """All relations best first, and those that the graph constraint leaves."""
+        score, weight = found.confidence, np.ones(len(found.confidence))
+        if self.ranking == "product":
+            weight = found.score[found.subject] * found.score[found.object]
+        every = tm.Order.of(found.image_of_relation, score * weight)
+        pair = found.subject[every.row] * max(len(found.box), 1) + found.object[every.row]
+        if not self.relation_nms:
+            return every, every.keep(tm.first_of_each(pair), found.image_of_relation, score * weight)
+        left = np.flatnonzero(predicate_nms(found, inclusive=bool(self.compat)))
+        if self.ranking == "product" and self.compat:
+            weight = found.score[found.subject] ** 2
+        return every, tm.Order.of(found.image_of_relation, score * weight, left)
 
     def _pairs(self, truth: Ragged, found: Ragged, objects: int, predicates: int) -> tuple[Ints, Ints]:
         """Rows of true and predicted relations that fit: names equal, both boxes overlap."""
