@@ -123,6 +123,7 @@ class VG150:
             "triplet_score": self.ranking,
             "ties": self._ties,
             "share_tied": share_tied,
+            "ceiling": self._ceilings(truth),
             "images_without_prediction": int((np.diff(found.relation_start)[np.diff(truth.relation_start) > 0] == 0).sum()),
             "by_predicate": {predicates[p]: value for p, value in by_predicate.items()},
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
@@ -161,6 +162,30 @@ class VG150:
                 hits[f"{prefix}{k}"] = rk.hits(first.above, first.tied, first.tied_relevant, k, self._ties, first.by_index)
                 touched |= (first.above < k) & (k - first.above <= first.tied - first.tied_relevant)
         return hits, float(touched.mean())
+
+    def _ceilings(self, truth: Ragged) -> dict[str, float]:
+        """What r@K is when the first K triplets are as good as they can be: of a pair with two true predicates the graph constraint
+        lets one through, and of more than K true triplets K are found. (Near-duplicate boxes, which one prediction may answer
+        together, are not counted in.)"""
+        pair = truth.subject * max(len(truth.box), 1) + truth.object
+        triplet, first, written = np.unique(
+            np.stack([pair, truth.predicate], axis=1), axis=0, return_index=True, return_counts=True
+        )
+        pairs, place = np.unique(triplet[:, 0], return_inverse=True)
+        best = np.zeros(len(pairs), np.int64)
+        np.maximum.at(best, place, written)
+        image_of_pair = np.zeros(len(pairs), np.int64)
+        image_of_pair[place] = truth.image_of_relation[first]
+        images, counts = np.unique(truth.image_of_relation, return_counts=True)
+        reached = {}
+        for prefix, image, worth in (("", image_of_pair, best), ("ng_", truth.image_of_relation[first], written)):
+            order = np.lexsort((-worth, image))
+            start = np.searchsorted(image[order], images)
+            rank = np.arange(len(order)) - start[np.searchsorted(images, image[order])]
+            for k in self.ks:
+                kept = np.bincount(np.searchsorted(images, image[order]), worth[order] * (rank < k), minlength=len(images))
+                reached[f"{prefix}r@{k}"] = float((kept / counts).mean())
+        return reached
 
     def _metrics(
         self, truth: Ragged, found: Ragged, hits: dict[str, Floats], records: pa.Table
