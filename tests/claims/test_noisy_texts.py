@@ -1,4 +1,4 @@
-"""Mistakes that are known: as many as asked for, none in place, equal for every arm, never in the test rows; long captions say what is shown."""
+"""Mistakes that are known: as many as asked for, none in place, equal for every arm, never in the test rows. Long captions are true."""
 
 from __future__ import annotations
 
