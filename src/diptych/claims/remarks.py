@@ -7,7 +7,7 @@ from __future__ import annotations
 
 REMARKS: dict[str, str] = {
     "clip/combinations": (
-        "Not shown, most likely because 400 steps teach little of 64 nouns: even combinations of training are named in 5 to 7 % only. "
+        "Not shown, most likely because 400 steps teach little of 64 nouns: even combinations of training are named in 5 to 8 % only. "
         "Untrained towers may give one name to everything, which by chance was right for a tenth of the pictures under one seed."
     ),
     "siglip": (
