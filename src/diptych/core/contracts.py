@@ -266,6 +266,13 @@ class Run(Protocol):
     def batches(self, count: int, *, seed: int) -> Iterator[Any]:
         """Extra batches in an order of their own, for re-clustering or short trials; the run's own order is untouched."""
 
+    @property
+    def snapshots(self) -> Path:
+        """Where `snapshot` writes; models only, and small files that say what they are."""
+
+    def snapshot(self, name: str) -> None:
+        """Writes what inference would need now into `snapshots/NAME`, as it will stand in `model/`; replaces one of that name."""
+
     def replace_model(self, model: nn.Module) -> None:
         """Train another module from the next step on (growth, surgery): wraps it and rebuilds the optimiser, keeping the
         state of every parameter object that is in both."""

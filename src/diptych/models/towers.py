@@ -2,8 +2,8 @@
 
 image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without head
        convolution), timm:NAME (any model of timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), bert_tiny, bert_b, bert_l (fresh weights, pooled at the
-       first token), hf:FOLDER (any encoder of transformers, with its weights)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh
+       weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -64,6 +64,7 @@ TEXT: dict[str, Preset] = {
     "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8}),
     "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12}),
     "bert_tiny": (_bert, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
+    "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
 }

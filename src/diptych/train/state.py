@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -294,6 +295,18 @@ class Training:
         rank, world, limit = self.world.rank, self.world.size, self.options.bad_limit
         for item in batches(self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit):
             yield item.batch.to(self.world.device)
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder.snapshots
+
+    def snapshot(self, name: str) -> None:
+        deployed = self.recipe.deploy(self.whole_model().eval())
+        if self.world.main:
+            self.snapshots.mkdir(exist_ok=True)
+            deployed.save(self.snapshots / name)
+        self.model.train()
+        barrier(self.world)
 
     def replace_model(self, model: nn.Module) -> None:
         if self.options.shard == "fsdp" and self.world.size > 1:
