@@ -269,7 +269,7 @@ class CTP(PairRecipe):
 
 
 class _StreamSnapshots(Snapshots):
-    """Also says what the tasks were."""
+    """Also says what the tasks were, and lets the companions start from the weights that the run starts from (`--init`)."""
 
     def __init__(self, recipe: CTP) -> None:
         super().__init__()
@@ -277,9 +277,11 @@ class _StreamSnapshots(Snapshots):
 
     def on_stage(self, run: Run, stage: Stage) -> None:
         super().on_stage(run, stage)
-        if run.step == 0 and world()[0] == 0:
-            assert isinstance(run.recipe, CTP)
-            run.recipe.stream.write(run.snapshots)
+        if run.step == 0:
+            assert isinstance(run.model, ContinualEncoder)
+            run.model.begin_task_()
+            if world()[0] == 0:
+                self.recipe.stream.write(run.snapshots)
 
 
 def _is_of(stream: Stream, task: int, sample: Sample) -> bool:
