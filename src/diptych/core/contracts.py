@@ -273,6 +273,10 @@ class Run(Protocol):
     def snapshot(self, name: str) -> None:
         """Writes what inference would need now into `snapshots/NAME`, as it will stand in `model/`; replaces one of that name."""
 
+    def ahead(self, count: int) -> Iterator[Any]:
+        """The batches of the next `count` steps, that of the step in hand first, as this process gets them; fewer at the end of a
+        stage. The run's own stream is untouched. For what has to be known of an episode before it is trained on."""
+
     def replace_model(self, model: nn.Module) -> None:
         """Train another module from the next step on (growth, surgery): wraps it and rebuilds the optimiser, keeping the
         state of every parameter object that is in both."""

@@ -130,11 +130,3 @@ class ContinualEncoder(DualEncoder):
         if self.queue_image is not None and self.queue_text is not None:
             self.queue_image.push_(image_ND, group_N)
             self.queue_text.push_(text_ND, group_N)
-
-    def dual_encoder(self) -> DualEncoder:
-        """What inference needs: a `DualEncoder` of the same parameters. Copies nothing."""
-        with torch.device("meta"):
-            bare = DualEncoder(self.image_tower, self.text_tower, width=self.width, max_scale=self.max_scale)
-        bare.image_projection, bare.text_projection = self.image_projection, self.text_projection
-        bare.log_scale = self.log_scale
-        return bare

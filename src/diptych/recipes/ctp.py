@@ -15,6 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.data.batch import PairBatch
 from diptych.data.masked_words import mask_words
+from diptych.models.bare import bare
 from diptych.models.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.embedder import PairEmbedder
 from diptych.objectives.gather import all_gather, world
@@ -252,7 +253,7 @@ class CTP(PairRecipe):
 
     def deploy(self, model: nn.Module) -> PairEmbedder:
         assert isinstance(model, ContinualEncoder)
-        return super().deploy(model.dual_encoder())
+        return super().deploy(bare(model))
 
     @classmethod
     def tiny(cls) -> Self:

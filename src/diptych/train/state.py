@@ -111,7 +111,7 @@ class Training:
             self._load_optimiser(begin)
         if before is None or begin is not None:
             self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
-        self._stream = self._open(self.options.seed if phase.index == 0 else keyed_seed(self.options.seed, "stage", phase.index))
+        self._stream = self._open(phase.stop)
 
     def _add_hooks(self, phase: Phase) -> None:
         """The run's hooks live through all phases; a phase brings its own when its recipe is another system."""
@@ -129,13 +129,15 @@ class Training:
         self.module = wrap(self.model, self.world, self.options.shard)
         self.optimiser = build_optimiser(self.model, self.recipe.optimiser())
 
-    def _open(self, seed: int) -> Iterator[Step]:
+    def _open(self, stop: int) -> Iterator[Step]:
+        """Batches from the present step up to step `stop` of the phase's own order."""
+        index = self.phase.index
         return batches(
             self.data,
             self.recipe,
-            seed=seed,
+            seed=self.options.seed if index == 0 else keyed_seed(self.options.seed, "stage", index),
             start=self.step - self.phase.start,
-            stop=self.phase.stop - self.phase.start,
+            stop=stop - self.phase.start,
             rank=self.world.rank,
             world=self.world.size,
             workers=self.options.workers,
@@ -294,6 +296,10 @@ class Training:
         key = keyed_seed(self.options.seed, "extra", seed)
         rank, world, limit = self.world.rank, self.world.size, self.options.bad_limit
         for item in batches(self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit):
+            yield item.batch.to(self.world.device)
+
+    def ahead(self, count: int) -> Iterator[Any]:
+        for item in self._open(min(self.step + count, self.phase.stop)):
             yield item.batch.to(self.world.device)
 
     @property
