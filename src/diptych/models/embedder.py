@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -27,6 +27,7 @@ from diptych.data.tokenize import Encoded, Tokenizer
 from diptych.data.transforms import Preprocess
 from diptych.models.card import model_card
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.growing_encoder import GrowingEncoder
 from diptych.models.prefix import PrefixEmbedder
 from diptych.models.towers import image_tower, text_tower
 
@@ -156,6 +157,7 @@ class PairEmbedder(Embedding):
             "text_length": self.text_length,
             "card": self.card,
             **({"dims": list(self.dims)} if self.dims else {}),
+            **({"shared_layers": len(model.shared)} if isinstance(model, GrowingEncoder) and len(model.shared) else {}),
         }
         with atomic_folder(Path(folder)) as work:
             write_json(work / "config.json", config)
@@ -168,7 +170,9 @@ class PairEmbedder(Embedding):
         """The embedder of a folder that `save` wrote. The torch random state stays as it was."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
-            model = DualEncoder(
+            shared = int(config.get("shared_layers", 0))
+            kind = partial(GrowingEncoder, shared_layers=shared) if shared else DualEncoder
+            model = kind(
                 image_tower(**config["image_tower"]),
                 text_tower(**config["text_tower"]),
                 width=config["width"],
