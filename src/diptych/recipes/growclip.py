@@ -45,7 +45,8 @@ class GrowCLIP(CLIP):
     layers     of image tower, text tower and shared encoder at the start
     parts      share of the samples in each part, growing; one growth between any two
     shares     of the steps for each part; empty: equal
-    more       so many layers can be added at a growth, to each of image tower, text tower and shared encoder
+    more       so many layers can be added at a growth, to each of image tower, text tower and shared encoder; all 0, and wider 0, for a
+               model that never grows
     wider      by so many tower widths the MLPs of either tower can grow
     budget     a growth multiplies the parameters of towers and shared blocks by this at most
     candidates so many shapes are tried, those nearest to the budget; 1 takes the largest without a search
@@ -80,6 +81,10 @@ class GrowCLIP(CLIP):
             )
         if self.budget <= 1 or self.candidates < 1 or self.trial < 1:
             raise ConfigError("budget must be above 1, candidates and trial 1 or more")
+
+    @property
+    def grows(self) -> bool:
+        return max(*self.more, self.wider) > 0
 
     @property
     def inherit(self) -> Inherit:
@@ -170,7 +175,7 @@ class Growth(Hook):
         recipe, model = run.recipe, run.model
         assert isinstance(recipe, GrowCLIP)
         assert isinstance(model, GrowingEncoder)
-        if recipe.part == 0:
+        if recipe.part == 0 or not recipe.grows:
             return
         shapes = recipe.growth_space(model)
         base = int(torch.randint(2**31, ()))  # the run's random state is that of the stage's start, whether killed before or not
