@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.noisy_texts import NoisyPairs, for_noisy_pairs, noisy_cell
@@ -27,7 +28,7 @@ SOURCES = (
 )
 
 
-def arm(name: str, **changes: object) -> Arm:
+def arm(name: str, **changes: Any) -> Arm:
     """The same pictures, tower width, batch and learning rate; layers, parts of the data and steps are what differs."""
     small = replace(for_noisy_pairs(GrowCLIP.tiny()), batch_size=BATCH, wider=0, budget=2.0, trial=TRIAL, candidates=CANDIDATES)
     return Arm(name, noisy_cell(replace(small, **changes), NoisyPairs(PAIRS)))
@@ -47,8 +48,8 @@ def claims() -> tuple[Claim, ...]:
         baseline=arm("anew", layers=(2, 2, 0), parts=(1.0,), steps=AFTER + SEARCH),
         method=grown(),
         metric="test/i2t_r@1",
-        budget=f"from the growth on {AFTER + SEARCH} steps x {BATCH} pairs: {AFTER} and {SEARCH} of the search's {CANDIDATES} candidates, or all "
-        f"of them for the new model of two layers a tower. The {BEFORE} steps of the small model before are not counted",
+        budget=f"from the growth on {AFTER + SEARCH} steps x {BATCH} pairs: {AFTER} and {SEARCH} of the search over {CANDIDATES} shapes, or all "
+        f"of them for a new model of two layers a tower. The {BEFORE} steps of the small model before are not counted",
         data=f"{PAIRS:,} rendered pairs of two shapes, a third of which came first",
         sources=SOURCES,
         reported=("test/t2i_r@1", "train_seconds"),
@@ -65,7 +66,7 @@ def claims() -> tuple[Claim, ...]:
             shares=(BEFORE, 2 * (AFTER + SEARCH)),
             steps=BEFORE + 2 * (AFTER + SEARCH),
         ),
-        budget=f"{BEFORE} steps x {BATCH} pairs of the small model for both; then {AFTER} and {SEARCH} of the search, or twice as many steps of "
-        "the small model, which has half the blocks",
+        budget=f"{BEFORE} steps x {BATCH} pairs of the small model for both; then {AFTER} and {SEARCH} of the search, or twice as many "
+        "steps of the small model, which has half the blocks",
     )
     return against_new, against_fixed
