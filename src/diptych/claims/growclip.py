@@ -48,8 +48,8 @@ def claims() -> tuple[Claim, ...]:
         baseline=arm("anew", layers=(2, 2, 0), parts=(1.0,), steps=AFTER + SEARCH),
         method=grown(),
         metric="test/i2t_r@1",
-        budget=f"from the growth on {AFTER + SEARCH} steps x {BATCH} pairs: {AFTER} and {SEARCH} of the search over {CANDIDATES} shapes, or all "
-        f"of them for a new model of two layers a tower. The {BEFORE} steps of the small model before are not counted",
+        budget=f"from the growth on {AFTER + SEARCH} steps x {BATCH} pairs: {AFTER} and {SEARCH} of the search over {CANDIDATES} shapes, or all"
+        f" of them for a new model of two layers a tower. The {BEFORE} steps of the small model before are not counted",
         data=f"{PAIRS:,} rendered pairs of two shapes, a third of which came first",
         sources=SOURCES,
         reported=("test/t2i_r@1", "train_seconds"),
