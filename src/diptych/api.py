@@ -51,7 +51,7 @@ def read(source: Any, *, split: str = "", **columns: Any) -> Any:
 
 
 def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recipe:
-    """A recipe by slug, from its "tiny" or "paper" preset, with changed fields; an object is taken as it is, with changes.
+    """A recipe by slug, from one of its presets ("tiny", "paper", ...), with changed fields; an object is taken as it is, with changes.
 
     >>> recipe("clip", steps=10).steps
     10
@@ -60,9 +60,7 @@ def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recip
         made = name
     else:
         kind = systems.find(name, room="recipes").load()
-        if preset not in ("tiny", "paper"):
-            raise UnknownName("preset", preset, ("tiny", "paper"))
-        made = kind.tiny() if preset == "tiny" else kind.paper()
+        made = kind.preset(preset)
     known = [f.name for f in fields(made)]
     for field in changes:
         if field not in known:
@@ -110,7 +108,7 @@ def train(
             say(line)
     source = data if isinstance(data, str | Path) else ""
     record = {"source": str(source)}
-    return fit(made, rows, out, options, validators(whole, options), record=record)
+    return fit(made, rows, out, options, validators(made, whole, options), record=record)
 
 
 def resume(run: str | Path, *, data: Any = None) -> RunFolder:
@@ -129,9 +127,14 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
     whole = read(source)
     options = from_plain(TrainOptions, folder.config["run"])
-    kind = systems.find(folder.state["slug"], room="recipes").load()
-    made = from_plain(kind, folder.config["recipe"])
-    return resume_run(folder.path, as_drawn(training_rows(whole), made), validators(whole, options))
+    made = _recipe_of(folder)
+    return resume_run(folder.path, as_drawn(training_rows(whole), made), validators(made, whole, options))
+
+
+def _recipe_of(folder: RunFolder) -> Recipe:
+    """The recipe of a run, as it was prepared."""
+    made: Recipe = from_plain(systems.find(folder.state["slug"], room="recipes").load(), folder.config["recipe"])
+    return made
 
 
 def estimate(
@@ -179,19 +182,26 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
     return lines + (leaks(whole).lines() if len(split_names(whole)) > 1 else [])
 
 
-def validators(whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
-    """Evaluations inside the run: retrieval on the split "val" where there is one, when `eval_every` asks for it."""
+def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
+    """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
     if not options.eval_every or "val" not in split_names(whole):
         return ()
-    from diptych.tasks.retrieval import Retrieval
-
-    task, part = Retrieval(draws=100), whole.split("val")
+    task, part = _own_task(made, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
         result = task.score(task.predict(model, part))
         return {name: metric.value for name, metric in result.metrics.items()}
 
-    return (("retrieval-val", ask),)
+    return ((f"{task.name}-val", ask),)
+
+
+def _own_task(made: Recipe, **options: Any) -> Task:
+    """The task that a recipe is measured by."""
+    from diptych.claims.spelling import spelled
+    from diptych.tasks import find
+
+    name, own = spelled(made.measured_by)
+    return find(name, **{**own, **options})
 
 
 def weights_of(source: str | Path) -> Path:
@@ -308,17 +318,18 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
 
 
 def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
-    """Retrieval of a finished run on every held-out split of the data it was trained on; records go to the run folder.
+    """A finished run on every held-out split of the data it was trained on, by the task of its recipe (retrieval for pairs, scene
+    graphs for detectors); records go to the run folder.
 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
     source = data if data is not None else folder.state.get("source", "")
-    return evaluate_splits(load(folder.path), "retrieval", source, out=folder.records, **options)
+    return evaluate_splits(load(folder.path), _own_task(_recipe_of(folder), **options), source, out=folder.records)
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
-    """The retrieval results that a run folder holds, by the name of the held-out rows."""
+    """The results that a run folder holds, by the name of the held-out rows."""
     from diptych.report.evaluation import kept_results
 
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
@@ -429,9 +440,10 @@ def index(
 ) -> Index:
     """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`.
 
-    model    a model, anything that `load` opens, or "words" (BM25 over the texts; kind "lexical")
-    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms), "late" (shortlist), "hybrid" (fusion, lexical, depth);
-             in brackets what `options` may hold
+    model    a model, anything that `load` opens, "words" (BM25 over the texts; kind "lexical") or "annotations" (the scene graphs of
+             the data; kind "graphs")
+    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms), "late" (shortlist), "hybrid" (fusion, lexical, depth),
+             "graphs" (objects, relations, min_confidence); in brackets what `options` may hold
     what     "images": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
     """
@@ -468,9 +480,13 @@ def open_index(folder: str | Path, *, model: Any = "") -> Index:
 
 
 def _searcher(address: str | Path) -> Any:
-    """What an index is built with: a model, or the words of the texts."""
+    """What an index is built with: a model, the words of the texts, or the graphs of the data."""
     if str(address) == "words":
         from diptych.index.lexicon import Words
 
         return Words()
+    if str(address) == "annotations":
+        from diptych.index.graphs import Annotations
+
+        return Annotations()
     return load(address)

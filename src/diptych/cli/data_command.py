@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from diptych.cli.output import finish, parse, say
 from diptych.cli.subcommands import dispatch
 from diptych.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diptych.data.dataset import Pool
 
 JSON = Annotated[bool, arg(help="one JSON object on stdout")]
 
@@ -102,13 +105,9 @@ def _build(argv: Sequence[str]) -> int:
     args = parse(Build, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data build SRC OUT")
-    from diptych.api import read
     from diptych.data.build import build
-    from diptych.data.dataset import Pool
 
-    data = read(args.source, **args.given())
-    pool = data if isinstance(data, Pool) else Pool.from_samples((data[row] for row in range(len(data))), name=data.name)
-    report = build(pool, args.out, shard_samples=args.shard_samples, overwrite=args.overwrite, progress=True)
+    report = build(_pool(args), args.out, shard_samples=args.shard_samples, overwrite=args.overwrite, progress=True)
     return finish(report.to_json(), report.lines(), args.json)
 
 
@@ -116,11 +115,19 @@ def _inspect(argv: Sequence[str]) -> int:
     args = parse(Inspect, argv, "data inspect", "The report that training prints before its first step.")
     if not args.source:
         raise ConfigError("say what: diptych data inspect DIR")
-    from diptych.api import read
     from diptych.data.inspect import inspect
 
-    report = inspect(read(args.source, **args.given()), batch_size=args.batch_size)
+    report = inspect(_pool(args), batch_size=args.batch_size)
     return finish(report.to_json(), report.lines(), args.json)
+
+
+def _pool(args: Build | Inspect) -> Pool:
+    """What was asked for, as a pool; a world is rendered in full."""
+    from diptych.api import read
+    from diptych.data.dataset import Pool
+
+    data = read(args.source, **args.given())
+    return data if isinstance(data, Pool) else Pool.from_samples((data[row] for row in range(len(data))), name=data.name)
 
 
 def _verify(argv: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diptych.data.dataset import Pool
 
 SPLITS = ("train", "val", "test", "unseen")
-RENDERER = 1  # raised when the same seed would give other pixels or texts
+RENDERER = 2  # raised when the same seed would give other pixels or texts
 RANGE = 1 << 40  # scene numbers a split owns; ranges cannot meet
 
 

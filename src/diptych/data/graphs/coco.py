@@ -27,10 +27,13 @@ CROWD = "crowd"
 
 
 class Instances:
-    """A COCO file by image: what it says about each, and the row where it says so."""
+    """A COCO file by image: what it says about each, and the row where it says so.
 
-    def __init__(self, file: Path, value: Any) -> None:
-        self.file = file
+    With `named`, messages name the file: for formats whose own rows lie in another one.
+    """
+
+    def __init__(self, file: Path, value: Any, *, named: bool = False) -> None:
+        self.file, self._named = file, named
         try:
             self.images = need(value, "images", list)
             annotations = need(value, "annotations", list)
@@ -79,6 +82,7 @@ class Instances:
             real(value.get("score", 1.0), "score"),
             value.get("segmentation") or None,
             fault,
+            f"annotation {number}" + (f" of {self.file.name}" if self._named else ""),
         )
 
     def _link(self, number: int, value: dict[str, Any]) -> Link:

@@ -34,7 +34,10 @@ LARGEST = 2**31
 
 @dataclass(slots=True)
 class Box:
-    """A box as the file has it. `key` is what relations call it; `fault` says why it cannot be used, where that is known."""
+    """A box as the file has it. `key` is what relations call it; `fault` says why it cannot be used, where that is known.
+
+    where   how messages call it, if the file has a better name for it than its place in the image
+    """
 
     key: Any
     xyxy: tuple[float, float, float, float]
@@ -43,6 +46,7 @@ class Box:
     score: float = 1.0
     mask: Any = None
     fault: str = ""
+    where: str = ""
 
 
 @dataclass(slots=True)
@@ -199,7 +203,8 @@ class Collector:
         kept: list[int] = []
         records = []
         for number, box in enumerate(entry.boxes):
-            place = f"box {number} ('{box.label}')" if box.label else f"box {number}"
+            place = box.where or f"box {number}"
+            place += f" ('{box.label}')" if box.label else ""
             box.fault = box.fault or _fault(box, width, height)
             if not box.fault and box.key in at:
                 box.fault = f"its id {box.key} was taken before"

@@ -50,7 +50,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     if not by_name or instances is None:
         what = "vcoco_*.json" if not by_name else "instances_vcoco_all_2014.json"
         raise DataError(f"holds no {what}", file=source, expected="vcoco_{train,val,test}.json and COCO's instances beside them")
-    coco = Instances(instances, load_json(instances))
+    coco = Instances(instances, load_json(instances), named=True)
     collect = Collector(source, files[0], root=root)
     for file in by_name.values():
         collect.open(file)

@@ -105,7 +105,7 @@ class _Genome:
         if (key := same.get(key, key)) not in boxes:
             names = value.get("names") or [value.get("name")]
             xyxy = corners([value.get(part) for part in ("x", "y", "w", "h")], sides=True)
-            boxes[key] = Box(key, xyxy, plain(names[0], self._labels))
+            boxes[key] = Box(key, xyxy, plain(names[0], self._labels), where=f"object {key}")
             same.update(dict.fromkeys(value.get("merged_object_ids") or (), key))
         return key
 

@@ -1,0 +1,133 @@
+"""Cells of claims about relations: a small detector learns the links between shapes (`world:links`), then is asked for triplets.
+
+A scene has two links, so the first five triplets of a perfect detector hold both. Two of the eight predicates never occur in training:
+their words do ("near above": "near left of", "far above").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from diptych.claims.claim import Cell, Scores
+from diptych.claims.training import trained
+from diptych.core.contracts import Dataset
+from diptych.core.randomness import keyed_rng
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region, SceneGraph
+from diptych.data.dataset import Pool
+from diptych.data.relation_splits import Relabelled
+from diptych.models.deployed import open_model
+from diptych.objectives.boxes import iou
+from diptych.recipes.rlipv2 import RLIPv2
+from diptych.tasks.vg150 import VG150
+from diptych.worlds.links import HELD_OUT, SHAPES, links
+
+SCENES, TESTED = 4000, 300
+SMOKE_ROWS = 8
+SIDE = 64  # pixels of a scene
+JITTER = 0.25  # of a shape's side, by which each edge of a box is off at most
+Change = Callable[[Sample], Sample]
+Ask = Callable[[Any, Pool], Scores]
+
+
+@lru_cache(maxsize=2)
+def drawn(split: str, count: int, seed: int) -> Pool:
+    """Scenes of that seed, kept: both arms of a claim see the same ones, many times."""
+    return links(count, seed=seed, split=split, size=SIDE).to_pool()  # type: ignore[arg-type]
+
+
+def link_cell(
+    recipe: RLIPv2, ask: Ask, *, change: Change | None = None, train_change: Change | None = None
+) -> Callable[[Cell], Scores]:
+    """What runs an arm: trains on scenes of the cell's seed, then asks on others of the same seed.
+
+    change        is done to every sample, train_change to those of training alone
+    """
+
+    def run(cell: Cell) -> Scores:
+        rows: Dataset = drawn("train", SMOKE_ROWS if cell.smoke else SCENES, cell.seed)
+        test = drawn("test", SMOKE_ROWS if cell.smoke else TESTED, cell.seed)
+        for each in (change, train_change):
+            rows = rows if each is None else Relabelled(rows, each, each.__name__)
+        if change is not None:
+            test = Pool.from_samples([change(test[row]) for row in range(len(test))], name=test.name)
+        chosen = replace(recipe, steps=2, batch_size=SMOKE_ROWS) if cell.smoke else recipe
+        run_folder = trained(chosen, rows, cell)
+        scores = dict(ask(open_model(run_folder.model), test))
+        return scores | {"train_seconds": run_folder.training_seconds()}
+
+    return run
+
+
+# ---------------------------------------------------------------- questions
+
+
+def every_link(model: Any, test: Pool) -> Scores:
+    """Recall of triplets among the first five, all names asked for: over scenes, and over the predicates that training had or lacked."""
+    task = VG150(ks=(5,), draws=0)
+    result = task.score(task.predict(model, test))
+    found: Mapping[str, float] = result.notes["by_predicate"]
+    parts = {
+        "unseen": [v for name, v in found.items() if name in HELD_OUT],
+        "seen": [v for name, v in found.items() if name not in HELD_OUT],
+    }
+    means = {f"{part}/r@5": float(np.mean(values)) if values else 0.0 for part, values in parts.items()}
+    return {"r@5": result.metrics["r@5"].value, "mr@5": result.metrics["mr@5"].value, **means}
+
+
+def one_link(model: Any, test: Pool) -> Scores:
+    """Asked for one predicate only: does the first triplet answer the link of that name, and not the other link of the scene?"""
+    asked: dict[str, list[tuple[Sample, int]]] = {}
+    for row in range(len(test)):
+        sample = test[row]
+        first, other = sample.relations
+        if first.predicate != other.predicate and first.predicate not in HELD_OUT:
+            asked.setdefault(first.predicate, []).append((sample, 0))
+    right: list[bool] = []
+    for predicate, rows in sorted(asked.items()):
+        images = [sample.image for sample, _ in rows]
+        graphs = model.detect(images, objects=SHAPES, relations=[predicate])
+        right += [_answers(graph, sample, link) for graph, (sample, link) in zip(graphs, rows, strict=True)]
+    return {"r@1": float(np.mean(right)) if right else 0.0, "asked": float(len(right))}
+
+
+def _answers(graph: SceneGraph, sample: Sample, link: int) -> bool:
+    """Whether the most confident relation has names and boxes (IoU .5) of that link."""
+    if not graph.relations:
+        return False
+    best, wanted = max(graph.relations, key=lambda r: r.confidence), sample.relations[link]
+    ends = [
+        (graph.regions[best.subject], sample.regions[wanted.subject]),
+        (graph.regions[best.object], sample.regions[wanted.object]),
+    ]
+    return best.predicate == wanted.predicate and all(_same(found, true) for found, true in ends)
+
+
+def _same(found: Region, true: Region) -> bool:
+    return found.label == true.label and float(iou(torch.tensor(found.box), torch.tensor(true.box))) >= 0.5
+
+
+# ---------------------------------------------------------------- changes
+
+
+def with_colours(sample: Sample) -> Sample:
+    """Every shape is named by its colour as well: 48 names in place of 6."""
+    return replace(sample, regions=tuple(replace(r, label=f"{r.attributes[0]} {r.label}") for r in sample.regions))
+
+
+def jittered(sample: Sample) -> Sample:
+    """Boxes as a hasty annotator draws them: each side is off by up to a quarter of the shape. The same every time."""
+    rng = keyed_rng("jittered", sample.uid)
+    moved = []
+    for region in sample.regions:
+        x0, y0, x1, y1 = region.box
+        side_4 = np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
+        x0, y0, x1, y1 = (np.array(region.box) + rng.uniform(-JITTER, JITTER, 4) * side_4).clip(0, SIDE).tolist()
+        moved.append(replace(region, box=(x0, y0, x1, y1), mask=None))
+    return replace(sample, regions=tuple(moved))
