@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.claim import Arm, Claim
-from diptych.claims.noisy_texts import NoisyPairs, for_noisy_pairs, noisy_cell
+from diptych.claims.noisy_texts import NoisyPairs, for_noisy_pairs, pairs_cell
 from diptych.recipes.growclip import GrowCLIP
 from diptych.train.halving import rungs
 
@@ -31,7 +31,7 @@ SOURCES = (
 def arm(name: str, **changes: Any) -> Arm:
     """The same pictures, tower width, batch and learning rate; layers, parts of the data and steps are what differs."""
     small = replace(for_noisy_pairs(GrowCLIP.tiny()), batch_size=BATCH, wider=0, budget=2.0, trial=TRIAL, candidates=CANDIDATES)
-    return Arm(name, noisy_cell(replace(small, **changes), NoisyPairs(PAIRS)))
+    return Arm(name, pairs_cell(replace(small, **changes), NoisyPairs(PAIRS)))
 
 
 def grown() -> Arm:
@@ -48,8 +48,8 @@ def claims() -> tuple[Claim, ...]:
         baseline=arm("anew", layers=(2, 2, 0), parts=(1.0,), steps=AFTER + SEARCH),
         method=grown(),
         metric="test/i2t_r@1",
-        budget=f"from the growth on {AFTER + SEARCH} steps x {BATCH} pairs: {AFTER} and {SEARCH} of the search over {CANDIDATES} shapes, or all"
-        f" of them for a new model of two layers a tower. The {BEFORE} steps of the small model before are not counted",
+        budget=f"from the growth on {AFTER + SEARCH} steps x {BATCH} pairs: {AFTER} and {SEARCH} of the search of {CANDIDATES} shapes, or "
+        f"{AFTER + SEARCH} of a new model of two layers a tower. The {BEFORE} steps of the small model before do not count",
         data=f"{PAIRS:,} rendered pairs of two shapes, a third of which came first",
         sources=SOURCES,
         reported=("test/t2i_r@1", "train_seconds"),

@@ -22,8 +22,9 @@ from diptych.objectives.gather import all_gather, world
 from diptych.objectives.info_nce import info_nce
 from diptych.objectives.masked_words import masked_distillation, masked_words
 from diptych.objectives.topology import topology
+from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import PairRecipe
-from diptych.recipes.sizes import tiny_clip
+from diptych.recipes.presets import pair_fields
 from diptych.tasks.continual import Stream, stream_of
 from diptych.train.snapshots import Snapshots
 
@@ -258,8 +259,8 @@ class CTP(PairRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """The towers and the budget of `clip`'s; three tasks, by vendor (emoji) or by the planned relation (scene world)."""
-        own = {"warmup": 10.0, "lr": 5e-4, "fusion_layers": 1, "fusion_heads": 3}
-        return cls(column=("task", "style", "predicate"), at_most=3, **tiny_clip(**own))
+        same = {**pair_fields(CLIP.tiny()), "warmup": 10.0, "lr": 5e-4}
+        return cls(**same, column=("task", "style", "predicate"), at_most=3, fusion_layers=1, fusion_heads=3)
 
     @classmethod
     def paper(cls) -> Self:

@@ -22,7 +22,7 @@ from diptych.models.growth import Inherit, Shape
 from diptych.models.outputs import Tower
 from diptych.models.towers import image_tower, text_tower
 from diptych.recipes.clip import CLIP
-from diptych.recipes.sizes import tiny_clip
+from diptych.recipes.presets import pair_fields
 from diptych.train.halving import successive_halving
 
 
@@ -146,7 +146,7 @@ class GrowCLIP(CLIP):
             "trial": 6,
             "budget": 2.5,
         }
-        return cls(**own, **tiny_clip(warmup=10.0))
+        return cls(**{**pair_fields(CLIP.tiny()), "warmup": 10.0}, **own)
 
     @classmethod
     def paper(cls) -> Self:

@@ -19,7 +19,7 @@ from diptych.models.embedder import PairEmbedder
 from diptych.models.prototype_encoder import KINDS, PrototypeEncoder, PrototypePairs, Prototypes
 from diptych.objectives.prototypes import group_means, prototype_loss, soft_targets
 from diptych.recipes.clip import CLIP
-from diptych.recipes.sizes import tiny_clip
+from diptych.recipes.presets import pair_fields
 from diptych.train.clustering import k_means
 from diptych.train.episodes import Episodes, from_first
 
@@ -202,7 +202,7 @@ class ProtoCLIP(CLIP):
     def tiny(cls) -> Self:
         """The towers, data and budget of `clip`'s; episodes of 16 batches, 64 clusters."""
         own: dict[str, Any] = {"clusters": 64, "episode": 4096, "iterations": 10, "restarts": 1, "hidden": 256, "head_width": 64}
-        return cls(lit_share=0.0, **own, **tiny_clip())
+        return cls(**pair_fields(CLIP.tiny()), lit_share=0.0, **own)
 
     @classmethod
     def paper(cls) -> Self:
