@@ -132,6 +132,13 @@ class TokenEmbedder(Protocol):
 
 
 @runtime_checkable
+class DenseEmbedder(Protocol):
+    """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
+
+    def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
 class LexicalEmbedder(Protocol):
     """Sparse weights over a vocabulary: a dict term -> weight > 0 for each input."""
 

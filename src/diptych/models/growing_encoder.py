@@ -57,6 +57,10 @@ class GrowingEncoder(DualEncoder):
         image, text = _transformer(self.image_tower), _transformer(self.text_tower)
         return Shape(len(image.blocks), len(text.blocks), len(self.shared), _ratio(image), _ratio(text))
 
+    def variant(self) -> dict[str, Any]:
+        """How it is built again, beside what every `DualEncoder` has."""
+        return {"kind": "growing", "shared_layers": len(self.shared)} if len(self.shared) else {}
+
     def grow_(self, shape: Shape, inherit: Inherit) -> Grown:
         """Grows to that shape; fresh weights come from the current torch random state. Says which parameters extend which."""
         now = self.shape

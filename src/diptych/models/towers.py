@@ -1,7 +1,7 @@
 """Towers by name.
 
-image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without head
-       convolution), timm:NAME (any model of timm)
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), dense_micro, dense_tiny, dense_b14 (two class tokens), convnet_tiny,
+       efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh
        weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.models.convnet import ConvNet
+from diptych.models.dense_vit import DenseViT
 from diptych.models.outputs import Tower
 from diptych.models.text import TextTransformer
 from diptych.models.vit import VisionTransformer
@@ -48,6 +49,15 @@ IMAGE: dict[str, Preset] = {
     "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
     "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16}),
+    "dense_micro": (
+        DenseViT,
+        {"image_size": 48, "patch": 8, "width": 64, "layers": 2, "heads": 4, "layer_scale": 0.1},
+    ),
+    "dense_tiny": (
+        DenseViT,
+        {"image_size": 64, "patch": 8, "width": 192, "layers": 4, "heads": 3, "layer_scale": 0.1},
+    ),
+    "dense_b14": (DenseViT, {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12}),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
