@@ -11,7 +11,7 @@ from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import PairRecipe
 from diptych.recipes.protoclip import ProtoCLIP
 
-PAIRS, BATCH, STEPS = 6000, 128, 320
+PAIRS, BATCH, STEPS = 6000, 32, 800
 SOURCES = (
     "diptych.claims.protoclip",
     "diptych.claims.probed_pictures",
@@ -34,8 +34,8 @@ def arm(name: str, recipe: PairRecipe) -> Arm:
 
 
 def prototypes() -> ProtoCLIP:
-    """Episodes of 16 batches, 64 clusters: about 32 samples each."""
-    return replace(ProtoCLIP.tiny(), clusters=64, episode=16 * BATCH, lit_share=0.0)
+    """Episodes of 64 batches, 64 clusters: about 32 samples each."""
+    return replace(ProtoCLIP.tiny(), clusters=64, episode=64 * BATCH, lit_share=0.0)
 
 
 def claim() -> Claim:

@@ -6,6 +6,7 @@ Letters: B batch, C channel, H W, P patches, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from diptych.models.transformer import Block, Transformer
 
 @dataclass(frozen=True, slots=True)
 class DenseTokens(Tokens):
-    """`Tokens` whose pooled vector is the first class token, and the second one."""
+    """`Tokens`, and the second class token."""
 
     second_BD: Tensor
 
@@ -47,6 +48,7 @@ class DenseViT(Tower):
     is no norm before the blocks, unlike in CLIP's.
 
     layer_scale  where the branches' factors start
+    pool         the pooled vector is the first "class" token or the "mean" of the patches
     """
 
     def __init__(
@@ -59,11 +61,14 @@ class DenseViT(Tower):
         heads: int = 12,
         mlp_ratio: float = 4.0,
         layer_scale: float = 1e-5,
+        pool: Literal["class", "mean"] = "class",
     ) -> None:
         super().__init__()
         if image_size % patch:
             raise ConfigError(f"images of {image_size} pixels cannot be cut into patches of {patch} (expected a divisor)")
-        self.image_size, self.patch, self.width = image_size, patch, width
+        if pool not in ("class", "mean"):
+            raise ConfigError(f"pool is {pool!r} (expected class | mean)")
+        self.image_size, self.patch, self.width, self.pool = image_size, patch, width, pool
         self.patches = nn.Conv2d(3, width, patch, stride=patch)
         self.class_D = nn.Parameter(torch.randn(width) * 0.02)
         self.second_D = nn.Parameter(torch.randn(width) * 1e-6)
@@ -94,7 +99,8 @@ class DenseViT(Tower):
             x_BPD = block(x_BPD)
         x_BPD = self.norm_after(x_BPD)
         tokens_BPD = x_BPD[:, 2:]
-        return DenseTokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), x_BPD[:, 0], x_BPD[:, 1])
+        mask_BP = tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool)
+        return DenseTokens(tokens_BPD, mask_BP, x_BPD[:, 0] if self.pool == "class" else tokens_BPD.mean(1), x_BPD[:, 1])
 
     def _embedded(self, image_BCHW: Tensor) -> Tensor:
         """The convolution, whose stride is its size, as one product with the cut-out patches."""

@@ -1,7 +1,7 @@
 """Towers by name.
 
-image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), dense_micro, dense_tiny, dense_b14 (two class tokens), convnet_tiny,
-       efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), timm:NAME (any model of timm)
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features),
+       convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh
        weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
 
@@ -11,7 +11,10 @@ Everything after the name can be changed by keyword: image_tower("vit_tiny", ima
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+
+import torch
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.models.convnet import ConvNet
@@ -57,6 +60,7 @@ IMAGE: dict[str, Preset] = {
         DenseViT,
         {"image_size": 64, "patch": 8, "width": 192, "layers": 4, "heads": 3, "layer_scale": 0.1},
     ),
+    "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "dense_b14": (DenseViT, {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12}),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
@@ -91,6 +95,16 @@ def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> 
     if name not in IMAGE:
         raise UnknownName("image tower", name, [*IMAGE, "timm:NAME"])
     return _built(name, *IMAGE[name], options)
+
+
+@lru_cache(maxsize=8)
+def patches_a_side(name: str, image_size: int) -> int:
+    """Into how many rows, and columns, the dense tower of that name cuts an image; another tower is refused."""
+    with torch.device("meta"):
+        tower = image_tower(name, image_size=image_size)
+    if not isinstance(tower, DenseViT):
+        raise ConfigError(f"image tower {name!r} has no second class token and no patches to hide (expected dense_...)")
+    return tower.count
 
 
 def text_tower(name: str, *, vocab_size: int | None = None, length: int | None = None, **options: Any) -> Tower:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws
@@ -17,7 +15,7 @@ from diptych.data.views import hidden_patches, local_views
 from diptych.models.dense_encoder import DenseEncoder, DensePairs, Token
 from diptych.models.dense_vit import DenseViT
 from diptych.models.embedder import PairEmbedder
-from diptych.models.towers import image_tower
+from diptych.models.towers import patches_a_side
 from diptych.objectives.info_nce import info_nce
 from diptych.objectives.self_distillation import moved_centre, self_distillation
 from diptych.recipes.alip import ALIP
@@ -105,7 +103,7 @@ class TIPS(PairRecipe):
     def model(self) -> DenseEncoder:
         image, text = self.towers()
         if not isinstance(image, DenseViT):
-            raise ConfigError(f"image tower {self.image_tower!r} has no second class token (expected dense_tiny or dense_b14)")
+            raise ConfigError(f"image tower {self.image_tower!r} has no second class token (expected dense_...)")
         if self.local_size % image.patch:
             raise ConfigError(f"local_size {self.local_size} cannot be cut into patches of {image.patch} (expected a multiple)")
         return DenseEncoder(
@@ -126,7 +124,7 @@ class TIPS(PairRecipe):
         views = self.locals if self.alpha > 0 else 0
         local_BVCHW = local_views(draws, self.preprocess, count=views, size=self.local_size, scale=self.local_scale)
         share = self.hidden if self.beta > 0 else 0.0
-        hidden_BP, place_BM = hidden_patches(draws, patches=_patches(self.image_tower, self.image_size), share=share)
+        hidden_BP, place_BM = hidden_patches(draws, patches=patches_a_side(self.image_tower, self.image_size) ** 2, share=share)
         known = {f.name: getattr(read, f.name) for f in fields(TripletBatch)}
         return DenseBatch(**known, local_BVCHW=local_BVCHW, hidden_BP=hidden_BP, place_BM=place_BM)
 
@@ -177,13 +175,3 @@ class TIPS(PairRecipe):
     def paper(cls) -> Self:
         """ViT-B/14 and a text tower of its width, 70 epochs of 117 million pairs with captions by PaliGemma."""
         return cls(text_tower="text_clip_l", width=768, text_length=64, same_group="negative", flip=True)
-
-
-@lru_cache(maxsize=8)
-def _patches(name: str, image_size: int) -> int:
-    """How many patches the tower of that name cuts an image into."""
-    with torch.device("meta"):
-        tower = image_tower(name, image_size=image_size)
-    if not isinstance(tower, DenseViT):
-        raise ConfigError(f"image tower {name!r} has no second class token (expected dense_tiny or dense_b14)")
-    return tower.count**2
