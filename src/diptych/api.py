@@ -76,6 +76,7 @@ def train(
     preset: str = "tiny",
     options: TrainOptions | None = None,
     init: str | Path = "",
+    subset: str | Path | Sequence[str] = "",
     say: Say | None = None,
     **changes: Any,
 ) -> RunFolder:
@@ -86,6 +87,7 @@ def train(
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
              given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4)
     init     a run folder or model folder whose tensors of equal name and shape are the start
+    subset   only these samples: uids, or a file with one a line; those in held-out splits are left out
     say      gets the lines of the data report before the first step
     """
     from diptych.train.fit import fit
@@ -99,16 +101,36 @@ def train(
     if Path(out).exists() and any(Path(out).iterdir()):
         raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
     whole = read(data)
-    rows = training_rows(whole)
+    uids = _uids(subset)
+    rows = _limited(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
     rows = as_drawn(rows, made)
     made = made.prepare(rows)
     if say:
+        if uids:
+            say(
+                f"limited to {len(rows):,} uids"
+                + (f"; {len(uids) - len(rows):,} more are held out" if len(rows) < len(uids) else "")
+            )
         for line in data_report(made, rows, whole):
             say(line)
     source = data if isinstance(data, str | Path) else ""
-    record = {"source": str(source)}
-    return fit(made, rows, out, options, validators(made, whole, options), record=record)
+    record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
+    files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
+    return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files)
+
+
+def _uids(subset: str | Path | Sequence[str]) -> list[str]:
+    from diptych.data.subset import read_uids
+
+    return (read_uids(subset) if isinstance(subset, str | Path) else list(subset)) if subset else []
+
+
+def _limited(rows: Any, whole: Any, uids: Sequence[str], file: object = None) -> Any:
+    """The training rows that are to be used."""
+    from diptych.data.subset import subset
+
+    return subset(rows, uids, whole=whole, file=file if isinstance(file, str | Path) else None) if uids else rows
 
 
 def resume(run: str | Path, *, data: Any = None) -> RunFolder:
@@ -128,7 +150,9 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
     whole = read(source)
     options = from_plain(TrainOptions, folder.config["run"])
     made = _recipe_of(folder)
-    return resume_run(folder.path, as_drawn(training_rows(whole), made), validators(made, whole, options))
+    uids = _uids(folder.subset) if folder.subset.is_file() else []
+    rows = _limited(training_rows(whole), whole, uids, folder.subset)
+    return resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options))
 
 
 def _recipe_of(folder: RunFolder) -> Recipe:
@@ -138,14 +162,21 @@ def _recipe_of(folder: RunFolder) -> Recipe:
 
 
 def estimate(
-    name: str | Recipe, data: Any, *, preset: str = "tiny", options: TrainOptions | None = None, **changes: Any
+    name: str | Recipe,
+    data: Any,
+    *,
+    preset: str = "tiny",
+    options: TrainOptions | None = None,
+    subset: str | Path | Sequence[str] = "",
+    **changes: Any,
 ) -> dict[str, Any]:
     """What a run would cost: seconds a step and in all, parameters, memory, disk. Takes a few real steps and writes nothing."""
     from diptych.train.estimate import estimate as measure
     from diptych.train.options import TrainOptions
 
     made = recipe(name, preset=preset, **changes)
-    rows = training_rows(read(data))
+    whole = read(data)
+    rows = _limited(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())
 
@@ -216,12 +247,18 @@ def weights_of(source: str | Path) -> Path:
 # ---------------------------------------------------------------- models
 
 
-def load(name: str | Path, *, download: bool = False) -> Embedder:
+def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> Embedder:
     """A model that embeds images and texts.
 
-    name      a run folder, a model folder, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
+    name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families),
+              "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
     download  allows fetching what is not on this machine; nothing is fetched without it
+    engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
     """
+    if engine not in ("torch", "onnx"):
+        raise UnknownName("engine", engine, ("torch", "onnx"))
+    if engine == "onnx" or (Path(name) / "onnx.json").is_file():
+        return _on_onnx(name, download)
     if str(name).startswith(FOREIGN):
         from diptych.models.foreign import load_foreign
 
@@ -236,6 +273,24 @@ def load(name: str | Path, *, download: bool = False) -> Embedder:
         folder = folder / "model"
     model: Embedder = open_model(folder)
     return model
+
+
+def _on_onnx(name: str | Path, download: bool) -> Embedder:
+    """The export in a folder, or one made of a model, which lasts as long as this process."""
+    import tempfile
+
+    from diptych.models.embedder import PairEmbedder
+    from diptych.models.export import ONNX_FILE, to_onnx
+    from diptych.models.onnx_embedder import OnnxEmbedder
+
+    if (Path(name) / ONNX_FILE).is_file():
+        return OnnxEmbedder(name)
+    model: Any = load(name, download=download)
+    if not isinstance(model, PairEmbedder):
+        raise ConfigError(f"{name} is a {getattr(model, 'kind', 'foreign')} model; only dual encoders of ours can be exported")
+    with tempfile.TemporaryDirectory(prefix="diptych-onnx-") as folder:
+        to_onnx(model, Path(folder, "onnx"))
+        return OnnxEmbedder(Path(folder, "onnx"))
 
 
 def detect(

@@ -12,28 +12,39 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from diptych.claims.claim import Cell, Scores
 from diptych.claims.training import trained
 from diptych.core.contracts import Dataset
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
-from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.data.relation_splits import Relabelled
 from diptych.models.deployed import open_model
-from diptych.objectives.boxes import iou
 from diptych.recipes.rlipv2 import RLIPv2
 from diptych.tasks.vg150 import VG150
-from diptych.worlds.links import HELD_OUT, SHAPES, links
+from diptych.worlds.links import HELD_OUT, links
 
-SCENES, TESTED = 4000, 300
+SCENES, TESTED, STEPS = 4000, 300, 1200
+BUDGET = f"{STEPS:,} steps x {RLIPv2.tiny().batch_size} scenes, same detector and schedule"
+DATA = f"{SCENES:,} rendered scenes of linked shapes, {TESTED} of the same seed to test"
+SOURCES = (
+    "diptych.claims.linked_shapes",
+    "diptych.claims.training",
+    "diptych.recipes.rlipv2",
+    "diptych.recipes.scene_graphs",
+    "diptych.models.relation_detector",
+    "diptych.models.language_fusion",
+    "diptych.models.label_classifier",
+    "diptych.objectives.pair_set",
+    "diptych.objectives.relation_quality",
+    "diptych.worlds.links",
+)
+"""What decides the outcome of every such cell."""
 SMOKE_ROWS = 8
 SIDE = 64  # pixels of a scene
 JITTER = 0.25  # of a shape's side, by which each edge of a box is off at most
 Change = Callable[[Sample], Sample]
-Ask = Callable[[Any, Pool], Scores]
 
 
 @lru_cache(maxsize=2)
@@ -42,9 +53,12 @@ def drawn(split: str, count: int, seed: int) -> Pool:
     return links(count, seed=seed, split=split, size=SIDE).to_pool()  # type: ignore[arg-type]
 
 
-def link_cell(
-    recipe: RLIPv2, ask: Ask, *, change: Change | None = None, train_change: Change | None = None
-) -> Callable[[Cell], Scores]:
+def small(**changes: Any) -> RLIPv2:
+    """The small preset for so many steps."""
+    return replace(RLIPv2.tiny(), steps=STEPS, **changes)
+
+
+def link_cell(recipe: RLIPv2, *, change: Change | None = None, train_change: Change | None = None) -> Callable[[Cell], Scores]:
     """What runs an arm: trains on scenes of the cell's seed, then asks on others of the same seed.
 
     change        is done to every sample, train_change to those of training alone
@@ -59,13 +73,10 @@ def link_cell(
             test = Pool.from_samples([change(test[row]) for row in range(len(test))], name=test.name)
         chosen = replace(recipe, steps=2, batch_size=SMOKE_ROWS) if cell.smoke else recipe
         run_folder = trained(chosen, rows, cell)
-        scores = dict(ask(open_model(run_folder.model), test))
+        scores = dict(every_link(open_model(run_folder.model), test))
         return scores | {"train_seconds": run_folder.training_seconds()}
 
     return run
-
-
-# ---------------------------------------------------------------- questions
 
 
 def every_link(model: Any, test: Pool) -> Scores:
@@ -79,41 +90,6 @@ def every_link(model: Any, test: Pool) -> Scores:
     }
     means = {f"{part}/r@5": float(np.mean(values)) if values else 0.0 for part, values in parts.items()}
     return {"r@5": result.metrics["r@5"].value, "mr@5": result.metrics["mr@5"].value, **means}
-
-
-def one_link(model: Any, test: Pool) -> Scores:
-    """Asked for one predicate only: does the first triplet answer the link of that name, and not the other link of the scene?"""
-    asked: dict[str, list[tuple[Sample, int]]] = {}
-    for row in range(len(test)):
-        sample = test[row]
-        first, other = sample.relations
-        if first.predicate != other.predicate and first.predicate not in HELD_OUT:
-            asked.setdefault(first.predicate, []).append((sample, 0))
-    right: list[bool] = []
-    for predicate, rows in sorted(asked.items()):
-        images = [sample.image for sample, _ in rows]
-        graphs = model.detect(images, objects=SHAPES, relations=[predicate])
-        right += [_answers(graph, sample, link) for graph, (sample, link) in zip(graphs, rows, strict=True)]
-    return {"r@1": float(np.mean(right)) if right else 0.0, "asked": float(len(right))}
-
-
-def _answers(graph: SceneGraph, sample: Sample, link: int) -> bool:
-    """Whether the most confident relation has names and boxes (IoU .5) of that link."""
-    if not graph.relations:
-        return False
-    best, wanted = max(graph.relations, key=lambda r: r.confidence), sample.relations[link]
-    ends = [
-        (graph.regions[best.subject], sample.regions[wanted.subject]),
-        (graph.regions[best.object], sample.regions[wanted.object]),
-    ]
-    return best.predicate == wanted.predicate and all(_same(found, true) for found, true in ends)
-
-
-def _same(found: Region, true: Region) -> bool:
-    return found.label == true.label and float(iou(torch.tensor(found.box), torch.tensor(true.box))) >= 0.5
-
-
-# ---------------------------------------------------------------- changes
 
 
 def with_colours(sample: Sample) -> Sample:

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from diptych.cli.flat import flat, pick
 from diptych.cli.output import finish, parse
 from diptych.core.errors import ConfigError
-from diptych.core.result import Result
+from diptych.core.result import Metric, Result
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,12 @@ def table(name: str, result: Result) -> list[str]:
 
 def _list(result: Result, names: Sequence[str]) -> list[str]:
     width = max(map(len, names))
-    return [f"  {metric:<{width}}  {result.metrics[metric]}{_chance(result.metrics[metric].chance)}" for metric in names]
+    return [f"  {metric:<{width}}  {_cell(result.metrics[metric])}{_chance(result.metrics[metric].chance)}" for metric in names]
+
+
+def _cell(metric: Metric) -> str:
+    """A class that the data lack, such as Rare, has no number."""
+    return "nothing to score" if math.isnan(metric.value) else str(metric)
 
 
 def _grid(result: Result, names: Sequence[str]) -> list[str]:
@@ -81,7 +86,7 @@ def _grid(result: Result, names: Sequence[str]) -> list[str]:
     rows, depths = dict.fromkeys(row for row, _ in places), sorted({depth for _, depth in places}, key=lambda d: (len(d), d))
     if not all(depths) or len(depths) < 2 or len(names) != len(rows) * len(depths):
         return []
-    cells = [[row, *(str(result.metrics[f"{row}@{depth}"]) for depth in depths)] for row in rows]
+    cells = [[row, *(_cell(result.metrics[f"{row}@{depth}"]) for depth in depths)] for row in rows]
     cells = [["", *(f"@{depth}" for depth in depths)], *cells]
     width = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, width, strict=True)).rstrip() for row in cells]

@@ -34,6 +34,9 @@ class Train:
     preset: Annotated[str, arg(help="tiny (for two cores), paper (the published configuration), or one of the recipe's own")] = (
         "tiny"
     )
+    subset: Annotated[
+        str, arg(help="a file with one uid a line: train on these samples only, such as a list that the page saved")
+    ] = ""
     init: Annotated[str, arg(help="a run or model folder whose weights are the start")] = ""
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
@@ -70,13 +73,14 @@ def _train(name: str, argv: Sequence[str]) -> int:
     if args.dry_run:
         from diptych.api import estimate
 
-        cost = estimate(recipe, args.data, options=options)
+        cost = estimate(recipe, args.data, options=options, subset=args.subset)
         return finish(cost, _spoken(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
     from diptych.api import train
 
-    run = train(recipe, args.data, args.out, options=options, init=args.init, say=say if _main_process() else None)
+    talk = say if _main_process() else None
+    run = train(recipe, args.data, args.out, options=options, init=args.init, subset=args.subset, say=talk)
     return _finish(run, evaluation=not args.no_evaluation, as_json=args.json)
 
 

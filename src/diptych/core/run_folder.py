@@ -27,6 +27,7 @@ class RunFolder:
     snapshots/        models of earlier moments, where a recipe keeps some (after each task of a stream), each like model/
     records/          Parquet records of evaluations, one file a task and data set
     quarantine.jsonl  samples that failed: uid, stage, reason
+    subset.txt        the uids that the run was limited to, where it was
     report.html
     """
 
@@ -82,6 +83,10 @@ class RunFolder:
     @property
     def records(self) -> Path:
         return self.path / "records"
+
+    @property
+    def subset(self) -> Path:
+        return self.path / "subset.txt"
 
     @property
     def report(self) -> Path:

@@ -110,8 +110,14 @@ class ALIGN(PairRecipe):
         """The towers, batch and optimiser of `clip`'s: the loss and the schedule differ. Published shape in small:
         `--image-tower timm:efficientnet_lite0 --text-tower bert_tiny --optimiser-kind lamb`."""
         same = CLIP.tiny()
-        own = {"optimiser_kind": "adamw", "betas": same.betas, "eps": same.eps, "start_sigma": 0.07, "project_image": True}
-        return cls(**pair_fields(same), **own)
+        return cls(
+            **pair_fields(same),
+            optimiser_kind="adamw",
+            betas=same.betas,
+            eps=same.eps,
+            start_sigma=0.07,
+            project_image=True,
+        )
 
     @classmethod
     def paper(cls) -> Self:

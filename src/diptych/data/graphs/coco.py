@@ -18,8 +18,10 @@ from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, ident, listed, need, real, split_of
-from diptych.data.graphs.find import load_json, one_of
+from diptych.data.graphs.collect import Collector
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, ident, listed, need, real, split_of
+from diptych.data.graphs.find import files_of, load_json
 from diptych.data.graphs.place import Placer, by_split, labels_of, numbered, position, sides
 
 PATTERNS = ("*.json", "annotations/*.json")
@@ -94,9 +96,7 @@ class Instances:
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One file, or a folder with one for each split."""
-    files = [source] if source.is_file() else one_of(source, *PATTERNS)
-    if not files:
-        raise DataError("holds no JSON", file=source, expected=" or ".join(PATTERNS))
+    files = files_of(source, PATTERNS, "JSON")
     collect = Collector(source, files[0], root=root)
     for file in files:
         collect.open(file)
