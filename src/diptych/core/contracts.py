@@ -132,6 +132,13 @@ class TokenEmbedder(Protocol):
 
 
 @runtime_checkable
+class DenseEmbedder(Protocol):
+    """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
+
+    def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
 class LexicalEmbedder(Protocol):
     """Sparse weights over a vocabulary: a dict term -> weight > 0 for each input."""
 
@@ -267,9 +274,21 @@ class Run(Protocol):
     def batches(self, count: int, *, seed: int) -> Iterator[Any]:
         """Extra batches in an order of their own, for re-clustering or short trials; the run's own order is untouched."""
 
-    def replace_model(self, model: nn.Module) -> None:
+    @property
+    def snapshots(self) -> Path:
+        """Where `snapshot` writes; models only, and small files that say what they are."""
+
+    def snapshot(self, name: str) -> None:
+        """Writes what inference would need now into `snapshots/NAME`, as it will stand in `model/`; replaces one of that name."""
+
+    def ahead(self, count: int) -> Iterator[Any]:
+        """The batches of the next `count` steps, that of the step in hand first, as this process gets them; fewer at the end of a
+        stage. The run's own stream is untouched. For what has to be known of an episode before it is trained on."""
+
+    def replace_model(self, model: nn.Module, grown: Mapping[nn.Parameter, nn.Parameter] = ...) -> None:
         """Train another module from the next step on (growth, surgery): wraps it and rebuilds the optimiser, keeping the
-        state of every parameter object that is in both."""
+        state of every parameter object that is in both. `grown` maps a new parameter to the one that it extends at the end of its
+        axes: it takes over that one's state, with zeros where it is new."""
 
 
 class Hook:
@@ -308,8 +327,9 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A phase of a run: a recipe of its own for a share of the steps, on some of the rows. The optimiser starts afresh.
+    """A phase of a run: a recipe of its own for a share of the steps, on some of the rows. Its schedule starts afresh.
 
+    keep_optimiser  the optimiser goes on with what it remembers of parameters of equal name and shape; else it starts afresh, too
     keep   which samples it trains on (tasks of a continual stream, a warm-up set); None keeps all
     make   new samples from the model so far (candidates, rewrites); called once, stored under `stages/` in the run folder
     carry  moves weights from the module of the stage before into this one's; None loads tensors of equal name and shape
@@ -321,6 +341,7 @@ class Stage:
     keep: Callable[[Sample], bool] | None = None
     make: Callable[[Run], Iterable[Sample]] | None = None
     carry: Callable[[nn.Module, nn.Module], None] | None = None
+    keep_optimiser: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

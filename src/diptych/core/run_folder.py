@@ -24,6 +24,7 @@ class RunFolder:
     metrics.jsonl     one JSON object a line: {"step": n, "kind": "train" | "eval" | "note", ...}; "seconds" are those of a step
     checkpoints/      step-00000120/ ... (train/checkpoint.py)
     model/            config.json, model.safetensors, tokenizer, README.md: what `dp.load` opens
+    snapshots/        models of earlier moments, where a recipe keeps some (after each task of a stream), each like model/
     records/          Parquet records of evaluations, one file a task and data set
     quarantine.jsonl  samples that failed: uid, stage, reason
     subset.txt        the uids that the run was limited to, where it was
@@ -74,6 +75,10 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
 
     @property
     def records(self) -> Path:

@@ -5,8 +5,10 @@ Letters: B batch, N items, C channel, H W, L tokens, D width.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,11 +29,15 @@ from diptych.data.decode import decode
 from diptych.data.tokenize import Encoded, Tokenizer
 from diptych.data.transforms import Preprocess
 from diptych.models.card import model_card
+from diptych.models.dense_encoder import Token, TwoTokenEncoder
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.growing_encoder import GrowingEncoder
 from diptych.models.prefix import PrefixEmbedder
 from diptych.models.towers import image_tower, text_tower
 
 FORMAT = 1
+VARIANTS: dict[str, type[DualEncoder]] = {"": DualEncoder, "growing": GrowingEncoder, "two_tokens": TwoTokenEncoder}
+"""What a model of this kind may be beside a plain dual encoder: the word in config.json -> its class."""
 T = TypeVar("T")
 
 
@@ -66,7 +73,10 @@ class Embedding:
     @cached_property
     def fingerprint(self) -> str:
         """Of weights and preprocessing as they were when first asked; an object whose weights change later must be made anew."""
-        return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), "text_length": self.text_length})
+        settings: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "text_length": self.text_length}
+        if variant := variant_of(self.model):
+            settings["model"] = variant
+        return fingerprint(self.model, settings)
 
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         with self._ready() as device:
@@ -131,6 +141,27 @@ class PairEmbedder(Embedding):
         """An embedder of the first `width` numbers of each vector."""
         return PrefixEmbedder(self, width)
 
+    def reading(self, token: Token) -> Self:
+        """An embedder by the first or the second class token (recipe `tips`). Shares the towers."""
+        if not isinstance(self.model, TwoTokenEncoder):
+            raise ConfigError(f"'{self.name}' has one image vector (expected a model of recipe tips with two class tokens)")
+        model = copy.copy(self.model)
+        model.token = token
+        return type(self)(model, self.preprocess, self.tokenizer, self.text_length, f"{self.name}/{token}", bf16=self.bf16)
+
+    def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """[N, rows, columns, D]: what the image tower says of each patch after its last norm, neither projected nor normalised."""
+        blocks = []
+        with self._ready() as device:
+            for part in parts(images, batch_size):
+                image_BCHW = self.preprocess([decode(image, exact=True) for image in part]).to(device)
+                tokens_BPD = self.model.image_tower(image_BCHW).tokens_BPD
+                side = math.isqrt(tokens_BPD.shape[1])
+                if side * side != tokens_BPD.shape[1]:
+                    raise ConfigError(f"the {tokens_BPD.shape[1]} patches of '{self.name}' make no square")
+                blocks.append(tokens_BPD.unflatten(1, (side, side)).float().cpu())
+        return torch.cat(blocks).numpy()
+
     def _fitted(self, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Without the columns that are padding in every row: our text towers read no padding."""
         longest = max(int(mask_BL.sum(1).max()), 1)
@@ -156,6 +187,7 @@ class PairEmbedder(Embedding):
             "text_length": self.text_length,
             "card": self.card,
             **({"dims": list(self.dims)} if self.dims else {}),
+            **({"model": variant} if (variant := variant_of(model)) else {}),
         }
         with atomic_folder(Path(folder)) as work:
             write_json(work / "config.json", config)
@@ -168,7 +200,8 @@ class PairEmbedder(Embedding):
         """The embedder of a folder that `save` wrote. The torch random state stays as it was."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
-            model = DualEncoder(
+            variant = dict(config.get("model", {}))
+            model = VARIANTS[variant.pop("kind", "")](
                 image_tower(**config["image_tower"]),
                 text_tower(**config["text_tower"]),
                 width=config["width"],
@@ -176,6 +209,7 @@ class PairEmbedder(Embedding):
                 max_scale=config["max_scale"],
                 project_image=config.get("project_image", True),
                 scale=1.0,
+                **variant,
             )
         load_weights(model, folder)
         preprocess = Preprocess.from_json(config["preprocess"])
@@ -202,6 +236,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def variant_of(model: Any) -> dict[str, Any]:
+    """What a model says it is beside a plain dual encoder; empty for most."""
+    return dict(model.variant()) if hasattr(model, "variant") else {}
 
 
 def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:

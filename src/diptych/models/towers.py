@@ -1,9 +1,9 @@
 """Towers by name.
 
-image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without head
-       convolution), timm:NAME (any model of timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), bert_tiny, bert_b, bert_l (fresh weights, pooled at the
-       first token), hf:FOLDER (any encoder of transformers, with its weights)
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features),
+       convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), timm:NAME (any model of timm)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh
+       weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -11,10 +11,14 @@ Everything after the name can be changed by keyword: image_tower("vit_tiny", ima
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+
+import torch
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.models.convnet import ConvNet
+from diptych.models.dense_vit import DenseViT
 from diptych.models.outputs import Tower
 from diptych.models.text import TextTransformer
 from diptych.models.vit import VisionTransformer
@@ -48,6 +52,16 @@ IMAGE: dict[str, Preset] = {
     "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
     "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16}),
+    "dense_micro": (
+        DenseViT,
+        {"image_size": 48, "patch": 8, "width": 64, "layers": 2, "heads": 4, "layer_scale": 0.1},
+    ),
+    "dense_tiny": (
+        DenseViT,
+        {"image_size": 64, "patch": 8, "width": 192, "layers": 4, "heads": 3, "layer_scale": 0.1},
+    ),
+    "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
+    "dense_b14": (DenseViT, {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12}),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
@@ -64,6 +78,7 @@ TEXT: dict[str, Preset] = {
     "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8}),
     "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12}),
     "bert_tiny": (_bert, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
+    "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
 }
@@ -80,6 +95,16 @@ def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> 
     if name not in IMAGE:
         raise UnknownName("image tower", name, [*IMAGE, "timm:NAME"])
     return _built(name, *IMAGE[name], options)
+
+
+@lru_cache(maxsize=8)
+def patches_a_side(name: str, image_size: int) -> int:
+    """Into how many rows, and columns, the dense tower of that name cuts an image; another tower is refused."""
+    with torch.device("meta"):
+        tower = image_tower(name, image_size=image_size)
+    if not isinstance(tower, DenseViT):
+        raise ConfigError(f"image tower {name!r} has no second class token and no patches to hide (expected dense_...)")
+    return tower.count
 
 
 def text_tower(name: str, *, vocab_size: int | None = None, length: int | None = None, **options: Any) -> Tower:

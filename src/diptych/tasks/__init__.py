@@ -18,6 +18,8 @@ PROTOCOLS = {
     "zero_shot": "diptych.tasks.zero_shot:ZeroShot",
     "linear_probe": "diptych.tasks.linear_probe:LinearProbe",
     "probe": "diptych.tasks.probe:Probe",
+    "dense_probe": "diptych.tasks.dense_probe:DenseProbe",
+    "continual": "diptych.tasks.continual:Continual",
     "vg150": "diptych.tasks.vg150:VG150",
     "vg150_sgcls": "diptych.tasks.vg150:VG150SGCls",
     "vg150_predcls": "diptych.tasks.vg150:VG150PredCls",

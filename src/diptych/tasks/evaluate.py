@@ -16,6 +16,7 @@ from diptych.tasks.records import read_records, with_facts, write_records
 CAPABILITIES = (
     "Embedder",
     "TokenEmbedder",
+    "DenseEmbedder",
     "LexicalEmbedder",
     "Detector",
     "Relater",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -80,6 +82,7 @@ class Training:
         """Builds model, optimiser and data of a phase. With `begin`, a checkpoint taken within it, takes everything from there;
         else weights come from the module of the phase before."""
         before = self.whole_model() if hasattr(self, "model") else None
+        remembered = self._remembered() if before is not None and phase.stage.keep_optimiser else {}
         self.phase = phase
         if phase.stage.recipe.batch_size % self.world.size:
             raise ConfigError(f"batch_size {self.recipe.batch_size} cannot be shared equally by {self.world.size} processes")
@@ -108,9 +111,17 @@ class Training:
         self._adopt(model)
         if begin is not None:
             self._load_optimiser(begin)
+        for name, parameter in self.model.named_parameters():
+            if begin is None and name in remembered and remembered[name][0] == parameter.shape:
+                self.optimiser.state[parameter] = remembered[name][1]
         if before is None or begin is not None:
             self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
-        self._stream = self._open(self.options.seed if phase.index == 0 else keyed_seed(self.options.seed, "stage", phase.index))
+        self._stream = self._open(phase.stop)
+
+    def _remembered(self) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
+        """Shape and optimiser state of every parameter, by name."""
+        state = self.optimiser.state
+        return {name: (p.shape, state[p]) for name, p in self.model.named_parameters() if p in state}
 
     def _add_hooks(self, phase: Phase) -> None:
         """The run's hooks live through all phases; a phase brings its own when its recipe is another system."""
@@ -128,13 +139,15 @@ class Training:
         self.module = wrap(self.model, self.world, self.options.shard)
         self.optimiser = build_optimiser(self.model, self.recipe.optimiser())
 
-    def _open(self, seed: int) -> Iterator[Step]:
+    def _open(self, stop: int) -> Iterator[Step]:
+        """Batches from the present step up to step `stop` of the phase's own order."""
+        index = self.phase.index
         return batches(
             self.data,
             self.recipe,
-            seed=seed,
+            seed=self.options.seed if index == 0 else keyed_seed(self.options.seed, "stage", index),
             start=self.step - self.phase.start,
-            stop=self.phase.stop - self.phase.start,
+            stop=stop - self.phase.start,
             rank=self.world.rank,
             world=self.world.size,
             workers=self.options.workers,
@@ -295,7 +308,23 @@ class Training:
         for item in batches(self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit):
             yield item.batch.to(self.world.device)
 
-    def replace_model(self, model: nn.Module) -> None:
+    def ahead(self, count: int) -> Iterator[Any]:
+        for item in self._open(min(self.step + count, self.phase.stop)):
+            yield item.batch.to(self.world.device)
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder.snapshots
+
+    def snapshot(self, name: str) -> None:
+        deployed = self.recipe.deploy(self.whole_model().eval())
+        if self.world.main:
+            self.snapshots.mkdir(exist_ok=True)
+            deployed.save(self.snapshots / name)
+        self.model.train()
+        barrier(self.world)
+
+    def replace_model(self, model: nn.Module, grown: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({})) -> None:
         if self.options.shard == "fsdp" and self.world.size > 1:
             raise RunError("the model cannot change its structure while it is sharded: use --shard ddp")
         memory = dict(self.optimiser.state)
@@ -303,10 +332,23 @@ class Training:
         for parameter in self.model.parameters():
             if parameter in memory:
                 self.optimiser.state[parameter] = memory[parameter]
+            elif parameter in grown and grown[parameter] in memory:
+                self.optimiser.state[parameter] = {
+                    key: padded(value, parameter) for key, value in memory[grown[parameter]].items()
+                }
 
     def stopped_by(self, asked: bool) -> bool:
         """Whether any process was asked to stop, so that all stop after the same step."""
         return anywhere(asked, self.world)
+
+
+def padded(value: Any, parameter: Tensor) -> Any:
+    """A moment with zeros at the end of every axis that grew; counts of steps as they are."""
+    if not isinstance(value, Tensor) or value.ndim != parameter.ndim:
+        return value
+    wider = torch.zeros_like(parameter)
+    wider[tuple(slice(size) for size in value.shape)] = value
+    return wider
 
 
 @torch.no_grad()

@@ -1,0 +1,63 @@
+"""Hides words of texts, so that a model can be asked for them (BERT's task).  Letters: B batch, L tokens, M hidden places a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedWords:
+    """ids_BL      token ids with some replaced by random ones
+    hidden_BL   True where a mask stands in place of the token
+    place_BM    positions that are asked for; 0 where there are fewer than M
+    word_BM     the ids that stood there, -1 where there is nothing to ask
+    """
+
+    ids_BL: Tensor
+    hidden_BL: Tensor
+    place_BM: Tensor
+    word_BM: Tensor
+
+
+def most_masked(length: int, share: float) -> int:
+    """M for texts of `length` tokens."""
+    return max(1, round(share * length))
+
+
+def mask_words(
+    ids_BL: Tensor,
+    mask_BL: Tensor,
+    rngs: Sequence[np.random.Generator],
+    *,
+    special: Sequence[int],
+    vocab_size: int,
+    share: float = 0.15,
+) -> MaskedWords:
+    """Asks for `share` of the words of each text, at least one where it has any: 80 % are hidden behind a mask, 10 % replaced by a
+    random word, 10 % left as they are. Exactly that share, as in BERT (later code draws each word by itself, so that some texts lose
+    none). `special` ids are never asked for, and padding neither. Each row has a generator of its own.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"the share of masked words is {share} (expected above 0 and below 1)")
+    ids, real = ids_BL.numpy().copy(), mask_BL.numpy() & ~np.isin(ids_BL.numpy(), special)
+    hidden = np.zeros(ids.shape, np.bool_)
+    most = most_masked(ids.shape[1], share)
+    place, word = np.zeros((len(ids), most), np.int64), np.full((len(ids), most), -1, np.int64)
+    for row, rng in enumerate(rngs):
+        words = np.flatnonzero(real[row])
+        if not len(words):
+            continue
+        chosen = np.sort(rng.permutation(words)[: min(most, max(1, round(share * len(words))))])
+        place[row, : len(chosen)], word[row, : len(chosen)] = chosen, ids[row, chosen]
+        dice = rng.random(len(chosen))
+        hidden[row, chosen] = dice < 0.8
+        swapped = chosen[(dice >= 0.8) & (dice < 0.9)]
+        ids[row, swapped] = rng.integers(vocab_size, size=len(swapped))
+    return MaskedWords(*(torch.from_numpy(part) for part in (ids, hidden, place, word)))

@@ -1,0 +1,56 @@
+"""The last features that were seen, for more negatives than a batch holds.  Letters: Q places, K of them filled, N items, D width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, ShapeError
+
+
+class FeatureQueue(nn.Module):
+    """A ring of the newest `size` rows and their group ids; one for each modality. Everything is a buffer and in the checkpoint.
+
+    It wraps: any number of rows may be pushed, also one that does not divide `size` or exceeds it. It starts empty. (The released
+    code of several methods fills it with random unit vectors, which are easy negatives for as long as they stay, and demands that
+    the batch divides its size.) Push the rows of all processes, so that it is the same everywhere and a checkpoint has one.
+    """
+
+    row_QD: Tensor
+    group_Q: Tensor
+    pushed_1: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ConfigError(f"the size of a queue is {size} (expected 1 or more)")
+        self.register_buffer("row_QD", torch.zeros(size, width))
+        self.register_buffer("group_Q", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("pushed_1", torch.zeros(1, dtype=torch.int64))
+
+    @property
+    def size(self) -> int:
+        return len(self.group_Q)
+
+    def __len__(self) -> int:
+        """Rows that are held."""
+        return min(int(self.pushed_1), self.size)
+
+    def held(self) -> tuple[Tensor, Tensor]:
+        """row_KD and group_K as they are now, in no particular order. Copies: what is pushed later does not change them."""
+        return self.row_QD[: len(self)].clone(), self.group_Q[: len(self)].clone()
+
+    @torch.no_grad()
+    def push_(self, row_ND: Tensor, group_N: Tensor) -> None:
+        """Adds rows; the oldest make room. Of more rows than there are places, the last ones stay."""
+        if row_ND.shape[1:] != self.row_QD.shape[1:] or group_N.shape != row_ND.shape[:1]:
+            raise ShapeError(
+                f"a queue of {list(self.row_QD.shape)} takes rows [N, {self.row_QD.shape[1]}] and groups [N], "
+                f"got {list(row_ND.shape)} and {list(group_N.shape)}"
+            )
+        skipped = max(0, len(row_ND) - self.size)
+        first = int(self.pushed_1) + skipped
+        place_N = torch.arange(first, first + len(row_ND) - skipped, device=row_ND.device) % self.size
+        self.row_QD[place_N] = row_ND[skipped:].to(self.row_QD)
+        self.group_Q[place_N] = group_N[skipped:].to(self.group_Q)
+        self.pushed_1 += len(row_ND)

@@ -1,0 +1,42 @@
+"""Guess hidden words: cross-entropy with the word, or with what another model guesses.  Letters: N texts, M places, V vocabulary.
+
+The mean is over the places that are asked for in the global batch, not over texts: a text with three hidden words counts thrice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ShapeError
+from diptych.objectives.gather import Group, mean_over_processes
+
+
+def masked_words(logit_NMV: Tensor, word_NM: Tensor, *, process_group: Group = None) -> Tensor:
+    """Mean cross-entropy; places with word -1 are left out. Zero when nothing is asked anywhere."""
+    _check(logit_NMV, word_NM)
+    nll_NM = -_wide(logit_NMV).log_softmax(-1).gather(-1, word_NM.clamp_min(0)[..., None]).squeeze(-1)
+    return _mean(nll_NM, word_NM >= 0, process_group)
+
+
+def masked_distillation(logit_NMV: Tensor, teacher_NMV: Tensor, word_NM: Tensor, *, process_group: Group = None) -> Tensor:
+    """Mean of -sum_v softmax(teacher)_v log softmax(student)_v over the same places. The teacher has no gradient."""
+    _check(logit_NMV, word_NM)
+    share_NMV = _wide(teacher_NMV.detach()).softmax(-1)
+    return _mean(-(share_NMV * _wide(logit_NMV).log_softmax(-1)).sum(-1), word_NM >= 0, process_group)
+
+
+def _mean(value_NM: Tensor, asked_NM: Tensor, process_group: Group) -> Tensor:
+    asked = mean_over_processes(asked_NM.sum().to(value_NM), process_group)
+    return mean_over_processes(value_NM.masked_fill(~asked_NM, 0).sum(), process_group) / asked.clamp_min(
+        torch.finfo(asked.dtype).tiny
+    )
+
+
+def _check(logit_NMV: Tensor, word_NM: Tensor) -> None:
+    if logit_NMV.ndim != 3 or logit_NMV.shape[:2] != word_NM.shape:
+        raise ShapeError(f"logits must be [N, M, V] for words [N, M], got {list(logit_NMV.shape)} for {list(word_NM.shape)}")
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

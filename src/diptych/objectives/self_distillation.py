@@ -1,0 +1,55 @@
+"""Say what the teacher says: self-distillation over prototypes with a centred, sharpened teacher (DINO, 2104.14294; iBOT, 2111.07832).
+
+    p_t = softmax((z_t - c) / tau_t),   p_s = softmax(z_s / tau_s),   loss = mean of -sum_k p_t log p_s
+    c <- m c + (1 - m) mean over the global batch(z_t)
+
+The centre keeps one prototype from winning everywhere, the low teacher temperature keeps them from winning evenly. Without either the
+pair collapses. Uniform answers of both give exactly log K.
+
+What implementations get wrong: a centre of one process, so that teachers drift apart; a gradient through the teacher; for masked
+patches, a mean that counts visible ones.
+
+Letters: N items of this process, V views, M places that were hidden, K prototypes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.objectives.gather import Group, mean_over_processes
+
+
+def self_distillation(
+    student_NVK: Tensor,
+    teacher_NVK: Tensor,
+    centre_K: Tensor,
+    *,
+    student_tau: float = 0.1,
+    teacher_tau: float = 0.04,
+    process_group: Group = None,
+) -> Tensor:
+    """The mean over items and views. A teacher [N, 1, K] is compared with every view; the teacher has no gradient.
+
+    Every process brings equally many items and views.
+    """
+    if student_tau <= 0 or teacher_tau <= 0:
+        raise ConfigError(f"temperatures are {student_tau} and {teacher_tau} (expected above 0)")
+    if student_NVK.ndim != 3 or teacher_NVK.ndim != 3 or teacher_NVK.shape[1] not in (1, student_NVK.shape[1]):
+        raise ShapeError(
+            f"answers must be [N, V, K] and [N, V or 1, K], got {list(student_NVK.shape)} and {list(teacher_NVK.shape)}"
+        )
+    dtype = torch.promote_types(student_NVK.dtype, torch.float32)
+    share_NVK = ((teacher_NVK.detach().to(dtype) - centre_K.to(dtype)) / teacher_tau).softmax(-1)
+    loss_NV = -(share_NVK * (student_NVK.to(dtype) / student_tau).log_softmax(-1)).sum(-1)
+    return mean_over_processes(loss_NV.mean(), process_group)
+
+
+@torch.no_grad()
+def moved_centre(centre_K: Tensor, teacher_NVK: Tensor, *, momentum: float = 0.9, process_group: Group = None) -> Tensor:
+    """The centre after this step's teacher answers of all processes. `centre_K` itself stays as it is."""
+    if not 0 <= momentum <= 1:
+        raise ConfigError(f"momentum is {momentum} (expected 0..1)")
+    mean_K = mean_over_processes(teacher_NVK.to(centre_K).flatten(0, 1).mean(0), process_group)
+    return torch.lerp(mean_K, centre_K, momentum)
