@@ -12,6 +12,7 @@ from diptych.core.errors import UnknownName
 ENTRIES = {
     "align": "diptych.curate.align:AlignFilters",
     "exact_duplicates": "diptych.curate.exact_duplicates:ExactDuplicates",
+    "metaclip": "diptych.curate.metaclip:MetaCLIP",
     "near_duplicates": "diptych.curate.near_duplicates:NearDuplicates",
     "template_captions": "diptych.curate.synthetic_captions:TemplateCaptions",
 }
