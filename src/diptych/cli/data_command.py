@@ -1,4 +1,4 @@
-"""``diptych data build | inspect | verify | split | export | fetch``."""
+"""``diptych data build | inspect | verify | split | export | links | download | fetch``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from diptych.cli import data_web
 from diptych.cli.output import finish, parse, say
 from diptych.cli.subcommands import dispatch
 from diptych.core.errors import ConfigError
@@ -93,6 +94,8 @@ def main(argv: Sequence[str]) -> int:
         "verify": (_verify, "every byte of a built folder against its hash"),
         "split": (_split, "train, val and test by group, into a built folder"),
         "export": (_export, "regions and relations in a form that others read: HICO-DET, Visual Genome, PSG, ..."),
+        "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
+        "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be asked for again"),
         "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
     }
     return dispatch("data", subs, argv)

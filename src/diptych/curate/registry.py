@@ -14,6 +14,7 @@ ENTRIES = {
     "exact_duplicates": "diptych.curate.exact_duplicates:ExactDuplicates",
     "metaclip": "diptych.curate.metaclip:MetaCLIP",
     "near_duplicates": "diptych.curate.near_duplicates:NearDuplicates",
+    "text_duplicates": "diptych.curate.text_duplicates:TextDuplicates",
     "template_captions": "diptych.curate.synthetic_captions:TemplateCaptions",
 }
 
