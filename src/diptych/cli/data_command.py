@@ -1,4 +1,4 @@
-"""``diptych data build | inspect | verify | split | export | links | download | fetch``."""
+"""``diptych data build | inspect | verify | split | export | links | download | takedown | fetch``."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
         "export": (_export, "regions and relations in a form that others read: HICO-DET, Visual Genome, PSG, ..."),
         "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
         "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be asked for again"),
+        "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
         "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
     }
     return dispatch("data", subs, argv)

@@ -42,6 +42,16 @@ class Fetched:
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
+@dataclass(frozen=True)
+class Takedown:
+    folder: Annotated[Positional[Path], arg(help="a folder of `data build`, or of tables that `curate` wrote")]
+    uids: Annotated[Positional[tuple[str, ...]], arg(help="the samples to take out")] = ()
+    file: Annotated[Path | None, arg(help="a file with a uid a line")] = None
+    reason: Annotated[str, arg(help="kept in the quarantine")] = "taken down"
+    index: Annotated[tuple[Path, ...], arg(help="search indexes to take them out of as well")] = ()
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
 def links(argv: Sequence[str]) -> int:
     args = parse(Links, argv, "data links", "Images with alternative texts out of web archives, as a table of links.")
     from diptych.data.link_table import extract_links
@@ -91,3 +101,28 @@ def download(argv: Sequence[str]) -> int:
         "out": str(args.out),
     }
     return finish(facts, report.lines(), args.json)
+
+
+def takedown(argv: Sequence[str]) -> int:
+    args = parse(Takedown, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
+    from diptych.data.takedown import takedown as run
+    from diptych.index.kinds import open_index
+
+    uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
+    if not uids:
+        raise ConfigError("no uid is given (expected uids, or --file with one a line)")
+    indexed = 0
+    for folder in args.index:  # first: what a search shows is what people see
+        with open_index(folder) as opened:
+            indexed += opened.remove(uids)
+            opened.compact()
+    report = run(args.folder, uids, reason=args.reason)
+    lines = [*report.lines(), *([f"{indexed:,} items are gone from {len(args.index)} indexes"] if args.index else [])]
+    facts = {
+        "asked": report.asked,
+        "samples": report.samples,
+        "shards": report.shards,
+        "tables": report.tables,
+        "indexed": indexed,
+    }
+    return finish(facts, lines, args.json)
