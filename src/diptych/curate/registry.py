@@ -17,6 +17,7 @@ ENTRIES = {
     "near_duplicates": "diptych.curate.near_duplicates:NearDuplicates",
     "semantic_duplicates": "diptych.curate.semantic_duplicates:SemanticDuplicates",
     "text_duplicates": "diptych.curate.text_duplicates:TextDuplicates",
+    "tldr": "diptych.curate.tldr:TLDR",
     "template_captions": "diptych.curate.synthetic_captions:TemplateCaptions",
 }
 
