@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,12 @@ class Build(Columns):
 class Inspect(Columns):
     source: Positional[str] = ""
     batch_size: Annotated[int, arg(help="for the expected false negatives and the loss at chance")] = 256
+    tokenizer: Annotated[
+        str, arg(help="clip, or a tokenizer.json: which texts are too long is counted with it; '' counts none")
+    ] = "clip"
+    text_length: Annotated[int, arg(help="tokens that a model reads")] = 77
+    look_at: Annotated[int, arg(help="images that are decoded in full")] = 200
+    page: Annotated[Path | None, arg(help="also write the report as a page with pictures")] = None
     json: JSON = False
 
 
@@ -121,10 +128,27 @@ def _inspect(argv: Sequence[str]) -> int:
     if not args.source:
         raise ConfigError("say what: diptych data inspect DIR")
     from diptych.api import read
+    from diptych.curate.language import read_languages
     from diptych.data.inspect import inspect
+    from diptych.data.tokenize import Tokenizer
 
-    report = inspect(read(args.source, **args.given()), batch_size=args.batch_size)
-    return finish(report.to_json(), report.lines(), args.json)
+    pool = read(args.source, **args.given())
+    if not hasattr(pool, "texts_table"):
+        raise ConfigError(f"{args.source} is rendered as it is needed: there is nothing to inspect")
+    words = Tokenizer.from_spec(args.tokenizer) if args.tokenizer else None
+    length = args.text_length if args.tokenizer else 0
+    tagger = read_languages if find_spec("py3langid") else None  # in the extra curate; else only stated languages are counted
+    report = inspect(
+        pool, tokenizer=words, text_length=length, batch_size=args.batch_size, look_at=args.look_at, read_language=tagger
+    )
+    lines = report.lines()
+    if args.page is not None:
+        from diptych.core.files import write_atomic
+        from diptych.report.inspection import inspection_page
+
+        write_atomic(args.page, inspection_page(pool, report))
+        lines.append(f"page: {args.page}")
+    return finish(report.to_json(), lines, args.json)
 
 
 def _verify(argv: Sequence[str]) -> int:

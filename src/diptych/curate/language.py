@@ -33,6 +33,15 @@ class Languages:
         return pa.array(found, self.kind)
 
 
+def read_languages(texts: list[str], *, floor: float = 0.5) -> list[str]:
+    """The language code of each text, "" where it is undetermined.
+
+    >>> read_languages(["the quick brown fox jumps over the lazy dog and runs away"])
+    ['en']
+    """
+    return [tag["language"] for tag in Languages(floor)(pa.array(texts, pa.string())).to_pylist()]
+
+
 @lru_cache(maxsize=1)
 def _model() -> Any:
     try:
