@@ -28,7 +28,7 @@ from diptych.core.environment import environment
 
 OUT = Path(__file__).parent / "results" / "curation.json"
 WORDS, PLAIN_TEXTS = 120_000, 20
-SIZES = (100_000, 250_000, 500_000, 1_000_000)
+SIZES = (100_000, 300_000, 1_000_000)
 
 
 def made_up(texts: int, seed: int = 0) -> tuple[list[str], list[str]]:

@@ -1,7 +1,7 @@
 """A naturally noisy set, step by step: what each curation step removes from openclipart, and what that does to retrieval elsewhere.
 
     diptych data fetch clipart --out data/clipart
-    python benchmarks/openclipart.py data/clipart [--seeds 0,1,2] [--steps 400] [--work runs/openclipart]
+    python benchmarks/openclipart.py data/clipart [--seeds 0,1,2] [--steps 300] [--work runs/openclipart]
 
 Each step works on what the one before left. After each, CLIP with two blocks of width 64 on either side is trained on what is left:
 equal steps, batch, seeds and so equal pairs seen. It is tested across sources, on emoji in styles that no clip art has: text to image
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("clipart", type=Path)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--work", type=Path, default=Path("runs/openclipart"))
     args = parser.parse_args()
     pool = read(args.clipart)
