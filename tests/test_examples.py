@@ -49,6 +49,17 @@ def test_a_foreign_folder_that_knows_nothing_scores_near_chance(tmp_path: Path) 
     assert result.n_items > result.n_groups > 1
 
 
+def test_the_page_on_relations_shows_what_scoring_graphs_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = script("score_graphs").main(0.2, tmp_path / "graph.png")
+    printed = capsys.readouterr().out.splitlines()
+    page = (EXAMPLES.parent / "docs" / "relations.md").read_text(encoding="utf-8")
+    shown = page.partition("$ python examples/score_graphs.py\n")[2].partition("```")[0].splitlines()
+    assert len(shown) > 20
+    assert [line for line in shown if line not in printed and line != "  ..."] == []
+    assert (tmp_path / "graph.png").is_file()
+    assert len({round(result.value, 3) for result in found.values()}) == len(found)
+
+
 @pytest.mark.slow
 def test_training_and_then_searching(tmp_path: Path) -> None:
     import diptych as dp

@@ -51,7 +51,7 @@ def read(source: Any, *, split: str = "", **columns: Any) -> Any:
 
 
 def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recipe:
-    """A recipe by slug, from its "tiny" or "paper" preset, with changed fields; an object is taken as it is, with changes.
+    """A recipe by slug, from one of its presets ("tiny", "paper", ...), with changed fields; an object is taken as it is, with changes.
 
     >>> recipe("clip", steps=10).steps
     10
@@ -60,9 +60,7 @@ def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recip
         made = name
     else:
         kind = systems.find(name, room="recipes").load()
-        if preset not in ("tiny", "paper"):
-            raise UnknownName("preset", preset, ("tiny", "paper"))
-        made = kind.tiny() if preset == "tiny" else kind.paper()
+        made = kind.preset(preset)
     known = [f.name for f in fields(made)]
     for field in changes:
         if field not in known:
@@ -78,6 +76,7 @@ def train(
     preset: str = "tiny",
     options: TrainOptions | None = None,
     init: str | Path = "",
+    subset: str | Path | Sequence[str] = "",
     say: Say | None = None,
     **changes: Any,
 ) -> RunFolder:
@@ -88,6 +87,7 @@ def train(
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
              given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4)
     init     a run folder or model folder whose tensors of equal name and shape are the start
+    subset   only these samples: uids, or a file with one a line; those in held-out splits are left out
     say      gets the lines of the data report before the first step
     """
     from diptych.train.fit import fit
@@ -101,16 +101,36 @@ def train(
     if Path(out).exists() and any(Path(out).iterdir()):
         raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
     whole = read(data)
-    rows = training_rows(whole)
+    uids = _uids(subset)
+    rows = _limited(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
     rows = as_drawn(rows, made)
     made = made.prepare(rows)
     if say:
+        if uids:
+            say(
+                f"limited to {len(rows):,} uids"
+                + (f"; {len(uids) - len(rows):,} more are held out" if len(rows) < len(uids) else "")
+            )
         for line in data_report(made, rows, whole):
             say(line)
     source = data if isinstance(data, str | Path) else ""
-    record = {"source": str(source)}
-    return fit(made, rows, out, options, validators(whole, options), record=record)
+    record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
+    files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
+    return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files)
+
+
+def _uids(subset: str | Path | Sequence[str]) -> list[str]:
+    from diptych.data.subset import read_uids
+
+    return (read_uids(subset) if isinstance(subset, str | Path) else list(subset)) if subset else []
+
+
+def _limited(rows: Any, whole: Any, uids: Sequence[str], file: object = None) -> Any:
+    """The training rows that are to be used."""
+    from diptych.data.subset import subset
+
+    return subset(rows, uids, whole=whole, file=file if isinstance(file, str | Path) else None) if uids else rows
 
 
 def resume(run: str | Path, *, data: Any = None) -> RunFolder:
@@ -129,20 +149,34 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
     whole = read(source)
     options = from_plain(TrainOptions, folder.config["run"])
-    kind = systems.find(folder.state["slug"], room="recipes").load()
-    made = from_plain(kind, folder.config["recipe"])
-    return resume_run(folder.path, as_drawn(training_rows(whole), made), validators(whole, options))
+    made = _recipe_of(folder)
+    uids = _uids(folder.subset) if folder.subset.is_file() else []
+    rows = _limited(training_rows(whole), whole, uids, folder.subset)
+    return resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options))
+
+
+def _recipe_of(folder: RunFolder) -> Recipe:
+    """The recipe of a run, as it was prepared."""
+    made: Recipe = from_plain(systems.find(folder.state["slug"], room="recipes").load(), folder.config["recipe"])
+    return made
 
 
 def estimate(
-    name: str | Recipe, data: Any, *, preset: str = "tiny", options: TrainOptions | None = None, **changes: Any
+    name: str | Recipe,
+    data: Any,
+    *,
+    preset: str = "tiny",
+    options: TrainOptions | None = None,
+    subset: str | Path | Sequence[str] = "",
+    **changes: Any,
 ) -> dict[str, Any]:
     """What a run would cost: seconds a step and in all, parameters, memory, disk. Takes a few real steps and writes nothing."""
     from diptych.train.estimate import estimate as measure
     from diptych.train.options import TrainOptions
 
     made = recipe(name, preset=preset, **changes)
-    rows = training_rows(read(data))
+    whole = read(data)
+    rows = _limited(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())
 
@@ -179,19 +213,26 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
     return lines + (leaks(whole).lines() if len(split_names(whole)) > 1 else [])
 
 
-def validators(whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
-    """Evaluations inside the run: retrieval on the split "val" where there is one, when `eval_every` asks for it."""
+def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
+    """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
     if not options.eval_every or "val" not in split_names(whole):
         return ()
-    from diptych.tasks.retrieval import Retrieval
-
-    task, part = Retrieval(draws=100), whole.split("val")
+    task, part = _own_task(made, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
         result = task.score(task.predict(model, part))
         return {name: metric.value for name, metric in result.metrics.items()}
 
-    return (("retrieval-val", ask),)
+    return ((f"{task.name}-val", ask),)
+
+
+def _own_task(made: Recipe, **options: Any) -> Task:
+    """The task that a recipe is measured by."""
+    from diptych.claims.spelling import spelled
+    from diptych.tasks import find
+
+    name, own = spelled(made.measured_by)
+    return find(name, **{**own, **options})
 
 
 def weights_of(source: str | Path) -> Path:
@@ -206,12 +247,18 @@ def weights_of(source: str | Path) -> Path:
 # ---------------------------------------------------------------- models
 
 
-def load(name: str | Path, *, download: bool = False) -> Embedder:
+def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> Embedder:
     """A model that embeds images and texts.
 
-    name      a run folder, a model folder, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
+    name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families),
+              "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
     download  allows fetching what is not on this machine; nothing is fetched without it
+    engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
     """
+    if engine not in ("torch", "onnx"):
+        raise UnknownName("engine", engine, ("torch", "onnx"))
+    if engine == "onnx" or (Path(name) / "onnx.json").is_file():
+        return _on_onnx(name, download)
     if str(name).startswith(FOREIGN):
         from diptych.models.foreign import load_foreign
 
@@ -226,6 +273,24 @@ def load(name: str | Path, *, download: bool = False) -> Embedder:
         folder = folder / "model"
     model: Embedder = open_model(folder)
     return model
+
+
+def _on_onnx(name: str | Path, download: bool) -> Embedder:
+    """The export in a folder, or one made of a model, which lasts as long as this process."""
+    import tempfile
+
+    from diptych.models.embedder import PairEmbedder
+    from diptych.models.export import ONNX_FILE, to_onnx
+    from diptych.models.onnx_embedder import OnnxEmbedder
+
+    if (Path(name) / ONNX_FILE).is_file():
+        return OnnxEmbedder(name)
+    model: Any = load(name, download=download)
+    if not isinstance(model, PairEmbedder):
+        raise ConfigError(f"{name} is a {getattr(model, 'kind', 'foreign')} model; only dual encoders of ours can be exported")
+    with tempfile.TemporaryDirectory(prefix="diptych-onnx-") as folder:
+        to_onnx(model, Path(folder, "onnx"))
+        return OnnxEmbedder(Path(folder, "onnx"))
 
 
 def detect(
@@ -308,17 +373,18 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
 
 
 def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
-    """Retrieval of a finished run on every held-out split of the data it was trained on; records go to the run folder.
+    """A finished run on every held-out split of the data it was trained on, by the task of its recipe (retrieval for pairs, scene
+    graphs for detectors); records go to the run folder.
 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
     source = data if data is not None else folder.state.get("source", "")
-    return evaluate_splits(load(folder.path), "retrieval", source, out=folder.records, **options)
+    return evaluate_splits(load(folder.path), _own_task(_recipe_of(folder), **options), source, out=folder.records)
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
-    """The retrieval results that a run folder holds, by the name of the held-out rows."""
+    """The results that a run folder holds, by the name of the held-out rows."""
     from diptych.report.evaluation import kept_results
 
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
@@ -429,9 +495,10 @@ def index(
 ) -> Index:
     """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`.
 
-    model    a model, anything that `load` opens, or "words" (BM25 over the texts; kind "lexical")
-    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms), "late" (shortlist), "hybrid" (fusion, lexical, depth);
-             in brackets what `options` may hold
+    model    a model, anything that `load` opens, "words" (BM25 over the texts; kind "lexical") or "annotations" (the scene graphs of
+             the data; kind "graphs")
+    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms), "late" (shortlist), "hybrid" (fusion, lexical, depth),
+             "graphs" (objects, relations, min_confidence); in brackets what `options` may hold
     what     "images": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
     """
@@ -468,9 +535,13 @@ def open_index(folder: str | Path, *, model: Any = "") -> Index:
 
 
 def _searcher(address: str | Path) -> Any:
-    """What an index is built with: a model, or the words of the texts."""
+    """What an index is built with: a model, the words of the texts, or the graphs of the data."""
     if str(address) == "words":
         from diptych.index.lexicon import Words
 
         return Words()
+    if str(address) == "annotations":
+        from diptych.index.graphs import Annotations
+
+        return Annotations()
     return load(address)

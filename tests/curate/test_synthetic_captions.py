@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diptych.core.contracts import Generator
-from diptych.core.errors import ConfigError, DecodeError
+from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, BytesImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
@@ -56,6 +56,15 @@ def test_a_rendered_scene_is_described_without_places() -> None:
         nouns = {f"{thing['colour']} {thing['label']}" for thing in world[row].extras["things"]}
         assert all(noun in captions[world.uids[row]] for noun in nouns)
     assert plan(world, [find("template_captions")()])[0]["items"] == 3
+
+
+def test_data_that_say_nothing_about_any_image_are_refused() -> None:
+    pool = Pool.from_samples([Sample("a", IMAGE, (Text("buy now", "en", "alt"),))], name="shop")
+    with pytest.raises(
+        DataError, match=r"nothing says what is in the images of 'shop' .*origin label or tags; .*`GeneratedCaptions`"
+    ):
+        TemplateCaptions()(pool)
+    assert not TemplateCaptions()(Pool.from_samples([])).columns
 
 
 def test_the_template_needs_one_place() -> None:

@@ -41,7 +41,7 @@ def reasons(pool: Pool) -> list[str]:
 @pytest.mark.parametrize(
     ("bbox", "line"),
     [
-        ([10, 5, 0, 70], r"val\.json, row 0: box 0 \('man'\) was left out: \(10, 5, 10, 75\) has no area"),
+        ([10, 5, 0, 70], r"val\.json, row 0: annotation 0 \('man'\) was left out: \(10, 5, 10, 75\) has no area"),
         ([10, 5, -4, 70], "has no area"),
         ([120, 5, 30, 70], r"\(120, 5, 150, 75\) lies outside the image of 100 x 80 pixels"),
         ([-20, 5, 20, 70], "lies outside"),
@@ -67,7 +67,7 @@ def test_a_box_that_sticks_out_is_cut_and_said_so(published: Any) -> None:
     pool = read(folder)
     assert pool[0].regions[0].box == (0, 5, 100, 75)
     assert [r.split(": ")[1] for r in reasons(pool)] == [
-        "box 0 ('man') (-10, 5, 190, 75) was cut to the image of 100 x 80 pixels"
+        "annotation 0 ('man') (-10, 5, 190, 75) was cut to the image of 100 x 80 pixels"
     ]
     assert len(pool[0].relations) == 1
 
@@ -112,8 +112,8 @@ def test_coco_names_what_points_nowhere(published: Any) -> None:
     pool = read(folder)
     assert [line.partition("val.json, ")[2] for line in reasons(pool)] == [
         "row 3: annotation 3 is of image_id 8, which is not among the images",
-        "row 0: box 2 was left out: category_id 99 is not among the categories",
-        "row 0: box 3 ('man') was left out: its id 70 was taken before",
+        "row 0: annotation 2 was left out: category_id 99 is not among the categories",
+        "row 0: annotation 4 ('man') was left out: its id 70 was taken before",
         "row 0: relation 1 ('flying') was left out: there is no box 500",
         "row 0: relation 2 was left out: predicate_id 44 is not among the rel_categories",
         f"row 1: image 3 comes again; it stands in {folder / 'val.json'}, row 0",

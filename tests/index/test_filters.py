@@ -52,6 +52,11 @@ def test_meaning(where: dict[str, Any], holds: bool) -> None:
         ({"side": []}, ConfigError, "one of nothing"),
         ({"ok": "yes"}, ConfigError, "holds boolean"),
         ({"ok": 1}, ConfigError, "holds boolean"),
+        ({"split": [["train"]]}, ConfigError, "holds text, the condition gives"),
+        ({"tags": [["red"]]}, ConfigError, "holds texts, the condition gives"),
+        ({"side": 10**400}, ConfigError, "too large"),
+        ({"score": {"<": float("nan")}}, ConfigError, "expected a finite one"),
+        ({"score": [float("-inf")]}, ConfigError, "expected a finite one"),
     ],
 )
 def test_refused(where: dict[str, Any], error: type[Exception], says: str) -> None:

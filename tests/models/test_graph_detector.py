@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.core.contracts import Detector
+from diptych.core.contracts import Detector, Relater
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.scene_graph import Region
@@ -160,10 +160,17 @@ def test_given_regions_come_back_with_relations() -> None:
         [Region((0, 0, 10, 10), "red ball")],
         [],
     ]
-    graphs = tagger.relate(pictures, regions, relations=RELATIONS, threshold=0.0)
+    graphs = tagger.relate(pictures, regions, relations=RELATIONS, objects=(*OBJECTS, "cup"), labels_known=True)
     assert [graph.regions for graph in graphs] == [tuple(row) for row in regions]
     assert [len(graph.relations) for graph in graphs] == [3 * 2 * len(RELATIONS), 0, 0]
+    assert isinstance(tagger, Relater)
+    few = tagger.relate(pictures, regions, relations=RELATIONS, objects=(*OBJECTS, "cup"), top=4)
+    assert [graph.relations for graph in few] == [graph.relations[:4] for graph in graphs]
+    confidences = [relation.confidence for relation in graphs[0].relations]
+    assert confidences == sorted(confidences, reverse=True)
     assert tagger.relate(pictures[:1], [[]], relations=RELATIONS)[0].relations == ()
+    with pytest.raises(ConfigError, match="does not name regions"):
+        tagger.relate(pictures, regions, relations=RELATIONS, labels_known=False)
     with pytest.raises(ConfigError, match="call relate"):
         tagger.detect(pictures, objects=OBJECTS, relations=RELATIONS)
     with pytest.raises(ConfigError, match="finds its regions itself"):

@@ -40,6 +40,14 @@ CASES: dict[str, dict[str, Any]] = {
     "weights, queues": {"weight_N": made(N, seed=5).exp(), "group_N": GROUP, **QUEUE, **QUEUE_GROUPS},
     "dense": {"keep_NM": made(N, N, seed=6) > -1, "target_NM": made(N, N, seed=7).exp()},
     "further texts": {"further": True, "group_N": GROUP, "group_M": torch.cat([GROUP, GROUP_FURTHER])},
+    "smoothing, masks, queues, weights": {
+        "smoothing": 0.2, "keep_NM": made(N, N, seed=6) > -0.5, "weight_N": made(N, seed=5).exp(), "group_N": GROUP, **QUEUE, **QUEUE_GROUPS
+    },
+    "positive, further texts": {
+        "further": True, "group_N": GROUP, "group_M": torch.cat([GROUP, GROUP_FURTHER]), "same": "positive"
+    },
+    "soft, smoothing": {"target_NM": made(N, N, seed=7).exp(), "smoothing": 0.1, "group_N": GROUP},
+    "nested, weights": {"nested": True, "weight_N": made(N, seed=5).exp(), "smoothing": 0.1, "group_N": GROUP},
     "text to image": {"directions": "text_to_image", **QUEUE},
     "image to text": {"directions": "image_to_text"},
     "apart": {"scale": 300.0},
@@ -48,6 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sigmoid, positive": {
         "sigmoid": True, "group_N": GROUP, "same": "positive", "weight_N": made(N, seed=5).exp(), "extra_text_KD": QUEUE["extra_text_KD"]
     },
+    "sigmoid, masks": {"sigmoid": True, "keep_NM": made(N, N, seed=6) > -0.5, "group_N": GROUP, "weight_N": made(N, seed=5).exp()},
     "sigmoid, further texts": {"sigmoid": True, "further": True, "group_N": GROUP, "group_M": torch.cat([GROUP, GROUP_FURTHER])},
 }  # fmt: skip
 

@@ -21,7 +21,6 @@ from diptych.models.timm_tower import TimmTower
 from diptych.models.towers import image_tower, text_tower
 from diptych.pipelines.composed_search import ComposedSearch
 from diptych.recipes.align import ALIGN
-from diptych.train.gradient_cache import backward
 from diptych.train.lamb import Lamb
 from diptych.train.optimise import build_optimiser, learning_rate
 from diptych.worlds.scenes import scenes
@@ -137,28 +136,6 @@ def test_a_model_without_image_projection_comes_back(tmp_path: Path) -> None:
     again, images = api.load(tmp_path / "model"), [scenes(2)[row].image for row in range(2)]
     np.testing.assert_allclose(deployed.embed_images(images), again.embed_images(images), atol=1e-6)
     assert isinstance(again.model.image_projection, torch.nn.Identity)
-
-
-def test_cached_gradients_are_exact_with_dropout() -> None:
-    recipe, batch = small(), made_batch()
-    torch.manual_seed(1)
-    model = recipe.model().double().train()
-
-    def gradients(work: Any) -> dict[str, Tensor]:
-        model.zero_grad()
-        torch.manual_seed(7)
-        work()
-        return {name: p.grad.clone() for name, p in model.named_parameters()}
-
-    def by_hand() -> None:
-        parts = [recipe.features(model, batch.rows(start, start + 3)) for start in range(0, ROWS, 3)]
-        image_ND, text_ND = (torch.cat([getattr(p, name) for p in parts]) for name in ("image_ND", "text_ND"))
-        smoothed(image_ND, text_ND, parts[0].scale, 0.1).backward()
-
-    expected, found = gradients(by_hand), gradients(lambda: backward(recipe, model, batch, micro_batch=3))
-    assert any("dropout" in name for name, _ in model.named_modules())
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_an_image_and_twice_a_text_make_a_query() -> None:

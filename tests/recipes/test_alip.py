@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +19,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diptych.cli import main
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage
+from diptych.core.run_folder import RunFolder
 from diptych.core.sample import Sample, Text
 from diptych.curate.pool import curate
 from diptych.curate.synthetic_captions import TemplateCaptions
@@ -127,27 +133,6 @@ def test_the_log_tells_matched_from_mismatched() -> None:
     assert set(unknown) == {"scale", "weight_raw", "weight_synthetic"}
 
 
-def test_cached_gradients_are_exact_with_dropout() -> None:
-    recipe, batch = small(), made_batch()
-    torch.manual_seed(1)
-    model = recipe.model().double().train()
-
-    def gradients(work: Any) -> dict[str, Tensor]:
-        model.zero_grad()
-        torch.manual_seed(7)
-        work()
-        return {name: p.grad.clone() for name, p in model.named_parameters()}
-
-    def by_hand() -> None:
-        parts = [recipe.features(model, batch.rows(start, start + 3)) for start in range(0, ROWS, 3)]
-        joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("image_ND", "text_ND", "caption_ND")}
-        sum(recipe.losses(replace(parts[0], **joined), batch).values()).backward()
-
-    expected, found = gradients(by_hand), gradients(lambda: backward(recipe, model, batch, micro_batch=3))
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-12, msg=name)
-
-
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
     """Gradients and means after one update on this process's share of the batch."""
     recipe = small(text_tower="text_tiny")
@@ -190,6 +175,28 @@ def test_means_are_in_the_checkpoint_and_not_in_the_model(tmp_path: Path) -> Non
     assert saved["mean_3"].tolist() != [1, 1, 1]
     deployed = load_file(run.model / "model.safetensors")
     assert set(saved) - set(deployed) == {"mean_3"}
+
+
+def test_a_killed_run_goes_on_with_its_means(tmp_path: Path) -> None:
+    """kill -9 after a checkpoint, then resume: means, weights and all else are those of a run that was left alone."""
+    words = ["train", "alip", "--preset", "tiny", "--data", "world:scenes?n=24", "--steps", "40", "--batch-size", "8"]
+    words += ["--image-size", "32", "--width", "16", "--save-every", "2", "--no-evaluation", "--no-progress"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    killed = RunFolder(tmp_path / "killed")
+    command = [sys.executable, "-c", "import sys; from diptych.cli import main; sys.exit(main(sys.argv[1:]))", *words]
+    process = subprocess.Popen([*command, "--out", str(killed.path)], start_new_session=True, stderr=subprocess.DEVNULL)
+    before = time.monotonic()
+    while process.poll() is None and not any(step >= 4 for step in checkpoint.steps_of(killed.checkpoints)):
+        assert time.monotonic() - before < 240
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = max(checkpoint.steps_of(killed.checkpoints))
+    assert 4 <= reached < 40
+    assert main(["train", "--resume", str(killed.path)]) == 0
+    last = "checkpoints/step-00000040/model.safetensors"
+    assert (tmp_path / "killed" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
+    assert (load_file(tmp_path / "killed" / last)["mean_3"] < 0.9).any(), "forty steps moved them further than two would"
 
 
 def test_the_paper_builds_with_its_parameter_count() -> None:

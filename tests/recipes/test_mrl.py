@@ -100,29 +100,6 @@ def test_wraps_recipes_with_exact_cached_gradients_and_a_model_that_knows_its_wi
     assert deployed.first(4).embed_texts(["a red circle"]).shape == (1, 4)
 
 
-def test_dropout_is_drawn_again_in_the_second_pass(rows: Any) -> None:
-    recipe = replace(MRL.tiny(), **SMALL).prepare(rows)
-    torch.manual_seed(0)
-    model = recipe.model().double()
-    model.image_projection.register_forward_pre_hook(lambda module, args: F.dropout(args[0], 0.3, module.training))
-    (step,) = batches(rows, recipe, seed=0, stop=1)
-    batch = replace(step.batch, image_BCHW=step.batch.image_BCHW.double())
-
-    def chunks_with_a_graph() -> None:
-        parts = [recipe.features(model, batch.rows(start, start + 2)) for start in (0, 2, 4)]
-        image, text = (torch.cat([getattr(part, name) for part in parts]) for name in ("image_ND", "text_ND"))
-        sum(recipe.losses(Pairs(image, text, parts[0].scale), batch).values()).backward()
-
-    found = []
-    for work in (chunks_with_a_graph, lambda: backward(recipe, model, batch, micro_batch=2)):
-        model.zero_grad()
-        torch.manual_seed(5)
-        work()
-        found.append([p.grad.clone() for p in model.parameters()])
-    for got, want in zip(found[1], found[0], strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-13)
-
-
 def test_the_base_keeps_its_own_fields_and_shares_the_others() -> None:
     inner = mrl(base="dreamlip:texts=2,lambda_s=0,negatives=batch", lr=0.5, same_group="positive").inner
     assert isinstance(inner, DreamLIP)

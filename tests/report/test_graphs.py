@@ -18,6 +18,7 @@ from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.report.drawing import Arrow, Drawing, Label, Outline, palette, pixels, svg
 from diptych.report.evaluation import Kept, graphs_compared
+from diptych.report.graph_layout import wrapped
 from diptych.report.graphs import annotated, compared_block, graph_block, graph_picture, matched, node_link
 from diptych.report.pictures import Album
 from diptych.tasks.graph_records import records
@@ -110,11 +111,44 @@ def test_graph_picture_puts_picture_and_graph_side_by_side() -> None:
     np.testing.assert_array_equal(shown[150, 2], 90)
     empty = graph_picture(GREY, SceneGraph(), side=300)
     np.testing.assert_array_equal(empty[:300, :300], 90)
-    assert (empty[:, 300:] == 255).all()
+    assert (empty[:100, 300:] == 255).all()
+    assert words(node_link(SceneGraph())) == ["no regions"]
+    assert words(annotated(GREY, SceneGraph())) == []
     loop = SceneGraph(GRAPH.regions[:1], (Relation(0, "stands", 0),))
     assert (graph_picture(GREY, loop, side=300)[:, :300] != 90).any()
     with pytest.raises(ShapeError, match="uint8"):
         graph_picture(np.zeros((4, 4, 3)), GRAPH)
+
+
+def test_long_names_are_broken_into_lines_and_end_in_dots() -> None:
+    long = "elderly woman wearing a long red winter coat and a hat"
+    graph = SceneGraph((Region((4, 4, 20, 20), long), GRAPH.regions[1]), (Relation(0, "is sitting comfortably in front of", 1),))
+    for drawing in (annotated(GREY, graph), node_link(graph)):
+        assert words(drawing)[:2] == ["elderly woman wearing a", "long red winter coat ..."]
+        assert {"is sitting comfortably", "in front of"} <= set(words(drawing))
+    assert [len(line) <= 24 for line in wrapped("w" * 100)] == [True, True]
+    assert wrapped("") == [""]
+
+
+def test_what_is_not_drawn_is_said() -> None:
+    regions = tuple(Region((2.0 * n, 2, 2.0 * n + 9, 30), "cup", score=n / 30) for n in range(25))
+    alone = SceneGraph(regions)
+    assert "12 of 25 regions drawn" in words(annotated(GREY, alone))
+    assert "24 of 25 regions drawn, no relations" in words(node_link(alone))
+    many = SceneGraph(regions[:2], tuple(Relation(0, f"p{n}", 1, 1 - n / 10) for n in range(5)))
+    over, beside = annotated(GREY, many), node_link(many)
+    assert {"p0", "p1", "+ 3"} <= set(words(over))
+    assert "p2" not in words(over)
+    assert {f"p{n}" for n in range(5)} <= set(words(beside))
+
+
+def test_the_picture_is_as_high_as_a_large_graph() -> None:
+    regions = tuple(Region((2.0 * n, 2, 2.0 * n + 9, 30), "cup") for n in range(12))
+    shown = graph_picture(GREY, SceneGraph(regions), side=300)
+    assert 300 < shown.shape[0] == node_link(SceneGraph(regions), side=300).height
+    np.testing.assert_array_equal(shown[-3, :20], 90)
+    wide = graph_picture(np.full((10, 100, 3), 90, np.uint8), GRAPH, side=300)
+    assert wide.shape[1] == 600 + node_link(GRAPH, side=300).width
 
 
 def test_svg_follows_the_page_and_escapes_names() -> None:

@@ -126,5 +126,3 @@ def test_the_command_writes_text_json_and_page(planted: Pool, tmp_path: Path, ca
     assert facts["text_length"] == 4
     assert facts["duplicate_images"] == 5
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert main(["data", "inspect", "world:scenes?n=4"]) == 2
-    assert "nothing to inspect" in capsys.readouterr().err

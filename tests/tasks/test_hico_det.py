@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -167,12 +168,22 @@ TASKS = (
 
 
 def agree(cases: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
+    rng, seen = np.random.default_rng(seed), Counter[str]()
     for n in range(cases):
         case, task = random_case(rng), TASKS[n % len(TASKS)]
         scored = task.score(table_of(case))
         for name, value in naive_scores(task, *case).items():
             assert scored.metrics[name].value == pytest.approx(value, abs=1e-12, nan_ok=True), (n, name, task)
+        seen["between"] += 0 < scored.metrics["full"].value < 1
+        for truth, found in zip(*case, strict=True):
+            seen["no objects"] += not truth.regions
+            seen["objects, no relations"] += bool(truth.regions) and not truth.relations
+            seen["no detections"] += not found.regions
+            seen["nothing at all"] += not truth.regions and not found.regions
+    assert all(seen[kind] > cases / 100 for kind in ("no objects", "objects, no relations", "no detections", "nothing at all")), (
+        seen
+    )
+    assert seen["between"] > cases / 3, seen
 
 
 def test_agrees_with_the_published_procedure_on_random_cases() -> None:
@@ -284,6 +295,19 @@ def test_published_unseen_lists_fit_the_published_rare_classes() -> None:
         seen = [triplet for k, triplet in enumerate(vocabulary("hico-det").triplets) if k not in hidden]
         assert len({t[1] for t in seen}) == 117
         assert len({t[2] for t in seen}) == 80
+
+
+def test_rare_is_counted_on_the_whole_training_set_also_where_a_few_shots_are_given() -> None:
+    """A frequent class of which the model saw one instance stays frequent."""
+    known = vocabulary("hico-det")
+    frequent = next(k for k in range(600) if k not in known.rare and known.triplets[k][2] != "person")
+    _, verb, thing = known.triplets[frequent]
+    graph = SceneGraph((Region((0, 0, 9, 9), "person"), Region((20, 20, 29, 29), thing)), (Relation(0, verb, 1, 0.9),))
+    shots = Pool.from_samples([Sample("t", regions=graph.regions, relations=graph.relations)])
+    result = evaluate(HicoDet(train=shots, draws=0), Planted([graph]), pool_of([graph]))
+    assert result.notes["rare"] == "fewer than 10 training instances, published list"
+    assert result.metrics["non_rare"].value == 1.0
+    assert math.isnan(result.metrics["rare"].value)
 
 
 def test_hidden_combinations_by_rule_leave_every_verb_and_object_a_class() -> None:

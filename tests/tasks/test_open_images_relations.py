@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +16,8 @@ from diptych.core.scene_graph import Box, Region, Relation, SceneGraph
 from diptych.tasks import find
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.graph_records import records
-from diptych.tasks.open_images_relations import OpenImagesPredicates, OpenImagesTriplets
+from diptych.tasks.open_images_relations import OpenImagesPredicates
+from diptych.tasks.open_images_triplets import OpenImagesTriplets
 from diptych.tasks.records import with_facts
 from diptych.tasks.triplet_matching import suppress
 from diptych.worlds.links import links
@@ -237,9 +238,9 @@ def table(truths: Sequence[SceneGraph], found: Sequence[SceneGraph]) -> Any:
     return with_facts(made, objects_asked=list(OBJECTS), predicates_asked=list(PREDICATES))
 
 
-def compare(task: Any, plain: Callable[..., dict[str, float]], *, tied: bool, sets: int = 250) -> None:
-    rng = np.random.default_rng(2 * tied + bool(task.compat))
-    between = 0
+def compare(task: Any, plain: Callable[..., dict[str, float]], *, tied: bool, sets: int = 350, seed: int = 0) -> None:
+    rng = np.random.default_rng([seed, tied, bool(task.compat)])
+    between, seen = 0, Counter[str]()
     for _ in range(sets):
         truths = [random_truth(rng) for _ in range(rng.integers(1, 9))]
         found = [random_answer(rng, truth, tied=tied) for truth in truths]
@@ -251,7 +252,12 @@ def compare(task: Any, plain: Callable[..., dict[str, float]], *, tied: bool, se
         want = plain(truths, found)
         assert {name: metrics[name].value for name in METRICS} == pytest.approx(want, abs=1e-12), want
         between += 0 < want["wmap_rel"] < 1 and want["wmap_rel"] != want["wmap_phr"]
-    assert between > sets // 3
+        for truth, answer in zip(truths, found, strict=True):
+            seen["no regions"] += not truth.regions
+            seen["regions, no relations"] += bool(truth.regions) and not truth.relations
+            seen["relations, no prediction"] += bool(truth.relations) and not answer.relations
+    assert between > sets // 4
+    assert all(seen[kind] > sets / 20 for kind in ("no regions", "regions, no relations", "relations, no prediction")), seen
 
 
 # Released code sorts ties as the machine likes: there is nothing to compare with then.
@@ -269,6 +275,15 @@ def test_predicates_equal_plain_loops(compat: Any, tied: bool) -> None:
 def test_triplets_equal_plain_loops(compat: Any, tied: bool, nms: bool) -> None:
     task = OpenImagesTriplets(compat=compat, draws=0, nms=nms)
     compare(task, lambda truths, found: per_triplet(truths, found, bool(compat), nms), tied=tied)
+
+
+@pytest.mark.slow
+@SETTINGS
+def test_both_protocols_equal_plain_loops_on_many_more_sets(compat: Any, tied: bool) -> None:
+    first = OpenImagesPredicates(compat=compat, draws=0)
+    compare(first, lambda truths, found: per_predicate(truths, found, bool(compat)), tied=tied, sets=1500, seed=1)
+    second = OpenImagesTriplets(compat=compat, draws=0)
+    compare(second, lambda truths, found: per_triplet(truths, found, bool(compat), True), tied=tied, sets=1500, seed=1)
 
 
 def test_suppression_equals_the_greedy_loop() -> None:

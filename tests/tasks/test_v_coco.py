@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,10 +20,13 @@ from diptych.data.vocabularies import vocabulary
 from diptych.tasks import find
 from diptych.tasks.evaluate import evaluate, rescore
 from diptych.tasks.graph_records import records
-from diptych.tasks.v_coco import VCoco, with_annotated
+from diptych.tasks.v_coco import VCoco
+from diptych.tasks.v_coco_people import with_annotated
+from diptych.tasks.v_coco_triplets import VCocoTriplets
 
 ROLES = vocabulary("v-coco").roles
 NOTHING: Box = (0.0, 0.0, 0.0, 0.0)
+NAMES = vocabulary("v-coco").predicates
 USED = ("hit instr", "hit obj", "stand", "point instr", "ride instr")
 Case = tuple[list[SceneGraph], list[SceneGraph]]
 
@@ -71,7 +75,7 @@ def named(action: str) -> list[str]:
     return [f"{action} {role}" for role in ROLES[action]] or [action]
 
 
-def naive_ap(rows: list[tuple[float, bool]], positives: int, rule: str, ties: str) -> float:
+def naive_ap(rows: list[tuple[float, bool]], positives: int, rule: str, ties: str, float_recall: bool = False) -> float:
     """From (score, right) in order."""
     curve, right = [], 0
     for n, (score, hit) in enumerate(rows):
@@ -79,12 +83,21 @@ def naive_ap(rows: list[tuple[float, bool]], positives: int, rule: str, ties: st
         if ties == "index" or n + 1 == len(rows) or rows[n + 1][0] != score:
             curve.append((right, right / (n + 1)))
     if rule == "11-point":
-        return sum(max((p for found, p in curve if 10 * found >= step * positives), default=0.0) for step in range(11)) / 11
+        return (
+            sum(
+                max((p for found, p in curve if reached(found, positives, step, float_recall)), default=0.0) for step in range(11)
+            )
+            / 11
+        )
     area, before = 0.0, 0
     for n, (found, _) in enumerate(curve):
         area += (found - before) / positives * max(p for _, p in curve[n:])
         before = found
     return area
+
+
+def reached(found: int, positives: int, step: int, float_recall: bool) -> bool:
+    return found / positives >= step * 0.1 if float_recall else 10 * found >= step * positives
 
 
 def judge(
@@ -158,6 +171,7 @@ def random_case(rng: np.random.Generator) -> Case:
     truths, found = [], []
     for _ in range(int(rng.integers(1, 5))):
         truth = SceneGraph() if rng.random() < 0.15 else random_graph(rng, [])
+        truth = SceneGraph(truth.regions) if rng.random() < 0.1 else truth
         truths.append(truth)
         found.append(SceneGraph() if rng.random() < 0.15 else random_graph(rng, list(truth.regions)))
     return truths, found
@@ -190,7 +204,7 @@ TASKS = (
 
 
 def agree(cases: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
+    rng, seen = np.random.default_rng(seed), Counter[str]()
     for n in range(cases):
         case, task = random_case(rng), TASKS[n % len(TASKS)]
         annotated = [rng.random(len(graph.regions)) < 0.8 for graph in case[0]]
@@ -198,6 +212,16 @@ def agree(cases: int, seed: int) -> None:
         scored = task.score(table)
         for name, value in naive_scores(task, *case, annotated).items():
             assert scored.metrics[name].value == pytest.approx(value, abs=1e-12, nan_ok=True), (n, name, task)
+        seen["between"] += 0 < scored.metrics["scenario_1"].value < scored.metrics["scenario_2"].value
+        for truth, found, looked_at in zip(*case, annotated, strict=True):
+            seen["no objects"] += not truth.regions
+            seen["nobody acts"] += bool(truth.regions) and not truth.relations
+            seen["no detections"] += not found.regions
+            seen["somebody is ignored"] += any(
+                r.label == "person" and not looked for r, looked in zip(truth.regions, looked_at, strict=True)
+            )
+    kinds = ("no objects", "nobody acts", "no detections", "somebody is ignored", "between")
+    assert all(seen[kind] > cases / 100 for kind in kinds), seen
 
 
 def test_agrees_with_the_published_procedure_on_random_cases() -> None:
@@ -207,6 +231,81 @@ def test_agrees_with_the_published_procedure_on_random_cases() -> None:
 @pytest.mark.slow
 def test_agrees_with_the_published_procedure_on_many_more_random_cases() -> None:
     agree(10000, seed=1)
+
+
+# ---------------------------------------------------------------- as detectors score it in training
+
+
+def naive_triplets(task: VCocoTriplets, truths: Sequence[SceneGraph], found: Sequence[SceneGraph]) -> dict[str, float]:
+    """Box by box and triplet by triplet, as the scorer of the DETR family: sets of matching boxes first, triplets in them next."""
+    edge = 1.0 if task.iou == "inclusive" else 0.0
+    marks: dict[str, list[tuple[float, bool]]] = {role: [] for role in NAMES}
+    positives = Counter(r.predicate for graph in truths for r in graph.relations)
+    for truth, graph in zip(truths, found, strict=True):
+        match: dict[int, dict[int, float]] = {}
+        for n, region in enumerate(graph.regions):
+            for m, other in enumerate(truth.regions):
+                share = naive_iou(other.box, region.box, edge) if other.label == region.label else 0.0
+                if share >= 0.5:
+                    match.setdefault(n, {})[m] = share
+        taken: set[int] = set()
+        for r in sorted(graph.relations, key=lambda r: -r.confidence)[: task.top or None]:
+            best, place = 0.0, -1
+            for n, t in enumerate(truth.relations):
+                subject = match.get(r.subject, {}).get(t.subject, 0.0)
+                thing = 0.0 if r.object == r.subject else match.get(r.object, {}).get(t.object, 0.0)
+                share = subject if t.object == t.subject else min(subject, thing)
+                if t.predicate == r.predicate and share > best:
+                    best, place = share, n
+            marks[r.predicate].append((r.confidence, place >= 0 and place not in taken))
+            taken.add(place)
+    ties = "index" if task.compat else task.ties
+    each = {
+        role: naive_ap(sorted(marks[role], key=lambda mark: -mark[0]), positives[role], task.ap, ties, bool(task.compat))
+        for role in NAMES
+        if positives[role]
+    }
+    thesis = [role for role in NAMES if " " in role and role not in ROLES and role != "point instr"]
+    return {
+        "all": mean(each.values()),
+        "thesis": sum(each.get(role, 0.0) for role in thesis) / 24 if task.compat else mean(each[r] for r in thesis if r in each),
+    }
+
+
+TRIPLET_TASKS = (
+    VCocoTriplets(draws=0),
+    VCocoTriplets(draws=0, compat="published", top=6),
+    VCocoTriplets(draws=0, iou="half_open", ap="area", ties="index"),
+)
+
+
+def test_triplets_agree_with_loops_over_boxes_and_triplets() -> None:
+    rng, between = np.random.default_rng(4), 0
+    for n in range(1200):
+        case, task = random_case(rng), TRIPLET_TASKS[n % len(TRIPLET_TASKS)]
+        scored = task.score(records([f"u{n}" for n in range(len(case[0]))], *case))
+        for name, value in naive_triplets(task, *case).items():
+            assert scored.metrics[name].value == pytest.approx(value, abs=1e-12, nan_ok=True), (n, name, task)
+        between += 0 < scored.metrics["all"].value < 1
+    assert between > 300
+
+
+def test_triplets_are_another_protocol_than_ap_role() -> None:
+    """Without an object in the truth any box will do, labels count, and the result says that it is no AP role."""
+    truth = SceneGraph((PERSON, BAT), (Relation(0, "ride instr", 0), Relation(0, "kick obj", 1)))
+    other = SceneGraph((PERSON, Region(BAT.box, "kite")), (Relation(0, "ride instr", 1, 0.9), Relation(0, "kick obj", 1, 0.9)))
+    table = records(["u"], [truth], [other])
+    scored = find("v_coco_triplets", draws=0).score(table)
+    assert scored.metrics["thesis"].value == pytest.approx(0.5)  # the kite is no bat
+    assert VCoco(draws=0).score(table).metrics["scenario_2"].value == 1.0
+    assert (scored.notes["scorer"], scored.notes["ap_rule"], scored.notes["relation_nms"]) == (
+        "vcoco/triplets",
+        "11-point",
+        "none",
+    )
+    assert find("v_coco_triplets", draws=0, compat="published").score(table).metrics["thesis"].value == pytest.approx(1 / 24)
+    with pytest.raises(ConfigError, match="compat is 'detr'"):
+        VCocoTriplets(compat="detr")  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- hand-made cases

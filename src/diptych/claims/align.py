@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.claim import Arm, Claim
-from diptych.claims.noisy_texts import NOUNS, NoisyPairs, for_noisy_pairs, noisy_cell
+from diptych.claims.noisy_texts import NOUNS, NoisyPairs, for_noisy_pairs, pairs_cell
 from diptych.recipes.align import ALIGN
 
 MANY, FEW, MISMATCHED = 6000, 400, 0.3
@@ -26,7 +26,7 @@ SOURCES = (
 def arm(name: str, data: NoisyPairs) -> Arm:
     """The same recipe, batch and steps, so equal pairs seen; the pairs alone differ."""
     recipe = replace(for_noisy_pairs(ALIGN.tiny()), batch_size=BATCH, steps=STEPS)
-    return Arm(name, noisy_cell(recipe, data))
+    return Arm(name, pairs_cell(recipe, data))
 
 
 def claims() -> tuple[Claim, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.claim import Arm, Claim
-from diptych.claims.noisy_texts import NoisyPairs, for_noisy_pairs, noisy_cell
+from diptych.claims.noisy_texts import NoisyPairs, for_noisy_pairs, pairs_cell
 from diptych.recipes.alip import ALIP
 from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import PairRecipe
@@ -34,7 +34,7 @@ def arm(name: str, recipe: PairRecipe) -> Arm:
         steps=STEPS,
     )
     data = NoisyPairs(PAIRS, MISMATCHED, captioned=isinstance(recipe, ALIP))
-    return Arm(name, noisy_cell(small, data, logged=LOGGED))
+    return Arm(name, pairs_cell(small, data, logged=LOGGED))
 
 
 def claims() -> tuple[Claim, ...]:

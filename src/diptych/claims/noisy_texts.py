@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from diptych.claims.claim import Cell, Scores
 from diptych.claims.training import trained
-from diptych.core.contracts import Recipe
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
@@ -43,6 +42,8 @@ PLACES = (
 )  # fmt: skip
 SIDE, CELL, JITTER = 48, 16, 2
 """Pixels of an image and of a cell, and by how many a shape is off its cell's middle at most."""
+WIDTH = 64
+"""Numbers of a vector."""
 TESTED = 500
 SMOKE_ROWS, SMOKE_BATCH = 32, 16
 
@@ -122,15 +123,17 @@ def exchanged(count: int, share: float, *key: int | str) -> list[int]:
 
 
 def for_noisy_pairs(recipe: AnyPairRecipe) -> AnyPairRecipe:
-    """The recipe at the size of these images and sentences: towers of two blocks, everything else as in its own small preset."""
+    """The recipe at the size of these images and sentences: towers of two blocks, whole images, since a crop would move shapes from
+    cell to cell; everything else as in its own small preset."""
     return replace(
         recipe,
         image_tower="vit_micro",
         text_tower="text_micro",
-        width=64,
+        width=WIDTH,
         image_size=SIDE,
         text_length=16,
         pieces=400,
+        crop=(1.0, 1.0),
         lr=1e-3,
         warmup=30.0,
         weight_decay=0.05,
@@ -138,17 +141,29 @@ def for_noisy_pairs(recipe: AnyPairRecipe) -> AnyPairRecipe:
     )
 
 
-def noisy_cell(recipe: Recipe, data: NoisyPairs, *, logged: Sequence[str] = ()) -> Callable[[Cell], Scores]:
-    """What runs an arm: trains on `data` of the cell's seed, retrieves among clean pairs of the same seed that show everything.
+def for_cell(recipe: AnyPairRecipe, data: NoisyPairs, cell: Cell) -> tuple[AnyPairRecipe, NoisyPairs, int]:
+    """Recipe, training pairs and number of test pairs of a cell: as given, or at their smallest."""
+    if not cell.smoke:
+        return recipe, data, TESTED
+    return replace(recipe, steps=2, batch_size=SMOKE_BATCH), replace(data, count=SMOKE_ROWS), SMOKE_ROWS
+
+
+def pairs_cell(
+    recipe: PairRecipe,
+    data: NoisyPairs,
+    training: Callable[[NoisyPairs, int], Pool] = lambda rows, seed: rows.pool("train", seed),
+    *,
+    logged: Sequence[str] = (),
+) -> Callable[[Cell], Scores]:
+    """What runs an arm: trains on `training(data, seed)`, retrieves among clean pairs of the same seed that show everything.
 
     `logged` names metrics of the recipe whose last value is added; a recipe that knows no such weight counts as 1.
     """
 
     def run(cell: Cell) -> Scores:
-        rows = replace(data, count=SMOKE_ROWS) if cell.smoke else data
-        chosen = replace(recipe, steps=2, batch_size=SMOKE_BATCH) if cell.smoke else recipe
-        run_folder = trained(chosen, rows.pool("train", cell.seed), cell)
-        test = NoisyPairs(SMOKE_ROWS if cell.smoke else TESTED).pool("test", cell.seed)
+        chosen, rows, tested = for_cell(recipe, data, cell)
+        run_folder = trained(chosen, training(rows, cell.seed), cell)
+        test = NoisyPairs(tested).pool("test", cell.seed)
         task = Retrieval(draws=1)
         result = task.score(task.predict(open_model(run_folder.model), test))
         last = [line for line in run_folder.metrics() if line.get("kind") == "train"][-1]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, parse
+from diptych.cli.output import finish, listed, parse
 from diptych.core.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ class Classify:
 
 def main(argv: Sequence[str]) -> int:
     args = parse(Classify, argv, "classify", "Name what is in an image, from your own list.")
-    names = tuple(dict.fromkeys(name.strip() for name in args.classes.split(",") if name.strip()))
+    names = listed(args.classes)
     if len(names) < 2:
         raise ConfigError(f"--classes is {args.classes!r} (expected two names or more, with commas between them)")
     for path in args.images:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -14,6 +14,9 @@ from diptych.cli import data_web
 from diptych.cli.output import finish, parse, say
 from diptych.cli.subcommands import dispatch
 from diptych.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diptych.data.dataset import Pool
 
 JSON = Annotated[bool, arg(help="one JSON object on stdout")]
 
@@ -113,13 +116,9 @@ def _build(argv: Sequence[str]) -> int:
     args = parse(Build, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data build SRC OUT")
-    from diptych.api import read
     from diptych.data.build import build
-    from diptych.data.dataset import Pool
 
-    data = read(args.source, **args.given())
-    pool = data if isinstance(data, Pool) else Pool.from_samples((data[row] for row in range(len(data))), name=data.name)
-    report = build(pool, args.out, shard_samples=args.shard_samples, overwrite=args.overwrite, progress=True)
+    report = build(_pool(args), args.out, shard_samples=args.shard_samples, overwrite=args.overwrite, progress=True)
     return finish(report.to_json(), report.lines(), args.json)
 
 
@@ -127,14 +126,11 @@ def _inspect(argv: Sequence[str]) -> int:
     args = parse(Inspect, argv, "data inspect", "The report that training prints before its first step.")
     if not args.source:
         raise ConfigError("say what: diptych data inspect DIR")
-    from diptych.api import read
     from diptych.curate.language import read_languages
     from diptych.data.inspect import inspect
     from diptych.data.tokenize import Tokenizer
 
-    pool = read(args.source, **args.given())
-    if not hasattr(pool, "texts_table"):
-        raise ConfigError(f"{args.source} is rendered as it is needed: there is nothing to inspect")
+    pool = _pool(args)
     words = Tokenizer.from_spec(args.tokenizer) if args.tokenizer else None
     length = args.text_length if args.tokenizer else 0
     tagger = read_languages if find_spec("py3langid") else None  # in the extra curate; else only stated languages are counted
@@ -149,6 +145,15 @@ def _inspect(argv: Sequence[str]) -> int:
         write_atomic(args.page, inspection_page(pool, report))
         lines.append(f"page: {args.page}")
     return finish(report.to_json(), lines, args.json)
+
+
+def _pool(args: Build | Inspect) -> Pool:
+    """What was asked for, as a pool; a world is rendered in full."""
+    from diptych.api import read
+    from diptych.data.dataset import Pool
+
+    data = read(args.source, **args.given())
+    return data if isinstance(data, Pool) else Pool.from_samples((data[row] for row in range(len(data))), name=data.name)
 
 
 def _verify(argv: Sequence[str]) -> int:

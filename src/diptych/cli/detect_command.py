@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, parse
+from diptych.cli.output import finish, listed, parse
 from diptych.core.errors import ConfigError
 from diptych.core.scene_graph import SceneGraph
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     from diptych.core.image import FileImage
 
     model = load(args.model)
-    names = {"objects": _names(args.objects), "relations": _names(args.relations)}
+    names = {"objects": listed(args.objects), "relations": listed(args.relations)}
     answers: list[dict[str, Any]] = []
     lines: list[str] = []
     for path in args.images:
@@ -58,10 +58,6 @@ def main(argv: Sequence[str]) -> int:
             write_graph(graph, written)
             lines.append(f"  graph: {written}")
     return finish({"images": answers}, lines, args.json)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _place(wanted: Path, image: Path, suffix: str, count: int) -> Path:

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from diptych.cli.flat import flat, pick
 from diptych.cli.output import finish, parse
 from diptych.core.errors import ConfigError
-from diptych.core.result import Result
+from diptych.core.result import Metric, Result
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,38 @@ def main(argv: Sequence[str]) -> int:
     return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
 
 
+RULES = ("scorer", "ap_rule", "iou", "relation_nms", "graph_constraint", "compat")
+"""What two numbers must have in common before they can be compared, where a protocol declares it in its notes."""
+
+
 def table(name: str, result: Result) -> list[str]:
-    """A result in lines: the main metric first, each with interval and chance."""
-    names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
-    width = max(map(len, names))
+    """A result in lines: the rules that it declares, then the main metric first, each with interval and chance."""
     head = f"{name}: {result.task} v{result.version}, {result.n_items:,} items in {result.n_groups:,} groups"
-    return [head] + [f"  {metric:<{width}}  {result.metrics[metric]}{_chance(result.metrics[metric].chance)}" for metric in names]
+    rules = [f"  {rule.replace('_', ' ')}: {result.notes[rule]}" for rule in RULES if result.notes.get(rule)]
+    names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
+    return [head, *rules, *(_grid(result, names) or _list(result, names))]
+
+
+def _list(result: Result, names: Sequence[str]) -> list[str]:
+    width = max(map(len, names))
+    return [f"  {metric:<{width}}  {_cell(result.metrics[metric])}{_chance(result.metrics[metric].chance)}" for metric in names]
+
+
+def _cell(metric: Metric) -> str:
+    """A class that the data lack, such as Rare, has no number."""
+    return "nothing to score" if math.isnan(metric.value) else str(metric)
+
+
+def _grid(result: Result, names: Sequence[str]) -> list[str]:
+    """Metrics that are all called WHAT@K, at several K: a row for each WHAT."""
+    places = [metric.partition("@")[::2] for metric in names]
+    rows, depths = dict.fromkeys(row for row, _ in places), sorted({depth for _, depth in places}, key=lambda d: (len(d), d))
+    if not all(depths) or len(depths) < 2 or len(names) != len(rows) * len(depths):
+        return []
+    cells = [[row, *(_cell(result.metrics[f"{row}@{depth}"]) for depth in depths)] for row in rows]
+    cells = [["", *(f"@{depth}" for depth in depths)], *cells]
+    width = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, width, strict=True)).rstrip() for row in cells]
 
 
 def _chance(level: float) -> str:

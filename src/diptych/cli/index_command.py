@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, parse
+from diptych.cli.output import finish, listed, parse
 from diptych.cli.subcommands import dispatch
 from diptych.core.errors import ConfigError
 
@@ -20,12 +20,15 @@ UNSET = -1
 
 @dataclass(frozen=True)
 class Build:
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="a model, or 'words' for a lexical index of the texts")]
+    model: Annotated[
+        Positional[str],
+        arg(metavar="MODEL", help="a model; 'words' (lexical index of texts); 'annotations' (graphs of the data)"),
+    ]
     data: Annotated[Positional[str], arg(metavar="DATA")]
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     split: Annotated[str, arg(help="only this split")] = ""
     what: Annotated[Literal["images", "texts"], arg(help="what can be found")] = "images"
-    kind: Annotated[Literal["dense", "nested", "lexical", "late", "hybrid"], arg(help="kind of index")] = "dense"
+    kind: Annotated[Literal["dense", "nested", "lexical", "late", "hybrid", "graphs"], arg(help="kind of index")] = "dense"
     prefix: Annotated[int, arg(help="nested: numbers of the vector that the first look takes (16)")] = UNSET
     order: Annotated[
         Literal["", "given", "principal"], arg(help="nested: prefix of the vectors as they are, or of their principal directions")
@@ -34,14 +37,19 @@ class Build:
     query_terms: Annotated[int, arg(help="lexical: heaviest terms of a query that are looked up (0: all)")] = UNSET
     fusion: Annotated[Literal["", "rrf", "weighted"], arg(help="hybrid: reciprocal ranks (the default) or weighted scores")] = ""
     lexical: Annotated[float, arg(help="hybrid: weight of the words, the vectors have the rest (0.5)")] = UNSET
+    objects: Annotated[str, arg(help="graphs: things to detect, with commas between them (those of training)")] = ""
+    relations: Annotated[str, arg(help="graphs: relations to detect, with commas between them (those of training)")] = ""
+    min_confidence: Annotated[float, arg(help="graphs: triplets below it are not kept (0.05)")] = UNSET
     url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
     overwrite: bool = False
     json: JSON = False
 
     def options(self) -> dict[str, Any]:
         """What was said about the kind; a kind refuses what it does not know."""
-        said = {name: getattr(self, name) for name in ("prefix", "order", "shortlist", "query_terms", "fusion", "lexical")}
-        return {name: value for name, value in said.items() if value not in (UNSET, "")}
+        names = ("prefix", "order", "shortlist", "query_terms", "fusion", "lexical", "min_confidence")
+        said: dict[str, Any] = {name: getattr(self, name) for name in names}
+        said |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
+        return {name: value for name, value in said.items() if value not in (UNSET, "", ())}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,15 @@ def parse(kind: type[T], argv: Sequence[str], command: str, description: str, de
     return tyro.cli(kind, args=args, prog=prog, description=description, config=settings, default=default)
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """``person, dog`` to its names, each once, in order.
+
+    >>> listed("person, dog,person")
+    ('person', 'dog')
+    """
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def emit(payload: dict[str, Any]) -> None:
     """One line, one JSON object, on stdout."""
     print(json.dumps(to_plain(payload), ensure_ascii=False, allow_nan=False), file=sys.stdout, flush=True)

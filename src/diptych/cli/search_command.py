@@ -1,4 +1,4 @@
-"""``diptych search INDEX "text or image path" [-k 5]``."""
+"""``diptych search INDEX "text or image path" [-k 5]``, or by ``--triplet "person, riding, horse"``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Search:
     query: Annotated[Positional[str], arg(metavar="QUERY", help="words, or the path of a picture")] = ""
     image: Annotated[Path | None, arg(help="a picture beside the words: this, but ...")] = None
     weight: Annotated[float, arg(help="of the words beside pictures; negative takes away what they name")] = 2.0
+    triplet: Annotated[str, arg(help="of an index of graphs: 'subject, relation, object'; a * leaves one open")] = ""
     like: Annotated[tuple[str, ...], arg(help="uids of items that are good examples")] = ()
     unlike: Annotated[tuple[str, ...], arg(help="uids of items that are bad examples")] = ()
     k: Annotated[int, arg(aliases=["-k"], help="how many answers")] = 5
@@ -33,7 +34,9 @@ class Search:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Search, argv, "search", "Search an index by text, by picture, by both, or by examples.")
+    args = parse(Search, argv, "search", "Search an index by text, by picture, by both, by triplet, or by examples.")
+    if args.triplet:
+        return _by_triplet(args)
     text, image = _said(args)
     from diptych.api import open_index
     from diptych.core.image import FileImage
@@ -45,6 +48,27 @@ def main(argv: Sequence[str]) -> int:
         hits = opened.search_query(query, args.k, where=where, distinct=args.distinct)
     lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
     return finish({"query": args.query, "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
+
+
+def _by_triplet(args: Search) -> int:
+    if args.query or args.image or args.like or args.unlike:
+        raise ConfigError("--triplet is the whole question (expected no words, picture or examples beside it)")
+    from diptych.index.graphs import GraphIndex, triplet
+    from diptych.index.kinds import open_index
+
+    wanted = triplet(args.triplet)
+    with open_index(args.index) as opened:
+        if not isinstance(opened, GraphIndex):
+            raise ConfigError(f"{args.index} is an index of kind '{opened.kind}': triplets are searched in one of kind 'graphs'")
+        where = filters(args.where, opened.info.columns)
+        hits = opened.search_triplet(wanted, args.k, where=where, distinct=args.distinct)
+    lines = [f"{hit.score:6.3f}  {hit.uid}  {_best(hit.payload['triplets'])}" for hit in hits]
+    return finish({"triplet": list(wanted), "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> str:
+    first = f"{rows[0]['subject']} | {rows[0]['relation']} | {rows[0]['object']}"
+    return first + (f"  (+{len(rows) - 1} more)" if len(rows) > 1 else "")
 
 
 def _said(args: Search) -> tuple[str, Path | None]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -31,7 +31,12 @@ class Train:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug; `diptych systems` lists them")]
     data: Annotated[str, arg(help="emoji, world:scenes, a folder, a table, shards, ...")]
     out: Annotated[Path, arg(help="the run folder to make")] = Path()
-    preset: Annotated[Literal["tiny", "paper"], arg(help="sizes for two cores, or the published configuration")] = "tiny"
+    preset: Annotated[str, arg(help="tiny (for two cores), paper (the published configuration), or one of the recipe's own")] = (
+        "tiny"
+    )
+    subset: Annotated[
+        str, arg(help="a file with one uid a line: train on these samples only, such as a list that the page saved")
+    ] = ""
     init: Annotated[str, arg(help="a run or model folder whose weights are the start")] = ""
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
@@ -60,21 +65,22 @@ def _train(name: str, argv: Sequence[str]) -> int:
     from diptych.core.config import from_plain, to_plain
     from diptych.train.options import TrainOptions
 
-    preset = kind.paper() if _preset(argv) == "paper" else kind.tiny()
+    preset = kind.preset(_preset(argv))
     every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions())])
-    args: Any = parse(every, argv, f"train {name}", DESCRIPTION)
+    args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = from_plain(kind, to_plain(pick(kind, args)))
     options = TrainOptions(**{key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")})
     if args.dry_run:
         from diptych.api import estimate
 
-        cost = estimate(recipe, args.data, options=options)
+        cost = estimate(recipe, args.data, options=options, subset=args.subset)
         return finish(cost, _spoken(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
     from diptych.api import train
 
-    run = train(recipe, args.data, args.out, options=options, init=args.init, say=say if _main_process() else None)
+    talk = say if _main_process() else None
+    run = train(recipe, args.data, args.out, options=options, init=args.init, subset=args.subset, say=talk)
     return _finish(run, evaluation=not args.no_evaluation, as_json=args.json)
 
 

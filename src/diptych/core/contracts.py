@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtim
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.errors import UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.result import Result
 from diptych.core.sample import Sample
@@ -344,6 +345,8 @@ class Recipe(ABC):
     """Fields of `Sample` that must be there; a name that is not a field is looked up in `extras`."""
     cacheable: ClassVar[bool] = True
     """False when features of a chunk depend on the other chunks (say why in the docstring)."""
+    presets: ClassVar[tuple[str, ...]] = ("tiny", "paper")
+    """Class methods without arguments that make a configuration."""
 
     batch_size: int = 256
     steps: int = 0
@@ -361,6 +364,11 @@ class Recipe(ABC):
     def model(self) -> nn.Module:
         """A fresh module from the current torch random state. Its `forward` returns a dataclass of tensors; learnable scalars
         have shape [1] and are among what it returns, so that data-parallel and sharded wrappers see them."""
+
+    @property
+    def measured_by(self) -> str:
+        """The task (`diptych.tasks`) that answers how good a run is when nobody names one; options behind a colon, "vg150:ks=[5]"."""
+        return "retrieval"
 
     @property
     def decode_size(self) -> int | None:
@@ -406,6 +414,14 @@ class Recipe(ABC):
     @abstractmethod
     def deploy(self, model: nn.Module) -> Any:
         """What inference needs, as a `Deployable` that answers capabilities. Shares the module, copies nothing."""
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The configuration of that name."""
+        if name not in cls.presets:
+            raise UnknownName(f"preset of '{cls.slug}'", name, cls.presets)
+        made: Self = getattr(cls, name)()
+        return made
 
     @classmethod
     @abstractmethod

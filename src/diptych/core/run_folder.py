@@ -26,6 +26,7 @@ class RunFolder:
     model/            config.json, model.safetensors, tokenizer, README.md: what `dp.load` opens
     records/          Parquet records of evaluations, one file a task and data set
     quarantine.jsonl  samples that failed: uid, stage, reason
+    subset.txt        the uids that the run was limited to, where it was
     report.html
     """
 
@@ -77,6 +78,10 @@ class RunFolder:
     @property
     def records(self) -> Path:
         return self.path / "records"
+
+    @property
+    def subset(self) -> Path:
+        return self.path / "subset.txt"
 
     @property
     def report(self) -> Path:

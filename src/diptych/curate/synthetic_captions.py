@@ -3,9 +3,9 @@
 `TemplateCaptions`   names what stands in the image (regions, else labels or tags) in a fixed sentence. Nothing trained; costs no decode
 `GeneratedCaptions`  asks any model that answers `Generator`. ALIP took OFA with the prompt below, 10 to 15 tokens
 
-No row leaves but one whose image a captioner cannot read. The captions are the column ``synthetic_caption``, keyed by uid: pass the
-folder that `curate` wrote to `diptych train alip --captions FOLDER`. Raw texts are never touched, and never enter a caption by
-themselves: a template that repeated the raw text could not disagree with it.
+Data that name nothing in any image are refused by the first. No row leaves but one whose image a captioner cannot read. The captions
+are the column ``synthetic_caption``, keyed by uid: pass the folder that `curate` wrote to `diptych train alip --captions FOLDER`. Raw
+texts are never touched, and never enter a caption by themselves: a template that repeated the raw text could not disagree with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from diptych.core.contracts import Curated, Dataset, Drop, Generator
-from diptych.core.errors import ConfigError, DecodeError
+from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.curate.costs import planned
@@ -54,6 +54,12 @@ class TemplateCaptions:
         start = time.perf_counter()
         found = {sample.uid: self._caption(sample) for sample in _samples(data)}
         captions = {uid: caption for uid, caption in found.items() if caption}
+        if found and not captions:
+            raise DataError(
+                f"nothing says what is in the images of '{data.name}'",
+                field="regions, texts",
+                expected=f"regions or texts of origin {' or '.join(self.origins)}; without, `GeneratedCaptions` asks a captioner",
+            )
         return Curated(tuple(found), (), {COLUMN: captions} if captions else {}, time.perf_counter() - start)
 
     def _caption(self, sample: Sample) -> str:
@@ -62,9 +68,8 @@ class TemplateCaptions:
         things = [f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}" for name in dict.fromkeys(names)]
         if not things:
             texts = sample.positives(self.language)
-            things = next((found for origin in self.origins if (found := [t.string for t in texts if t.origin == origin])), [])[
-                :1
-            ]
+            of_origin = ([text.string for text in texts if text.origin == origin] for origin in self.origins)
+            things = next((found for found in of_origin if found), [])[:1]
         if not things:
             return ""
         listed = things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"

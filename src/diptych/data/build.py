@@ -34,7 +34,7 @@ from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
 from diptych.data.dataset import JSON, Pool
 from diptych.data.images import Slices
-from diptych.data.quarantine import Bad, read_quarantine, write_quarantine
+from diptych.data.quarantine import Bad, first_lines, read_quarantine, write_quarantine
 from diptych.data.ragged import Ragged, Texts
 from diptych.data.shards import ShardWriter, Stored, store_shard
 
@@ -54,12 +54,14 @@ class BuildReport:
     kept: int
     image_bytes: int
     fingerprint: str
+    reasons: tuple[str, ...] = ()  # the first of what was left out, with file and row
 
     def lines(self) -> list[str]:
         return [
             f"{self.samples:,} samples in {self.shards} shards ({self.image_bytes / 2**20:,.1f} MiB of images) in {self.folder}",
             *([f"{self.kept} shards were there already and were kept"] if self.kept else []),
             *([f"{self.quarantined:,} left out, see {self.folder / 'quarantine.parquet'}"] if self.quarantined else []),
+            *self.reasons,
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -277,15 +279,16 @@ def _read_mark(folder: Path) -> dict[str, Any]:
 def _report(out: Path, *, kept: int) -> BuildReport:
     mark = _read_mark(out)
     size = read_parquet(out / MANIFEST, ["image_size"])["image_size"].to_numpy()
-    shards = mark["shards"]
+    shards, bad = mark["shards"], read_quarantine(out)
     return BuildReport(
         out,
         mark["count"],
-        len(read_quarantine(out)),
+        len(bad),
         shards,
         shards if kept < 0 else kept,
         int(size[size > 0].sum()),
         mark["fingerprint"],
+        tuple(first_lines(bad)),
     )
 
 

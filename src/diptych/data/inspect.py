@@ -12,7 +12,8 @@ import numpy as np
 
 from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
-from diptych.data.quarantine import Bad
+from diptych.data.graph_facts import GraphFacts, graph_facts
+from diptych.data.quarantine import Bad, first_lines
 from diptych.data.split import LeakReport, leaks
 
 NEAR_CONSTANT = 0.5  # share of samples with one and the same first text
@@ -62,18 +63,21 @@ class DataReport:
     same_image_pairs: float = 0.0  # expected pairs in a batch with one and the same image file but different groups
     chance_loss: float = 0.0  # nats: log of the batch size
     words: dict[str, int] = field(default_factory=dict)  # texts by their number of words
+    left_out: list[str] = field(default_factory=list)  # the first of the quarantine, with file and row
+    graphs: GraphFacts | None = None
 
     @property
     def warnings(self) -> list[str]:
         found = []
         if self.without_text == self.samples:
-            found.append("no sample has a text")
+            found += [] if self.graphs else ["no sample has a text"]
         elif self.without_text:
             found.append(f"{self.without_text:,} samples have no text")
         if self.without_image:
             found.append(f"{self.without_image:,} samples have no image")
         if self.quarantined:
-            found.append(f"{self.quarantined:,} rows were left out while reading (see the quarantine)")
+            found.append(f"{self.quarantined:,} rows, or parts of them, were left out or cut while reading (see the quarantine)")
+        found += self.graphs.warnings if self.graphs else []
         if self.duplicate_images > 0:
             found.append(f"{self.duplicate_images:,} samples share their image with another one")
         if self.common_texts and self.common_texts[0][1] >= NEAR_CONSTANT * self.samples > 1:
@@ -107,6 +111,8 @@ class DataReport:
         facts = [
             f"{name}: {self.samples:,} samples, {self.texts:,} texts, {self.groups:,} groups",
             *(f"! {warning}" for warning in self.warnings),
+            *self.left_out,
+            *(self.graphs.lines() if self.graphs else []),
             f"largest group: {self.largest_group[1]:,} samples ({self.largest_group[0]})",
             f"duplicate images: {dup}; duplicate texts: {self.duplicate_texts:,} samples",
             *([f"longest side of those looked at, pixels: {_mix(self.sides)}"] if self.sides else []),
@@ -115,12 +121,18 @@ class DataReport:
             f"languages: {_mix(self.languages)}",
             *([f"languages as they read, of those not stated: {_mix(self.languages_read)}"] if self.languages_read else []),
             f"licences: {_mix(self.licences)}",
-            *([f"splits: {_mix(self.splits)}", *self.leaks.lines()] if self.splits else []),
-            f"in a batch of {self.batch_size:,}: {self.same_group_pairs:.2f} pairs of one group, {self.same_text_pairs:.2f} more "
-            f"with equal texts, {self.same_image_pairs:.2f} with the same image; guessing gives a loss of {self.chance_loss:.3f}",
+            *([f"splits: {_mix(self.splits)}"] if self.splits else []),
+            *(self.leaks.lines() if len(self.splits) > 1 else []),
+            *([self._batch()] if self.texts else []),
             *self.notes,
         ]
         return list(dict.fromkeys(facts))
+
+    def _batch(self) -> str:
+        return (
+            f"in a batch of {self.batch_size:,}: {self.same_group_pairs:.2f} pairs of one group, {self.same_text_pairs:.2f} more "
+            f"with equal texts, {self.same_image_pairs:.2f} with the same image; guessing gives a loss of {self.chance_loss:.3f}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "leaks": self.leaks.to_json(), "warnings": self.warnings}
@@ -169,6 +181,8 @@ def inspect(
         words=_lengths(strings),
         batch_size=batch_size,
         chance_loss=math.log(batch_size),
+        left_out=first_lines(pool.quarantine),
+        graphs=graph_facts(pool),
     )
     unstated = [string for string, language in zip(strings, languages, strict=True) if not language]
     if read_language is not None and unstated:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +27,11 @@ class Bad:
 
     def __str__(self) -> str:
         return f"{self.file or self.uid}: {self.reason}" + (f" [{self.uid}]" if self.file and self.uid else "")
+
+
+def first_lines(rows: Sequence[Bad], most: int = 5) -> list[str]:
+    """The first of them for people to read, one a line, and how many more there are."""
+    return [f"  {bad}" for bad in rows[:most]] + ([f"  and {len(rows) - most:,} more"] if len(rows) > most else [])
 
 
 def write_quarantine(folder: Path, rows: Iterable[Bad]) -> None:

@@ -59,6 +59,8 @@ class Index(ABC):
     kind: ClassVar[str] = ""
     compare: ClassVar[str] = ""
     """The space in which two items are compared with each other (duplicates)."""
+    deepest: int = 0
+    """How far down a ranking a search with `distinct` looks; 0 to its end. A service sets a limit, so that nobody can keep it busy."""
 
     def __init__(self, folder: Path, facts: Facts, store: Store | None, model: Any) -> None:
         self.folder, self._facts, self._store, self._model = folder, facts, store, model
@@ -418,7 +420,7 @@ class Index(ABC):
         if distinct is None:
             found = rank(k, ())
         else:
-            found = first_of_its_kind(lambda limit: rank(limit, (self.compare,)), self.compare, k, distinct)
+            found = first_of_its_kind(lambda limit: rank(limit, (self.compare,)), self.compare, k, distinct, deepest=self.deepest)
         return [hit_of(item, self._facts.columns) for item in found]
 
     def _choice(self, where: Where | None, without: Sequence[uuid.UUID] = ()) -> Choice:

@@ -22,6 +22,7 @@ Where = Mapping[str, Any]
 Kind = str  # "text" | "texts" | "integer" | "number" | "boolean"
 
 RANGES = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+LARGEST = 2.0**63  # whole numbers of an engine have 64 bits
 ALIKE = ({"integer", "number"}, {"text", "texts"})  # kinds that one column may mix; the second of a pair stands for both
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
@@ -74,8 +75,10 @@ def check_where(where: Where, columns: Mapping[str, Kind]) -> None:
             raise ConfigError(f"column '{name}' is asked to be one of nothing (expected a value or more)")
         for value in values:
             given = kind_of(value)
-            if given != kind and {given, kind} not in ALIKE:
+            if given == "texts" or (given != kind and {given, kind} not in ALIKE):
                 raise ConfigError(f"column '{name}' holds {kind}, the condition gives {value!r}")
+            if given in ("integer", "number") and not abs(value) < LARGEST:
+                raise ConfigError(f"column '{name}' is compared with a number that is none or too large (expected a finite one)")
 
 
 def matches(row: Mapping[str, Any], where: Where) -> bool:

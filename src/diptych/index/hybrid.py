@@ -78,6 +78,15 @@ class HybridIndex(DenseIndex):
         source = picture(image)
         return self._fused(self._image(source), self._lexicon.query_image(source), k, where, distinct)
 
+    def search_words(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
+        """By the words of a text alone; the dense half is `search_vectors`."""
+        choice, terms = self._choice(where), self._lexicon.vocabulary.encode(self._lexicon.query_text(text))
+
+        def rank(limit: int, vectors: Sequence[str]) -> list[Scored]:
+            return self._ranked(Ask(WORDS, terms, limit), choice, vectors) if len(terms.indices) else []
+
+        return self._answer(rank, k, distinct)
+
     def _fused(
         self, query_D: Unit, weights: Mapping[str, float], k: int, where: Where | None, distinct: float | None
     ) -> list[Hit]:

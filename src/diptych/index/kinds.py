@@ -18,6 +18,7 @@ KINDS = {
     "lexical": "diptych.index.lexical:LexicalIndex",
     "late": "diptych.index.late:LateIndex",
     "hybrid": "diptych.index.hybrid:HybridIndex",
+    "graphs": "diptych.index.graphs:GraphIndex",
 }
 
 

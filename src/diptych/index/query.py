@@ -52,23 +52,25 @@ def combine(parts: Sequence[tuple[Unit, float]]) -> Unit:
     return unit
 
 
-def first_of_its_kind(rank: Callable[[int], list[Scored]], space: str, k: int, threshold: float) -> list[Scored]:
+def first_of_its_kind(
+    rank: Callable[[int], list[Scored]], space: str, k: int, threshold: float, *, deepest: int = 0
+) -> list[Scored]:
     """The k best items of which no two are more alike than `threshold` (cosine in `space`).
 
     Going down the ranking, an item stays unless it is too like one that stayed before it. So the answer does not depend on how far
     one looks, and the answer for k is the beginning of the answer for k + 1. `rank(limit)` gives the ranking with vectors.
+
+    deepest  look at no more items than so many, and answer fewer than k when those hold no more; 0 looks to the end
     """
     if not -1 <= threshold <= 1:
         raise ConfigError(f"distinct is {threshold} (expected a cosine, such as 0.94)")
-    limit = 4 * k
+    limit = min(4 * k, deepest or 4 * k)
     while True:
         found = rank(limit)
         kept = _apart([item.vectors[space] for item in found], k, threshold)
-        if len(kept) == k:
+        if len(kept) == k or len(found) < limit or limit == deepest:
             break
-        if len(found) < limit:
-            break
-        limit *= 4
+        limit = min(4 * limit, deepest or 4 * limit)
     return [found[place] for place in kept]
 
 

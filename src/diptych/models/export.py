@@ -24,6 +24,7 @@ from diptych.models.text import TextTransformer
 from diptych.models.vit import VisionTransformer
 
 OPSET = 17
+ONNX_FILE = "onnx.json"
 _RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
 
 
@@ -166,8 +167,8 @@ class _Text(nn.Module):
 
 
 def to_onnx(embedder: PairEmbedder, folder: Path) -> None:
-    """Write image.onnx (image -> embedding), text.onnx (ids, mask -> embedding), tokenizer.json and preprocess.json. A text tower
-    that pools at the end of the text reads no mask, and its text.onnx has no such input.
+    """Write image.onnx (image -> embedding), text.onnx (ids, mask -> embedding), tokenizer.json, preprocess.json, and onnx.json,
+    which says whose export this is. A text tower that pools at the end of the text reads no mask, and its text.onnx has no such input.
 
     The batch is free in both; texts are padded to the model's text length. Images go in preprocessed; embeddings come out
     unit-norm.
@@ -185,6 +186,8 @@ def to_onnx(embedder: PairEmbedder, folder: Path) -> None:
         _write(_Text(model), (text_BL, mask_BL), work / "text.onnx", ["ids", "mask"])
         embedder.tokenizer.save(work)
         write_json(work / "preprocess.json", {**embedder.preprocess.to_json(), "text_length": length})
+        facts = {"name": embedder.name, "fingerprint": embedder.fingerprint, "width": model.width, "dims": list(embedder.dims)}
+        write_json(work / ONNX_FILE, {"format": 1, **facts})
 
 
 def _write(module: nn.Module, example: tuple[Tensor, ...], path: Path, names: list[str]) -> None:

@@ -117,19 +117,27 @@ class GraphDetector:
         regions: Sequence[Sequence[Region]],
         *,
         relations: Sequence[str],
-        threshold: float = 0.05,
+        objects: Sequence[str] = (),
+        labels_known: bool = True,
+        top: int = 1000,
     ) -> list[SceneGraph]:
-        """Relations between known regions, for a detector of given regions: every ordered pair of an image is scored, those above
-        `threshold` are kept. Regions come back as they are, in their order."""
+        """Relations between known regions, for a detector of given regions: every ordered pair of an image is scored with every
+        name, the `top` best are kept (0: all). Regions come back as they are, in their order.
+
+        objects   further names for the list of texts beside the labels of the regions
+        labels_known  must hold: a query is made of a box and its label
+        """
         if not self.model.shape.given:
             raise ConfigError(f"{self.name} finds its regions itself (expected a detector trained on given regions)")
+        if not labels_known:
+            raise ConfigError(f"{self.name} does not name regions, it asks for their labels (expected labels_known=True)")
         if len(images) != len(regions):
             raise DataError(f"{len(images)} images but regions for {len(regions)}", field="regions", expected="a list an image")
-        names = tuple(dict.fromkeys(region.label for row in regions for region in row))
+        names = tuple(dict.fromkeys([*objects, *(region.label for row in regions for region in row)]))
         lists = LabelLists(names, tuple(relations))
-        return [self._related(image, row, lists, threshold) for image, row in zip(images, regions, strict=True)]
+        return [self._related(image, row, lists, top) for image, row in zip(images, regions, strict=True)]
 
-    def _related(self, image: ImageSource, regions: Sequence[Region], lists: LabelLists, threshold: float) -> SceneGraph:
+    def _related(self, image: ImageSource, regions: Sequence[Region], lists: LabelLists, top: int) -> SceneGraph:
         pixels_HWC = decode(image, exact=True)
         height, width = pixels_HWC.shape[:2]
         box_R4 = torch.tensor([region.box for region in regions], dtype=torch.float32).view(-1, 4)
@@ -148,11 +156,13 @@ class GraphDetector:
             )
             said = self._said([pixels_HWC], lists, given)
             score_NR = said.relation_logit_BSQR[0, -1].sigmoid().cpu()
-            for pair, relation in (score_NR > threshold).nonzero().tolist():
+            best = score_NR.flatten().sort(descending=True, stable=True).indices[: top or None]
+            for place in best.tolist():
+                pair, relation = divmod(place, len(lists.relations))
                 subject, object_ = part[pair]
                 edges.append(Relation(subject, lists.relations[relation], object_, float(score_NR[pair, relation])))
         edges.sort(key=lambda edge: -edge.confidence)
-        return SceneGraph(tuple(regions), tuple(edges))
+        return SceneGraph(tuple(regions), tuple(edges[: top or None]))
 
     def _said(self, images: Sequence[Pixels], lists: LabelLists, given: GivenPairs | None = None) -> PairSet:
         image_BCHW, pixel_BHW = self.images(images)

@@ -70,6 +70,8 @@ class PairSetLoss:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"PairSetLoss.{name} is {getattr(self, name)!r} (expected {' | '.join(allowed)})")
+        if self.pseudo is not None and not 0 <= self.pseudo <= 1:
+            raise ConfigError(f"PairSetLoss.pseudo is {self.pseudo} (expected a share in 0..1, or none)")
 
     def __call__(
         self,

@@ -15,6 +15,7 @@ from diptych.models.outputs import Pairs
 from diptych.objectives.info_nce import info_nce
 from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import PairRecipe
+from diptych.recipes.presets import pair_fields
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -110,28 +111,12 @@ class ALIGN(PairRecipe):
         `--image-tower timm:efficientnet_lite0 --text-tower bert_tiny --optimiser-kind lamb`."""
         same = CLIP.tiny()
         return cls(
-            start_sigma=0.07,
+            **pair_fields(same),
             optimiser_kind="adamw",
             betas=same.betas,
             eps=same.eps,
+            start_sigma=0.07,
             project_image=True,
-            image_tower=same.image_tower,
-            text_tower=same.text_tower,
-            width=same.width,
-            image_size=same.image_size,
-            text_length=same.text_length,
-            tokenizer=same.tokenizer,
-            pieces=same.pieces,
-            crop=same.crop,
-            flip=same.flip,
-            mean=same.mean,
-            std=same.std,
-            batch_size=same.batch_size,
-            steps=same.steps,
-            lr=same.lr,
-            warmup=same.warmup,
-            weight_decay=same.weight_decay,
-            clip_norm=same.clip_norm,
         )
 
     @classmethod

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -14,7 +12,7 @@ from diptych.core.contracts import Dataset, Draw, Draws, Optimiser
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.batch import TripletBatch, texts_by_origin, triplet_batch
-from diptych.data.columns import read_table
+from diptych.data.text_sets import caption_table
 from diptych.data.tokenize import Tokenizer
 from diptych.models.embedder import PairEmbedder
 from diptych.models.triplet_encoder import TripletEncoder, Triplets
@@ -23,11 +21,10 @@ from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.info_nce import info_nce
 from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import VOCABULARY_ROWS, PairRecipe
+from diptych.recipes.presets import pair_fields
 
 Kind = Literal["raw", "synthetic"]
 
-CAPTION_TABLE = "synthetic_caption"
-"""Table and column of captions that a curation step made."""
 LOOKED_AT = 64
 """Samples, evenly spaced, that are asked for both texts before training begins."""
 
@@ -87,7 +84,7 @@ class ALIP(PairRecipe):
         """The texts of a sample that can be drawn as its raw text or as its synthetic caption; none at all is an error."""
         origins = self.raw if kind == "raw" else self.synthetic
         if kind == "synthetic" and self.captions:
-            caption = _captions(self.captions).get(sample.uid)
+            caption = caption_table(self.captions).get(sample.uid)
             found = [caption] if caption else []
         else:
             found = [text.string for text in texts_by_origin(sample, origins, self.language)]
@@ -188,32 +185,10 @@ class ALIP(PairRecipe):
     def tiny(cls) -> Self:
         """The same towers, batch and steps as `clip`'s. Data without texts of origin "synthetic" get a stand-in for the caption: a
         paraphrase (scene world), else the tags (emoji, where the raw text is the label)."""
-        same = CLIP.tiny()
-        return cls(
-            synthetic=("synthetic", "rewrite", "tags"),
-            image_tower=same.image_tower,
-            text_tower=same.text_tower,
-            width=same.width,
-            image_size=same.image_size,
-            text_length=same.text_length,
-            tokenizer=same.tokenizer,
-            pieces=same.pieces,
-            batch_size=same.batch_size,
-            steps=same.steps,
-            lr=same.lr,
-            warmup=same.warmup,
-            weight_decay=same.weight_decay,
-            crop=same.crop,
-        )
+        return cls(**pair_fields(CLIP.tiny()), synthetic=("synthetic", "rewrite", "tags"))
 
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/32 on YFCC15M with captions by OFA-base, batch 4,096, 32 epochs. The published one-cycle schedule is a linear warm-up over
         a tenth of the run and a cosine here; crops have an aspect of 3/4 to 4/3 and not of 4/5 to 5/4."""
         return cls(flip=True, same_group="negative")
-
-
-@lru_cache(maxsize=2)
-def _captions(folder: str) -> dict[str, str]:
-    table = read_table(Path(folder), CAPTION_TABLE).table
-    return dict(zip(table["uid"].to_pylist(), table[CAPTION_TABLE].to_pylist(), strict=True))

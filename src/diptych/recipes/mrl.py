@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -21,6 +21,7 @@ from diptych.models.embedder import PairEmbedder
 from diptych.objectives.nested import first
 from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import PairRecipe
+from diptych.recipes.presets import pair_fields
 
 FEATURE = re.compile(r"_[BN][A-Z0-9]*D$")
 """Names of features whose last axis is the embedding."""
@@ -131,19 +132,15 @@ class MRL(PairRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """The towers, data and budget of `clip`'s."""
-        return cls(**_shared(CLIP.tiny()), base_preset="tiny", dims=(4, 8, 16, 32, 64, 128))
+        return cls(**pair_fields(CLIP.tiny()), base_preset="tiny", dims=(4, 8, 16, 32, 64, 128))
 
     @classmethod
     def paper(cls) -> Self:
         """CLIP with prefixes from 8 on, 151,277,313 parameters. The paper's own models are ResNet-50 and ALIGN."""
-        return cls(**_shared(CLIP.paper()))
+        return cls(**pair_fields(CLIP.paper()))
 
 
 def cut(features: Any, d: int) -> Any:
     """The same features, embeddings cut to their first d numbers and normalised again; whatever is no embedding stays."""
     named = {f.name: getattr(features, f.name) for f in fields(features)}
     return replace(features, **{name: first(x, d) for name, x in named.items() if x is not None and FEATURE.search(name)})
-
-
-def _shared(recipe: PairRecipe) -> Mapping[str, Any]:
-    return {f.name: getattr(recipe, f.name) for f in fields(PairRecipe)}

@@ -86,6 +86,20 @@ class RLIPv2(GraphRecipe):
     """
 
     slug = "rlipv2"
+    presets = (
+        "tiny",
+        "paper",
+        "swin_tiny",
+        "swin_large",
+        "hico_det",
+        "hico_det_few",
+        "hico_det_uc_rf",
+        "hico_det_uc_nf",
+        "v_coco",
+        "open_images",
+        "tagger",
+        "tagger_tiny",
+    )
 
     batch_size: int = 64
     epochs: float = 20.0
@@ -147,6 +161,12 @@ class RLIPv2(GraphRecipe):
     def __post_init__(self) -> None:
         self.shape()  # refuses what cannot be built, an unknown gate for one
         self.loss()
+
+    @property
+    def measured_by(self) -> str:
+        """Recall of triplets; where pictures are small worlds with a few relations, of the first five."""
+        task = "vg150_predcls" if self.given else "vg150"
+        return f"{task}:ks=[5]" if self.square else task
 
     # ------------------------------------------------------------ model
 
@@ -270,7 +290,7 @@ class RLIPv2(GraphRecipe):
             text_scale=4.0,
             pseudo=None,
             batch_size=16,
-            steps=2000,
+            steps=3000,
             lr=1e-3,
             warmup=100.0,
             lr_drop=0.8,

@@ -1,4 +1,4 @@
-"""Rectangles, arrows and labels over a picture or over nothing, written once and drawn twice: as SVG and as pixels.
+"""Rectangles, arrows and labels over a picture or over nothing, written once and drawn as SVG, as pixels, or by a page of its own.
 
 Colours are names of the page's palette ("ink", "panel", "s0", "good"), so that an SVG follows light and dark by itself and pixels
 are drawn for either. Lengths are in units of the drawing.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -157,6 +158,45 @@ def _svg_shape(shape: Shape, fixed: dict[str, str]) -> str:
 def _svg_rect(rect: Rect) -> str:
     x0, y0, x1, y1 = rect
     return f'x="{x0:.1f}" y="{y0:.1f}" width="{max(x1 - x0, 0):.1f}" height="{max(y1 - y0, 0):.1f}"'
+
+
+# ---------------------------------------------------------------- plain values
+
+
+def plain(drawing: Drawing) -> dict[str, Any]:
+    """The shapes as plain values, for a page that draws them itself; the picture is left out. Colours stay names of the palette."""
+    return {
+        "width": drawing.width,
+        "height": drawing.height,
+        "fixed": drawing.fixed,
+        "shapes": [_plain_shape(shape) for shape in drawing.shapes],
+    }
+
+
+def _plain_shape(shape: Shape) -> dict[str, Any]:
+    match shape:
+        case Outline(rect, name, width, dashed):
+            return {"kind": "outline", "rect": _rounded(rect), "colour": name, "width": width, "dashed": dashed}
+        case Arrow(points, name, width, dashed, halo):
+            line = {"line": [_rounded(p) for p in _shaft(points)], "head": [_rounded(p) for p in _head(points)]}
+            return {"kind": "arrow", **line, "colour": name, "width": width, "dashed": dashed, "halo": halo}
+        case Label(lines=lines, ground=ground, edge=edge, size=size):
+            x0, y0, x1, _ = shape.rect
+            rows = [
+                {
+                    "text": text,
+                    "colour": name,
+                    "x": round((x0 + x1) / 2, 1),
+                    "y": round(y0 + PAD / 2 + (row + 0.8) * LEADING * size, 1),
+                    "length": round(_text_width(text, size), 1),
+                }
+                for row, (text, name) in enumerate(lines)
+            ]
+            return {"kind": "label", "rect": _rounded(shape.rect), "lines": rows, "ground": ground, "edge": edge, "size": size}
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(float(value), 1) for value in values]
 
 
 # ---------------------------------------------------------------- pixels

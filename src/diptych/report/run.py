@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from diptych.report.curves import Line, charts, line_chart
 from diptych.report.evaluation import Kept, chart_of, found_and_missed, graphs_compared, kept_results, table_of
 from diptych.report.pictures import Album
 
+MAIN = ("r@1", "acc@1", "r@5", "r@50")
+"""Of the metrics of an evaluation inside a run, the first of these is drawn."""
 SKIPPED = {"step", "kind", "loss", "lr", "grad_norm", "images_per_second", "seconds"}
 
 
@@ -41,7 +44,7 @@ def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
 
 def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[Kept], seconds: float) -> list[tuple[str, str]]:
     numbers = [
-        (f"{metric.value:.3f}", f"{kept.result.main} on {kept.part.rpartition('/')[2]} (chance {metric.chance:.4f})")
+        (f"{metric.value:.3f}", f"{kept.result.main} on {kept.part.rpartition('/')[2]}{_chance(metric.chance)}")
         for kept in results
         for metric in [kept.result.metrics[kept.result.main]]
     ]
@@ -54,6 +57,11 @@ def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[K
     return numbers
 
 
+def _chance(level: float) -> str:
+    """Some protocols know no level of chance."""
+    return f" (chance {level:.4f})" if math.isfinite(level) else ""
+
+
 def training_blocks(lines: list[dict[str, Any]]) -> tuple[str, ...]:
     """Loss, learning rate and whatever else the recipe logged, over steps; evaluations inside the run."""
     train = [line for line in lines if line.get("kind") == "train"]
@@ -61,14 +69,21 @@ def training_blocks(lines: list[dict[str, Any]]) -> tuple[str, ...]:
     names = ["loss", "lr", "grad_norm", *(name for name in extra if name != "contrastive")]
     shown = [line_chart(name.replace("_", " "), [Line(name, _points(train, name))]) for name in names]
     inside = [line for line in lines if line.get("kind") == "eval"]
-    keys = sorted({key for line in inside for key in line if key.endswith("/r@1")})
-    shown += [line_chart(key, [Line(key, _points(inside, key), 1)]) for key in keys]
+    shown += [line_chart(key, [Line(key, _points(inside, key), 1)]) for key in _main_keys(inside)]
     notes = [line["text"] for line in lines if line.get("kind") == "note" and "text" in line]
     return (charts([chart for chart in shown if chart]), page.lines(notes) if notes else "")
 
 
 def _points(lines: list[dict[str, Any]], key: str) -> tuple[tuple[float, float], ...]:
     return tuple((line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float))
+
+
+def _main_keys(inside: list[dict[str, Any]]) -> list[str]:
+    """One key an evaluation, such as "retrieval-val/r@1"."""
+    there = {key for line in inside for key in line}
+    names = sorted({key.rpartition("/")[0] for key in there if "/" in key})
+    found = (next((key for main in MAIN if (key := f"{name}/{main}") in there), "") for name in names)
+    return [key for key in found if key]
 
 
 def data_blocks(album: Album, *, count: int = 24) -> tuple[str, ...]:

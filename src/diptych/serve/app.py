@@ -1,114 +1,98 @@
 """Start the service: ``create_app`` for any ASGI server, ``run`` to listen at once. Needs the extra ``[serve]``.
 
 GET  /              search page
-GET  /healthz       is it up, which model, how many items
-POST /v1/embeddings texts or images to vectors, in the shape that OpenAI clients read
+GET  /healthz       is it up;  /readyz: does it take requests now;  /metrics: counters;  /info: models, columns, limits
+POST /v1/embeddings texts or images to vectors, in the shape that OpenAI clients read;  GET /v1/models
 GET  /search?q=     by text
-POST /search        by text, image, both (image + weight * text), or an item that is there
-GET  /image/UID     thumbnail, when the service has the pool
+POST /search        by text, image, both (image + weight * text), good and bad examples
+POST /classify      names for pictures, from a list of your own
+POST /detect        things and the relations between them, where there is a detector
+POST /explain       which part of a picture each word goes with
+GET  /items/UID     texts, provenance, columns;  /image/UID: its picture, small
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from diptych.core.contracts import Dataset, Embedder, Unit
+from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.core.image import ImageSource
+from diptych.index.base import Index
+from diptych.serve.limits import Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-PACKAGES = ("fastapi", "uvicorn")
-
-
-class Found(Protocol):
-    """One answer of an index."""
-
-    @property
-    def uid(self) -> str: ...
-
-    @property
-    def score(self) -> float: ...
-
-    @property
-    def payload(self) -> Mapping[str, Any]: ...
-
-
-class Index(Protocol):
-    """What the service asks of an index."""
-
-    def __len__(self) -> int: ...
-
-    def search_text(self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None) -> Sequence[Found]: ...
-
-    def search_image(self, image: ImageSource, k: int = 10, *, where: Mapping[str, Any] | None = None) -> Sequence[Found]: ...
-
-    def search_vectors(
-        self, query_QD: Unit, k: int = 10, *, where: Mapping[str, Any] | None = None
-    ) -> Sequence[Sequence[Found]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request may ask for. A larger one is refused with 413 (bytes, pixels) or 422 (counts)."""
-
-    body_bytes: int = 32 << 20
-    image_pixels: int = 50_000_000
-    inputs: int = 256  # texts or images in one request
-    text_characters: int = 8192
-    k: int = 200
-
-
-@dataclass(frozen=True)
-class Service:
-    """What all routes share. `lock` lets one request at a time into model and index: neither is safe to enter twice."""
-
-    embedder: Embedder
-    index: Index | None = None
-    pool: Dataset | None = None
-    limits: Limits = field(default_factory=Limits)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def create_app(
-    embedder: Embedder, index: Index | None = None, *, pool: Dataset | None = None, limits: Limits | None = None
-) -> FastAPI:
-    """The service as an ASGI application.
-
-    index  makes /search answer; it must have been built with this model
-    pool   makes /image/UID answer, so that the page shows pictures
-    """
-    _needs("fastapi")
-    from diptych.serve.routes import build
-
-    return build(Service(embedder, index, pool, limits or Limits()))
-
-
-def run(
-    embedder: Embedder,
+    model: Any,
     index: Index | None = None,
     *,
     pool: Dataset | None = None,
+    compare: Sequence[tuple[Any, Index | None]] = (),
+    detector: Any = None,
     limits: Limits | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-) -> None:
-    """Listen until interrupted. The default host is this machine only; there is no login, so think before you open it wider."""
+    token: str = "",
+    cors: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+) -> FastAPI:
+    """The service as an ASGI application.
+
+    model     anything that embeds, embeds tokens, or detects
+    index     makes /search answer; it must have been built with this model
+    pool      makes /items and /image answer, so that the page shows pictures
+    compare   further models with their indexes; requests choose by name
+    detector  makes /detect answer, where `model` itself does not detect
+    token     what `Authorization: Bearer ...` must say; "" asks for none
+    cors      origins whose pages may read answers; none by default
+    hosts     names under which the service may be asked; empty takes any
+    """
     for package in PACKAGES:
         _needs(package)
-    import uvicorn
+    from diptych.serve.routes import build
+    from diptych.serve.service import Service, Side
 
+    if detector is not None and not isinstance(detector, Detector):
+        raise ConfigError(
+            f"{getattr(detector, 'name', detector)} does not detect (expected a model trained with rlipv2 or the like)"
+        )
+    names: list[str] = []
+    for one, _ in ((model, index), *compare):
+        names.append(_new_name(str(getattr(one, "name", "model")), names))
+    sides = [Side(name, one, its) for name, (one, its) in zip(names, ((model, index), *compare), strict=True)]
+    service = Service(sides, detector=detector, pool=pool, limits=limits or Limits())
+    app = build(service, token=token, cors=cors, hosts=hosts)
+    app.state.service = service
+    return app
+
+
+def run(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Listen until SIGTERM or Ctrl-C; then take nothing new, finish what is under way, and end.
+
+    The default host is this machine only. Open it wider with a token.
+    """
     if not 0 <= port <= 65535:
         raise ConfigError(f"port is {port} (expected 0..65535)")
-    uvicorn.run(create_app(embedder, index, pool=pool, limits=limits), host=host, port=port, log_level="warning")
+    _needs("uvicorn")
+    from diptych.serve.server import listen
+
+    listen(app, host, port)
+
+
+def _new_name(name: str, taken: Sequence[str]) -> str:
+    """Two models of one name are told apart by a number."""
+    count = 2
+    fresh = name
+    while fresh in taken:
+        fresh, count = f"{name} ({count})", count + 1
+    return fresh
 
 
 def _needs(package: str) -> None:
-    import importlib.util
-
     if importlib.util.find_spec(package) is None:
         raise MissingExtra(package, "serve", needed_for="the HTTP service")

@@ -1,39 +1,68 @@
-"""Refuse a request body that is too large before it fills the memory, with or without a declared length."""
+"""Refuse a request body that is too large before it fills the memory, with or without a declared length, and one that never ends."""
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+import asyncio
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diptych.serve.limits import Limits
+from diptych.serve.refusals import Refused, refused
+
+CLOSE = {"Connection": "close"}
 
 
 class LimitBody:
-    """ASGI middleware: reads at most `limit` bytes of a body, then passes it on in one piece."""
+    """ASGI middleware: reads at most so many bytes of a body in so many seconds, then passes it on in one piece. All bodies that are
+    there at once share `limits.queue_bytes`."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self.app, self.limits = app, limits
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
         parts: list[bytes] = []
-        size = int(declared) if declared.isdigit() else 0
-        if size <= self.limit:
-            size, more = 0, True
-            while more and size <= self.limit:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                more = message.get("more_body", False)
-        if size > self.limit:
-            text = f"the body has more than {self.limit:,} bytes"
-            error = {"message": text, "type": "invalid_request_error", "code": 413}
-            await JSONResponse({"error": error}, 413, headers={"Connection": "close"})(scope, receive, send)
-            return
-        await self.app(scope, _replay(b"".join(parts), receive), send)
+        try:
+            declared = dict(scope["headers"]).get(b"content-length", b"0")
+            if declared.isdigit() and int(declared[:20]) > self.limits.body_bytes:
+                raise self._too_large()
+            if await self._read_in_time(receive, parts):
+                await self.app(scope, _replay(b"".join(parts), receive), send)
+        except Refused as error:
+            await refused(error)(scope, receive, send)
+        finally:
+            self._held -= sum(map(len, parts))
+
+    async def _read_in_time(self, receive: Receive, parts: list[bytes]) -> bool:
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                return await self._read(receive, parts)
+        except TimeoutError:
+            text = f"the body did not arrive within {self.limits.body_seconds:g} seconds"
+            raise Refused(408, text, headers=CLOSE) from None
+
+    async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
+        """The body, piece by piece, into `parts`; False when the client left."""
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return False
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            self._held += len(parts[-1])
+            if size > self.limits.body_bytes:
+                raise self._too_large()
+            if self._held > self.limits.queue_bytes:
+                raise Refused(429, "too many large requests at once: try again later", retry_after=1, headers=CLOSE)
+            more = message.get("more_body", False)
+        return True
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"the body has more than {self.limits.body_bytes:,} bytes", headers=CLOSE)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

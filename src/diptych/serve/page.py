@@ -9,12 +9,13 @@ import json
 import re
 from importlib import resources
 
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin"}
 
-def page(model: str, *, searchable: bool, pictures: bool) -> str:
-    """`page.html` with what this service is."""
+
+def page(*, token: bool) -> str:
+    """`page.html`. What the service has, the page asks it; only whether a token is needed stands in the page."""
     source = (resources.files("diptych.serve") / "page.html").read_text(encoding="utf-8")
-    facts = json.dumps({"searchable": searchable, "pictures": pictures})
-    return source.replace("{{model}}", html.escape(model)).replace("{{facts}}", html.escape(facts))
+    return source.replace("{{facts}}", html.escape(json.dumps({"token": token})))
 
 
 def policy(source: str) -> str:

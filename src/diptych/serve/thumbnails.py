@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import OrderedDict
-from functools import cached_property
 
-from diptych.core.contracts import Dataset
+from PIL import Image
+
 from diptych.core.errors import DecodeError
+from diptych.core.image import ImageSource
+from diptych.data.decode import decode
 
-REMEMBERED = 2000
+REMEMBERED = 64 << 20  # bytes
 
 
 class Thumbnails:
     """WebP bytes by uid. Safe to call from many threads."""
 
-    def __init__(self, pool: Dataset) -> None:
-        self._pool = pool
+    def __init__(self, remembered: int = REMEMBERED) -> None:
+        self._room, self._held = remembered, 0
         self._lock = threading.Lock()
         self._recent: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {uid: row for row, uid in enumerate(self._pool.uids)}
-
-    def get(self, uid: str, side: int) -> bytes | None:
-        """At most `side` pixels a side; None when there is no such item, no image, or one that cannot be read."""
+    def known(self, uid: str, side: int) -> bytes | None:
         with self._lock:
-            if (uid, side) in self._recent:
-                self._recent.move_to_end((uid, side))
-                return self._recent[uid, side]
-            row = self._rows.get(uid)
-        image = None if row is None else self._pool[row].image
-        if image is None:
-            return None
-        import io
+            if (uid, side) not in self._recent:
+                return None
+            self._recent.move_to_end((uid, side))
+            return self._recent[uid, side]
 
-        from PIL import Image
-
-        from diptych.data.decode import decode
-
+    def make(self, uid: str, source: ImageSource, side: int, max_pixels: int) -> bytes | None:
+        """At most `side` pixels a side, never enlarged; None when the image cannot be read."""
         try:
-            picture = Image.fromarray(decode(image, min_side=side))
+            picture = Image.fromarray(decode(source, min_side=side, max_pixels=max_pixels))
         except (DecodeError, OSError):
             return None
         picture.thumbnail((side, side))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=85)
+        data = buffer.getvalue()
         with self._lock:
-            self._recent[uid, side] = buffer.getvalue()
-            while len(self._recent) > REMEMBERED:
-                self._recent.popitem(last=False)
-        return buffer.getvalue()
+            self._held += len(data) - len(self._recent.pop((uid, side), b""))
+            self._recent[uid, side] = data
+            while self._held > self._room:
+                self._held -= len(self._recent.popitem(last=False)[1])
+        return data

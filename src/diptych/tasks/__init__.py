@@ -22,9 +22,10 @@ PROTOCOLS = {
     "vg150_sgcls": "diptych.tasks.vg150:VG150SGCls",
     "vg150_predcls": "diptych.tasks.vg150:VG150PredCls",
     "open_images_predicates": "diptych.tasks.open_images_relations:OpenImagesPredicates",
-    "open_images_triplets": "diptych.tasks.open_images_relations:OpenImagesTriplets",
+    "open_images_triplets": "diptych.tasks.open_images_triplets:OpenImagesTriplets",
     "hico_det": "diptych.tasks.hico_det:HicoDet",
     "v_coco": "diptych.tasks.v_coco:VCoco",
+    "v_coco_triplets": "diptych.tasks.v_coco_triplets:VCocoTriplets",
 }
 
 

@@ -28,6 +28,8 @@ from scipy import sparse
 from diptych.core.result import Metric
 from diptych.tasks.intervals import group_weights, percentiles
 
+LEADING_BITS = 20  # of a score, at least, for sorting by packed numbers to pay
+
 Rule = Literal["11-point", "area"]
 Ties = Literal["together", "index"]
 
@@ -198,21 +200,39 @@ def mean_average_precision(
 
 
 def best_first(score_R: Floats) -> Ints:
-    """The order of falling scores, the earlier row first on a tie. Several times as fast as a stable sort where ties are few."""
-    order: Ints = np.argsort(-score_R)
-    ordered = score_R[order]
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        tied = np.flatnonzero(np.concatenate([same, [False]]) | np.concatenate([[False], same]))
-        order[tied] = order[tied][np.lexsort((order[tied], -ordered[tied]))]
-    return order
+    """The order of falling scores, the earlier row first on a tie."""
+    return by_class(np.zeros(len(score_R), np.int64), score_R)
 
 
 def by_class(class_R: Ints, score_R: Floats) -> Ints:
-    """The order of classes, and of falling scores within each, the earlier row first on a tie."""
-    order = best_first(score_R)
-    narrow = class_R[order].astype(np.int16) if class_R.max(initial=0) < 2**15 else class_R[order]  # 16 bits sort by radix
-    return order[np.argsort(narrow, kind="stable")]
+    """The order of classes (0 or above), and of falling scores within each, the earlier row first on a tie.
+
+    Class, the leading bits of the score and the row are packed into one whole number, since numbers sort several times as fast as
+    rows do by them; the few neighbours that these bits do not tell apart are put in order afterwards.
+    """
+    row_bits, class_bits = max(len(score_R) - 1, 1).bit_length(), int(class_R.max(initial=0)).bit_length()
+    score_bits = 64 - row_bits - class_bits
+    if score_bits < LEADING_BITS:
+        return np.lexsort((-score_R, class_R)).astype(np.int64)
+    prefix = (class_R.astype(np.uint64) << np.uint64(score_bits)) | (_falling(score_R) >> np.uint64(64 - score_bits))
+    packed = (prefix << np.uint64(row_bits)) | np.arange(len(score_R), dtype=np.uint64)
+    packed.sort()
+    order = (packed & np.uint64((1 << row_bits) - 1)).astype(np.int64)
+    prefix = packed >> np.uint64(row_bits)
+    alike = prefix[1:] == prefix[:-1]
+    later = np.flatnonzero(alike)
+    if (score_R[order[later + 1]] > score_R[order[later]]).any():
+        some = np.flatnonzero(np.concatenate([alike, [False]]) | np.concatenate([[False], alike]))
+        order[some] = order[some][np.lexsort((order[some], -score_R[order[some]], prefix[some]))]
+    return order
+
+
+def _falling(score_R: Floats) -> npt.NDArray[np.uint64]:
+    """Whole numbers in the reverse order of the scores, by the bits of a double: flipped below zero, above all of them from zero on."""
+    bits = (score_R + 0.0).view(np.uint64)  # + 0.0 makes one zero of two
+    sign = np.uint64(1 << 63)
+    falling: npt.NDArray[np.uint64] = np.where(bits & sign, bits, ~(bits | sign))
+    return falling
 
 
 def first_claims(claimed_R: Ints, score_R: Floats) -> Bools:

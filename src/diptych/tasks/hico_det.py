@@ -22,11 +22,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Detector
@@ -36,14 +35,11 @@ from diptych.data.vocabularies import vocabulary
 from diptych.tasks.average_precision import Curves, Rule, Ties, best_first, by_class, first_claims, mean_average_precision
 from diptych.tasks.graph_records import Convention, Ragged, names_in, predict
 from diptych.tasks.hico_det_splits import Triplet, unseen, unseen_by_count
+from diptych.tasks.hico_det_triplets import Triplets, claims
 from diptych.tasks.intervals import codes
 from diptych.tasks.records import facts_of, with_facts
 from diptych.tasks.relation_nms import relation_nms
-from diptych.tasks.triplet_matching import best_truths, both_overlaps, equal_pairs, first_of_each
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from diptych.tasks.triplet_matching import Bools, Floats, Ints, first_of_each
 
 Compat = Literal["", "matlab", "qpic", "strict"]
 ZeroShotSetting = Literal["", "uc_rf", "uc_nf", "uo", "nf"]
@@ -59,7 +55,8 @@ class HicoDet:
     vocabulary  "hico-det": the 600 published classes; "data": the triplets that occur in the truth of your own data
     zero_shot   adds Unseen and Seen: uc_rf | uc_nf | uo; nf changes nothing but the notes
     unseen      positions of the unseen classes, in place of the published list
-    train       the whole training set, for Rare with your own vocabulary (and unseen combinations by the published rule)
+    train       the whole training set, for Rare with your own vocabulary (and unseen combinations by the published rule); the
+                published classes have a published list, so there a part of the training set does no harm
     top         so many triplets of an image count, the best-scored; 0 takes all
     nms         relation NMS: a triplet goes when IoU_s x IoU_o ** .5 with a better one of its class is above this; 0 is off
     ap          11-point | area (under the envelope)
@@ -122,37 +119,37 @@ class HicoDet:
         classes = self._classes(records, facts)
         objects, predicates = self._vocabularies(records, classes)
         truth, found = (
-            _Triplets.of(Ragged.of(records, side, objects=objects, predicates=predicates), classes, objects, predicates)
+            Triplets.of(Ragged.of(records, side, objects=objects, predicates=predicates), classes, objects, predicates)
             for side in SIDES
         )
-        claimed_R = _claims(found, truth, self.iou, strict=self.compat == "strict")
+        claimed_R = claims(found, truth, self.iou, strict=self.compat == "strict")
         kept = self._kept(found, truth)
-        found = found.take(kept)
-        hit_R = first_claims(claimed_R[kept], found.confidence)
+        kind_R, image_R, confidence_R = found.kind[kept], found.image[kept], found.confidence[kept]
+        hit_R = first_claims(claimed_R[kept], confidence_R)
         group_N, groups = codes(truth.graphs.groups)
         object_K = np.array([objects.index(triplet[2]) for triplet in classes], np.int64)
         shows_object = np.zeros((len(truth.graphs), len(objects)), bool)
         shows_object[truth.image, object_K[truth.kind]] = True
-        known_R = shows_object[found.image, object_K[found.kind]]
+        known_R = np.flatnonzero(shows_object[image_R, object_K[kind_R]])
         default, known_object = (
             Curves.of(
                 hit_R[counted],
-                found.confidence[counted],
-                found.kind[counted],
-                group_N[found.image[counted]],
+                confidence_R[counted],
+                kind_R[counted],
+                group_N[image_R[counted]],
                 truth_class=truth.kind,
                 truth_group=group_N[truth.image],
                 classes=len(classes),
                 groups=groups,
                 ties=self.ties,
             )
-            for counted in (np.ones(len(hit_R), bool), known_R)
+            for counted in (slice(None), known_R)
         )
         parts = self._parts(classes, facts)
         metrics, ap_K = self._means(default, parts)
         metrics |= {f"ko_{name}": mean for name, mean in self._means(known_object, parts)[0].items()}
         notes = {name: value for name, value in facts.items() if name not in ("classes", "train_counts")}
-        notes |= self._declared("train_counts" in facts)
+        notes |= self._declared()
         notes |= {
             "share_tied": default.share_tied,
             "classes_scored": int((np.bincount(truth.kind, minlength=len(classes)) > 0).sum()),
@@ -210,7 +207,8 @@ class HicoDet:
         counts = facts.get("train_counts")
         if counts is not None or self.vocabulary == "hico-det":
             rare = np.zeros(len(classes), bool)
-            rare[list(vocabulary("hico-det").rare) if counts is None else np.array(counts) < RARE_BELOW] = True
+            # The published list was counted on the whole training set; `train` may be the few shots that a model saw.
+            rare[list(vocabulary("hico-det").rare) if self.vocabulary == "hico-det" else np.array(counts) < RARE_BELOW] = True
             parts |= {"rare": rare, "non_rare": ~rare}
         if self.unseen or self.zero_shot not in ("", "nf"):
             unseen = np.zeros(len(classes), bool)
@@ -232,7 +230,7 @@ class HicoDet:
 
     # ------------------------------------------------------------ numbers
 
-    def _kept(self, found: _Triplets, truth: _Triplets) -> Ints:
+    def _kept(self, found: Triplets, truth: Triplets) -> Ints:
         """The predictions that are scored, class by class and best first: the best of each image, less what NMS or a fault removes."""
         rows = by_class(found.kind, found.confidence)
         if self.top and np.bincount(found.image, minlength=1).max() > self.top:
@@ -259,8 +257,9 @@ class HicoDet:
             absent_is_zero=self.compat == "matlab",
         )
 
-    def _declared(self, counted: bool) -> dict[str, Any]:
+    def _declared(self) -> dict[str, Any]:
         """What a reader of the number has to know."""
+        published = self.vocabulary == "hico-det"
         return {
             "scorer": f"hico/{self.compat or 'official'}",
             "ap_rule": self.ap,
@@ -269,57 +268,12 @@ class HicoDet:
             "top": self.top,
             "ties": self.ties,
             "zero_shot": self.zero_shot,
-            "rare": f"fewer than {RARE_BELOW} training instances, {'counted in `train`' if counted else 'published list'}",
+            "rare": f"fewer than {RARE_BELOW} training instances, {'published list' if published else 'counted in `train`'}",
             "classes_without_truth": "0" if self.compat == "matlab" else "left out",
             "known_object": "images with an annotated relation to the object",
             "compat": self.compat,
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Triplets:
-    """The relations of one side that belong to a class: their rows, classes, images and scores; `outside` counts the others."""
-
-    graphs: Ragged
-    rows: Ints
-    kind: Ints
-    image: Ints
-    confidence: Floats
-    outside: int
-
-    @classmethod
-    def of(cls, graphs: Ragged, classes: Sequence[Triplet], objects: Sequence[str], predicates: Sequence[str]) -> _Triplets:
-        thing, verb = ({name: code for code, name in enumerate(names)} for names in (objects, predicates))
-        class_of = np.full((len(objects), len(predicates), len(objects)), -1, np.int32)
-        for k, (s, p, o) in enumerate(classes):
-            class_of[thing[s], verb[p], thing[o]] = k
-        kind = class_of[graphs.label[graphs.subject], graphs.predicate, graphs.label[graphs.object]]
-        rows = np.flatnonzero(kind >= 0)
-        image, confidence = graphs.image_of_relation[rows], graphs.confidence[rows]
-        return cls(graphs, rows, kind[rows].astype(np.int64), image, confidence, len(kind) - len(rows))
-
-    def take(self, chosen: Ints) -> _Triplets:
-        return replace(
-            self,
-            rows=self.rows[chosen],
-            kind=self.kind[chosen],
-            image=self.image[chosen],
-            confidence=self.confidence[chosen],
-        )
-
-
-def _claims(found: _Triplets, truth: _Triplets, convention: Convention, *, strict: bool) -> Ints:
-    """For every prediction the true triplet of its class that it overlaps best, -1 where that is too little."""
-    width = int(max(found.kind.max(initial=0), truth.kind.max(initial=0))) + 1
-    t, p = equal_pairs(truth.image * width + truth.kind, found.image * width + found.kind)
-    inclusive = convention == "inclusive"
-    share = both_overlaps(truth.graphs, found.graphs, truth.rows[t], found.rows[p], inclusive=inclusive)
-    chosen = best_truths(t, p, share)
-    chosen = chosen[share[chosen] > 0.5] if strict else chosen[share[chosen] >= 0.5]
-    claimed = np.full(len(found.rows), -1)
-    claimed[p[chosen]] = t[chosen]
-    return claimed
 
 
 def _names(classes: Sequence[Triplet]) -> tuple[list[str], list[str]]:

@@ -17,18 +17,17 @@ Boxes of the truth are taken to end on their last pixel, as the released scorer 
 taken as they come, and then both get one pixel more ("inclusive"). So a prediction of exactly the true box overlaps it by a little
 less than 1. `iou="half_open"` compares the boxes as they are.
 
-Where others differ: scorers of the DETR family print an 11-point mean over 24 classes ("mAP_thesis"), which is no AP role; images
-without a true person crash the released scorer and here hold false positives. Objects have no class in this protocol.
+Where others differ: scorers of the DETR family print an 11-point mean over 24 classes ("mAP_thesis"), which is no AP role but
+protocol `v_coco_triplets`; images without a true person crash the released scorer and here hold false positives. Objects have no
+class in this protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Detector
@@ -40,18 +39,10 @@ from diptych.tasks.graph_records import Convention, Ragged, names_in, predict
 from diptych.tasks.intervals import codes
 from diptych.tasks.records import facts_of, with_facts
 from diptych.tasks.relation_nms import relation_nms
-from diptych.tasks.triplet_matching import best_truths, equal_pairs, overlap
+from diptych.tasks.triplet_matching import Bools, Floats, Ints, equal_pairs, overlap
+from diptych.tasks.v_coco_people import ACTION_OF_ROLE, ACTIONS, ANNOTATED, HAS_ROLE, ROLES, People, with_annotated
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-ANNOTATED = "annotated"
 LEFT_OUT = "point instr"
-ROLES = vocabulary("v-coco").predicates
-ACTIONS = tuple(vocabulary("v-coco").roles)
-ACTION_OF_ROLE = np.array([ACTIONS.index(action) for action, roles in vocabulary("v-coco").roles.items() for _ in roles or ("",)])
-HAS_ROLE = np.array([name not in ACTIONS for name in ROLES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,78 +206,6 @@ class Predictions:
     graphs: Ragged
     rows: Ints
     without_person: int
-
-
-@dataclass(frozen=True, slots=True)
-class People:
-    """The true people among the boxes of the truth: [B] masks, and [B, 26] who does what."""
-
-    graphs: Ragged
-    is_person: Bools
-    ignored: Bools
-    does: Bools
-
-    @classmethod
-    def of(cls, records: pa.Table, *, inclusive: bool) -> People:
-        """With `inclusive`, boxes end on their last pixel."""
-        labels = names_in(records, "truth_label")
-        graphs = Ragged.of(records, "truth", objects=labels, predicates=ROLES)
-        if inclusive:
-            low, high = graphs.box[:, :2], graphs.box[:, 2:]
-            graphs = replace(graphs, box=np.concatenate([low, np.maximum(high - 1.0, low)], axis=1))
-        is_person = graphs.label == (labels.index(PERSON) if PERSON in labels else -1)
-        does = np.zeros((len(is_person), len(ACTIONS)), bool)
-        does[graphs.subject, ACTION_OF_ROLE[graphs.predicate]] = True
-        return cls(graphs, is_person, is_person & ~_annotated(records, graphs), does & is_person[:, None])
-
-    def nearest(self, found: Ragged, *, inclusive: bool) -> tuple[Ints, Floats]:
-        """For every predicted box the true person of its image with the highest overlap (-1: there is none), and the overlap."""
-        people = np.flatnonzero(self.is_person)
-        is_used = np.zeros(len(found.box), bool)
-        is_used[found.subject] = True
-        used = np.flatnonzero(is_used)
-        t, p = equal_pairs(self.graphs.image_of_box[people], found.image_of_box[used])
-        each = overlap(self.graphs.box[people[t]], found.box[used[p]], inclusive=inclusive)
-        chosen = best_truths(t, p, each)
-        person, share = np.full(len(found.box), -1), np.zeros(len(found.box))
-        person[used[p[chosen]]], share[used[p[chosen]]] = people[t[chosen]], each[chosen]
-        return person, share
-
-    def doing(self, person: Ints, action: Ints) -> Bools:
-        """Whether this person does this action; nobody (-1) does nothing."""
-        doing = np.zeros(len(person), bool)
-        somebody = np.flatnonzero(person >= 0)
-        doing[somebody] = self.does[person[somebody], action[somebody]]
-        return doing
-
-    def skipped(self, person: Ints) -> Bools:
-        """Which of these go to somebody whom nobody annotated."""
-        skipped = np.zeros(len(person), bool)
-        somebody = np.flatnonzero(person >= 0)
-        skipped[somebody] = self.ignored[person[somebody]]
-        return skipped
-
-
-def with_annotated(records: pa.Table, annotated: Sequence[Sequence[bool] | None]) -> pa.Table:
-    """The records with a column that says, for each true box of each image, whether V-COCO's annotators looked at it. None: at all."""
-    column = pa.array([None if each is None else list(each) for each in annotated], pa.list_(pa.bool_()))
-    return records.append_column(f"truth_{ANNOTATED}", column)
-
-
-def _annotated(records: pa.Table, graphs: Ragged) -> Bools:
-    annotated = np.ones(len(graphs.box), bool)
-    name = f"truth_{ANNOTATED}"
-    if name not in records.column_names:
-        return annotated
-    for row, each in enumerate(records.column(name).to_pylist()):
-        start, stop = graphs.box_start[row], graphs.box_start[row + 1]
-        if each is None:
-            continue
-        if len(each) != stop - start:
-            problem = f"{graphs.uids[row]} has {len(each)} values for {stop - start} boxes"
-            raise DataError(problem, row=row, field=ANNOTATED, expected="one a box")
-        annotated[start:stop] = each
-    return annotated
 
 
 def _by_name(ap_K: Floats, names: tuple[str, ...], part: Bools) -> dict[str, float]:

@@ -17,7 +17,8 @@ PredCls gives boxes and labels, SGCls gives boxes, SGDet gives nothing; the pair
 
 What published scorers do differently, and `compat="published"` does too: images without any predicted relation are left out
 instead of counting as 0; predicates without a true relation count as recall 0 in mr; overlaps count the last pixel in (width =
-x1 - x0 + 1); ties are broken by row. Recall in pairs that are given ("A@K") is another task; its sign is r@50 = r@100.
+x1 - x0 + 1); ties are broken by row; with relation NMS and "product" the score of the subject counts twice and that of the object
+not at all (PE-Net). Recall in pairs that are given ("A@K") is another task; its sign is r@50 = r@100.
 
 Letters: N images, R true relations, M numbers a relation.
 """
@@ -102,13 +103,7 @@ class VG150:
         truth, found = sides(records)
         if not len(truth.predicate):
             raise DataError("there is nothing to score: no image has a true relation", field="relations")
-        score = found.confidence
-        if self.ranking == "product":
-            score = score * found.score[found.subject] * found.score[found.object]
-        every = tm.Order.of(found.image_of_relation, score)
-        pair = found.subject[every.row] * max(len(found.box), 1) + found.object[every.row]
-        best = predicate_nms(found)[every.row] if self.relation_nms else tm.first_of_each(pair)
-        one_a_pair = every.keep(best, found.image_of_relation, score)
+        every, one_a_pair = self._orders(found)
         objects, predicates = vocabulary_of(records)
         pairs = self._pairs(truth, found, len(objects), len(predicates))
         hits, share_tied = self._hits(pairs, {"": one_a_pair, "ng_": every}, len(truth.predicate), len(found.predicate))
@@ -123,6 +118,7 @@ class VG150:
             "triplet_score": self.ranking,
             "ties": self._ties,
             "share_tied": share_tied,
+            "ceiling": self._ceilings(truth),
             "images_without_prediction": int((np.diff(found.relation_start)[np.diff(truth.relation_start) > 0] == 0).sum()),
             "by_predicate": {predicates[p]: value for p, value in by_predicate.items()},
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
@@ -143,6 +139,20 @@ class VG150:
 
     # ------------------------------------------------------------ scoring
 
+    def _orders(self, found: Ragged) -> tuple[tm.Order, tm.Order]:
+        """All relations best first, and those that the graph constraint leaves."""
+        score, weight = found.confidence, np.ones(len(found.confidence))
+        if self.ranking == "product":
+            weight = found.score[found.subject] * found.score[found.object]
+        every = tm.Order.of(found.image_of_relation, score * weight)
+        pair = found.subject[every.row] * max(len(found.box), 1) + found.object[every.row]
+        if not self.relation_nms:
+            return every, every.keep(tm.first_of_each(pair), found.image_of_relation, score * weight)
+        left = np.flatnonzero(predicate_nms(found, inclusive=bool(self.compat)))
+        if self.ranking == "product" and self.compat:
+            weight = found.score[found.subject] ** 2
+        return every, tm.Order.of(found.image_of_relation, score * weight, left)
+
     def _pairs(self, truth: Ragged, found: Ragged, objects: int, predicates: int) -> tuple[Ints, Ints]:
         """Rows of true and predicted relations that fit: names equal, both boxes overlap."""
         t, p = tm.equal_pairs(tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates))
@@ -161,6 +171,30 @@ class VG150:
                 hits[f"{prefix}{k}"] = rk.hits(first.above, first.tied, first.tied_relevant, k, self._ties, first.by_index)
                 touched |= (first.above < k) & (k - first.above <= first.tied - first.tied_relevant)
         return hits, float(touched.mean())
+
+    def _ceilings(self, truth: Ragged) -> dict[str, float]:
+        """What r@K is when the first K triplets are as good as they can be: of a pair with two true predicates the graph constraint
+        lets one through, and of more than K true triplets K are found. (Near-duplicate boxes, which one prediction may answer
+        together, are not counted in.)"""
+        pair = truth.subject * max(len(truth.box), 1) + truth.object
+        triplet, first, written = np.unique(
+            np.stack([pair, truth.predicate], axis=1), axis=0, return_index=True, return_counts=True
+        )
+        pairs, place = np.unique(triplet[:, 0], return_inverse=True)
+        best = np.zeros(len(pairs), np.int64)
+        np.maximum.at(best, place, written)
+        image_of_pair = np.zeros(len(pairs), np.int64)
+        image_of_pair[place] = truth.image_of_relation[first]
+        images, counts = np.unique(truth.image_of_relation, return_counts=True)
+        reached = {}
+        for prefix, image, worth in (("", image_of_pair, best), ("ng_", truth.image_of_relation[first], written)):
+            order = np.lexsort((-worth, image))
+            start = np.searchsorted(image[order], images)
+            rank = np.arange(len(order)) - start[np.searchsorted(images, image[order])]
+            for k in self.ks:
+                kept = np.bincount(np.searchsorted(images, image[order]), worth[order] * (rank < k), minlength=len(images))
+                reached[f"{prefix}r@{k}"] = float((kept / counts).mean())
+        return reached
 
     def _metrics(
         self, truth: Ragged, found: Ragged, hits: dict[str, Floats], records: pa.Table

@@ -26,6 +26,7 @@ from diptych.core.config import config_hash, from_plain, save_config
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, RunError
+from diptych.core.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.train import checkpoint
 from diptych.train.checkpoint import Checkpoint
@@ -50,10 +51,12 @@ def fit(
     evaluators: Sequence[Evaluator] = (),
     *,
     record: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> RunFolder:
     """Trains `recipe` on `data` into the new run folder `out`.
 
     record  plain values kept in `run.json`, such as where the data came from
+    files   texts kept in the run folder by their names, such as a list of uids
     Raises RunError when `out` holds something already. Under `torchrun` every process calls it with the same arguments.
     """
     options = options or TrainOptions()
@@ -64,6 +67,8 @@ def fit(
         if world.main:
             folder = RunFolder.create(out, slug=recipe.slug, environment=environment())
             save_config(out, {"recipe": recipe, "run": options})
+            for name, text in (files or {}).items():
+                write_atomic(out / name, text)
             folder.write_state(data={"name": data.name, "fingerprint": data.fingerprint}, **(record or {}))
         barrier(world)
         return _train(RunFolder.open(out), recipe, data, options, world, evaluators, None, [])

@@ -8,6 +8,7 @@ from diptych.core.contracts import Recipe
 from diptych.data.cache import decoded
 from diptych.data.dataset import Pool
 from diptych.data.read import read
+from diptych.worlds.rendered import Rendered
 from diptych.worlds.resolve import PREFIX, resolve
 
 CACHE_BYTES = 2**30
@@ -41,8 +42,11 @@ def held_out(data: Any) -> dict[str, Any]:
 def as_drawn(rows: Any, recipe: Recipe) -> Any:
     """The same rows made quick to draw from; batches and fingerprint do not change.
 
-    Small square images are decoded once and kept as one array; texts in languages that the recipe does not draw from are left out.
+    Small square images are decoded once and kept as one array; texts in languages that the recipe does not draw from are left out;
+    rendered scenes are kept as long as there is room.
     """
+    if isinstance(rows, Rendered) and len(rows):
+        return rows.remembering()
     if not isinstance(rows, Pool):
         return rows
     fingerprint, quick = rows.fingerprint, rows

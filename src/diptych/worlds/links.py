@@ -128,7 +128,7 @@ def _things(dice: Dice) -> tuple[Thing, ...]:
         new = Thing(
             dice.pick(SHAPES),
             dice.pick(COLOURS),
-            "small",
+            "medium",
             "plain",
             0.0,
             dice.uniform(0.1, 0.9),

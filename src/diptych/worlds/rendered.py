@@ -13,6 +13,7 @@ import numpy as np
 
 from diptych.core.config import config_hash
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from diptych.data.dataset import Pool
 
 SPLITS = ("train", "val", "test", "unseen")
-RENDERER = 1  # raised when the same seed would give other pixels or texts
+RENDERER = 2  # raised when the same seed would give other pixels or texts
 RANGE = 1 << 40  # scene numbers a split owns; ranges cannot meet
+REMEMBERED = 1 << 28  # bytes of pixels that `Rendered.remembering` keeps
 
 
 class World(Protocol):
@@ -81,7 +83,22 @@ class Rendered:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> Sample:
-        return self.world.sample(*self.rows[row])
+        drawn: dict[int, Sample] | None = self._cache.get("drawn")
+        if drawn is None:
+            return self.world.sample(*self.rows[row])
+        if row not in drawn:
+            sample = self.world.sample(*self.rows[row])
+            if len(drawn) >= self._cache["room"]:
+                return sample
+            drawn[row] = sample
+        return drawn[row]
+
+    def remembering(self, limit: int = REMEMBERED) -> Rendered:
+        """The same rows; scenes that were drawn once are kept, up to `limit` bytes of pixels, since rendering one again costs more
+        than reading it. Each loader process keeps its own."""
+        image = self.world.sample(*self.rows[0]).image
+        pixels = image.pixels_HWC.nbytes if isinstance(image, ArrayImage) else limit
+        return Rendered(self.name, self.world, self.rows, {"drawn": {}, "room": limit // max(1, pixels)})
 
     def select(self, rows: Sequence[int]) -> Rendered:
         return Rendered(self.name, self.world, tuple(self.rows[row] for row in rows))

@@ -13,12 +13,13 @@ from diptych.worlds.rendered import Rendered, rows_of
 from diptych.worlds.scenes import scenes
 
 WORLDS: dict[str, Callable[..., Rendered]] = {"scenes": scenes, "links": links}
-SCENES = 2000  # in split "train", unless n says otherwise
+SCENES = {"scenes": 2000, "links": 8000}  # in split "train", unless n says otherwise
+HELD_OUT = 500  # scenes of each other split at most, unless its name says otherwise: plenty to measure by
 PREFIX = "world:"
 
 
 def resolve(address: str) -> Rendered:
-    """All splits of a world: `n` scenes in train (2000), in each other one a quarter of that or what `val`, `test`, `unseen` say.
+    """All splits of a world: `n` scenes in train; in each other one a quarter of that, 500 at most, or what `val`, `test`, `unseen` say.
 
     Further options are those of the world's function: ``world:scenes?n=500&seed=3&look=cutouts&hold_out=red circle,blue star``.
     """
@@ -27,8 +28,8 @@ def resolve(address: str) -> Rendered:
         raise UnknownName("world", name, WORLDS)
     make = WORLDS[name]
     options = _options(make, query)
-    n = options.pop("n", SCENES)
-    sizes = {"train": n} | {split: options.pop(split, max(1, n // 4)) for split in ("val", "test", "unseen")}
+    n = options.pop("n", SCENES[name])
+    sizes = {"train": n} | {split: options.pop(split, max(1, min(HELD_OUT, n // 4))) for split in ("val", "test", "unseen")}
     whole = make(1, **options)
     rows = tuple(row for split in whole.world.splits for row in rows_of(whole.world, split, sizes[split]))
     return Rendered(name, whole.world, rows)

@@ -14,7 +14,7 @@ from diptych.worlds.rendered import Dice
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "moon", "bar")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 TEXTURES = ("plain", "striped", "dotted")
-SIZES = {"small": 0.075, "large": 0.145}  # radius
+SIZES = {"small": 0.075, "medium": 0.11, "large": 0.145}  # radius
 TILT = 30.0  # degrees, clockwise
 UNTURNED = ("circle", "ring")  # look the same at every angle
 CONTACT = ("circle", "square", "cross", "ring", "bar")  # reach the edge of their extent on both axes through the centre

@@ -18,8 +18,10 @@ from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, ident, listed, need, real, split_of
-from diptych.data.graphs.find import load_json, one_of
+from diptych.data.graphs.collect import Collector
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, ident, listed, need, real, split_of
+from diptych.data.graphs.find import files_of, load_json
 from diptych.data.graphs.place import Placer, by_split, labels_of, numbered, position, sides
 
 PATTERNS = ("*.json", "annotations/*.json")
@@ -27,10 +29,13 @@ CROWD = "crowd"
 
 
 class Instances:
-    """A COCO file by image: what it says about each, and the row where it says so."""
+    """A COCO file by image: what it says about each, and the row where it says so.
 
-    def __init__(self, file: Path, value: Any) -> None:
-        self.file = file
+    With `named`, messages name the file: for formats whose own rows lie in another one.
+    """
+
+    def __init__(self, file: Path, value: Any, *, named: bool = False) -> None:
+        self.file, self._named = file, named
         try:
             self.images = need(value, "images", list)
             annotations = need(value, "annotations", list)
@@ -79,6 +84,7 @@ class Instances:
             real(value.get("score", 1.0), "score"),
             value.get("segmentation") or None,
             fault,
+            f"annotation {number}" + (f" of {self.file.name}" if self._named else ""),
         )
 
     def _link(self, number: int, value: dict[str, Any]) -> Link:
@@ -90,9 +96,7 @@ class Instances:
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One file, or a folder with one for each split."""
-    files = [source] if source.is_file() else one_of(source, *PATTERNS)
-    if not files:
-        raise DataError("holds no JSON", file=source, expected=" or ".join(PATTERNS))
+    files = files_of(source, PATTERNS, "JSON")
     collect = Collector(source, files[0], root=root)
     for file in files:
         collect.open(file)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ import pyarrow as pa
 
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
-from diptych.data.graphs.find import ImageFinder, size_of
+from diptych.data.graphs.entries import Box, Entry
+from diptych.data.graphs.fields import split_of
+from diptych.data.graphs.find import ImageFinder, load_list, size_of
 from diptych.data.images import LooseFiles
 from diptych.data.naming import uids_of
 from diptych.data.quarantine import Bad
@@ -32,51 +33,16 @@ PIECE = 50_000
 LARGEST = 2**31
 
 
-@dataclass(slots=True)
-class Box:
-    """A box as the file has it. `key` is what relations call it; `fault` says why it cannot be used, where that is known."""
-
-    key: Any
-    xyxy: tuple[float, float, float, float]
-    label: str
-    attributes: tuple[str, ...] = ()
-    score: float = 1.0
-    mask: Any = None
-    fault: str = ""
-
-
-@dataclass(slots=True)
-class Link:
-    """A relation by the keys of its boxes."""
-
-    subject: Any
-    predicate: str
-    object: Any
-    confidence: float = 1.0
-    fault: str = ""
-
-
-@dataclass(slots=True)
-class Entry:
-    """One image of an annotation file.
-
-    names       what its file may be called, the likeliest first
-    size        (width, height); None: read from the image's header
-    relative    boxes are shares of width and height, not pixels
-    per_region  columns with one value a box; they follow the boxes when some are left out
-    key         what tells images apart, where `image_id` does not
-    """
-
-    row: int
-    image_id: Any
-    names: Sequence[str]
-    size: tuple[int, int] | None = None
-    boxes: list[Box] = field(default_factory=list)
-    links: list[Link] = field(default_factory=list)
-    extras: dict[str, Any] = field(default_factory=dict)
-    per_region: dict[str, list[Any]] = field(default_factory=dict)
-    key: Any = None
-    relative: bool = False
+def gather(
+    source: Path, files: Sequence[Path], parse: Callable[[int, Any, str], Entry | None], *, name: str, root: Path | None
+) -> Pool:
+    """The pool of files that hold a list of images each. `parse` gets row, value and the split that the file's name speaks of."""
+    collect = Collector(source, files[0], root=root)
+    for file in files:
+        collect.open(file)
+        split = split_of(file)
+        collect.each(enumerate(load_list(file)), lambda row, value, split=split: parse(row, value, split))  # type: ignore[misc]
+    return collect.pool(name)
 
 
 class Collector:
@@ -199,7 +165,8 @@ class Collector:
         kept: list[int] = []
         records = []
         for number, box in enumerate(entry.boxes):
-            place = f"box {number} ('{box.label}')" if box.label else f"box {number}"
+            place = box.where or f"box {number}"
+            place += f" ('{box.label}')" if box.label else ""
             box.fault = box.fault or _fault(box, width, height)
             if not box.fault and box.key in at:
                 box.fault = f"its id {box.key} was taken before"
@@ -290,59 +257,3 @@ class _Pieces:
     def _flush(self) -> None:
         self._tables.append(pa.Table.from_pylist(self._records, self._schema))
         self._records = []
-
-
-# ---------------------------------------------------------------- fields of an entry
-
-
-def need(entry: Any, name: str, *kinds: type) -> Any:
-    """`entry[name]`, of one of these kinds. Anything else is a `DataError` that names the field."""
-    if not isinstance(entry, dict):
-        raise DataError(f"is {type(entry).__name__}", expected="an object")
-    if name not in entry:
-        raise DataError(f"has no '{name}' among {', '.join(map(str, entry)) or 'no keys'}", field=name)
-    value = entry[name]
-    if kinds and not isinstance(value, kinds):
-        raise DataError(f"is {type(value).__name__}", field=name, expected=" or ".join(kind.__name__ for kind in kinds))
-    return value
-
-
-def listed(entry: dict[str, Any], name: str) -> list[Any]:
-    """A list that may be missing or null."""
-    return need(entry, name, list) if entry.get(name) is not None else []
-
-
-def ident(entry: Any, name: str) -> Any:
-    """An id by which other parts of the file name this one."""
-    return need(entry, name, int, str)
-
-
-def whole(value: Any, what: str) -> int:
-    """An id that may be written as a string with white space around it (HICO-DET has "5\\n")."""
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise DataError(f"{value!r} is no number", field=what, expected="a whole number") from None
-
-
-def real(value: Any, what: str) -> float:
-    """A score or confidence."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{value!r} is no number", field=what, expected="a finite number")
-    return float(value)
-
-
-def corners(value: Any, *, sides: bool = False) -> tuple[float, float, float, float]:
-    """Four numbers as xyxy; `sides` for (x, y, width, height)."""
-    try:
-        x0, y0, x1, y1 = map(float, value)
-    except (TypeError, ValueError):
-        return (math.nan, math.nan, math.nan, math.nan)
-    return (x0, y0, x0 + x1, y0 + y1) if sides else (x0, y0, x1, y1)
-
-
-def split_of(file: Path) -> str:
-    """The split that a file's name speaks of: ``test_hico.json`` test, ``vcoco_trainval.json`` train, else ""."""
-    words = file.stem.lower().replace("-", "_").replace("2015", "").split("_")
-    known = {"train": "train", "trainval": "train", "val": "val", "validation": "val", "test": "test"}
-    return next((known[word] for word in words if word in known), "")

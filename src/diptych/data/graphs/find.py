@@ -28,6 +28,22 @@ def load_json(path: Path) -> Any:
         raise DataError(f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}", file=path) from error
 
 
+def load_list(path: Path, of: str = "images") -> list[Any]:
+    """The list in a JSON file."""
+    value = load_json(path)
+    if not isinstance(value, list):
+        raise DataError(f"holds a {type(value).__name__}", file=path, expected=f"a list of {of}")
+    return value
+
+
+def files_of(source: Path, patterns: Sequence[str], what: str) -> list[Path]:
+    """The file that was given, or those of a folder that bear the names of the format; none is an error."""
+    files = [source] if source.is_file() else one_of(source, *patterns)
+    if not files:
+        raise DataError(f"holds no {what}", file=source, expected=" or ".join(patterns))
+    return files
+
+
 def one_of(folder: Path, *patterns: str) -> list[Path]:
     """The files of the first pattern that fits any, sorted; none if no pattern does."""
     for pattern in patterns:

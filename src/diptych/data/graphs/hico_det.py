@@ -20,8 +20,10 @@ from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, need, split_of, whole
-from diptych.data.graphs.find import load_json, one_of
+from diptych.data.graphs.collect import gather
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, need, whole
+from diptych.data.graphs.find import files_of
 from diptych.data.graphs.place import Placer, by_split, number, numbered, position
 from diptych.data.vocabularies import PERSON, vocabulary
 
@@ -30,15 +32,7 @@ PATTERNS = ("*_hico.json", "annotations/*_hico.json")
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One file, or a folder with both: the splits are "train" and "test"."""
-    files = [source] if source.is_file() else one_of(source, *PATTERNS)
-    if not files:
-        raise DataError("holds no HICO-DET annotations", file=source, expected=" or ".join(PATTERNS))
-    collect = Collector(source, files[0], root=root)
-    for file in files:
-        collect.open(file)
-        split = split_of(file)
-        collect.each(hoia_rows(file), lambda row, value, split=split: _entry(row, value, split))  # type: ignore[misc]
-    return collect.pool(name)
+    return gather(source, files_of(source, PATTERNS, "HICO-DET annotations"), _entry, name=name, root=root)
 
 
 def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
@@ -89,14 +83,6 @@ def _entry(row: int, value: Any, split: str) -> Entry:
 
 
 # ---------------------------------------------------------------- shared with V-COCO in this form
-
-
-def hoia_rows(file: Path) -> list[tuple[int, Any]]:
-    """The entries of a file with their row numbers."""
-    value = load_json(file)
-    if not isinstance(value, list):
-        raise DataError(f"holds a {type(value).__name__}", file=file, expected="a list of images")
-    return list(enumerate(value))
 
 
 def hoia_boxes(value: Any) -> list[Box]:

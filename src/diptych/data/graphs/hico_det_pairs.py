@@ -20,8 +20,10 @@ from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, need, split_of, whole
-from diptych.data.graphs.find import load_json, one_of
+from diptych.data.graphs.collect import Collector
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, need, split_of, whole
+from diptych.data.graphs.find import files_of, load_json
 from diptych.data.graphs.place import Placer, by_split, position
 from diptych.data.vocabularies import PERSON, vocabulary
 
@@ -30,9 +32,7 @@ PATTERNS = ("instances_*2015.json", "annotations/instances_*2015.json")
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One file, or a folder with both: the splits are "train" and "test"."""
-    files = [source] if source.is_file() else one_of(source, *PATTERNS)
-    if not files:
-        raise DataError("holds no HICO-DET pairs", file=source, expected=" or ".join(PATTERNS))
+    files = files_of(source, PATTERNS, "HICO-DET pairs")
     collect = Collector(source, files[0], root=root)
     for file in files:
         collect.open(file)

@@ -24,8 +24,10 @@ from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, need, split_of
-from diptych.data.graphs.find import SUFFIXES, load_json, one_of
+from diptych.data.graphs.collect import gather
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, need
+from diptych.data.graphs.find import SUFFIXES, files_of, load_json, one_of
 from diptych.data.graphs.place import Placer, by_split, labels_of, number
 from diptych.data.vocabularies import vocabulary
 
@@ -35,9 +37,7 @@ CATEGORIES = ("categories_dict.json", "annotations/categories_dict.json")
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One ``vrd-*-anno.json``, or a folder of them, with ``categories_dict.json`` beside."""
-    files = [source] if source.is_file() else one_of(source, *PATTERNS)
-    if not files:
-        raise DataError("holds no vrd-*-anno.json", file=source, expected=" or ".join(PATTERNS))
+    files = files_of(source, PATTERNS, "vrd-*-anno.json")
     file = next(iter(one_of(files[0].parent, *CATEGORIES)), None)
     if file is None:
         raise DataError("has no categories_dict.json beside it", file=files[0], expected='{"obj": [...], "rel": [...]}')
@@ -46,15 +46,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
         labels, predicates = [str(label) for label in need(names, "obj", list)], _words(need(names, "rel", list))
     except DataError as error:
         raise DataError(error.problem, file=file, field=error.field) from None
-    collect = Collector(source, files[0], root=root)
-    for file in files:
-        collect.open(file)
-        value = load_json(file)
-        if not isinstance(value, list):
-            raise DataError(f"holds a {type(value).__name__}", file=file, expected="a list of images")
-        split = split_of(file)
-        collect.each(enumerate(value), lambda row, v, split=split: _entry(row, v, labels, predicates, split))  # type: ignore[misc]
-    return collect.pool(name)
+    return gather(source, files, lambda row, v, split: _entry(row, v, labels, predicates, split), name=name, root=root)
 
 
 def _words(names: Iterable[Any]) -> list[str]:

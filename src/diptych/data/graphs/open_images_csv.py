@@ -18,8 +18,10 @@ from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, split_of
-from diptych.data.graphs.find import names_of, one_of
+from diptych.data.graphs.collect import Collector
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, split_of
+from diptych.data.graphs.find import files_of, names_of, one_of
 from diptych.data.graphs.place import Placer, by_split
 
 PATTERNS = ("*annotations-vrd.csv", "annotations/*annotations-vrd.csv")
@@ -36,9 +38,7 @@ DIGITS = 6
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One ``*-annotations-vrd.csv``, or a folder of them, with the class descriptions beside."""
-    files = [source] if source.is_file() else one_of(source, *PATTERNS)
-    if not files:
-        raise DataError("holds no *-annotations-vrd.csv", file=source, expected=" or ".join(PATTERNS))
+    files = files_of(source, PATTERNS, "*-annotations-vrd.csv")
     folder = files[0].parent
     described = one_of(folder, *CLASSES)
     if not described:

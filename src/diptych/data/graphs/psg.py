@@ -20,7 +20,9 @@ from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, listed, need, whole
+from diptych.data.graphs.collect import Collector
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, listed, need, whole
 from diptych.data.graphs.find import load_json, one_of
 from diptych.data.graphs.place import Placer, aligned, by_split, labels_of, number, numbered, position
 

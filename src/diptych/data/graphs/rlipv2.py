@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, need, real
-from diptych.data.graphs.find import load_json, names_of, one_of
+from diptych.data.graphs.collect import gather
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, need, real
+from diptych.data.graphs.find import files_of, names_of
 from diptych.data.graphs.place import Placer, numbered, sides
 
 PATTERNS = ("*.json",)
@@ -30,20 +31,10 @@ DATASET, SPLIT = "dataset", "data_split"
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One file, or a folder of them."""
-    files = [source] if source.is_file() else one_of(source, *PATTERNS)
-    if not files:
-        raise DataError("holds no JSON", file=source, expected="scene graphs in RLIPv2's form")
-    collect = Collector(source, files[0], root=root)
-    for file in files:
-        collect.open(file)
-        value = load_json(file)
-        if not isinstance(value, list):
-            raise DataError(f"holds a {type(value).__name__}", file=file, expected="a list of images")
-        collect.each(enumerate(value), _entry)
-    return collect.pool(name)
+    return gather(source, files_of(source, PATTERNS, "scene graphs in RLIPv2's form"), _entry, name=name, root=root)
 
 
-def _entry(row: int, value: Any) -> Entry:
+def _entry(row: int, value: Any, _: str) -> Entry:
     image_id = need(value, "image_id", int)
     dataset, split = str(value.get(DATASET) or ""), str(value.get(SPLIT) or "")
     boxes = []

@@ -24,9 +24,11 @@ from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.coco import Instances, coco_rows
-from diptych.data.graphs.collect import Collector, Entry, Link, need, split_of
-from diptych.data.graphs.find import load_json, one_of
-from diptych.data.graphs.hico_det import hoia_boxes, hoia_row, hoia_rows
+from diptych.data.graphs.collect import Collector, gather
+from diptych.data.graphs.entries import Entry, Link
+from diptych.data.graphs.fields import need, split_of
+from diptych.data.graphs.find import files_of, load_json, load_list, one_of
+from diptych.data.graphs.hico_det import hoia_boxes, hoia_row
 from diptych.data.graphs.place import Placer, aligned, by_split, numbered, position
 from diptych.data.vocabularies import PERSON, vocabulary
 
@@ -50,7 +52,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     if not by_name or instances is None:
         what = "vcoco_*.json" if not by_name else "instances_vcoco_all_2014.json"
         raise DataError(f"holds no {what}", file=source, expected="vcoco_{train,val,test}.json and COCO's instances beside them")
-    coco = Instances(instances, load_json(instances))
+    coco = Instances(instances, load_json(instances), named=True)
     collect = Collector(source, files[0], root=root)
     for file in by_name.values():
         collect.open(file)
@@ -70,9 +72,7 @@ def _listed(file: Path) -> list[int]:
 
 def _people(file: Path, coco: Instances, listed: Sequence[int]) -> tuple[list[tuple[int, int]], Any]:
     """The images of one file (row of its first person, id), and what makes an entry of one."""
-    actions = load_json(file)
-    if not isinstance(actions, list):
-        raise DataError(f"holds a {type(actions).__name__}", file=file, expected="a list of actions")
+    actions = load_list(file, "actions")
     people: dict[int, dict[int, int]] = {}  # image -> person -> row
     links: dict[int, list[Link]] = {}
     for row, action in enumerate(actions):
@@ -228,15 +228,7 @@ def read_hoia(source: Path, *, name: str, root: Path | None = None) -> Pool:
 
     Who of the people without any action was looked at is not in these files: `annotated` are those who do something.
     """
-    files = [source] if source.is_file() else one_of(source, *HOIA)
-    if not files:
-        raise DataError("holds no V-COCO annotations", file=source, expected=" or ".join(HOIA))
-    collect = Collector(source, files[0], root=root)
-    for file in files:
-        collect.open(file)
-        split = split_of(file)
-        collect.each(hoia_rows(file), lambda row, value, split=split: _hoia_entry(row, value, split))  # type: ignore[misc]
-    return collect.pool(name)
+    return gather(source, files_of(source, HOIA, "V-COCO annotations"), _hoia_entry, name=name, root=root)
 
 
 def _hoia_entry(row: int, value: Any, split: str) -> Entry:

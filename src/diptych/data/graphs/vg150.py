@@ -28,8 +28,10 @@ from diptych.core.errors import DataError, MissingExtra
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, need
-from diptych.data.graphs.find import load_json, names_of, one_of
+from diptych.data.graphs.collect import Collector
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import need
+from diptych.data.graphs.find import load_json, load_list, names_of, one_of
 from diptych.data.graphs.place import Placer, labels_of, numbered
 from diptych.data.vocabularies import vocabulary
 
@@ -57,7 +59,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
         missing = "VG-SGG-dicts*.json" if dicts is None else "image_data.json"
         raise DataError(f"has no {missing} beside it", file=file, expected="the dictionaries and image_data.json")
     arrays = _checked(file, load_h5(file))
-    images, count = _listed(listed), len(arrays["split"])
+    images, count = load_list(listed), len(arrays["split"])
     whole = [image for image in images if not isinstance(image, dict) or image.get("image_id") not in CORRUPT]
     images = whole if len(whole) == count else images
     if len(images) != count:
@@ -66,13 +68,6 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     collect = Collector(source, file, root=root)
     collect.each(enumerate(images), reader.entry)
     return collect.pool(name)
-
-
-def _listed(file: Path) -> list[Any]:
-    images = load_json(file)
-    if not isinstance(images, list):
-        raise DataError(f"holds a {type(images).__name__}", file=file, expected="a list of images")
-    return images
 
 
 class _Reader:

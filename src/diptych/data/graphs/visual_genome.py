@@ -22,8 +22,10 @@ from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.collect import Box, Collector, Entry, Link, corners, need
-from diptych.data.graphs.find import load_json, names_of
+from diptych.data.graphs.collect import Collector
+from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.fields import corners, need
+from diptych.data.graphs.find import load_list, names_of
 from diptych.data.graphs.place import Placer, numbered, sides
 
 FILES = ("image_data.json", "objects.json", "relationships.json", "attributes.json")
@@ -53,9 +55,7 @@ class _Genome:
         self.lost: list[tuple[Path, int, str]] = []
         self._labels = aliases(folder / "object_alias.txt")
         self._predicates = aliases(folder / "relationship_alias.txt")
-        self.images = load_json(folder / FILES[0])
-        if not isinstance(self.images, list):
-            raise DataError(f"holds a {type(self.images).__name__}", file=folder / FILES[0], expected="a list of images")
+        self.images = load_list(folder / FILES[0])
         known = {number for image in self.images if isinstance(image, dict) and isinstance(number := image.get("image_id"), int)}
         self._of: dict[str, dict[Any, list[Any]]] = {}
         for file in FILES[1:]:
@@ -64,10 +64,7 @@ class _Genome:
 
     def _by_image(self, file: Path, kind: str, known: set[Any]) -> dict[Any, list[Any]]:
         found: dict[Any, list[Any]] = {}
-        value = load_json(file)
-        if not isinstance(value, list):
-            raise DataError(f"holds a {type(value).__name__}", file=file, expected="a list of images")
-        for row, entry in enumerate(value):
+        for row, entry in enumerate(load_list(file)):
             image = entry.get("image_id", entry.get("id")) if isinstance(entry, dict) else None
             if not isinstance(image, int) or image not in known:
                 self.lost.append((file, row, f"image_id {image} is not in {FILES[0]}"))
@@ -105,7 +102,7 @@ class _Genome:
         if (key := same.get(key, key)) not in boxes:
             names = value.get("names") or [value.get("name")]
             xyxy = corners([value.get(part) for part in ("x", "y", "w", "h")], sides=True)
-            boxes[key] = Box(key, xyxy, plain(names[0], self._labels))
+            boxes[key] = Box(key, xyxy, plain(names[0], self._labels), where=f"object {key}")
             same.update(dict.fromkeys(value.get("merged_object_ids") or (), key))
         return key
 

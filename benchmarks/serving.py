@@ -1,0 +1,355 @@
+"""The service under load, on this machine: what batching gains, how long answers take, what happens beyond what it can do.
+
+    python benchmarks/serving.py [--only load engines memory] [--seconds 8] [--requests 20000]
+
+A small dual encoder with fresh weights (text: 6 layers of width 256; images: a transformer of 64 pixels) over 1,000 rendered scenes.
+Service and clients share the cores; clients are plain sockets that stay open. Each service is a process of its own.
+
+    load     searches by text. As many as come back in a closed loop of 32 clients (full load), in batches of one and of up to 64; half of
+             that, coming by themselves (Poisson); twice of that, with a queue of 32: how many are refused, how long the others take
+    engines  PyTorch against ONNX Runtime, milliseconds an input
+    memory   20,000 requests of all kinds; resident memory on the way and at the end
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diptych.core.environment import environment
+from diptych.core.files import write_json
+from diptych.core.image import ArrayImage
+from diptych.data.decode import encode_webp
+from diptych.data.tokenize import Tokenizer
+from diptych.data.transforms import Preprocess
+from diptych.index.dense import DenseIndex
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.embedder import PairEmbedder
+from diptych.models.export import to_onnx
+from diptych.models.onnx_embedder import OnnxEmbedder
+from diptych.models.towers import image_tower, text_tower
+from diptych.worlds import scenes
+
+CLIENTS, ITEMS, ROUNDS, WORLD = 32, 1000, 4, "world:scenes?n=1000&val=1&test=1"
+QUERIES = [
+    f"a {size} {colour} {shape} {where} a {other} star"
+    for size in ("small", "large", "tiny")
+    for colour in ("red", "green", "blue", "yellow", "purple")
+    for shape in ("circle", "square", "triangle", "ring", "cross")
+    for where in ("left of", "right of", "above", "below")
+    for other in ("red", "green", "white")
+]
+
+
+def model(image: str = "vit_tiny") -> PairEmbedder:
+    torch.manual_seed(0)
+    words = Tokenizer.train(QUERIES, 600)
+    text = text_tower("text_clip", vocab_size=words.vocab_size, eot_id=words.eot_id, length=24, width=256, layers=6, heads=4)
+    return PairEmbedder(
+        DualEncoder(image_tower(image, **({"image_size": 64} if image == "vit_tiny" else {})), text, width=128),
+        Preprocess(64),
+        words,
+        24,
+        "load",
+    )
+
+
+# ---------------------------------------------------------------- the service, in a process of its own
+
+
+@contextmanager
+def served(folder: Path, *options: str, index: str = "index") -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "diptych.cli", "serve", str(folder / "model"), str(folder / index), "--data", WORLD]
+    process = subprocess.Popen([*command, "--port", str(port), *options], stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+                    break
+            except OSError:
+                if process.poll() is not None:
+                    raise SystemExit("the service did not start") from None
+                time.sleep(0.1)
+        yield port
+        process.send_signal(signal.SIGTERM)
+        if process.wait(60) != 0:
+            raise SystemExit(f"the service ended with {process.returncode}")
+    finally:
+        process.kill()
+
+
+# ---------------------------------------------------------------- clients
+
+
+@dataclass
+class Seen:
+    """What clients saw: milliseconds by status."""
+
+    ms: dict[int, list[float]] = field(default_factory=dict)
+    without_time: int = 0  # refusals that do not say when to try again
+    seconds: float = 0.0
+
+    def add(self, status: int, ms: float, head: bytes) -> None:
+        self.ms.setdefault(status, []).append(ms)
+        self.without_time += status == 429 and b"retry-after:" not in head.lower()
+
+    @property
+    def good(self) -> list[float]:
+        return self.ms.get(200, [])
+
+    def row(self) -> dict[str, Any]:
+        cuts = statistics.quantiles(self.good, n=100) if len(self.good) > 1 else [0.0] * 99
+        return {
+            "answers_per_second": round(len(self.good) / self.seconds, 1),
+            "p50_ms": round(cuts[49], 1),
+            "p95_ms": round(cuts[94], 1),
+            "p99_ms": round(cuts[98], 1),
+            "statuses": {str(status): len(times) for status, times in sorted(self.ms.items())},
+        }
+
+
+class Line:
+    """One open connection."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.reader, self.writer = port, None, None
+
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        if self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writer.write(request)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        await self.reader.readexactly(int(length[1]) if length else 0)
+        if b"connection: close" in head.lower():
+            self.writer.close()
+            self.writer = None
+        return int(head[9:12]), head
+
+
+def post(path: str, body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+def words(number: int) -> bytes:
+    return post("/search", {"text": QUERIES[number % len(QUERIES)], "k": 10})
+
+
+async def closed(port: int, ask: Callable[[int], bytes], *, seconds: float = 0.0, count: int = 0) -> Seen:
+    """Every client asks again as soon as it has its answer."""
+    seen, begin, numbers = Seen(), time.perf_counter(), iter(range(count or 10**9))
+
+    async def client() -> None:
+        line = Line(port)
+        for number in numbers:
+            start = time.perf_counter()
+            status, head = await line.send(ask(number))
+            seen.add(status, 1000 * (time.perf_counter() - start), head)
+            if seconds and time.perf_counter() - begin > seconds:
+                return
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    seen.seconds = time.perf_counter() - begin
+    return seen
+
+
+async def opened(port: int, ask: Callable[[int], bytes], rate: float, seconds: float) -> Seen:
+    """Requests come by themselves, `rate` a second, whether others have been answered or not."""
+    seen, begin, rng, free, tasks = Seen(), time.perf_counter(), random.Random(0), list[Line](), list[asyncio.Task[None]]()
+
+    async def one(number: int, due: float) -> None:
+        line = free.pop() if free else Line(port)
+        status, head = await line.send(ask(number))
+        seen.add(status, 1000 * (time.perf_counter() - due), head)  # from when it was due: a client that lags hides nothing
+        free.append(line)
+
+    due, number = begin, 0
+    while due < begin + seconds:
+        if (wait := due - time.perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        tasks.append(asyncio.create_task(one(number, due)))
+        due, number = due + rng.expovariate(rate), number + 1
+    await asyncio.gather(*tasks)
+    seen.seconds = time.perf_counter() - begin
+    return seen
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def load(folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
+    """Rounds of both ways take turns, so that what else the machine does falls on both."""
+    one, full, half = [], [], []
+    shutil.copytree(folder / "index", folder / "copy", dirs_exist_ok=True)  # an index is open in one process at a time
+    with served(folder, "--batch", "1", index="copy") as single, served(folder) as many:
+        for port in (single, many):
+            asyncio.run(closed(port, words, seconds=2))
+        for _ in range(ROUNDS):
+            one.append(asyncio.run(closed(single, words, seconds=seconds / ROUNDS)))
+            full.append(asyncio.run(closed(many, words, seconds=seconds / ROUNDS)))
+            half.append(asyncio.run(opened(many, words, len(full[-1].good) / full[-1].seconds / 2, seconds / ROUNDS)))
+    rows = {"batches of one": joined(one).row(), "full load": joined(full).row(), "half load": joined(half).row()}
+    ratios = [(len(b.good) / b.seconds) / (len(a.good) / a.seconds) for a, b in zip(one, full, strict=True)]
+    rows["batched to unbatched"] = {"times": round(statistics.median(ratios), 2), "rounds": [round(ratio, 2) for ratio in ratios]}
+    rows["twice the full load"] = beyond(folder, seconds, rows["full load"]["answers_per_second"])
+    return rows
+
+
+def joined(rounds: list[Seen]) -> Seen:
+    whole = Seen(seconds=sum(seen.seconds for seen in rounds))
+    for seen in rounds:
+        whole.without_time += seen.without_time
+        for status, times in seen.ms.items():
+            whole.ms.setdefault(status, []).extend(times)
+    return whole
+
+
+def beyond(folder: Path, seconds: float, rate: float) -> dict[str, Any]:
+    with served(folder, "--queue", "32") as port:
+        asyncio.run(closed(port, words, seconds=2))
+        seen = asyncio.run(opened(port, words, 2 * rate, seconds))
+        after = asyncio.run(opened(port, words, rate / 4, 2.0))
+    asked = sum(map(len, seen.ms.values()))
+    return {
+        **seen.row(),
+        "asked_per_second": round(asked / seconds, 1),
+        "refused_share": round(len(seen.ms.get(429, [])) / asked, 3),
+        "refused_without_a_time": seen.without_time,
+        "statuses_after": after.row()["statuses"],
+    }
+
+
+def memory(folder: Path, requests: int) -> dict[str, Any]:
+    data = scenes(20, seed=1)
+    images = [data[row].image for row in range(20)]
+    pictures = [encode_webp(image.pixels_HWC) for image in images if isinstance(image, ArrayImage)]
+    texts = [base64.b64encode(picture).decode() for picture in pictures]
+    uids = list(scenes(ITEMS, seed=0).uids)
+
+    def ask(number: int) -> bytes:
+        kinds: list[Callable[[], bytes]] = [
+            lambda: words(number),
+            lambda: post("/search", {"image": texts[number % 20], "k": 10, "distinct": 0.95}),
+            lambda: post("/v1/embeddings", {"input": [QUERIES[number % len(QUERIES)], {"image": texts[number % 20]}]}),
+            lambda: get(f"/image/{uids[number % ITEMS]}"),
+            lambda: get(f"/items/{uids[number % ITEMS]}"),
+            lambda: post("/search", {"image": "no picture"}),
+        ]
+        return kinds[number % len(kinds)]()
+
+    with served(folder) as port:
+        statuses: Counter[int] = Counter()
+        marks, step = [], requests // 5
+        for _ in range(5):
+            seen = asyncio.run(closed(port, ask, count=step))
+            statuses.update({status: len(times) for status, times in seen.ms.items()})
+            marks.append(round(resident(port) / 1e6, 1))
+    return {
+        "requests": requests,
+        "megabytes_after_each_fifth": marks,
+        "megabytes_more_from_the_second_fifth_on": round(marks[-1] - marks[1], 1),
+        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+    }
+
+
+def resident(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        found = re.search(r"^process_resident_memory_bytes (\S+)", answer.read().decode(), re.MULTILINE)
+    if found is None:
+        raise SystemExit("no memory among the metrics")
+    return float(found[1])
+
+
+def engines(folder: Path) -> dict[str, dict[str, Any]]:
+    """As many threads for both."""
+    data = scenes(64, seed=2)
+    images = [data[row].image for row in range(64)]
+    rows: dict[str, dict[str, Any]] = {}
+    for what, tower, name, given in (
+        ("text", "vit_tiny", "embed_texts", QUERIES[:64]),
+        ("image, transformer", "vit_tiny", "embed_images", images),
+        ("image, convolutions", "convnet_tiny", "embed_images", images),
+    ):
+        ours = model(tower)
+        to_onnx(ours, folder / "onnx")
+        ways = {
+            "torch": getattr(ours, name),
+            "onnx": getattr(OnnxEmbedder(folder / "onnx", threads=torch.get_num_threads()), name),
+        }
+        worst = float(np.abs(ways["torch"](given) - ways["onnx"](given)).max())
+        for size in (1, 64):
+            took: dict[str, list[float]] = {engine: [] for engine in ways}
+            for _ in range(15):  # the ways take turns
+                for engine, embed in ways.items():
+                    start = time.perf_counter()
+                    embed(given[:size])
+                    took[engine].append((time.perf_counter() - start) / size * 1000)
+            torch_ms, onnx_ms = (statistics.median(took[engine]) for engine in ways)
+            ratio = {"torch_ms": round(torch_ms, 3), "onnx_ms": round(onnx_ms, 3), "times": round(torch_ms / onnx_ms, 2)}
+            rows[f"{what}, {size} at once"] = {**ratio, "largest_difference": float(f"{worst:.1e}")}
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument("--requests", type=int, default=20_000, help="of the memory test")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the others keep their last result")
+    options = parser.parse_args()
+    out = Path(__file__).parent / "results" / "serving.json"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = model()
+        made.save(folder / "model")
+        DenseIndex.build(made, scenes(ITEMS, seed=0), folder / "index", progress=False).close()
+        for part in options.only:
+            found = PARTS[part](folder, options)
+            for name, row in found.items():
+                print(f"{part}: {name}  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            facts = {"date": datetime.now(UTC).date().isoformat(), "load_average": round(os.getloadavg()[0], 2)}
+            before = json.loads(out.read_text(encoding="utf-8")).get("parts", {}) if out.is_file() else {}
+            parts = {**before, part: {**facts, "rows": found}}
+            write_json(out, {"name": "serving", "environment": environment(), "parts": parts})
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, dict[str, Any]]]] = {
+    "load": lambda folder, options: load(folder, options.seconds),
+    "engines": lambda folder, options: engines(folder),
+    "memory": lambda folder, options: {"all kinds of requests": memory(folder, options.requests)},
+}
+
+if __name__ == "__main__":
+    main()

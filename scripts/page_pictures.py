@@ -1,0 +1,107 @@
+"""Pictures of the search page for the documentation, taken in Chromium of services that run already.
+
+diptych train clip --data emoji --out runs/clip && diptych train locked --data emoji --out runs/locked
+for model in clip locked; do diptych index build runs/$model emoji runs/$model.index --split unseen_style; done
+diptych serve runs/locked runs/locked.index --data emoji --compare runs/clip --compare-index runs/clip.index --port 8000
+diptych index build runs/locked "world:scenes?n=200&val=1&test=1" runs/scenes.index
+diptych serve runs/locked runs/scenes.index --data "world:scenes?n=200&val=1&test=1" --port 8001
+python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+OUT = Path(__file__).resolve().parents[1] / "docs/images"
+QUIET = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--emoji", default="", help="address of a service over the emoji, with a second model")
+    parser.add_argument("--scenes", default="", help="address of a service over scenes, whose relations are known")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    with sync_playwright() as driver:
+        root = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=[*QUIET, *root])
+        if options.emoji:
+            take(browser, options.emoji, "/?q=a+place+to+sleep", search, options.out / "search.png")
+            take(
+                browser,
+                options.emoji,
+                "/?q=red+apple&where=%7B%22subgroup%22:%5B%22food-fruit%22%5D%7D",
+                words,
+                options.out / "search-item.png",
+            )
+            take(browser, options.emoji, "/?q=a+wild+animal&compare=1", search, options.out / "search-two.png", dark=True)
+            take(browser, options.emoji, "/?q=rainy+weather", search, options.out / "search-phone.png", size=(390, 780))
+        if options.scenes:
+            take(
+                browser,
+                options.scenes,
+                "/?q=a+red+circle+above+a+star",
+                relations,
+                options.out / "search-relations.png",
+                dark=True,
+            )
+        browser.close()
+
+
+def search(tab: Any) -> None:
+    tab.wait_for_selector(".card")
+
+
+def words(tab: Any) -> None:
+    tab.click(".card >> nth=0 >> .look")
+    tab.locator("#item").get_by_role("button", name="Words", exact=True).click()
+    tab.locator("#item canvas").wait_for(timeout=60_000)
+
+
+def relations(tab: Any) -> None:
+    tab.click(".card >> nth=0 >> .look")
+    tab.locator("#item").get_by_role("button", name="Relations", exact=True).click()
+    tab.locator("#panel .plot svg").wait_for()
+
+
+def take(
+    browser: Any,
+    address: str,
+    path: str,
+    act: Callable[[Any], None],
+    out: Path,
+    *,
+    dark: bool = False,
+    size: tuple[int, int] = (1280, 800),
+) -> None:
+    with opened(browser, address + path, dark, size) as tab:
+        act(tab)
+        tab.wait_for_timeout(1500)  # pictures, and what fades in
+        image = Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
+    print(f"{out}: {out.stat().st_size:,} bytes")
+
+
+@contextmanager
+def opened(browser: Any, address: str, dark: bool, size: tuple[int, int]) -> Iterator[Any]:
+    viewport = {"width": size[0], "height": size[1]}
+    context = browser.new_context(viewport=viewport, color_scheme="dark" if dark else "light", device_scale_factor=1)
+    tab = context.new_page()
+    tab.goto(address)
+    tab.wait_for_selector("body[data-ready]", timeout=60_000)
+    yield tab
+    context.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A part of a data set by uid: the list that the search page saves, `diptych index export` writes, or a person types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.core.errors import DataError
+
+
+def read_uids(file: Path | str) -> list[str]:
+    """The uids of a text file, one a line; empty lines are passed over, and so is a uid that comes again."""
+    file = Path(file)
+    if not file.is_file():
+        raise DataError("there is no such file", file=file, expected="a text file with one uid a line")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError("it is no UTF-8 text", file=file, expected="a text file with one uid a line") from None
+    uids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not uids:
+        raise DataError("it holds no uid", file=file, expected="one uid a line")
+    return uids
+
+
+def rows_of(data: Any, uids: Iterable[str]) -> list[int]:
+    """The rows of a data set that have one of these uids, in the order of the data set."""
+    wanted = set(uids)
+    return [row for row, uid in enumerate(data.uids) if uid in wanted]
+
+
+def subset(data: Any, uids: Sequence[str], *, whole: Any = None, file: object = None) -> Any:
+    """The rows of `data` with these uids, in the order of the data, so that the order of a list changes nothing.
+
+    whole  what `data` is a split of: uids of its other splits are left out, those that are nowhere are refused
+    file   where the list comes from, for messages
+    """
+    if unknown := set(uids).difference((data if whole is None else whole).uids):
+        first = next(uid for uid in uids if uid in unknown)
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        where = (data if whole is None else whole).name
+        raise DataError(f"uid '{first}'{more} is not in '{where}'", file=file, expected="uids of the data")
+    rows = rows_of(data, uids)
+    if not rows:
+        raise DataError(f"none of {len(uids):,} uids is in '{data.name}'", file=file, expected="uids of the training rows")
+    return data.select(np.array(rows))

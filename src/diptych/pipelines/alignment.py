@@ -1,0 +1,126 @@
+"""Which part of a picture each word of a text goes with, as a grid of weights to lay over the picture.
+
+A model that embeds patches and words says so itself: the weight of a patch is its cosine with the word (FILIP, 2111.07783, figure 3).
+Each word is embedded by itself; the row of the whole text is the mean over its tokens. Any other embedder is asked by occlusion
+(Zeiler & Fergus, 1311.2901): a part of the picture is covered with the picture's mean colour, and its weight is by how much
+the cosine of picture and text falls. Occlusion sees what the embedding depends on, which need not be where a thing is.
+
+Letters: W texts (the whole one, then its words), H W rows and columns of the grid, P patches, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from diptych.core.contracts import Embedder, TokenEmbedder, Unit
+from diptych.core.errors import ConfigError
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.data.decode import Pixels, decode
+
+WORDS = 24  # of a text that are shown
+SIDE = 768  # pixels: pictures with a longer side are made smaller before they are covered
+Share = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """What `align` finds.
+
+    method      "patches" or "occlusion"
+    score       of picture and text: for patches the mean over tokens of the best cosine, else the cosine
+    words       the whole text first, then its words
+    weight_WHW  float32; for patches cosines, for occlusion how much the cosine falls (below 0: it rises)
+    box         part of the picture under the grid: x0, y0, x1, y1 as shares of its sides (below 0 or above 1: padding)
+    """
+
+    method: Literal["patches", "occlusion"]
+    score: float
+    words: tuple[str, ...]
+    weight_WHW: npt.NDArray[np.float32]
+    box: Share
+
+
+def align(model: Any, image: ImageSource, text: str, *, grid: int = 7) -> Alignment:
+    """Lay a text over a picture.
+
+    grid  parts a side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
+    Raises ConfigError for a model that embeds neither tokens nor pictures and texts.
+    """
+    words = (text, *list(dict.fromkeys(text.split()))[:WORDS])
+    words = words[:1] if words[1:] == (text,) else words
+    if isinstance(model, TokenEmbedder):
+        return _by_patches(model, image, words)
+    if isinstance(model, Embedder):
+        if grid < 2:
+            raise ConfigError(f"grid is {grid} (expected 2 or more parts a side)")
+        return _by_occlusion(model, image, words, grid)
+    raise ConfigError(f"{getattr(model, 'name', model)} cannot be asked what goes with what (expected a model that embeds both)")
+
+
+def _by_patches(model: TokenEmbedder, image: ImageSource, words: Sequence[str]) -> Alignment:
+    patch_PD = model.embed_patches([image])[0]
+    side = math.isqrt(len(patch_PD))
+    if side * side != len(patch_PD):
+        raise ConfigError(f"{len(patch_PD)} patches make no square grid")
+    cosine_WTP = [token_TD @ patch_PD.T for token_TD in model.embed_words(list(words))]
+    weight_WP = np.stack([cosine_TP.mean(axis=0) for cosine_TP in cosine_WTP])
+    score = float(cosine_WTP[0].max(axis=1).mean())
+    height, width = decode(image, exact=True).shape[:2]
+    box = seen(getattr(model, "preprocess", None), width, height)
+    return Alignment("patches", score, tuple(words), weight_WP.reshape(-1, side, side).astype(np.float32), box)
+
+
+def _by_occlusion(model: Embedder, image: ImageSource, words: Sequence[str], grid: int) -> Alignment:
+    pixels_HWC = _small(decode(image, exact=True))
+    pictures = [pixels_HWC, *covered(pixels_HWC, grid)]
+    image_ND = model.embed_images([ArrayImage(picture, f"part {row}") for row, picture in enumerate(pictures)])
+    text_WD: Unit = model.embed_texts(list(words))
+    cosine_WN = text_WD @ image_ND.T
+    weight_WP = cosine_WN[:, :1] - cosine_WN[:, 1:]
+    grids = weight_WP.reshape(len(words), grid, grid).astype(np.float32)
+    return Alignment("occlusion", float(cosine_WN[0, 0]), tuple(words), grids, (0.0, 0.0, 1.0, 1.0))
+
+
+def covered(pixels_HWC: Pixels, grid: int) -> list[Pixels]:
+    """The picture grid * grid times, each time with another cell in its mean colour, row by row."""
+    height, width = pixels_HWC.shape[:2]
+    mean_C = pixels_HWC.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
+    rows = [round(height * part / grid) for part in range(grid + 1)]
+    columns = [round(width * part / grid) for part in range(grid + 1)]
+    pictures = []
+    for row in range(grid):
+        for column in range(grid):
+            picture_HWC = pixels_HWC.copy()
+            picture_HWC[rows[row] : rows[row + 1], columns[column] : columns[column + 1]] = mean_C
+            pictures.append(picture_HWC)
+    return pictures
+
+
+def _small(pixels_HWC: Pixels) -> Pixels:
+    if max(pixels_HWC.shape) <= SIDE:
+        return pixels_HWC
+    picture = Image.fromarray(pixels_HWC)
+    picture.thumbnail((SIDE, SIDE))
+    return np.asarray(picture)
+
+
+def seen(preprocess: Any, width: int, height: int) -> Share:
+    """The part of a picture that a model's square input shows, as shares of its sides.
+
+    >>> class Crop: resize = "crop"
+    >>> seen(Crop, 200, 100)
+    (0.25, 0.0, 0.75, 1.0)
+    """
+    how = getattr(preprocess, "resize", "squash")
+    if how == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    side = min(width, height) if how == "crop" else max(width, height)
+    x, y = side / width / 2, side / height / 2
+    return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y

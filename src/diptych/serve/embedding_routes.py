@@ -1,0 +1,61 @@
+"""POST /v1/embeddings: texts and pictures to vectors, in the shape that OpenAI clients read."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Response
+
+from diptych.core.contracts import Unit
+from diptych.index.query import unit_rows
+from diptych.serve.refusals import Json, Refused
+from diptych.serve.schema import EmbeddingAnswer, EmbeddingRequest, ImageInput, text_of
+from diptych.serve.service import Service, Side
+
+
+def add(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/embeddings", response_model=EmbeddingAnswer)
+    async def embeddings(request: EmbeddingRequest) -> Response:
+        """Unit-norm vectors of texts and images, in the order of the input."""
+        side = service.side(request.model)
+        if not side.embeds:
+            raise Refused(422, f"'{side.name}' does not embed images and texts")
+        inputs = request.input if isinstance(request.input, list) else [request.input]
+        if not 1 <= len(inputs) <= service.limits.inputs:
+            raise Refused(422, f"input has {len(inputs)} entries (expected 1..{service.limits.inputs})")
+        named = [(f"input[{i}]" if isinstance(request.input, list) else "input", value) for i, value in enumerate(inputs)]
+        texts = [text_of(value, name, service.limits) for name, value in named if isinstance(value, str)]
+        images = [await service.picture(v.image, name) for name, v in named if isinstance(v, ImageInput)]
+        both: tuple[Unit, Unit] = await service.ask(side.model, lambda t_ND, i_ND: (t_ND, i_ND), texts=texts, images=images)
+        rows = _in_order(inputs, *(_cut(side, rows_ND, request.dimensions) for rows_ND in both))
+        encode = _base64 if request.encoding_format == "base64" else _floats
+        data = [{"object": "embedding", "index": place, "embedding": encode(row_D)} for place, row_D in enumerate(rows)]
+        usage = {"prompt_tokens": 0, "total_tokens": 0, "texts": len(texts), "images": len(images)}
+        return Json({"object": "list", "model": side.name, "data": data, "usage": usage})
+
+
+def _in_order(inputs: Sequence[Any], text_ND: Unit, image_ND: Unit) -> list[Unit]:
+    texts, images = iter(text_ND), iter(image_ND)
+    return [next(texts if isinstance(value, str) else images) for value in inputs]
+
+
+def _cut(side: Side, rows_ND: Unit, dimensions: int | None) -> Unit:
+    """The first numbers of each vector at length 1 again, for models whose prefixes are embeddings in themselves."""
+    if dimensions is None or not len(rows_ND) or dimensions == rows_ND.shape[1]:
+        return rows_ND
+    known = sorted({*getattr(side.model, "dims", ()), rows_ND.shape[1]})
+    if dimensions not in known:
+        raise Refused(422, f"dimensions is {dimensions} ('{side.name}' gives {' or '.join(map(str, known))})")
+    return unit_rows(rows_ND[:, :dimensions])
+
+
+def _base64(row_D: Unit) -> str:
+    return base64.b64encode(np.asarray(row_D, "<f4").tobytes()).decode()
+
+
+def _floats(row_D: Unit) -> list[float]:
+    values: list[float] = np.asarray(row_D, np.float32).tolist()
+    return values

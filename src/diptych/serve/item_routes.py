@@ -1,0 +1,89 @@
+"""GET /items/UID and /image/UID: what the data know about an item, and its picture, encoded anew."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Response
+
+from diptych.core.contracts import Dataset
+from diptych.core.errors import DecodeError
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.sample import Sample
+from diptych.data.decode import probe
+from diptych.serve.answers import graph_answer, plain
+from diptych.serve.page import HEADERS
+from diptych.serve.refusals import Json, Refused
+from diptych.serve.schema import ItemAnswer
+from diptych.serve.service import Service
+
+SIMPLE = (str, int, float)
+Uid = Annotated[str, Path(description="name of the item", min_length=1, max_length=1000)]
+
+
+def add(app: FastAPI, service: Service) -> None:
+    @app.get("/items/{uid:path}", response_model=ItemAnswer)
+    async def item(uid: Uid) -> Response:
+        """Texts, provenance and other columns of an item, and the things and relations that the data know in it."""
+        pool, row = service.row(uid)
+        return Json(await service.aside(lambda: _item(pool, row, service.limits.image_pixels)))
+
+    @app.get(
+        "/image/{uid:path}",
+        response_class=Response,
+        responses={200: {"content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}}}},
+    )
+    async def image(uid: Uid, side: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:
+        """A picture of at most `side` pixels a side. Nothing of the file but its pixels goes out."""
+        data = service.thumbnails.known(uid, side)
+        if data is None:
+            pool, row = service.row(uid)
+            data = await service.aside(lambda: _thumbnail(service, pool, row, uid, side))
+        if data is None:
+            raise Refused(404, "that item has no image that can be shown")
+        return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **HEADERS})
+
+
+def _thumbnail(service: Service, pool: Dataset, row: int, uid: str, side: int) -> bytes | None:
+    source = pool[row].image
+    return None if source is None else service.thumbnails.make(uid, source, side, service.limits.image_pixels)
+
+
+def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
+    sample = pool[row]
+    width, height = _size(sample.image, max_pixels)
+    return {
+        "uid": sample.uid,
+        "texts": [{"text": t.string, "language": t.language, "origin": t.origin} for t in sample.texts],
+        "group": sample.group,
+        "licence": sample.licence,
+        "source": sample.source,
+        "columns": _columns(sample),
+        "image": sample.image is not None and width is not None,
+        "width": width,
+        "height": height,
+        "graph": graph_answer(sample.graph, width, height) if sample.regions and width and height else None,
+    }
+
+
+def _columns(sample: Sample) -> dict[str, Any]:
+    """Extras that a person can read: words, numbers, and lists of them."""
+    found = {name: plain(value) for name, value in sample.extras.items() if all(isinstance(one, SIMPLE) for one in _parts(value))}
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def _parts(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _size(image: ImageSource | None, max_pixels: int) -> tuple[int, int] | tuple[None, None]:
+    """Width and height of the upright picture, by its header."""
+    if isinstance(image, ArrayImage):
+        return image.pixels_HWC.shape[1], image.pixels_HWC.shape[0]
+    if image is None:
+        return None, None
+    try:
+        info = probe(image.read(), name="image", max_pixels=max_pixels)
+    except (DecodeError, OSError):
+        return None, None
+    return info.width, info.height

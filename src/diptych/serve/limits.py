@@ -1,0 +1,53 @@
+"""What a request may ask for, and how much the service takes on at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from diptych.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is larger is refused: with 413 (bytes, pixels, characters), 422 (counts), 408 or 503 (time), 429 (too much at once).
+
+    body_bytes       of a request
+    image_pixels     of a picture, read from its header before anything is decoded
+    inputs           texts or pictures in one request
+    names            labels, objects or relations in one request
+    text_characters  of one text
+    k                results of one search
+    depth            items of a ranking that a search with `distinct` looks at, at most
+    queue            inputs that wait for the model; more than that is answered with 429
+    queue_bytes      memory of the pictures that wait, and of the bodies that are being read; more is answered with 429
+    batch            inputs that the model gets at once, at most
+    requests         that are open at once
+    rate             requests a second and client, on average; 0 sets no limit
+    burst            requests that a client may send at once before `rate` holds
+    body_seconds     until a body has arrived
+    seconds          from then until the answer
+    drain_seconds    for requests that are under way when the service is told to stop
+    """
+
+    body_bytes: int = 16 << 20
+    image_pixels: int = 25_000_000
+    inputs: int = 256
+    names: int = 1000
+    text_characters: int = 8192
+    k: int = 200
+    depth: int = 10_000
+    queue: int = 512
+    queue_bytes: int = 512 << 20
+    batch: int = 64
+    requests: int = 512
+    rate: float = 0.0
+    burst: int = 40
+    body_seconds: float = 20.0
+    seconds: float = 60.0
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value < 0 or (value == 0 and field.name != "rate"):
+                raise ConfigError(f"Limits.{field.name} is {value} (expected more than 0)")

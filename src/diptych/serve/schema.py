@@ -1,0 +1,237 @@
+"""What requests and answers hold; the OpenAPI description is made from this file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diptych.serve.limits import Limits
+from diptych.serve.refusals import Refused
+
+Picture = Field(default=None, description="base64, or a data URL (data:image/png;base64,...)")
+Name = Field(default=None, description="which model, where the service has several; see /info")
+
+
+class Request(BaseModel):
+    """Of ours: unknown fields are refused. No NaN, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ImageInput(Request):
+    """An image as base64 or as a data URL."""
+
+    image: str
+
+
+class EmbeddingRequest(BaseModel):
+    """As OpenAI clients send it; an input may be an image too. Fields that such clients add are ignored."""
+
+    input: str | ImageInput | list[str | ImageInput]
+    model: str | None = Name
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(default=None, ge=1, description="a shorter vector, where the model was trained on prefixes")
+
+
+class SearchRequest(Request):
+    """At least one of text, image and like. Several are combined: image + mean of like + weight * text - against * mean of unlike."""
+
+    text: str | None = None
+    image: str | None = Picture
+    like: str | list[str] = Field(default_factory=list, description="uids of items that are good examples")
+    unlike: str | list[str] = Field(default_factory=list, description="uids of bad examples")
+    weight: float = Field(default=2.0, ge=-100, le=100, description="of the text beside pictures; negative removes what it names")
+    against: float = Field(default=0.5, ge=0, le=100, description="weight of the bad examples")
+    k: int = Field(default=10, ge=1)
+    where: dict[str, Any] = Field(
+        default_factory=dict, description='conditions on columns: {"split": "train", "width": {">=": 64}}'
+    )
+    distinct: float | None = Field(default=None, ge=-1, le=1, description="of hits more alike than this cosine only the best")
+    min_score: float | None = Field(default=None, description="leave out hits below")
+    mode: Literal["exact", "dense", "lexical"] | None = Field(
+        default=None, description="exact: compare with everything; dense or lexical: one half of a hybrid index"
+    )
+    model: str | None = Name
+
+
+class ClassifyRequest(Request):
+    """Names for pictures, from a list of your own."""
+
+    image: str | list[str] = Field(description="base64 or data URL, or several")
+    labels: list[str] = Field(min_length=2)
+    templates: list[str] = Field(default=["{}"], min_length=1, description="sentences with {} in the place of the name")
+    k: int = Field(default=5, ge=1)
+    model: str | None = Name
+
+
+class DetectRequest(Request):
+    """Things and the relations between them, in your own words; without words, those that the model was trained with."""
+
+    image: str | None = Picture
+    uid: str | None = Field(default=None, description="an item that is there, instead of an image")
+    objects: list[str] = Field(default_factory=list)
+    relations: list[str] = Field(default_factory=list)
+    min_score: float = Field(default=0.1, ge=0, le=1)
+    top: int = Field(default=20, ge=1, le=200, description="relations, at most")
+
+
+class ExplainRequest(Request):
+    """Which part of a picture each word of a text goes with."""
+
+    text: str
+    image: str | None = Picture
+    uid: str | None = Field(default=None, description="an item that is there, instead of an image")
+    grid: int = Field(default=7, ge=2, le=14, description="parts a side, where parts are covered")
+    model: str | None = Name
+
+
+class Embedded(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingAnswer(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[Embedded]
+    usage: dict[str, int]
+
+
+class FoundItem(BaseModel):
+    uid: str
+    score: float
+    payload: dict[str, Any]
+
+
+class SearchAnswer(BaseModel):
+    hits: list[FoundItem]
+
+
+class ClassScore(BaseModel):
+    name: str
+    score: float = Field(description="cosine of the picture and the mean of the name's sentences")
+
+
+class Classified(BaseModel):
+    classes: list[ClassScore]
+
+
+class ClassifyAnswer(BaseModel):
+    answers: list[Classified]
+
+
+class ThingOut(BaseModel):
+    label: str
+    name: str = Field(description="the label, numbered where several things share it")
+    box: list[float] = Field(description="x0, y0, x1, y1 in pixels")
+    score: float
+
+
+class RelationOut(BaseModel):
+    subject: int
+    predicate: str
+    object: int
+    score: float
+
+
+class GraphAnswer(BaseModel):
+    regions: list[ThingOut]
+    relations: list[RelationOut]
+    drawings: dict[str, Any] = Field(description="`picture` (boxes and arrows) and `graph`, as shapes that the page draws")
+
+
+class ExplainAnswer(BaseModel):
+    method: Literal["patches", "occlusion"]
+    score: float = Field(description="cosine of the picture and the text; of patches, the mean over the words of the best cosine")
+    box: list[float] = Field(description="part of the picture that the grid covers: x0, y0, x1, y1 as shares of its sides")
+    rows: int
+    columns: int
+    words: list[str] = Field(description="the first one is the whole text")
+    weights: list[list[list[float]]] = Field(description="[words][rows][columns]")
+
+
+class ModelInfo(BaseModel):
+    name: str
+    fingerprint: str
+    embeds: bool
+    aligns: Literal["patches", "occlusion", ""] = Field(description="how /explain asks it; empty: it cannot")
+    index: str | None = Field(description="kind of its index")
+    modes: list[str] = Field(description="what `mode` of a search may be")
+    combines: bool = Field(description="whether texts, pictures and examples can be added and subtracted")
+    count: int | None = Field(description="items in its index")
+    columns: dict[str, dict[str, Any]] = Field(description="what can be filtered by: kind, and values or range where known")
+
+
+class InfoAnswer(BaseModel):
+    models: list[ModelInfo]
+    data: bool = Field(description="whether items and their pictures can be looked at")
+    detector: str | None
+    objects: list[str] = Field(description="what the detector looks for unless told otherwise")
+    relations: list[str]
+    limits: dict[str, float]
+
+
+class State(BaseModel):
+    status: Literal["ok", "ready", "stopping", "busy"]
+    version: str
+
+
+class OneModel(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[OneModel]
+
+
+class ItemText(BaseModel):
+    text: str
+    language: str
+    origin: str
+
+
+class ItemAnswer(BaseModel):
+    uid: str
+    texts: list[ItemText]
+    group: str
+    licence: str
+    source: str
+    columns: dict[str, Any]
+    image: bool
+    width: int | None
+    height: int | None
+    graph: GraphAnswer | None = Field(description="regions and relations that the data hold")
+
+
+class Problem(BaseModel):
+    message: str
+    type: str
+    code: int
+
+
+class Refusal(BaseModel):
+    error: Problem
+
+
+def text_of(text: str, name: str, limits: Limits) -> str:
+    if not text.strip():
+        raise Refused(422, f"{name} is empty (expected some text)")
+    if len(text) > limits.text_characters:
+        raise Refused(413, f"{name} has {len(text):,} characters (expected at most {limits.text_characters:,})")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Refused(422, f"{name} holds half of a surrogate pair (expected Unicode text)") from None
+    return text
+
+
+def texts_of(texts: list[str], name: str, most: int, limits: Limits) -> list[str]:
+    if len(texts) > most:
+        raise Refused(422, f"{name} has {len(texts):,} entries (expected at most {most:,})")
+    return [text_of(text, f"{name}[{place}]", limits) for place, text in enumerate(texts)]

@@ -1,0 +1,37 @@
+"""ALIGN, ALIP, DreamLIP and MRL from the command line, on emoji and on rendered scenes; a missing text names what makes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from diptych.cli import main
+
+SHORT = ("--steps", "2", "--batch-size", "8", "--no-evaluation", "--no-progress", "--json")
+
+
+@pytest.mark.parametrize("data", ["emoji", "world:scenes?n=24"])
+@pytest.mark.parametrize("slug", ["align", "alip", "dreamlip", "mrl"])
+def test_trains_on_real_and_on_rendered_data(slug: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", slug, "--data", data, "--out", str(tmp_path / "run"), *SHORT]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["status"], answer["step"]) == ("finished", 2)
+    assert json.loads((tmp_path / "run/model/config.json").read_text())["name"] == slug
+
+
+def test_the_command_that_an_error_names_makes_what_was_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Emoji have no text of origin "synthetic"."""
+    captions = str(tmp_path / "captions")
+    words = ["train", "alip", "--synthetic", "synthetic", "--data", "emoji", "--out", str(tmp_path / "run"), *SHORT]
+    assert main(words) == 1
+    problem = json.loads(capsys.readouterr().out)["error"]
+    named = re.search(r"`diptych (curate \w+) DATA FOLDER` and pass --captions FOLDER", problem)
+    assert named, problem
+    assert main([*shlex.split(named[1]), "emoji", captions]) == 0
+    capsys.readouterr()
+    assert main([*words, "--captions", captions]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "finished"

@@ -1,0 +1,119 @@
+"""Word-patch alignment: cosines of patches where there are any, occlusion otherwise, and the grid in its place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diptych.core.errors import ConfigError
+from diptych.core.image import ArrayImage
+from diptych.data.transforms import Preprocess
+from diptych.pipelines.alignment import SIDE, align, covered, seen
+
+AXES = {"red": 0, "green": 1, "blue": 2}
+
+
+class Patches:
+    """A patch is its mean colour, a word its colour; the input is a centre crop, cut 4 x 4."""
+
+    name, fingerprint = "patches", "0"
+    preprocess = Preprocess(16, resize="crop")
+
+    def embed_patches(self, images):
+        found = []
+        for image in images:
+            square = self.preprocess.square(image.pixels_HWC)
+            patch_PD = square.reshape(4, 4, 4, 4, 3).mean(axis=(1, 3)).reshape(16, 3).astype(np.float32) + 1e-3
+            found.append(patch_PD / np.linalg.norm(patch_PD, axis=1, keepdims=True))
+        return found
+
+    def embed_words(self, texts):
+        return [np.eye(3, dtype=np.float32)[[AXES[word] for word in text.split()]] for text in texts]
+
+
+class Mean:
+    """One vector a picture: its mean colour."""
+
+    name, fingerprint = "mean", "0"
+
+    def embed_images(self, images, *, batch_size: int = 64):
+        rows = np.stack([image.pixels_HWC.reshape(-1, 3).mean(0) for image in images]).astype(np.float32) + 1e-3
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def embed_texts(self, texts, *, batch_size: int = 256):
+        rows = np.stack([np.eye(3, dtype=np.float32)[[AXES[word] for word in text.split()]].sum(0) for text in texts])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def corner(size: int = 16) -> np.ndarray:
+    """Blue, with a red quarter at the top left."""
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[..., 2] = 255
+    pixels[: size // 2, : size // 2] = (255, 0, 0)
+    return pixels
+
+
+def test_patches_are_weighed_by_their_cosine() -> None:
+    found = align(Patches(), ArrayImage(corner()), "red blue")
+    assert (found.method, found.words, found.weight_WHW.shape) == ("patches", ("red blue", "red", "blue"), (3, 4, 4))
+    truth = np.zeros((4, 4))
+    truth[:2, :2] = 1
+    np.testing.assert_allclose(found.weight_WHW[1], truth, atol=1e-2)
+    np.testing.assert_allclose(found.weight_WHW[2], 1 - truth, atol=1e-2)
+    np.testing.assert_allclose(found.weight_WHW[0], 0.5, atol=1e-2)  # mean over the two words
+    assert found.score == pytest.approx(1.0, abs=1e-4)  # each word has a patch that fits it
+    assert align(Patches(), ArrayImage(corner()), "green").score < 0.01
+
+
+def test_occlusion_weighs_by_what_the_cosine_loses() -> None:
+    pixels = corner()
+    found = align(Mean(), ArrayImage(pixels), "red blue", grid=2)
+    model = Mean()
+    image_ND = model.embed_images([ArrayImage(picture) for picture in (pixels, *covered(pixels, 2))])
+    text_WD = model.embed_texts(["red blue", "red", "blue"])
+    for word in range(3):  # the definition, part by part
+        for part in range(4):
+            expected = float(text_WD[word] @ image_ND[0] - text_WD[word] @ image_ND[1 + part])
+            assert found.weight_WHW[word, part // 2, part % 2] == pytest.approx(expected, abs=1e-6)
+    assert found.weight_WHW[1].argmax() == 0
+    assert found.method == "occlusion"
+    assert found.box == (0, 0, 1, 1)
+    assert found.score == pytest.approx(float(text_WD[0] @ image_ND[0]), abs=1e-6)
+
+
+def test_covers_are_the_whole_picture_once() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
+    changed = np.stack([(picture != pixels).any(axis=-1) for picture in covered(pixels, 3)])
+    assert changed.sum(axis=0).max() == 1
+    assert changed.any(axis=0).mean() > 0.95  # a pixel that has the mean colour cannot change
+    large = np.zeros((10, 3 * SIDE, 3), np.uint8)
+    large[:, 2 * SIDE :] = 255
+    found = align(Mean(), ArrayImage(large), "red", grid=3)
+    assert found.weight_WHW.shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("resize", "size", "box"),
+    [
+        ("squash", (30, 10), (0, 0, 1, 1)),
+        ("crop", (30, 10), (1 / 3, 0, 2 / 3, 1)),
+        ("crop", (10, 40), (0, 3 / 8, 1, 5 / 8)),
+        ("pad", (30, 10), (0, -1, 1, 2)),
+    ],
+)
+def test_the_grid_lies_where_the_model_looked(resize: str, size: tuple[int, int], box: tuple[float, ...]) -> None:
+    assert seen(Preprocess(16, resize=resize), *size) == pytest.approx(box)
+
+
+def test_models_that_cannot_be_asked() -> None:
+    with pytest.raises(ConfigError, match="embeds both"):
+        align(object(), ArrayImage(corner()), "red")
+    with pytest.raises(ConfigError, match="grid is 1"):
+        align(Mean(), ArrayImage(corner()), "red", grid=1)
+
+    class Odd(Patches):
+        def embed_patches(self, images):
+            return [rows[:15] for rows in super().embed_patches(images)]
+
+    with pytest.raises(ConfigError, match="15 patches make no square"):
+        align(Odd(), ArrayImage(corner()), "red")

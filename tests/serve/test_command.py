@@ -1,0 +1,152 @@
+"""`diptych serve` as people start it: a process of its own, from its first line to a graceful end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+import diptych as dp
+from diptych.cli import main
+from diptych.data.tokenize import Tokenizer
+from diptych.data.transforms import Preprocess
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.embedder import PairEmbedder
+from diptych.models.towers import image_tower, text_tower
+
+WORLD = "world:scenes?n=40&val=4&test=4"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small models and an index of each."""
+    place = tmp_path_factory.mktemp("command")
+    for name, seed in (("one", 0), ("two", 1)):
+        torch.manual_seed(seed)
+        words = Tokenizer.train(["a red circle left of a green square"] * 3, 300)
+        text = text_tower("text_tiny", vocab_size=words.vocab_size, eot_id=words.eot_id, length=16)
+        model = PairEmbedder(DualEncoder(image_tower("convnet_tiny"), text, width=16), Preprocess(64), words, 16, name)
+        model.save(place / name)
+        dp.index(place / name, WORLD, place / f"{name}.index", progress=False).close()
+    return place
+
+
+@contextmanager
+def served(*words: str, environment: dict[str, str] | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "diptych.cli", "serve", *words, "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline, "the service did not start"
+            try:
+                if httpx.get(f"{address}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield process, address
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_graceful_end_answers_what_is_under_way(folder: Path) -> None:
+    with served(str(folder / "one"), str(folder / "one.index"), "--data", WORLD) as (process, address):
+        with httpx.Client(base_url=address, timeout=60) as http, ThreadPoolExecutor(4) as threads:
+            uid = http.get("/search", params={"q": "a red circle", "k": 1}).json()["hits"][0]["uid"]
+            body = {"uid": uid, "text": "a red circle", "grid": 14}  # 197 embeddings each: they take a while
+            slow = [threads.submit(http.post, "/explain", json=body) for _ in range(3)]
+            deadline = time.monotonic() + 30
+            while "diptych_queue_inputs 394.0" not in httpx.get(f"{address}/metrics").text:  # one in the model, two wait
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            answers = [future.result() for future in slow]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert {answer.json()["rows"] for answer in answers} == {14}
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{address}/healthz", timeout=5)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0
+    first, *lines = said.splitlines()
+    assert first == f"{address}/"
+    events = [json.loads(line) for line in lines]
+    assert [event["event"] for event in events[:1]] == ["starting"]
+    assert [event["event"] for event in events if event["event"] != "request"] == ["starting", "stopping", "stopped"]
+    assert {event["status"] for event in events if event["event"] == "request"} == {200}
+    assert uid not in said
+    assert "red circle" not in said
+
+
+def test_two_models_on_onnx_behind_a_token(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "token").write_text("s3cret\n")
+    words = [str(folder / "one"), str(folder / "one.index"), "--compare", str(folder / "two")]
+    words += [
+        "--compare-index",
+        str(folder / "two.index"),
+        "--engine",
+        "onnx",
+        "--token-file",
+        str(tmp_path / "token"),
+        "--k",
+        "7",
+    ]
+    with served(*words) as (_, address), httpx.Client(base_url=address) as http:
+        assert http.get("/info").status_code == 401
+        assert http.get("/info", headers={"Authorization": "Bearer s3cret", "Host": "evil.example"}).status_code == 403
+        http.headers["Authorization"] = "Bearer s3cret"
+        info = http.get("/info").json()
+        assert [model["name"] for model in info["models"]] == ["one", "two"]
+        assert info["limits"]["k"] == 7
+        for name in ("one", "two"):
+            given = http.post("/v1/embeddings", json={"input": "a red circle", "model": name}).json()["data"][0]["embedding"]
+            expected = dp.load(folder / name).embed_texts(["a red circle"])[0]
+            assert given == pytest.approx(expected.tolist(), abs=1e-5)
+            assert len(http.post("/search", json={"text": "a red circle", "k": 7, "model": name}).json()["hits"]) == 7
+
+
+def test_the_token_may_come_from_the_environment(folder: Path) -> None:
+    with served(str(folder / "one"), environment={"DIPTYCH_TOKEN": "s3cret"}) as (process, address):
+        assert httpx.get(f"{address}/info").status_code == 401
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--compare-index", "x"], "say which with --compare MODEL"),
+        (["--token-file", "/nowhere"], "/nowhere does not exist"),
+        (["--queue", "0"], "Limits.queue is 0"),
+        (["--detector", "MODEL"], "does not detect"),
+        (["--port", "99999"], "port is 99999"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(folder: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(folder / "one") if word == "MODEL" else word for word in words]
+    assert main(["serve", str(folder / "one"), *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_host_that_others_reach_is_warned_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(folder / "one"), "--host", "0.0.0.0", "--port", "99999"]) == 2
+    assert "asks for no token" in capsys.readouterr().err
