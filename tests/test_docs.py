@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -59,8 +60,8 @@ def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         real(*args, **options)
         raise Parsed
 
-    for command in cli.COMMANDS:
-        module = importlib.import_module(f"diptych.cli.{command}_command")
+    for found in pkgutil.iter_modules(cli.__path__):
+        module = importlib.import_module(f"diptych.cli.{found.name}") if found.name not in ("__main__", "output") else None
         if hasattr(module, "parse"):
             monkeypatch.setattr(module, "parse", stop)
     try:

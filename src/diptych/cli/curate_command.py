@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from diptych.cli.flat import flat, pick
 from diptych.cli.output import finish, parse
 from diptych.core.errors import ConfigError
+from diptych.data.quarantine import FILE, Bad
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Curate:
     source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of the removal table and what is kept")] = Path()
     plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
+    engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -37,23 +39,39 @@ def main(argv: Sequence[str]) -> int:
     args: Any = parse(
         flat("Options", [(Curate, None), (kind, None)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
     )
-    from diptych.api import read
-    from diptych.curate.pool import curate, plan
+    from diptych.curate.pool import curate, kind_of, plan
+    from diptych.curate.sources import open_pool
 
-    operator, data = kind(**pick(kind, args)), read(args.source)
+    if args.engine != "local":
+        from diptych.curate.engine import start
+
+        start(args.engine)
+    operator, data = kind(**pick(kind, args)), open_pool(args.source)
     if args.plan:
         cost = plan(data, [operator])[0]
         return finish(cost, [f"{name.replace('_', ' '):<20}{value}" for name, value in cost.items()], args.json)
     if args.out == Path():
         raise ConfigError("say where the tables go: diptych curate SLUG IN OUT")
-    done = curate(data, [operator], args.out)
-    reasons = Counter(drop.reason.split(":")[0] for drop in done.removed)
-    lines = [*done.lines(), *(f"  {count:,} {reason}" for reason, count in reasons.most_common(10)), f"tables: {args.out}"]
+    here = Path(args.source).expanduser()
+    address = str(here.resolve()) if here.exists() else args.source
+    done = curate(data, [operator], args.out, source=address)
+    reasons = Counter(kind_of(drop.reason) for drop in done.removed)
+    unread = list(getattr(data, "quarantine", []))
+    lines = [*done.lines(), *_unread(unread, args.out), f"tables: {args.out}"]
     payload = {
         "before": len(data),
         "after": len(done.kept),
         "removed": len(done.removed),
         "reasons": dict(reasons),
+        "unread": len(unread),
+        "seconds": sum(step.seconds for step in done.steps),
         "out": str(args.out),
     }
     return finish(payload, lines, args.json)
+
+
+def _unread(rows: Sequence[Bad], out: Path) -> list[str]:
+    """What was left out while reading: the first few, and where all of them stand."""
+    if not rows:
+        return []
+    return [f"{len(rows):,} left out while reading, see {out / FILE}", *(f"  {row}" for row in rows[:3])]

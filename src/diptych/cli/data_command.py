@@ -1,14 +1,16 @@
-"""``diptych data build | inspect | verify | split | export | fetch``."""
+"""``diptych data build | inspect | verify | split | export | links | download | takedown | fetch``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from diptych.cli import data_web
 from diptych.cli.output import finish, parse, say
 from diptych.cli.subcommands import dispatch
 from diptych.core.errors import ConfigError
@@ -50,6 +52,12 @@ class Build(Columns):
 class Inspect(Columns):
     source: Positional[str] = ""
     batch_size: Annotated[int, arg(help="for the expected false negatives and the loss at chance")] = 256
+    tokenizer: Annotated[
+        str, arg(help="clip, or a tokenizer.json: which texts are too long is counted with it; '' counts none")
+    ] = "clip"
+    text_length: Annotated[int, arg(help="tokens that a model reads")] = 77
+    look_at: Annotated[int, arg(help="images that are decoded in full")] = 200
+    page: Annotated[Path | None, arg(help="also write the report as a page with pictures")] = None
     json: JSON = False
 
 
@@ -96,6 +104,9 @@ def main(argv: Sequence[str]) -> int:
         "verify": (_verify, "every byte of a built folder against its hash"),
         "split": (_split, "train, val and test by group, into a built folder"),
         "export": (_export, "regions and relations in a form that others read: HICO-DET, Visual Genome, PSG, ..."),
+        "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
+        "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be asked for again"),
+        "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
         "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
     }
     return dispatch("data", subs, argv)
@@ -115,10 +126,25 @@ def _inspect(argv: Sequence[str]) -> int:
     args = parse(Inspect, argv, "data inspect", "The report that training prints before its first step.")
     if not args.source:
         raise ConfigError("say what: diptych data inspect DIR")
+    from diptych.curate.language import read_languages
     from diptych.data.inspect import inspect
+    from diptych.data.tokenize import Tokenizer
 
-    report = inspect(_pool(args), batch_size=args.batch_size)
-    return finish(report.to_json(), report.lines(), args.json)
+    pool = _pool(args)
+    words = Tokenizer.from_spec(args.tokenizer) if args.tokenizer else None
+    length = args.text_length if args.tokenizer else 0
+    tagger = read_languages if find_spec("py3langid") else None  # in the extra curate; else only stated languages are counted
+    report = inspect(
+        pool, tokenizer=words, text_length=length, batch_size=args.batch_size, look_at=args.look_at, read_language=tagger
+    )
+    lines = report.lines()
+    if args.page is not None:
+        from diptych.core.files import write_atomic
+        from diptych.report.inspection import inspection_page
+
+        write_atomic(args.page, inspection_page(pool, report))
+        lines.append(f"page: {args.page}")
+    return finish(report.to_json(), lines, args.json)
 
 
 def _pool(args: Build | Inspect) -> Pool:

@@ -483,12 +483,17 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Curated:
-    """What a curation step did: the rows that stay, why the others left, new columns keyed by uid, what it cost."""
+    """What a curation step did: the rows that stay, why the others left, new columns keyed by uid, what it cost.
+
+    columns  by name: a mapping uid -> value, or an Arrow table of "uid" and the column where rows are many
+    files    what else it found out, to lie beside the tables: file name -> content
+    """
 
     kept: tuple[str, ...]
     dropped: tuple[Drop, ...] = ()
     columns: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 class Operator(Protocol):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 
 def keyed_rng(*key: int | str) -> np.random.Generator:
@@ -21,3 +23,19 @@ def keyed_seed(*key: int | str) -> int:
     """A 63-bit seed for libraries that want a number (torch.manual_seed)."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def keyed_uniforms(keys: Iterable[str], *purpose: int | str) -> npt.NDArray[np.float64]:
+    """One number in [0, 1) for each key, that depends on (purpose, key) alone: a draw a row, whatever the order of rows. [N]
+
+    >>> keyed_uniforms(["b", "a"], 0)[1] == keyed_uniforms(["a"], 0)[0]
+    True
+    """
+    start = hashlib.blake2b("\x1f".join(map(str, purpose)).encode() + b"\x1f", digest_size=8)
+
+    def bits(key: str) -> int:
+        digest = start.copy()
+        digest.update(key.encode())
+        return int.from_bytes(digest.digest(), "little") >> 11
+
+    return np.fromiter((bits(key) for key in keys), np.int64).astype(np.float64) * 2.0**-53

@@ -12,7 +12,12 @@ from diptych.core.errors import UnknownName
 ENTRIES = {
     "align": "diptych.curate.align:AlignFilters",
     "exact_duplicates": "diptych.curate.exact_duplicates:ExactDuplicates",
+    "laion": "diptych.curate.laion:LAION",
+    "metaclip": "diptych.curate.metaclip:MetaCLIP",
     "near_duplicates": "diptych.curate.near_duplicates:NearDuplicates",
+    "semantic_duplicates": "diptych.curate.semantic_duplicates:SemanticDuplicates",
+    "text_duplicates": "diptych.curate.text_duplicates:TextDuplicates",
+    "tldr": "diptych.curate.tldr:TLDR",
     "template_captions": "diptych.curate.synthetic_captions:TemplateCaptions",
 }
 

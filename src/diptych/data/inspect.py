@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from diptych.data.split import LeakReport, leaks
 
 NEAR_CONSTANT = 0.5  # share of samples with one and the same first text
 BOILERPLATE = 0.3  # share of texts with the same first or last words
+READ = 2_000  # texts whose language is read
 WORDS = 4  # that many words make a phrase
 
 
@@ -50,6 +51,7 @@ class DataReport:
     sides: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
     languages: dict[str, int] = field(default_factory=dict)
+    languages_read: dict[str, int] = field(default_factory=dict)  # of a sample of the texts whose language is not stated
     licences: dict[str, int] = field(default_factory=dict)
     groups: int = 0
     largest_group: tuple[str, int] = ("", 0)
@@ -58,7 +60,9 @@ class DataReport:
     batch_size: int = 0
     same_group_pairs: float = 0.0  # expected pairs in a batch: masked by a loss that knows groups
     same_text_pairs: float = 0.0  # expected pairs in a batch with equal texts but different groups: false negatives
+    same_image_pairs: float = 0.0  # expected pairs in a batch with one and the same image file but different groups
     chance_loss: float = 0.0  # nats: log of the batch size
+    words: dict[str, int] = field(default_factory=dict)  # texts by their number of words
     left_out: list[str] = field(default_factory=list)  # the first of the quarantine, with file and row
     graphs: GraphFacts | None = None
 
@@ -92,6 +96,10 @@ class DataReport:
                 f"a batch of {self.batch_size:,} holds about {self.same_text_pairs:.1f} pairs with equal texts but "
                 "no common group: negatives that are none"
             )
+        if self.same_image_pairs >= 1:
+            found.append(
+                f"a batch of {self.batch_size:,} holds about {self.same_image_pairs:.1f} pairs with the same image but no common group"
+            )
         if 0 < self.samples < self.batch_size:
             found.append(f"{self.samples:,} samples do not fill a batch of {self.batch_size:,} without repeating")
         return found
@@ -109,7 +117,9 @@ class DataReport:
             f"duplicate images: {dup}; duplicate texts: {self.duplicate_texts:,} samples",
             *([f"longest side of those looked at, pixels: {_mix(self.sides)}"] if self.sides else []),
             *([f"formats of those looked at: {_mix(self.formats)}"] if self.formats else []),
+            *([f"words a text: {_mix(self.words)}"] if self.words else []),
             f"languages: {_mix(self.languages)}",
+            *([f"languages as they read, of those not stated: {_mix(self.languages_read)}"] if self.languages_read else []),
             f"licences: {_mix(self.licences)}",
             *([f"splits: {_mix(self.splits)}"] if self.splits else []),
             *(self.leaks.lines() if len(self.splits) > 1 else []),
@@ -121,7 +131,7 @@ class DataReport:
     def _batch(self) -> str:
         return (
             f"in a batch of {self.batch_size:,}: {self.same_group_pairs:.2f} pairs of one group, {self.same_text_pairs:.2f} more "
-            f"with equal texts; guessing gives a loss of {self.chance_loss:.3f}"
+            f"with equal texts, {self.same_image_pairs:.2f} with the same image; guessing gives a loss of {self.chance_loss:.3f}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -136,12 +146,14 @@ def inspect(
     text_length: int = 0,
     batch_size: int = 0,
     look_at: int = 200,
+    read_language: Callable[[list[str]], list[str]] | None = None,
     seed: int = 0,
 ) -> DataReport:
     """Look at a pool before training on it. Costs one pass over texts and columns, and the decoding of `look_at` images.
 
     recipe      where batch size, tokeniser and text length come from, if it has them; the arguments by name come first
     tokenizer   counts texts that are longer than `text_length` tokens
+    read_language  tells the languages of texts ("" undetermined); asked about up to 2,000 texts whose language is not stated
     look_at     so many images, chosen by `seed`, are decoded in full; a built pool has been decoded once already
     """
     batch_size = batch_size or getattr(recipe, "batch_size", 0) or 256
@@ -166,14 +178,19 @@ def inspect(
         largest_group=by_group.most_common(1)[0] if by_group else ("", 0),
         splits={name: count for name, count in Counter(pool.column("split")).items() if name},
         boilerplate=_boilerplate(strings),
+        words=_lengths(strings),
         batch_size=batch_size,
         chance_loss=math.log(batch_size),
         left_out=first_lines(pool.quarantine),
         graphs=graph_facts(pool),
     )
+    unstated = [string for string, language in zip(strings, languages, strict=True) if not language]
+    if read_language is not None and unstated:
+        chosen = keyed_rng(seed, "languages").permutation(len(unstated))[:READ]
+        report.languages_read = _top(tag or "undetermined" for tag in read_language([unstated[i] for i in chosen.tolist()]))
     report.common_texts = [(text, n) for text, n in Counter(text for text in first if text).most_common(3) if n > 1]
     report.leaks = leaks(pool) if len(report.splits) > 1 else report.leaks
-    _pairs(report, groups, first)
+    _pairs(report, pool, groups, first)
     _images(report, pool, look_at, seed)
     if tokenizer is not None and text_length:
         report.text_length = text_length
@@ -203,7 +220,7 @@ def _first_texts(pool: Pool, table: Any) -> list[str]:
     return [first.get(uid, "") for uid in pool.uids]
 
 
-def _pairs(report: DataReport, groups: Sequence[str], first: Sequence[str]) -> None:
+def _pairs(report: DataReport, pool: Pool, groups: Sequence[str], first: Sequence[str]) -> None:
     """Expected pairs in a batch drawn without repeats: B (B - 1) / 2 times the chance that two rows have something in common."""
     n, batch = len(groups), report.batch_size
     if n < 2:
@@ -214,10 +231,16 @@ def _pairs(report: DataReport, groups: Sequence[str], first: Sequence[str]) -> N
         return sum(count * (count - 1) // 2 for count in counts.values())
 
     both = pairs(Counter(with_text))
+    if "sha256" in pool.column_names:
+        known = [(group, image) for group, image in zip(groups, pool.column("sha256"), strict=True) if image]
+        same_image = pairs(Counter(image for _, image in known)) - pairs(Counter(known))
+    else:
+        same_image = 0
     equal_text = pairs(Counter(text for _, text in with_text)) - both
     share = min(batch, n) * (min(batch, n) - 1) / (n * (n - 1))
     report.same_group_pairs = pairs(Counter(groups)) * share
     report.same_text_pairs = equal_text * share
+    report.same_image_pairs = same_image * share
     homes: dict[str, set[str]] = {}
     for group, text in with_text:
         homes.setdefault(text, set()).add(group)
@@ -268,6 +291,13 @@ def _boilerplate(strings: Sequence[str]) -> list[tuple[str, float]]:
                 found.append((f"{how} {_short(phrase)}", count / len(different)))
                 break
     return found
+
+
+def _lengths(strings: Sequence[str]) -> dict[str, int]:
+    """Texts by their number of words, in powers of two."""
+    bins = Counter(len(string.split()).bit_length() for string in strings)
+    names = {0: "none", 1: "1"}
+    return {names.get(b, f"{2 ** (b - 1)}-{2**b - 1}"): bins[b] for b in sorted(bins)}
 
 
 def _histogram(sides: Sequence[int]) -> dict[str, int]:

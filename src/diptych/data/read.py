@@ -13,6 +13,7 @@ from pathlib import Path
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.build import is_built, open_built
+from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
@@ -75,7 +76,7 @@ def read(
             )
         return read_tables([fetch_table(address)], wanted, name=name or Path(address).stem, root=folder)
     path = Path(source).expanduser()
-    if path.exists() and not is_built(path) and (chosen := format or format_of(path)):
+    if path.exists() and not is_built(path) and not is_curated(path) and (chosen := format or format_of(path)):
         return _graphs(path, wanted, name, folder, chosen)
     if path.is_dir():
         return _directory(path, wanted, name or path.resolve().name, folder)
@@ -114,6 +115,8 @@ def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool
     """What a folder holds, the most telling first."""
     if is_built(path):
         return open_built(path).named(name)
+    if is_curated(path):
+        return open_curated(path, read)
     for file in _METADATA:
         if (path / file).is_file():
             return read_tables([path / file], wanted, name=name, root=root)

@@ -27,7 +27,7 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         *[f"| {key.replace('_', ' ')} | {_named(config[key])} |" for key in ("image_tower", "text_tower") if key in config],
         *[f"| {key.replace('_', ' ')} | {config[key]} |" for key in ("image_encoder", "text_encoder") if key in config],
         f"| parameters | {parameters:,} |",
-        f"| embedding | {config['width']} numbers, unit norm |",
+        *([f"| embedding | {config['width']} numbers, unit norm |"] if "width" in config else []),
         f"| images | {preprocess['size']} px, resize: {preprocess['resize']}, {preprocess['interpolation']} |",
         f"| texts | up to {config['text_length']} tokens |",
         "",
@@ -49,7 +49,7 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         "import diptych",
         "",
         'model = diptych.load("path/to/this/folder")',
-        'vectors = model.embed_texts(["a red bus"])',
+        'vectors = model.embed_texts(["a red bus"])' if "width" in config else 'captions = model.generate([image], [""])',
         "```",
         "",
     ]

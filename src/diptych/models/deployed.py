@@ -10,6 +10,7 @@ from typing import Any
 from diptych.core.errors import RunError
 
 KINDS = {
+    "codebook_captioner": "diptych.models.codebook_captioner:CodebookCaptions",
     "dual_encoder": "diptych.models.embedder:PairEmbedder",
     "locked": "diptych.models.locked:LockedEmbedder",
     "relation_detector": "diptych.models.graph_detector:GraphDetector",

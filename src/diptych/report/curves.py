@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -111,6 +111,22 @@ def interval_chart(title: str, bars: Sequence[Bar]) -> str:
     return (
         f'<div><h3>{escape(title)}</h3><svg viewBox="{size}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></div>'
     )
+
+
+def bar_chart(title: str, counts: Mapping[str, int], *, colour: int = 0) -> str:
+    """One row a name with its count, in the order given."""
+    if not counts:
+        return ""
+    row, left = 26, 130
+    height, most = TOP + row * len(counts) + 8, max(*counts.values(), 1)
+    parts = []
+    for i, (name, count) in enumerate(counts.items()):
+        y, width = TOP + row * i, count / most * (WIDTH - left - 90)
+        short = name if len(name) <= 20 else name[:19] + "…"
+        parts.append(f'<text x="{left - 10}" y="{y + 16}" text-anchor="end">{escape(short)}</text>')
+        parts.append(f'<rect x="{left}" y="{y + 4}" width="{max(width, 1):.1f}" height="17" rx="3" fill="var(--s{colour % 6})"/>')
+        parts.append(f'<text x="{left + width + 8:.1f}" y="{y + 16}">{count:,}</text>')
+    return _chart(title, WIDTH, height, parts)
 
 
 def legend(names: Sequence[tuple[str, int]]) -> str:

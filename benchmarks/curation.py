@@ -1,0 +1,167 @@
+"""Curation of texts: matching against the plain loop, and how match + balance + near-duplicates grow with the pool.
+
+    python benchmarks/curation.py [--only matching|growth] [--entries 500000] [--texts 200000]
+
+The plain loop asks of every text and every entry whether one stands in the other. It would take hours, so it is timed on a few texts
+and extrapolated; the matches of those texts must be the same. Texts are made up: words of random letters, drawn by Zipf's law, five to
+fourteen a text; entries are all words and pairs of neighbours. Real texts repeat themselves more, which helps both sides.
+
+Growth runs each size in a process of its own, on Daft's local engine, and takes the process's peak memory from the kernel. One row in
+ten is a copy of an earlier one with a slip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from diptych.core.environment import environment
+
+OUT = Path(__file__).parent / "results" / "curation.json"
+WORDS, PLAIN_TEXTS = 120_000, 20
+SIZES = (100_000, 300_000, 1_000_000)
+
+
+def made_up(texts: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Texts, and the words they are made of."""
+    rng = np.random.default_rng(seed)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = sorted({"".join(rng.choice(letters, size)) for size in rng.integers(3, 11, WORDS)})
+    order = rng.permutation(len(words))
+    weights = 1 / np.arange(1, len(words) + 1)
+    lengths = rng.integers(5, 15, texts)
+    drawn = order[rng.choice(len(words), int(lengths.sum()), p=weights / weights.sum())]
+    ends = np.cumsum(lengths).tolist()
+    return [
+        " ".join(words[i] for i in drawn[end - size : end].tolist()) for end, size in zip(ends, lengths.tolist(), strict=True)
+    ], words
+
+
+def entries_of(texts: list[str], words: list[str], count: int) -> list[str]:
+    """All words, then pairs of neighbours as they come, until there are enough."""
+    found = dict.fromkeys(words)
+    for text in texts:
+        parts = text.split()
+        found.update(dict.fromkeys(f"{a} {b}" for a, b in pairwise(parts)))
+        if len(found) >= count:
+            break
+    return sorted(list(found)[:count])
+
+
+def matching(texts: int, entries: int) -> dict:
+    from diptych.curate.matching import Matcher
+    from diptych.curate.spacing import pattern, prepared
+
+    said, words = made_up(texts)
+    names = entries_of(said, words, entries)
+    start = time.process_time()
+    matcher = Matcher(names)
+    built = time.process_time() - start
+    start = time.process_time()
+    text_M, entry_M = matcher.match(said)
+    ours = time.process_time() - start
+    looked_for = pattern(names, "tokens")
+    sample = said[:: len(said) // PLAIN_TEXTS][:PLAIN_TEXTS]
+    content, _ = prepared(sample, "tokens")
+    lines = content.split(b"\n")[: len(sample)]
+    start = time.process_time()
+    plain = [[number for number, entry in enumerate(looked_for) if entry in line] for line in lines]
+    loop = (time.process_time() - start) / len(sample) * len(said)
+    chosen = range(0, len(said), len(said) // PLAIN_TEXTS)[:PLAIN_TEXTS]
+    same = all(entry_M[text_M == row].tolist() == found for row, found in zip(chosen, plain, strict=True))
+    return {
+        "texts": len(said),
+        "entries": len(names),
+        "matches": len(text_M),
+        "automaton_built_cpu_seconds": round(built, 2),
+        "matching_cpu_seconds": round(ours, 2),
+        "texts_a_second": round(len(said) / ours),
+        "plain_loop_timed_on_texts": len(sample),
+        "plain_loop_cpu_seconds_extrapolated": round(loop),
+        "times_as_fast": round(loop / ours),
+        "times_as_fast_with_building": round(loop / (ours + built)),
+        "identical_on_the_sample": same,
+    }
+
+
+def pool_of(rows: int):
+    """A pool without images, one row in ten a copy with a slip; and its entries."""
+    import pyarrow as pa
+
+    from diptych.data.dataset import Pool
+    from diptych.data.images import Objects
+    from diptych.data.ragged import Ragged, Texts
+
+    said, words = made_up(rows)
+    for row in range(10, rows, 10):
+        said[row] = said[row - 9] + "."
+    table = pa.table(
+        [pa.array(said, pa.large_string()), pa.array(["en"] * rows), pa.array(["alt"] * rows)], ["string", "language", "origin"]
+    )
+    uids = pa.array([f"{row:08d}" for row in range(rows)], pa.string())
+    texts = Texts(Ragged.by_row(table, np.arange(rows), rows))
+    return Pool("made up", {"uid": uids}, texts, Objects((None,) * rows)), said, words
+
+
+def one_size(rows: int, entries: int) -> dict:
+    """Run in a process of its own."""
+    import tempfile
+
+    from diptych.curate.metaclip import MetaCLIP
+    from diptych.curate.pool import curate
+    from diptych.curate.text_duplicates import TextDuplicates
+
+    data, said, words = pool_of(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        names = Path(folder, "entries.txt")
+        names.write_text("\n".join(entries_of(said, words, entries)), encoding="utf-8")
+        del said, words
+        start, cpu = time.perf_counter(), time.process_time()
+        done = curate(data, [MetaCLIP(entries=str(names)), TextDuplicates()], Path(folder, "out"))
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    facts = {step.slug: {"before": step.before, "after": step.after, "seconds": round(step.seconds, 1)} for step in done.steps}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"rows": rows, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_gib": round(peak, 2), "steps": facts}
+
+
+def growth(entries: int) -> list[dict]:
+    found = []
+    for rows in SIZES:
+        command = [sys.executable, __file__, "--rows", str(rows), "--entries", str(entries)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        print(found[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=("matching", "growth"))
+    parser.add_argument("--entries", type=int, default=500_000)
+    parser.add_argument("--texts", type=int, default=200_000)
+    parser.add_argument("--rows", type=int, default=0, help="one size of the growth, printed as JSON")
+    args = parser.parse_args()
+    if args.rows:
+        print(json.dumps(one_size(args.rows, args.entries)))
+        return
+    results = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    if args.only != "growth":
+        results["matching"] = matching(args.texts, args.entries)
+        print(results["matching"])
+    if args.only != "matching":
+        results["growth"] = growth(args.entries)
+    results |= {"date": date.today().isoformat(), "environment": environment()}
+    OUT.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

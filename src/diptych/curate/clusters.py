@@ -1,0 +1,105 @@
+"""Near-duplicates among embeddings: which rows leave, and for which kept row. Two rules.
+
+`greedy`     rows in a given order; one leaves when a *kept* row is as near as `cosine`. Nothing that leaves is further than that from
+             everything kept, whatever the clusters.
+`reference`  SemDeDup's (Abbas et al., 2023, 2303.09540): inside a cluster, rows by distance to its centre; row j leaves when *any* row
+             before it is that near, also one that has left itself. Chains of small steps then carry off what is far from all that
+             stays. For parity.
+
+With clusters each row is compared inside its nearest `probe` ones alone: pairs across a border are missed when probe is 1. Letters:
+N rows, D width, K clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.contracts import Unit
+from diptych.core.errors import ConfigError
+
+Ints = npt.NDArray[np.int64]
+BLOCK = 1_024  # columns of a similarity matrix that is never held whole
+
+
+def centres(vector_ND: Unit, clusters: int, *, seed: int = 0, iterations: int = 20) -> Unit:
+    """Spherical k-means: unit-norm centres, float32 [K, D]. A cluster that comes out empty takes the row that is worst off."""
+    if not 1 <= clusters <= len(vector_ND):
+        raise ConfigError(f"{clusters} clusters of {len(vector_ND)} rows (expected at least 1, at most as many as rows)")
+    rng = np.random.default_rng(seed)
+    centre_KD = vector_ND[np.sort(rng.choice(len(vector_ND), clusters, replace=False))].astype(np.float64)
+    for _ in range(iterations):
+        label_N, near_N = _assigned(vector_ND, centre_KD)
+        count_K = np.bincount(label_N, minlength=clusters)
+        sum_KD = np.zeros_like(centre_KD)
+        np.add.at(sum_KD, label_N, vector_ND)
+        for empty, worst in zip(np.flatnonzero(count_K == 0), np.argsort(near_N, kind="stable"), strict=False):
+            sum_KD[empty] = vector_ND[worst]
+        moved = sum_KD / np.maximum(np.linalg.norm(sum_KD, axis=1, keepdims=True), 1e-12)
+        if np.allclose(moved, centre_KD, atol=1e-7):
+            break
+        centre_KD = moved
+    return centre_KD.astype(np.float32)
+
+
+def _assigned(vector_ND: Unit, centre_KD: npt.NDArray[np.float64]) -> tuple[Ints, npt.NDArray[np.float64]]:
+    """The nearest centre of each row, and the cosine to it."""
+    label_N, near_N = np.zeros(len(vector_ND), np.int64), np.zeros(len(vector_ND))
+    for start in range(0, len(vector_ND), BLOCK * 8):
+        cosine_BK = vector_ND[start : start + BLOCK * 8] @ centre_KD.T
+        label_N[start : start + len(cosine_BK)] = cosine_BK.argmax(1)
+        near_N[start : start + len(cosine_BK)] = cosine_BK.max(1)
+    return label_N, near_N
+
+
+def nearest_centres(vector_ND: Unit, centre_KD: Unit, probe: int) -> Ints:
+    """The `probe` nearest centres of each row, the nearest first. [N, probe]"""
+    found = []
+    for start in range(0, len(vector_ND), BLOCK * 8):
+        cosine_BK = vector_ND[start : start + BLOCK * 8] @ centre_KD.T
+        found.append(np.argsort(-cosine_BK, axis=1, kind="stable")[:, :probe])
+    return np.concatenate(found).astype(np.int64) if found else np.zeros((0, probe), np.int64)
+
+
+def greedy(vector_ND: Unit, order: Sequence[int], cosine: float, *, near_NP: Ints | None = None) -> dict[int, tuple[int, float]]:
+    """Row that leaves -> (kept row, cosine). `near_NP`, the clusters of each row, bounds what is compared; None compares all."""
+    clusters = int(near_NP.max()) + 1 if near_NP is not None and near_NP.size else 1
+    kept: list[list[int]] = [[] for _ in range(clusters)]
+    held = [np.empty((16, vector_ND.shape[1]), np.float32) for _ in range(clusters)]
+    out: dict[int, tuple[int, float]] = {}
+    for row in order:
+        homes = near_NP[row].tolist() if near_NP is not None else [0]
+        best = (-2.0, -1)
+        for home in homes:
+            if count := len(kept[home]):
+                alike = held[home][:count] @ vector_ND[row]
+                place = int(alike.argmax())
+                best = max(best, (float(alike[place]), -kept[home][place]))
+        if best[0] >= cosine:
+            out[row] = -best[1], best[0]
+            continue
+        for home in homes:  # in all its clusters, so that a neighbour across a border finds it
+            if len(kept[home]) == len(held[home]):
+                held[home] = np.concatenate([held[home], np.empty_like(held[home])])
+            held[home][len(kept[home])] = vector_ND[row]
+            kept[home].append(row)
+    return out
+
+
+def reference(vector_ND: Unit, label_N: Ints, centre_KD: Unit, cosine: float) -> dict[int, tuple[int, float]]:
+    """Row that leaves -> (the first row before it that is near, cosine), as SemDeDup has it."""
+    out: dict[int, tuple[int, float]] = {}
+    for cluster in range(len(centre_KD)):
+        rows = np.flatnonzero(label_N == cluster)
+        rows = rows[np.argsort(-(vector_ND[rows] @ centre_KD[cluster]), kind="stable")]
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            alike = vector_ND[rows[: start + len(block)]] @ vector_ND[block].T
+            for column, row in enumerate(block.tolist()):
+                before = alike[: start + column, column]
+                if len(before) and before.max() > cosine:
+                    place = int(np.flatnonzero(before > cosine)[0])
+                    out[row] = int(rows[place]), float(before[place])
+    return out

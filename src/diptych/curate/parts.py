@@ -1,0 +1,57 @@
+"""Work in parts, so that a step that was killed goes on in the middle: finished parts lie on disk under the key of the step.
+
+Parts are spans of fixed size of the rows in order of uid, whatever files the rows came from. A part appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from diptych.core.config import config_hash
+from diptych.data.columns import read_parquet, write_parquet
+
+ROWS = 131_072
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """folder  where finished parts lie; None keeps nothing
+    key     what tells this step, its configuration and its data from any other
+    rows    of a part
+    """
+
+    folder: Path | None = None
+    key: str = ""
+    rows: int = ROWS
+
+    def mapped(self, table: pa.Table, name: str, work: Callable[[pa.Table], pa.Table]) -> pa.Table:
+        """`work` over every part of `table`, whose rows are in an order that does not depend on the input files.
+
+        `name` tells several such passes of a step apart. An empty table is worked on once, for its schema.
+        """
+        made = []
+        for number, start in enumerate(range(0, max(1, table.num_rows), self.rows)):
+            path = self._path(name, number)
+            if path is not None and path.is_file():
+                made.append(read_parquet(path))
+                continue
+            part = work(table.slice(start, self.rows))
+            if path is not None:
+                write_parquet(path, part)
+            made.append(part)
+        return pa.concat_tables(made)
+
+    def _path(self, name: str, number: int) -> Path | None:
+        if self.folder is None:
+            return None
+        return self.folder / f"{name}-{config_hash([self.key, self.rows])}-{number:05d}.parquet"
+
+    def clear(self) -> None:
+        """Once the step has its verdict."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)

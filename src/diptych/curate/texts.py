@@ -1,0 +1,39 @@
+"""The texts of a pool as a table in order of uid: what every step over texts reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.contracts import Dataset
+from diptych.data.dataset import Pool
+
+
+def texts_of(data: Dataset, *, language: str = "", origins: tuple[str, ...] = ()) -> pa.Table:
+    """Columns "row" (0..N-1), "uid", "string", "language", "origin": the positive texts, in order of uid, then as the sample has them.
+
+    language  texts of this language or an unknown one; "" takes all
+    origins   texts of these origins; none named: all but negatives
+    """
+    if isinstance(data, Pool):
+        table = data.texts_table()
+    else:
+        samples = [data[row] for row in range(len(data))]
+        table = pa.table(
+            {
+                "uid": pa.array([s.uid for s in samples for _ in s.texts], pa.string()),
+                "string": pa.array([t.string for s in samples for t in s.texts], pa.string()),
+                "language": pa.array([t.language for s in samples for t in s.texts], pa.string()),
+                "origin": pa.array([t.origin for s in samples for t in s.texts], pa.string()),
+            }
+        )
+    wanted = pc.not_equal(table["origin"], "negative")
+    if origins:
+        wanted = pc.and_(wanted, pc.is_in(table["origin"], value_set=pa.array(origins)))
+    if language:
+        wanted = pc.and_(wanted, pc.is_in(table["language"], value_set=pa.array(["", language])))
+    table = table.filter(wanted)
+    place = pa.array(np.arange(table.num_rows))
+    order = pc.sort_indices(pa.table({"uid": table["uid"], "place": place}), [("uid", "ascending"), ("place", "ascending")])
+    return table.take(order).append_column("row", place)

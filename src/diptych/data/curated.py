@@ -1,0 +1,55 @@
+"""A curated data set: what `diptych curate` left of its source. No image is copied; it is the source without the rows that left.
+
+The folder names its source, and holds who was removed and the columns that steps made (`data.columns`). Opened again, the columns
+that name a text ("balanced_text", "repaired_text") stand instead of the texts of the source; lists and numbers become extras.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from diptych.core.errors import DataError
+from diptych.data.columns import read_table, table_names
+from diptych.data.dataset import Pool
+
+MARK = "curation.json"
+TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
+"""Columns that replace texts, with the origin of what they hold."""
+
+
+def is_curated(path: Path) -> bool:
+    return (path / MARK).is_file()
+
+
+def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
+    """`read` opens the source by its address. Raises DataError when the source has changed since."""
+    facts = json.loads((path / MARK).read_text(encoding="utf-8"))
+    source = facts["input"].get("source")
+    if not source:
+        raise DataError("was made from an object, not from an address", file=path / MARK, expected="a source to read again")
+    pool = read(source)
+    if not isinstance(pool, Pool):
+        raise DataError(f"comes from '{source}', which is rendered", file=path / MARK, expected="data that lie on disk")
+    if pool.fingerprint != facts["input"]["fingerprint"]:
+        raise DataError(
+            f"'{source}' has changed (fingerprint {pool.fingerprint})",
+            file=path / MARK,
+            expected=f"{facts['input']['fingerprint']}; curate it again",
+        )
+    pool = pool.exclude(read_table(path, "removed").table["uid"].to_pylist())
+    known = set(pool.column_names)
+    for name in facts["columns"]:
+        if name not in table_names(path):
+            continue
+        table = read_table(path, name).table.replace_schema_metadata(None)
+        if name in TEXT_COLUMNS:
+            texts = pa.table({"uid": table["uid"], "string": table[name], "origin": [TEXT_COLUMNS[name]] * table.num_rows})
+            pool = pool.with_table(texts, replace=True)
+        elif name not in known:
+            pool = pool.with_table(table)
+    return pool.named(path.name)

@@ -1,0 +1,148 @@
+"""A takedown reaches tars, manifest, tables, order and index; what stays is what it was; a kill in the middle can be repeated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import diptych.data.takedown as module
+from diptych.cli import main
+from diptych.core.errors import DataError
+from diptych.core.image import ArrayImage
+from diptych.core.sample import Sample, Text
+from diptych.data.build import build, open_built
+from diptych.data.columns import MadeBy, read_table, table_names, write_table
+from diptych.data.dataset import Pool
+from diptych.data.order import span
+from diptych.data.quarantine import read_quarantine
+from diptych.data.takedown import takedown
+from diptych.data.verify import verify
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    samples = [
+        Sample(f"u{n:02}", ArrayImage(rng.integers(0, 256, (9, 7, 3), np.uint8)), (Text(f"text {n}"),), group=f"g{n % 5}")
+        for n in range(20)
+    ]
+    build(Pool.from_samples(samples, name="twenty"), tmp_path / "data", shard_samples=7)
+    scores = pa.table({"uid": [f"u{n:02}" for n in range(20)], "score": list(range(20))})
+    write_table(tmp_path / "data", "scores", scores, MadeBy("by hand"))
+    copies = pa.table({"uid": ["u09", "u10"], "duplicate_of": ["u03", "u04"]})
+    write_table(tmp_path / "data", "copies", copies, MadeBy("by hand"))
+    return tmp_path / "data"
+
+
+GONE = ["u03", "u11", "u12"]
+
+
+def test_gone_everywhere_and_the_rest_is_as_it_was(folder: Path) -> None:
+    before = {s.uid: (s.image.read(), s.texts, s.group) for s in open_built(folder)}
+    report = takedown(folder, [*GONE, "unknown"], reason="asked for on paper")
+    pool = open_built(folder)
+    assert {s.uid: (s.image.read(), s.texts, s.group) for s in pool} == {u: v for u, v in before.items() if u not in GONE}
+    assert (report.samples, report.asked) == (3, 4)
+    assert set(report.tables) == {"texts", "scores", "copies"}
+    for name in table_names(folder):
+        assert not set(read_table(folder, name).table["uid"].to_pylist()) & set(GONE)
+    assert read_table(folder, "copies").table["uid"].to_pylist() == ["u10"], "nothing names it either"
+    assert read_table(folder, "scores").made_by["step"] == "by hand"
+    content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "quarantine.parquet")
+    assert b"text 11" not in content
+    assert all(before[uid][0] not in content for uid in GONE)
+    assert {(bad.uid, bad.reason) for bad in read_quarantine(folder)} >= {(uid, "asked for on paper") for uid in GONE}
+    assert verify(folder, update=False).ok
+
+
+def test_no_order_brings_it_back(folder: Path) -> None:
+    takedown(folder, GONE)
+    pool = open_built(folder)
+    _, rows = span(0, len(pool), 0, 5 * len(pool))
+    assert {pool.uids[row] for row in rows} == set(pool.uids)
+    assert len(pool) == 17
+    assert not set(pool.uids) & set(GONE)
+
+
+def test_twice_and_a_whole_shard(folder: Path) -> None:
+    first = set(open_built(folder).uids)
+    by_shard: dict[str, list[str]] = {}
+    pool = open_built(folder)
+    for uid, shard in zip(pool.uids, pool.column("shard"), strict=True):
+        by_shard.setdefault(shard, []).append(uid)
+    whole = by_shard["00001.tar"]
+    assert takedown(folder, whole).samples == 7
+    assert takedown(folder, whole).samples == 0
+    assert set(open_built(folder).uids) == first - set(whole)
+    takedown(folder, [by_shard["00000.tar"][0]])
+    takedown(folder, [by_shard["00000.tar"][1]])
+    assert verify(folder, update=False).ok
+    assert sorted(path.name for path in (folder / "shards").glob("*.tar")) == ["00000-r2.tar", "00002.tar"]
+
+
+@pytest.mark.parametrize("at", ["write_quarantine", "_rewritten", "write_parquet", "write_json"])
+def test_a_kill_in_the_middle_hides_the_sample_and_can_be_repeated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    real = getattr(module, at)
+
+    def killed(*args, **kwargs):
+        if at == "write_quarantine":
+            real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            takedown(folder, GONE)
+    if at != "write_json":  # there the count does not fit for a moment, and opening says so
+        assert not set(open_built(folder).uids) & set(GONE)
+    takedown(folder, GONE)
+    assert verify(folder, update=False).ok
+    assert len(open_built(folder)) == 17
+
+
+def test_what_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds neither a built data set nor tables"):
+        takedown(tmp_path, ["a"])
+
+
+def test_the_command_reaches_the_index(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import diptych as dp
+
+    class Model:
+        name, fingerprint = "fixed", "0" * 16
+
+        def embed_images(self, images, *, batch_size: int = 64) -> np.ndarray:
+            rows = np.random.default_rng(0).normal(size=(len(images), 8))
+            return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+        def embed_texts(self, texts, *, batch_size: int = 256) -> np.ndarray:
+            return self.embed_images(texts)
+
+    index = dp.index(Model(), open_built(folder), tmp_path / "index", progress=False)
+    index.close()
+    (tmp_path / "list.txt").write_text("u11\nu12\n", encoding="utf-8")
+    command = [
+        "data",
+        "takedown",
+        str(folder),
+        "u03",
+        "--file",
+        str(tmp_path / "list.txt"),
+        "--index",
+        str(tmp_path / "index"),
+        "--json",
+    ]
+    assert main(command) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["samples"], facts["indexed"]) == (3, 3)
+    from diptych.index.dense import DenseIndex
+
+    with DenseIndex.open(tmp_path / "index") as opened:
+        assert not set(opened.uids()) & set(GONE)
+        assert len(opened) == 17

@@ -1,0 +1,70 @@
+"""TL;DR's captioner learns captions through its codes, resumes and is deployed; the published size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.claims.noisy_texts import NoisyPairs
+from diptych.data.stream import batches
+from diptych.models.deployed import open_model
+from diptych.recipes.codebook_captioner import CodebookCaptioner
+from diptych.train.fit import fit
+from diptych.train.options import TrainOptions
+
+
+def small() -> CodebookCaptioner:
+    return replace(
+        CodebookCaptioner.tiny(),
+        image_tower="vit_micro",
+        image_size=48,
+        heads=4,
+        layers=1,
+        pieces=300,
+        text_length=20,
+        batch_size=16,
+    )
+
+
+def test_every_parameter_gets_a_gradient_and_terms_add_up() -> None:
+    rows = NoisyPairs(32).pool("train", 0)
+    recipe = small().prepare(rows)
+    torch.manual_seed(0)
+    model = recipe.model()
+    (step,) = batches(rows, recipe, seed=0, stop=1)
+    features = recipe.features(model, step.batch)
+    losses = recipe.losses(features, step.batch)
+    assert set(losses) == {"caption", "codebook", "commitment"}
+    assert float(losses["commitment"]) == pytest.approx(0.25 * float(losses["codebook"]))
+    assert float(losses["caption"]) == pytest.approx(np.log(model.tokens.num_embeddings), rel=0.1), "guessing"
+    torch.stack(list(losses.values())).sum().backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None]
+    assert silent in ([], ["tower.class_token_D"]), silent
+    legacy = replace(recipe, legacy=True).losses(features, step.batch)
+    assert float(legacy["codebook"]) == pytest.approx(0.25 * float(losses["codebook"]))
+
+
+def test_published_size() -> None:
+    recipe = CodebookCaptioner.paper()
+    assert (recipe.codes, recipe.beta, recipe.text_length, recipe.batch_size, recipe.lr) == (1024, 0.25, 30, 2400, 3e-4)
+    with torch.device("meta"):
+        model = recipe.model()
+    assert tuple(model.codebook.code_KD.shape) == (1024, 768)
+    assert len(model.decoder.layers) == 12
+
+
+@pytest.mark.slow
+def test_it_learns_to_name_what_it_sees(tmp_path: Path) -> None:
+    rows = NoisyPairs(1000, captioned=False).pool("train", 0)
+    recipe = replace(small(), steps=250, batch_size=64)
+    run = fit(recipe, rows, tmp_path / "run", TrainOptions(seed=0, progress=False))
+    model = open_model(run.model)
+    test = NoisyPairs(60).pool("test", 1)
+    written = model.generate([s.image for s in test], [""] * 60, max_tokens=18)
+    colours = [set(s.texts[0].string.split()) & {"red", "green", "blue", "yellow", "purple", "white"} for s in test]
+    said = [set(text.split()) & {"red", "green", "blue", "yellow", "purple", "white"} for text in written]
+    assert np.mean([bool(a & b) for a, b in zip(colours, said, strict=True)]) > 0.7, written[:5]
