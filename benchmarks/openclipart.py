@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diptych.claims.small_towers import SmallCLIP
 from PIL import Image, ImageOps
 
-from diptych.claims.small_towers import SmallCLIP
 from diptych.core.environment import environment
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Text
