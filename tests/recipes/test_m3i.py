@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from diptych.recipes.m3i import M3I, MixedBatch
 from diptych.train.fit import fit, resume
 from diptych.train.gradient_cache import backward
 from diptych.train.options import TrainOptions
+from diptych.train.parallel import unsynced
 from diptych.worlds.scenes import scenes
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
@@ -173,6 +176,34 @@ def test_cached_gradients_are_exact() -> None:
     whole, cut = gradients(0), gradients(3)
     for name in whole:
         torch.testing.assert_close(cut[name], whole[name], rtol=1e-8, atol=1e-11, msg=name)
+
+
+def stepped(rank: int, world: int) -> dict[str, Tensor]:
+    """Gradients and teacher after one update on this process's share, in which whole pairs are."""
+    recipe = small()
+    model = made_model(recipe)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    share = doubled(batch_of(recipe)).rows(rank * 8 // world, (rank + 1) * 8 // world)
+    outcome = backward(recipe, wrapped, share, micro_batch=3, unsynced=unsynced(wrapped))
+    recipe.after_update(model, outcome.features, share, 0.1)
+    return {**model.state_dict(), **{f"grad {n}": p.grad for n, p in model.named_parameters() if p.requires_grad}}
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    torch.save(stepped(rank, world), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    mp.spawn(work, args=(2, str(tmp_path)), nprocs=2)
+    alone = stepped(0, 1)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, value in alone.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-11, msg=f"{name} on {rank}")
 
 
 class StopAt(Hook):
