@@ -217,8 +217,10 @@ def fit(rows_ND: Matrix, label_N: Labels, l2: float, *, max_iterations: int = 10
     """Multinomial logistic regression with penalty lambda / 2 * |W|^2 against the sum of the losses."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
-    with warnings.catch_warnings():
+    # Many small products: several threads wait for each other longer than they compute, the more so on a busy machine.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
         model = LogisticRegression(C=1.0 / l2, max_iter=max_iterations).fit(rows_ND, label_N)
     weight_KD, bias_K = model.coef_, model.intercept_
