@@ -62,6 +62,13 @@ def test_equals_the_plain_loop(rule: Rule, entries: list[str], texts: list[str])
     assert matched(entries, texts, rule=rule) == plain_loop(entries, texts, rule)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_an_entry_with_a_line_end_does_not_reach_into_the_next_text(rule: Rule) -> None:
+    """Under the first rule white space is white space, so "a" and a line end and "b" is "a b"; under the others it matches nothing."""
+    found = matched(["\n a", "a \n b"], ["", "a", "x a", "b", "a b"], rule=rule)
+    assert found == ([(1, 0), (2, 0), (4, 0), (4, 1)] if rule == "tokens" else [])
+
+
 @given(st.lists(strings, max_size=6, unique=True), st.lists(strings, max_size=5))
 @settings(max_examples=200, deadline=None)
 def test_tokens_find_whatever_the_released_rule_finds_of_entries_without_signs(entries: list[str], texts: list[str]) -> None:

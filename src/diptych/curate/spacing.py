@@ -29,6 +29,9 @@ BLANK, WORD, SIGN, END = range(4)
 EDGE, LINE = 0x1F, 0x0A
 """Bytes that no prepared text holds otherwise: Python counts both among white space, which is written as a blank."""
 
+NOWHERE = b"\xff"
+"""A byte that no UTF-8 has."""
+
 WITHOUT_BLANKS = (
     (0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
     (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0xFF66, 0xFF9D), (0x20000, 0x3134F),
@@ -55,9 +58,11 @@ def pattern(entries: Sequence[str], rule: Rule) -> list[bytes]:
         edge = bytes([EDGE])
         return [line if line.startswith(edge) else edge + line for line in content.split(b"\n")[: len(entries)]]
     if rule == "released":
-        return [f" {entry} ".encode("utf-8", "replace") for entry in entries]
-    ends = [("" if _open(entry[0]) else " ") + entry + ("" if _open(entry[-1]) else " ") for entry in entries]
-    return [entry.encode("utf-8", "replace") for entry in ends]
+        spelled = [f" {entry} " for entry in entries]
+    else:
+        spelled = [("" if _open(entry[0]) else " ") + entry + ("" if _open(entry[-1]) else " ") for entry in entries]
+    # No prepared text holds a line end, so an entry with one matches nothing, and must not match from one text into the next.
+    return [entry.encode("utf-8", "replace").replace(b"\n", NOWHERE) for entry in spelled]
 
 
 def _open(character: str) -> bool:
