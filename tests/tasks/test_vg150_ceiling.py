@@ -61,3 +61,13 @@ def test_the_graph_constraint_lets_one_predicate_of_a_pair_through() -> None:
     graph = SceneGraph(regions, (Relation(0, "on", 1), Relation(0, "by", 1), Relation(0, "by", 1)))
     ceiling = VG150(ks=(5,), draws=0).score(records(["a"], [graph], [graph])).notes["ceiling"]
     assert ceiling == {"r@5": pytest.approx(2 / 3), "ng_r@5": 1.0}
+
+
+def test_the_command_says_it_where_it_is_below_one() -> None:
+    from diptych.cli.eval_command import table
+
+    regions = tuple(Region((30 * i, 0, 30 * i + 20, 20), "cat") for i in range(3))
+    graph = SceneGraph(regions, (Relation(0, "on", 1), Relation(1, "by", 2)))
+    lines = [table("test", VG150(ks=ks, draws=0).score(records(["a"], [graph], [graph])))[-1] for ks in ((1, 5), (5,))]
+    assert lines[0] == "  at most: r@1 0.500, ng_r@1 0.500"
+    assert "at most" not in lines[1]

@@ -67,12 +67,18 @@ def table(name: str, result: Result) -> list[str]:
     head = f"{name}: {result.task} v{result.version}, {result.n_items:,} items in {result.n_groups:,} groups"
     rules = [f"  {rule.replace('_', ' ')}: {result.notes[rule]}" for rule in RULES if result.notes.get(rule)]
     names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
-    return [head, *rules, *(_grid(result, names) or _list(result, names))]
+    return [head, *rules, *(_grid(result, names) or _list(result, names)), *_ceiling(result)]
 
 
 def _list(result: Result, names: Sequence[str]) -> list[str]:
     width = max(map(len, names))
     return [f"  {metric:<{width}}  {_cell(result.metrics[metric])}{_chance(result.metrics[metric].chance)}" for metric in names]
+
+
+def _ceiling(result: Result) -> list[str]:
+    """How far recall can go at all, where K is too small for the truth."""
+    reached = {name: value for name, value in result.notes.get("ceiling", {}).items() if value < 1}
+    return ["  at most: " + ", ".join(f"{name} {value:.3f}" for name, value in reached.items())] if reached else []
 
 
 def _cell(metric: Metric) -> str:
