@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-all lint docs bench systems clean
+.PHONY: help install demo test test-all lint docs bench systems clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -18,6 +18,8 @@ $(VENV)/.use: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.use
+
+install: $(VENV)/.use ## a virtual environment with everything that a user needs
 
 demo: $(VENV)/.use ## curate, train, evaluate and search real data, then write runs/demo/report.html
 	$(BIN)/diptych demo
