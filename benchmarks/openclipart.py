@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diptych.claims.small_towers import SmallCLIP
 from PIL import Image, ImageOps
 
+from diptych.claims.noisy_texts import for_noisy_pairs
 from diptych.core.environment import environment
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Text
@@ -35,6 +35,7 @@ from diptych.data.dataset import Pool
 from diptych.data.decode import decode
 from diptych.data.read import read
 from diptych.models.deployed import open_model
+from diptych.recipes.clip import CLIP
 from diptych.tasks.retrieval import Retrieval
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
@@ -77,7 +78,7 @@ def small(pool: Pool, pixels: dict[str, np.ndarray], texts: dict[str, list[str]]
 
 
 def retrieval(rows: Pool, seed: int, steps: int, folder: Path) -> dict[str, float]:
-    recipe = replace(SmallCLIP.tiny(), batch_size=128, steps=steps, image_size=SIDE, text_length=16, pieces=2000)
+    recipe = replace(for_noisy_pairs(CLIP.tiny()), batch_size=128, steps=steps, image_size=SIDE, pieces=2000)
     if not (folder / "model").is_dir():
         fit(recipe, rows, folder, TrainOptions(seed=seed, progress=False, save_every=100))
     task, test = Retrieval(draws=1), read("emoji").split("unseen_style").in_language("en")
