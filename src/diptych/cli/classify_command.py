@@ -15,8 +15,10 @@ from diptych.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Classify:
-    model: Annotated[Positional[str], arg(metavar="MODEL")]
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE")]
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, hf:NAME or open_clip:ARCH/FILE")]
+    images: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
+    ]
     classes: Annotated[str, arg(help="names, with commas between them")]
     templates: Annotated[str, arg(help="plain | one | seven | eighty, or a sentence with {}")] = "plain"
     k: Annotated[int, arg(aliases=["-k"], help="names an image")] = 3

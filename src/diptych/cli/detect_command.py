@@ -16,8 +16,10 @@ from diptych.core.scene_graph import SceneGraph
 
 @dataclass(frozen=True)
 class Detect:
-    model: Annotated[Positional[str], arg(metavar="MODEL")]
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE")]
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder")]
+    images: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
+    ]
     objects: Annotated[str, arg(help="names of things, with commas between them; empty: those the model was trained with")] = ""
     relations: Annotated[str, arg(help="names of relations, with commas between them; empty: those of training")] = ""
     out: Annotated[
