@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.noisy_texts import for_noisy_pairs
-from diptych.claims.task_streams import colour_pairs, stream_cell, vendors
+from diptych.claims.task_streams import colours, stream_cell, vendors
 from diptych.recipes.ctp import CTP
 
-BATCH, START, STEPS = 128, 300, 300
-ROWS, TESTED, START_ROWS = 2000, 200, 6000
+BATCH, STEPS = 128, 600
+ROWS, TESTED = 2000, 500
 VENDOR_ROWS, VENDOR_TESTED, VENDOR_STEPS = 1000, 500, 540
 SOURCES = (
     "diptych.claims.ctp",
@@ -24,13 +24,13 @@ SOURCES = (
     "diptych.objectives.info_nce",
     "diptych.tasks.continual",
 )
-REPORTED = ("last_task", "average", "forgetting", "union", "union_loss", "start_first_task", "train_seconds")
+REPORTED = ("last_task", "average", "forgetting", "union", "union_loss", "first_task_then", "train_seconds")
 
 
 def small(steps: int) -> CTP:
     """CTP without the guessing of words, at the size of these pictures."""
     sized = for_noisy_pairs(CTP.tiny())
-    return replace(sized, column=("task",), fusion_layers=0, batch_size=BATCH, steps=steps, warmup=10.0, lr=5e-4, tau=0.07)
+    return replace(sized, column=("task",), fusion_layers=0, batch_size=BATCH, steps=steps, warmup=10.0, lr=1e-3, tau=0.07)
 
 
 def plain(recipe: CTP) -> CTP:
@@ -39,32 +39,30 @@ def plain(recipe: CTP) -> CTP:
 
 
 def colour_arm(name: str, recipe: CTP) -> Arm:
-    """Both arms start from the same model, trained without any memory on all colours."""
-    start = replace(plain(small(START)), lr=1e-3, warmup=30.0)
-    return Arm(name, stream_cell(recipe, colour_pairs, ROWS, TESTED, start=start, start_rows=START_ROWS))
+    return Arm(name, stream_cell(recipe, colours, ROWS, TESTED))
 
 
 def vendor_arm(name: str, recipe: CTP) -> Arm:
-    return Arm(name, stream_cell(replace(recipe, lr=1e-3), vendors, VENDOR_ROWS, VENDOR_TESTED))
+    return Arm(name, stream_cell(recipe, vendors, VENDOR_ROWS, VENDOR_TESTED))
 
 
 def claims() -> tuple[Claim, ...]:
-    colours = Claim(
+    many_colours = Claim(
         slug="ctp",
-        sentence="After three tasks in a row, CTP retrieves more of the first one than plain fine-tuning does",
-        source="2308.07146, whose finding this is on nine product domains; tasks of two colours each are ours",
+        sentence="After all colours and then three tasks of two colours each, CTP retrieves more of the first than plain fine-tuning",
+        source="2308.07146, whose finding this is on nine product domains; tasks of colours are ours",
         refuted="a difference whose interval lies below zero; an interval around zero leaves it open. What it costs on the last task "
         "is reported and no part of the claim",
         baseline=colour_arm("fine-tuning", plain(small(STEPS))),
         method=colour_arm("ctp", small(STEPS)),
         metric="first_task",
-        budget=f"{START} steps on all colours, then {STEPS} steps over three tasks, x {BATCH} pairs, same towers and learning rate",
-        data=f"rendered pictures of two shapes; three tasks of two colours, {ROWS:,} pairs each; recall at 1 among {TESTED} of the first",
+        budget=f"{STEPS} steps x {BATCH} pairs, half of them on all colours, then a sixth a task; same towers and learning rate",
+        data=f"{6 * ROWS:,} rendered pictures of two shapes in four tasks; recall at 1 among {TESTED} of the first",
         sources=SOURCES,
         reported=REPORTED,
     )
-    return colours, replace(
-        colours,
+    return many_colours, replace(
+        many_colours,
         name="vendors",
         sentence="After three vendors of emoji in a row, CTP retrieves more pictures of the first than plain fine-tuning does",
         source="2308.07146; vendors as tasks are ours",

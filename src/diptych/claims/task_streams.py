@@ -1,4 +1,4 @@
-"""Streams of tasks for claims about forgetting: pairs of colours in rendered pictures, and vendors of emoji."""
+"""Streams of tasks for claims about forgetting: colours of rendered pictures, and vendors of emoji."""
 
 from __future__ import annotations
 
@@ -7,34 +7,30 @@ from dataclasses import replace
 
 from diptych.claims.claim import Cell, Scores
 from diptych.claims.noisy_texts import COLOURS, NOUNS, SMOKE_ROWS, NoisyPairs, Split
+from diptych.claims.training import trained
 from diptych.core.contracts import Dataset
-from diptych.core.run_folder import RunFolder
+from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.models.deployed import open_model
 from diptych.recipes.ctp import CTP
 from diptych.tasks.continual import Continual, Stream
-from diptych.train.fit import fit, resume
-from diptych.train.options import TrainOptions
-from diptych.worlds.address import as_drawn, open_data
+from diptych.worlds.address import open_data
 
 Data = Callable[[Split, int, int], Dataset]
 """(split, rows of each task, seed) -> rows with an extra "task"."""
 
 
-def all_colours(split: Split, count: int, seed: int) -> Pool:
-    """One task: pictures of two things in any colour."""
-    return _named(NoisyPairs(count).pool(split, seed), "all", 0)
-
-
-def colour_pairs(split: Split, count: int, seed: int) -> Pool:
-    """Three tasks: in each, both things of a picture are of the same two colours. `count` pictures each."""
+def colours(split: Split, count: int, seed: int) -> Pool:
+    """Four tasks: first pictures of two things in any colour, three times as many of them to train on, then three tasks in each of which
+    both things are of the same two colours, `count` pictures each."""
     names = list(COLOURS)
-    samples = []
-    for task, shown in enumerate((names[:2], names[2:4], names[4:])):
+    first = 3 * count if split == "train" else count
+    samples = _named(NoisyPairs(first).pool(split, seed), "0-all")
+    for task, shown in enumerate((names[:2], names[2:4], names[4:]), 1):
         avoid = tuple(noun for noun in NOUNS if noun.split()[0] not in shown)
-        pool = _named(NoisyPairs(count, avoid=avoid).pool(split, seed * 3 + task), f"{task}-{'-'.join(shown)}", task)
-        samples += [pool[row] for row in range(len(pool))]
-    return Pool.from_samples(samples, name=f"colour_pairs/{split}")
+        pool = NoisyPairs(count, avoid=avoid).pool(split, seed * 3 + task)
+        samples += _named(pool, f"{task}-{'-'.join(shown)}")
+    return Pool.from_samples(samples, name=f"colours/{split}")
 
 
 def vendors(split: Split, count: int, seed: int) -> Pool:
@@ -53,55 +49,28 @@ def vendors(split: Split, count: int, seed: int) -> Pool:
     return Pool.from_samples(samples, name=f"vendors/{split}")
 
 
-def _named(pool: Pool, task: str, number: int) -> Pool:
-    samples = [pool[row] for row in range(len(pool))]
-    return Pool.from_samples(
-        [replace(s, uid=f"{number}-{s.uid}", extras={"task": task}) for s in samples], name=f"{pool.name}/{task}"
-    )
+def _named(pool: Pool, task: str) -> list[Sample]:
+    samples = (pool[row] for row in range(len(pool)))
+    return [replace(sample, uid=f"{task}-{sample.uid}", extras={"task": task}) for sample in samples]
 
 
-def stream_cell(
-    recipe: CTP, data: Data, rows: int, tested: int, *, start: CTP | None = None, start_rows: int = 0
-) -> Callable[[Cell], Scores]:
-    """What runs an arm: pre-trains `start` on pictures of all colours where there is one, then `recipe` on the tasks one after the
-    other, and scores every model of the stream on every task."""
+def stream_cell(recipe: CTP, data: Data, rows: int, tested: int) -> Callable[[Cell], Scores]:
+    """What runs an arm: `recipe` on the tasks one after the other; every model of the stream is scored on every task."""
 
     def run(cell: Cell) -> Scores:
         size = SMOKE_ROWS if cell.smoke else 0
-        stream = data("train", size or rows, cell.seed)
-        test = data("test", size or tested, cell.seed)
-        begin = ""
-        if start is not None:
-            pool = all_colours("train", size or start_rows, cell.seed)
-            known = replace(start, vocabulary=start.prepare(pool).vocabulary)
-            folder = _trained(_short(known, cell), pool, cell, "start", "")
-            begin = str(folder.model / "model.safetensors")
-            chosen = replace(recipe, vocabulary=known.vocabulary)
-        else:
-            chosen = recipe
-        folder = _trained(_short(chosen, cell), stream, cell, "stream", begin)
+        chosen = replace(recipe, steps=8, batch_size=16) if cell.smoke else recipe
+        folder = trained(chosen, data("train", size or rows, cell.seed), cell)
         models = [open_model(path) for path in sorted(folder.snapshots.iterdir()) if path.is_dir()]
         task = Continual()
-        result = task.score(task.records(models, Stream.read(folder.snapshots), test))
+        result = task.score(task.records(models, Stream.read(folder.snapshots), data("test", size or tested, cell.seed)))
         scores = {name.replace(",", "_"): metric.value for name, metric in result.metrics.items()}
         last = len(models) - 1
         named = {
             "first_task": scores[f"r[{last}_1]"],
             "last_task": scores[f"r[{last}_{last}]"],
-            "start_first_task": scores["r[0_1]"],
+            "first_task_then": scores["r[1_1]"],
         }
         return {**scores, **named, "train_seconds": folder.training_seconds()}
 
     return run
-
-
-def _short(recipe: CTP, cell: Cell) -> CTP:
-    return replace(recipe, steps=6, batch_size=16) if cell.smoke else recipe
-
-
-def _trained(recipe: CTP, rows: Dataset, cell: Cell, name: str, begin: str) -> RunFolder:
-    """A run of this cell under its own name: resumed when its folder holds a part of it."""
-    rows, out = as_drawn(rows, recipe), cell.folder / name
-    if (out / "run.json").exists():
-        return resume(out, rows, kind=CTP)
-    return fit(recipe, rows, out, TrainOptions(seed=cell.seed, progress=False, save_every=100, init=begin))
