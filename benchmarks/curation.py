@@ -27,8 +27,11 @@ import numpy as np
 from diptych.core.environment import environment
 
 OUT = Path(__file__).parent / "results" / "curation.json"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "curation_growth.svg"
+STYLE = """svg{--line:#d5d9e2;--soft:#5b6475;--s0:#2f6fde;--s1:#d9742b;background:#fff;font:12px system-ui,sans-serif;fill:#1d2330}
+.title{font-weight:600;font-size:13px}"""
 WORDS, PLAIN_TEXTS = 120_000, 20
-SIZES = (100_000, 300_000, 1_000_000)
+SIZES = (100_000, 200_000, 300_000, 500_000, 700_000, 1_000_000)
 
 
 def made_up(texts: int, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -143,6 +146,22 @@ def growth(entries: int) -> list[dict]:
     return found
 
 
+def draw(found: list[dict]) -> str:
+    """Processor seconds and peak memory over rows, one SVG that stands alone."""
+    from diptych.report.curves import HEIGHT, WIDTH, Line, line_chart
+
+    parts = []
+    for number, (key, title) in enumerate((("cpu_seconds", "processor seconds"), ("peak_gib", "peak memory, GiB"))):
+        points = tuple((line["rows"] / 1000, line[key]) for line in found)
+        drawn = line_chart(title, [Line(title, points, number)], x_label="thousand rows")
+        chart = drawn[drawn.index("<svg") : drawn.index("</svg>")].replace(
+            "<svg", f'<svg x="{number * WIDTH}" y="24" width="{WIDTH}"', 1
+        )
+        parts.append(f'<text class="title" x="{number * WIDTH + 46}" y="18">{title}</text>{chart}</svg>')
+    size = f"0 0 {2 * WIDTH} {HEIGHT + 24}"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{STYLE}</style>{"".join(parts)}</svg>\n'
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", choices=("matching", "growth"))
@@ -159,6 +178,7 @@ def main() -> None:
         print(results["matching"])
     if args.only != "matching":
         results["growth"] = growth(args.entries)
+        PICTURE.write_text(draw(results["growth"]), encoding="utf-8")
     results |= {"date": date.today().isoformat(), "environment": environment()}
     OUT.write_text(json.dumps(results, indent=2) + "\n")
 
