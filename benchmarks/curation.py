@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -162,6 +163,10 @@ def draw(found: list[dict]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{STYLE}</style>{"".join(parts)}</svg>\n'
 
 
+def measured() -> dict:
+    return {"date": date.today().isoformat(), "load_average": round(os.getloadavg()[0], 2), "environment": environment()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", choices=("matching", "growth"))
@@ -174,12 +179,12 @@ def main() -> None:
         return
     results = json.loads(OUT.read_text()) if OUT.is_file() else {}
     if args.only != "growth":
-        results["matching"] = matching(args.texts, args.entries)
+        results["matching"] = matching(args.texts, args.entries) | measured()
         print(results["matching"])
     if args.only != "matching":
-        results["growth"] = growth(args.entries)
-        PICTURE.write_text(draw(results["growth"]), encoding="utf-8")
-    results |= {"date": date.today().isoformat(), "environment": environment()}
+        sizes = growth(args.entries)
+        results["growth"] = {"sizes": sizes} | measured()
+        PICTURE.write_text(draw(sizes), encoding="utf-8")
     OUT.write_text(json.dumps(results, indent=2) + "\n")
 
 

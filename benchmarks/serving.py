@@ -339,10 +339,14 @@ def main() -> None:
             found = PARTS[part](folder, options)
             for name, row in found.items():
                 print(f"{part}: {name}  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            facts = {"date": datetime.now(UTC).date().isoformat(), "load_average": round(os.getloadavg()[0], 2)}
+            facts = {
+                "date": datetime.now(UTC).date().isoformat(),
+                "load_average": round(os.getloadavg()[0], 2),
+                "environment": environment(),
+            }
             before = json.loads(out.read_text(encoding="utf-8")).get("parts", {}) if out.is_file() else {}
             parts = {**before, part: {**facts, "rows": found}}
-            write_json(out, {"name": "serving", "environment": environment(), "parts": parts})
+            write_json(out, {"name": "serving", "parts": parts})
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, dict[str, Any]]]] = {
