@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,15 @@ def test_holm_and_power() -> None:
     rng = np.random.default_rng(0)
     seen = np.mean([stats.ttest_1samp(rng.normal(0.02, 0.02, needed), 0).pvalue < 0.05 for _ in range(2000)])
     assert 0.78 <= seen <= 0.9
+
+
+def test_a_shared_arm_runs_once_for_all_claims_of_its_system(tmp_path: Path) -> None:
+    calls: list[int] = []
+    first = replace(claim(0.2, 0.4), method=Arm("better", noisy(0.4, calls), shared=True))
+    second = replace(first, name="second", baseline=Arm("other", noisy(0.3)))
+    one, two = (run(it, FRESH, cells=tmp_path) for it in (first, second))
+    assert calls == list(FRESH)
+    assert one.method == two.method
+    assert two.difference == pytest.approx(np.mean(np.subtract(two.method["scores"]["recall"], two.baseline["scores"]["recall"])))
+    run(replace(second, name="third", method=replace(second.method, shared=False)), FRESH, cells=tmp_path)
+    assert calls == [*FRESH, *FRESH], "an arm that is not shared runs for each claim"

@@ -27,10 +27,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A side of a claim: a name and what runs one cell of it and returns metric values."""
+    """A side of a claim: a name and what runs one cell of it and returns metric values.
+
+    shared   its cells stand for all claims of its system that have the same sources and this arm: run once. The name must be its own there
+    """
 
     name: str
     run: Callable[[Cell], Scores]
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

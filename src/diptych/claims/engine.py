@@ -28,7 +28,7 @@ class Finished:
 def run_cell(claim: Claim, arm: Arm, seed: int, folder: Path, *, smoke: bool = False) -> Finished:
     """Run one cell, or read it when it is finished. The file's name carries the source hash: other sources, other cell."""
     name = f"{arm.name}-{seed}"
-    done = folder / claim.key / claim.source_hash() / f"{name}.json"
+    done = folder / (claim.slug if arm.shared else claim.key) / claim.source_hash() / f"{name}.json"
     if done.exists() and not smoke:
         plain = json.loads(done.read_text(encoding="utf-8"))
         return Finished(plain["scores"], plain["seconds"])

@@ -31,7 +31,7 @@ SOURCES = (
 def arm(name: str, **changes: Any) -> Arm:
     """The same pictures, tower width, batch and learning rate; layers, parts of the data and steps are what differs."""
     small = replace(for_noisy_pairs(GrowCLIP.tiny()), batch_size=BATCH, wider=0, budget=2.0, trial=TRIAL, candidates=CANDIDATES)
-    return Arm(name, pairs_cell(replace(small, **changes), NoisyPairs(PAIRS)))
+    return Arm(name, pairs_cell(replace(small, **changes), NoisyPairs(PAIRS)), shared=True)
 
 
 def grown() -> Arm:

@@ -81,7 +81,7 @@ def claims() -> tuple[Claim, ...]:
         source="2210.08402, pairs kept by the cosine of CLIP (about 90 % of candidates left), and what was trained on them",
         refuted="a difference whose interval lies below zero; an interval around zero leaves it open",
         baseline=Arm("raw", filtered_cell(whole)),
-        method=Arm("agreeing", filtered_cell(agreeing)),
+        method=Arm("agreeing", filtered_cell(agreeing), shared=True),
         metric="test/i2t_r@1",
         budget=f"{STEPS} steps x {BATCH} pairs, same recipe; the {SCORER_STEPS} steps of the scoring model are not counted",
         data=f"{ROWS:,} rendered images of two shapes; retrieval among {TESTED} clean pairs",

@@ -38,7 +38,7 @@ def by_chance(pool: Pool, seed: int) -> Pool:
 
 
 def claims() -> tuple[Claim, ...]:
-    method = Arm("balanced", long_tail_cell(balanced, BUDGET))
+    method = Arm("balanced", long_tail_cell(balanced, BUDGET), shared=True)
     raw = Claim(
         slug="metaclip",
         sentence="At equal steps, rows balanced by entries give a higher zero-shot accuracy, averaged over kinds, than the whole raw pool",
