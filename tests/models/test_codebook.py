@@ -51,6 +51,35 @@ def test_codes_are_drawn_as_published() -> None:
     assert float(codes.std()) == pytest.approx(1 / 64 / 3**0.5, rel=0.05)
 
 
+def test_a_code_that_nobody_uses_moves_onto_a_patch_after_its_time(book: Codebook) -> None:
+    with torch.no_grad():
+        book.code_KD[2:] += 100  # no patch comes near
+    before = book.code_KD.detach().clone()
+    patch_BPD = torch.randn(2, 5, 3, dtype=torch.float64)
+    found = book(patch_BPD)
+    used = sorted(set(found.id_BP.flatten().tolist()))
+    assert used == [0, 1], "both near codes are used, or this says nothing"
+    for _ in range(2):
+        book.revive(found.id_BP, patch_BPD, after=3)
+        assert torch.equal(book.code_KD, before), "not yet"
+    book.revive(found.id_BP, patch_BPD, after=3)
+    assert torch.equal(book.code_KD[:2], before[:2]), "used codes stay"
+    patches = {tuple(row) for row in patch_BPD.flatten(0, 1).tolist()}
+    moved = [tuple(row) for row in book.code_KD[2:].tolist()]
+    assert set(moved) <= patches
+    assert len(set(moved)) == 2, "different ones"
+    assert book.unused_K.tolist() == [0, 0, 0, 0]
+    again = Codebook(4, 3).double()
+    again.load_state_dict(book.state_dict())
+    for one in (book, again):
+        with torch.no_grad():
+            one.code_KD[2:] += 100
+        for _ in range(3):
+            one.revive(found.id_BP, patch_BPD, after=3)
+    assert torch.equal(book.code_KD, again.code_KD), "what is stored is enough to go on alike"
+    assert [tuple(row) for row in book.code_KD[2:].tolist()] != moved, "another draw each time"
+
+
 def test_the_gradient_goes_straight_through(book: Codebook) -> None:
     patch_BPD = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(1, 4, 3, dtype=torch.float64)

@@ -22,8 +22,8 @@ from diptych.tasks.retrieval import Retrieval
 
 DISTINCT, ROWS, KEEP, GRAIN = 1500, 4000, 0.25, 6.0
 """Different scenes, rows of the repetitive pool, share that stays, and the noise by which two copies differ (of 255)."""
-MISMATCHED, NOISY_ROWS, TRUSTED = 0.4, 3000, 1000
-STEPS, CAPTIONER_STEPS, BATCH, LENGTH = 300, 300, 128, 40
+MISMATCHED, NOISY_ROWS, TRUSTED = 0.4, 3000, 3000
+STEPS, CAPTIONER_STEPS, BATCH, LENGTH = 300, 600, 128, 40
 ELSEWHERE = 10_000
 """Added to a seed for pairs of no cell's pool."""
 
@@ -57,7 +57,7 @@ def captioner(rows: Pool, cell: Cell) -> str:
         heads=4,
         layers=1,
         pieces=400,
-        text_length=20,
+        text_length=26,
         codes=64,
     )
     recipe = replace(recipe, steps=2 if cell.smoke else CAPTIONER_STEPS, batch_size=SMOKE_BATCH if cell.smoke else 64)

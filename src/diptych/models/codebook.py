@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diptych.core.randomness import keyed_seed
+from diptych.objectives.gather import all_gather
+
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
@@ -24,11 +27,16 @@ class Quantised:
 
 
 class Codebook(nn.Module):
-    """K vectors, drawn evenly from (-1/K, 1/K) as published; no running averages, no restart of codes that nobody uses."""
+    """K vectors, drawn evenly from (-1/K, 1/K) as published. Few patches are near to these; `revive` moves codes to where patches are."""
+
+    unused_K: Tensor
+    moves: Tensor
 
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
         self.code_KD = nn.Parameter(torch.empty(codes, width).uniform_(-1 / codes, 1 / codes))
+        self.register_buffer("unused_K", torch.zeros(codes, dtype=torch.int64))
+        self.register_buffer("moves", torch.zeros((), dtype=torch.int64))
 
     def forward(self, patch_BPD: Tensor) -> Quantised:
         id_BP = self.nearest(patch_BPD)
@@ -41,3 +49,20 @@ class Codebook(nn.Module):
         code_KD = self.code_KD.detach()
         distance = code_KD.square().sum(1) - 2 * flat @ code_KD.T  # but for |z|^2, which is the same for every code
         return distance.argmin(1).view(patch_BPD.shape[:-1])
+
+    @torch.no_grad()
+    def revive(self, id_BP: Tensor, patch_BPD: Tensor, *, after: int) -> None:
+        """To be called once a step: a code that was nearest to no patch for `after` steps moves onto a patch of this one (Dhariwal et
+        al., 2020, 2005.00341). Which patch depends on the batch of all processes and on how often codes moved, so that processes agree
+        and a resumed run goes on as if it had never stopped."""
+        id_N, patch_ND = all_gather(id_BP).flatten(), all_gather(patch_BPD).flatten(0, 2)
+        used_K = torch.bincount(id_N, minlength=len(self.code_KD)) > 0
+        self.unused_K.add_(1).masked_fill_(used_K, 0)
+        idle = (self.unused_K >= after).nonzero().flatten()[: len(patch_ND)]
+        if len(idle) == 0:
+            return
+        draw = torch.Generator().manual_seed(keyed_seed("revived codes", int(self.moves)))
+        rows = torch.randperm(len(patch_ND), generator=draw)[: len(idle)].to(patch_ND.device)
+        self.code_KD[idle] = patch_ND[rows].to(self.code_KD.dtype)
+        self.unused_K[idle] = 0
+        self.moves += 1

@@ -26,6 +26,8 @@ class CodebookCaptioner(PairRecipe):
     BERT-base with cross-attention; ours has the same size from fresh weights, norms before.
 
     codes    in the codebook
+    restart  a code that no patch used for so many steps moves onto a patch; 0 never, as published. From scratch nearly all codes stay
+             unused without
     beta     weight of the commitment
     legacy   beta on the codebook term instead, as released
     layers   of the decoder
@@ -37,6 +39,7 @@ class CodebookCaptioner(PairRecipe):
     image_tower: str = "vit_b16"
     text_length: int = 30
     codes: int = 1024
+    restart: int = 0
     beta: float = 0.25
     legacy: bool = False
     layers: int = 12
@@ -70,7 +73,9 @@ class CodebookCaptioner(PairRecipe):
         return {"codes_used": features.id_BP.detach().unique().numel() * features.logit_BLV.new_ones(())}
 
     def after_update(self, model: nn.Module, features: Captions, batch: PairBatch, progress: float) -> None:  # type: ignore[override]
-        """Nothing is remembered."""
+        assert isinstance(model, Module)
+        if self.restart:
+            model.codebook.revive(features.id_BP, features.patch_BPD, after=self.restart)
 
     def deploy(self, model: nn.Module) -> CodebookCaptions:  # type: ignore[override]
         assert isinstance(model, Module)
@@ -85,6 +90,7 @@ class CodebookCaptioner(PairRecipe):
             tokenizer="data",
             pieces=4096,
             codes=256,
+            restart=10,
             layers=2,
             heads=3,
             batch_size=128,
