@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from invariants import on_two_processes
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -146,23 +145,10 @@ def stepped(rank: int, world: int) -> dict[str, Tensor]:
     return {"mean_3": model.mean_3, **metrics, **{name: p.grad for name, p in model.named_parameters()}}
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(stepped(rank, world), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_agree_with_one_on_means_and_gradients(tmp_path: Path) -> None:
-    mp.spawn(work, args=(2, str(tmp_path)), nprocs=2)
-    alone = stepped(0, 1)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found.keys() == alone.keys()
-        assert (found["mean_3"] < 1).all()
-        for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, msg=f"{name} on {rank}")
+    alone, found = stepped(0, 1), on_two_processes(stepped, tmp_path)
+    assert all((each["mean_3"] < 1).all() for each in found)
+    torch.testing.assert_close(found, [alone, alone], rtol=1e-9, atol=1e-12)
 
 
 def test_means_are_in_the_checkpoint_and_not_in_the_model(tmp_path: Path) -> None:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 from torch import Tensor
 
 from diptych.api import evaluate, load
-from diptych.core.contracts import Hook
 from diptych.core.errors import DataError
 from diptych.data.stream import batches
 from diptych.recipes.ctp import CTP, MaskedPairBatch
-from diptych.train.fit import fit, resume
-from diptych.train.gradient_cache import backward
+from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import unsynced
 from diptych.worlds.scenes import scenes
 
 ROWS, SIDE, LENGTH = 8, 16, 8
@@ -133,15 +127,8 @@ def test_cached_gradients_are_exact() -> None:
     recipe, batch = small(task=1), made_batch()
     model = made_model(recipe)
     recipe.after_update(model, recipe.features(model, batch), batch, 0.1)
-
-    def gradients(size: int) -> dict[str, Tensor]:
-        model.zero_grad()
-        backward(recipe, model, batch, micro_batch=size)
-        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-
-    whole, cut = gradients(0), gradients(3)
-    for name in whole:
-        torch.testing.assert_close(cut[name], whole[name], rtol=1e-9, atol=1e-12, msg=name)
+    whole, cut = (gradients(recipe, model, batch, micro_batch=size) for size in (0, 3))
+    torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-12)
 
 
 # ---------------------------------------------------------------- processes
@@ -150,33 +137,17 @@ def test_cached_gradients_are_exact() -> None:
 def stepped(rank: int, world: int, keys: str) -> dict[str, Tensor]:
     """Gradients, queues and momentum model of the second of two steps on this process's share."""
     recipe = small(task=1, keys=keys)
-    model = made_model(recipe)
-    wrapped = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
-    for seed in (3, 4):
-        model.zero_grad()
-        share = made_batch(seed).rows(rank * ROWS // world, (rank + 1) * ROWS // world)
-        outcome = backward(recipe, wrapped, share, micro_batch=3, unsynced=unsynced(wrapped))
-        recipe.after_update(model, outcome.features, share, 0.1)
-    grads = {f"grad {name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
-    return {**grads, **model.state_dict()}
+    return updated(recipe, made_model(recipe), [made_batch(3), made_batch(4)], rank, world)
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save({keys: stepped(rank, world, keys) for keys in ("gathered", "own")}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def stepped_both_ways(rank: int, world: int) -> dict[str, dict[str, Tensor]]:
+    return {keys: stepped(rank, world, keys) for keys in ("gathered", "own")}
 
 
 def test_two_processes_agree_with_one_unless_keys_are_each_ones_own(tmp_path: Path) -> None:
-    mp.spawn(work, args=(2, str(tmp_path)), nprocs=2)
     alone = stepped(0, 1, "gathered")
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["gathered"].keys() == alone.keys()
-        for name, value in alone.items():
-            torch.testing.assert_close(found["gathered"][name], value, rtol=1e-8, atol=1e-11, msg=f"{name} on {rank}")
+    for found in on_two_processes(stepped_both_ways, tmp_path):
+        torch.testing.assert_close(found["gathered"], alone, rtol=1e-8, atol=1e-11)
         released = found["own"]["grad image_projection.weight"]
         assert not torch.allclose(released, alone["grad image_projection.weight"], rtol=1e-3), "fewer keys, another gradient"
         assert torch.equal(found["own"]["queue_image.row_QD"], found["gathered"]["queue_image.row_QD"])
@@ -217,36 +188,15 @@ def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(tmp_path: Path) 
     assert {"average", "forgetting", "union_loss", "r[3,1]"} <= set(result.metrics)
 
 
-class StopAt(Hook):
-    """Sends a SIGTERM once, before a step."""
-
-    name = "stop"
-
-    def __init__(self, step: int, marker: Path) -> None:
-        self.step, self.marker = step, marker
-
-    def before_step(self, run: Any, batch: Any) -> None:
-        if run.step == self.step and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(of_scenes(), rows(), tmp_path_factory.mktemp("whole") / "run", OPTIONS).path
 
 
 @pytest.mark.parametrize("step", [2, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in range(12) if n not in (2, 6))])
-def test_a_stop_anywhere_changes_nothing(step: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_anywhere_changes_nothing(step: int, whole: Path, tmp_path: Path) -> None:
     """In the middle of a task, at its last step, and right after the next one began."""
-    hooks = CTP.hooks
-    monkeypatch.setattr(CTP, "hooks", lambda self: [*hooks(self), StopAt(step, tmp_path / "stopped")])
-    run = fit(of_scenes(), rows(), tmp_path / "run", OPTIONS)
-    assert (tmp_path / "stopped").exists()
-    if step < 11:
-        assert run.state["status"] == "stopped"
-    run = resume(run.path, rows())
-    assert run.state["status"] == "finished"
+    run = stopped_and_resumed(of_scenes(), rows(), tmp_path, OPTIONS, step=step)
     last = "checkpoints/step-00000012"
     for file in ("model.safetensors", "optimiser.safetensors"):
         assert (run.path / last / file).read_bytes() == (whole / last / file).read_bytes()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from invariants import stopped_and_resumed
 from safetensors.torch import load_file
 
 from diptych.api import load
@@ -179,28 +178,10 @@ def growths(path: Path) -> dict[int, Any]:
     return found
 
 
-class StopAt(Hook):
-    """Sends a SIGTERM once, before a step."""
-
-    name = "stop"
-
-    def __init__(self, step: int, marker: Path) -> None:
-        self.step, self.marker = step, marker
-
-    def before_step(self, run: Any, batch: Any) -> None:
-        if run.step == self.step and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.parametrize("step", [2, 3, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 4, 5, 6))])
-def test_a_stop_anywhere_changes_nothing(step: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_anywhere_changes_nothing(step: int, whole: Path, tmp_path: Path) -> None:
     """Before a growth (2, 5), in the first step after it (3, 6) and later."""
-    hooks = GrowCLIP.hooks
-    monkeypatch.setattr(GrowCLIP, "hooks", lambda self: [*hooks(self), StopAt(step, tmp_path / "stopped")])
-    run = fit(small(), rows(), tmp_path / "run", OPTIONS)
-    assert run.state["status"] == "stopped"
-    run = resume(run.path, rows())
+    run = stopped_and_resumed(small(), rows(), tmp_path, OPTIONS, step=step)
     last = "checkpoints/step-00000009"
     for file in ("model.safetensors", "optimiser.safetensors"):
         assert (run.path / last / file).read_bytes() == (whole / last / file).read_bytes()

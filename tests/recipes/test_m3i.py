@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 from torch import Tensor
 
-from diptych.core.contracts import Hook
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.dataset import Pool
 from diptych.data.stream import batches
 from diptych.objectives.info_nce import info_nce
 from diptych.recipes.m3i import M3I, MixedBatch
-from diptych.train.fit import fit, resume
-from diptych.train.gradient_cache import backward
+from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import unsynced
 from diptych.worlds.scenes import scenes
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
@@ -167,66 +161,25 @@ def test_samples_have_a_label_or_a_text_or_neither_always_the_same_ones() -> Non
 def test_cached_gradients_are_exact() -> None:
     recipe = small()
     batch, model = doubled(batch_of(recipe)), made_model(recipe)
-
-    def gradients(size: int) -> dict[str, Tensor]:
-        model.zero_grad()
-        backward(recipe, model, batch, micro_batch=size)
-        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-
-    whole, cut = gradients(0), gradients(3)
-    for name in whole:
-        torch.testing.assert_close(cut[name], whole[name], rtol=1e-8, atol=1e-11, msg=name)
+    whole, cut = (gradients(recipe, model, batch, micro_batch=size) for size in (0, 3))
+    torch.testing.assert_close(cut, whole, rtol=1e-8, atol=1e-11)
 
 
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
-    """Gradients and teacher after one update on this process's share, in which whole pairs are."""
+    """Gradients, model and teacher after one update; a share is of whole pairs of mixed images."""
     recipe = small()
-    model = made_model(recipe)
-    wrapped = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
-    share = doubled(batch_of(recipe)).rows(rank * 8 // world, (rank + 1) * 8 // world)
-    outcome = backward(recipe, wrapped, share, micro_batch=3, unsynced=unsynced(wrapped))
-    recipe.after_update(model, outcome.features, share, 0.1)
-    return {**model.state_dict(), **{f"grad {n}": p.grad for n, p in model.named_parameters() if p.requires_grad}}
-
-
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(stepped(rank, world), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return updated(recipe, made_model(recipe), [doubled(batch_of(recipe))], rank, world)
 
 
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    mp.spawn(work, args=(2, str(tmp_path)), nprocs=2)
     alone = stepped(0, 1)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-11, msg=f"{name} on {rank}")
+    torch.testing.assert_close(on_two_processes(stepped, tmp_path), [alone, alone], rtol=1e-8, atol=1e-11)
 
 
-class StopAt(Hook):
-    """Sends a SIGTERM once, before a step."""
-
-    name = "stop"
-
-    def __init__(self, step: int, marker: Path) -> None:
-        self.step, self.marker = step, marker
-
-    def before_step(self, run: Any, batch: Any) -> None:
-        if run.step == self.step and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_a_stop_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_changes_nothing(tmp_path: Path) -> None:
     recipe = small(tokenizer="data")
     whole = fit(recipe, rows(), tmp_path / "whole", OPTIONS)
-    monkeypatch.setattr(M3I, "hooks", lambda self: [StopAt(2, tmp_path / "stopped")])
-    run = fit(recipe, rows(), tmp_path / "run", OPTIONS)
-    assert run.state["status"] == "stopped"
-    run = resume(run.path, rows())
+    run = stopped_and_resumed(recipe, rows(), tmp_path, OPTIONS, step=2)
     last = "checkpoints/step-00000006/model.safetensors"
     assert (run.path / last).read_bytes() == (whole.path / last).read_bytes()
 

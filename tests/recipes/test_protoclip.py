@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from invariants import on_two_processes, stopped_and_resumed
 from safetensors.torch import load_file
 from sklearn.cluster import KMeans
 
-from diptych.core.contracts import Hook
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
@@ -24,7 +20,7 @@ from diptych.data.stream import batches
 from diptych.models.prototype_encoder import EpisodeMemory, Prototypes
 from diptych.recipes.protoclip import ProtoCLIP
 from diptych.train.clustering import k_means
-from diptych.train.fit import fit, resume
+from diptych.train.fit import fit
 from diptych.train.gradient_cache import backward
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes import scenes
@@ -160,20 +156,6 @@ def test_the_text_head_starts_as_the_image_head() -> None:
     assert model.image_head[0].weight is not model.text_head[0].weight
 
 
-class StopAt(Hook):
-    """Sends a SIGTERM once, before a step."""
-
-    name = "stop"
-
-    def __init__(self, step: int, marker: Path) -> None:
-        self.step, self.marker = step, marker
-
-    def before_step(self, run: Any, batch: Any) -> None:
-        if run.step == self.step and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = small(lit_share=1 / 9, teacher="said")
@@ -181,13 +163,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("step", [2, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 3, 5, 6, 7))])
-def test_a_stop_anywhere_changes_nothing(step: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_anywhere_changes_nothing(step: int, whole: Path, tmp_path: Path) -> None:
     """Between two episodes and in the middle of one."""
-    hooks = ProtoCLIP.hooks
-    monkeypatch.setattr(ProtoCLIP, "hooks", lambda self: [*hooks(self), StopAt(step, tmp_path / "stopped")])
-    run = fit(small(lit_share=1 / 9, teacher="said"), rows(teacher=True), tmp_path / "run", OPTIONS)
-    assert run.state["status"] == "stopped"
-    run = resume(run.path, rows(teacher=True))
+    recipe = small(lit_share=1 / 9, teacher="said")
+    run = stopped_and_resumed(recipe, rows(teacher=True), tmp_path, OPTIONS, step=step)
     last = "checkpoints/step-00000009"
     for file in ("model.safetensors", "optimiser.safetensors"):
         assert (run.path / last / file).read_bytes() == (whole / last / file).read_bytes()
@@ -213,21 +192,9 @@ def gathered(rank: int, world: int) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name.startswith("episode.")}
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(gathered(rank, world), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_cluster_what_one_does(tmp_path: Path) -> None:
-    mp.spawn(work, args=(2, str(tmp_path)), nprocs=2)
     alone = gathered(0, 1)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=f"{name} on {rank}")
+    torch.testing.assert_close(on_two_processes(gathered, tmp_path), [alone, alone], rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_caching_is_refused() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from diptych.core.errors import DecodeError
 from diptych.core.image import BytesImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import interactions`
 
 
 def unit(rows: npt.ArrayLike) -> npt.NDArray[np.float32]:

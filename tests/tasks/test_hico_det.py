@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interactions import changed, naive_ap, naive_iou, pool_of
 
 from diptych.core.contracts import Detector
 from diptych.core.errors import ConfigError, DataError, DecodeError, ShapeError
 from diptych.core.image import BytesImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.core.scene_graph import Box, Region, Relation, SceneGraph
+from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.data.vocabularies import vocabulary
 from diptych.tasks import find
@@ -32,14 +33,6 @@ Case = tuple[list[SceneGraph], list[SceneGraph]]
 # ---------------------------------------------------------------- the published procedure, in loops
 
 
-def naive_iou(a: Box, b: Box, edge: float) -> float:
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]) + edge, min(a[3], b[3]) - max(a[1], b[1]) + edge
-    if wide <= 0 or high <= 0:
-        return 0.0
-    sizes = [(box[2] - box[0] + edge) * (box[3] - box[1] + edge) for box in (a, b)]
-    return wide * high / (sum(sizes) - wide * high)
-
-
 def naive_predictions(graph: SceneGraph, classes: Sequence[Any], top: int, nms: float, edge: float) -> list[Any]:
     """(score, class, subject box, object box) of one image, best first."""
     named = zip(graph.triplets(), graph.relations, strict=True)
@@ -53,28 +46,6 @@ def naive_predictions(graph: SceneGraph, classes: Sequence[Any], top: int, nms: 
         if not nms or all(s <= nms for s in share):
             left.append(row)
     return left
-
-
-def naive_ap(rows: list[tuple[float, bool]], positives: int, rule: str, ties: str, float_recall: bool) -> float:
-    """From (score, right) in order."""
-    curve, right = [], 0
-    for n, (score, hit) in enumerate(rows):
-        right += hit
-        if ties == "index" or n + 1 == len(rows) or rows[n + 1][0] != score:
-            curve.append((right, right / (n + 1)))
-    if rule == "area":
-        area, before = 0.0, 0
-        for n, (found, _) in enumerate(curve):
-            area += (found - before) / positives * max(p for _, p in curve[n:])
-            before = found
-        return area
-    total = 0.0
-    for step in range(11):
-        reached = [
-            p for found, p in curve if (found / positives >= step * 0.1 if float_recall else 10 * found >= step * positives)
-        ]
-        total += max(reached, default=0.0)
-    return total / 11
 
 
 def naive_scores(task: HicoDet, truths: Sequence[SceneGraph], found: Sequence[SceneGraph]) -> dict[str, Any]:
@@ -365,11 +336,6 @@ class Planted:
         return [self.graphs[int(image.name)] for image in images]
 
 
-def pool_of(graphs: Sequence[SceneGraph]) -> Pool:
-    samples = [Sample(f"u{n}", BytesImage(b"", str(n)), regions=g.regions, relations=g.relations) for n, g in enumerate(graphs)]
-    return Pool.from_samples(samples, name="graphs")
-
-
 def many(count: int, seed: int) -> list[SceneGraph]:
     """People with things of HICO-DET, two relations each."""
     rng, known = np.random.default_rng(seed), vocabulary("hico-det").triplets
@@ -382,24 +348,6 @@ def many(count: int, seed: int) -> list[SceneGraph]:
             relations.append(Relation(len(regions) - 2, known[k][1], len(regions) - 1))
         graphs.append(SceneGraph(tuple(regions), tuple(relations)))
     return graphs
-
-
-def changed(graphs: Sequence[SceneGraph], share: float, seed: int) -> list[SceneGraph]:
-    """The truth with scores, where a share of the predicates is drawn anew from those of the data."""
-    rng = np.random.default_rng(seed)
-    verbs = [r.predicate for g in graphs for r in g.relations]
-    return [
-        SceneGraph(
-            g.regions,
-            tuple(
-                replace(
-                    r, confidence=float(rng.random()), predicate=str(rng.choice(verbs)) if rng.random() < share else r.predicate
-                )
-                for r in g.relations
-            ),
-        )
-        for g in graphs
-    ]
 
 
 def test_planted_detectors_come_out_in_order() -> None:

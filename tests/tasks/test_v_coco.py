@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from interactions import changed, naive_ap, naive_iou, pool_of
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import BytesImage, ImageSource
@@ -32,14 +33,6 @@ Case = tuple[list[SceneGraph], list[SceneGraph]]
 
 
 # ---------------------------------------------------------------- the published procedure, in loops
-
-
-def naive_iou(a: Box, b: Box, edge: float) -> float:
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]) + edge, min(a[3], b[3]) - max(a[1], b[1]) + edge
-    if wide <= 0 or high <= 0:
-        return 0.0
-    sizes = [(box[2] - box[0] + edge) * (box[3] - box[1] + edge) for box in (a, b)]
-    return wide * high / (sum(sizes) - wide * high)
 
 
 @dataclass
@@ -73,31 +66,6 @@ def people_of(graph: SceneGraph, annotated: Sequence[bool], edge: float) -> list
 
 def named(action: str) -> list[str]:
     return [f"{action} {role}" for role in ROLES[action]] or [action]
-
-
-def naive_ap(rows: list[tuple[float, bool]], positives: int, rule: str, ties: str, float_recall: bool = False) -> float:
-    """From (score, right) in order."""
-    curve, right = [], 0
-    for n, (score, hit) in enumerate(rows):
-        right += hit
-        if ties == "index" or n + 1 == len(rows) or rows[n + 1][0] != score:
-            curve.append((right, right / (n + 1)))
-    if rule == "11-point":
-        return (
-            sum(
-                max((p for found, p in curve if reached(found, positives, step, float_recall)), default=0.0) for step in range(11)
-            )
-            / 11
-        )
-    area, before = 0.0, 0
-    for n, (found, _) in enumerate(curve):
-        area += (found - before) / positives * max(p for _, p in curve[n:])
-        before = found
-    return area
-
-
-def reached(found: int, positives: int, step: int, float_recall: bool) -> bool:
-    return found / positives >= step * 0.1 if float_recall else 10 * found >= step * positives
 
 
 def judge(
@@ -413,11 +381,6 @@ class Planted:
         return [self.graphs[int(image.name)] for image in images]
 
 
-def pool_of(graphs: Sequence[SceneGraph]) -> Pool:
-    samples = [Sample(f"u{n}", BytesImage(b"", str(n)), regions=g.regions, relations=g.relations) for n, g in enumerate(graphs)]
-    return Pool.from_samples(samples, name="graphs")
-
-
 def many(count: int, seed: int) -> list[SceneGraph]:
     rng, names = np.random.default_rng(seed), vocabulary("v-coco").predicates
     graphs = []
@@ -432,28 +395,12 @@ def many(count: int, seed: int) -> list[SceneGraph]:
     return graphs
 
 
-def changed(graphs: Sequence[SceneGraph], share: float, seed: int) -> list[SceneGraph]:
-    """The truth with scores, and a share of the predicates drawn anew."""
-    rng, names = np.random.default_rng(seed), vocabulary("v-coco").predicates
-    return [
-        SceneGraph(
-            g.regions,
-            tuple(
-                replace(
-                    r, confidence=float(rng.random()), predicate=str(rng.choice(names)) if rng.random() < share else r.predicate
-                )
-                for r in g.relations
-            ),
-        )
-        for g in graphs
-    ]
-
-
 def test_planted_detectors_come_out_in_order(tmp_path: Any) -> None:
     truth = many(150, seed=3)
     truth = [SceneGraph(g.regions, (*g.relations, *second_roles(g))) for g in truth]
     data = pool_of(truth)
-    results = [evaluate(find("v-coco"), Planted(changed(truth, share, seed=4)), data, out=tmp_path) for share in (0.0, 0.3, 1.0)]
+    detectors = [Planted(changed(truth, share, seed=4, predicates=NAMES)) for share in (0.0, 0.3, 1.0)]
+    results = [evaluate(find("v-coco"), detector, data, out=tmp_path) for detector in detectors]
     first = [result.value for result in results]
     assert first[0] == 1.0
     assert first[0] > first[1] > first[2]
