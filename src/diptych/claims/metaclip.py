@@ -14,7 +14,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.curate.metaclip import MetaCLIP
 from diptych.data.dataset import Pool
 
-BUDGET = Budget(rows=6000, steps=300, batch=128)
+BUDGET = Budget(rows=30_000, steps=300, batch=128)
 BALANCE = MetaCLIP(tail_share=0.06)
 """The published share. The entries are the names of all kinds, as a dictionary would list them."""
 
