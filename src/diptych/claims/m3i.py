@@ -54,7 +54,7 @@ def claims() -> tuple[Claim, ...]:
     whole = replace(
         mixed,
         name="whole",
-        sentence="With whole images in place of mixtures, too, a probe reads more off labels, texts and views together than off texts alone",
+        sentence="With whole images in place of mixtures, a probe reads more off labels, texts and views together than off texts",
         method=Arm("unmixed", probed_cell(replace(all_in_one(), mixed=False), PAIRS)),
     )
     return mixed, whole
