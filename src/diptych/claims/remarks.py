@@ -18,4 +18,12 @@ REMARKS: dict[str, str] = {
         "Shown small: recall of unseen names is .05 to .18 where names of training reach .51 to .57; a table of free vectors finds "
         "none of them but by chance. More steps raise both."
     ),
+    "rlipv2/quality": (
+        "Not shown. Boxes that are off by up to a quarter still overlap the true ones by more than half, so that a query rarely learns a "
+        "wrong pair; softer targets then change the level of scores more than their order, and recall at 5 sees only the order."
+    ),
+    "growclip": (
+        "Shown large: the 250 steps of the small model count for nothing here, as they were paid before the data came, while a new model of two "
+        "layers needs about as many steps before it retrieves anything."
+    ),
 }
