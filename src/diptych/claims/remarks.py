@@ -23,7 +23,7 @@ REMARKS: dict[str, str] = {
         "wrong pair; softer targets then change the level of scores more than their order, and recall at 5 sees only the order."
     ),
     "growclip": (
-        "Shown large: the 250 steps of the small model count for nothing here, as they were paid before the data came, while a new model of "
-        "two layers needs about as many steps before it retrieves anything."
+        "Shown large: the 250 steps of the small model count for nothing here, as they were paid before the data came, while a new "
+        "model of two layers needs about as many steps before it retrieves anything."
     ),
 }
