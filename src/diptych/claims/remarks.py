@@ -26,4 +26,12 @@ REMARKS: dict[str, str] = {
         "Shown large: the 250 steps of the small model count for nothing here, as they were paid before the data came, while a new "
         "model of two layers needs about as many steps before it retrieves anything."
     ),
+    "growclip/fixed": (
+        "Reversed: the small model can nearly solve this world (recall .95), so its twice as many steps are worth more than a second block. "
+        "At equal steps instead of equal compute the grown model may well be ahead; that was not asked."
+    ),
+    "rlipv2/fusion_many": (
+        "Shown large, with late fusion at .22 to .33 and ALIF at .40 to .46. A guess: where nine in ten names of a list are never right, an "
+        "encoder that has read the list need not keep everything apart that no name asks for."
+    ),
 }

@@ -27,14 +27,14 @@ class Curate:
 
 
 def main(argv: Sequence[str]) -> int:
-    from diptych.curate.registry import ENTRIES, find
+    from diptych.curate.registry import ABOUT, find
 
     if not argv or argv[0].startswith("-"):
-        words = f"diptych curate SLUG IN OUT [--plan]   (steps: {', '.join(ENTRIES)})"
         if set(argv) & {"-h", "--help"}:
-            print(f"usage: {words}")
+            steps = "\n".join(f"  {slug:<21}{about}" for slug, about in ABOUT.items())
+            print(f"usage: diptych curate SLUG IN OUT [--plan]        (diptych curate SLUG --help says more)\n\n{steps}")
             return 0
-        raise ConfigError(f"say which step: {words}")
+        raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(ABOUT)})")
     kind = find(argv[0])
     args: Any = parse(
         flat("Options", [(Curate, None), (kind, None)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     operator, data = kind(**pick(kind, args)), open_pool(args.source)
     if args.plan:
         cost = plan(data, [operator])[0]
-        return finish(cost, [f"{name.replace('_', ' '):<20}{value}" for name, value in cost.items()], args.json)
+        return finish(cost, [f"{name.replace('_', ' '):<20}{_short(value)}" for name, value in cost.items()], args.json)
     if args.out == Path():
         raise ConfigError("say where the tables go: diptych curate SLUG IN OUT")
     here = Path(args.source).expanduser()
@@ -68,6 +68,10 @@ def main(argv: Sequence[str]) -> int:
         "out": str(args.out),
     }
     return finish(payload, lines, args.json)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _unread(rows: Sequence[Bad], out: Path) -> list[str]:

@@ -21,6 +21,19 @@ ENTRIES = {
     "template_captions": "diptych.curate.synthetic_captions:TemplateCaptions",
 }
 
+ABOUT = {
+    "align": "sizes, shapes and texts of web pairs, by counting",
+    "exact_duplicates": "images that are the same file, or the same pixels",
+    "laion": "web pairs: language, agreement of image and text, duplicates, safety",
+    "metaclip": "texts that mention known entries, and no entry too often",
+    "near_duplicates": "images that look like another one",
+    "semantic_duplicates": "images that mean the same, by a model's embeddings",
+    "text_duplicates": "texts that are nearly those of another row",
+    "tldr": "a share that still shows everything, with captions that fit",
+    "template_captions": "drops nothing: writes a caption from what the data know",
+}
+"""A line each for the help."""
+
 
 def find(slug: str) -> type[Any]:
     """The dataclass of a step; an unknown slug gets a near match.

@@ -122,7 +122,7 @@ class DataReport:
             *([f"languages as they read, of those not stated: {_mix(self.languages_read)}"] if self.languages_read else []),
             f"licences: {_mix(self.licences)}",
             *([f"splits: {_mix(self.splits)}"] if self.splits else []),
-            *(self.leaks.lines() if len(self.splits) > 1 else []),
+            *(self.leaks.lines() if len(self.splits) > 1 and self.leaks.clean else []),
             *([self._batch()] if self.texts else []),
             *self.notes,
         ]
