@@ -12,26 +12,28 @@ REMARKS: dict[str, str] = {
     ),
     "siglip": (
         "Reversed, in a setting that is short for both: after 160 steps the softmax is at .018 and the sigmoid at .008. A guess: the "
-        "published start (bias -10) spends the first steps on pushing everything apart, and more steps are needed to see its advantage."
+        "published start (bias -10) spends the first steps on pushing everything apart, and more steps are needed to see its "
+        "advantage."
     ),
     "rlipv2": (
         "Shown small: recall of unseen names is .05 to .18 where names of training reach .51 to .57; a table of free vectors finds "
         "none of them but by chance. More steps raise both."
     ),
     "rlipv2/quality": (
-        "Not shown. Boxes that are off by up to a quarter still overlap the true ones by more than half, so that a query rarely learns a "
-        "wrong pair; softer targets then change the level of scores more than their order, and recall at 5 sees only the order."
+        "Not shown. Boxes that are off by up to a quarter still overlap the true ones by more than half, so that a query rarely "
+        "learns a wrong pair; softer targets then change the level of scores more than their order, and recall at 5 sees only the "
+        "order."
     ),
     "growclip": (
         "Shown large: the 250 steps of the small model count for nothing here, as they were paid before the data came, while a new "
         "model of two layers needs about as many steps before it retrieves anything."
     ),
     "growclip/fixed": (
-        "Reversed: the small model can nearly solve this world (recall .95), so its twice as many steps are worth more than a second block. "
-        "At equal steps instead of equal compute the grown model may well be ahead; that was not asked."
+        "Reversed: the small model can nearly solve this world (recall .95), so its twice as many steps are worth more than a second "
+        "block. At equal steps instead of equal compute the grown model may well be ahead; that was not asked."
     ),
     "rlipv2/fusion_many": (
-        "Shown large, with late fusion at .22 to .33 and ALIF at .40 to .46. A guess: where nine in ten names of a list are never right, an "
-        "encoder that has read the list need not keep everything apart that no name asks for."
+        "Shown large, with late fusion at .22 to .33 and ALIF at .40 to .46. A guess: where nine in ten names of a list are never "
+        "right, an encoder that has read the list need not keep everything apart that no name asks for."
     ),
 }
