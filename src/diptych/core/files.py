@@ -39,22 +39,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield work
-        for folder, _, files in os.walk(work):
-            for name in files:
-                _fsync(Path(folder, name))
-            _fsync(Path(folder))
         os.chmod(work, 0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old / "old")
-            os.replace(work, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(work, path)
-        _fsync(path.parent)
+        publish(work, path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def publish(work: Path, path: Path) -> None:
+    """Put a finished folder where it belongs, on disk before it is seen. A kill between the two renames of a replacement leaves the
+    finished one at `work`."""
+    for folder, _, files in os.walk(work):
+        for name in files:
+            _fsync(Path(folder, name))
+        _fsync(Path(folder))
+    if path.exists():
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+        os.replace(path, old / "old")
+        os.replace(work, path)
+        shutil.rmtree(old)
+    else:
+        os.replace(work, path)
+    _fsync(path.parent)
 
 
 def _fsync(path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
+from diptych.core.files import publish
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.index.exact import Hit
@@ -36,7 +37,6 @@ from diptych.index.places import (
     load_store,
     new_collection,
     next_shard,
-    publish,
     refuse_target,
     sweep,
 )

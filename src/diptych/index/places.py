@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,22 +19,6 @@ def refuse_target(folder: Path, overwrite: bool) -> None:
         raise RunError(f"{folder} exists: overwrite it (--overwrite, or overwrite=True), or add to it")
     if folder.exists() and any(folder.iterdir()) and not (folder / FILE).is_file():
         raise RunError(f"{folder} is not an index (it has no {FILE}) and will not be replaced")
-
-
-def publish(work: Path, folder: Path) -> None:
-    """Put a finished folder where it belongs, on disk before it is seen. A kill between the two renames of a replacement leaves the
-    finished one at `work`, where the next build finds it."""
-    for place, _, names in os.walk(work):
-        for path in (*(Path(place, name) for name in names), Path(place)):
-            _to_disk(path)
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-        os.replace(folder, old / "old")
-        os.replace(work, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(work, folder)
-    _to_disk(folder.parent)
 
 
 def next_shard(facts: Facts) -> str:
@@ -80,11 +62,3 @@ def sweep(folder: Path, facts: Facts) -> None:
     for stale in folder.glob("shard*"):
         if facts.url or stale.name != facts.shard:
             shutil.rmtree(stale)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
