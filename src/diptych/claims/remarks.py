@@ -36,4 +36,14 @@ REMARKS: dict[str, str] = {
         "Shown large, with late fusion at .22 to .33 and ALIF at .40 to .46. A guess: where nine in ten names of a list are never "
         "right, an encoder that has read the list need not keep everything apart that no name asks for."
     ),
+    "laion": (
+        "Shown large: half of the whole pool tells lies, and of what agrees with a model of 1,000 trusted pairs one or two in a "
+        "hundred do. That scoring model is what makes this possible, and its own steps are not counted."
+    ),
+    "laion/size": (
+        "Shown large for the same reason: rows drawn by chance are as wrong as the pool, and there are fewer of them."
+    ),
+    "metaclip": (
+        "Shown: the rarest third of kinds gains most, and over 300 steps the frequent ones lose nothing by being seen less often."
+    ),
 }
