@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
-
-import numpy as np
 
 from diptych.core.contracts import Dataset, Detector, Embedder, TokenEmbedder
 from diptych.core.errors import DecodeError
@@ -20,6 +17,7 @@ from diptych.index.base import Index
 from diptych.index.dense import DenseIndex
 from diptych.index.facts import Info
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
+from diptych.serve.facets import facets
 from diptych.serve.limits import Limits
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import kept, picture_of
@@ -28,7 +26,6 @@ from diptych.serve.thumbnails import Thumbnails
 
 T = TypeVar("T")
 
-FACETS = 50  # a column of at most so many different values is offered as a list
 UNSHOWN = ("uid", "caption", "text", "group")  # columns that differ from item to item
 
 
@@ -85,10 +82,12 @@ class Service:
         self.metrics = Metrics(lambda: self.batcher.waiting)
         self.batcher = Batcher(queue=limits.queue, room=limits.queue_bytes, batch=limits.batch, observed=self.metrics.batch)
         self.thumbnails = Thumbnails()
+        self._facets: dict[str, dict[str, dict[str, Any]]] = {}
         for side in sides:
-            if side.index is not None:
+            if side.index is not None:  # read now: later the model's thread is alone with the index
                 side.index.deepest = limits.depth
-                _ = side.facts  # read now: later the model's thread is alone with the index
+                _ = side.facts
+                self._facets[side.name] = facets(pool, frozenset(side.index.uids()))
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="diptych-decode")
 
     def side(self, name: str | None) -> Side:
@@ -157,23 +156,7 @@ class Service:
         if side.facts is None:
             return {}
         columns = {name: kind for name, kind in sorted(side.facts.columns.items()) if name not in UNSHOWN}
-        return {name: {"kind": kind, **self._values.get(name, {})} for name, kind in columns.items()}
-
-    @cached_property
-    def _values(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for name in getattr(self.pool, "column_names", ()):
-            values = [value for value in self.pool.column(name) if value not in (None, "")]  # type: ignore[union-attr]
-            if not values or not all(isinstance(value, str | int | float) for value in values):
-                continue
-            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-                finite = np.asarray(values, float)[np.isfinite(np.asarray(values, float))]
-                if len(finite):
-                    found[name] = {"min": float(finite.min()), "max": float(finite.max())}
-            elif len(counts := Counter(str(value) for value in values)) <= FACETS:
-                distinct = sorted(counts)
-                found[name] = {"values": distinct, "counts": [counts[value] for value in distinct]}
-        return found
+        return {name: {"kind": kind, **self._facets[side.name].get(name, {})} for name, kind in columns.items()}
 
     def close(self) -> None:
         self.batcher.close()
