@@ -60,4 +60,13 @@ REMARKS: dict[str, str] = {
         "Shown, at a price: .33 to .37 of the first vendor against .13 to .18, but of the last one .75 to .80 against .94 to .97, and "
         "over all vendors together fine-tuning stays ahead (.64 to .67 against .54 to .59), as later vendors show the same concepts."
     ),
+    "rlipv2/fusion_nouns": (
+        "Reversed: with 48 nouns, late fusion reaches .37 to .45 and ALIF .28 to .38. A guess: frozen vectors of red circle and blue "
+        "circle are close, and an image that takes them in early gets noise where the classifier alone would do; together with the "
+        "claim on many names it says that early fusion pays where lists are long."
+    ),
+    "protoclip": (
+        "Reversed by a little: both probes stay at about .5, and retrieval falls by a fifth. A guess: 64 clusters of what 24 nouns in "
+        "nine places look like are no better targets than the texts, which say it exactly; the paper's texts are noisy."
+    ),
 }
