@@ -33,7 +33,7 @@ REMARKS: dict[str, str] = {
         "block. At equal steps instead of equal compute the grown model may well be ahead; that was not asked."
     ),
     "rlipv2/fusion_many": (
-        "Shown large, with late fusion at .22 to .33 and ALIF at .40 to .46. A guess: where nine in ten names of a list are never "
+        "Shown large, with late fusion at .22 to .33 and ALIF at .36 to .46. A guess: where nine in ten names of a list are never "
         "right, an encoder that has read the list need not keep everything apart that no name asks for."
     ),
     "laion": (
