@@ -57,14 +57,15 @@ def test_a_code_that_nobody_uses_moves_onto_a_patch_after_its_time(book: Codeboo
     before = book.code_KD.detach().clone()
     patch_BPD = torch.randn(2, 5, 3, dtype=torch.float64)
     found = book(patch_BPD)
-    used = sorted(set(found.id_BP.flatten().tolist()))
+    ids, rows = found.id_BP.flatten(), patch_BPD.flatten(0, 1)
+    used = sorted(set(ids.tolist()))
     assert used == [0, 1], "both near codes are used, or this says nothing"
     for _ in range(2):
-        book.revive(found.id_BP, patch_BPD, after=3)
+        book.revive(ids, rows, after=3)
         assert torch.equal(book.code_KD, before), "not yet"
-    book.revive(found.id_BP, patch_BPD, after=3)
+    book.revive(ids, rows, after=3)
     assert torch.equal(book.code_KD[:2], before[:2]), "used codes stay"
-    patches = {tuple(row) for row in patch_BPD.flatten(0, 1).tolist()}
+    patches = {tuple(row) for row in rows.tolist()}
     moved = [tuple(row) for row in book.code_KD[2:].tolist()]
     assert set(moved) <= patches
     assert len(set(moved)) == 2, "different ones"
@@ -75,7 +76,7 @@ def test_a_code_that_nobody_uses_moves_onto_a_patch_after_its_time(book: Codeboo
         with torch.no_grad():
             one.code_KD[2:] += 100
         for _ in range(3):
-            one.revive(found.id_BP, patch_BPD, after=3)
+            one.revive(ids, rows, after=3)
     assert torch.equal(book.code_KD, again.code_KD), "what is stored is enough to go on alike"
     assert [tuple(row) for row in book.code_KD[2:].tolist()] != moved, "another draw each time"
 

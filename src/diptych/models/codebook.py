@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.randomness import keyed_seed
-from diptych.objectives.gather import all_gather
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +50,10 @@ class Codebook(nn.Module):
         return distance.argmin(1).view(patch_BPD.shape[:-1])
 
     @torch.no_grad()
-    def revive(self, id_BP: Tensor, patch_BPD: Tensor, *, after: int) -> None:
-        """To be called once a step: a code that was nearest to no patch for `after` steps moves onto a patch of this one (Dhariwal et
-        al., 2020, 2005.00341). Which patch depends on the batch of all processes and on how often codes moved, so that processes agree
-        and a resumed run goes on as if it had never stopped."""
-        id_N, patch_ND = all_gather(id_BP).flatten(), all_gather(patch_BPD).flatten(0, 2)
+    def revive(self, id_N: Tensor, patch_ND: Tensor, *, after: int) -> None:
+        """To be called once a step with the patches of all processes: a code that was nearest to none of them for `after` steps moves
+        onto one of this step (Dhariwal et al., 2020, 2005.00341). Which one depends on the patches and on how often codes moved, so that
+        processes agree and a resumed run goes on as if it had never stopped."""
         used_K = torch.bincount(id_N, minlength=len(self.code_KD)) > 0
         self.unused_K.add_(1).masked_fill_(used_K, 0)
         idle = (self.unused_K >= after).nonzero().flatten()[: len(patch_ND)]

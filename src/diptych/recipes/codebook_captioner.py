@@ -13,6 +13,7 @@ from diptych.models.codebook_captioner import CodebookCaptioner as Module
 from diptych.models.towers import image_tower
 from diptych.objectives.captioning import caption_loss
 from diptych.objectives.codebook import codebook_terms
+from diptych.objectives.gather import all_gather
 from diptych.recipes.pairs import PairRecipe
 
 
@@ -75,7 +76,8 @@ class CodebookCaptioner(PairRecipe):
     def after_update(self, model: nn.Module, features: Captions, batch: PairBatch, progress: float) -> None:  # type: ignore[override]
         assert isinstance(model, Module)
         if self.restart:
-            model.codebook.revive(features.id_BP, features.patch_BPD, after=self.restart)
+            id_N, patch_ND = all_gather(features.id_BP).flatten(), all_gather(features.patch_BPD).flatten(0, 2)
+            model.codebook.revive(id_N, patch_ND, after=self.restart)
 
     def deploy(self, model: nn.Module) -> CodebookCaptions:  # type: ignore[override]
         assert isinstance(model, Module)
