@@ -86,4 +86,14 @@ REMARKS: dict[str, str] = {
         "Shown by a hair that means nothing in practice (+.003): both sides stand at what patches of this size allow. Trained three "
         "times as long, CLIP retrieves .90 to .94 and its patches know no more of colours."
     ),
+    "tldr": (
+        "Shown: of a pool that repeats itself, a share of every cluster reaches a few more different scenes than a draw by chance "
+        "does, and spreads over each cluster. It needs a codebook that is used: with the published rule alone a captioner from "
+        "scratch uses five of 64 codes, and on seed 0 nothing was gained."
+    ),
+    "tldr/repair": (
+        "Reversed, most likely by the form and not by the captions: each training text is the original and then the generated one, "
+        "and the text tower learns to read the half that is always right, at places where a query has nothing. At scale, with a "
+        "trained text encoder, this may not matter."
+    ),
 }
