@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from invariants import on_two_processes
 
 from diptych.claims.noisy_texts import NoisyPairs
 from diptych.data.stream import batches
@@ -46,6 +47,29 @@ def test_every_parameter_gets_a_gradient_and_terms_add_up() -> None:
     assert silent in ([], ["tower.class_token_D"]), silent
     legacy = replace(recipe, legacy=True).losses(features, step.batch)
     assert float(legacy["codebook"]) == pytest.approx(0.25 * float(losses["codebook"]))
+
+
+def moved_codes(rank: int, world: int, restart: int = 1) -> dict[str, torch.Tensor]:
+    """The codebook after one `after_update` on this process's share of a batch."""
+    rows = NoisyPairs(32).pool("train", 0)
+    recipe = replace(small(), restart=restart).prepare(rows)
+    torch.manual_seed(0)
+    model = recipe.model()
+    (step,) = batches(rows, recipe, seed=0, stop=1)
+    share = step.batch.rows(rank * 16 // world, (rank + 1) * 16 // world)
+    with torch.no_grad():
+        recipe.after_update(model, recipe.features(model, share), share, 0.0)
+    return model.codebook.state_dict()
+
+
+def test_unused_codes_move_and_processes_agree_on_where(tmp_path: Path) -> None:
+    alone, never = moved_codes(0, 1), moved_codes(0, 1, restart=0)
+    moved = (alone["code_KD"] != never["code_KD"]).any(1)
+    assert 0.5 * len(moved) < moved.sum() < len(moved), "few codes are near anything at the start, and those stay"
+    assert never["moves"] == 0
+    assert CodebookCaptioner.paper().restart == 0
+    for found in on_two_processes(moved_codes, tmp_path):
+        torch.testing.assert_close(found, alone)
 
 
 def test_published_size() -> None:

@@ -516,6 +516,7 @@ def test_a_busy_service_is_asked_again(browser: Any, tmp_path: Path) -> None:
         page.tab.wait_for_selector(".card")
         page.tab.fill("#text", "blue")
         page.until("document.querySelector('.card').dataset.uid === 'blue-0'")
+        assert any("429" in line for line in page.trouble), "it was never busy"
         page.trouble = [line for line in page.trouble if "429" not in line]
         page.check()
 
