@@ -18,10 +18,10 @@ from PIL import Image
 from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.registry import OPERATORS
 from diptych.core.sample import Sample, Text
 from diptych.curate.align import AlignFilters
 from diptych.curate.alt_text import TextCounts, tokens_of, words_of
-from diptych.curate.registry import find
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 
@@ -171,7 +171,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         Image.fromarray(picture(len(name) + width, width).pixels_HWC).save(buffer, "PNG")
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         (folder / f"{name}.txt").write_text(text)
-    assert find("align") is AlignFilters
+    assert OPERATORS.load("align") is AlignFilters
     assert main(["curate", "align", str(folder), str(tmp_path / "out"), "--plan"]) == 0
     assert "read and hash" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

@@ -11,10 +11,10 @@ import pytest
 from diptych.core.contracts import Generator
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, BytesImage, ImageSource
+from diptych.core.registry import OPERATORS
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.curate.pool import curate, plan
-from diptych.curate.registry import find
 from diptych.curate.synthetic_captions import ALIP_PROMPT, GeneratedCaptions, TemplateCaptions
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
@@ -55,7 +55,7 @@ def test_a_rendered_scene_is_described_without_places() -> None:
     for row in range(3):
         nouns = {f"{thing['colour']} {thing['label']}" for thing in world[row].extras["things"]}
         assert all(noun in captions[world.uids[row]] for noun in nouns)
-    assert plan(world, [find("template_captions")()])[0]["items"] == 3
+    assert plan(world, [OPERATORS.load("template_captions")()])[0]["items"] == 3
 
 
 def test_data_that_say_nothing_about_any_image_are_refused() -> None:

@@ -27,15 +27,15 @@ class Curate:
 
 
 def main(argv: Sequence[str]) -> int:
-    from diptych.curate.registry import ABOUT, find
+    from diptych.core.registry import OPERATORS
 
     if not argv or argv[0].startswith("-"):
         if set(argv) & {"-h", "--help"}:
-            steps = "\n".join(f"  {slug:<21}{about}" for slug, about in ABOUT.items())
+            steps = "\n".join(f"  {slug:<21}{entry.about}" for slug, entry in OPERATORS.items())
             print(f"usage: diptych curate SLUG IN OUT [--plan]        (diptych curate SLUG --help says more)\n\n{steps}")
             return 0
-        raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(ABOUT)})")
-    kind = find(argv[0])
+        raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(OPERATORS)})")
+    kind = OPERATORS.load(argv[0])
     args: Any = parse(
         flat("Options", [(Curate, None), (kind, None)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
     )

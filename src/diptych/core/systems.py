@@ -53,10 +53,15 @@ class System:
         """What keeps the system from working, in words; empty when it works."""
         return tuple(facts(self.slug)["missing"]) if self.slug in _facts() else ("not built",)
 
+    @property
+    def not_built(self) -> str:
+        """What to say when it is asked for before it is there."""
+        return f"'{self.slug}' ({self.title}) is one of the {len(SYSTEMS)} systems but is not built yet"
+
     def load(self) -> Any:
         """Import the entry point."""
         if not self.built:
-            raise ConfigError(f"'{self.slug}' ({self.title}) is one of the {len(SYSTEMS)} systems but is not built yet")
+            raise ConfigError(self.not_built)
         module, _, name = self.entry.partition(":")
         return getattr(importlib.import_module(module), name)
 
@@ -166,7 +171,12 @@ BASELINES: tuple[System, ...] = (
 _BY_SLUG = {system.slug: system for system in (*SYSTEMS, *BASELINES)}
 
 
-def find(slug: str, *, room: str = "") -> System:
+def rows() -> tuple[System, ...]:
+    """Every system, then the baselines."""
+    return (*SYSTEMS, *BASELINES)
+
+
+def find(slug: str) -> System:
     """The row of that name; near matches come from all systems and baselines, also those that are not built yet.
 
     >>> find("fillip")
@@ -174,14 +184,10 @@ def find(slug: str, *, room: str = "") -> System:
     ...
     diptych.core.errors.UnknownName: unknown system 'fillip'; did you mean 'filip'?
     """
-    kind = {"recipes": "recipe", "tasks": "task", "pipelines": "pipeline", "curate": "curation operator"}.get(room, "system")
     name = slug.lower().replace("-", "_")
     if name not in _BY_SLUG:
-        raise UnknownName(kind, slug, _BY_SLUG, hint="`diptych systems` lists them all")
-    system = _BY_SLUG[name]
-    if room and system.room != room and not any(path.startswith(f"{room}/") for path in system.also):
-        raise ConfigError(f"'{slug}' ({system.title}) is not a {kind}: it lives in {system.room}/")
-    return system
+        raise UnknownName("system", slug, _BY_SLUG, hint="`diptych systems` lists them all")
+    return _BY_SLUG[name]
 
 
 def slugs(room: str = "", *, built: bool = False) -> list[str]:

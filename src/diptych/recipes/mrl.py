@@ -12,10 +12,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from diptych.core import systems
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser
 from diptych.core.errors import ConfigError
+from diptych.core.registry import RECIPES
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedder import PairEmbedder
 from diptych.objectives.nested import first
@@ -73,7 +73,7 @@ class MRL(PairRecipe):
     def inner(self) -> PairRecipe:
         """The recipe that is modified."""
         name, _, words = self.base.partition(":")
-        kind: Any = systems.find(name, room="recipes").load()
+        kind: Any = RECIPES.load(name)
         if not (isinstance(kind, type) and issubclass(kind, PairRecipe)) or issubclass(kind, MRL):
             raise ConfigError(
                 f"base '{name}' cannot be nested (expected a recipe of two towers: clip, siglip, align, alip, dreamlip)"
