@@ -120,6 +120,7 @@ def scored(*known: set[int]) -> dict[str, float]:
     stream = stream_of(data, ("domain",))
     task = Continual()
     result = task.score(task.records([Knows(data, stream, k) for k in known], stream, data))
+    assert {name for name, metric in result.metrics.items() if not metric.higher_is_better} == {"forgetting", "union_loss"}
     return {name: metric.value for name, metric in result.metrics.items()}
 
 

@@ -153,6 +153,22 @@ def test_interval_is_over_groups(kit: Any) -> None:
     assert Retrieval().score(records).metrics == Retrieval().score(records).metrics
 
 
+def test_items_add_up_to_the_metric_and_each_metric_says_its_direction(kit: Any) -> None:
+    model, pool = kit.random(40, captions=3, noise=2.5)
+    task = Retrieval(draws=5)
+    table = task.predict(model, pool)
+    result = task.score(table)
+    for name in ("r@1", "r@10", "t2i_r@5", "i2t_r@1"):
+        values_NM = task.item_values(table, name)
+        assert values_NM is not None
+        assert float(np.nanmean(values_NM, axis=0).mean()) == pytest.approx(result.metrics[name].value)
+    assert task.item_values(table, "rsum") is None
+    assert task.item_values(table, "t2i_medr") is None
+    assert {name for name, metric in result.metrics.items() if not metric.higher_is_better} == {"t2i_medr", "i2t_medr"}
+    assert (result.metrics["t2i_r@1"].items, result.metrics["i2t_r@1"].items) == (120, 40)
+    assert result.metrics["t2i_medr"].unit == "rank"
+
+
 def test_scoring_needs_rows_only(kit: Any) -> None:
     model, pool = kit.random(30, noise=2.0)
     records = Retrieval().predict(model, pool)

@@ -113,6 +113,15 @@ def score_classes(records: pa.Table, *, name: str, version: int, main: str, ties
     return Result(name, version, main, metrics, len(records), len(set(groups)), notes=notes)
 
 
+def class_item_values(records: pa.Table, metric: str) -> Floats | None:
+    """[N, 1] for "acc@K": hits, ties by expectation; None for a metric that is no mean over items."""
+    if not metric.startswith("acc@"):
+        return None
+    names = ("above", "tied", "tied_relevant", "rank_by_index")
+    above, tied, tied_relevant, by_index = (array(records, name).astype(np.int64) for name in names)
+    return rk.hits(above, tied, tied_relevant, int(metric[4:]), "expected", by_index)[:, None]
+
+
 def worst_classes(labels: Sequence[str], hit_N: Floats, most: int = 20) -> list[dict[str, Any]]:
     """The classes with the lowest recall: label, recall, items; equal ones by name."""
     by_class: dict[str, list[float]] = {}

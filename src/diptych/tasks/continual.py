@@ -178,9 +178,13 @@ class Continual:
         numbers |= {f"r[{i},{j + 1}]": float(own_RT[i, j]) for i in range(count + 1) for j in range(count)}
         notes = {**facts_of(records), "score": "recall at 1, mean of both directions", "own_gallery": own_RT.tolist()}
         notes["growing_gallery"] = [[None if np.isnan(x) else float(x) for x in row] for row in union_RT]
-        metrics = {name: Metric(value) for name, value in numbers.items()}
+        metrics = {name: Metric(value, higher_is_better=name not in LOSSES) for name, value in numbers.items()}
         groups = len(set(records.column("group").to_pylist()))
         return Result(self.name, self.version, self.main, metrics, len(records), groups, notes=notes)
+
+
+LOSSES = ("forgetting", "union_loss")
+"""Numbers of which less is better: what a model has lost since it learned a task."""
 
 
 def _recall(records: pa.Table, stage: int, upto: int, task: int | None) -> float:

@@ -32,7 +32,15 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.index.embed import image_blocks
 from diptych.tasks import ranks as rk
-from diptych.tasks.classification import class_list_hash, class_records, label_of, require_classes, score_classes
+from diptych.tasks.classification import (
+    class_item_values,
+    class_list_hash,
+    class_records,
+    label_of,
+    require_classes,
+    score_classes,
+)
+from diptych.tasks.intervals import Floats
 from diptych.tasks.records import with_facts
 
 STEPS_A_DECADE = 8
@@ -129,6 +137,11 @@ class LinearProbe:
             draws=self.draws,
             seed=self.seed,
         )
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for "acc@K"; see `classification.class_item_values`."""
+        return class_item_values(records, metric)
 
     def _splits(self, data: Dataset) -> tuple[Dataset, Dataset | None, Dataset]:
         if self.train is not None:

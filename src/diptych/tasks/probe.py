@@ -155,6 +155,11 @@ class Probe:
         }
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, K]: a column a kind; see `item_columns`."""
+        return item_columns(records, metric)
+
     def _metric(self, records: pa.Table, groups: Sequence[str], kinds: Sequence[str] | None, column: str) -> Metric:
         value_NK, chance_NK = (kind_columns(records, kinds, name) for name in (column, "chance"))
         drawn_R = resampled_means(value_NK, groups, draws=self.draws, seed=self.seed).mean(axis=1)

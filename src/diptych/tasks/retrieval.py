@@ -147,9 +147,32 @@ class Retrieval:
         for name, rank_N in ranks.items():
             value[name] = float(np.nanmedian(rank_N))
             drawn[name] = resampled_medians(rank_N, groups, draws=self.draws, seed=self.seed)
+        items = {f"{short}_": int(np.isfinite(rank_N).sum()) for short, rank_N in ((n[:3], r) for n, r in ranks.items())}
         kinds = [*(f"r@{k}" for k in self.ks), "mrr", "medr"]
         order = [*kinds[:-2], "rsum", *(f"{short}_{kind}" for short in DIRECTIONS.values() for kind in kinds)]
-        return {name: Metric(value[name], *percentiles(drawn[name]), chance=chance[name]) for name in order}
+        return {
+            name: Metric(
+                value[name],
+                *percentiles(drawn[name]),
+                chance=chance[name],
+                higher_is_better=name not in ranks,
+                unit="rank" if name in ranks else "points" if name == "rsum" else "share",
+                items=items.get(name[:4], 0),
+            )
+            for name in order
+        }
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 2] for "r@K", [N, 1] for "i2t_r@K" and "t2i_r@K": hits, ties by expectation, NaN in the other direction."""
+        short, _, rest = metric.rpartition("_")
+        if not rest.startswith("r@") or not rest[2:].isdigit() or short not in ("", *DIRECTIONS.values()):
+            return None
+        count = _Counts(records, np.arange(len(records)))
+        hit_N = rk.hits(*count.block, int(rest[2:]), "expected", count.by_index)
+        direction_N = array(records, "direction")
+        chosen = [long for long, name in DIRECTIONS.items() if short in ("", name)]
+        return np.stack([np.where(direction_N == long, hit_N, np.nan) for long in chosen], axis=1)
 
 
 @dataclass(slots=True)

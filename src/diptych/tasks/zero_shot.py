@@ -28,7 +28,15 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
 from diptych.tasks import ranks as rk
-from diptych.tasks.classification import class_list_hash, class_records, label_of, require_classes, score_classes
+from diptych.tasks.classification import (
+    class_item_values,
+    class_list_hash,
+    class_records,
+    label_of,
+    require_classes,
+    score_classes,
+)
+from diptych.tasks.intervals import Floats
 from diptych.tasks.records import with_facts
 from diptych.tasks.templates import fill, templates
 
@@ -111,6 +119,11 @@ class ZeroShot:
             draws=self.draws,
             seed=self.seed,
         )
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for "acc@K"; see `classification.class_item_values`."""
+        return class_item_values(records, metric)
 
     def embed_classes(self, model: Embedder, names: Sequence[str]) -> npt.NDArray[np.float32]:
         """[K, T, D], unit rows: every template of every class."""
