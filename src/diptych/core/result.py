@@ -81,7 +81,8 @@ class Result:
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Result:
         def number(values: dict[str, Any]) -> Metric:
-            return Metric(**{name: math.nan if value is None else value for name, value in values.items()})
+            whole: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+            return Metric(**whole)
 
         metrics = {name: number(values) for name, values in plain["metrics"].items()}
         known = {name: value for name, value in plain.items() if name != "higher_is_better"}  # of results before metrics had it
