@@ -7,7 +7,7 @@ Letters: B images, S decoder layers, Q pair queries, E = 2Q entity queries (subj
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from diptych.models.label_classifier import LabelClassifier
 from diptych.models.label_encoder import LabelEncoder
 from diptych.models.language_fusion import GATES, BidirectionalFusion, GateKind, LateFusion
 from diptych.models.multi_branch_fusion import MultiBranchFusion
-from diptych.models.pair_decoder import EntityDecoder, RelationDecoder
-from diptych.models.pair_queries import AnchorQueries, FreeQueries, GivenPairs, GivenQueries, PointQueries
+from diptych.models.pair_decoder import EntityDecoder, RelationDecoder, RelationPosition, RelationStart
+from diptych.models.pair_queries import AnchorQueries, FreeQueries, GivenPairs, GivenQueries, HideTwins, PointQueries
 
 Variant = Literal["parse", "parsed", "parseda"]
 Fusion = Literal["alif", "late", "none"]
@@ -36,6 +36,9 @@ class DetectorShape:
     variant          parse: on DETR; parsed: on Deformable DETR; parseda: on DAB-Deformable-DETR
     pairs            Q, pair queries (the published 200 queries are 100 pairs)
     given            queries are given regions (R-Tagger); given_point: with the released wiring (`GivenQueries`)
+    hide_twins       see `GivenQueries`: "training" as released
+    relation_start   what relation queries start from, and with it where they say to be (`RelationDecoder`). Published: "both", a tagger
+                     with ResNet "slots"; "fused" is released too. None: "both", but for given pairs "fused" at the pair's own box
     fusion           alif: in the encoder; late: behind the decoders; none
     fusion_before    encoder depths before which ALIF meets the labels
     fusion_width     of all heads of a meeting; language_heads, language_mlp: of the layers among labels behind it
@@ -43,14 +46,18 @@ class DetectorShape:
     layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
                      off, or under another fusion: all against the last
     text_scale       see `LabelClassifier`
+    norm_groups      see `feature_pyramid.FeaturePyramid`; None is the published 32 at the published width
     centred          see `sine_position.map_sine`: True for Swin, False for ResNet as released
     in_padded        see `pair_decoder.BoxPosition`: True as released
+    relation_boxes   see `pair_decoder.RelationDecoder`: True as released (not with parse, which has no references)
     """
 
     variant: Variant = "parseda"
     pairs: int = 100
     given: bool = False
     given_point: bool = False
+    hide_twins: HideTwins = "always"
+    relation_start: RelationStart | None = None
     width: int = 256
     heads: int = 8
     mlp_width: int = 2048
@@ -60,8 +67,10 @@ class DetectorShape:
     points: int = 4
     branches: int = 16
     dropout: float = 0.0
+    norm_groups: int | None = None
     centred: bool = False
     in_padded: bool = False
+    relation_boxes: bool = False
     fusion: Fusion = "alif"
     fusion_before: tuple[int, ...] = (0, 2, 4)
     fusion_width: int = 2048
@@ -80,15 +89,21 @@ class DetectorShape:
             ("variant", ("parse", "parsed", "parseda")),
             ("fusion", ("alif", "late", "none")),
             ("gate", GATES),
+            ("hide_twins", get_args(HideTwins)),
+            ("relation_start", (None, *get_args(RelationStart))),
         ):
             if getattr(self, name) not in known:
-                raise ConfigError(f"unknown {name} {getattr(self, name)!r} (expected {' | '.join(known)})")
+                raise ConfigError(f"unknown {name} {getattr(self, name)!r} (expected {' | '.join(map(str, known))})")
         if self.width % 4 or self.width % self.heads:
             raise ConfigError(f"width {self.width} with {self.heads} heads (expected a multiple of 4 and of the heads)")
+        if self.norm_groups is not None and (self.norm_groups < 1 or self.width % self.norm_groups):
+            raise ConfigError(f"{self.norm_groups} norm_groups for a width of {self.width} (expected a divisor of the width)")
         if min(self.pairs, self.encoder_layers, self.decoder_layers) < 1:
             raise ConfigError("a detector needs one pair query, one encoder layer and one decoder layer or more")
         if self.variant == "parse" and (self.levels != 1 or self.given):
             raise ConfigError("variant 'parse' reads one level and has no given queries (expected levels=1, given=False)")
+        if self.variant == "parse" and self.relation_start is not None:
+            raise ConfigError("relations of variant 'parse' start from zero (expected relation_start=None)")
         if self.fusion == "alif" and self.layer_texts and len(self.fusion_before) != self.decoder_layers:
             raise ConfigError(
                 f"{len(self.fusion_before)} meetings for {self.decoder_layers} decoder layers "
@@ -129,20 +144,13 @@ class RelationDetector(nn.Module):
         super().__init__()
         self.backbone, self.labels, self.shape = backbone, labels, shape
         width, pairs, dense = shape.width, shape.pairs, shape.variant == "parse"
-        self.pyramid = FeaturePyramid(backbone.channels, width, levels=shape.levels, centred=shape.centred)
+        self.pyramid = FeaturePyramid(
+            backbone.channels, width, levels=shape.levels, centred=shape.centred, groups=shape.norm_groups
+        )
         self.encoder = _encoder(shape, labels.width)
         anchors = not dense and (shape.variant == "parseda" or shape.given) and not (shape.given and shape.given_point)
         self.entity_decoder = EntityDecoder(_decoder_layers(shape), width, anchors=anchors, in_padded=shape.in_padded)
-        position = {"parseda": "box", "parsed": "learned", "parse": "entities"}[shape.variant]
-        self.relation_decoder = RelationDecoder(
-            _decoder_layers(shape),
-            width,
-            pairs,
-            position=position,
-            branches=shape.branches,
-            given=shape.given,
-            in_padded=shape.in_padded,
-        )
+        self.relation_decoder = _relation_decoder(shape)
         self.late_entities = self.late_relations = None
         if shape.fusion == "late":
             self.late_entities, self.late_relations = (
@@ -150,9 +158,11 @@ class RelationDetector(nn.Module):
                 for _ in range(2)
             )
         self.reset_parameters()
+        if shape.relation_boxes and not dense:
+            self.relation_decoder.add_boxes(self.entity_decoder)
         # Behind the general initialisation: these keep their own.
         self.queries: nn.Module = (
-            GivenQueries(width, point=shape.given_point)
+            GivenQueries(width, point=shape.given_point, hide_twins=shape.hide_twins)
             if shape.given
             else {"parseda": AnchorQueries, "parsed": PointQueries, "parse": FreeQueries}[shape.variant](pairs, width)
         )
@@ -215,30 +225,37 @@ class RelationDetector(nn.Module):
         entity_BSED, box_BSE4 = self.entity_decoder(queries, pyramid)
         hidden_BNN = None if given is None else _padding(given.valid_BN)
         relation_BSQD = self.relation_decoder(entity_BSED[:, -1], box_BSE4[:, -1], pyramid, hidden_BNN)
-        subject_box, object_box = box_BSE4.chunk(2, 2)
-        logits = self._named(entity_BSED, relation_BSQD, text_SXTD, entities, given)
-        return PairSet(subject_box, object_box, *logits, text_TD[entities:])
-
-    def _named(
-        self, entity_BSED: Tensor, relation_BSQD: Tensor, texts: list[Tensor], entities: int, given: GivenPairs | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of subjects, objects and relations."""
-        layers = entity_BSED.shape[1]
-        if self.late_entities is not None and self.late_relations is not None:
-            text_BTD = texts[-1].expand(len(entity_BSED), -1, -1)
-            valid_BN = None if given is None else given.valid_BN
-            valid_BE = None if valid_BN is None else valid_BN.repeat(1, 2)
-            entity_BSED, name_BSCD = self.late_entities(entity_BSED[:, -1], text_BTD[:, :entities], valid_BE)
-            relation_BSQD, name_BSRD = self.late_relations(relation_BSQD[:, -1], text_BTD[:, entities:], valid_BN)
-            text = torch.cat((name_BSCD, name_BSRD), 2)
-        elif len(texts) == 1 and texts[0].ndim == 2:
-            text = texts[0]
-        else:
-            chosen = texts if self.shape.layer_texts else [texts[-1]] * layers
-            text = torch.stack(chosen, 1)
+        text = self._decoder_texts(text_SXTD, len(image_BCHW))
+        if self.late_entities is not None:
+            entity_BSED, relation_BSQD, text = self._fuse_late(entity_BSED[:, -1], relation_BSQD[:, -1], text, entities, given)
+            # Published: the boxes too are read off the fused queries, while references stay those of the decoder.
+            box_BSE4 = self.entity_decoder.read_boxes(entity_BSED, queries.reference_BQC, box_BSE4)
         text = self.classifier.texts(text)
+        subject_box, object_box = box_BSE4.chunk(2, 2)
         subject_logit, object_logit = self.classifier.entities(entity_BSED, text[..., :entities, :]).chunk(2, 2)
-        return subject_logit, object_logit, self.classifier.relations(relation_BSQD, text[..., entities:, :])
+        relation_logit = self.classifier.relations(relation_BSQD, text[..., entities:, :])
+        return PairSet(subject_box, object_box, subject_logit, object_logit, relation_logit, text_TD[entities:])
+
+    def _decoder_texts(self, texts: list[Tensor], batch: int) -> Tensor:
+        """What decoder layers are classified against: one list for all, [T, D] (late fusion: [B, T, D]), or one a layer, [B, S, T, D]."""
+        if self.late_entities is not None:
+            return texts[-1].expand(batch, -1, -1)
+        if len(texts) == 1 and texts[0].ndim == 2:
+            return texts[0]
+        chosen = texts if self.shape.layer_texts else [texts[-1]] * self.shape.decoder_layers
+        return torch.stack(chosen, 1)
+
+    def _fuse_late(
+        self, entity_BED: Tensor, relation_BQD: Tensor, text_BTD: Tensor, entities: int, given: GivenPairs | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """entity_BSED, relation_BSQD and text_BSTD after each layer of late fusion, from the decoders' last contents."""
+        assert self.late_entities is not None
+        assert self.late_relations is not None
+        valid_BN = None if given is None else given.valid_BN
+        valid_BE = None if valid_BN is None else valid_BN.repeat(1, 2)
+        entity_BSED, name_BSCD = self.late_entities(entity_BED, text_BTD[:, :entities], valid_BE)
+        relation_BSQD, name_BSRD = self.late_relations(relation_BQD, text_BTD[:, entities:], valid_BN)
+        return entity_BSED, relation_BSQD, torch.cat((name_BSCD, name_BSRD), 2)
 
     def _check(self, image_BCHW: Tensor, text_TD: Tensor, entities: int, given: GivenPairs | None) -> None:
         least = self.backbone.strides[-1]
@@ -254,6 +271,9 @@ class RelationDetector(nn.Module):
                 if given is not None
                 else "this detector relates given regions (given=True in its shape): pass given="
             )
+        slots = self.relation_decoder.slots
+        if given is not None and slots is not None and given.valid_BN.shape[1] > slots:
+            raise ShapeError(f"{given.valid_BN.shape[1]} given pairs for {slots} slots (expected at most as many)")
 
 
 def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
@@ -291,6 +311,27 @@ def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
         for _ in shape.fusion_before
     ]
     return FusedEncoder(layers, fusions, language, fusion_before=shape.fusion_before, coarsest_only=shape.coarsest_only)
+
+
+def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
+    position: RelationPosition
+    start: RelationStart | Literal["zero"]
+    if shape.variant == "parse":
+        position, start = "entities", "zero"
+    elif shape.variant == "parseda" or (shape.given and shape.relation_start is None):
+        position, start = "box", shape.relation_start or ("fused" if shape.given else "both")
+    else:
+        start = shape.relation_start or "both"
+        position = "entities" if start == "slots" else "learned"
+    return RelationDecoder(
+        _decoder_layers(shape),
+        shape.width,
+        shape.pairs,
+        position=position,
+        start=start,
+        branches=shape.branches,
+        in_padded=shape.in_padded,
+    )
 
 
 def _decoder_layers(shape: DetectorShape) -> list[DecoderLayer]:

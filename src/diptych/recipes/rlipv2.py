@@ -15,7 +15,8 @@ from diptych.data.vocabularies import vocabulary
 from diptych.models.detection_backbone import DetectionBackbone, detection_backbone
 from diptych.models.label_encoder import LabelEncoder, label_encoder
 from diptych.models.language_fusion import GateKind
-from diptych.models.pair_queries import GivenPairs
+from diptych.models.pair_decoder import RelationStart
+from diptych.models.pair_queries import GivenPairs, HideTwins
 from diptych.models.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
 from diptych.models.rlipv2_published import BACKBONES, ROBERTA
 from diptych.objectives.pair_set import PairSetLoss
@@ -42,7 +43,8 @@ class RLIPv2(GraphRecipe):
     With `given` the queries are known regions: the R-Tagger, which finds relations for detection data (`curate/relation_tags.py`).
 
     Published settings are presets: paper (pre-training, ResNet-50), swin_tiny, swin_large, hico_det, hico_det_few, hico_det_uc_rf,
-    hico_det_uc_nf, v_coco, open_images, tagger. Zero-shot evaluation needs no preset: ask a pre-trained model by other names.
+    hico_det_uc_nf, v_coco, open_images, tagger, tagger_released. Zero-shot evaluation needs no preset: ask a pre-trained model by
+    other names.
 
     We depart where the released code does not do what it means: attention masks hide what they should; pairs beyond the number of
     queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given labels takes all
@@ -55,6 +57,7 @@ class RLIPv2(GraphRecipe):
     quality      relations of a matched query are worth as much as its boxes lie well
     pseudo       share of the highest label similarity above which a similar name earns part of a target; none: no pseudo-labels
     matching     each decoder layer is matched by its own predictions, or all by the last one's; given regions need no matching
+    subjects     subjects are named too; off: as released without subject classes, for data whose subjects are all people
     divisors     losses are divided by counts over all processes, or over this one (as released)
     backbone     conv_tiny, or timm:NAME
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
@@ -68,12 +71,17 @@ class RLIPv2(GraphRecipe):
     pairs        pair queries (the published 200 queries are 100 pairs)
     given        queries are known regions (R-Tagger)
     given_point  with the released wiring of given boxes
+    hide_twins   when slots of the same region hide from each other: always; training (as released); never
+    relation_start   what relation queries start from: both (published), slots (a released tagger), fused; none: both, or for given
+                 regions the fused pair at its own box
     width, heads, mlp_width   of encoder and decoders
     encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
     branches     of the fusion of subject and object
     dropout      in encoder and decoders
+    norm_groups  groups of the GroupNorms in the pyramid; none: 32 at the published width
     centred      positions at pixel centres: Swin as released; not ResNet
     in_padded    positions of boxes in the padded image, as released
+    relation_boxes   frozen box heads of the relation decoder, as released: they matter only with a checkpoint's weights
     fusion       alif (in the encoder), late (behind the decoders, RLIPv1), none
     fusion_before   encoder layers before which image and labels meet
     fusion_width, fusion_dropout   of a meeting, all heads together
@@ -98,6 +106,7 @@ class RLIPv2(GraphRecipe):
         "v_coco",
         "open_images",
         "tagger",
+        "tagger_released",
         "tagger_tiny",
     )
 
@@ -122,6 +131,7 @@ class RLIPv2(GraphRecipe):
     quality: bool = True
     pseudo: float | None = 0.3
     matching: Literal["layer", "last"] = "layer"
+    subjects: bool = True
     divisors: Literal["global", "process"] = "global"
     hide: Unseen = ""
     noise_box: float = 0.6
@@ -134,6 +144,8 @@ class RLIPv2(GraphRecipe):
     pairs: int = 100
     given: bool = False
     given_point: bool = False
+    hide_twins: HideTwins = "always"
+    relation_start: RelationStart | None = None
     width: int = 256
     heads: int = 8
     mlp_width: int = 2048
@@ -143,8 +155,10 @@ class RLIPv2(GraphRecipe):
     points: int = 4
     branches: int = 16
     dropout: float = 0.0
+    norm_groups: int | None = None
     centred: bool = False
     in_padded: bool = True
+    relation_boxes: bool = True
     fusion: Fusion = "alif"
     fusion_before: tuple[int, ...] = (0, 2, 4)
     fusion_width: int = 2048
@@ -237,6 +251,7 @@ class RLIPv2(GraphRecipe):
             quality=self.quality,
             pseudo=self.pseudo,
             matching="given" if self.given else self.matching,
+            subjects=self.subjects,
             divisors=self.divisors,
         )
 
@@ -282,6 +297,7 @@ class RLIPv2(GraphRecipe):
             branches=8,
             centred=True,
             in_padded=False,
+            relation_boxes=False,
             fusion_before=(0, 2),
             fusion_width=128,
             fusion_dropout=0.0,
@@ -348,6 +364,11 @@ class RLIPv2(GraphRecipe):
     def tagger(cls) -> Self:
         """The R-Tagger: ParSeD on given regions with noise, no quality labels, trained on Visual Genome alone."""
         return cls(variant="parsed", given=True, mlp_width=1024, focal="corner", quality=False, pseudo=None, gate="vector")
+
+    @classmethod
+    def tagger_released(cls) -> Self:
+        """The R-Tagger wired as released: points read off the given boxes, relations from learned slots, no leak mask in evaluation."""
+        return replace(cls.tagger(), given_point=True, relation_start="slots", hide_twins="training")
 
     @classmethod
     def tagger_tiny(cls) -> Self:
