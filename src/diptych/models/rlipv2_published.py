@@ -24,7 +24,7 @@ Backbone = Literal["resnet50", "swin_tiny", "swin_large"]
 BACKBONES = {
     "resnet50": {"name": "timm:resnet50", "frozen_norm": True},
     "swin_tiny": {"name": "timm:swin_tiny_patch4_window7_224", "drop_path": 0.2},
-    "swin_large": {"name": "timm:swin_large_patch4_window12_384", "drop_path": 0.5},
+    "swin_large": {"name": "timm:swin_large_patch4_window7_224", "drop_path": 0.5},
 }
 """Arguments of `detection_backbone`."""
 ROBERTA = {
@@ -160,8 +160,9 @@ def to_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out[f"{kind}.{int(layer) + _LAYERS}.{rest}"] = silent
         out[f"transformer.ho_decoder.{kind}.{layer}.{rest}"] = out[name]
         out[f"transformer.verb_decoder.{kind}.{layer}.{rest}"] = silent
-    places = out["transformer.text_encoder.embeddings.position_embeddings.weight"].shape[0]
-    out["transformer.text_encoder.embeddings.position_ids"] = torch.arange(places)[None]
+    embeddings = "transformer.text_encoder.embeddings"
+    if (places := out.get(f"{embeddings}.position_embeddings.weight")) is not None:
+        out[f"{embeddings}.position_ids"] = torch.arange(len(places))[None]
     for name in [name for name in out if name.endswith("relative_position_bias_table")]:
         window = (int(out[name].shape[0] ** 0.5) + 1) // 2
         out[name.replace("bias_table", "index")] = _window_index(window)
