@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class PaddedSwinBlock(SwinTransformerBlock):
+class PaddedSwinBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm is untyped
     """timm's block, whose normalised map is padded with zeros (below, at the right) to whole windows *before* it is shifted.
 
     timm shifts first and pads then, so the last rows and columns share a window with other places than in the published detectors

@@ -27,6 +27,13 @@ BACKBONES = {
     "swin_large": {"name": "timm:swin_large_patch4_window7_224", "drop_path": 0.5},
 }
 """Arguments of `detection_backbone`."""
+FROZEN = {
+    "resnet50": r"^backbone\.net\.(conv1|layer1)\.",
+    "swin_tiny": r"^backbone\..*(norm|relative_position_bias_table)",
+    "swin_large": r"^backbone\..*(norm|relative_position_bias_table)",
+}
+"""What the release never trains, as a regular expression over parameter names: stem and first stage of ResNet; norms and position
+tables of Swin, also the norms behind its stages. Nothing outside the backbone."""
 ROBERTA = {
     "model_type": "roberta",
     "vocab_size": 50265,
