@@ -67,7 +67,7 @@ def test_permuted_labels_give_permuted_logits(fusion: str) -> None:
 
 @pytest.mark.parametrize(("fusion", "boxes", "logits"), [("none", True, True), ("late", True, False), ("alif", False, False)])
 def test_what_further_texts_can_change(fusion: str, boxes: bool, logits: bool) -> None:
-    """Nothing without fusion, names alone under late fusion, boxes too under ALIF."""
+    """Further relations: nothing without fusion, names alone under late fusion, boxes too under ALIF."""
     model = detector(fusion=fusion).eval()
     for head in (*model.entity_decoder.subject_box, *model.entity_decoder.object_box):
         torch.nn.init.normal_(head.last.weight)
@@ -76,6 +76,49 @@ def test_what_further_texts_can_change(fusion: str, boxes: bool, logits: bool) -
     same_boxes = torch.allclose(few.subject_box_BSQ4, more.subject_box_BSQ4, atol=1e-6)
     same_logits = torch.allclose(few.relation_logit_BSQR, more.relation_logit_BSQR[..., :2], atol=1e-5)
     assert (same_boxes, same_logits) == (boxes, logits)
+
+
+@pytest.mark.parametrize("variant", ["parse", "parsed", "parseda"])
+def test_late_fusion_reads_boxes_off_fused_queries_and_references_off_the_decoder(variant: str) -> None:
+    model = detector(fusion="late", variant=variant, **({"levels": 1} if variant == "parse" else {})).eval()
+    decoder = model.entity_decoder
+    for head in (*decoder.subject_box, *decoder.object_box):
+        torch.nn.init.normal_(head.last.weight)
+    kept: dict[str, Tensor] = {}
+    decoder.register_forward_hook(lambda module, args, out: kept.update(queries=args[0].reference_BQC, own=out[1]))
+    model.relation_decoder.register_forward_hook(lambda module, args, out: kept.update(asked=args[1]))
+    model.late_entities.register_forward_hook(lambda module, args, out: kept.update(fused=out[0]))
+    image, text = torch.rand(1, 3, 40, 40), torch.randn(9, 24)
+    said = model(image, text, entities=4)
+    assert torch.equal(kept["asked"], kept["own"][:, -1])  # relations look where the decoder's own boxes lie
+    for layer in range(2):
+        for side, slots in (("subject", slice(0, 5)), ("object", slice(5, 10))):
+            heads = getattr(decoder, f"{side}_box")
+            logit = heads[min(layer, len(heads) - 1)](kept["fused"][:, layer, slots])
+            if variant != "parse":
+                reference = (kept["queries"] if layer == 0 else kept["own"][:, 0])[:, slots].logit(1e-5)
+                logit[..., : reference.shape[-1]] += reference
+            torch.testing.assert_close(getattr(said, f"{side}_box_BSQ4")[:, layer], logit.sigmoid())
+    text[0] += 1.0
+    assert (model(image, text, entities=4).subject_box_BSQ4 - said.subject_box_BSQ4).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", ["parsed", "parseda"])
+def test_fresh_relation_boxes_change_nothing_and_learn_nothing(variant: str) -> None:
+    with_boxes, without = (detector(variant=variant, relation_boxes=boxes) for boxes in (True, False))
+    added = dict(with_boxes.named_parameters()).keys() - dict(without.named_parameters()).keys()
+    assert len(added) == 2 * 2 * 6
+    image, text = torch.rand(1, 3, 40, 40), torch.randn(7, 24)
+    said = with_boxes(image, text, entities=4)
+    torch.testing.assert_close(said.relation_logit_BSQR, without(image, text, entities=4).relation_logit_BSQR)
+    objective(said).backward()
+    assert all(with_boxes.get_parameter(name).grad is None for name in added)
+    for head in (*with_boxes.relation_decoder.subject_box, *with_boxes.relation_decoder.object_box):
+        torch.nn.init.constant_(head.last.bias, 1.0)
+    moved = with_boxes(image, text, entities=4)
+    assert torch.equal(moved.relation_logit_BSQR[:, 0], said.relation_logit_BSQR[:, 0])  # the first layer's reference stays
+    assert (moved.relation_logit_BSQR[:, 1] - said.relation_logit_BSQR[:, 1]).abs().max() > 1e-3
+    assert torch.equal(moved.subject_box_BSQ4, said.subject_box_BSQ4)
 
 
 @pytest.mark.parametrize("fusion", ["alif", "late", "none"])

@@ -117,7 +117,7 @@ def test_no_name_and_no_shape_is_left_over_on_either_side(backbone: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("backbone", "count"), [("resnet50", 212_898_046), ("swin_tiny", 213_441_080), ("swin_large", 383_031_890)]
+    ("backbone", "count"), [("resnet50", 213_693_718), ("swin_tiny", 214_236_752), ("swin_large", 383_827_562)]
 )
 def test_published_architectures_have_their_size(backbone: str, count: int) -> None:
     with torch.device("meta"):
@@ -140,6 +140,7 @@ def test_values_survive_both_ways() -> None:
         "relation_decoder.fuse.out.weight": values(256, 256),
         "relation_decoder.fuse.out.bias": values(256),
         "entity_decoder.subject_box.1.4.weight": values(4, 256),
+        "relation_decoder.subject_box.1.4.weight": values(4, 256),
         "entity_decoder.layers.0.norm_1.weight": values(256),
         "labels.tower.net.embeddings.position_embeddings.weight": values(514, 4),
         "backbone.net.layers_2.downsample.reduction.weight": values(8, 16),
@@ -153,10 +154,37 @@ def test_values_survive_both_ways() -> None:
     assert torch.equal(theirs[value], ours["encoder.language.1.0.self_attn.in_proj_weight"][2 * 768 :])
     assert torch.equal(theirs["transformer.ho_decoder.layers.0.norm2.weight"], ours["entity_decoder.layers.0.norm_1.weight"])
     assert torch.equal(theirs["transformer.verb_tgt_generator.fc_3.5.weight"], ours["relation_decoder.fuse.out.weight"][:, 80:96])
-    assert not theirs["sub_bbox_embed.4.layers.2.weight"].any()
+    assert torch.equal(theirs["sub_bbox_embed.4.layers.2.weight"], ours["relation_decoder.subject_box.1.4.weight"])
     assert "backbone.0.body.layers.1.downsample.reduction.weight" in theirs
     with pytest.raises(ConfigError, match=r"'head\.weight' has no place in RLIPv2-ParSeDA"):
         from_released({"head.weight": values(1)})
+
+
+@pytest.mark.parametrize("kept", ["top", "decoders", "both"])
+def test_box_heads_may_stand_under_either_of_their_names(kept: str) -> None:
+    """The release shares every head between the top and a decoder; a file that keeps a shared tensor once has one name of the two."""
+    ours = {
+        f"{decoder}_decoder.{side}_box.{layer}.4.bias": torch.randn(4)
+        for decoder in ("entity", "relation")
+        for side in ("subject", "object")
+        for layer in range(3)
+    }
+    written = to_released(ours)
+    top = {name for name in written if name.startswith(("sub_", "obj_"))}
+    assert len(top) == len(ours)
+    written = {
+        name: value for name, value in written.items() if kept == "both" or "bbox" not in name or (name in top) == (kept == "top")
+    }
+    read = from_released(written)
+    assert all(torch.equal(read[name], value) for name, value in ours.items())
+
+
+def test_a_model_without_relation_boxes_is_written_with_heads_that_change_nothing() -> None:
+    ours = {f"entity_decoder.object_box.0.{row}.bias": torch.randn(4) for row in (2, 4)}
+    written = to_released(ours)
+    for name in ("obj_bbox_embed.3.layers", "transformer.verb_decoder.obj_bbox_embed.0.layers"):
+        assert not written[f"{name}.2.bias"].any()
+        assert written[f"{name}.1.bias"].any()
 
 
 def test_windows_are_numbered_as_swin_numbers_them() -> None:

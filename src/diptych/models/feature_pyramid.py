@@ -63,15 +63,18 @@ class FeaturePyramid(nn.Module):
 
     levels   of the result; more than there are maps adds coarser ones, and one level alone takes the coarsest map
     centred  see `map_sine`
+    groups   of the GroupNorms, 32 as published; None: the most of 32, 16, 8, ... that leave four channels a group (32 at width 256)
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int, *, levels: int, centred: bool = False) -> None:
+    def __init__(
+        self, channels: tuple[int, ...], width: int, *, levels: int, centred: bool = False, groups: int | None = None
+    ) -> None:
         super().__init__()
         if levels < len(channels) and levels != 1:
             raise ConfigError(f"{levels} levels for {len(channels)} maps (expected {len(channels)} or more, or 1)")
         self.used = channels[-1:] if levels == 1 else channels
         extra = [self.used[-1], *[width] * (levels - len(self.used))]
-        groups = next(count for count in (32, 16, 8, 4, 2, 1) if width % count == 0 and width // count >= 4)
+        groups = groups or next(count for count in (32, 16, 8, 4, 2, 1) if width % count == 0 and width // count >= 4)
         self.project = nn.ModuleList(
             [nn.Sequential(nn.Conv2d(count, width, 1), nn.GroupNorm(groups, width)) for count in self.used]
             + [nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(groups, width)) for a, b in pairwise(extra)]

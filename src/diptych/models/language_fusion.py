@@ -132,7 +132,7 @@ class BidirectionalFusion(nn.Module):
 class LateFusion(nn.Module):
     """Decoded queries and label texts in one sequence through pre-norm transformer layers; what each layer gives is kept.
 
-    The baseline of ALIF: it changes how queries are named and can change no box.
+    The baseline of ALIF. Names and boxes are both read off the fused queries, so the list of labels changes boxes too.
     """
 
     def __init__(self, width: int, heads: int, *, mlp_width: int, layers: int, dropout: float = 0.0) -> None:

@@ -8,6 +8,7 @@ Letters: B batch, S layers, N pairs, Q entity queries (2N: subjects, then object
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -85,23 +86,28 @@ class EntityDecoder(nn.Module):
             boxes.append(box_BQ4)
         return torch.stack(contents, 1), torch.stack(boxes, 1)
 
+    def read_boxes(self, content_BSQD: Tensor, reference_BQC: Tensor | None, box_BSQ4: Tensor) -> Tensor:
+        """box_BSQ4 that the heads read off other contents (late fusion: the fused queries), from the references that the decoder's
+        own boxes set: `reference_BQC` of the queries for the first layer, `box_BSQ4` of the layer before for the others."""
+        references = [reference_BQC, *([None] * (len(self.layers) - 1) if self.dense else box_BSQ4.detach()[:, :-1].unbind(1))]
+        heads = [min(row, len(self.subject_box) - 1) for row in range(len(self.layers))]
+        return torch.stack([self._boxes(*read) for read in zip(heads, content_BSQD.unbind(1), references, strict=True)], 1)
+
     def _boxes(self, head: int, x_BQD: Tensor, reference_BQC: Tensor | None) -> Tensor:
         subject_BND, object_BND = x_BQD.chunk(2, 1)
         change_BQ4 = torch.cat((self.subject_box[head](subject_BND), self.object_box[head](object_BND)), 1)
-        if reference_BQC is None:
-            return change_BQ4.sigmoid()
-        logit_BQC = reference_BQC.logit(EDGE)
-        if logit_BQC.shape[-1] == 2:
-            logit_BQC = torch.cat((logit_BQC, torch.zeros_like(logit_BQC)), -1)
-        return (change_BQ4 + logit_BQC).sigmoid()
+        return change_BQ4.sigmoid() if reference_BQC is None else _moved(reference_BQC, change_BQ4)
 
 
 class RelationDecoder(nn.Module):
     """N relation queries, each made from its subject and its object, through layers of their own.
 
     A query starts as MultiBranchFusion(h_s, h_o) + learned vectors of both slots, and looks at the mean of its two boxes (centre and
-    sides averaged: not their union). Boxes are references only: no gradient goes back into them from here. The released
-    module has box heads here too, which get no loss and stay at zero change; they are left out.
+    sides averaged: not their union). Boxes are references only: no gradient goes back into them from here.
+
+    The released module has box heads here too (`add_boxes`). They move both boxes behind each layer and so the next layer's reference,
+    get no loss and never learn. Pre-training starts from a COCO detector that fills them with trained weights, so in a released
+    checkpoint they are not zero; fresh ones are, and move nothing.
 
     position  "box": as entity queries with anchors. "learned": a vector a pair (ParSeD). "entities": h_s + h_o, and content 0 (ParSe)
     """
@@ -127,20 +133,43 @@ class RelationDecoder(nn.Module):
         boxes = position == "box" or (position == "learned" and given)
         self.box_position = BoxPosition(width, in_padded=in_padded) if boxes else None
         self.norm = nn.LayerNorm(width) if layers[0].dense else None
+        self.subject_box: nn.ModuleList | None = None
+        self.object_box: nn.ModuleList | None = None
+
+    def add_boxes(self, entities: EntityDecoder) -> None:
+        """Box heads as released: copies of the entity decoder's with a last layer of zeros, frozen."""
+        self.subject_box, self.object_box = deepcopy(entities.subject_box), deepcopy(entities.object_box)
+        for head in (*self.subject_box, *self.object_box):
+            assert isinstance(head, MLP)
+            nn.init.zeros_(head.last.weight)
+            nn.init.zeros_(head.last.bias)
+            head.requires_grad_(False)
 
     def forward(self, entity_BQD: Tensor, box_BQ4: Tensor, pyramid: Pyramid, hidden_BNN: Tensor | None = None) -> Tensor:
         """content_BSND after each layer, from the entity decoder's last contents and boxes."""
         subject_BND, object_BND = entity_BQD.chunk(2, 1)
         subject_BN4, object_BN4 = box_BQ4.detach().chunk(2, 1)
-        mean_BN4 = (subject_BN4 + object_BN4) / 2
         position_BND = subject_BND + object_BND if self.position_ND is None else self.position_ND[None]
         x_BND = torch.zeros_like(subject_BND) if self.fuse is None else self.fuse(subject_BND, object_BND)
         if self.content_QD is not None:
             x_BND = x_BND + sum(self.content_QD.chunk(2))
         contents = []
         for row, layer in enumerate(self.layers):
+            mean_BN4 = (subject_BN4 + object_BN4) / 2
             if self.box_position is not None:
                 position_BND = self.box_position(mean_BN4, x_BND, pyramid, first=row == 0)
             x_BND = layer(x_BND, position_BND, mean_BN4, pyramid, hidden_BNN)
             contents.append(x_BND if self.norm is None else self.norm(x_BND))
+            if self.subject_box is not None and self.object_box is not None:
+                with torch.no_grad():
+                    subject_BN4 = _moved(subject_BN4, self.subject_box[row](x_BND))
+                    object_BN4 = _moved(object_BN4, self.object_box[row](x_BND))
         return torch.stack(contents, 1)
+
+
+def _moved(reference_BQC: Tensor, change_BQ4: Tensor) -> Tensor:
+    """cxcywh in 0..1: references (boxes, or points whose sides count as 1/2) moved in the space of logits."""
+    logit_BQC = reference_BQC.logit(EDGE)
+    if logit_BQC.shape[-1] == 2:
+        logit_BQC = torch.cat((logit_BQC, torch.zeros_like(logit_BQC)), -1)
+    return (change_BQ4 + logit_BQC).sigmoid()

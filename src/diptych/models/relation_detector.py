@@ -43,8 +43,10 @@ class DetectorShape:
     layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
                      off, or under another fusion: all against the last
     text_scale       see `LabelClassifier`
+    norm_groups      see `feature_pyramid.FeaturePyramid`; None is the published 32 at the published width
     centred          see `sine_position.map_sine`: True for Swin, False for ResNet as released
     in_padded        see `pair_decoder.BoxPosition`: True as released
+    relation_boxes   see `pair_decoder.RelationDecoder`: True as released (not with parse, which has no references)
     """
 
     variant: Variant = "parseda"
@@ -60,8 +62,10 @@ class DetectorShape:
     points: int = 4
     branches: int = 16
     dropout: float = 0.0
+    norm_groups: int | None = None
     centred: bool = False
     in_padded: bool = False
+    relation_boxes: bool = False
     fusion: Fusion = "alif"
     fusion_before: tuple[int, ...] = (0, 2, 4)
     fusion_width: int = 2048
@@ -85,6 +89,8 @@ class DetectorShape:
                 raise ConfigError(f"unknown {name} {getattr(self, name)!r} (expected {' | '.join(known)})")
         if self.width % 4 or self.width % self.heads:
             raise ConfigError(f"width {self.width} with {self.heads} heads (expected a multiple of 4 and of the heads)")
+        if self.norm_groups is not None and (self.norm_groups < 1 or self.width % self.norm_groups):
+            raise ConfigError(f"{self.norm_groups} norm_groups for a width of {self.width} (expected a divisor of the width)")
         if min(self.pairs, self.encoder_layers, self.decoder_layers) < 1:
             raise ConfigError("a detector needs one pair query, one encoder layer and one decoder layer or more")
         if self.variant == "parse" and (self.levels != 1 or self.given):
@@ -129,7 +135,9 @@ class RelationDetector(nn.Module):
         super().__init__()
         self.backbone, self.labels, self.shape = backbone, labels, shape
         width, pairs, dense = shape.width, shape.pairs, shape.variant == "parse"
-        self.pyramid = FeaturePyramid(backbone.channels, width, levels=shape.levels, centred=shape.centred)
+        self.pyramid = FeaturePyramid(
+            backbone.channels, width, levels=shape.levels, centred=shape.centred, groups=shape.norm_groups
+        )
         self.encoder = _encoder(shape, labels.width)
         anchors = not dense and (shape.variant == "parseda" or shape.given) and not (shape.given and shape.given_point)
         self.entity_decoder = EntityDecoder(_decoder_layers(shape), width, anchors=anchors, in_padded=shape.in_padded)
@@ -150,6 +158,8 @@ class RelationDetector(nn.Module):
                 for _ in range(2)
             )
         self.reset_parameters()
+        if shape.relation_boxes and not dense:
+            self.relation_decoder.add_boxes(self.entity_decoder)
         # Behind the general initialisation: these keep their own.
         self.queries: nn.Module = (
             GivenQueries(width, point=shape.given_point)
@@ -215,30 +225,37 @@ class RelationDetector(nn.Module):
         entity_BSED, box_BSE4 = self.entity_decoder(queries, pyramid)
         hidden_BNN = None if given is None else _padding(given.valid_BN)
         relation_BSQD = self.relation_decoder(entity_BSED[:, -1], box_BSE4[:, -1], pyramid, hidden_BNN)
-        subject_box, object_box = box_BSE4.chunk(2, 2)
-        logits = self._named(entity_BSED, relation_BSQD, text_SXTD, entities, given)
-        return PairSet(subject_box, object_box, *logits, text_TD[entities:])
-
-    def _named(
-        self, entity_BSED: Tensor, relation_BSQD: Tensor, texts: list[Tensor], entities: int, given: GivenPairs | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of subjects, objects and relations."""
-        layers = entity_BSED.shape[1]
-        if self.late_entities is not None and self.late_relations is not None:
-            text_BTD = texts[-1].expand(len(entity_BSED), -1, -1)
-            valid_BN = None if given is None else given.valid_BN
-            valid_BE = None if valid_BN is None else valid_BN.repeat(1, 2)
-            entity_BSED, name_BSCD = self.late_entities(entity_BSED[:, -1], text_BTD[:, :entities], valid_BE)
-            relation_BSQD, name_BSRD = self.late_relations(relation_BSQD[:, -1], text_BTD[:, entities:], valid_BN)
-            text = torch.cat((name_BSCD, name_BSRD), 2)
-        elif len(texts) == 1 and texts[0].ndim == 2:
-            text = texts[0]
-        else:
-            chosen = texts if self.shape.layer_texts else [texts[-1]] * layers
-            text = torch.stack(chosen, 1)
+        text = self._decoder_texts(text_SXTD, len(image_BCHW))
+        if self.late_entities is not None:
+            entity_BSED, relation_BSQD, text = self._fuse_late(entity_BSED[:, -1], relation_BSQD[:, -1], text, entities, given)
+            # Published: the boxes too are read off the fused queries, while references stay those of the decoder.
+            box_BSE4 = self.entity_decoder.read_boxes(entity_BSED, queries.reference_BQC, box_BSE4)
         text = self.classifier.texts(text)
+        subject_box, object_box = box_BSE4.chunk(2, 2)
         subject_logit, object_logit = self.classifier.entities(entity_BSED, text[..., :entities, :]).chunk(2, 2)
-        return subject_logit, object_logit, self.classifier.relations(relation_BSQD, text[..., entities:, :])
+        relation_logit = self.classifier.relations(relation_BSQD, text[..., entities:, :])
+        return PairSet(subject_box, object_box, subject_logit, object_logit, relation_logit, text_TD[entities:])
+
+    def _decoder_texts(self, texts: list[Tensor], batch: int) -> Tensor:
+        """What decoder layers are classified against: one list for all, [T, D] (late fusion: [B, T, D]), or one a layer, [B, S, T, D]."""
+        if self.late_entities is not None:
+            return texts[-1].expand(batch, -1, -1)
+        if len(texts) == 1 and texts[0].ndim == 2:
+            return texts[0]
+        chosen = texts if self.shape.layer_texts else [texts[-1]] * self.shape.decoder_layers
+        return torch.stack(chosen, 1)
+
+    def _fuse_late(
+        self, entity_BED: Tensor, relation_BQD: Tensor, text_BTD: Tensor, entities: int, given: GivenPairs | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """entity_BSED, relation_BSQD and text_BSTD after each layer of late fusion, from the decoders' last contents."""
+        assert self.late_entities is not None
+        assert self.late_relations is not None
+        valid_BN = None if given is None else given.valid_BN
+        valid_BE = None if valid_BN is None else valid_BN.repeat(1, 2)
+        entity_BSED, name_BSCD = self.late_entities(entity_BED, text_BTD[:, :entities], valid_BE)
+        relation_BSQD, name_BSRD = self.late_relations(relation_BQD, text_BTD[:, entities:], valid_BN)
+        return entity_BSED, relation_BSQD, torch.cat((name_BSCD, name_BSRD), 2)
 
     def _check(self, image_BCHW: Tensor, text_TD: Tensor, entities: int, given: GivenPairs | None) -> None:
         least = self.backbone.strides[-1]

@@ -1,9 +1,10 @@
 """The released RLIPv2-ParSeDA models: how to build them, and their tensors under the names of the released checkpoints.
 
 `build("resnet50")` is the architecture; `from_released` and `to_released` translate its state dict. What the release holds and ours
-does not, because it computes nothing of its own: a second copy of the box heads, box heads of the relation decoder (detached, never
-trained, zero change), the numbering buffers of RoBERTa and Swin, one bias a branch of the multi-branch fusion (only their sum
-matters), and gate vectors of which only the first number is read. `to_released` writes all of them.
+does not, because it computes nothing of its own: a second name for every box head (the heads of both decoders stand at the top once
+more; a file that keeps shared tensors once may have either name), the numbering buffers of RoBERTa and Swin, one bias a branch of the
+multi-branch fusion (only their sum matters), and gate vectors of which only the first number is read. `to_released` writes all of them,
+and box heads that change nothing for a model whose relation decoder has none.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def build(backbone: str, *, pairs: int = 100) -> RelationDetector:
     return RelationDetector(
         detection_backbone(**BACKBONES[backbone]),  # type: ignore[arg-type]
         label_encoder("hf", config=ROBERTA),
-        DetectorShape(pairs=pairs, centred=backbone != "resnet50", in_padded=True),
+        DetectorShape(pairs=pairs, centred=backbone != "resnet50", in_padded=True, relation_boxes=True),
     )
 
 
@@ -119,8 +120,12 @@ _TABLE: tuple[tuple[str, str], ...] = (
     *((f"relation_decoder.layers.{{}}.{a}", f"transformer.verb_decoder.layers.{{}}.{b}") for a, b in _DECODER),
     *((f"entity_decoder.{a}", f"transformer.ho_decoder.{b}") for a, b in _POSITION),
     *((f"relation_decoder.{a}", f"transformer.verb_decoder.{b}") for a, b in _POSITION),
-    *((f"entity_decoder.subject_box.{{}}.{2 * n}", f"sub_bbox_embed.{{}}.layers.{n}") for n in range(3)),
-    *((f"entity_decoder.object_box.{{}}.{2 * n}", f"obj_bbox_embed.{{}}.layers.{n}") for n in range(3)),
+    *(
+        (f"{ours}_decoder.{side}_box.{{}}.{2 * n}", f"transformer.{theirs}_decoder.{side[:3]}_bbox_embed.{{}}.layers.{n}")
+        for ours, theirs in (("entity", "ho"), ("relation", "verb"))
+        for side in ("subject", "object")
+        for n in range(3)
+    ),
     ("relation_decoder.fuse.first", "transformer.verb_tgt_generator.fc_1"),  # a tensor a branch in the release
     ("relation_decoder.fuse.second", "transformer.verb_tgt_generator.fc_2"),
     ("relation_decoder.fuse.out", "transformer.verb_tgt_generator.fc_3"),
@@ -140,19 +145,17 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("labels.tower.net.encoder", "transformer.text_encoder.encoder"),
 )
 _BRANCHES, _LAYERS = 16, 3
+_TOP_HEAD = re.compile(r"((?:sub|obj)_bbox_embed)\.(\d+)\.(.+)")
+_HEAD = re.compile(r"transformer\.(ho|verb)_decoder\.((?:sub|obj)_bbox_embed)\.(\d+)\.(.+)")
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of `build(...)`, from that of a released model (the entry "model" of its checkpoint file)."""
-    joined = _join(tensors)
+    joined = _join(_heads_once(tensors))
     out = {}
     for name, tensor in joined.items():
         if re.fullmatch(r".*(relative_position_index|embeddings\.position_ids|num_batches_tracked)", name):
             continue
-        if re.fullmatch(r"transformer\.(ho|verb)_decoder\.(sub|obj)_bbox_embed\..*", name):
-            continue  # the copy of the heads that stand at the top
-        if (head := re.fullmatch(r"(?:sub|obj)_bbox_embed\.(\d+)\..*", name)) and int(head[1]) >= _LAYERS:
-            continue  # of the relation decoder
         out[_renamed(name, [(theirs, ours) for ours, theirs in _TABLE], _backbone_from_released)] = tensor
     return {name: tensor[:1] if name.endswith("_gate.gate") else tensor for name, tensor in out.items()}
 
@@ -161,12 +164,13 @@ def to_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of a released model, from that of `build(...)`."""
     renamed = {_renamed(name, _TABLE, _backbone_to_released): tensor for name, tensor in tensors.items()}
     out = _split(renamed)
-    for name in [name for name in out if re.fullmatch(r"(sub|obj)_bbox_embed\..*", name)]:
-        kind, layer, rest = name.split(".", 2)
-        silent = torch.zeros_like(out[name]) if rest.startswith("layers.2") else out[name]
-        out[f"{kind}.{int(layer) + _LAYERS}.{rest}"] = silent
-        out[f"transformer.ho_decoder.{kind}.{layer}.{rest}"] = out[name]
-        out[f"transformer.verb_decoder.{kind}.{layer}.{rest}"] = silent
+    heads = {name: head.groups() for name in out if (head := _HEAD.fullmatch(name))}
+    for name, (decoder, kind, layer, rest) in heads.items():
+        verb = f"transformer.verb_decoder.{kind}.{layer}.{rest}"
+        if verb not in heads:
+            out[verb] = torch.zeros_like(out[name]) if rest.startswith("layers.2") else out[name]
+            out[f"{kind}.{int(layer) + _LAYERS}.{rest}"] = out[verb]
+        out[f"{kind}.{int(layer) + (_LAYERS if decoder == 'verb' else 0)}.{rest}"] = out[name]
     embeddings = "transformer.text_encoder.embeddings"
     if (places := out.get(f"{embeddings}.position_embeddings.weight")) is not None:
         out[f"{embeddings}.position_ids"] = torch.arange(len(places))[None]
@@ -177,6 +181,18 @@ def to_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 # ---------------------------------------------------------------- tensors that the two hold differently
+
+
+def _heads_once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Released tensors with every box head under its decoder's name alone. Where a file holds both names, that at the top counts, as
+    it does when the release loads one."""
+    out = {name: tensor for name, tensor in tensors.items() if not _TOP_HEAD.fullmatch(name)}
+    for name, tensor in tensors.items():
+        if head := _TOP_HEAD.fullmatch(name):
+            kind, layer, rest = head.groups()
+            decoder, row = ("verb", int(layer) - _LAYERS) if int(layer) >= _LAYERS else ("ho", int(layer))
+            out[f"transformer.{decoder}_decoder.{kind}.{row}.{rest}"] = tensor
+    return out
 
 
 def _join(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -73,8 +73,10 @@ class RLIPv2(GraphRecipe):
     encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
     branches     of the fusion of subject and object
     dropout      in encoder and decoders
+    norm_groups  groups of the GroupNorms in the pyramid; none: 32 at the published width
     centred      positions at pixel centres: Swin as released; not ResNet
     in_padded    positions of boxes in the padded image, as released
+    relation_boxes   frozen box heads of the relation decoder, as released: they matter only with a checkpoint's weights
     fusion       alif (in the encoder), late (behind the decoders, RLIPv1), none
     fusion_before   encoder layers before which image and labels meet
     fusion_width, fusion_dropout   of a meeting, all heads together
@@ -144,8 +146,10 @@ class RLIPv2(GraphRecipe):
     points: int = 4
     branches: int = 16
     dropout: float = 0.0
+    norm_groups: int | None = None
     centred: bool = False
     in_padded: bool = True
+    relation_boxes: bool = True
     fusion: Fusion = "alif"
     fusion_before: tuple[int, ...] = (0, 2, 4)
     fusion_width: int = 2048
@@ -284,6 +288,7 @@ class RLIPv2(GraphRecipe):
             branches=8,
             centred=True,
             in_padded=False,
+            relation_boxes=False,
             fusion_before=(0, 2),
             fusion_width=128,
             fusion_dropout=0.0,
