@@ -24,7 +24,7 @@ from diptych.data.graph_batch import graph_batch
 from diptych.data.graph_transforms import Squashed
 from diptych.data.label_lists import CorpusNames, ListSampler
 from diptych.objectives.matching import PairCost, assign, relation_cost
-from diptych.objectives.pair_set import PairSetLoss
+from diptych.objectives.pair_set import Matched, PairSetLoss
 from diptych.objectives.pair_tensors import PairPredictions, PairTargets
 from diptych.objectives.relation_quality import label_similarity, pseudo_labels
 from diptych.worlds import links
@@ -52,9 +52,10 @@ def naive(predictions: PairPredictions, targets: PairTargets, loss: PairSetLoss)
     """One image, one layer, one query at a time."""
     images, layers, queries, names = predictions.subject_logit_BSQC.shape
     total = dict.fromkeys(("labels", "relations", "boxes", "giou"), torch.zeros((), dtype=torch.float64))
-    cost = PairCost()(predictions, targets)
+    cost = PairCost(subjects=loss.subjects)(predictions, targets)
     for s in range(layers):
-        pairs, positives, relations = 0, 0, torch.zeros((), dtype=torch.float64)
+        positives, relations = 0, torch.zeros((), dtype=torch.float64)
+        apart: dict[str, list[tuple[Tensor, Tensor]]] = {"subject": [], "object": []}
         label: dict[tuple[str, int, int], int] = {}
         goal = torch.zeros_like(predictions.relation_logit_BSQR[:, s])
         for b in range(images):
@@ -64,14 +65,12 @@ def naive(predictions: PairPredictions, targets: PairTargets, loss: PairSetLoss)
             for g, q in enumerate(query.tolist()):
                 if q < 0:
                     continue
-                pairs += 1
                 exists = targets.has_object_BG is None or bool(targets.has_object_BG[b, g])
                 ends = [("subject", predictions.subject_box_BSQ4[b, s, q], targets.subject_box_BG4[b, g])]
                 ends += [("object", predictions.object_box_BSQ4[b, s, q], targets.object_box_BG4[b, g])] if exists else []
                 overlap = []
-                for _, box, true in ends:
-                    total["boxes"] = total["boxes"] + loss.box * (box - true).abs().sum()
-                    total["giou"] = total["giou"] + loss.giou * (1 - giou(box, true))
+                for end, box, true in ends:
+                    apart[end].append(((box - true).abs().sum(), 1 - giou(box, true)))
                     overlap.append(giou(box, true).detach())
                 label["subject", b, q] = int(targets.subject_label_BG[b, g])
                 label["object", b, q] = int(targets.object_label_BG[b, g])
@@ -80,7 +79,11 @@ def naive(predictions: PairPredictions, targets: PairTargets, loss: PairSetLoss)
                     goal[b, q] = pseudo_labels(goal[b, q][None], label_similarity(TEXT), threshold=loss.pseudo)[0]
                 if loss.quality:
                     goal[b, q] *= (min(overlap) + 1) / 2
-        for end, logit in (("subject", predictions.subject_logit_BSQC), ("object", predictions.object_logit_BSQC)):
+        for one in apart.values():  # subjects by the pairs, objects by those that exist
+            total["boxes"] = total["boxes"] + loss.box * sum(l1 for l1, _ in one) / max(1, len(one))
+            total["giou"] = total["giou"] + loss.giou * sum(far for _, far in one) / max(1, len(one))
+        ends = (("subject", predictions.subject_logit_BSQC), ("object", predictions.object_logit_BSQC))
+        for end, logit in ends if loss.subjects else ends[1:]:
             rows = [label.get((end, b, q), UNMATCHED) for b, q in itertools.product(range(images), range(queries))]
             if loss.matching != "given":
                 rows = [names - 1 if row == UNMATCHED else row for row in rows]
@@ -101,7 +104,6 @@ def naive(predictions: PairPredictions, targets: PairTargets, loss: PairSetLoss)
                 relations = relations - ((1 - p) ** 2 * p.log() if y == 1 else (1 - y) ** 4 * p**2 * (1 - p).log())
                 positives += bool(y == 1)
         total["relations"] = total["relations"] + loss.relation * relations / max(1, positives)
-    total["boxes"], total["giou"] = total["boxes"] / pairs, total["giou"] / pairs
     return total
 
 
@@ -112,6 +114,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "corner with pseudo-labels": {"quality": False, "focal": "corner"},
     "quality only": {"pseudo": None},
     "last match": {"matching": "last"},
+    "without subject classes": {"subjects": False},
     "other weights": {"label": 2.0, "relation": 0.5, "box": 5.0, "giou": 2.0, "background": 0.3, "pseudo": 0.7},
 }
 
@@ -125,8 +128,9 @@ def test_equals_loops_with_every_gradient(name: str, without_object: bool) -> No
     expected = naive(predictions, targets, loss)
     for term, value in expected.items():
         torch.testing.assert_close(terms[term], value, rtol=1e-9, atol=0, msg=term)
-    got = torch.autograd.grad(sum(terms.values()), inputs)
-    want = torch.autograd.grad(sum(expected.values()), inputs)
+    unused = {"allow_unused": True, "materialize_grads": True}  # the names of subjects, when nothing asks for them
+    got = torch.autograd.grad(sum(terms.values()), inputs, **unused)
+    want = torch.autograd.grad(sum(expected.values()), inputs, **unused)
     for one, two in zip(got, want, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-12)
 
@@ -145,6 +149,36 @@ def test_given_pairs_are_matched_by_place_and_padding_costs_nothing(focal: str) 
         assert gradient[1, :, 0].abs().sum() > 0
     with pytest.raises(ShapeError, match="4 pairs were given but predictions have 3 queries"):
         loss(made.predictions(3, 2, 3, NAMES, RELATIONS), targets)
+
+
+def test_released_divisors_count_existing_objects() -> None:
+    """On one process the release differs by the 1e-4 that it adds to the number of existing objects."""
+    predictions, targets = example(without_object=True)
+    ours, released = (
+        PairSetLoss(divisors=divisors, pseudo=None, matching="last")(predictions, targets)[0]
+        for divisors in ("global", "process")
+    )
+    query_BG = PairSetLoss(matching="last").match(predictions, targets)[:, -1]
+    assert targets.has_object_BG is not None
+    exist = int((targets.has_object_BG & (query_BG >= 0)).sum())
+    assert 0 < exist < int((query_BG >= 0).sum())
+    assert released["boxes"] < ours["boxes"]
+    torch.testing.assert_close(released["boxes"], ours["boxes"], rtol=1e-3, atol=0)
+
+
+def test_predicted_boxes_without_area_are_scored() -> None:
+    """Where the release stops, the loss and its gradient stay finite, and the boxes are drawn towards the true ones."""
+    predictions, targets = example()
+    flat = dataclasses.replace(
+        predictions, subject_box_BSQ4=predictions.subject_box_BSQ4 * torch.tensor([1.0, 1.0, 0.0, 0.0]).double()
+    )
+    inputs = leaves(flat)
+    terms, parts = PairSetLoss(pseudo=None)(flat, targets)
+    gradients = torch.autograd.grad(sum(terms.values()), inputs)
+    assert all(value.isfinite() for value in (*terms.values(), *parts.values()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert (gradients[0][..., 2:] < 0).any()
+    assert terms["giou"] > PairSetLoss(pseudo=None)(predictions, targets)[0]["giou"]
 
 
 def test_gradcheck() -> None:
@@ -382,10 +416,17 @@ def test_released_divisors_average_what_each_process_counts(processes: list[dict
     empty = made.targets([0] * len(COUNTS), NAMES, RELATIONS)
     loss = PairSetLoss(divisors="process")
     alone = [loss(predictions, each, relation_text_RD=TEXT)[0] for each in (targets, empty)[: len(processes)]]
+    matched = Matched.of(predictions, targets, loss.match(predictions, targets))
+    pairs_S, exist_S = matched.counts(torch.ones(LAYERS, dtype=torch.float64))
+    never_S = torch.full_like(pairs_S, torch.inf)
+    subjects, objects = (
+        {"boxes": loss.box * l1, "giou": loss.giou * far}
+        for l1, far in (matched.box_losses(pairs_S, never_S), matched.box_losses(never_S, exist_S + 1e-4))
+    )
     for place, term in enumerate(("labels", "relations", "boxes", "giou")):
         want = torch.stack([each[term] for each in alone]).mean()  # relations: each by its own positives
-        if term in ("boxes", "giou"):  # by the pairs of all, an average process
-            want = alone[0][term]
+        if term in ("boxes", "giou"):  # subjects by the pairs of an average process, objects by each process's own
+            want = subjects[term] + objects[term] / len(processes)
         for each in processes:
             torch.testing.assert_close(each["process"][0][place], want.detach())
 

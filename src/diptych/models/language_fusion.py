@@ -22,9 +22,12 @@ GateKind = Literal[
     "self",
     "self_tanh",
     "self_norm",
+    "self_one_tanh",
     "delta",
     "delta_tanh",
     "delta_norm",
+    "delta_one_norm",
+    "feature_tanh",
     "none",
     "multi_branch",
 ]
@@ -32,25 +35,33 @@ GATES: tuple[str, ...] = get_args(GateKind)
 
 
 class Gate(nn.Module):
-    """x + g * delta: how much of what was read gets in.
+    """x + g * delta: how much of what was read gets in. In brackets the names of the RLIPv2 release.
 
-    scalar        one learned number g (the published choice)              vector      one number a channel (GLIP's LayerScale)
-    self          g = up(ReLU(down(learned vector))), a quarter as wide    delta       the same from delta itself
-    none          g = 1                                                    multi_branch   a `MultiBranchFusion` of x and delta
-    ..._tanh      tanh(g)                                                  ..._norm    a LayerNorm before the ReLU
+    scalar        one learned number g (VXAc, the published choice; scalar_tanh: Vtanh)
+    vector        one number a channel (GLIP's LayerScale; vector_tanh: Etanh)
+    self          g = up(ReLU(down(learned vector))), a quarter as wide (SXAc; self_tanh: Stanh; self_norm: SXAcLN)
+    delta         the same from delta itself (SDFXAc; delta_tanh: SDFtanh; delta_norm: SDFXAcLN)
+    feature       the same from x (feature_tanh: SFtanh)
+    ..._one       up to one number for all channels, half as wide (self_one_tanh: SOtanh; delta_one_norm: SDFOXAcLN)
+    none          g = 1 (XGating)
+    multi_branch  a `MultiBranchFusion` of x and delta (MBF)
+    ..._tanh      tanh(g)
+    ..._norm      a LayerNorm before the ReLU
     """
 
     def __init__(self, width: int, kind: str, start: float) -> None:
         super().__init__()
         if kind not in GATES:
             raise UnknownName("gate", kind, GATES)
-        self.source, _, self.shape = kind.partition("_") if kind != "multi_branch" else (kind, "", "")
+        self.source, *how = [kind] if kind == "multi_branch" else kind.split("_")
+        self.tanh = "tanh" in how
         if self.source in ("scalar", "vector", "self"):
             self.gate = nn.Parameter(torch.full((1 if self.source == "scalar" else width,), start))
-        if self.source in ("self", "delta"):
-            self.down = nn.Linear(width, width // 4)
-            self.norm = nn.LayerNorm(width // 4) if self.shape == "norm" else nn.Identity()
-            self.up = nn.Linear(width // 4, width)
+        if self.source in ("self", "delta", "feature"):
+            inner, out = (width // 2, 1) if "one" in how else (width // 4, width)
+            self.down = nn.Linear(width, inner)
+            self.norm = nn.LayerNorm(inner) if "norm" in how else nn.Identity()
+            self.up = nn.Linear(inner, out)
         if self.source == "multi_branch":
             self.branches = MultiBranchFusion(width)
 
@@ -60,10 +71,12 @@ class Gate(nn.Module):
         if self.source == "multi_branch":
             fused_BND: Tensor = self.branches(x_BND, delta_BND)
             return fused_BND
-        gate = delta_BND if self.source == "delta" else self.gate
-        if self.source in ("self", "delta"):
+        gate = {"delta": delta_BND, "feature": x_BND}.get(self.source)
+        if gate is None:
+            gate = self.gate
+        if self.source in ("self", "delta", "feature"):
             gate = self.up(self.norm(self.down(gate)).relu())
-        return x_BND + (gate.tanh() if self.shape == "tanh" else gate) * delta_BND
+        return x_BND + (gate.tanh() if self.tanh else gate) * delta_BND
 
 
 class BidirectionalFusion(nn.Module):

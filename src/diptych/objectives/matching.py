@@ -80,19 +80,24 @@ def relation_cost(logit_XQR: Tensor, relation_XGR: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class PairCost:
-    """The published cost of a query for a pair; the fields are its weights. Called with predictions and targets."""
+    """The published cost of a query for a pair; the fields are its weights. Called with predictions and targets.
+
+    subjects   names of subjects count too; False is the release without subject classes
+    """
 
     label: float = 1.0
     relation: float = 1.0
     box: float = 2.5
     giou: float = 1.0
+    subjects: bool = True
 
     @torch.no_grad()
     def __call__(self, predictions: PairPredictions, targets: PairTargets) -> Tensor:
         """cost_BSQG. Where a pair has no object, the subject's box alone counts."""
         check_fit(predictions, targets)
-        label_BSQG = label_cost(predictions.subject_logit_BSQC, targets.subject_label_BG[:, None])
-        label_BSQG = label_BSQG + label_cost(predictions.object_logit_BSQC, targets.object_label_BG[:, None])
+        label_BSQG = label_cost(predictions.object_logit_BSQC, targets.object_label_BG[:, None])
+        if self.subjects:
+            label_BSQG = label_cost(predictions.subject_logit_BSQC, targets.subject_label_BG[:, None]) + label_BSQG
         relation_BSQG = relation_cost(predictions.relation_logit_BSQR, targets.relation_BGR[:, None])
         l1_BSQG, giou_BSQG = (torch.maximum(*self._both(kind, predictions, targets)) for kind in (pairwise_l1, _minus_giou))
         return self.label * label_BSQG + self.relation * relation_BSQG + self.box * l1_BSQG + self.giou * giou_BSQG

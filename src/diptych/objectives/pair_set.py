@@ -1,17 +1,18 @@
 """The set-prediction loss of pair detectors (QPIC, RLIP, RLIPv2): match the queries of every decoder layer with the true pairs, then
 
-    1 (CE_s + CE_o)  +  1 L_relation  +  2.5 (L1_s + L1_o) / n  +  1 ((1 - GIoU_s) + (1 - GIoU_o)) / n        summed over layers
+    1 (CE_s + CE_o)  +  1 L_relation  +  2.5 (L1_s / n + L1_o / m)  +  1 ((1 - GIoU_s) / n + (1 - GIoU_o) / m)     summed over layers
 
 CE          softmax cross-entropy over C entity names; the background (the last) is weighted 0.1, unmatched queries aim at it, and
             the sum is divided by the sum of the weights
 L_relation  focal loss over all queries and names, divided by the number of positive targets; unmatched queries aim at 0
-n           matched pairs
+n, m        matched pairs, and those of them whose object exists: V-COCO's "a person walks" has none
 
 Every divisor is summed over all processes (counts are at least 1), so that the average of the processes' gradients is the gradient
-of one process that holds the whole batch. The released code does so for n alone (`divisors="process"`).
+of one process that holds the whole batch. The released code does so for n alone, and adds 1e-4 to m (`divisors="process"`).
 
 What implementations get wrong: a loop over images and layers that starts a hundred small kernels; a quality that carries a gradient
-into the boxes; 0 * NaN from the zero box of an object that does not exist; a batch without a single pair that leaves the box
+into the boxes; 0 * NaN from the zero box of an object that does not exist, or from a predicted box without area (the release stops
+with NaN; here its IoU is 0 and the loss goes on); a batch without a single pair that leaves the box
 heads without a gradient, which stops data-parallel training (here it is zero).
 
 Letters as in `pair_tensors`; M matched pairs of all images and layers together.
@@ -19,7 +20,7 @@ Letters as in `pair_tensors`; M matched pairs of all images and layers together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -49,7 +50,9 @@ class PairSetLoss:
     pseudo       share of the highest similarity above which a similar name earns part of a target; None: no pseudo-labels
     matching     "layer" matches each decoder layer by its own predictions; "last" takes the last layer's match for all;
                  "given": query g answers for pair g, as its region was given; other queries are padding and cost nothing
-    cost         what is matched by
+    cost         what is matched by; None: `PairCost`
+    subjects     name subjects in the loss and in the default cost; False is the release without subject classes, for data whose
+                 subjects are all people
     divisors     "global" counts over all processes, "process" as released
     """
 
@@ -63,7 +66,8 @@ class PairSetLoss:
     quality: bool = True
     pseudo: float | None = 0.3
     matching: Literal["layer", "last", "given"] = "layer"
-    cost: CostFunction = field(default_factory=PairCost)
+    cost: CostFunction | None = None
+    subjects: bool = True
     divisors: Literal["global", "process"] = "global"
 
     def __post_init__(self) -> None:
@@ -86,7 +90,8 @@ class PairSetLoss:
 
         relation_text_RD   features of the relation names before any fusion; pseudo-labels need them
         parts              of the last layer, detached, over all processes: pairs (matched, an image), label_accuracy (subject and
-                           object named right), relation_accuracy (a true relation is likelier than all others), quality (of the boxes)
+                           object named right; without `subjects` the object), relation_accuracy (a true relation is likelier than all
+                           others), quality (of the boxes)
 
         With several processes each brings its own images and all call together; their numbers of images and names may differ.
         """
@@ -99,18 +104,21 @@ class PairSetLoss:
         subject_S, subject_weight_S = self._entities(predictions.subject_logit_BSQC, matched.subject_label_M, matched)
         object_S, object_weight_S = self._entities(predictions.object_logit_BSQC, matched.object_label_M, matched)
         relation_S, positive_S = self._relations(predictions.relation_logit_BSQR, goal_MR, matched)
-        pairs_S = torch.full_like(positive_S, len(goal_MR) / len(positive_S))
-        counts_4S = torch.stack([subject_weight_S, object_weight_S, positive_S, pairs_S])
-        per_subject_S, per_object_S, per_positive_S, per_pair_S = self._divisors(counts_4S, process_group)
-        l1, giou = matched.box_losses()
+        pairs_S, exist_S = matched.counts(positive_S)
+        counts_5S = torch.stack([subject_weight_S, object_weight_S, positive_S, exist_S, pairs_S])
+        per_subject_S, per_object_S, per_positive_S, per_exist_S, per_pair_S = self._divisors(counts_5S, process_group)
+        named_S = object_S / per_object_S + (subject_S / per_subject_S if self.subjects else 0)
+        l1, giou = matched.box_losses(per_pair_S, per_exist_S)
         terms = {
-            "labels": self.label * (subject_S / per_subject_S + object_S / per_object_S).sum(),
+            "labels": self.label * named_S.sum(),
             "relations": self.relation * (relation_S / per_positive_S).sum(),
-            "boxes": self.box * l1 / per_pair_S[0],
-            "giou": self.giou * giou / per_pair_S[0],
+            "boxes": self.box * l1,
+            "giou": self.giou * giou,
         }
         means = mean_over_processes(torch.stack(list(terms.values())), process_group)
-        return dict(zip(terms, means.unbind(), strict=True)), _parts(predictions, matched, quality_M, process_group)
+        return dict(zip(terms, means.unbind(), strict=True)), _parts(
+            predictions, matched, quality_M, self.subjects, process_group
+        )
 
     def match(self, predictions: PairPredictions, targets: PairTargets) -> Tensor:
         """query_BSG: the query of each true pair after each decoder layer, -1 for none."""
@@ -122,7 +130,8 @@ class PairSetLoss:
             own_G = torch.arange(valid_BG.shape[1], device=valid_BG.device)
             return own_G.where(valid_BG, -1)[:, None].expand(-1, layers, -1)
         judged = predictions.layers(-1) if self.matching == "last" else predictions
-        return assign(self.cost(judged, targets), targets.valid_BG[:, None]).expand(-1, layers, -1)
+        cost = PairCost(subjects=self.subjects) if self.cost is None else self.cost
+        return assign(cost(judged, targets), targets.valid_BG[:, None]).expand(-1, layers, -1)
 
     def _goals(self, matched: Matched, quality_M: Tensor, relation_text_RD: Tensor | None) -> Tensor:
         """goal_MR: what the relation probabilities of matched queries should be."""
@@ -156,14 +165,16 @@ class PairSetLoss:
             loss_BSQ = loss_BSQ * matched.among(loss_BSQ)
         return loss_BSQ.sum((0, 2)), positive_BSQR.sum((0, 2, 3)).to(logit_BSQR)
 
-    def _divisors(self, counts_4S: Tensor, process_group: Group) -> Tensor:
-        """Weights of subjects and objects, positives, pairs: the mean of these counts over processes, by which each divides its own
-        sum, so that the mean of the quotients is the quotient of the totals."""
-        own = self.divisors == "process"
-        mean_4S = all_gather(counts_4S, process_group).mean(0)
-        divisor_4S = torch.cat([counts_4S[:3], mean_4S[3:]]) if own else mean_4S
-        least = 1 if own else 1 / world(process_group)[1]  # one positive and one pair in all
-        return torch.cat([divisor_4S[:2].clamp(min=torch.finfo(counts_4S.dtype).tiny), divisor_4S[2:].clamp(min=least)])
+    def _divisors(self, counts_5S: Tensor, process_group: Group) -> Tensor:
+        """Weights of subjects and objects, positives, existing objects, pairs: the mean of these counts over processes, by which each
+        divides its own sum, so that the mean of the quotients is the quotient of the totals."""
+        mean_5S = all_gather(counts_5S, process_group).mean(0)
+        tiny = torch.finfo(counts_5S.dtype).tiny
+        if self.divisors == "process":
+            weights_2S, positive_S, exist_S = counts_5S[:2].clamp(min=tiny), counts_5S[2:3].clamp(min=1), counts_5S[3:4] + 1e-4
+            return torch.cat([weights_2S, positive_S, exist_S, mean_5S[4:].clamp(min=1)])
+        least = 1 / world(process_group)[1]  # one positive, one object and one pair in all
+        return torch.cat([mean_5S[:2].clamp(min=tiny), mean_5S[2:].clamp(min=least)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,16 +224,28 @@ class Matched:
         boxes = self.subject_box_M4, self.true_subject_box_M4, self.object_box_M4, self.true_object_box_M4
         return pair_quality(*boxes, has_object_M=self.has_object_M)
 
-    def box_losses(self) -> tuple[Tensor, Tensor]:
-        """(sum of L1, sum of 1 - GIoU) over subjects and over the objects that exist."""
-        kept = slice(None) if self.has_object_M is None else self.has_object_M
+    def counts(self, like_S: Tensor) -> tuple[Tensor, Tensor]:
+        """pairs_S and exist_S: how many pairs each layer answers for, and how many of them have an object."""
+        layer_M = self.query[1]
+        pairs_S = like_S.new_zeros(like_S.shape).index_add(0, layer_M, like_S.new_ones(len(layer_M)))
+        if self.has_object_M is None:
+            return pairs_S, pairs_S
+        return pairs_S, like_S.new_zeros(like_S.shape).index_add(0, layer_M, self.has_object_M.to(like_S))
+
+    def box_losses(self, per_pair_S: Tensor, per_exist_S: Tensor) -> tuple[Tensor, Tensor]:
+        """(L1, 1 - GIoU), each summed over subjects and over the objects that exist, divided by these numbers a layer."""
+        kept, layer_M = slice(None) if self.has_object_M is None else self.has_object_M, self.query[1]
         box_M4 = torch.cat([self.subject_box_M4, self.object_box_M4[kept]])
         true_M4 = torch.cat([self.true_subject_box_M4, self.true_object_box_M4[kept]])
-        return l1_loss(box_M4, true_M4).sum(), giou_loss(xyxy_from_cxcywh(box_M4), xyxy_from_cxcywh(true_M4)).sum()
+        divisor_M = torch.cat([per_pair_S[layer_M], per_exist_S[layer_M[kept]]])
+        giou_M = giou_loss(xyxy_from_cxcywh(box_M4), xyxy_from_cxcywh(true_M4))
+        return (l1_loss(box_M4, true_M4) / divisor_M).sum(), (giou_M / divisor_M).sum()
 
 
 @torch.no_grad()
-def _parts(predictions: PairPredictions, matched: Matched, quality_M: Tensor, process_group: Group) -> dict[str, Tensor]:
+def _parts(
+    predictions: PairPredictions, matched: Matched, quality_M: Tensor, subjects: bool, process_group: Group
+) -> dict[str, Tensor]:
     """Means over the matched pairs of the last layer, of all processes."""
     images, layers = predictions.subject_box_BSQ4.shape[:2]
     last_M = matched.query[1] == layers - 1
@@ -231,7 +254,8 @@ def _parts(predictions: PairPredictions, matched: Matched, quality_M: Tensor, pr
     relation_MR = F.pad(predictions.relation_logit_BSQR[matched.query], (0, 1), value=-torch.inf)  # the list may be empty
     true_MR = F.pad(matched.relation_MR > 0, (0, 1))
     relation_M = relation_MR.where(true_MR, -torch.inf).amax(-1) > relation_MR.where(~true_MR, -torch.inf).amax(-1)
-    facts_4M = torch.stack([quality_M, *(x.to(quality_M) for x in (subject_M & object_M, relation_M, torch.ones_like(last_M)))])
+    named_M = subject_M & object_M if subjects else object_M
+    facts_4M = torch.stack([quality_M, *(x.to(quality_M) for x in (named_M, relation_M, torch.ones_like(last_M)))])
     own_5 = torch.cat([facts_4M[:, last_M].sum(1), quality_M.new_tensor([images])])
     quality, labels, relations, pairs, images_ = all_gather(own_5, process_group).sum(0).unbind()
     return {

@@ -55,6 +55,7 @@ class RLIPv2(GraphRecipe):
     quality      relations of a matched query are worth as much as its boxes lie well
     pseudo       share of the highest label similarity above which a similar name earns part of a target; none: no pseudo-labels
     matching     each decoder layer is matched by its own predictions, or all by the last one's; given regions need no matching
+    subjects     subjects are named too; off: as released without subject classes, for data whose subjects are all people
     divisors     losses are divided by counts over all processes, or over this one (as released)
     backbone     conv_tiny, or timm:NAME
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
@@ -125,6 +126,7 @@ class RLIPv2(GraphRecipe):
     quality: bool = True
     pseudo: float | None = 0.3
     matching: Literal["layer", "last"] = "layer"
+    subjects: bool = True
     divisors: Literal["global", "process"] = "global"
     hide: Unseen = ""
     noise_box: float = 0.6
@@ -242,6 +244,7 @@ class RLIPv2(GraphRecipe):
             quality=self.quality,
             pseudo=self.pseudo,
             matching="given" if self.given else self.matching,
+            subjects=self.subjects,
             divisors=self.divisors,
         )
 
