@@ -21,7 +21,7 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.models.detection_backbone import detection_backbone
 from diptych.models.label_encoder import label_encoder
 from diptych.models.relation_detector import DetectorShape, RelationDetector
-from diptych.models.rlipv2_names import NUMBERING, gate_of, names, rename
+from diptych.models.rlipv2_names import NUMBERING, QUERY_PARTS, gate_of, names, rename
 from diptych.models.rlipv2_tensors import joined, split
 
 BACKBONES = {
@@ -90,7 +90,7 @@ def from_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHE
         if re.fullmatch(NUMBERING, name):
             continue
         ours = rename(name, table, released=True)
-        if ours is None and name == "query_embed.weight" and shape.given:
+        if name in _unread(shape):
             idle.append(name)
         elif ours is None or (_of_relation_boxes(name) and not shape.relation_boxes and not _silent(name, tensor)):
             strange.append(name)
@@ -148,6 +148,13 @@ def _title(shape: DetectorShape) -> str:
 
 def _listed(names_: list[str]) -> str:
     return f"tensor {names_[0]!r} has" if len(names_) == 1 else f"{len(names_)} tensors ({', '.join(names_)}) have"
+
+
+def _unread(shape: DetectorShape) -> tuple[str, ...]:
+    """Learned queries that the release keeps in every model and reads in others only."""
+    if shape.given:
+        return ("query_embed.weight", *(("transformer.verb_tgt.weight",) if shape.relation_start == "fused" else ()))
+    return (QUERY_PARTS[2],) if shape.variant == "parsed" and shape.relation_start == "fused" else ()
 
 
 def _of_relation_boxes(name: str) -> bool:
