@@ -59,7 +59,9 @@ def test_padding_changes_nothing_from_encoder_to_boxes(dense: bool) -> None:
         coarsest_only=False,
     )
     entities = EntityDecoder(layers(2, dense=dense), WIDTH, anchors=not dense)
-    relations = RelationDecoder(layers(2, dense=dense), WIDTH, 3, position="entities" if dense else "box", branches=4)
+    relations = RelationDecoder(
+        layers(2, dense=dense), WIDTH, 3, position="entities" if dense else "box", start="zero" if dense else "both", branches=4
+    )
     queries = AnchorQueries(3, WIDTH)(2)
     if dense:
         queries = replace(queries, reference_BQC=None, position_BQD=torch.randn(2, 6, WIDTH))
@@ -205,6 +207,35 @@ def test_relations_look_at_the_mean_box_and_send_no_gradient_into_boxes() -> Non
     assert entity.grad.abs().sum() > 0
 
 
+def test_relations_start_from_the_fused_pair_or_from_its_slots_or_both() -> None:
+    """What the first layer is given, of fewer pairs than there are slots."""
+    torch.manual_seed(5)
+    subject, object_ = torch.randn(2, 2, 2, WIDTH).unbind()
+    entity, box = torch.cat((subject, object_), 1), torch.rand(2, 4, 4)
+    for start, position in (
+        ("fused", "learned"),
+        ("slots", "entities"),
+        ("both", "learned"),
+        ("slots", "box"),
+        ("zero", "entities"),
+    ):
+        decoder = RelationDecoder(layers(1), WIDTH, 3, position=position, start=start, branches=4)  # type: ignore[arg-type]
+        given: list[torch.Tensor] = []
+        decoder.layers[0].register_forward_pre_hook(lambda module, args, given=given: given.extend(args[:2]))
+        decoder(entity, box, pyramid())
+        expected = torch.zeros(2, 2, WIDTH)
+        if start in ("fused", "both"):
+            expected = expected + decoder.fuse(subject, object_)
+        if start in ("slots", "both"):
+            expected = expected + decoder.content_QD[:2] + decoder.content_QD[3:5]
+        torch.testing.assert_close(given[0], expected)
+        if position == "entities":
+            torch.testing.assert_close(given[1], subject + object_)
+        elif position == "learned":
+            assert torch.equal(given[1][0], decoder.position_ND[:2])
+        assert decoder.slots == (None if start == "zero" else 3)
+
+
 def test_given_queries_hide_twins_and_padding_but_never_themselves() -> None:
     box = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2]])
     given = GivenPairs(
@@ -224,5 +255,9 @@ def test_given_queries_hide_twins_and_padding_but_never_themselves() -> None:
     assert not hidden.diagonal().any()
     assert hidden[0].tolist() == [False, False, True, False, True, True]  # twin at 4; padding at 2 and 5
     assert hidden[1].tolist() == [False, False, True, True, False, True]
+    for rule, training, twins_hide in (("training", True, True), ("training", False, False), ("never", True, False)):
+        hidden = GivenQueries(WIDTH, hide_twins=rule).train(training)(given, text).hidden_BQQ[0]
+        assert hidden[0].tolist() == [False, False, True, False, twins_hide, True]
+        assert hidden[1].tolist() == [False, False, True, twins_hide, False, True]
     released = GivenQueries(WIDTH, point=True)(given, text)
     assert (released.reference_BQC.shape, released.position_BQD.shape) == ((1, 6, 2), (1, 6, WIDTH))

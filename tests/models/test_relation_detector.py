@@ -136,7 +136,16 @@ def test_every_variant_reaches_every_parameter(variant: str, fusion: str) -> Non
     assert not silent
 
 
-@pytest.mark.parametrize("changes", [{"variant": "parsed"}, {"variant": "parsed", "given_point": True}, {"variant": "parseda"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variant": "parsed"},
+        {"variant": "parsed", "given_point": True},
+        {"variant": "parsed", "given_point": True, "relation_start": "slots", "hide_twins": "training"},
+        {"variant": "parsed", "given_point": True, "relation_start": "both", "hide_twins": "never"},
+        {"variant": "parseda"},
+    ],
+)
 @pytest.mark.parametrize("fusion", ["alif", "late"])
 def test_given_pairs_are_related_whatever_stands_in_the_padding(changes: dict[str, Any], fusion: str) -> None:
     model = detector(given=True, fusion=fusion, **changes)

@@ -61,7 +61,7 @@ class RelationTags:
     parse       captions to triplets of phrases (`caption_triplets.TemplateGrammar`, or a parser of your own)
     link        phrases to labels of the image
     threshold   confidence from which a relation counts (published: 0.05 stored, 0.20 trained on)
-    per_pair    the most confident relations of a pair that are kept; 0 keeps all (a published filter takes 2)
+    per_pair    the most confident relations of a pair that are kept; 0 keeps all, as published (a further released filter takes 2)
     per_image   likewise of an image (published 100)
     overlap     only pairs whose boxes meet
     """
@@ -72,7 +72,7 @@ class RelationTags:
     parse: CaptionParser
     link: LabelLinker = field(default_factory=LabelLinker)
     threshold: float = 0.2
-    per_pair: int = 1
+    per_pair: int = 0
     per_image: int = 100
     overlap: bool = False
 

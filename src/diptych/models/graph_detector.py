@@ -33,7 +33,7 @@ from diptych.models.relation_detector import DetectorShape, PairSet, RelationDet
 from diptych.models.triplet_selection import ScoreRule, Triplets, best_triplets, entity_graphs, scene_graph, without_repeats
 
 PAIRS = 100
-"""Given pairs that are related in one pass."""
+"""Given pairs that are related in one pass (fewer for a model with fewer slots)."""
 
 
 class GraphDetector:
@@ -145,7 +145,8 @@ class GraphDetector:
         centre_R4 = torch.cat(((corner_R4[:, :2] + corner_R4[:, 2:]) / 2, corner_R4[:, 2:] - corner_R4[:, :2]), 1)
         label_R = torch.tensor([lists.objects.index(region.label) for region in regions], dtype=torch.int64)
         edges = []
-        for part in parts(list(permutations(range(len(regions)), 2)), PAIRS):
+        most = min(PAIRS, self.model.relation_decoder.slots or PAIRS)
+        for part in parts(list(permutations(range(len(regions)), 2)), most):
             subject_N, object_N = torch.tensor(part).unbind(1)
             given = GivenPairs(
                 centre_R4[subject_N][None],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from diptych.models.mlp import MLP
 from diptych.models.multi_branch_fusion import MultiBranchFusion
 from diptych.models.pair_queries import EDGE, PairQueries
 from diptych.models.sine_position import box_sine
+
+RelationStart = Literal["fused", "slots", "both"]
+RelationPosition = Literal["box", "learned", "entities"]
 
 
 class BoxPosition(nn.Module):
@@ -102,14 +106,18 @@ class EntityDecoder(nn.Module):
 class RelationDecoder(nn.Module):
     """N relation queries, each made from its subject and its object, through layers of their own.
 
-    A query starts as MultiBranchFusion(h_s, h_o) + learned vectors of both slots, and looks at the mean of its two boxes (centre and
-    sides averaged: not their union). Boxes are references only: no gradient goes back into them from here.
+    A query looks at the mean of its two boxes (centre and sides averaged: not their union). Boxes are references only: no gradient
+    goes back into them from here.
 
     The released module has box heads here too (`add_boxes`). They move both boxes behind each layer and so the next layer's reference,
     get no loss and never learn. Pre-training starts from a COCO detector that fills them with trained weights, so in a released
     checkpoint they are not zero; fresh ones are, and move nothing.
 
-    position  "box": as entity queries with anchors. "learned": a vector a pair (ParSeD). "entities": h_s + h_o, and content 0 (ParSe)
+    start     what a query is before the first layer. "fused": MultiBranchFusion(h_s, h_o). "slots": the sum of two learned vectors, of
+              the slots of its subject and its object. "both": their sum (published). "zero": 0 (ParSe)
+    position  "box": as entity queries with anchors. "learned": a vector a pair (ParSeD). "entities": h_s + h_o (ParSe, and ParSeD that
+              starts from slots: the released R-Tagger)
+    pairs     slots for learned vectors; fewer pairs take the first of them
     """
 
     def __init__(
@@ -118,23 +126,27 @@ class RelationDecoder(nn.Module):
         width: int,
         pairs: int,
         *,
-        position: str,
+        position: RelationPosition,
+        start: RelationStart | Literal["zero"] = "both",
         branches: int = 16,
-        given: bool = False,
         in_padded: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.kind = position
-        self.fuse = MultiBranchFusion(width, branches=branches) if position != "entities" else None
-        learned = position != "entities" and not given
-        self.content_QD = nn.Parameter(torch.randn(2 * pairs, width)) if learned else None
-        self.position_ND = nn.Parameter(torch.randn(pairs, width)) if position == "learned" and not given else None
-        boxes = position == "box" or (position == "learned" and given)
-        self.box_position = BoxPosition(width, in_padded=in_padded) if boxes else None
+        self.fuse = MultiBranchFusion(width, branches=branches) if start in ("fused", "both") else None
+        self.content_QD = nn.Parameter(torch.randn(2 * pairs, width)) if start in ("slots", "both") else None
+        self.position_ND = nn.Parameter(torch.randn(pairs, width)) if position == "learned" else None
+        self.box_position = BoxPosition(width, in_padded=in_padded) if position == "box" else None
         self.norm = nn.LayerNorm(width) if layers[0].dense else None
         self.subject_box: nn.ModuleList | None = None
         self.object_box: nn.ModuleList | None = None
+
+    @property
+    def slots(self) -> int | None:
+        """The most pairs that it takes; None for any number, where nothing is learned a slot."""
+        if self.position_ND is not None:
+            return len(self.position_ND)
+        return None if self.content_QD is None else len(self.content_QD) // 2
 
     def add_boxes(self, entities: EntityDecoder) -> None:
         """Box heads as released: copies of the entity decoder's with a last layer of zeros, frozen."""
@@ -149,10 +161,11 @@ class RelationDecoder(nn.Module):
         """content_BSND after each layer, from the entity decoder's last contents and boxes."""
         subject_BND, object_BND = entity_BQD.chunk(2, 1)
         subject_BN4, object_BN4 = box_BQ4.detach().chunk(2, 1)
-        position_BND = subject_BND + object_BND if self.position_ND is None else self.position_ND[None]
+        pairs = subject_BND.shape[1]
+        position_BND = subject_BND + object_BND if self.position_ND is None else self.position_ND[None, :pairs]
         x_BND = torch.zeros_like(subject_BND) if self.fuse is None else self.fuse(subject_BND, object_BND)
         if self.content_QD is not None:
-            x_BND = x_BND + sum(self.content_QD.chunk(2))
+            x_BND = x_BND + sum(slot_ND[:pairs] for slot_ND in self.content_QD.chunk(2))
         contents = []
         for row, layer in enumerate(self.layers):
             mean_BN4 = (subject_BN4 + object_BN4) / 2

@@ -7,10 +7,12 @@ Letters: B batch, Q entity queries (2N), N pairs, C 2 or 4 coordinates, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+HideTwins = Literal["always", "training", "never"]
 EDGE = 1e-5  # boxes are kept so far from 0 and 1 before the inverse sigmoid
 
 
@@ -86,14 +88,16 @@ class GivenQueries(nn.Module):
     Two slots with the same box and label hide from each other: one could tell the other what it must reconstruct. Padding is hidden
     from all (it still sees itself, so no row of attention is empty).
 
+    hide_twins   when slots with the same box and label hide: "always"; "training", as released, whose queries in evaluation see each
+                 other; "never" (where the release pads a batch, which it nearly always does, its mask is off in training too)
     point   False: the given box is the reference, and its sine the position (as anchors are)
             True: the released wiring. The position is a linear layer of the box's logits, and the first reference a point that two
             further layers read off it
     """
 
-    def __init__(self, width: int, *, point: bool = False) -> None:
+    def __init__(self, width: int, *, point: bool = False, hide_twins: HideTwins = "always") -> None:
         super().__init__()
-        self.point = point
+        self.point, self.hide_twins = point, hide_twins
         if point:
             self.box = nn.Linear(4, width)
             self.subject_point, self.object_point = nn.Linear(width, 2), nn.Linear(width, 2)
@@ -112,10 +116,12 @@ class GivenQueries(nn.Module):
         return PairQueries(content_BQD, reference_BQC, position_BQD, self._hidden(box_BQ4, label_BQ, given.valid_BN))
 
     def _hidden(self, box_BQ4: Tensor, label_BQ: Tensor, valid_BN: Tensor) -> Tensor:
-        same_BQQ = (box_BQ4[:, :, None] == box_BQ4[:, None]).all(-1) & (label_BQ[:, :, None] == label_BQ[:, None])
-        padding_B1Q = ~valid_BN.repeat(1, 2)[:, None]
+        hidden_BQQ = ~valid_BN.repeat(1, 2)[:, None].expand(-1, label_BQ.shape[1], -1)
+        if self.hide_twins == "always" or (self.hide_twins == "training" and self.training):
+            same_BQQ = (box_BQ4[:, :, None] == box_BQ4[:, None]).all(-1) & (label_BQ[:, :, None] == label_BQ[:, None])
+            hidden_BQQ = hidden_BQQ | same_BQQ
         itself_QQ = torch.eye(label_BQ.shape[1], dtype=torch.bool, device=label_BQ.device)
-        return (same_BQQ | padding_B1Q) & ~itself_QQ
+        return hidden_BQQ & ~itself_QQ
 
 
 def _repeat(x_QD: Tensor, batch: int) -> Tensor:

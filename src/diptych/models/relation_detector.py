@@ -7,7 +7,7 @@ Letters: B images, S decoder layers, Q pair queries, E = 2Q entity queries (subj
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from diptych.models.label_classifier import LabelClassifier
 from diptych.models.label_encoder import LabelEncoder
 from diptych.models.language_fusion import GATES, BidirectionalFusion, GateKind, LateFusion
 from diptych.models.multi_branch_fusion import MultiBranchFusion
-from diptych.models.pair_decoder import EntityDecoder, RelationDecoder
-from diptych.models.pair_queries import AnchorQueries, FreeQueries, GivenPairs, GivenQueries, PointQueries
+from diptych.models.pair_decoder import EntityDecoder, RelationDecoder, RelationPosition, RelationStart
+from diptych.models.pair_queries import AnchorQueries, FreeQueries, GivenPairs, GivenQueries, HideTwins, PointQueries
 
 Variant = Literal["parse", "parsed", "parseda"]
 Fusion = Literal["alif", "late", "none"]
@@ -36,6 +36,9 @@ class DetectorShape:
     variant          parse: on DETR; parsed: on Deformable DETR; parseda: on DAB-Deformable-DETR
     pairs            Q, pair queries (the published 200 queries are 100 pairs)
     given            queries are given regions (R-Tagger); given_point: with the released wiring (`GivenQueries`)
+    hide_twins       see `GivenQueries`: "training" as released
+    relation_start   what relation queries start from, and with it where they say to be (`RelationDecoder`). Published: "both", a tagger
+                     with ResNet "slots"; "fused" is released too. None: "both", but for given pairs "fused" at the pair's own box
     fusion           alif: in the encoder; late: behind the decoders; none
     fusion_before    encoder depths before which ALIF meets the labels
     fusion_width     of all heads of a meeting; language_heads, language_mlp: of the layers among labels behind it
@@ -53,6 +56,8 @@ class DetectorShape:
     pairs: int = 100
     given: bool = False
     given_point: bool = False
+    hide_twins: HideTwins = "always"
+    relation_start: RelationStart | None = None
     width: int = 256
     heads: int = 8
     mlp_width: int = 2048
@@ -84,9 +89,11 @@ class DetectorShape:
             ("variant", ("parse", "parsed", "parseda")),
             ("fusion", ("alif", "late", "none")),
             ("gate", GATES),
+            ("hide_twins", get_args(HideTwins)),
+            ("relation_start", (None, *get_args(RelationStart))),
         ):
             if getattr(self, name) not in known:
-                raise ConfigError(f"unknown {name} {getattr(self, name)!r} (expected {' | '.join(known)})")
+                raise ConfigError(f"unknown {name} {getattr(self, name)!r} (expected {' | '.join(map(str, known))})")
         if self.width % 4 or self.width % self.heads:
             raise ConfigError(f"width {self.width} with {self.heads} heads (expected a multiple of 4 and of the heads)")
         if self.norm_groups is not None and (self.norm_groups < 1 or self.width % self.norm_groups):
@@ -95,6 +102,8 @@ class DetectorShape:
             raise ConfigError("a detector needs one pair query, one encoder layer and one decoder layer or more")
         if self.variant == "parse" and (self.levels != 1 or self.given):
             raise ConfigError("variant 'parse' reads one level and has no given queries (expected levels=1, given=False)")
+        if self.variant == "parse" and self.relation_start is not None:
+            raise ConfigError("relations of variant 'parse' start from zero (expected relation_start=None)")
         if self.fusion == "alif" and self.layer_texts and len(self.fusion_before) != self.decoder_layers:
             raise ConfigError(
                 f"{len(self.fusion_before)} meetings for {self.decoder_layers} decoder layers "
@@ -141,16 +150,7 @@ class RelationDetector(nn.Module):
         self.encoder = _encoder(shape, labels.width)
         anchors = not dense and (shape.variant == "parseda" or shape.given) and not (shape.given and shape.given_point)
         self.entity_decoder = EntityDecoder(_decoder_layers(shape), width, anchors=anchors, in_padded=shape.in_padded)
-        position = {"parseda": "box", "parsed": "learned", "parse": "entities"}[shape.variant]
-        self.relation_decoder = RelationDecoder(
-            _decoder_layers(shape),
-            width,
-            pairs,
-            position=position,
-            branches=shape.branches,
-            given=shape.given,
-            in_padded=shape.in_padded,
-        )
+        self.relation_decoder = _relation_decoder(shape)
         self.late_entities = self.late_relations = None
         if shape.fusion == "late":
             self.late_entities, self.late_relations = (
@@ -162,7 +162,7 @@ class RelationDetector(nn.Module):
             self.relation_decoder.add_boxes(self.entity_decoder)
         # Behind the general initialisation: these keep their own.
         self.queries: nn.Module = (
-            GivenQueries(width, point=shape.given_point)
+            GivenQueries(width, point=shape.given_point, hide_twins=shape.hide_twins)
             if shape.given
             else {"parseda": AnchorQueries, "parsed": PointQueries, "parse": FreeQueries}[shape.variant](pairs, width)
         )
@@ -271,6 +271,9 @@ class RelationDetector(nn.Module):
                 if given is not None
                 else "this detector relates given regions (given=True in its shape): pass given="
             )
+        slots = self.relation_decoder.slots
+        if given is not None and slots is not None and given.valid_BN.shape[1] > slots:
+            raise ShapeError(f"{given.valid_BN.shape[1]} given pairs for {slots} slots (expected at most as many)")
 
 
 def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
@@ -308,6 +311,27 @@ def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
         for _ in shape.fusion_before
     ]
     return FusedEncoder(layers, fusions, language, fusion_before=shape.fusion_before, coarsest_only=shape.coarsest_only)
+
+
+def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
+    position: RelationPosition
+    start: RelationStart | Literal["zero"]
+    if shape.variant == "parse":
+        position, start = "entities", "zero"
+    elif shape.variant == "parseda" or (shape.given and shape.relation_start is None):
+        position, start = "box", shape.relation_start or ("fused" if shape.given else "both")
+    else:
+        start = shape.relation_start or "both"
+        position = "entities" if start == "slots" else "learned"
+    return RelationDecoder(
+        _decoder_layers(shape),
+        shape.width,
+        shape.pairs,
+        position=position,
+        start=start,
+        branches=shape.branches,
+        in_padded=shape.in_padded,
+    )
 
 
 def _decoder_layers(shape: DetectorShape) -> list[DecoderLayer]:

@@ -15,7 +15,8 @@ from diptych.data.vocabularies import vocabulary
 from diptych.models.detection_backbone import DetectionBackbone, detection_backbone
 from diptych.models.label_encoder import LabelEncoder, label_encoder
 from diptych.models.language_fusion import GateKind
-from diptych.models.pair_queries import GivenPairs
+from diptych.models.pair_decoder import RelationStart
+from diptych.models.pair_queries import GivenPairs, HideTwins
 from diptych.models.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
 from diptych.models.rlipv2_published import BACKBONES, FROZEN, ROBERTA
 from diptych.objectives.pair_set import PairSetLoss
@@ -42,7 +43,8 @@ class RLIPv2(GraphRecipe):
     With `given` the queries are known regions: the R-Tagger, which finds relations for detection data (`curate/relation_tags.py`).
 
     Published settings are presets: paper (pre-training, ResNet-50), swin_tiny, swin_large, hico_det, hico_det_few, hico_det_uc_rf,
-    hico_det_uc_nf, v_coco, open_images, tagger. Zero-shot evaluation needs no preset: ask a pre-trained model by other names.
+    hico_det_uc_nf, v_coco, open_images, tagger, tagger_released. Zero-shot evaluation needs no preset: ask a pre-trained model by
+    other names.
 
     We depart where the released code does not do what it means: attention masks hide what they should; pairs beyond the number of
     queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given labels takes all
@@ -70,6 +72,9 @@ class RLIPv2(GraphRecipe):
     pairs        pair queries (the published 200 queries are 100 pairs)
     given        queries are known regions (R-Tagger)
     given_point  with the released wiring of given boxes
+    hide_twins   when slots of the same region hide from each other: always; training (as released); never
+    relation_start   what relation queries start from: both (published), slots (a released tagger), fused; none: both, or for given
+                 regions the fused pair at its own box
     width, heads, mlp_width   of encoder and decoders
     encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
     branches     of the fusion of subject and object
@@ -102,6 +107,7 @@ class RLIPv2(GraphRecipe):
         "v_coco",
         "open_images",
         "tagger",
+        "tagger_released",
         "tagger_tiny",
     )
 
@@ -139,6 +145,8 @@ class RLIPv2(GraphRecipe):
     pairs: int = 100
     given: bool = False
     given_point: bool = False
+    hide_twins: HideTwins = "always"
+    relation_start: RelationStart | None = None
     width: int = 256
     heads: int = 8
     mlp_width: int = 2048
@@ -358,6 +366,11 @@ class RLIPv2(GraphRecipe):
     def tagger(cls) -> Self:
         """The R-Tagger: ParSeD on given regions with noise, no quality labels, trained on Visual Genome alone."""
         return cls(variant="parsed", given=True, mlp_width=1024, focal="corner", quality=False, pseudo=None, gate="vector")
+
+    @classmethod
+    def tagger_released(cls) -> Self:
+        """The R-Tagger wired as released: points read off the given boxes, relations from learned slots, no leak mask in evaluation."""
+        return replace(cls.tagger(), given_point=True, relation_start="slots", hide_twins="training")
 
     @classmethod
     def tagger_tiny(cls) -> Self:
