@@ -374,7 +374,7 @@ def test_result_names_what_its_number_depends_on_and_records_can_be_scored_again
     assert (notes["scorer"], notes["ap_rule"], notes["relation_nms"]) == ("hico/official", "11-point", "none")
     assert notes["iou"].startswith("inclusive")
     assert notes["ties"] == "together"
-    assert notes["protocol"] == "hico_det v1"
+    assert notes["protocol"] == "hico_det v2"
     assert rescore(HicoDet(), tmp_path / "hico_det-graphs.parquet").to_json() == result.to_json()
     other = rescore(HicoDet(nms=0.7, compat="matlab"), tmp_path / "hico_det-graphs.parquet")
     assert other.notes["scorer"] == "hico/matlab"

@@ -60,11 +60,20 @@ def said(graph: SceneGraph) -> list[Said]:
     return [Said(graph, relation) for relation in graph.relations]
 
 
-def judged(truths: list[Said], ranked: list[Said], share: Callable[..., float], enough: Callable[[float], bool]) -> list[int]:
-    """For each prediction, best first, the truth that it takes, or -1."""
+def judged(
+    truths: list[Said],
+    ranked: list[Said],
+    share: Callable[..., float],
+    enough: Callable[[float], bool],
+    passed_over: Sequence[bool] = (),
+) -> list[int]:
+    """For each prediction, best first, the truth that it takes, or -1; those passed over take none."""
     taken: set[int] = set()
     takes = []
-    for guess in ranked:
+    for n, guess in enumerate(ranked):
+        if passed_over and passed_over[n]:
+            takes.append(-1)
+            continue
         shares = [share(guess, truth) if truth.names == guess.names else 0.0 for truth in truths]
         best = int(np.argmax(shares)) if shares else -1
         good = best >= 0 and enough(shares[best]) and best not in taken
@@ -175,7 +184,8 @@ def per_triplet(truths: Sequence[SceneGraph], found: Sequence[SceneGraph], compa
         phrases = weeded(kept, lambda a, b: a.phr(b, extra), 0.5) if nms else ranked
         order = sorted(range(len(phrases)), key=lambda n: -phrases[n].score)
         judged_as = phrases if compat else [phrases[n] for n in order]  # the fault: overlaps of the unsorted list
-        phrase_takes = judged(truth, judged_as, lambda a, b: a.phr(b, extra), lambda value: value >= 0.5)
+        passed_over = [phrases[n].names not in positives for n in order] if compat else []  # by its own name, not that of its box
+        phrase_takes = judged(truth, judged_as, lambda a, b: a.phr(b, extra), lambda value: value >= 0.5, passed_over)
         if compat and not graph.regions:
             continue
         for short, guesses, hits in (("rel", ranked, takes), ("phr", [phrases[n] for n in order], phrase_takes)):

@@ -57,7 +57,18 @@ def main(argv: Sequence[str]) -> int:
     return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
 
 
-RULES = ("scorer", "ap_rule", "iou", "relation_nms", "graph_constraint", "compat")
+RULES = (
+    "scorer",
+    "ap_rule",
+    "iou",
+    "triplet_score",
+    "subjects",
+    "impossible_pairs",
+    "cut",
+    "relation_nms",
+    "graph_constraint",
+    "compat",
+)
 """What two numbers must have in common before they can be compared, where a protocol declares it in its notes."""
 
 

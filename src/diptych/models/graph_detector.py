@@ -20,6 +20,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.core.triplet_rule import FoundGraph, TripletRule
 from diptych.data.decode import decode
 from diptych.data.label_lists import LabelLists
 from diptych.data.transforms import Pixels
@@ -30,6 +31,7 @@ from diptych.models.label_encoder import label_encoder
 from diptych.models.label_texts import LabelTexts, label_texts
 from diptych.models.pair_queries import GivenPairs
 from diptych.models.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.ruled_triplets import found_graph, selection
 from diptych.models.triplet_selection import ScoreRule, Triplets, best_triplets, entity_graphs, scene_graph, without_repeats
 
 PAIRS = 100
@@ -89,6 +91,30 @@ class GraphDetector:
         for part, size_B in self._batches(images, batch_size):
             graphs += entity_graphs(self._said(part, lists), size_B, lists.objects, top=top)
         return [_above(graph, threshold) for graph in graphs]
+
+    detect_rule: ClassVar[dict[str, str]] = {
+        "triplet_score": "relation x subject x object",
+        "subjects": "their likeliest name",
+        "impossible_pairs": "none known",
+        "cut": "100 best triplets an image",
+        "detector_nms": "triplets of equal names with IoU_s x IoU_o ** .5 above .7; boxes of one name merged from IoU .7",
+    }
+    """What `detect` does, in the words of `TripletRule.declared`."""
+
+    def detect_by(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str],
+        rule: TripletRule,
+        batch_size: int = 16,
+    ) -> list[FoundGraph]:
+        """One graph an image by the rule of a protocol in place of that of `detect`."""
+        lists = LabelLists.asked(objects, relations)
+        asked = selection(rule, lists)
+        found = self.triplets(images, objects=objects, relations=relations, batch_size=batch_size, **asked)
+        return [found_graph(row, size, lists, rule) for row, size in found]
 
     def triplets(
         self,

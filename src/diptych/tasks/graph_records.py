@@ -5,7 +5,8 @@ side of them into flat arrays that a scorer can work on without a Python loop ov
 
 Conventions that every relation protocol shares:
 
-- `Relation.confidence` ranks a predicted triplet; what it is made of (predicate x subject x object) is the detector's business.
+- `Relation.confidence` ranks a predicted triplet. What it is made of is prescribed by a protocol (`TripletRule`) where the detector
+  can follow one, and is the detector's own business otherwise; the facts say which.
 - A relation whose object is its subject says "nothing there": the predicate holds of the subject alone ("stand") or its object is
   not in the picture ("ride", with the horse cut off). Protocols without such relations treat it as any other pair.
 - Boxes are xyxy pixels as in `core.scene_graph`. Numbers are kept in double precision, so that rounding makes no ties.
@@ -16,9 +17,9 @@ Letters: N images, B boxes, R relations.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from diptych.core.errors import DataError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import SceneGraph
+from diptych.core.triplet_rule import FoundGraph, RuledDetector, TripletRule
 from diptych.data.dataset import Pool
 from diptych.index.embed import Unreadable
 from diptych.tasks.records import with_facts
@@ -37,7 +39,11 @@ from diptych.tasks.records import with_facts
 Side = Literal["truth", "prediction"]
 Convention = Literal["inclusive", "half_open"]
 """How wide a box is in an overlap: "inclusive" counts both edge pixels (x1 - x0 + 1), as PASCAL's scorers do; "half_open" x1 - x0."""
+Rules = Literal["published", "detector"]
+"""Whose rule makes triplets of a detector's answers: the benchmark's, or that of the detector's `detect`."""
 Size = tuple[int, int]
+Predicted = SceneGraph | FoundGraph
+"""A predicted graph may be a `FoundGraph`, whose boxes may stick out of the image or have no area; they are scored as they are."""
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -50,18 +56,30 @@ _RELATION = {"subject": pa.int32(), "predicate": pa.string(), "object": pa.int32
 _PREFIX: dict[Side, str] = {"truth": "truth_", "prediction": ""}
 
 
-def predict(model: Detector, data: Dataset, objects: Sequence[str], relations: Sequence[str], *, batch_size: int = 8) -> pa.Table:
+def predict(
+    model: Detector,
+    data: Dataset,
+    objects: Sequence[str],
+    relations: Sequence[str],
+    *,
+    rule: TripletRule | None = None,
+    batch_size: int = 8,
+) -> pa.Table:
     """The records of a detector on a data set, with a progress bar on a terminal.
+
+    Triplets are made by `rule` where the detector can follow one, and else (or without a rule) by its own `detect`; the facts
+    declare which (`triplet_score`, `subjects`, `impossible_pairs`, `cut`, `detector_nms`), as far as it is known.
 
     Samples without an image are passed over; an image that cannot be decoded is left out and listed in the facts
     (`unreadable`), together with the names that were asked for. Raises DataError when nothing is left.
     """
     samples: list[Sample] = []
-    found: list[SceneGraph] = []
+    found: list[Predicted] = []
     unreadable: list[Unreadable] = []
     rows: list[int] = []
+    ask = _asking(model, objects, relations, rule)
     for block in _blocks(data, batch_size):
-        good, graphs, bad = _detected(model, block, objects, relations)
+        good, graphs, bad = _detected(ask, block)
         rows += [row for row, _ in good]
         samples += [sample for _, sample in good]
         found += graphs
@@ -79,6 +97,7 @@ def predict(model: Detector, data: Dataset, objects: Sequence[str], relations: S
         table,
         objects_asked=list(objects),
         predicates_asked=list(relations),
+        **_declared(model, rule),
         unreadable=[asdict(u) for u in unreadable],
     )
 
@@ -86,7 +105,7 @@ def predict(model: Detector, data: Dataset, objects: Sequence[str], relations: S
 def records(
     uids: Sequence[str],
     truths: Sequence[SceneGraph],
-    predictions: Sequence[SceneGraph],
+    predictions: Sequence[Predicted],
     *,
     groups: Sequence[str] | None = None,
     sizes: Sequence[Size | None] | None = None,
@@ -187,6 +206,12 @@ class Ragged:
         )
 
 
+def nms_ran(facts: dict[str, Any], scorer: str) -> str:
+    """Which NMS the scored triplets went through: the detector's, where it declares one, and the scorer's."""
+    detector = facts.get("detector_nms", "none")
+    return scorer if detector == "none" else f"by the detector: {detector}; by the scorer: {scorer}"
+
+
 def names_in(table: pa.Table, column: str) -> list[str]:
     """The distinct strings of a list column ("truth_label", "predicate", ...), sorted."""
     return sorted(pc.unique(_flat(table, column)[0]).to_pylist())
@@ -195,6 +220,7 @@ def names_in(table: pa.Table, column: str) -> list[str]:
 # ---------------------------------------------------------------- asking the detector
 
 Rows = list[tuple[int, Sample]]
+Asking = Callable[[Sequence[ImageSource]], Sequence[Predicted]]
 
 
 def _blocks(data: Dataset, batch_size: int) -> Iterator[Rows]:
@@ -210,19 +236,29 @@ def _blocks(data: Dataset, batch_size: int) -> Iterator[Rows]:
             yield block
 
 
-def _detected(
-    model: Detector, block: Rows, objects: Sequence[str], relations: Sequence[str]
-) -> tuple[Rows, list[SceneGraph], list[Unreadable]]:
+def _asking(model: Detector, objects: Sequence[str], relations: Sequence[str], rule: TripletRule | None) -> Asking:
+    if rule is not None and isinstance(model, RuledDetector):
+        return lambda images: model.detect_by(images, objects=objects, relations=relations, rule=rule)
+    return lambda images: model.detect(images, objects=objects, relations=relations)
+
+
+def _declared(model: Detector, rule: TripletRule | None) -> dict[str, str]:
+    if not isinstance(model, RuledDetector):
+        return {"triplet_score": "the detector's own, not stated"}
+    return dict(model.detect_rule) if rule is None else rule.declared()
+
+
+def _detected(ask: Asking, block: Rows) -> tuple[Rows, Sequence[Predicted], list[Unreadable]]:
     """The samples whose images can be decoded, their graphs, and the others: halves until the bad ones stand alone."""
     try:
         images = [cast(ImageSource, sample.image) for _, sample in block]
-        graphs = list(model.detect(images, objects=objects, relations=relations))
+        graphs = list(ask(images))
     except DecodeError as error:
         if len(block) == 1:
             return [], [], [Unreadable(block[0][1].uid, str(error))]
         middle = len(block) // 2
-        left, right = (_detected(model, half, objects, relations) for half in (block[:middle], block[middle:]))
-        return left[0] + right[0], left[1] + right[1], left[2] + right[2]
+        left, right = (_detected(ask, half) for half in (block[:middle], block[middle:]))
+        return left[0] + right[0], [*left[1], *right[1]], left[2] + right[2]
     if len(graphs) != len(block):
         raise ShapeError(f"the model answered {len(graphs)} graphs for {len(block)} images (expected one an image)")
     return block, graphs, []
@@ -238,7 +274,7 @@ def _sizes(data: Dataset, rows: Sequence[int]) -> list[Size | None]:
 # ---------------------------------------------------------------- columns
 
 
-def _columns(graphs: Sequence[SceneGraph]) -> dict[str, pa.Array]:
+def _columns(graphs: Sequence[Predicted]) -> dict[str, pa.Array]:
     columns = {}
     for kinds, side in ((_REGION, "regions"), (_RELATION, "relations")):
         each = [getattr(graph, side) for graph in graphs]

@@ -1,9 +1,14 @@
-"""HICO-DET: mean average precision over (person, verb, object) classes.  Protocol `hico_det`, version 1 (Chao et al., 2018).
+"""HICO-DET: mean average precision over (person, verb, object) classes.  Protocol `hico_det`, version 2 (Chao et al., 2018).
 
 A predicted triplet of a class goes to the true pair of that class in its image with the largest min(IoU of subjects, IoU of
 objects). It is right when that is .5 or more and no better-scored prediction took the pair before; a second one on a taken pair is
 wrong, even when another pair would fit. AP is the 11-point rule, boxes count both edge pixels, and an image answers with its 100
 best triplets among the known combinations of verb and object.
+
+How triplets come about is part of a published number (RLIPv2, Yuan et al., 2023; QPIC before it): the score is relation x object, every
+subject is a person, combinations that are none of the classes are masked before the cut at 100, and boxes stay as they are. A detector
+that can follow a rule is asked for that; `triplets="detector"` takes its own `detect`, and the notes say which it was. Without
+fine-tuning (`zero_shot="nf"`), pairs whose likeliest subject is no person are dropped first. Version 1 always took `detect`.
 
 Default setting: every class is scored on all images. Known-object setting: a class is scored only on images that show a relation
 with its object, so false alarms elsewhere do not count. Both are in one result.
@@ -31,14 +36,15 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
-from diptych.data.vocabularies import vocabulary
+from diptych.core.triplet_rule import TripletRule
+from diptych.data.vocabularies import PERSON, vocabulary
 from diptych.tasks.average_precision import Curves, Rule, Ties, best_first, by_class, first_claims, mean_average_precision
-from diptych.tasks.graph_records import Convention, Ragged, names_in, predict
+from diptych.tasks.graph_records import Convention, Ragged, Rules, names_in, nms_ran, predict
 from diptych.tasks.hico_det_splits import Triplet, unseen, unseen_by_count
 from diptych.tasks.hico_det_triplets import Triplets, claims
 from diptych.tasks.intervals import codes
 from diptych.tasks.records import facts_of, with_facts
-from diptych.tasks.relation_nms import relation_nms
+from diptych.tasks.relation_nms import nms_words, relation_nms
 from diptych.tasks.triplet_matching import Bools, Floats, Ints, first_of_each
 
 Compat = Literal["", "matlab", "qpic", "strict"]
@@ -63,10 +69,11 @@ class HicoDet:
     iou         inclusive (both edge pixels count, "+1") | half_open
     ties        what equal scores are worth: together (no order) | index (earlier row first, as published)
     compat      faults of released scorers: matlab | qpic | strict
+    triplets    published: by the rule above, where the detector can follow one | detector: by its own `detect`
     """
 
     name: ClassVar[str] = "hico_det"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[type] = Detector
     main: ClassVar[str] = "full"
 
@@ -80,6 +87,7 @@ class HicoDet:
     iou: Convention = "inclusive"
     ties: Ties = "together"
     compat: Compat = ""
+    triplets: Rules = "published"
     draws: int = 500
     seed: int = 0
     batch_size: int = 8
@@ -92,6 +100,7 @@ class HicoDet:
             "iou": ("inclusive", "half_open"),
             "ties": ("together", "index"),
             "compat": ("", "matlab", "qpic", "strict"),
+            "triplets": ("published", "detector"),
         }
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
@@ -105,13 +114,21 @@ class HicoDet:
         objects, predicates = _names(classes)
         if self.vocabulary == "hico-det":
             objects, predicates = list(vocabulary("hico-det").objects), list(vocabulary("hico-det").predicates)
-        table = predict(model, data, objects, predicates, batch_size=self.batch_size)
+        rule = self.rule(classes) if self.triplets == "published" else None
+        table = predict(model, data, objects, predicates, rule=rule, batch_size=self.batch_size)
         facts: dict[str, Any] = {"options": {f.name: getattr(self, f.name) for f in fields(self) if f.name != "train"}}
         facts["classes"] = [list(triplet) for triplet in classes]
         if self.train is not None:
             counts = Counter(triplet for row in range(len(self.train)) for triplet in self.train[row].graph.triplets())
             facts |= {"train_counts": [counts[triplet] for triplet in classes], "train_fingerprint": self.train.fingerprint}
         return with_facts(table, **facts)
+
+    def rule(self, classes: Sequence[Triplet]) -> TripletRule:
+        """How published numbers make triplets of a detector's answers; subjects are named and scored where classes have several."""
+        possible = frozenset((predicate, thing) for _, predicate, thing in classes)
+        if any(subject != PERSON for subject, _, _ in classes):
+            return TripletRule("scored", possible=possible, top=self.top)
+        return TripletRule("cut" if self.zero_shot == "nf" else "given", PERSON, possible, top=self.top)
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers. `graph_records.records` makes rows from graphs at hand."""
@@ -149,7 +166,7 @@ class HicoDet:
         metrics, ap_K = self._means(default, parts)
         metrics |= {f"ko_{name}": mean for name, mean in self._means(known_object, parts)[0].items()}
         notes = {name: value for name, value in facts.items() if name not in ("classes", "train_counts")}
-        notes |= self._declared()
+        notes |= self._declared(facts)
         notes |= {
             "share_tied": default.share_tied,
             "classes_scored": int((np.bincount(truth.kind, minlength=len(classes)) > 0).sum()),
@@ -257,14 +274,14 @@ class HicoDet:
             absent_is_zero=self.compat == "matlab",
         )
 
-    def _declared(self) -> dict[str, Any]:
+    def _declared(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What a reader of the number has to know."""
         published = self.vocabulary == "hico-det"
         return {
             "scorer": f"hico/{self.compat or 'official'}",
             "ap_rule": self.ap,
             "iou": f"{self.iou}, {'above' if self.compat == 'strict' else 'at least'} .5 for both boxes",
-            "relation_nms": f"IoU_s x IoU_o ** .5 above {self.nms:g}" if self.nms else "none",
+            "relation_nms": nms_ran(facts, nms_words(self.nms)),
             "top": self.top,
             "ties": self.ties,
             "zero_shot": self.zero_shot,

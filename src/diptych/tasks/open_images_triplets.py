@@ -7,9 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from diptych.core.errors import ConfigError
+from diptych.core.triplet_rule import TripletRule
 from diptych.tasks import triplet_matching as tm
 from diptych.tasks.average_precision import Rule, first_claims
-from diptych.tasks.graph_records import Ragged
+from diptych.tasks.graph_records import Ragged, Rules
 from diptych.tasks.intervals import Floats, Ints, codes
 from diptych.tasks.open_images_relations import KEPT, RECALLED, Judged, OpenImagesPredicates, claims
 from diptych.tasks.relation_nms import relation_nms
@@ -22,12 +24,25 @@ NMS_TRIPLETS, NMS_PHRASES = 0.7, 0.5
 class OpenImagesTriplets(OpenImagesPredicates):
     """The same numbers with one AP a whole triplet, as RLIPv2 scores them. Fields as in `OpenImagesPredicates`, and:
 
-    nms  weed out near-duplicates of equal names: triplets whose boxes overlap beyond .7, then phrases beyond .5
+    nms       weed out near-duplicates of equal names: triplets whose boxes overlap beyond .7, then phrases beyond .5
+    triplets  published: relation x subject x object, boxes as they are, where the detector can follow a rule | detector: by its
+              own `detect`
     """
 
     name: ClassVar[str] = "open_images_triplets"
+    version: ClassVar[int] = 2
 
     nms: bool = True
+    triplets: Rules = "published"
+
+    def __post_init__(self) -> None:
+        OpenImagesPredicates.__post_init__(self)
+        if self.triplets not in ("published", "detector"):
+            raise ConfigError(f"triplets is {self.triplets!r} (expected published | detector)")
+
+    @property
+    def _rule_of_triplets(self) -> TripletRule | None:
+        return TripletRule("scored", top=KEPT) if self.triplets == "published" else None
 
     @property
     def _rules(self) -> dict[str, str]:
@@ -69,7 +84,7 @@ class OpenImagesTriplets(OpenImagesPredicates):
         phrase_rows, judged_by = self._phrases(found, names, rows)
         phrase_hit = claims(t, p, phrase, (phrase >= 0.5) & _among(phrase_rows, len(score))[p], score)
         if judged_by is not phrase_rows:
-            phrase_hit = _misjudged(t, p, phrase, phrase_rows, judged_by, score)
+            phrase_hit = _misjudged(t, p, phrase, phrase_rows, judged_by, score, known)
         group_N, groups = codes(truth.groups)
         curves = []
         for right, some in ((hit, rows), (phrase_hit, phrase_rows)):
@@ -106,14 +121,16 @@ def _claimed(t: Ints, p: Ints, share_M: Floats, fits_M: Bools) -> Ints:
     return np.unique(t[tm.best_truths(t, p, share_M[fits_M])])
 
 
-def _misjudged(t: Ints, p: Ints, share_M: Floats, rows: Ints, judged_by: Ints, score_R: Floats) -> Bools:
-    """As `claims`, each of `rows` by the box and the names of its entry in `judged_by`."""
+def _misjudged(t: Ints, p: Ints, share_M: Floats, rows: Ints, judged_by: Ints, score_R: Floats, known_R: Bools) -> Bools:
+    """As `claims`, each of `rows` by the box and the names of its entry in `judged_by`. A phrase whose own class has no truth takes
+    nothing, whatever its entry overlaps: the released scorer passes it over before it marks a truth as taken."""
     fits = (share_M >= 0.5) & _among(judged_by, len(score_R))[p]
     points_at = np.full(len(score_R), -1, np.int64)
     best = tm.best_truths(t[fits], p[fits], share_M[fits])
     points_at[p[fits][best]] = t[fits][best]
     claimed = np.full(len(score_R), -1, np.int64)
     claimed[rows] = points_at[judged_by]
+    claimed[~known_R] = -1
     return first_claims(claimed, score_R)
 
 

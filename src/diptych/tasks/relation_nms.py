@@ -32,3 +32,8 @@ def relation_nms(graphs: Ragged, rows: Ints, key: Ints, threshold: float, *, inc
 
     left: Ints = np.sort(rows[suppress(key, share, threshold)])
     return left
+
+
+def nms_words(threshold: float) -> str:
+    """How a result names this NMS; 0 is off."""
+    return f"IoU_s x IoU_o ** .5 above {threshold:g}" if threshold else "none"

@@ -35,10 +35,10 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.data.vocabularies import PERSON, vocabulary
 from diptych.tasks.average_precision import Curves, Rule, Ties, by_class, first_claims, mean_average_precision
-from diptych.tasks.graph_records import Convention, Ragged, names_in, predict
+from diptych.tasks.graph_records import Convention, Ragged, names_in, nms_ran, predict
 from diptych.tasks.intervals import codes
 from diptych.tasks.records import facts_of, with_facts
-from diptych.tasks.relation_nms import relation_nms
+from diptych.tasks.relation_nms import nms_words, relation_nms
 from diptych.tasks.triplet_matching import Bools, Floats, Ints, equal_pairs, overlap
 from diptych.tasks.v_coco_people import ACTION_OF_ROLE, ACTIONS, ANNOTATED, HAS_ROLE, ROLES, People, with_annotated
 
@@ -110,7 +110,7 @@ class VCoco:
             "scorer": "vcoco/official",
             "ap_rule": self.ap,
             "iou": f"{self.iou}{', true boxes end on their last pixel' * (self.iou == 'inclusive')}, at least .5 for both boxes",
-            "relation_nms": f"IoU_s x IoU_o ** .5 above {self.nms:g}" if self.nms else "none",
+            "relation_nms": nms_ran(facts_of(records), nms_words(self.nms)),
             "ties": self.ties,
             "action_roles": f"24, without {LEFT_OUT!r}; all 25 under _25",
             "share_tied": roles["scenario_1"].share_tied,

@@ -22,10 +22,10 @@ import pyarrow as pa
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
 from diptych.tasks.average_precision import Curves, Rule, first_claims, mean_average_precision
-from diptych.tasks.graph_records import Ragged, names_in
+from diptych.tasks.graph_records import Ragged, names_in, nms_ran
 from diptych.tasks.intervals import codes
 from diptych.tasks.records import facts_of
-from diptych.tasks.relation_nms import relation_nms
+from diptych.tasks.relation_nms import nms_words, relation_nms
 from diptych.tasks.triplet_matching import Compat, Floats, Ints, Order, best_truths, equal_pairs, overlap
 from diptych.tasks.v_coco import LEFT_OUT, VCoco
 from diptych.tasks.v_coco_people import HAS_ROLE, ROLES
@@ -88,7 +88,7 @@ class VCocoTriplets(VCoco):
             "scorer": "vcoco/triplets" + (" (published habits)" if self.compat else ""),
             "ap_rule": self.ap,
             "iou": f"{self.iou}, at least .5 for both boxes",
-            "relation_nms": f"IoU_s x IoU_o ** .5 above {self.nms:g}" if self.nms else "none",
+            "relation_nms": nms_ran(facts_of(records), nms_words(self.nms)),
             "top": self.top,
             "ties": "index" if self.compat else self.ties,
             "share_tied": curves.share_tied,

@@ -38,7 +38,7 @@ from diptych.core.result import Metric, Result
 from diptych.tasks import given_regions, graph_records
 from diptych.tasks import ranks as rk
 from diptych.tasks import triplet_matching as tm
-from diptych.tasks.graph_records import Ragged
+from diptych.tasks.graph_records import Ragged, nms_ran
 from diptych.tasks.intervals import Floats, Ints, percentiles, resampled_class_means, resampled_means
 from diptych.tasks.predicate_nms import predicate_nms
 from diptych.tasks.records import facts_of, with_facts
@@ -113,9 +113,9 @@ class VG150:
             "scorer": f"VG150 {self.setting}, recall" + (" (published habits)" if self.compat else ""),
             "ap_rule": "none: recall of the first K triplets of an image",
             "iou": f"both boxes >= {IOU}, " + ("inclusive (last pixel counted in)" if self.compat else "half_open"),
-            "relation_nms": "PE-Net's, before ranking" if self.relation_nms else "none",
+            "relation_nms": nms_ran(facts_of(records), "PE-Net's, before ranking" if self.relation_nms else "none"),
             "graph_constraint": "one predicate an ordered pair; ng_: none",
-            "triplet_score": self.ranking,
+            "ranking": self.ranking,
             "ties": self._ties,
             "share_tied": share_tied,
             "ceiling": self._ceilings(truth),
