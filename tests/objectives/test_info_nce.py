@@ -140,6 +140,18 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(lambda i, t, s: info_nce(i, t, scale=s, **options)[0], (image, text, scale))
 
 
+def test_a_plain_number_as_scale_is_as_exact_as_a_float64_tensor() -> None:
+    """Differences of the loss between two plain numbers that float32 cannot tell apart."""
+    image, text, scale, step = units(N, seed=0), units(N, seed=1), 1 / 0.07, 1e-7
+    above, below = (info_nce(image, text, scale=scale + sign * step)[0] for sign in (1, -1))
+    scale_1 = torch.tensor([scale], dtype=torch.float64, requires_grad=True)
+    loss, _ = info_nce(image, text, scale=scale_1)
+    assert info_nce(image, text, scale=scale)[0].item() == loss.item()
+    (grad,) = torch.autograd.grad(loss, scale_1)
+    assert float(above - below) / (2 * step) == pytest.approx(grad.item(), rel=1e-6)
+    assert info_nce(image.float(), text.float(), scale=scale)[0].dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", ["plain", "smoothing with masks", "more texts, positive groups", "soft targets with masks"])
 @pytest.mark.parametrize("tile", [1, 2, 6, 7])
 def test_tile_size_changes_nothing(name: str, tile: int) -> None:

@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, all_gather, mean_over_processes
-from diptych.objectives.pairing import Pairing, Same, pair
+from diptych.objectives.pairing import Pairing, Same, one_number, pair
 
 REACH = 60.0
 """How far below a common reference exponentials may be summed: float32 loses what is below exp(-87), exp(-27) of such a sum."""
@@ -102,9 +102,7 @@ def info_nce(
         process_group=process_group,
     )
     plan = _Plan(paired.pairing, smoothing, directions != "text_to_image", directions != "image_to_text", process_group)
-    scale_1 = torch.as_tensor(scale, device=image_ND.device)
-    if scale_1.numel() != 1:
-        raise ShapeError(f"scale must hold one number, got shape {list(scale_1.shape)}")
+    scale_1 = one_number(scale, "scale", device=image_ND.device)
     row_N, column_N, hit_2N, similarity_N = _Tiled.apply(paired.image_RD, paired.text_CD, scale_1, plan)  # type: ignore[no-untyped-call]
     each_N = (row_N + column_N) / (2 if directions == "both" else 1)
     if weight_N is not None:
