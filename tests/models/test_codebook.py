@@ -108,6 +108,12 @@ def test_terms_and_their_gradients_by_hand(book: Codebook, legacy: bool) -> None
     assert torch.allclose(book.code_KD.grad, expected)
 
 
+def test_caption_loss_keeps_float64() -> None:
+    logits = torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    text, mask = torch.tensor([[0, 1, 2, 3], [0, 4, 1, 1]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+    assert torch.autograd.gradcheck(lambda x: caption_loss(x, text, mask), logits)
+
+
 def test_caption_loss_by_a_double_loop() -> None:
     torch.manual_seed(1)
     logits, text = torch.randn(3, 6, 7, dtype=torch.float64), torch.randint(0, 7, (3, 6))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -138,6 +140,18 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(lambda i, t, s: info_nce(i, t, scale=s, **options)[0], (image, text, scale))
 
 
+def test_a_plain_number_as_scale_is_as_exact_as_a_float64_tensor() -> None:
+    """Differences of the loss between two plain numbers that float32 cannot tell apart."""
+    image, text, scale, step = units(N, seed=0), units(N, seed=1), 1 / 0.07, 1e-7
+    above, below = (info_nce(image, text, scale=scale + sign * step)[0] for sign in (1, -1))
+    scale_1 = torch.tensor([scale], dtype=torch.float64, requires_grad=True)
+    loss, _ = info_nce(image, text, scale=scale_1)
+    assert info_nce(image, text, scale=scale)[0].item() == loss.item()
+    (grad,) = torch.autograd.grad(loss, scale_1)
+    assert float(above - below) / (2 * step) == pytest.approx(grad.item(), rel=1e-6)
+    assert info_nce(image.float(), text.float(), scale=scale)[0].dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", ["plain", "smoothing with masks", "more texts, positive groups", "soft targets with masks"])
 @pytest.mark.parametrize("tile", [1, 2, 6, 7])
 def test_tile_size_changes_nothing(name: str, tile: int) -> None:
@@ -210,6 +224,45 @@ def test_identical_rows_at_scale_100_stay_finite_and_count_as_misses(dtype: torc
     assert torch.isfinite(same.grad).all()
     assert torch.isfinite(scale.grad).all()
     assert parts["accuracy_image_to_text"] == parts["accuracy_text_to_image"] == 0
+
+
+def dense(image: Tensor, text: Tensor, scale: Tensor, directions: str, smoothing: float) -> Tensor:
+    score, own = scale * image @ text.T, torch.arange(len(image))
+    row, column = (F.cross_entropy(z, own, label_smoothing=smoothing) for z in (score, score.T))
+    return {"both": (row + column) / 2, "image_to_text": row, "text_to_image": column}[directions]
+
+
+EXACT = torch.full((1, 16), 0.25, dtype=torch.float64) * units(1, 16, seed=0).sign()
+"""A unit row whose products are exact in float32, in any order of summation: what is measured is what follows."""
+
+CLOSE_ROWS = {
+    "identical": (EXACT.expand(9, 16), EXACT.expand(9, 16)),
+    "nearly identical": (F.normalize(EXACT + 1e-3 * units(9, 16, seed=1), dim=-1), EXACT.expand(9, 16)),
+    "two far groups": (torch.cat([EXACT.expand(5, 16), -EXACT.expand(4, 16)]),) * 2,
+}
+
+
+@pytest.mark.parametrize("tile", [4, 512])
+@pytest.mark.parametrize(
+    ("directions", "smoothing"), [("both", 0.0), ("both", 0.1), ("image_to_text", 0.0), ("text_to_image", 0.0)]
+)
+@pytest.mark.parametrize("rows", CLOSE_ROWS)
+def test_float32_at_scale_100_is_as_exact_as_one_dense_matrix(rows: str, directions: Any, smoothing: float, tile: int) -> None:
+    """Log-sum-exps near 100 that are kept in float32 miss the bound: every softmax then has an error of 8e-6."""
+
+    def errors(loss: Callable[..., Tensor]) -> list[float]:
+        found = []
+        for function, dtype in ((loss, torch.float32), (dense_loss, torch.float64)):
+            leaves = [x.float().to(dtype, copy=True).requires_grad_() for x in (*CLOSE_ROWS[rows], torch.tensor([100.0]))]
+            value = function(*leaves)
+            found.append([value.detach().double(), *(g.double() for g in torch.autograd.grad(value, leaves))])
+        return [float((got - want).abs().max()) for got, want in zip(*found, strict=True)]
+
+    dense_loss = functools.partial(dense, directions=directions, smoothing=smoothing)
+    options = {"directions": directions, "smoothing": smoothing, "tile": tile}
+    ours = errors(lambda image, text, scale: info_nce(image, text, scale=scale, **options)[0])
+    for name, got, bound in zip(("loss", "image", "text", "scale"), ours, errors(dense_loss), strict=True):
+        assert got <= 10 * max(bound, 4e-8), name
 
 
 def test_float32_holds_where_scores_are_200_apart() -> None:

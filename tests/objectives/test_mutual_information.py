@@ -80,6 +80,18 @@ def test_simclr_is_a_boltzmann_over_all_views_but_the_inputs_own() -> None:
     )
 
 
+def test_float32_at_scale_100_is_as_exact_over_a_set_as_cross_entropy() -> None:
+    row, index = torch.full((9, 16), 0.25), torch.arange(9)  # equal rows whose products are exact in float32
+    errors = []
+    for loss in (MutualInformation(candidates="set"), lambda x, y, *, scale, set_KD: F.cross_entropy(scale * x @ set_KD.T, y)):
+        wide, short = (
+            torch.autograd.grad(loss(x, index, scale=100.0, set_KD=row.to(x)), x)[0].double()
+            for x in (row.double().requires_grad_(), row.clone().requires_grad_())
+        )
+        errors.append(float((wide - short).abs().max()))
+    assert errors[0] <= 10 * errors[1]
+
+
 def test_a_visual_vocabulary_is_a_set_without_gradient() -> None:
     x, words = made(N, D, seed=1).requires_grad_(), made(K, D, seed=2).requires_grad_()
     index = torch.tensor([0, 1, 2, 3, 4, 0])

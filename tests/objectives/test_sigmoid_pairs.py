@@ -67,6 +67,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_plain_numbers_as_scale_and_bias_are_as_exact_as_float64_tensors() -> None:
+    """Differences of the loss between plain numbers that float32 cannot tell apart."""
+    image, text, scale, bias, step = units(N, seed=0), units(N, seed=1), 1 / 0.07, -9.7, 1e-7
+    leaves = number(scale), number(bias)
+    loss, _ = sigmoid_pairs(image, text, scale=leaves[0], bias=leaves[1])
+    assert sigmoid_pairs(image, text, scale=scale, bias=bias)[0].item() == loss.item()
+    for name, grad in zip(("scale", "bias"), torch.autograd.grad(loss, leaves), strict=True):
+        given = {"scale": scale, "bias": bias}
+        above, below = (sigmoid_pairs(image, text, **(given | {name: given[name] + sign * step}))[0] for sign in (1, -1))
+        assert float(above - below) / (2 * step) == pytest.approx(grad.item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("tile", [1, 3, 512])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_equals_a_double_loop_with_every_gradient(name: str, tile: int) -> None:
@@ -148,7 +160,7 @@ def test_permuting_pairs_permutes_losses() -> None:
 
 def test_errors_say_what_came() -> None:
     image, text = units(N, seed=0), units(N, seed=1)
-    with pytest.raises(ShapeError, match="one number each"):
+    with pytest.raises(ShapeError, match="must hold one number"):
         sigmoid_pairs(image, text, scale=torch.ones(2), bias=0.0)
     with pytest.raises(ShapeError, match="7 images and 3 texts"):
         sigmoid_pairs(image, text[:3], scale=1.0, bias=0.0)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.core.errors import ShapeError
+from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.masked_words import masked_distillation, masked_words
-from diptych.objectives.topology import similarity_kl, topology
+from diptych.objectives.topology import clip_distillation, similarity_kl, topology
 
 N, D = 7, 5
 
@@ -51,6 +51,33 @@ def test_it_is_zero_for_the_same_model_also_when_the_space_has_turned() -> None:
     assert topology(image, text, image, text, scale=14.0).item() == 0
     assert topology(image @ turn, text @ turn, image, text, scale=14.0).item() == pytest.approx(0, abs=1e-12)
     assert topology(unit(3), text, image, text, scale=14.0).item() > 0.1
+
+
+@pytest.mark.parametrize("tile", [2, 512])
+def test_clip_distillation_is_open_clips_with_every_gradient(tile: int) -> None:
+    from open_clip.loss import DistillClipLoss
+
+    image, text = unit(0).requires_grad_(), unit(1).requires_grad_()
+    teacher = unit(2, width=D + 3), unit(3, width=D + 3)
+    scale, teacher_scale = torch.tensor([14.0], dtype=torch.float64, requires_grad=True), 60.0
+    ours = clip_distillation(image, text, *teacher, scale=scale, teacher_scale=teacher_scale, tile=tile)
+    _, theirs = DistillClipLoss()(image, text, scale, *teacher, teacher_scale)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
+    leaves = image, text, scale
+    for got, want in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+    one_scale = clip_distillation(image, text, *teacher, scale=scale, teacher_scale=14.0)
+    assert abs(one_scale.item() - theirs.item()) > 0.01
+
+
+def test_a_cross_entropy_is_the_divergence_and_the_entropy_of_the_reference() -> None:
+    parts, options = [unit(seed) for seed in range(4)], {"scale": 9.0, "reference_scale": 20.0, "own": False}
+    p = (20.0 * parts[2] @ parts[3].T).masked_fill(torch.eye(N, dtype=torch.bool), -1e30).softmax(1)
+    entropy = -torch.xlogy(p, p).sum(1).mean()
+    found = similarity_kl(*parts, **options, divergence="cross_entropy")
+    assert found.item() == pytest.approx((similarity_kl(*parts, **options) + entropy).item(), abs=1e-12)
+    with pytest.raises(ConfigError, match="divergence"):
+        similarity_kl(*parts, scale=1.0, divergence="js")  # type: ignore[arg-type]
 
 
 def test_gradients_reach_the_model_alone_and_do_not_depend_on_the_tile() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,40 @@ def test_the_teacher_and_its_centres_move_after_the_update() -> None:
     assert all(torch.equal(p, frozen[name]) for name, p in model.companions["teacher"].named_parameters()), "momentum ends at 1"
 
 
-def test_cached_gradients_are_exact() -> None:
-    recipe = small()
+def test_with_a_spread_each_image_hides_its_own_number_and_weighs_the_same() -> None:
+    recipe = small(hidden=0.5, hidden_spread=0.3)
+    batch, model = doubled(batch_of(recipe)), made_model(recipe)
+    counts = batch.hidden_BP.sum(1)
+    assert len(counts.unique()) > 2
+    assert 3 <= counts.min() <= counts.max() <= batch.place_BM.shape[1] == 13
+    f = recipe.features(model, batch)
+    each = []
+    for row, count in enumerate(counts.tolist()):
+        assert sorted(batch.place_BM[row, :count].tolist()) == batch.hidden_BP[row].nonzero().flatten().tolist()
+        target = ((f.teacher_patch_NMK[row, :count] - f.patch_centre_K) / recipe.teacher_tau).softmax(-1)
+        each.append(F.cross_entropy(f.patch_NMK[row, :count] / recipe.student_tau, target))
+    expected = recipe.beta * torch.stack(each).mean()
+    torch.testing.assert_close(recipe.losses(f, batch)["masked"], expected)
+    recipe.after_update(model, f, batch, 0.0)
+    torch.testing.assert_close(model.patch_centre_K, 0.1 * f.teacher_patch_NMK[batch.place_BM >= 0].mean(0))
+
+
+def test_koleo_is_added_with_its_weight_and_reaches_the_image_tower() -> None:
+    recipe = small(koleo=0.1, alpha=0.0, beta=0.0)
+    batch, model = doubled(batch_of(recipe)), made_model(recipe)
+    f = recipe.features(model, batch)
+    losses = recipe.losses(f, batch)
+    assert "koleo" not in small(alpha=0.0, beta=0.0).losses(f, batch)
+    row = F.normalize(model.image_tower(batch.image_BCHW).pooled_BD, dim=-1)
+    distance = torch.cdist(row, row).fill_diagonal_(math.inf).amin(1)
+    torch.testing.assert_close(losses["koleo"], -0.1 * distance.log().mean(), rtol=1e-5, atol=1e-6)
+    (grad,) = torch.autograd.grad(losses["koleo"], [model.image_tower.class_D])
+    assert grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"koleo": 0.1, "hidden": 0.5, "hidden_spread": 0.3}])
+def test_cached_gradients_are_exact(changes: dict[str, Any]) -> None:
+    recipe = small(**changes)
     batch, model = doubled(batch_of(recipe)), made_model(recipe)
     whole, cut = (gradients(recipe, model, batch, micro_batch=size) for size in (0, 3))
     torch.testing.assert_close(cut, whole, rtol=1e-8, atol=1e-11)
@@ -159,7 +192,7 @@ def test_cached_gradients_are_exact() -> None:
 
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
     """Gradients, model, teacher and the centres of its answers after one update."""
-    recipe = small()
+    recipe = small(koleo=0.1, hidden=0.5, hidden_spread=0.3)
     return updated(recipe, made_model(recipe), [doubled(batch_of(recipe))], rank, world)
 
 
@@ -193,6 +226,8 @@ def test_a_stop_changes_nothing_and_both_tokens_are_deployed(tmp_path: Path) -> 
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="needs two_tokens"):
         small(token="second", two_tokens=False)
+    with pytest.raises(ConfigError, match=r"hidden is 0.75 \+- 0.3"):
+        small(hidden_spread=0.3)
     with pytest.raises(ConfigError, match="no second class token"):
         small(image_tower="vit_tiny").model()
     with pytest.raises(ConfigError, match="local_size 20"):

@@ -20,11 +20,18 @@ def local_views(draws: Draws, preprocess: Preprocess, *, count: int, size: int, 
     return preprocess.normalise(np.stack(parts)).reshape(len(draws), count, 3, size, size)
 
 
-def hidden_patches(draws: Draws, *, patches: int, share: float) -> tuple[Tensor, Tensor]:
-    """hidden_BP bool and place_BM int64: round(share * patches) patches of each image at random, the same number in all, in order."""
-    if not 0 <= share < 1:
-        raise ConfigError(f"the share of hidden patches is {share} (expected at least 0, below 1)")
-    count = round(share * patches)
-    place_BM = torch.from_numpy(np.stack([np.sort(draw.rng.permutation(patches)[:count]) for draw in draws]).astype(np.int64))
+def hidden_patches(draws: Draws, *, patches: int, share: float, spread: float = 0.0) -> tuple[Tensor, Tensor]:
+    """hidden_BP bool and place_BM int64: round(share * patches) patches of each image at random, in order.
+
+    With a spread, each image's share is drawn evenly from share - spread to share + spread, and place_BM ends in -1 where an image
+    has fewer than the most that can be.
+    """
+    if not 0 <= share - abs(spread) <= share + abs(spread) < 1:
+        raise ConfigError(f"the share of hidden patches is {share} +- {spread} (expected at least 0, below 1)")
+    place_BM = torch.full((len(draws), round((share + abs(spread)) * patches)), -1, dtype=torch.int64)
     hidden_BP = torch.zeros(len(draws), patches, dtype=torch.bool)
-    return hidden_BP.scatter_(1, place_BM, True), place_BM
+    for row, draw in enumerate(draws):
+        count = round((share + draw.rng.uniform(-spread, spread) if spread else share) * patches)
+        place_BM[row, :count] = torch.from_numpy(np.sort(draw.rng.permutation(patches)[:count]))
+        hidden_BP[row, place_BM[row, :count]] = True
+    return hidden_BP, place_BM

@@ -28,12 +28,14 @@ Token = Literal["first", "second"]
 class DensePairs(Pairs):
     """`Pairs` of the first image vector with raw texts; the second with captions; prototypes by student and teacher.
 
+    class_ND                             the first class token, neither projected nor normalised
     second_ND, caption_ND, second_scale  None in a model with one image vector
     local_NVK, teacher_N1K               of the first class token: the student's local views, the teacher's whole view
     patch_NMK, teacher_patch_NMK         of hidden patches: the student, who cannot see them, and the teacher, who can
     class_centre_K, patch_centre_K       the teacher's centres as they were before this step
     """
 
+    class_ND: Tensor
     second_ND: Tensor | None = None
     caption_ND: Tensor | None = None
     second_scale: Tensor | None = None
@@ -105,6 +107,7 @@ class DenseEncoder(DualEncoder):
             image_ND=normalised(self.image_projection(seen.pooled_BD)),
             text_ND=self.encode_text(text_BL, text_mask_BL),
             scale=self.log_scale.exp(),
+            class_ND=seen.pooled_BD,
         )
         if self.two_tokens:
             found = replace(
@@ -185,4 +188,5 @@ class TwoTokenEncoder(DualEncoder):
 
 
 def _at(tokens_BPD: Tensor, place_BM: Tensor) -> Tensor:
-    return tokens_BPD.gather(1, place_BM[..., None].expand(-1, -1, tokens_BPD.shape[2]))
+    """The tokens at these places; any token where the place is -1."""
+    return tokens_BPD.gather(1, place_BM.clamp_min(0)[..., None].expand(-1, -1, tokens_BPD.shape[2]))

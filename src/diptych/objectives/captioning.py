@@ -6,13 +6,15 @@ than short ones (BLIP takes the mean over all tokens of the batch). Letters: B b
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def caption_loss(logit_BLV: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
     """`logit_BLV` at place l answers for the token at l + 1. Nats."""
-    nll_BL = F.cross_entropy(logit_BLV[:, :-1].flatten(0, 1).float(), text_BL[:, 1:].flatten(), reduction="none")
+    wide = torch.promote_types(logit_BLV.dtype, torch.float32)
+    nll_BL = F.cross_entropy(logit_BLV[:, :-1].flatten(0, 1).to(wide), text_BL[:, 1:].flatten(), reduction="none")
     there_BL = mask_BL[:, 1:].to(nll_BL.dtype)
     nll_B = (nll_BL.view(there_BL.shape) * there_BL).sum(1) / there_BL.sum(1).clamp(min=1)
     return nll_B.mean()

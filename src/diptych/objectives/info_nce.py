@@ -7,7 +7,8 @@ With unit rows v_i, t_j, a scale s and Z_ij = s v_i . t_j, the loss of pair i is
 where q is one-hot on the partner (CLIP, 2103.00020) unless smoothing, groups or targets say otherwise, and w_i = 1.
 Pairs that are left out (masks) are in no sum at all.
 
-What implementations get wrong: logits in half precision; dividing by the sum of the weights; smoothing over left-out pairs;
+What implementations get wrong: logits in half precision; log-sum-exps kept in float32, whose last digit near 100 is 8e-6, as is
+then the error of every softmax (here they are float64); dividing by the sum of the weights; smoothing over left-out pairs;
 gradients of features and of the temperature that differ by the number of processes (see `gather`); accuracy that counts ties
 as hits, so that a collapsed model looks perfect (here a tie counts against the model).
 
@@ -28,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, all_gather, mean_over_processes
-from diptych.objectives.pairing import Pairing, Same, pair
+from diptych.objectives.pairing import Pairing, Same, one_number, pair
 
 REACH = 60.0
 """How far below a common reference exponentials may be summed: float32 loses what is below exp(-87), exp(-27) of such a sum."""
@@ -101,9 +102,7 @@ def info_nce(
         process_group=process_group,
     )
     plan = _Plan(paired.pairing, smoothing, directions != "text_to_image", directions != "image_to_text", process_group)
-    scale_1 = torch.as_tensor(scale, device=image_ND.device)
-    if scale_1.numel() != 1:
-        raise ShapeError(f"scale must hold one number, got shape {list(scale_1.shape)}")
+    scale_1 = one_number(scale, "scale", device=image_ND.device)
     row_N, column_N, hit_2N, similarity_N = _Tiled.apply(paired.image_RD, paired.text_CD, scale_1, plan)  # type: ignore[no-untyped-call]
     each_N = (row_N + column_N) / (2 if directions == "both" else 1)
     if weight_N is not None:
@@ -143,7 +142,7 @@ class _Plan:
 
 @dataclass(slots=True)
 class _Sums:
-    """What one axis of the score matrix adds up to, entry by entry: R rows, or the partner columns of all processes.
+    """What one axis of the score matrix adds up to, entry by entry: R rows, or the partner columns of all processes. In float64.
 
     lse       log-sum-exp of the scores that are kept
     positive  sum of target * score, and `target`, the sum of targets, to divide it by
@@ -160,7 +159,8 @@ class _Sums:
 
     @classmethod
     def empty(cls, size: int, like: Tensor) -> _Sums:
-        low, zero = like.new_full((size,), -torch.inf), like.new_zeros(size)
+        low = like.new_full((size,), -torch.inf, dtype=torch.float64)
+        zero = torch.zeros_like(low)
         return cls(low, zero, zero.clone(), zero.clone(), zero.clone(), low.clone())
 
     def add(self, strip: _Sums, where: slice) -> None:
@@ -210,8 +210,8 @@ class _Tiled(torch.autograd.Function):
         if not pairing.one_positive and bool(torch.cat(targets).amin() <= 0):
             raise ConfigError("targets must be above 0 somewhere in every row, and in the column of every image's own text")
         mine = slice(pairing.offset, pairing.offset + rows)
-        row_N = row.loss(plan.smoothing)[:rows] if plan.by_row else torch.zeros_like(own_N)
-        own_column_N = column.loss(plan.smoothing)[mine] if plan.by_column else torch.zeros_like(own_N)
+        row_N = row.loss(plan.smoothing)[:rows].to(own_N) if plan.by_row else torch.zeros_like(own_N)
+        own_column_N = column.loss(plan.smoothing)[mine].to(own_N) if plan.by_column else torch.zeros_like(own_N)
         hit_2N = (own_N > torch.stack([row.rival[:rows], column.rival[mine]])).to(own_N)
         similarity_N = own_N / scale_1.to(own_N)
         ctx.plan, ctx.row_sums, ctx.column_sums = plan, (row.target, row.kept), (column.target, column.kept)
@@ -232,7 +232,7 @@ class _Tiled(torch.autograd.Function):
         with torch.autocast(image_RD.device.type, enabled=False):
             scores = _Scores(image_RD, text_CD, scale_1)
             grads = _Grads.empty(scores, ctx.needs_input_grad)
-            middle = _middle(plan, row_lse_R, column_lse_N)
+            middle = _middle(plan, row_lse_R, column_lse_N, scores.text_CD.dtype)
             column = None if grad_all_N is None else _Axis(column_lse_N, grad_all_N, *ctx.column_sums)
             for start, stop in plan.pairing.tiles(len(image_RD)):
                 score_TC = scores.tile(start, stop)
@@ -288,24 +288,24 @@ def _strip_sums(score_SC: Tensor, start: int, plan: _Plan) -> tuple[_Sums, _Sums
         column.positive[at : at + len(partner_S)] = partner_S
         column.target[at : at + len(partner_S)] = 1
     else:
-        row.target, column.target = target_SC.sum(1), target_SC[:, :columns].sum(0)
-        positive_SC = target_SC * score_SC
-        row.positive, column.positive = positive_SC.sum(1), positive_SC[:, :columns].sum(0)
+        row.target, column.target = _totals(target_SC, columns)
+        row.positive, column.positive = _totals(target_SC * score_SC, columns)
     out_SC = pairing.left_out(start, stop, score_SC.shape[1])
     if plan.smoothing:
         kept_SC = torch.ones_like(score_SC) if out_SC is None else (~out_SC).to(score_SC)
-        row.kept, column.kept = kept_SC.sum(1), kept_SC[:, :columns].sum(0)
+        row.kept, column.kept = _totals(kept_SC, columns)
         kept_SC *= score_SC
-        row.score, column.score = kept_SC.sum(1), kept_SC[:, :columns].sum(0)
+        row.score, column.score = _totals(kept_SC, columns)
     if out_SC is not None:
         score_SC.masked_fill_(out_SC, -torch.inf)
     own_S = partner_S.clone()
     partner_S.fill_(-torch.inf)
     rival_SC = score_SC if target_SC is None else score_SC.masked_fill(target_SC > 0, -torch.inf)
-    row.rival, column.rival = rival_SC.amax(1), rival_SC[:, :columns].amax(0)
+    rival_S, rival_N = rival_SC.amax(1), rival_SC[:, :columns].amax(0)
+    row.rival, column.rival = rival_S.double(), rival_N.double()
     partner_S.copy_(own_S)
     if target_SC is None:
-        top_S, top_N = row.rival.clone(), column.rival.clone()
+        top_S, top_N = rival_S.clone(), rival_N.clone()
         top_S[: len(own_S)].clamp_(min=own_S)
         top_N[at : at + len(own_S)].clamp_(min=own_S)
     else:
@@ -314,17 +314,26 @@ def _strip_sums(score_SC: Tensor, start: int, plan: _Plan) -> tuple[_Sums, _Sums
     return row, column
 
 
+def _totals(x_SC: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Sums over rows, and over the partner columns, in float64."""
+    return x_SC.sum(1, dtype=torch.float64), x_SC[:, :columns].sum(0, dtype=torch.float64)
+
+
 def _log_sum_exp(score_SC: Tensor, top_S: Tensor, top_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Over rows, and over the first N columns, from one exponential in place of the scores. `top` are their maxima.
+    """Over rows, and over the first N columns, from one exponential in place of the scores; float64. `top` are their maxima.
 
     Both sums use the strip's maximum as reference. Where some row or column lies so far below it that terms could be lost
     (possible from a scale of 30 on), each axis uses maxima of its own.
     """
-    top = top_S.amax()
-    if not bool(top - torch.minimum(top_S.amin(), top_N.amin()) < REACH):
-        return score_SC.logsumexp(1), score_SC[:, : len(top_N)].logsumexp(0)
-    score_SC.sub_(top).exp_()
-    return score_SC.sum(1).log_().add_(top), score_SC[:, : len(top_N)].sum(0).log_().add_(top)
+    top, columns = top_S.amax(), len(top_N)
+    if bool(top - torch.minimum(top_S.amin(), top_N.amin()) < REACH):
+        score_SC.sub_(top).exp_()
+        return score_SC.sum(1).double().log_().add_(top), score_SC[:, :columns].sum(0).double().log_().add_(top)
+    lowest = torch.finfo(score_SC.dtype).min  # for a row or column without any pair: its log-sum-exp is -inf
+    top_S, top_N = top_S.clamp_min(lowest), top_N.clamp_min(lowest)
+    row_S = (score_SC - top_S[:, None]).exp_().sum(1)
+    column_N = score_SC[:, :columns].sub_(top_N).exp_().sum(0)
+    return row_S.double().log_().add_(top_S), column_N.double().log_().add_(top_N)
 
 
 @dataclass(slots=True)
@@ -337,8 +346,17 @@ class _Axis:
     kept: Tensor
 
     def softmax(self, score_SC: Tensor, *, out: Tensor) -> Tensor:
-        """The gradient of log-sum-exp times the incoming one. An axis without any pair (its log-sum-exp is -inf) has none."""
-        return torch.sub(score_SC, self.lse.clamp_min(torch.finfo(score_SC.dtype).min), out=out).exp_().mul_(self.grad)
+        """The gradient of log-sum-exp times the incoming one. An axis without any pair (its log-sum-exp is -inf) has none.
+
+        Scores are compared with the log-sum-exp as their own type rounds it, and the rest of it joins the factor.
+        """
+        near = self.lse.to(score_SC.dtype).clamp_min(torch.finfo(score_SC.dtype).min)
+        return torch.sub(score_SC, near, out=out).exp_().mul_(self.share(near).to(score_SC.dtype))
+
+    def share(self, reference: Tensor) -> Tensor:
+        """The incoming gradient over the sum of exp(score - reference), float64."""
+        lse = self.lse.clamp_min(torch.finfo(reference.dtype).min)
+        return self.grad * (reference - lse).exp()
 
 
 def _strip_gradient(
@@ -366,19 +384,19 @@ def _strip_gradient(
             continue
         if target_SC is not None:
             share = axis.grad * ((plan.smoothing - 1) / axis.target)
-            score_SC[:, :width].addcmul_(target_SC[:, :width], share.nan_to_num(0, 0, 0))
+            score_SC[:, :width].addcmul_(target_SC[:, :width], share.nan_to_num(0, 0, 0).to(score_SC.dtype))
         else:
             partner_S = pairing.partner(score_SC, start)
             at = pairing.offset + start
             grad_S = axis.grad[: len(partner_S), 0] if axis is row else axis.grad[at : at + len(partner_S)]
-            partner_S.sub_(grad_S, alpha=1 - plan.smoothing)
+            partner_S.sub_(grad_S.to(partner_S.dtype), alpha=1 - plan.smoothing)
         if plan.smoothing:
-            even = axis.grad * (plan.smoothing / axis.kept)
-            score_SC[:, :width] -= even.nan_to_num(0, 0, 0) if out_SC is None else even.nan_to_num(0, 0, 0) * ~out_SC[:, :width]
+            even = (axis.grad * (plan.smoothing / axis.kept)).nan_to_num(0, 0, 0).to(score_SC.dtype)
+            score_SC[:, :width] -= even if out_SC is None else even * ~out_SC[:, :width]
     return score_SC
 
 
-def _middle(plan: _Plan, row_lse_R: Tensor, column_lse_N: Tensor) -> Tensor | None:
+def _middle(plan: _Plan, row_lse_R: Tensor, column_lse_N: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The reference from which one exponential serves both directions in backward, or None where two are needed.
 
     Within REACH / 2 of every log-sum-exp nothing overflows, and what underflows is below exp(-57) of its sum.
@@ -387,14 +405,13 @@ def _middle(plan: _Plan, row_lse_R: Tensor, column_lse_N: Tensor) -> Tensor | No
         return None
     lowest = torch.minimum(row_lse_R.amin(), column_lse_N.amin())
     highest = torch.maximum(row_lse_R.amax(), column_lse_N.amax())
-    return (lowest + highest) / 2 if bool(highest - lowest < REACH) else None
+    return ((lowest + highest) / 2).to(dtype) if bool(highest - lowest < REACH) else None
 
 
 def _both_softmaxes(score_SC: Tensor, spare_SC: Tensor, row: _Axis, column: _Axis, middle: Tensor) -> None:
     """exp(z - row lse) * row grad + exp(z - column lse) * column grad, in the place of the scores."""
     columns = len(column.lse)
-    row_S1 = row.grad * (middle - row.lse).exp()
-    column_N = column.grad * (middle - column.lse).exp()
+    row_S1, column_N = (axis.share(middle).to(score_SC.dtype) for axis in (row, column))
     torch.add(row_S1, column_N, out=spare_SC[:, :columns])
     spare_SC[:, columns:] = row_S1
     score_SC.sub_(middle).exp_().mul_(spare_SC)

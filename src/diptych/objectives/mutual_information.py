@@ -139,7 +139,7 @@ def _over_set(
     if keep_NK is not None:
         logit_NK = logit_NK.masked_fill(~keep_NK, -torch.inf)
     known_N = index_N.clamp_min(0)  # what does not count may have no index
-    loss_N = logit_NK.logsumexp(1) - logit_NK.gather(1, known_N[:, None]).squeeze(1)
+    loss_N = -logit_NK.log_softmax(1).gather(1, known_N[:, None]).squeeze(1)
     return _mean(loss_N, counted_N, process_group)
 
 

@@ -152,6 +152,15 @@ def pair(
     return Paired(image_RD, text_CD, pairing)
 
 
+def one_number(value: Tensor | float, name: str, *, device: torch.device) -> Tensor:
+    """A scale or bias as a tensor of one element, whose gradient flows. A plain number becomes float64, so that it is exact beside
+    features of any type. Raises ShapeError."""
+    tensor = value.to(device) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
+    if tensor.numel() != 1:
+        raise ShapeError(f"{name} must hold one number, got shape {list(tensor.shape)}")
+    return tensor
+
+
 def _check_features(image_ND: Tensor, text_MD: Tensor, tile: int, same: str) -> None:
     if image_ND.ndim != 2 or text_MD.ndim != 2 or image_ND.shape[1] != text_MD.shape[1]:
         raise ShapeError(f"features must be [N, D] and [M, D] with one D; got {list(image_ND.shape)} and {list(text_MD.shape)}")

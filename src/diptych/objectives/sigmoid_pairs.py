@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, mean_over_processes
-from diptych.objectives.pairing import Pairing, Same, pair
+from diptych.objectives.pairing import Pairing, Same, one_number, pair
 
 
 def sigmoid_pairs(
@@ -55,9 +55,7 @@ def sigmoid_pairs(
         raise ConfigError(f"reduction must be 'mean' or 'none', got {reduction!r}")
     if weight_N is not None and weight_N.shape != image_ND.shape[:1]:
         raise ShapeError(f"weight_N must be [{len(image_ND)}], one weight an image; got {list(weight_N.shape)}")
-    scale_1, bias_1 = (torch.as_tensor(x, device=image_ND.device) for x in (scale, bias))
-    if scale_1.numel() != 1 or bias_1.numel() != 1:
-        raise ShapeError(f"scale and bias must hold one number each, got {list(scale_1.shape)} and {list(bias_1.shape)}")
+    scale_1, bias_1 = (one_number(x, name, device=image_ND.device) for x, name in ((scale, "scale"), (bias, "bias")))
     paired = pair(
         image_ND,
         text_MD,

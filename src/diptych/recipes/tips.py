@@ -17,6 +17,7 @@ from diptych.models.dense_vit import DenseViT
 from diptych.models.embedder import PairEmbedder
 from diptych.models.towers import patches_a_side
 from diptych.objectives.info_nce import info_nce
+from diptych.objectives.koleo import koleo
 from diptych.objectives.self_distillation import moved_centre, self_distillation
 from diptych.recipes.alip import ALIP
 from diptych.recipes.clip import CLIP
@@ -53,7 +54,9 @@ class TIPS(PairRecipe):
 
     two_tokens   False: one class token and raw texts alone; with alpha and beta 0 this is CLIP
     alpha, beta  weights of self-distillation and of masked patches; 0 leaves a term out, and its head and views
-    hidden       share of patches that the student does not see
+    hidden       share of patches that the student does not see, the same in all images as published; with hidden_spread each image has
+                 its own, evenly from hidden - spread to hidden + spread, and weighs the same whatever that is (as in DINOv2)
+    koleo        weight of the KoLeo regulariser on the first class token, which spreads images evenly (DINOv2: 0.1; TIPS publishes none)
     locals       small views an image, of local_size pixels and these shares of its area
     momentum     of the teacher at the start; it goes to 1 as a cosine
     prototypes   of either head; head_hidden and head_width are its inner layers
@@ -67,6 +70,8 @@ class TIPS(PairRecipe):
     alpha: float = 1.0
     beta: float = 2.0
     hidden: float = 0.75
+    hidden_spread: float = 0.0
+    koleo: float = 0.0
     locals: int = 8
     local_size: int = 98
     local_scale: tuple[float, float] = (0.05, 0.32)
@@ -92,6 +97,8 @@ class TIPS(PairRecipe):
     def __post_init__(self) -> None:
         if self.token == "second" and not self.two_tokens:
             raise ConfigError("token 'second' needs two_tokens (expected token first)")
+        if not 0 <= self.hidden_spread <= self.hidden < 1 - self.hidden_spread:
+            raise ConfigError(f"hidden is {self.hidden} +- {self.hidden_spread} (expected shares of at least 0, below 1)")
 
     def reader(self) -> ALIP:
         """Two texts an image are found, checked and drawn as `alip` does."""
@@ -123,8 +130,9 @@ class TIPS(PairRecipe):
         read = self.reader().batch(draws)
         views = self.locals if self.alpha > 0 else 0
         local_BVCHW = local_views(draws, self.preprocess, count=views, size=self.local_size, scale=self.local_scale)
-        share = self.hidden if self.beta > 0 else 0.0
-        hidden_BP, place_BM = hidden_patches(draws, patches=patches_a_side(self.image_tower, self.image_size) ** 2, share=share)
+        share, spread = (self.hidden, self.hidden_spread) if self.beta > 0 else (0.0, 0.0)
+        patches = patches_a_side(self.image_tower, self.image_size) ** 2
+        hidden_BP, place_BM = hidden_patches(draws, patches=patches, share=share, spread=spread)
         known = {f.name: getattr(read, f.name) for f in fields(TripletBatch)}
         return DenseBatch(**known, local_BVCHW=local_BVCHW, hidden_BP=hidden_BP, place_BM=place_BM)
 
@@ -147,17 +155,30 @@ class TIPS(PairRecipe):
             distilled = self_distillation(features.local_NVK, features.teacher_N1K, features.class_centre_K, **taus)
             found["distilled"] = self.alpha * distilled
         if features.patch_NMK is not None:
-            masked = self_distillation(features.patch_NMK, features.teacher_patch_NMK, features.patch_centre_K, **taus)
-            found["masked"] = self.beta * masked
+            given = (features.patch_NMK, features.teacher_patch_NMK, features.patch_centre_K)
+            found["masked"] = self.beta * self_distillation(*given, **taus, mask_NV=self.asked(batch))
+        if self.koleo:
+            found["koleo"] = self.koleo * koleo(features.class_ND)
         return found
+
+    def asked(self, batch: DenseBatch) -> Tensor | None:
+        """Which places of the batch are hidden patches and not padding; None when all are."""
+        return batch.place_BM >= 0 if self.hidden_spread else None
 
     def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
         assert isinstance(model, DenseEncoder)
         super().after_update(model, features, batch, progress)
         model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
-        pairs = ((features.class_centre_K, features.teacher_N1K), (features.patch_centre_K, features.teacher_patch_NMK))
-        moved = [None if centre is None else moved_centre(centre, said, momentum=self.centre) for centre, said in pairs]
-        model.recentre_(*moved)
+        answers = (
+            (features.class_centre_K, features.teacher_N1K, None),
+            (features.patch_centre_K, features.teacher_patch_NMK, self.asked(batch)),
+        )
+        model.recentre_(
+            *(
+                None if centre_K is None else moved_centre(centre_K, said_NVK, momentum=self.centre, mask_NV=mask_NV)
+                for centre_K, said_NVK, mask_NV in answers
+            )
+        )
 
     def deploy(self, model: nn.Module) -> PairEmbedder:
         assert isinstance(model, DenseEncoder)
