@@ -72,6 +72,7 @@ class CTP(PairRecipe):
     """
 
     slug = "ctp"
+    no_prefixes = "its queue and its teacher's features are of the whole width"
 
     column: tuple[str, ...] = ("task", "industry_name")
     order: tuple[str, ...] = ()

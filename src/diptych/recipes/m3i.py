@@ -73,6 +73,7 @@ class M3I(PairRecipe):
     """
 
     slug = "m3i"
+    no_prefixes = "its teacher's and its classes' vectors are of the whole width"
     needs: ClassVar[tuple[str, ...]] = ("image",)
 
     weight_text: float = 1.0

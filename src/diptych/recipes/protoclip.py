@@ -62,6 +62,7 @@ class ProtoCLIP(CLIP):
     """
 
     slug = "protoclip"
+    no_prefixes = "its prototypes are of the whole width"
     cacheable = False
 
     clusters: int = 20_000
