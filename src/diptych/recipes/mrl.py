@@ -80,7 +80,7 @@ class MRL(PairRecipe):
     def inner(self) -> PairRecipe:
         """The recipe that is modified."""
         name, _, words = self.base.partition(":")
-        kind: Any = systems.find(name, room="recipes").load()
+        kind = systems.find(name, room="recipes").load()
         if why := refusal(kind):
             raise ConfigError(f"base '{name}' cannot be nested: {why} (expected one of {', '.join(bases())})")
         shared = {f.name for f in fields(PairRecipe)} & {f.name for f in fields(kind)}
@@ -90,7 +90,8 @@ class MRL(PairRecipe):
                 f"'{min(taken)}' is a field of mrl itself: say --{min(taken).replace('_', '-')} instead of base '{self.base}'"
             )
         preset = kind.tiny() if self.base_preset == "tiny" else kind.paper()
-        return from_plain(kind, {**to_plain(preset), **to_plain({key: getattr(self, key) for key in shared}), **own})
+        found: PairRecipe = from_plain(kind, {**to_plain(preset), **to_plain({key: getattr(self, key) for key in shared}), **own})
+        return found
 
     def prepare(self, data: Dataset) -> Self:
         return replace(self, vocabulary=self.inner.prepare(data).vocabulary)
