@@ -51,10 +51,10 @@ class CTP(PairRecipe):
     the similarities within the batch are held where the reference has them (topology preservation). Hidden words are guessed from
     words and image, and distilled from the momentum model. The temperature is fixed.
 
-    With `buffer` above 0 this is CTP_ER (preset `paper_er`), the variant with experience replay: a reservoir of samples of the earlier tasks is trained on
-    again with each later one. Which samples it holds is told from their uids (`data/reservoir.py`). Tasks share the steps of the run in
-    proportion to their samples, replays included, so that a run with a buffer costs no more than one without; the released code
-    trains its epochs over both.
+    With `buffer` above 0 this is CTP_ER (preset `paper_er`), the variant with experience replay: a reservoir of samples of the earlier
+    tasks is trained on again with each later one. Which samples it holds is told from their uids (`data/reservoir.py`). Tasks share the
+    steps of the run in proportion to their samples, replays included, so that a run with a buffer costs no more than one without; the
+    released code trains its epochs over both.
 
     Each task starts the optimiser and its schedule afresh; queues go on. After each task the model is kept in `snapshots/`; protocol
     `continual` (`diptych eval RUN continual:history=RUN/snapshots --data D`) makes the score matrix from them.
