@@ -44,6 +44,17 @@ def test_threshold_is_the_count_whose_running_share_is_nearest(count_M: np.ndarr
     assert share_below(count_M, t) == pytest.approx(below)
 
 
+def test_the_ends_of_the_tail_share() -> None:
+    """As the released p_to_t for [1, 1, 2, 4, 12, 12]: 12 at p = 1, 1 at p = 0, 4 at p = 0.2, 2 at p = 0.1."""
+    count_M = np.array([12, 1, 4, 0, 2, 1, 12], np.uint64)
+    assert [threshold_for(count_M, p) for p in (1.0, 0.0, 0.2, 0.1)] == [12, 1, 4, 2]
+    assert entry_probability(count_M, threshold_for(count_M, 1.0)).tolist() == [1.0] * 7
+    assert threshold_for(np.array([5, 5], np.uint64), 1.0) == 5
+    for share in (-0.1, 1.1):
+        with pytest.raises(ConfigError, match="from 0 to 1"):
+            threshold_for(count_M, share)
+
+
 @pytest.mark.parametrize("draw", ["text", "entry"])
 def test_draws_agree_with_their_expectation(draw: str) -> None:
     """20,000 texts, 200 entries by Zipf: the kept ones lie within four standard deviations of the sum of P."""
@@ -91,5 +102,3 @@ def test_a_draw_belongs_to_its_uid() -> None:
 def test_what_cannot_be() -> None:
     with pytest.raises(ConfigError, match="t is 0"):
         entry_probability(np.ones(1, np.uint64), 0)
-    with pytest.raises(ConfigError, match="tail share is 1"):
-        threshold_for(np.ones(1, np.uint64), 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.curate.entries import Entries, bound, frequent, viewed, wordnet, words_of_corpus
+from diptych.curate.entries import Entries, bound, frequent, page_views, viewed, wordnet, words_of_corpus
 
 
 def test_sorted_hashed_and_without_signs() -> None:
@@ -66,6 +67,21 @@ def test_the_published_cut_cannot_be_reached_by_a_small_corpus() -> None:
 
 def test_titles_that_were_looked_at() -> None:
     assert viewed([("Red_car", 70), ("Dog", 69), ("Talk:Cat", 900)]) == ["Red car"]
+
+
+def test_page_views_are_summed_over_files_and_read_from_dumps(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "pageviews-20180419-000000.gz", "wb") as file:
+        file.write(b'en Red_car 60 0\nen Dog 49 0\nde Rot 900 0\n"" x\nen Talk:Cat 80 0\nen.m Dog 99 0\n')
+    (tmp_path / "more.tsv").write_text("Red car\t10\nDog\t3\n", encoding="utf-8")
+    views = page_views(tmp_path)
+    assert views == Counter({"Red car": 70, "Dog": 3, "Talk:Cat": 80})
+    assert page_views(tmp_path, least=1)["Dog"] == 52
+    assert viewed(views.items()) == ["Red car"]
+    (tmp_path / "bad.tsv").write_text("Dog\tmany\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"bad.tsv.*views are 'many'"):
+        page_views(tmp_path / "bad.tsv")
+    with pytest.raises(DataError, match="does not exist"):
+        page_views(tmp_path / "none.tsv")
 
 
 def test_wordnets_files(tmp_path: Path) -> None:

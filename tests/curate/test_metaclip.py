@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("daft", reason="the extra curate is not installed")
 
 from diptych.cli import main
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.curate import engine, parts
 from diptych.curate.metaclip import MetaCLIP
@@ -80,6 +80,96 @@ def test_the_rare_stays_and_the_frequent_thins_out(entries: str) -> None:
     table = pq.read_table(pa.BufferReader(done.files["entries.parquet"])).to_pydict()
     kept = {e: a / b for e, b, a in zip(table["entry"], table["before"], table["after"], strict=True)}
     assert 2 * kept["red"] < kept["harp"]
+
+
+def test_a_tail_share_of_one_keeps_every_text_with_an_entry(entries: str) -> None:
+    done = MetaCLIP(entries=entries, tail_share=1.0)(pool())
+    assert set(done.columns["keep_probability"]["keep_probability"].to_pylist()) == {1.0}
+    assert {drop.reason.split(":")[0] for drop in done.dropped} == {"no_entry"}
+
+
+def bilingual() -> Pool:
+    """English by Zipf, German flat and a tenth as often; "rot" and "car" stand in either language's texts; a few of no language."""
+    rng = np.random.default_rng(3)
+    p = 1 / np.arange(1, 7) ** 1.5
+    samples = []
+    for row in range(660):
+        language, words = (
+            ("en", WORDS[:6]) if row < 600 else ("de", ["rot", "blau", "car"]) if row < 650 else ("", ["car", "sky"])
+        )
+        said = rng.choice(words, 2, p=p / p.sum() if language == "en" else None)
+        samples.append(Sample(f"u{row:04}", texts=(Text(" ".join(said), language),)))
+    return Pool.from_samples(samples, name="two")
+
+
+def naive_thresholds(sets: dict[str, list[set[str]]], t: int) -> dict[str, dict[str, float]]:
+    """p of every entry by language, as MetaCLIP 2 says it: the tail share of English at t, found again in every language."""
+    counts = {language: Counter(e for one in several for e in one) for language, several in sets.items()}
+    tail = sum(c for c in counts["en"].values() if c < t) / sum(counts["en"].values())
+    found = {}
+    for language, count in counts.items():
+        ordered = sorted(count.values())
+        running = np.cumsum(ordered) / sum(ordered)
+        own = t if language == "en" else ordered[int(np.abs(running - tail).argmin())]
+        found[language] = {e: own / max(c, own) for e, c in count.items()}
+    return found
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_thresholds_by_language_against_a_naive_rewriting(lists: bool, tmp_path: Path) -> None:
+    own = {"en": [*WORDS, "red car"], "de": ["rot", "blau"], "other": ["car"]}
+    if lists:
+        path = tmp_path / "lists"
+        path.mkdir()
+        for language, words in own.items():
+            (path / f"{language}.txt").write_text("\n".join(words), encoding="utf-8")
+    else:
+        path = tmp_path / "all.txt"
+        path.write_text("\n".join([*WORDS, "red car", "rot", "blau"]), encoding="utf-8")
+        own = {language: [*WORDS, "red car", "rot", "blau"] for language in own}
+    data = bilingual()
+    sets: dict[str, list[set[str]]] = {"en": [], "de": [], "other": []}
+    of = {}
+    for sample in data:
+        text = sample.texts[0]
+        language = text.language or "other"
+        found = {e for e in own[language] if f" {e} " in f" {text.string} "}
+        sets[language].append(found)
+        of[sample.uid] = (language, found)
+    p = naive_thresholds(sets, 40)
+    done = MetaCLIP(entries=str(path), t=40, threshold="language")(data)
+    chance = dict(zip(*done.columns["keep_probability"].to_pydict().values(), strict=True))
+    assert set(chance) == {uid for uid, (_, found) in of.items() if found}
+    for uid, value in chance.items():
+        language, found = of[uid]
+        assert value == pytest.approx(1 - np.prod([1 - p[language][e] for e in found]), abs=1e-12)
+    table = pq.read_table(pa.BufferReader(done.files["languages.parquet"])).to_pydict()
+    assert table["language"] == ["de", "en", "other"]
+    assert table["t"][1] == 40
+    assert table["matches"] == [sum(map(len, sets[language])) for language in ("de", "en", "other")]
+    pooled = MetaCLIP(entries=str(path), t=40)(data)
+    assert pooled.columns["keep_probability"] != done.columns["keep_probability"]
+    assert "languages.parquet" not in pooled.files
+    assert any("in language 'en'" in drop.reason for drop in done.dropped)
+
+
+def test_a_reference_language_that_no_text_has_is_refused(entries: str) -> None:
+    with pytest.raises(DataError, match=r"no text in language 'fr' mentions an entry.*expected one of de, en, other"):
+        MetaCLIP(entries=entries, threshold="language", reference="fr")(bilingual())
+
+
+def test_titles_come_from_page_views_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    views = tmp_path / "views.tsv"
+    views.write_text("red_car\t70\nblue dog\t69\n", encoding="utf-8")
+    source = written(tmp_path / "in", pool(), 1)
+    command = ["curate", "metaclip", str(source), str(tmp_path / "out"), "--titles", str(views), "--min-count", "10000"]
+    assert main(command) == 0
+    table = pq.read_table(tmp_path / "out" / "entries.parquet").to_pydict()
+    by_name = dict(zip(table["entry"], table["source"], strict=True))
+    assert by_name["red car"] == "title"
+    assert "blue dog" not in by_name
+    assert main([*command[:3], str(tmp_path / "more"), *command[4:], "--min-views", "69"]) == 0
+    assert "blue dog" in pq.read_table(tmp_path / "more" / "entries.parquet")["entry"].to_pylist()
 
 
 def test_negatives_are_no_texts(entries: str) -> None:
@@ -197,7 +287,9 @@ def test_command_and_plan(tmp_path: Path, entries: str, capsys: pytest.CaptureFi
     [
         ({"rule": "x"}, "rule is 'x'"),
         ({"t": -1}, "t -1"),
-        ({"tail_share": 1.0}, "tail_share is 1"),
+        ({"tail_share": 1.1}, "tail_share is 1.1"),
+        ({"threshold": "x"}, "threshold is 'x'"),
+        ({"min_views": 0}, "min_views is 0"),
         ({"draw": "x"}, "draw is 'x'"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diptych.core.errors import ShapeError
-from diptych.objectives.prototypes import group_means, prototype_loss, soft_targets
+from diptych.objectives.prototypes import group_means, prototype_accuracy, prototype_loss, soft_targets
 
 N, K, D = 9, 5, 4
 LABEL = torch.tensor([0, 3, 3, 1, -1, 0, 4, 4, 1])  # nobody is in cluster 2
@@ -92,6 +92,29 @@ def test_rows_without_a_label_count_neither_above_nor_below_the_line() -> None:
     assert (torch.autograd.grad(nobody, x)[0] == 0).all()
     nothing = prototype_loss(x, prototype, torch.zeros(K, dtype=torch.bool), target * 0, torch.full((N,), -1), scale=8.0)
     assert nothing.item() == 0
+
+
+def test_accuracy_is_that_of_the_released_code_where_no_cluster_is_empty() -> None:
+    """megvii-research/protoclip at fde1933 says 50 % and a loss of 7.30696685743682 for these."""
+    x = F.normalize(torch.sin(torch.arange(60.0, dtype=torch.float64)).reshape(12, 5), dim=1)
+    prototype = torch.cos(torch.arange(20.0, dtype=torch.float64)).reshape(4, 5)
+    label, filled = torch.arange(12) % 4, torch.ones(4, dtype=torch.bool)
+    assert prototype_accuracy(x, prototype, filled, label).item() == 0.5
+    loss = prototype_loss(x, prototype, filled, soft_targets(prototype, filled, label, 0.0), label, scale=14.0)
+    assert loss.item() == pytest.approx(7.30696685743682, rel=1e-12)
+
+
+def test_accuracy_counts_rows_with_a_label_and_clusters_with_members() -> None:
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [-1.0, -1.0]])
+    prototype = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    every = torch.tensor([True, True, True])
+    label = torch.tensor([0, 1, 0, 1])
+    assert prototype_accuracy(x, prototype, every, label).item() == 0.5  # the last is nearest to the empty row of zeros
+    assert prototype_accuracy(x, prototype, torch.tensor([True, True, False]), label).item() == 0.5
+    tied = torch.tensor([0, 1, 0, 0])
+    assert prototype_accuracy(x, prototype, torch.tensor([True, True, False]), tied).item() == 0.75  # of equal ones the lowest
+    assert prototype_accuracy(x, prototype, every, torch.tensor([0, -1, -1, -1])).item() == 1
+    assert prototype_accuracy(x, prototype, every, torch.full((4,), -1)).item() == 0
 
 
 def test_gradients_are_those_of_finite_differences() -> None:

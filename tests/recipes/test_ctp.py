@@ -10,10 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.api import evaluate, load
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_uniforms
 from diptych.data.stream import batches
 from diptych.recipes.ctp import CTP, MaskedPairBatch
 from diptych.train.fit import fit
@@ -188,6 +190,38 @@ def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(tmp_path: Path) 
     assert {"average", "forgetting", "union_loss", "r[3,1]"} <= set(result.metrics)
 
 
+def test_a_buffer_replays_samples_of_the_earlier_tasks_and_none_of_later_ones() -> None:
+    data, size = rows(), 6
+    recipe = of_scenes(buffer=size, buffer_seed=2)
+    task_of = [recipe.stream.task_of(data[row]) for row in range(len(data))]
+    number = keyed_uniforms(data.uids, "reservoir", 2)
+    for task, stage in enumerate(recipe.stages()):
+        kept = {row for row in range(40) if stage.keep(data[row])}
+        own = {row for row in range(40) if task_of[row] == task}
+        earlier = [row for row in range(40) if task_of[row] < task]
+        assert own <= kept
+        assert kept - own == set(sorted(earlier, key=lambda row: number[row])[:size])
+        assert stage.share == len(kept)
+    assert of_scenes().held_below == ()
+    with pytest.raises(ConfigError, match="buffer is -1"):
+        small(buffer=-1)
+
+
+def test_a_buffer_and_a_bias_go_through_a_run_and_a_stop(tmp_path: Path) -> None:
+    recipe = of_scenes(buffer=6, projection_bias=True)
+    whole = fit(recipe, rows(), tmp_path / "whole" / "run", OPTIONS)
+    run = stopped_and_resumed(recipe, rows(), tmp_path, OPTIONS, step=6)
+    last = "model/model.safetensors"
+    assert (run.path / last).read_bytes() == (whole.path / last).read_bytes()
+    tensors = load_file(whole.path / last)
+    assert tensors["text_projection.bias"].abs().max() > 0
+    assert tensors["image_projection.bias"].abs().max() > 0
+    found = load(whole.path)
+    x = found.model.image_tower(torch.zeros(1, 3, 32, 32)).pooled_BD
+    wanted = F.normalize(x @ tensors["image_projection.weight"].T + tensors["image_projection.bias"], dim=-1)
+    torch.testing.assert_close(found.model.encode_image(torch.zeros(1, 3, 32, 32)), wanted)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(of_scenes(), rows(), tmp_path_factory.mktemp("whole") / "run", OPTIONS).path
@@ -227,8 +261,9 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.reader.blocks.parameters()) == 6 * (bert_layer + cross_attention)
     text = 6 * bert_layer + (words + 512 + 2 + 2) * 768
     head = 768 + (768 * 768 + 768) + 2 * 768 + words  # mask, dense layer, norm, bias; the word table is the tower's
-    assert trained == vit_b16 + text + 6 * (bert_layer + cross_attention) + head + 2 * 768 * 256 + 1
-    assert trained == 224_414_465
+    assert trained == vit_b16 + text + 6 * (bert_layer + cross_attention) + head + 2 * (768 * 256 + 256) + 1
+    assert trained == 224_414_977
     for name in ("momentum", "reference"):
         assert sum(p.numel() for p in model.companions[name].parameters()) == trained
+    assert CTP.preset("paper_er") == replace(paper, buffer=10_000)
     assert (paper.tau, paper.queue, paper.momentum, paper.compatible) == (0.07, 1024, 0.995, (0.9, 0.05, 0.05))

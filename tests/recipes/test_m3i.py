@@ -137,6 +137,60 @@ def test_the_teacher_sees_the_whole_image_and_moves_after_the_update() -> None:
         torch.testing.assert_close(p.detach(), expected, rtol=1e-12, atol=1e-15)
 
 
+def elsewhere(**changes: Any) -> M3I:
+    return small(teacher_view="other", crop=(0.3, 0.9), flip=True, **changes)
+
+
+def with_other_view(batch: MixedBatch) -> MixedBatch:
+    return replace(doubled(batch), teacher_BCHW=batch.teacher_BCHW.double())
+
+
+def test_the_other_view_changes_nothing_that_the_student_sees() -> None:
+    same, other = batch_of(small(crop=(0.3, 0.9), flip=True)), batch_of(elsewhere())
+    assert same.teacher_BCHW is None
+    assert same.box_BP4 is None
+    for name in ("image_BCHW", "mixed_BCHW", "own_BP", "place_BM", "text_BL"):
+        assert torch.equal(getattr(same, name), getattr(other, name)), name
+    assert (other.teacher_BCHW != other.image_BCHW).flatten(1).any(1).all()
+    assert other.box_BP4.shape == (8, 16, 4)
+
+
+def test_the_teacher_sees_another_view_and_all_of_its_patches_are_guessed() -> None:
+    recipe = elsewhere()
+    batch, model = with_other_view(batch_of(recipe)), made_model(recipe)
+    f = recipe.features(model, batch)
+    tower, head = model.companions["teacher"]["image_tower"], model.companions["teacher"]["view_projection"]
+    with torch.no_grad():
+        seen = tower(batch.teacher_BCHW)
+        torch.testing.assert_close(f.target_ND, F.normalize(head(seen.pooled_BD), dim=-1))
+        torch.testing.assert_close(f.target_patch_NMD, F.layer_norm(seen.tokens_BPD, seen.tokens_BPD.shape[-1:]))
+    assert f.patch_NMD.shape == f.target_patch_NMD.shape
+    assert f.patch_NMD.shape[1] == 16
+    assert recipe.losses(f, batch)["patch"].item() == pytest.approx(F.mse_loss(f.patch_NMD, f.target_patch_NMD).item(), abs=1e-10)
+    unseen = recipe.features(model, replace(batch, image_BCHW=torch.zeros_like(batch.image_BCHW)))
+    assert torch.equal(f.target_ND, unseen.target_ND), "the teacher does not see the student's crop"
+
+
+def test_a_guess_depends_on_its_place_and_on_the_images_own_patches_alone() -> None:
+    recipe = elsewhere()
+    batch, model = with_other_view(batch_of(recipe)), made_model(recipe)
+    for block in model.image_tower.blocks:
+        block.scale_1_D.data.zero_()
+    first = recipe.features(model, batch).patch_NMD
+    own_B1HW = batch.own_BP.reshape(8, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    hidden = recipe.features(model, replace(batch, mixed_BCHW=torch.where(own_B1HW, batch.mixed_BCHW, 0))).patch_NMD
+    torch.testing.assert_close(first, hidden)
+    shown = recipe.features(model, replace(batch, mixed_BCHW=torch.where(own_B1HW, 0, batch.mixed_BCHW))).patch_NMD
+    assert not torch.allclose(first, shown, atol=1e-4)
+    box_BP4 = batch.box_BP4.clone()
+    box_BP4[:, 5] += 0.2
+    moved = recipe.features(model, replace(batch, box_BP4=box_BP4)).patch_NMD
+    changed = (moved - first).abs().amax(-1)
+    assert (changed[:, 5] > 1e-4).all()
+    with pytest.raises(ConfigError, match="needs box_BP4"):
+        recipe.features(model, replace(batch, box_BP4=None))
+
+
 def test_samples_have_a_label_or_a_text_or_neither_always_the_same_ones() -> None:
     data = rows()
     without = Pool.from_samples([replace(data[row], texts=() if row < 6 else data[row].texts) for row in range(24)], name="some")
@@ -165,6 +219,14 @@ def test_cached_gradients_are_exact() -> None:
     torch.testing.assert_close(cut, whole, rtol=1e-8, atol=1e-11)
 
 
+def test_cached_gradients_are_exact_with_another_view() -> None:
+    recipe = elsewhere()
+    batch, model = with_other_view(batch_of(recipe)), made_model(recipe)
+    whole, cut = (gradients(recipe, model, batch, micro_batch=size) for size in (0, 3))
+    torch.testing.assert_close(cut, whole, rtol=1e-8, atol=1e-11)
+    assert all(whole[name].abs().max() > 0 for name in ("place_projection.weight", "hidden_D"))
+
+
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
     """Gradients, model and teacher after one update; a share is of whole pairs of mixed images."""
     recipe = small()
@@ -184,7 +246,17 @@ def test_a_stop_changes_nothing(tmp_path: Path) -> None:
     assert (run.path / last).read_bytes() == (whole.path / last).read_bytes()
 
 
+def test_a_stop_changes_nothing_with_another_view(tmp_path: Path) -> None:
+    recipe = elsewhere(tokenizer="data")
+    whole = fit(recipe, rows(), tmp_path / "whole", OPTIONS)
+    run = stopped_and_resumed(recipe, rows(), tmp_path, OPTIONS, step=2)
+    last = "checkpoints/step-00000006/model.safetensors"
+    assert (run.path / last).read_bytes() == (whole.path / last).read_bytes()
+
+
 def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="teacher_view is 'none'"):
+        small(teacher_view="none")
     with pytest.raises(ConfigError, match="expected an even number"):
         small(batch_size=7)
     with pytest.raises(ConfigError, match="labelled is 2"):
@@ -204,7 +276,8 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     text = 49_408 * 512 + 77 * 512 + 12 * 3_152_384 + 2 * 512
     views = (tower * tower + tower) + (tower * width + width)
     predictor = (width * tower + tower) + (tower * width + width)
-    patches = tower + 196 * tower + block + (tower * tower + tower)
+    assert paper.teacher_view == "other"
+    patches = tower + (tower * tower + tower) + block + (tower * tower + tower)
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert total == image - tower + text + (tower + 512) * width + 1 + 1000 * width + views + predictor + patches
     assert sum(p.numel() for p in model.companions.parameters()) == image + views

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.systems import BASELINES, SYSTEMS, System
 from diptych.data.batch import PairBatch
 from diptych.data.stream import batches
 from diptych.models.outputs import Pairs
@@ -18,7 +19,7 @@ from diptych.objectives.info_nce import info_nce
 from diptych.objectives.nested import nested
 from diptych.recipes.clip import CLIP
 from diptych.recipes.dreamlip import DreamLIP
-from diptych.recipes.mrl import MRL, cut
+from diptych.recipes.mrl import MRL, bases, cut
 from diptych.recipes.siglip import SigLIP
 from diptych.train.gradient_cache import backward
 from diptych.worlds.resolve import resolve
@@ -62,6 +63,10 @@ def test_the_loss_is_that_of_the_nested_objective() -> None:
     )
     recipe = mrl(weights=(3.0, 1.0, 0.5))
     torch.testing.assert_close(recipe.losses(features, batch)["contrastive"], wanted)
+    summed, _ = nested(info_nce, (2, 4, 8), (3.0, 1.0, 0.5), "sum")(
+        features.image_ND, features.text_ND, scale=features.scale, group_N=batch.group_B
+    )
+    torch.testing.assert_close(replace(recipe, reduction="sum").losses(features, batch)["contrastive"], summed)
     logged = recipe.metrics(features, batch)
     assert {f"first_{d}" for d in (2, 4, 8)} < set(logged)
     torch.testing.assert_close(logged["first_4"], parts["first_4"])
@@ -120,8 +125,7 @@ def test_what_cannot_be_nested_is_refused() -> None:
     with pytest.raises(ConfigError, match="2 weights for 3 dims"):
         mrl(weights=(1.0, 2.0))
     for base, error, words in (
-        ("locked", ConfigError, "cannot be nested"),
-        ("mrl", ConfigError, "cannot be nested"),
+        ("locked", ConfigError, "'locked' cannot be nested: it has no two towers that are trained together"),
         ("clipp", UnknownName, "did you mean 'clip'"),
         ("clip:lr=1", ConfigError, "say --lr instead"),
         ("dreamlip:text=3", UnknownName, "did you mean 'texts'"),
@@ -130,9 +134,31 @@ def test_what_cannot_be_nested_is_refused() -> None:
             _ = mrl(base=base).inner
 
 
+@pytest.mark.parametrize(
+    "row", [row for row in (*BASELINES, *SYSTEMS) if row.built and row.room == "recipes"], ids=lambda r: r.slug
+)
+def test_every_recipe_is_a_base_or_says_why_not_and_names_those_that_are(row: System, rows: Any) -> None:
+    recipe = replace(MRL.tiny(), base=row.slug, **SMALL)
+    if row.slug in bases():
+        recipe = recipe.prepare(rows)
+        (step,) = batches(rows, recipe, seed=0, stop=1)
+        losses = recipe.losses(recipe.features(recipe.model(), step.batch), step.batch)
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        assert not recipe.inner.stages()  # phases of a base would be lost
+        assert not recipe.inner.hooks()
+    else:
+        with pytest.raises(ConfigError, match=rf"'{row.slug}' cannot be nested: its? .* \(expected one of .*clip.*\)"):
+            recipe.prepare(rows)
+
+
+def test_the_bases_are_known() -> None:
+    assert sorted(bases()) == ["align", "alip", "clip", "dreamlip", "siglip"]
+
+
 def test_the_paper_builds() -> None:
     with torch.device("meta"):
         model = MRL.paper().model()
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
+    assert MRL.paper().reduction == "sum"
     assert MRL.paper().dims == tuple(2**e for e in range(3, 10))
     assert np.all(np.diff(MRL.tiny().dims) > 0)

@@ -119,6 +119,15 @@ def test_an_episode_is_clustered_and_translated_back() -> None:
         for b in range(24):
             same = torch.equal(said[a], said[b])
             assert same <= bool(by_teacher[a] == by_teacher[b]), "equal features, equal cluster"
+    features = recipe.features(model, coming[0])
+    logged = recipe.metrics(features, coming[0])
+    pairs = {"image_to_text": (0, 1), "text_to_image": (1, 0), "image_to_teacher": (0, 2), "text_to_teacher": (1, 2)}
+    for name, (side, kind) in pairs.items():
+        x = (features.head_image_ND, features.head_text_ND)[side]
+        score = x @ (memory.image_3KD, memory.text_3KD)[side][kind].T
+        nearest = score.masked_fill(~memory.filled_3K[kind], -torch.inf).argmax(1)
+        wanted = (nearest == features.label_N3[:, kind]).float().mean()
+        assert logged[f"{name}_accuracy"].item() == pytest.approx(wanted.item())
     other = next(batches(data, recipe, seed=0, start=6, stop=7)).batch
     assert (recipe.features(model, other).label_N3 == -1).all(), "a row of another episode"
     losses = recipe.losses(recipe.features(model.train(), coming[0]), coming[0])
@@ -131,6 +140,9 @@ def test_the_first_episode_is_clips(tmp_path: Path) -> None:
     lines = [line for line in run.metrics() if line["kind"] == "train"]
     assert [line["prototypes"] > 0 for line in lines] == [False] * 3 + [True] * 6
     assert lines[0]["text_clusters"] == 0
+    assert lines[0]["image_to_text_accuracy"] == 0
+    assert max(line["image_to_text_accuracy"] for line in lines[3:]) > 0
+    assert "image_to_teacher_accuracy" not in lines[3]
     assert lines[3]["text_clusters"] > 1
     saved = load_file(run.checkpoints / "step-00000009" / "model.safetensors")
     deployed = load_file(run.model / "model.safetensors")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
@@ -71,7 +71,10 @@ def test_a_model_that_says_nothing_gets_the_background_and_a_coin() -> None:
 
 
 def records(*rows: dict[str, Any]) -> pa.Table:
-    full = [{"uid": str(n), "group": str(n), "ordered": 0.0, "pairs": 0, **row} for n, row in enumerate(rows)]
+    full = [
+        {"uid": str(n), "group": str(n), "ordered": 0.0, "pairs": 0, "tied": 0, "tied_first": 0, **row}
+        for n, row in enumerate(rows)
+    ]
     return with_facts(pa.Table.from_pylist(full, schema=_SCHEMA))
 
 
@@ -85,6 +88,43 @@ def test_pixels_are_added_up_over_images_before_they_are_divided() -> None:
     assert found["miou"] == pytest.approx((first + second) / 2), "a class that is nowhere does not count"
     assert found["pixel_accuracy"] == pytest.approx(11 / 20)
     assert found["depth_order"] == pytest.approx(0.5)
+
+
+def test_equal_depths_are_worth_what_the_policy_says() -> None:
+    """Two pairs of which one ties, the nearer region first; three of which two tie, one with the nearer region first."""
+    counts = {"right": [1], "said": [1], "true": [1]}
+    table = records(
+        {**counts, "ordered": 1.5, "pairs": 2, "tied": 1, "tied_first": 1},
+        {**counts, "ordered": 1.0, "pairs": 3, "tied": 2, "tied_first": 1},
+    )
+    wanted = {"expected": 2.5 / 5, "pessimistic": 1 / 5, "optimistic": 4 / 5, "index": 3 / 5}
+    for ties, value in wanted.items():
+        result = DenseProbe(draws=20, ties=ties).score(table)  # type: ignore[arg-type]
+        assert (result.metrics["depth_order"].value, result.notes["ties"]) == (pytest.approx(value), ties)
+    with pytest.raises(DataError, match="do not say which pairs tie"):
+        DenseProbe(ties="optimistic").score(table.drop_columns(["tied", "tied_first"]))
+
+
+def test_a_blind_model_ties_in_every_pair() -> None:
+    train, test = world("train"), world("test", 40)
+    table = DenseProbe(train=train, patches=12_000, l2=1e-4).predict(Oracle([train, test], blind=True), test)
+    values = {t: DenseProbe(draws=20, ties=t).score(table).metrics["depth_order"].value for t in ("pessimistic", "optimistic")}  # type: ignore[arg-type]
+    assert values == {"pessimistic": 0, "optimistic": 1}
+    first = [near < far for row in range(40) for near, far in hiding_pairs(test[row])]
+    assert DenseProbe(draws=20, ties="index").score(table).metrics["depth_order"].value == pytest.approx(np.mean(first))
+
+
+def test_classes_are_left_out_of_the_mean_by_name() -> None:
+    table = with_facts(records({"right": [6, 1, 2], "said": [7, 3, 4], "true": [8, 2, 4]}), classes=["", "circle", "square"])
+    circle, square = 1 / (3 + 2 - 1), 2 / (4 + 4 - 2)
+    result = DenseProbe(draws=20, leave_out=("",)).score(table)
+    assert result.metrics["miou"].value == pytest.approx((circle + square) / 2)
+    assert result.metrics["pixel_accuracy"].value == pytest.approx(9 / 14)
+    assert DenseProbe(draws=20, leave_out=("", "square")).score(table).metrics["miou"].value == pytest.approx(circle)
+    with pytest.raises(UnknownName, match="did you mean 'circle'"):
+        DenseProbe(leave_out=("circel",)).score(table)
+    with pytest.raises(DataError, match="every class is left out"):
+        DenseProbe(leave_out=("", "circle", "square")).score(table)
 
 
 def test_a_patch_has_the_class_of_most_of_its_pixels() -> None:

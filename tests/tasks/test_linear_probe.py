@@ -91,6 +91,8 @@ def test_search_takes_fifteen_fits_and_the_largest_of_equal_lambdas(monkeypatch:
     assert found["l2"] == pytest.approx(10**0.5)
     assert found["fits"] == len(tried) <= 15
     assert found["val_accuracy"] == 1.0
+    found = search(np.zeros((2, 1)), np.zeros(2, int), np.zeros((100, 1)), np.ones(100, int), ties="smallest")
+    assert found["l2"] == pytest.approx(10**-1.0)  # |log10 + 0.25| < 0.76 holds from 10 ** -1 to 10 ** 0.5
 
 
 def test_search_is_as_good_as_the_whole_grid() -> None:

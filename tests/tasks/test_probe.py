@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Sample, Text
 from diptych.tasks import find
 from diptych.tasks.probe import (
@@ -24,6 +24,7 @@ from diptych.tasks.probe import (
     probe_records,
     shares,
 )
+from diptych.tasks.records import with_facts
 from diptych.worlds.scenes import scenes
 
 TRUE = "a red circle left of a blue square"
@@ -87,11 +88,56 @@ def test_macro_is_the_mean_of_kinds_and_small_kinds_are_left_out() -> None:
         Probe().score(table)
 
 
+def test_ties_are_worth_what_the_policy_says() -> None:
+    """One right, one wrong, one tie with the true option first, one with it last, one tie of three with two false."""
+    last = {"options": (SWAPPED, TRUE), "roles": ("false", "true")}
+    cases = [
+        case(uid="a"),
+        case(uid="b"),
+        case(uid="c"),
+        case(uid="d", **last),
+        case(uid="e", options=(SWAPPED, TRUE, OTHER), roles=("false", "true", "false")),
+    ]
+    scores = [[0.9, 0.1], [0.1, 0.9], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5, 0.5]]
+    table = records(cases, scores)
+    wanted = {"expected": (1 + 0.5 + 0.5 + 1 / 3) / 5, "pessimistic": 1 / 5, "optimistic": 4 / 5, "index": 2 / 5}
+    for ties, value in wanted.items():
+        result = Probe(minimum=1, ties=ties).score(table)  # type: ignore[arg-type]
+        assert (result.value, result.notes["ties"]) == (pytest.approx(value), ties)
+        assert result.notes["share_tied"] == pytest.approx(3 / 5)
+    argmax = np.mean([c.roles[int(np.argmax(s))] == "true" for c, s in zip(cases, scores, strict=True)])
+    assert argmax == wanted["index"]
+    assert Probe(minimum=1, ties="index").score(table).metrics["blind"].value == pytest.approx(3 / 5)  # says 0 to all: the first
+    with pytest.raises(ConfigError, match="ties is 'first'"):
+        Probe(ties="first")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no column 'credit_first'"):
+        Probe(minimum=1, ties="index").score(table.drop_columns(["credit_first"]))
+
+
+def test_kinds_are_left_out_by_name() -> None:
+    kinds = ["swapped"] * 4 + ["order"] * 2 + ["near"] * 3
+    scores = [[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.5, 0.5], *[[0.9, 0.1]] * 3]
+    table = records([case(kind, uid=f"u{i}", group=f"g{i}") for i, kind in enumerate(kinds)], scores)
+    result = Probe(minimum=2, leave_out=("near",)).score(table)
+    assert result.value == pytest.approx((1 / 4 + 3 / 4) / 2)
+    assert result.metrics["accuracy"].value == pytest.approx(2.5 / 6)
+    assert result.metrics["near"].value == 1
+    assert result.notes["kinds_left_out"] == ["near"]
+    assert result.notes["kinds_below_minimum"] == []
+    for metric in ("macro", "accuracy"):
+        columns = item_columns(with_facts(table, options={"minimum": 2, "leave_out": ["near"]}), metric)
+        assert np.nanmean(columns, axis=0).mean() == pytest.approx(result.metrics[metric].value)
+    with pytest.raises(UnknownName, match="did you mean 'near'"):
+        Probe(minimum=1, leave_out=("nera",)).score(table)
+    with pytest.raises(DataError, match="every kind is left out"):
+        Probe(minimum=1, leave_out=("near", "order", "swapped")).score(table)
+    with pytest.raises(ConfigError, match=r"leave_out is .near"):
+        find("probe", leave_out="near")
+
+
 def test_columns_for_paired_comparison_average_to_the_metric() -> None:
     kinds = ["swapped"] * 4 + ["order"] * 2
     scores = [[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.5, 0.5]]
-    from diptych.tasks.records import with_facts
-
     table = with_facts(records([case(kind, uid=f"u{i}") for i, kind in enumerate(kinds)], scores), options={"minimum": 2})
     result = Probe(minimum=2).score(table)
     for metric in ("macro", "accuracy", "order", "swapped"):

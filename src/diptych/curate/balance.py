@@ -49,11 +49,13 @@ def share_below(count_M: Counts, t: int) -> float:
 def threshold_for(count_M: Counts, share: float) -> int:
     """t(p): of the entries in order of count, the count where the running share is nearest to `share`. At least 1.
 
+    share  from 0, which takes the count of the rarest entry, to 1, which takes that of the most frequent: then every match is sure
+
     >>> threshold_for(np.array([1, 1, 2, 4, 12], np.uint64), 0.2)
     2
     """
-    if not 0 < share < 1:
-        raise ConfigError(f"tail share is {share} (expected above 0, below 1)")
+    if not 0 <= share <= 1:
+        raise ConfigError(f"tail share is {share} (expected from 0 to 1)")
     counts = np.sort(count_M[count_M > 0])
     if not len(counts):
         return 1

@@ -81,14 +81,6 @@ def mapped(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> 
     return table.take(order).append_column(name, _plain(made[name], worker.kind))
 
 
-def counted(lists: pa.ChunkedArray, name: str = "value") -> pa.Table:
-    """How often each value stands in a column of lists: columns `name` and "count", in order of value."""
-    daft = _running()
-    frame = daft.from_arrow(pa.table({name: lists})).explode(name)
-    found = frame.where(daft.col(name).not_null()).groupby(name).agg(daft.col(name).count().alias("count")).sort(name)
-    return found.to_arrow()
-
-
 def _remote(daft: Any, worker: Worker) -> Any:
     kind = daft.DataType.from_arrow_type(worker.kind)
 

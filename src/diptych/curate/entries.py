@@ -12,6 +12,7 @@ here it is sorted, and its hash goes into everything that is made with it.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 import re
@@ -158,6 +159,39 @@ def bound(
 def viewed(titles: Iterable[tuple[str, int]], minimum: int = 70) -> list[str]:
     """Titles that were looked at often enough, without those of other name spaces ("Talk:..."). Published: 70 over 26 sampled days."""
     return sorted(title.replace("_", " ") for title, views in titles if views >= minimum and ":" not in title)
+
+
+def page_views(path: Path, *, least: int = 50) -> Counter[str]:
+    """How often each title was looked at, summed over a file or over all files of a folder; `.gz` is read as it is.
+
+    A line is `title <tab> views`, or one of Wikimedia's hourly dumps: `domain title views bytes`, of which domain "en" counts. Lines of a
+    dump with fewer than `least` views are ignored, as published.
+    """
+    if not path.exists():
+        raise DataError("does not exist", file=path, expected="page views: lines of title, tab, views, or Wikimedia's dumps")
+    views: Counter[str] = Counter()
+    for file in sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
+            for row, raw in enumerate(lines, 1):
+                line = raw.decode("utf-8", errors="replace").rstrip("\r\n")
+                if "\t" in line:
+                    title, _, count = line.rpartition("\t")
+                    domain, dumped = "en", False
+                else:
+                    fields = line.split(" ")
+                    if len(fields) != 4:
+                        continue  # dumps have such lines, of titles that are empty
+                    domain, title, count, _ = fields
+                    dumped = True
+                if not count.isdigit():
+                    raise DataError(f"views are {count!r}", file=file, row=row, expected="title, tab, a whole number")
+                if domain == "en" and int(count) >= (least if dumped else 1):
+                    views[title.replace("_", " ")] += int(count)
+    if not views:
+        raise DataError(
+            "names no title that was looked at", file=path, expected="lines of title, tab, views, or Wikimedia's dumps"
+        )
+    return views
 
 
 NUMBERS = tuple(str(number) for number in range(100))

@@ -45,6 +45,7 @@ class ContinualEncoder(DualEncoder):
     """A `DualEncoder` whose parameters keep their names, with companions and queues beside them.
 
     fusion_layers  blocks that read words and patches to guess hidden words; 0 leaves the guessing out
+    projection_bias  whether the projections have one, as in the released code
     companions     names of those to keep: "momentum", "reference" (which `begin_task_` sets), or fewer
     queue          keys of either modality; 0 keeps none
 
@@ -62,8 +63,9 @@ class ContinualEncoder(DualEncoder):
         fusion_heads: int,
         queue: int,
         companions: Sequence[str],
+        projection_bias: bool = False,
     ) -> None:
-        super().__init__(image_tower, text_tower, width=width, scale=scale)
+        super().__init__(image_tower, text_tower, width=width, scale=scale, projection_bias=projection_bias)
         self.reader: FusionReader | None = None
         if fusion_layers:
             self.reader = FusionReader(text_tower, image_width=image_tower.width, layers=fusion_layers, heads=fusion_heads)

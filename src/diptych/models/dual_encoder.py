@@ -42,7 +42,7 @@ class PairModule(nn.Module):
 
 
 class DualEncoder(PairModule):
-    """Each tower's pooled vector, projected without bias and normalised.
+    """Each tower's pooled vector, projected and normalised; without bias (CLIP) unless `projection_bias` says so (CTP, ALBEF).
 
     `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
     sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN): `width` must
@@ -59,6 +59,7 @@ class DualEncoder(PairModule):
         bias: float | None = None,
         max_scale: float = 100.0,
         project_image: bool = True,
+        projection_bias: bool = False,
     ) -> None:
         super().__init__(scale=scale, bias=bias, max_scale=max_scale)
         if not project_image and image_tower.width != width:
@@ -67,8 +68,12 @@ class DualEncoder(PairModule):
             )
         self.width, self.project_image = width, project_image
         self.image_tower, self.text_tower = image_tower, text_tower
-        self.image_projection = _projection(image_tower, width) if project_image else nn.Identity()
-        self.text_projection = _projection(text_tower, width)
+        self.image_projection = _projection(image_tower, width, projection_bias) if project_image else nn.Identity()
+        self.text_projection = _projection(text_tower, width, projection_bias)
+
+    @property
+    def projection_bias(self) -> bool:
+        return self.text_projection.bias is not None
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor | None = None) -> Pairs:
         return self.pairs(self.encode_image(image_BCHW), self.encode_text(text_BL, text_mask_BL))
@@ -82,7 +87,9 @@ class DualEncoder(PairModule):
         return normalised(self.text_projection(self.text_tower(text, mask_BL).pooled_BD))
 
 
-def _projection(tower: Tower, width: int) -> nn.Linear:
+def _projection(tower: Tower, width: int, bias: bool) -> nn.Linear:
     projection = nn.Linear(tower.width, width, bias=False)
     nn.init.normal_(projection.weight, std=tower.width**-0.5)
+    if bias:
+        projection.bias = nn.Parameter(torch.zeros(width))
     return projection

@@ -85,6 +85,8 @@ def _unlike_clip(model: DualEncoder, embedder: PairEmbedder) -> list[str]:
         reasons.append("its towers use different activations")
     if model.bias is not None:
         reasons.append("it has a bias, which CLIPModel has not")
+    if model.projection_bias:
+        reasons.append("its projections have a bias, which CLIPModel's have not")
     if embedder.preprocess.resize == "pad":
         reasons.append("it pads its images (expected resize 'crop' or 'squash')")
     return reasons

@@ -5,8 +5,9 @@ Letters: B batch, N items, C channel, H W, L tokens, P patches, M those of the o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,10 @@ from diptych.models.dense_vit import DenseViT, ScaledBlock
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.outputs import Pairs, Tower
 from diptych.models.pooling import mean_pool
+from diptych.models.sine_position import box_sine
 from diptych.models.transformer import Block, normalised
+
+TeacherView = Literal["same", "other"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +31,8 @@ class MixedPairs(Pairs):
 
     class_KD       unit-norm class embeddings, shared by all rows; None without classes
     view_ND        what the teacher's vector of the whole image should be, by the student: unit-norm; target_ND is that vector
-    patch_NMD      what the teacher's patches should be where the other image hides them; target_patch_NMD are those
+    patch_NMD      what the teacher's patches should be, where the other image hides them, or all P of another view; target_patch_NMD are
+                   those
     """
 
     other_ND: Tensor | None = None
@@ -44,9 +49,20 @@ class MixedEncoder(DualEncoder):
 
     classes  class embeddings in the space of the texts; 0 without
     views    a teacher (moving average of the image tower and its projection) and predictors of what it says
+    teacher_view  "same": the teacher sees the image that the mixture was made of, and its patches are guessed where the mixture hides
+             them; "other": it sees another view, and all of its patches are guessed, from where they lie in the student's view
     """
 
-    def __init__(self, image_tower: DenseViT, text_tower: Tower, *, width: int, classes: int, views: bool) -> None:
+    def __init__(
+        self,
+        image_tower: DenseViT,
+        text_tower: Tower,
+        *,
+        width: int,
+        classes: int,
+        views: bool,
+        teacher_view: TeacherView = "same",
+    ) -> None:
         super().__init__(image_tower, text_tower, width=width)
         if image_tower.pool != "mean":
             raise ConfigError("a mixture is read by means of patches (expected an image tower with pool mean)")
@@ -61,7 +77,16 @@ class MixedEncoder(DualEncoder):
             self.view_projection = nn.Sequential(nn.Linear(tower, tower), nn.GELU(), nn.Linear(tower, width))
             self.view_predictor = nn.Sequential(nn.Linear(width, tower), nn.GELU(), nn.Linear(tower, width))
             self.hidden_D = nn.Parameter(torch.randn(tower) * 0.02)
-            self.place_PD = nn.Parameter(torch.randn(image_tower.count**2, tower) * 0.02)
+            self.place_PD: nn.Parameter | None = None
+            self.place_projection: nn.Linear | None = None
+            if teacher_view == "same":
+                self.place_PD = nn.Parameter(torch.randn(image_tower.count**2, tower) * 0.02)
+            else:
+                if tower % 8:
+                    raise ConfigError(
+                        f"places have sines of {tower} numbers (expected an image tower whose width is a multiple of 8)"
+                    )
+                self.place_projection = nn.Linear(tower, tower)
             self.patch_block = Block(tower, heads, mlp_width=4 * tower)
             self.patch_predictor = nn.Linear(tower, tower)
         self.companions = Companions(self._image_side(), *(("teacher",) if views else ()))
@@ -78,8 +103,10 @@ class MixedEncoder(DualEncoder):
         place_BM: Tensor,
         text_BL: Tensor,
         text_mask_BL: Tensor,
+        box_BP4: Tensor | None = None,
     ) -> MixedPairs:
-        """own_BP says which patches of the mixture are the image's own; place_BM are the others."""
+        """image_BCHW is what the teacher sees. own_BP says which patches of the mixture are the image's own; place_BM are the others.
+        box_BP4, for a teacher with another view, are its patches in the student's (`data.views.patches_in`)."""
         tokens_BPD = self.image_tower(mixed_BCHW).tokens_BPD
         own_BD = mean_pool(tokens_BPD, own_BP)
         found = MixedPairs(
@@ -91,7 +118,9 @@ class MixedEncoder(DualEncoder):
         other_BD = mean_pool(tokens_BPD, ~own_BP) if place_BM.shape[1] else None
         if other_BD is not None:
             found = replace(found, other_ND=normalised(self.image_projection(other_BD)))
-        return self._with_views(found, image_BCHW, tokens_BPD, own_BP, place_BM, own_BD, other_BD) if self.views else found
+        if not self.views:
+            return found
+        return self._with_views(found, image_BCHW, tokens_BPD, own_BP, place_BM, own_BD, other_BD, box_BP4)
 
     def _with_views(
         self,
@@ -102,6 +131,7 @@ class MixedEncoder(DualEncoder):
         place_BM: Tensor,
         own_BD: Tensor,
         other_BD: Tensor | None,
+        box_BP4: Tensor | None,
     ) -> MixedPairs:
         teacher = cast(nn.ModuleDict, self.companions["teacher"])
         with torch.no_grad():
@@ -110,15 +140,29 @@ class MixedEncoder(DualEncoder):
         found = replace(found, view_ND=self._view(own_BD), target_ND=target_ND)
         if other_BD is None:
             return found
+        found = replace(found, other_view_ND=self._view(other_BD))
+        target_BPD = F.layer_norm(whole.tokens_BPD, whole.tokens_BPD.shape[-1:])
+        if self.place_PD is None:
+            return replace(found, patch_NMD=self._guessed_elsewhere(tokens_BPD, own_BP, box_BP4), target_patch_NMD=target_BPD)
         seen_BPD = torch.where(own_BP[..., None], tokens_BPD, self.hidden_D.to(tokens_BPD)) + self.place_PD
         guessed_BPD = self.patch_predictor(self.patch_block(seen_BPD))
-        target_BPD = F.layer_norm(whole.tokens_BPD, whole.tokens_BPD.shape[-1:])
-        return replace(
-            found,
-            other_view_ND=self._view(other_BD),
-            patch_NMD=_at(guessed_BPD, place_BM),
-            target_patch_NMD=_at(target_BPD, place_BM),
-        )
+        return replace(found, patch_NMD=_at(guessed_BPD, place_BM), target_patch_NMD=_at(target_BPD, place_BM))
+
+    def _guessed_elsewhere(self, tokens_BPD: Tensor, own_BP: Tensor, box_BP4: Tensor | None) -> Tensor:
+        """[B, P, D]: the patches that lie at these places of the view, from the image's own patches alone."""
+        if box_BP4 is None or self.place_projection is None:
+            raise ConfigError("a teacher with another view needs box_BP4, where its patches lie")
+        side = math.isqrt(tokens_BPD.shape[1])
+        middle = (torch.arange(side, device=tokens_BPD.device, dtype=tokens_BPD.dtype) + 0.5) / side
+        y_P, x_P = (axis.reshape(-1) for axis in torch.meshgrid(middle, middle, indexing="ij"))
+        grid_P4 = torch.stack((x_P, y_P, torch.full_like(x_P, 1 / side), torch.full_like(x_P, 1 / side)), 1)
+        width = tokens_BPD.shape[2] // 2
+        here_PD, there_BPD = (self.place_projection(box_sine(box.to(tokens_BPD), width)) for box in (grid_P4, box_BP4))
+        asked_BPD = self.hidden_D.to(tokens_BPD) + there_BPD
+        shown = torch.cat((own_BP, torch.ones_like(own_BP)), 1)
+        read_BXD = self.patch_block(torch.cat((tokens_BPD + here_PD, asked_BPD), 1), shown)
+        guessed_BPD: Tensor = self.patch_predictor(read_BXD[:, tokens_BPD.shape[1] :])
+        return guessed_BPD
 
     def _view(self, pooled_BD: Tensor) -> Tensor:
         return normalised(self.view_predictor(self.view_projection(pooled_BD)))

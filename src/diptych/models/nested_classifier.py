@@ -14,19 +14,20 @@ from diptych.core.errors import ConfigError
 class NestedClassifier(nn.Module):
     """Logits [M, N, C] from features [N, width], one linear classifier on the first d numbers for each d of `dims`.
 
-    tied  the efficient form: all classifiers are cut from one weight [C, width] and share one bias (MRL-E); else each has its own
+    tied  the efficient form: all classifiers are cut from one weight [C, max(dims)] and share one bias (MRL-E); else each has its own
+    bias  whether the classifiers have one
 
-    Features are cut and not normalised. The published loss is the sum over prefixes of the cross-entropies; the gradient of numbers
-    beyond d from the term of d is zero.
+    Features are cut and not normalised. The published loss is `objectives.nested.nested_cross_entropy`; the gradient of numbers beyond
+    d from the term of d is zero.
     """
 
-    def __init__(self, width: int, classes: int, dims: Sequence[int], *, tied: bool = False) -> None:
+    def __init__(self, width: int, classes: int, dims: Sequence[int], *, tied: bool = False, bias: bool = True) -> None:
         super().__init__()
         if not dims or min(dims) < 1 or max(dims) > width:
             raise ConfigError(f"dims is {list(dims)} (expected widths from 1 to {width}, that of the features)")
         self.width, self.dims = width, tuple(dims)
-        self.shared = nn.Linear(width, classes) if tied else None
-        self.linears = nn.ModuleList([] if tied else [nn.Linear(d, classes) for d in dims])
+        self.shared = nn.Linear(max(dims), classes, bias=bias) if tied else None
+        self.linears = nn.ModuleList([] if tied else [nn.Linear(d, classes, bias=bias) for d in dims])
 
     def forward(self, x_ND: Tensor) -> Tensor:
         if self.shared is not None:

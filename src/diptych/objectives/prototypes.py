@@ -71,3 +71,17 @@ def prototype_loss(
     counted_N = (label_N >= 0).to(dtype)
     count = mean_over_processes(counted_N.sum(), process_group)
     return mean_over_processes((loss_N * counted_N).sum(), process_group) / count.clamp_min(torch.finfo(dtype).tiny)
+
+
+@torch.no_grad()
+def prototype_accuracy(
+    x_ND: Tensor, prototype_KD: Tensor, filled_K: Tensor, label_N: Tensor, *, process_group: Group = None
+) -> Tensor:
+    """Share of the rows with a label in the global batch whose nearest prototype, by inner product, is that of their label; 0 when there
+    is none. Of equal ones the lowest counts. The released code logs it in percent, as `acc_img2text` and the like.
+    """
+    logit_NK = (x_ND @ prototype_KD.to(x_ND).T).masked_fill(~filled_K, -torch.inf)
+    counted_N = label_N >= 0
+    right_N = counted_N & (logit_NK.argmax(1) == label_N)
+    count, right = (mean_over_processes(each_N.sum().to(x_ND), process_group) for each_N in (counted_N, right_N))
+    return right / count.clamp_min(torch.finfo(x_ND.dtype).tiny)

@@ -15,6 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.data.batch import PairBatch
 from diptych.data.masked_words import mask_words
+from diptych.data.reservoir import reservoir_limits, reservoir_numbers
 from diptych.models.bare import bare
 from diptych.models.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.embedder import PairEmbedder
@@ -50,6 +51,11 @@ class CTP(PairRecipe):
     the similarities within the batch are held where the reference has them (topology preservation). Hidden words are guessed from
     words and image, and distilled from the momentum model. The temperature is fixed.
 
+    With `buffer` above 0 this is CTP_ER (preset `paper_er`), the variant with experience replay: a reservoir of samples of the earlier
+    tasks is trained on again with each later one. Which samples it holds is told from their uids (`data/reservoir.py`). Tasks share the
+    steps of the run in proportion to their samples, replays included, so that a run with a buffer costs no more than one without; the
+    released code trains its epochs over both.
+
     Each task starts the optimiser and its schedule afresh; queues go on. After each task the model is kept in `snapshots/`; protocol
     `continual` (`diptych eval RUN continual:history=RUN/snapshots --data D`) makes the score matrix from them.
 
@@ -68,10 +74,15 @@ class CTP(PairRecipe):
     weight_...     of the four further terms; with all at 0 and fusion_layers 0 this is plain fine-tuning
     fusion_layers  blocks over words and image that guess hidden words; 0 leaves the guessing out
     masked         share of words that are hidden
+    projection_bias  whether both projections have a bias, as in the released code; it starts at 0
+    buffer         samples of earlier tasks that are trained on again (10,000 in the released CTP_ER); 0 keeps no data
+    buffer_seed    another one, another reservoir
     keys           "gathered" from all processes, or each process's "own"
     """
 
     slug = "ctp"
+    presets = ("tiny", "paper", "paper_er")
+    no_prefixes = "its queue and its teacher's features are of the whole width"
 
     column: tuple[str, ...] = ("task", "industry_name")
     order: tuple[str, ...] = ()
@@ -87,6 +98,9 @@ class CTP(PairRecipe):
     fusion_layers: int = 6
     fusion_heads: int = 12
     masked: float = 0.15
+    projection_bias: bool = False
+    buffer: int = 0
+    buffer_seed: int = 0
     keys: Literal["gathered", "own"] = "gathered"
 
     batch_size: int = 512
@@ -100,6 +114,7 @@ class CTP(PairRecipe):
 
     tasks: tuple[tuple[str, ...], ...] = field(default=(), metadata={"prepared": True})
     sizes: tuple[int, ...] = field(default=(), metadata={"prepared": True})
+    held_below: tuple[float, ...] = field(default=(), metadata={"prepared": True})
     task: int = field(default=0, metadata={"prepared": True})
 
     def __post_init__(self) -> None:
@@ -107,16 +122,22 @@ class CTP(PairRecipe):
             raise ConfigError(f"tau is {self.tau} (expected above 0, at most 1)")
         if abs(sum(self.compatible) - 1) > 1e-6 or min(self.compatible) < 0:
             raise ConfigError(f"compatible is {self.compatible} (expected three shares with the sum 1)")
+        if self.buffer < 0:
+            raise ConfigError(f"buffer is {self.buffer} (expected 0 or more samples)")
 
     def prepare(self, data: Dataset) -> Self:
-        """Finds the tasks and how many samples each has; learns one vocabulary over all of them."""
+        """Finds the tasks, how many samples each has and what a buffer will hold; learns one vocabulary over all of them."""
         known = super().prepare(data)
         if known.tasks:
             return known
         stream = stream_of(data, self.column, order=self.order, at_most=self.at_most)
         task_of = [stream.task_of(data[row]) for row in range(len(data))]
         sizes = tuple(task_of.count(task) for task in range(len(stream.values)))
-        return replace(known, column=(stream.column,), tasks=stream.values, sizes=sizes)
+        held: tuple[float, ...] = ()
+        if self.buffer:
+            numbers_N = reservoir_numbers(data.uids, self.buffer_seed)
+            held = reservoir_limits(numbers_N, task_of, len(sizes), self.buffer)
+        return replace(known, column=(stream.column,), tasks=stream.values, sizes=sizes, held_below=held)
 
     @property
     def stream(self) -> Stream:
@@ -125,11 +146,18 @@ class CTP(PairRecipe):
         return Stream(self.column[0], self.tasks)
 
     def stages(self) -> Sequence[Stage]:
-        """One a task, with steps in proportion to its samples."""
+        """One a task, with steps in proportion to its samples, replayed ones included."""
         if not self.tasks:
             return ()
+        held = self.held_below or (0.0,) * len(self.tasks)
         return [
-            Stage(name, replace(self, task=task), share=size, keep=partial(_is_of, self.stream, task), carry=_carry)
+            Stage(
+                name,
+                replace(self, task=task),
+                share=size + min(self.buffer, sum(self.sizes[:task])),
+                keep=partial(_is_trained_on, self.stream, task, held[task], self.buffer_seed),
+                carry=_carry,
+            )
             for task, (name, size) in enumerate(zip(self.stream.names, self.sizes, strict=True))
         ]
 
@@ -147,6 +175,7 @@ class CTP(PairRecipe):
             fusion_heads=self.fusion_heads,
             queue=self.queue if self.remembers else 0,
             companions=self.companions,
+            projection_bias=self.projection_bias,
         )
 
     @property
@@ -265,9 +294,14 @@ class CTP(PairRecipe):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 and six BERT layers below six that read the image, D = 256, nine domains of P9D, five epochs each. Crops are taken
-        without RandAugment, and the vocabulary is
-        CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER` takes them."""
-        return cls(image_tower="vit_b16", text_tower="bert_b6", width=256, same_group="negative", flip=True)
+        without RandAugment, and the vocabulary is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER`
+        takes them."""
+        return cls(image_tower="vit_b16", text_tower="bert_b6", width=256, same_group="negative", flip=True, projection_bias=True)
+
+    @classmethod
+    def paper_er(cls) -> Self:
+        """CTP_ER: `paper` with a buffer of 10,000 samples."""
+        return replace(cls.paper(), buffer=10_000)
 
 
 class _StreamSnapshots(Snapshots):
@@ -286,8 +320,12 @@ class _StreamSnapshots(Snapshots):
                 self.recipe.stream.write(run.snapshots)
 
 
-def _is_of(stream: Stream, task: int, sample: Sample) -> bool:
-    return stream.task_of(sample) == task
+def _is_trained_on(stream: Stream, task: int, held_below: float, seed: int, sample: Sample) -> bool:
+    """Samples of the task, and those of earlier tasks that the buffer holds."""
+    own = stream.task_of(sample)
+    if own == task or not held_below:
+        return own == task
+    return 0 <= own < task and bool(reservoir_numbers([sample.uid], seed)[0] < held_below)
 
 
 @torch.no_grad()

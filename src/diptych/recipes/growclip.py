@@ -56,6 +56,7 @@ class GrowCLIP(CLIP):
     """
 
     slug = "growclip"
+    no_prefixes = "its model grows between stages, by losses of its own"
 
     layers: tuple[int, int, int] = (8, 8, 0)
     parts: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)

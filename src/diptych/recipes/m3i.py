@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from diptych.core.contracts import Dataset, Draw, Draws
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
-from diptych.data.batch import PairBatch, choose_text, group_ids, view
-from diptych.data.views import hidden_patches
+from diptych.data.batch import PairBatch, choose_text, group_ids
+from diptych.data.views import View, hidden_patches, patches_in, placed_view
 from diptych.models.bare import bare
 from diptych.models.dense_vit import DenseViT
 from diptych.models.embedder import PairEmbedder
-from diptych.models.mixed_encoder import MixedEncoder, MixedPairs
+from diptych.models.mixed_encoder import MixedEncoder, MixedPairs, TeacherView
 from diptych.models.outputs import Tower
 from diptych.models.towers import image_tower, patches_a_side
 from diptych.objectives.mutual_information import MutualInformation
@@ -39,6 +40,7 @@ class MixedBatch(PairBatch):
     own_BP, place_BM  which patches of the mixture are the image's own, and where the other's are
     told_B            whether there is a text
     label_B           number of the class, -1 where it is not known
+    teacher_BCHW, box_BP4  the other view that the teacher sees, and where its patches lie in the image; None where it sees the image
     """
 
     mixed_BCHW: Tensor
@@ -46,6 +48,8 @@ class MixedBatch(PairBatch):
     place_BM: Tensor
     told_B: Tensor
     label_B: Tensor
+    teacher_BCHW: Tensor | None = None
+    box_BP4: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,9 @@ class M3I(PairRecipe):
     neither: every term is the mean over the samples that have what it needs.
 
     No code was ever released and formulas and settings could not be verified: this is our reading, and no published number is
-    claimed. The teacher sees the same crop, unmixed. What is deployed is a plain dual encoder whose image vector is the mean of patches.
+    claimed. By default the teacher sees the same crop, unmixed, and its patches are guessed where the other image covers them. As
+    published it sees another view (`teacher_view="other"`, in `paper()`): another crop of the same image, all of whose patches are guessed
+    from where they lie in the student's crop. What is deployed is a plain dual encoder whose image vector is the mean of patches.
 
     Rows are mixed in pairs, so the batch of a process must be even.
 
@@ -70,9 +76,11 @@ class M3I(PairRecipe):
     worded     share of the samples whose text is shown, likewise
     momentum   of the teacher at the start; it goes to 1 as a cosine
     tau_view   temperature of the teacher's vectors
+    teacher_view  "same": the teacher sees the student's crop, unmixed; "other": another crop and flip, drawn alike
     """
 
     slug = "m3i"
+    no_prefixes = "its teacher's and its classes' vectors are of the whole width"
     needs: ClassVar[tuple[str, ...]] = ("image",)
 
     weight_text: float = 1.0
@@ -85,6 +93,7 @@ class M3I(PairRecipe):
     worded: float = 1.0
     momentum: float = 0.996
     tau_view: float = 0.2
+    teacher_view: TeacherView = "same"
 
     image_tower: str = "dense_b16"
     batch_size: int = 4096
@@ -100,6 +109,8 @@ class M3I(PairRecipe):
             raise ConfigError(f"batch_size is {self.batch_size}: images are mixed in pairs (expected an even number)")
         if self.tau_view <= 0 or max(self.weight_text, self.weight_class, self.weight_view, self.weight_patch) <= 0:
             raise ConfigError("tau_view and at least one weight must be above 0")
+        if self.teacher_view not in get_args(TeacherView):
+            raise ConfigError(f"teacher_view is {self.teacher_view!r} (expected same | other)")
 
     def prepare(self, data: Dataset) -> Self:
         known = super().prepare(data)
@@ -125,15 +136,16 @@ class M3I(PairRecipe):
         if not isinstance(image, DenseViT):
             raise ConfigError(f"image tower {self.image_tower!r} does not pool by means of patches (expected dense_...)")
         classes = len(self.classes) if self.weight_class else 0
-        return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views)
+        return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views, teacher_view=self.teacher_view)
 
     def batch(self, draws: Draws) -> MixedBatch:
-        """Text, then crop and flip, then the mixture's patches, all from the draw's own generator. The second of a pair has the patches
-        that the first has not."""
+        """Text, then crop and flip, then the mixture's patches, then the teacher's crop and flip, all from the draw's own generator. The
+        second of a pair has the patches that the first has not."""
         if len(draws) % 2:
             raise ConfigError(f"{len(draws)} images cannot be mixed in pairs (expected an even batch a process)")
         strings = [self._text(draw) for draw in draws]
-        image_BCHW = self.preprocess([view(draw, self.image_size, self.crop, self.flip) for draw in draws])
+        views = [placed_view(draw, self.image_size, self.crop, self.flip) for draw in draws]
+        image_BCHW = self.preprocess([view.image_HWC for view in views])
         side = patches_a_side(self.image_tower, self.image_size)
         if self.mixed and side % 2:
             raise ConfigError(f"{side} x {side} patches cannot be shared equally by two images (expected an even number)")
@@ -148,7 +160,16 @@ class M3I(PairRecipe):
             told_B=torch.tensor([string is not None for string in strings]),
             label_B=torch.tensor([self._label(draw.sample) for draw in draws], dtype=torch.int64),
             **_mixed(image_BCHW, hidden_BP, side),
+            **self._teachers(draws, views, side),
         )
+
+    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Tensor]:
+        """Another view of each image, where the teacher sees one."""
+        if self.teacher_view == "same" or not self.views:
+            return {}
+        others = [placed_view(draw, self.image_size, self.crop, self.flip) for draw in draws]
+        boxes = [patches_in(other, view, side) for other, view in zip(others, views, strict=True)]
+        return {"teacher_BCHW": self.preprocess([other.image_HWC for other in others]), "box_BP4": torch.stack(boxes)}
 
     def _text(self, draw: Draw) -> str | None:
         """A text of the sample, or None where it has none or hides it."""
@@ -163,8 +184,9 @@ class M3I(PairRecipe):
         return self.classes.index(str(value))
 
     def features(self, model: nn.Module, batch: Any) -> MixedPairs:
-        images = (batch.image_BCHW, batch.mixed_BCHW, batch.own_BP, batch.place_BM)
-        found: MixedPairs = model(*images, batch.text_BL, batch.text_mask_BL)
+        whole_BCHW = batch.image_BCHW if batch.teacher_BCHW is None else batch.teacher_BCHW
+        images = (whole_BCHW, batch.mixed_BCHW, batch.own_BP, batch.place_BM)
+        found: MixedPairs = model(*images, batch.text_BL, batch.text_mask_BL, batch.box_BP4)
         return found
 
     def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
@@ -216,7 +238,7 @@ class M3I(PairRecipe):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 on ImageNet with YFCC15M's texts, half of each image covered. Not verified; 1,000 classes come from the data."""
-        return cls(same_group="negative", flip=True, clip_norm=1.0)
+        return cls(same_group="negative", flip=True, clip_norm=1.0, teacher_view="other")
 
 
 def _shown(sample: Sample, what: str, share: float) -> bool:

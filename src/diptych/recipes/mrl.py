@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedder import PairEmbedder
-from diptych.objectives.nested import first
+from diptych.objectives.nested import Reduction, first, reduced
 from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import PairRecipe
 from diptych.recipes.presets import pair_fields
@@ -40,23 +40,30 @@ class MRL(PairRecipe):
     between, only less surely. A loss of D numbers costs d / D of that for each further d: with halving widths less than twice the
     loss, and nothing in the towers.
 
-    The paper sums over widths; we average, so that clipping and other terms keep their meaning. For two towers the tied form
-    ("efficient": one projection, cut) is the form: a text's prefix is the classifier of the image's prefix. The published
-    classifiers, tied and not, are `models.nested_classifier`. `alip` as base: its gates compare each prefix's agreement with the
-    running means of whole vectors.
+    The paper sums over widths (`reduction="sum"`, in `paper()`); the mean, our default, lets clipping and other terms keep their
+    meaning. For two towers the tied form ("efficient": one projection, cut) is the form: a text's prefix is the classifier of the
+    image's prefix. The published classifiers, tied and not, are `models.nested_classifier`, their loss
+    `objectives.nested.nested_cross_entropy`. `alip` as base: its gates compare each prefix's agreement with the running means of
+    whole vectors.
+
+    Bases are the recipes of two towers whose losses need nothing but features of the output space: clip, siglip, align, alip and
+    dreamlip. Each of the others says why not in its `no_prefixes`.
 
     base     the recipe that is modified, with fields of its own after a colon: clip, siglip, dreamlip:texts=3,lambda_s=0
     base_preset  where its other fields come from
     dims     widths of the prefixes; the last should be `width`, or the whole vector is trained for nothing
     weights  one for each of `dims`; none: 1 each
+    reduction  over widths: "mean", or "sum" as published
     """
 
     slug = "mrl"
+    no_prefixes = "it takes the losses of another recipe on prefixes already"
 
     base: str = "clip"
     base_preset: Literal["tiny", "paper"] = "paper"
     dims: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     weights: tuple[float, ...] = ()
+    reduction: Reduction = "mean"
 
     batch_size: int = 32_768
     warmup: float = 2000.0
@@ -73,11 +80,9 @@ class MRL(PairRecipe):
     def inner(self) -> PairRecipe:
         """The recipe that is modified."""
         name, _, words = self.base.partition(":")
-        kind: Any = RECIPES.load(name)
-        if not (isinstance(kind, type) and issubclass(kind, PairRecipe)) or issubclass(kind, MRL):
-            raise ConfigError(
-                f"base '{name}' cannot be nested (expected a recipe of two towers: clip, siglip, align, alip, dreamlip)"
-            )
+        kind = RECIPES.load(name)
+        if why := refusal(kind):
+            raise ConfigError(f"base '{name}' cannot be nested: {why} (expected one of {', '.join(bases())})")
         shared = {f.name for f in fields(PairRecipe)} & {f.name for f in fields(kind)}
         own = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words.split(",") if word)}
         if taken := shared & set(own):
@@ -85,7 +90,8 @@ class MRL(PairRecipe):
                 f"'{min(taken)}' is a field of mrl itself: say --{min(taken).replace('_', '-')} instead of base '{self.base}'"
             )
         preset = kind.tiny() if self.base_preset == "tiny" else kind.paper()
-        return from_plain(kind, {**to_plain(preset), **to_plain({key: getattr(self, key) for key in shared}), **own})
+        found: PairRecipe = from_plain(kind, {**to_plain(preset), **to_plain({key: getattr(self, key) for key in shared}), **own})
+        return found
 
     def prepare(self, data: Dataset) -> Self:
         return replace(self, vocabulary=self.inner.prepare(data).vocabulary)
@@ -100,12 +106,8 @@ class MRL(PairRecipe):
         return self.inner.features(model, batch)
 
     def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
-        weights = self.weights or (1.0,) * len(self.dims)
         every = [self.inner.losses(cut(features, d), batch) for d in self.dims]
-        return {
-            name: torch.stack([weight * losses[name] for weight, losses in zip(weights, every, strict=True)]).mean()
-            for name in every[0]
-        }
+        return {name: reduced([losses[name] for losses in every], self.weights or None, self.reduction) for name in every[0]}
 
     def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
         """Those of the base, and its whole loss at every width."""
@@ -136,8 +138,21 @@ class MRL(PairRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """CLIP with prefixes from 8 on, 151,277,313 parameters. The paper's own models are ResNet-50 and ALIGN."""
-        return cls(**pair_fields(CLIP.paper()))
+        """CLIP with prefixes from 8 on, summed, 151,277,313 parameters. The paper's own models are ResNet-50 and ALIGN."""
+        return cls(**pair_fields(CLIP.paper()), reduction="sum")
+
+
+def refusal(kind: Any) -> str:
+    """Why a recipe cannot be a base of `mrl`, in words; "" where it can."""
+    if not (isinstance(kind, type) and issubclass(kind, PairRecipe)):
+        return "it has no two towers that are trained together"
+    return kind.no_prefixes
+
+
+def bases() -> list[str]:
+    """The recipes that can be a base."""
+    rows = [row for row in (*systems.BASELINES, *systems.SYSTEMS) if row.built and row.room == "recipes"]
+    return [row.slug for row in rows if not refusal(row.load())]
 
 
 def cut(features: Any, d: int) -> Any:

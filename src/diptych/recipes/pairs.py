@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -35,6 +35,9 @@ class PairRecipe(Recipe):
     same_group   what another sample of the same group is to a sample: neither positive nor negative ("mask"), a further
                  "positive", or a "negative" as in the published losses
     """
+
+    no_prefixes: ClassVar[str] = ""
+    """Why its losses cannot be taken on prefixes of its features (`mrl`), in words; "" where they can."""
 
     image_tower: str = "vit_b32"
     text_tower: str = "text_clip"

@@ -17,7 +17,7 @@ from diptych.data.batch import PairBatch
 from diptych.models.bare import bare
 from diptych.models.embedder import PairEmbedder
 from diptych.models.prototype_encoder import KINDS, PrototypeEncoder, PrototypePairs, Prototypes
-from diptych.objectives.prototypes import group_means, prototype_loss, soft_targets
+from diptych.objectives.prototypes import group_means, prototype_accuracy, prototype_loss, soft_targets
 from diptych.recipes.clip import CLIP
 from diptych.recipes.presets import pair_fields
 from diptych.train.clustering import k_means
@@ -50,6 +50,9 @@ class ProtoCLIP(CLIP):
     released code draws with replacement); a cluster without members is left out, where it was a prototype of zeros; k-means is
     scikit-learn's; the LiT part starts its optimiser afresh at the learning rate that the schedule has there.
 
+    Logged beside the losses: how many clusters have members, and how often the nearest prototype is that of the row's own cluster
+    (`image_to_text_accuracy` and so on, shares; the released code logs them in percent).
+
     Not for gradient caching: the heads have batch norm, which needs the whole batch. It normalises within a process.
 
     clusters    K, of either modality and of the teacher
@@ -62,6 +65,7 @@ class ProtoCLIP(CLIP):
     """
 
     slug = "protoclip"
+    no_prefixes = "its prototypes are of the whole width"
     cacheable = False
 
     clusters: int = 20_000
@@ -185,7 +189,21 @@ class ProtoCLIP(CLIP):
 
     def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
         filled = features.prototypes.filled_3K.sum(1).float()
-        return {**super().metrics(features, batch), "image_clusters": filled[IMAGE], "text_clusters": filled[TEXT]}
+        found = {**super().metrics(features, batch), "image_clusters": filled[IMAGE], "text_clusters": filled[TEXT]}
+        if self.lit:
+            return found
+        found["image_to_text_accuracy"] = self.accuracy(features, "image", TEXT)
+        found["text_to_image_accuracy"] = self.accuracy(features, "text", IMAGE)
+        if batch.teacher_BD.shape[1]:
+            found["image_to_teacher_accuracy"] = self.accuracy(features, "image", TEACHER)
+            found["text_to_teacher_accuracy"] = self.accuracy(features, "text", TEACHER)
+        return found
+
+    def accuracy(self, features: PrototypePairs, side: str, kind: int) -> Tensor:
+        """Share of images or of texts whose nearest prototype is that of their cluster of this kind (the released `acc_img2text`, ...)."""
+        known = features.prototypes
+        x_ND, mean_3KD = (features.head_image_ND, known.image_3KD) if side == "image" else (features.head_text_ND, known.text_3KD)
+        return prototype_accuracy(x_ND.detach(), mean_3KD[kind], known.filled_3K[kind], features.label_N3[:, kind])
 
     def optimiser(self) -> Optimiser:
         if not self.lit:

@@ -65,6 +65,7 @@ class TIPS(PairRecipe):
     """
 
     slug = "tips"
+    no_prefixes = "its teacher's prototypes are of the whole width"
 
     two_tokens: bool = True
     alpha: float = 1.0

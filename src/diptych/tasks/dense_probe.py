@@ -4,7 +4,8 @@ Segmentation: logistic regression on the features of single patches, trained on 
 class of its own); its scores are drawn up bilinearly to the masks' size, and the mean over classes of intersection over union is taken
 over all pixels of all test images together. Depth: ridge regression of a patch's depth (0 for the background, then up to 1 for the
 thing in front); a pair of things of which one hides or contains the other is right when the nearer one's mean prediction over its
-visible mask is larger. Other pairs are not asked for: nothing in a flat picture says which of two things apart is nearer.
+visible mask is larger; where both are equal, `ties` says what that is worth. Other pairs are not asked for: nothing in a flat picture
+says which of two things apart is nearer. Of equal scores of classes at a pixel the first class wins.
 
 Truth are the masks of regions, and the depths of extras["things"] where there are some (the scene world). One strength of the penalty for
 everybody, features standardised by the training patches: this ranks models, and is no search for the best probe. Results of others
@@ -26,9 +27,10 @@ import pyarrow as pa
 import torch
 
 from diptych.core.contracts import Dataset, DenseEmbedder
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.tasks import ranks as rk
 from diptych.tasks.intervals import codes, group_weights, percentiles
 from diptych.tasks.records import array, facts_of, with_facts
 from diptych.worlds.masks import decode
@@ -50,6 +52,9 @@ class DenseProbe:
     attribute    which of a region's attributes is its class; -1 takes its label
     patches      training patches at most, of images evenly spaced
     l2           penalty of both probes, against the mean loss
+    ties         a pair of equal depths is worth: expected (half) | pessimistic (nothing) | optimistic (all) | index (the region that
+                 comes first is taken to be nearer)
+    leave_out    classes that do not count in miou, "" the background; pixel_accuracy keeps them
     """
 
     name: ClassVar[str] = "dense_probe"
@@ -63,12 +68,15 @@ class DenseProbe:
     train: Any = field(default=None, compare=False, repr=False)
     patches: int = 40_000
     l2: float = 1e-3
+    ties: rk.Ties = "expected"
+    leave_out: tuple[str, ...] = ()
     draws: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.patches < 1 or self.l2 <= 0:
             raise ConfigError("patches must be 1 or more, l2 above 0")
+        rk.check_ties(self.ties)
 
     def predict(self, model: DenseEmbedder, data: Dataset) -> pa.Table:
         """One row a test image: per class the pixels that are right, predicted and true; pairs in depth order, and pairs."""
@@ -89,21 +97,48 @@ class DenseProbe:
         """Pure. Draws resample groups and add their pixels up again."""
         groups = records.column("group").to_pylist()
         right, said, true = (array(records, name).astype(np.float64) for name in ("right", "said", "true"))
-        pairs = np.stack([array(records, name).astype(np.float64) for name in ("ordered", "pairs")], 1)
+        pairs = np.stack([self._ordered(records), array(records, "pairs").astype(np.float64)], 1)
         code_N, count = codes(groups)
         sums = {"right": right, "said": said, "true": true, "pairs": pairs}
         total = {name: np.zeros((count, value.shape[1])) for name, value in sums.items()}
         for name, value in sums.items():
             np.add.at(total[name], code_N, value)
-        whole = _numbers(np.ones((1, count)), total)
-        drawn = [_numbers(weight_RC, total) for weight_RC in group_weights(count, self.draws, self.seed, count)]
+        counted_C = self._counted(records, true.shape[1])
+        whole = _numbers(np.ones((1, count)), total, counted_C)
+        drawn = [_numbers(weight_RC, total, counted_C) for weight_RC in group_weights(count, self.draws, self.seed, count)]
         metrics = {}
         for name, value_1 in whole.items():
             draws_R = np.concatenate([block[name] for block in drawn])
             chance = 0.5 if name == "depth_order" else float("nan")
             metrics[name] = Metric(float(value_1[0]), *percentiles(draws_R), chance=chance)
         notes = {**facts_of(records), "pairs": int(pairs[:, 1].sum()), "pixels": "pooled over all images"}
+        notes |= {"ties": self.ties, "classes_left_out": sorted(self.leave_out)}
         return Result(self.name, self.version, self.main, metrics, len(records), count, notes=notes)
+
+    def _ordered(self, records: pa.Table) -> Floats:
+        """[N]: pairs in the right order under the policy for ties. The column counts a tie as half."""
+        ordered_N: Floats = array(records, "ordered").astype(np.float64)
+        if self.ties == "expected":
+            return ordered_N
+        if "tied" not in records.column_names:
+            raise DataError("the records do not say which pairs tie", field="ties", expected="records made anew by predict")
+        if self.ties == "index":
+            won_N: Floats = array(records, "tied_first").astype(np.float64)
+        else:
+            won_N = array(records, "tied") * float(self.ties == "optimistic")
+        return ordered_N - array(records, "tied") / 2 + won_N
+
+    def _counted(self, records: pa.Table, classes: int) -> npt.NDArray[np.bool_]:
+        if not self.leave_out:
+            return np.ones(classes, bool)
+        names = facts_of(records)["classes"]
+        for name in self.leave_out:
+            if name not in names:
+                raise UnknownName("class to leave out", name, names)
+        counted_C = np.array([name not in self.leave_out for name in names])
+        if not counted_C.any():
+            raise DataError("every class is left out", field="leave_out", expected="one class or more to remain")
+        return counted_C
 
     def _classes(self, train: Dataset) -> list[str]:
         found = sorted(
@@ -162,15 +197,22 @@ class DenseProbe:
             "said": np.bincount(said_HW[known], minlength=total),
             "true": np.bincount(label_HW[known], minlength=total),
         }
-        ordered, pairs = 0.0, hiding_pairs(sample)
+        pairs = hiding_pairs(sample)
         masks = [None if region.mask is None else decode(region.mask) for region in sample.regions]
-        asked = [(masks[near], masks[far]) for near, far in pairs]
-        both = [(a, b) for a, b in asked if a is not None and b is not None]
-        for near_HW, far_HW in both:
+        ordered, tied, tied_first, asked = 0.0, 0, 0, 0
+        for near, far in pairs:
+            near_HW, far_HW = masks[near], masks[far]
+            if near_HW is None or far_HW is None:
+                continue
+            asked += 1
             difference = float(depth_HW[near_HW].mean() - depth_HW[far_HW].mean())
-            ordered += 0.5 if abs(difference) < TIED else float(difference > 0)
-        row = {name: value.tolist() for name, value in counts.items()}
-        return {"uid": sample.uid, "group": sample.group or sample.uid, **row, "ordered": ordered, "pairs": len(both)}
+            if abs(difference) < TIED:
+                ordered, tied, tied_first = ordered + 0.5, tied + 1, tied_first + (near < far)
+            else:
+                ordered += float(difference > 0)
+        row: dict[str, Any] = {name: value.tolist() for name, value in counts.items()}
+        row |= {"ordered": ordered, "pairs": asked, "tied": tied, "tied_first": tied_first}
+        return {"uid": sample.uid, "group": sample.group or sample.uid, **row}
 
 
 def depths_of(sample: Sample) -> Floats:
@@ -259,11 +301,11 @@ class _Probe:
         return depth
 
 
-def _numbers(weight_RG: Floats, total: dict[str, Floats]) -> dict[str, Floats]:
-    """Each metric in every draw; weights say how often a draw holds each group."""
+def _numbers(weight_RG: Floats, total: dict[str, Floats], counted_C: npt.NDArray[np.bool_]) -> dict[str, Floats]:
+    """Each metric in every draw; weights say how often a draw holds each group. Classes that do not count are in no mean over classes."""
     right_RC, said_RC, true_RC = (weight_RG @ total[name] for name in ("right", "said", "true"))
     union_RC = said_RC + true_RC - right_RC
-    there_RC = true_RC > 0
+    there_RC = (true_RC > 0) & counted_C
     share_RC = np.where(there_RC, right_RC / np.maximum(union_RC, 1), 0.0)
     pairs_R2 = weight_RG @ total["pairs"]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -277,5 +319,5 @@ def _numbers(weight_RG: Floats, total: dict[str, Floats]) -> dict[str, Floats]:
 _SCHEMA = pa.schema(
     [("uid", pa.string()), ("group", pa.string())]
     + [(name, pa.list_(pa.int64())) for name in ("right", "said", "true")]
-    + [("ordered", pa.float64()), ("pairs", pa.int64())]
+    + [("ordered", pa.float64()), ("pairs", pa.int64()), ("tied", pa.int64()), ("tied_first", pa.int64())]
 )

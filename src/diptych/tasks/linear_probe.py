@@ -5,7 +5,8 @@ chosen on a validation split, or on a fifth of the training *groups* that is hel
 once, at the end, with the classifier fitted again on everything but the test. `head="knn"` asks the 20 nearest neighbours.
 
 The search: lambda from 1e-6 to 1e6, seven values two decades apart, then four rounds that halve the bracket around the best one,
-down to eight values a decade: 15 fits instead of 97. Of equal validation accuracies the largest lambda wins. scikit-learn's C
+down to eight values a decade: 15 fits instead of 97. Of equal validation accuracies the largest lambda wins (`l2_ties="smallest"` takes
+the smallest, as CLIP benchmark does). scikit-learn's C
 multiplies the *sum* of the losses; here lambda does the same to the penalty, so C = 1 / lambda.
 
 Features are the projected, unit-norm embeddings of the capability, cast to double precision; probes on the features before the
@@ -19,7 +20,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ STEPS_A_DECADE = 8
 GRID = tuple(10.0 ** (-6 + step / STEPS_A_DECADE) for step in range(12 * STEPS_A_DECADE + 1))
 HELD_OUT = 0.2
 
+L2Ties = Literal["largest", "smallest"]
 Matrix = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
@@ -60,6 +62,8 @@ class LinearProbe:
                 names of splits of the data; without `val_split` a fifth of the training groups is held out
     train, val  data sets to use instead of splits; with `train`, all of the evaluated data is the test
     l2          a fixed lambda; 0 searches for it
+    ties        what equal scores of classes are worth: expected | pessimistic | optimistic | index
+    l2_ties     which of the lambdas of equal validation accuracy is taken: the "largest" or the "smallest"
     head        "logistic" or "knn" (k neighbours, votes weighted by exp(cosine / temperature))
     """
 
@@ -77,6 +81,7 @@ class LinearProbe:
     val: Any = field(default=None, compare=False, repr=False)
     head: Literal["logistic", "knn"] = "logistic"
     l2: float = 0.0
+    l2_ties: L2Ties = "largest"
     max_iterations: int = 1000
     k: int = 20
     temperature: float = 0.07
@@ -89,6 +94,8 @@ class LinearProbe:
         rk.check_ties(self.ties)
         if self.head not in ("logistic", "knn"):
             raise ConfigError(f"head is {self.head!r} (expected logistic | knn)")
+        if self.l2_ties not in get_args(L2Ties):
+            raise ConfigError(f"l2_ties is {self.l2_ties!r} (expected largest | smallest)")
         if self.k < 1 or self.temperature <= 0 or self.l2 < 0:
             raise ConfigError("k must be at least 1, temperature above 0, l2 0 or above")
 
@@ -180,7 +187,7 @@ class LinearProbe:
                 held_N = hold_out(target_N, [s.group or s.uid for s in known.samples], seed=self.seed)
                 parts = (rows_ND[~held_N], target_N[~held_N], rows_ND[held_N], target_N[held_N])
                 where = f"{int(held_N.sum())} items held out by group, seed {self.seed}"
-            facts = {**search(*parts, max_iterations=self.max_iterations), "search": where}
+            facts = {**search(*parts, ties=self.l2_ties, max_iterations=self.max_iterations), "search": where}
         fitted = fit(rows_ND, all_N, facts["l2"], max_iterations=self.max_iterations)
         return fitted, {**facts, "c": 1 / facts["l2"], "converged": fitted.converged, "iterations": fitted.iterations}
 
@@ -246,7 +253,15 @@ def fit(rows_ND: Matrix, label_N: Labels, l2: float, *, max_iterations: int = 10
     return Logistic(full_KD, full_K, iterations, iterations < max_iterations)
 
 
-def search(rows_ND: Matrix, label_N: Labels, val_ND: Matrix, val_N: Labels, *, max_iterations: int = 1000) -> dict[str, Any]:
+def search(
+    rows_ND: Matrix,
+    label_N: Labels,
+    val_ND: Matrix,
+    val_N: Labels,
+    *,
+    ties: L2Ties = "largest",
+    max_iterations: int = 1000,
+) -> dict[str, Any]:
     """The lambda of the bracketed search with its validation accuracy, the number of fits and of those that did not converge."""
     tried: dict[int, float] = {}
     stopped = 0
@@ -260,7 +275,8 @@ def search(rows_ND: Matrix, label_N: Labels, val_ND: Matrix, val_N: Labels, *, m
         return tried[step]
 
     def best() -> int:
-        return max(tried, key=lambda step: (tried[step], step))  # of equals the largest lambda
+        sign = 1 if ties == "largest" else -1
+        return max(tried, key=lambda step: (tried[step], sign * step))
 
     stride = 2 * STEPS_A_DECADE
     for step in range(0, len(GRID), stride):

@@ -3,11 +3,13 @@
 A case is an image with options, each with a role: "true", "entailed" (true as well, but weaker or differently put: never an error) or
 "false". Its credit is the share of the best-scored options, entailed ones aside, that are true: 1 or 0, and 1/2 when the true one ties
 with a false one. So a model that answers the same to everything gets chance, and a model that only sees a bag of words gets exactly
-what its ties are worth. Published code takes the first of the tied options, which in one probe is the true and in the next the false one.
+what its ties are worth. Published code takes the first of the tied options, which in one probe is the true and in the next the false one:
+`ties="index"`; "pessimistic" gives every tie to the false one, "optimistic" to the true one.
 
 Numbers: the mean of the kinds (`macro`, it decides), every kind, and the mean of all cases (`accuracy`), which other tables call by the
 same name and which differs by many points when kinds differ in size. Kinds with fewer than `minimum` cases are left out of `macro` and
-named. Options that equal the true one but for case and punctuation are dropped: no model could tell them apart.
+named. Kinds named in `leave_out` count in no mean (the published relation probe leaves out relations that hold both ways). Options that
+equal the true one but for case and punctuation are dropped: no model could tell them apart.
 
 Beside the model stand two that look at no image: `blind` takes the caption that is more usual among the others' captions (a bigram model),
 `bag_of_words` knows which words are true but not their order. A probe that `blind` solves measures fluency.
@@ -30,11 +32,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Embedder
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.randomness import keyed_seed
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
+from diptych.tasks import ranks as rk
 from diptych.tasks.intervals import percentiles, resampled_means
 from diptych.tasks.records import array, facts_of, with_facts
 
@@ -43,10 +46,13 @@ Role = Literal["true", "entailed", "false"]
 ROLES: tuple[Role, ...] = ("true", "entailed", "false")
 MINIMUM = 25  # cases; the published order and relation probes leave smaller kinds out as well
 ASIDE = ("blind", "bag_of_words")
+FIRST = "_first"
+"""Ends the name of the column that holds a scorer's credit when the first of tied options wins."""
 _SCHEMA = pa.schema(
     [("uid", pa.string()), ("case", pa.int64()), ("group", pa.string()), ("kind", pa.string())]
     + [("options", pa.list_(pa.string())), ("roles", pa.list_(pa.string())), ("scores", pa.list_(pa.float64()))]
     + [(name, pa.float64()) for name in ("credit", "wins_true", "wins_entailed", "wins_false", "chance", *ASIDE)]
+    + [(name + FIRST, pa.float64()) for name in ("credit", *ASIDE)]
 )
 
 
@@ -75,6 +81,8 @@ class Probe:
 
     language  of the true caption, where a sample's wrong captions do not say which one they were made from
     minimum   cases that a kind needs to count in `macro`
+    ties      what equal scores are worth: expected (shared) | pessimistic | optimistic | index (the first option wins)
+    leave_out kinds that count in no mean; each keeps its own number
     """
 
     name: ClassVar[str] = "probe"
@@ -84,6 +92,8 @@ class Probe:
 
     language: str = "en"
     minimum: int = MINIMUM
+    ties: rk.Ties = "expected"
+    leave_out: tuple[str, ...] = ()
     draws: int = 2000
     seed: int = 0
     batch_size: int = 64
@@ -91,6 +101,7 @@ class Probe:
     def __post_init__(self) -> None:
         if self.minimum < 1:
             raise ConfigError(f"minimum is {self.minimum} (expected 1 or more)")
+        rk.check_ties(self.ties)
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row a case."""
@@ -131,25 +142,28 @@ class Probe:
         if not len(records):
             raise DataError("there is nothing to score: the records hold no case", expected="one row or more")
         kinds = Counter(records.column("kind").to_pylist())
-        kept = sorted(kind for kind, count in kinds.items() if count >= self.minimum)
+        counted = counted_kinds(kinds, self.leave_out)
+        kept = [kind for kind in counted if kinds[kind] >= self.minimum]
         if not kept:
             raise DataError(
-                f"no kind has {self.minimum} cases (the largest, '{max(kinds, key=lambda k: kinds[k])}', has {max(kinds.values())})",
+                f"no kind has {self.minimum} cases (the largest, '{max(counted, key=lambda k: kinds[k])}', "
+                f"has {max(kinds[kind] for kind in counted)})",
                 field="minimum",
                 expected="more cases, or a smaller minimum",
             )
         groups = records.column("group").to_pylist()
         metrics = {"macro": self._metric(records, groups, kept, "credit")}
         metrics |= {kind: self._metric(records, groups, [kind], "credit") for kind in sorted(kinds)}
-        metrics["accuracy"] = self._metric(records, groups, None, "credit")
+        metrics["accuracy"] = self._metric(records, groups, counted, "credit", pooled=True)
         metrics |= {name: self._metric(records, groups, kept, name) for name in ASIDE}
         credit_N = array(records, "credit")
         notes = {
             **facts_of(records),
-            "ties": "expected",
+            "ties": self.ties,
             "share_tied": float(((credit_N > 0) & (credit_N < 1)).mean()),
             "share_entailed_best": float(array(records, "wins_entailed").mean()),
-            "kinds_below_minimum": sorted(set(kinds) - set(kept)),
+            "kinds_below_minimum": sorted(set(counted) - set(kept)),
+            "kinds_left_out": sorted(self.leave_out),
             "cases": dict(sorted(kinds.items())),
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
         }
@@ -160,32 +174,61 @@ class Probe:
         """[N, K]: a column a kind; see `item_columns`."""
         return item_columns(records, metric)
 
-    def _metric(self, records: pa.Table, groups: Sequence[str], kinds: Sequence[str] | None, column: str) -> Metric:
-        value_NK, chance_NK = (kind_columns(records, kinds, name) for name in (column, "chance"))
+    def _metric(
+        self, records: pa.Table, groups: Sequence[str], kinds: Sequence[str], column: str, *, pooled: bool = False
+    ) -> Metric:
+        values, chances = credits(records, column, self.ties), array(records, "chance").astype(np.float64)
+        value_NK, chance_NK = (kind_columns(records, each_N, kinds, pooled=pooled) for each_N in (values, chances))
         drawn_R = resampled_means(value_NK, groups, draws=self.draws, seed=self.seed).mean(axis=1)
         value, chance = (float(np.nanmean(each, axis=0).mean()) for each in (value_NK, chance_NK))
         return Metric(value, *percentiles(drawn_R), chance=chance)
 
 
-def kind_columns(records: pa.Table, kinds: Sequence[str] | None, column: str = "credit") -> Floats:
-    """[N, K]: the column's values under each of `kinds`, NaN elsewhere; without kinds all of them in one column."""
-    value_N = array(records, column).astype(np.float64)
-    if kinds is None:
-        return value_N[:, None]
+def counted_kinds(kinds: Mapping[str, int], leave_out: Sequence[str]) -> list[str]:
+    """The kinds that count, sorted. A name to leave out that is none of them is refused, and so is leaving out all."""
+    for name in leave_out:
+        if name not in kinds:
+            raise UnknownName("kind to leave out", name, sorted(kinds))
+    if not (counted := sorted(set(kinds) - set(leave_out))):
+        raise DataError("every kind is left out", field="leave_out", expected=f"one of {', '.join(sorted(kinds))} to remain")
+    return counted
+
+
+def credits(records: pa.Table, column: str, ties: rk.Ties) -> Floats:
+    """[N]: that scorer's credit of each case ("credit", "blind", "bag_of_words") under a policy for ties."""
+    shared_N: Floats = array(records, column).astype(np.float64)
+    if ties == "expected":
+        return shared_N
+    if ties == "index":
+        if column + FIRST not in records.column_names:
+            raise DataError(
+                f"the records have no column '{column + FIRST}'", field="ties", expected="records made anew by predict"
+            )
+        first_N: Floats = array(records, column + FIRST).astype(np.float64)
+        return first_N
+    return (shared_N > 1 - 1e-9 if ties == "pessimistic" else shared_N > 0).astype(np.float64)
+
+
+def kind_columns(records: pa.Table, value_N: Floats, kinds: Sequence[str], *, pooled: bool = False) -> Floats:
+    """[N, K]: the values under each of `kinds`, NaN elsewhere; pooled, all of these kinds in one column."""
     kind_N = array(records, "kind")
+    if pooled:
+        return np.where(np.isin(kind_N, list(kinds)), value_N, np.nan)[:, None]
     return np.stack([np.where(kind_N == kind, value_N, np.nan) for kind in kinds], axis=1)
 
 
 def item_columns(records: pa.Table, metric: str) -> Floats | None:
     """[N, K]: columns whose mean of means is that metric, for paired comparison; None for one that does not exist here."""
     kinds = Counter(records.column("kind").to_pylist())
+    options = facts_of(records).get("options", {})
+    counted = counted_kinds(kinds, options.get("leave_out", ()))
+    value_N = credits(records, "credit", options.get("ties", "expected"))
     if metric == "macro":
-        minimum = int(facts_of(records).get("options", {}).get("minimum", MINIMUM))
-        kept = sorted(kind for kind, count in kinds.items() if count >= minimum)
-        return kind_columns(records, kept) if kept else None
+        kept = [kind for kind in counted if kinds[kind] >= int(options.get("minimum", MINIMUM))]
+        return kind_columns(records, value_N, kept) if kept else None
     if metric == "accuracy":
-        return kind_columns(records, None)
-    return kind_columns(records, [metric]) if metric in kinds else None
+        return kind_columns(records, value_N, counted, pooled=True)
+    return kind_columns(records, value_N, [metric]) if metric in kinds else None
 
 
 # ---------------------------------------------------------------- cases
@@ -255,6 +298,17 @@ def credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
     return float(sum(share[place] for place, i in enumerate(counted) if roles[i] == "true"))
 
 
+def first_credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
+    """1 when the first of the best-scored options, entailed ones aside, is true, else 0: what `argmax` in published code gives.
+
+    >>> first_credit([0.5, 0.5], ("true", "false")), first_credit([0.5, 0.5], ("false", "true"))
+    (1.0, 0.0)
+    """
+    counted = [i for i, role in enumerate(roles) if role != "entailed"]
+    best = int(np.asarray(score_L, np.float64)[counted].argmax())
+    return float(roles[counted[best]] == "true")
+
+
 def matched(score_22: npt.ArrayLike) -> tuple[bool, bool, bool]:
     """Two images [rows] with a caption each [columns]: (text, image, both) as Winoground counts them, everything strictly greater.
 
@@ -293,6 +347,8 @@ def probe_records(
                 **{f"wins_{role}": share for role, share in wins.items()},
                 "chance": case.roles.count("true") / (len(case.roles) - case.roles.count("entailed")),
                 **{name: credit(given[place], case.roles) for name, given in aside.items()},
+                "credit" + FIRST: first_credit(score, case.roles),
+                **{name + FIRST: first_credit(given[place], case.roles) for name, given in aside.items()},
             }
         )
         count[case.uid] += 1
