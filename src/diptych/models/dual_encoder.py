@@ -42,11 +42,11 @@ class PairModule(nn.Module):
 
 
 class DualEncoder(PairModule):
-    """Each tower's pooled vector, projected without bias and normalised.
+    """Each tower's pooled vector, projected and normalised; the text's with a bias if `text_bias` (SigLIP), as no other.
 
     `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
-    sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN): `width` must
-    then be the tower's.
+    sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN, SigLIP):
+    `width` must then be the tower's. So is that of a tower whose own head leads into the joint space (CLIP's residual networks).
     """
 
     def __init__(
@@ -59,16 +59,18 @@ class DualEncoder(PairModule):
         bias: float | None = None,
         max_scale: float = 100.0,
         project_image: bool = True,
+        text_bias: bool = False,
     ) -> None:
         super().__init__(scale=scale, bias=bias, max_scale=max_scale)
+        project_image = project_image and not image_tower.projects
         if not project_image and image_tower.width != width:
             raise ConfigError(
                 f"width is {width} but the image is not projected (expected {image_tower.width}, its tower's width)"
             )
-        self.width, self.project_image = width, project_image
+        self.width, self.project_image, self.text_bias = width, project_image, text_bias
         self.image_tower, self.text_tower = image_tower, text_tower
         self.image_projection = _projection(image_tower, width) if project_image else nn.Identity()
-        self.text_projection = _projection(text_tower, width)
+        self.text_projection = _projection(text_tower, width, bias=text_bias)
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor | None = None) -> Pairs:
         return self.pairs(self.encode_image(image_BCHW), self.encode_text(text_BL, text_mask_BL))
@@ -82,7 +84,9 @@ class DualEncoder(PairModule):
         return normalised(self.text_projection(self.text_tower(text, mask_BL).pooled_BD))
 
 
-def _projection(tower: Tower, width: int) -> nn.Linear:
-    projection = nn.Linear(tower.width, width, bias=False)
+def _projection(tower: Tower, width: int, *, bias: bool = False) -> nn.Linear:
+    projection = nn.Linear(tower.width, width, bias=bias)
     nn.init.normal_(projection.weight, std=tower.width**-0.5)
+    if bias:
+        nn.init.zeros_(projection.bias)
     return projection

@@ -183,6 +183,7 @@ class PairEmbedder(Embedding):
             "bias": model.bias is not None,
             "max_scale": model.max_scale,
             "project_image": model.project_image,
+            **({"text_bias": True} if model.text_bias else {}),
             "preprocess": self.preprocess.to_json(),
             "text_length": self.text_length,
             "card": self.card,
@@ -209,6 +210,7 @@ class PairEmbedder(Embedding):
                 max_scale=config["max_scale"],
                 project_image=config.get("project_image", True),
                 scale=1.0,
+                **({"text_bias": True} if config.get("text_bias") else {}),
                 **variant,
             )
         load_weights(model, folder)

@@ -109,10 +109,8 @@ class GrowCLIP(CLIP):
         return [Growth()]
 
     def towers(self) -> tuple[Tower, Tower]:
-        words = self.words()
-        text: dict[str, Any] = {"vocab_size": words.vocab_size, "length": self.text_length, "eot_id": words.eot_id}
-        image = image_tower(self.image_tower, image_size=self.image_size, layers=self.layers[0])
-        return image, text_tower(self.text_tower, layers=self.layers[1], **text)
+        image = image_tower(self.image_tower, layers=self.layers[0], **self.image_options())
+        return image, text_tower(self.text_tower, layers=self.layers[1], **self.text_options())
 
     def model(self) -> GrowingEncoder:
         image, text = self.towers()
