@@ -84,14 +84,12 @@ class TextTransformer(Tower):
         count, given = text.shape[:2]
         x_BLD = self.embed(text) if text.ndim == 2 else text
         if mask_BL is None:
-            real = torch.ones(count, given, dtype=torch.bool, device=text.device) if text.ndim == 3 else text != self.pad_id
-        else:
-            real = mask_BL
+            mask_BL = text.ne(int(self.pad_id or 0)) if text.ndim == 2 else torch.ones_like(text[..., 0], dtype=torch.bool)
         if given < self.length:
             padding = torch.full((count, self.length - given), int(self.pad_id or 0), device=text.device)
             x_BLD = torch.cat([x_BLD, self.embed(padding).to(x_BLD.dtype)], dim=1)
         x_BLD = self.norm_after(self.transformer(x_BLD + self.position_LD, causal=self.causal))
-        return Tokens(x_BLD[:, :given], real, x_BLD[:, -1])
+        return Tokens(x_BLD[:, :given], mask_BL, x_BLD[:, -1])
 
     def _end(self, text: Tensor, mask_BL: Tensor | None) -> Tensor:
         if text.ndim == 2 and self.eot_id is not None:
