@@ -45,8 +45,9 @@ lint: $(VENV)/.dev ## style, types, import order of the rooms
 docs: $(VENV)/.dev ## build the site into site/
 	$(BIN)/mkdocs build --strict
 
-systems: $(VENV)/.dev ## compute which systems work into src/diptych/core/systems.json
+systems: $(VENV)/.dev ## compute which systems work into src/diptych/core/systems.json, and the lists in the docs
 	$(BIN)/python scripts/make_systems.py
+	$(BIN)/python scripts/docs_lists.py
 
 bench: $(VENV)/.dev ## measure speed and memory against peers into benchmarks/results/
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

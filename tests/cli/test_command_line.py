@@ -71,6 +71,16 @@ def test_wrong_names_get_one_line_and_exit_code_2(words: list[str], problem: str
     assert err.count("\n") == 1
 
 
+def test_a_curation_step_has_its_published_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["curate", "tldr", "--preset", "paper", "--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "a fortieth of the rows (default: 1000)" in words
+    assert "(default: all)" in words
+    assert main(["curate", "exact_duplicates", "x", "y", "--preset", "paper"]) == 2
+    assert "exact_duplicates has no presets" in capsys.readouterr().err
+
+
 def test_help_of_curate_says_what_each_step_is_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["curate", "--help"]) == 0
     shown = capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,21 +124,41 @@ def test_code_numbers_are_no_measure_and_code_vectors_are(monkeypatch: pytest.Mo
 
 
 def test_the_better_half_by_agreement(planted: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Agrees:
-        name, fingerprint = "agrees", "a"
-
-        def embed_images(self, images, *, batch_size: int = 64) -> np.ndarray:
-            return np.tile(np.array([[1.0, 0.0]], np.float32), (len(images), 1))
-
-        def embed_texts(self, texts, *, batch_size: int = 256) -> np.ndarray:
-            cos = np.array([float(text.split()[-1]) for text in texts])
-            return np.stack([cos, np.sqrt(1 - cos**2)], 1).astype(np.float32)
-
     monkeypatch.setattr(module, "open_embedder", lambda address: Agrees())
     data = Pool.from_samples([row(f"u{n}", 0, text=f"agrees {n / 10}") for n in range(10)])
     done = TLDR(captioner="x", match="y", keep=1.0)(data)
     assert done.kept == ("u5", "u6", "u7", "u8", "u9")
     assert done.dropped[0].reason == "match: 0.000 (the best 50% have at least 0.500)"
+
+
+class Agrees:
+    """The last word of a text is how well it agrees with its image."""
+
+    name, fingerprint = "agrees", "a"
+
+    def embed_images(self, images, *, batch_size: int = 64) -> np.ndarray:
+        return np.tile(np.array([[1.0, 0.0]], np.float32), (len(images), 1))
+
+    def embed_texts(self, texts, *, batch_size: int = 256) -> np.ndarray:
+        cos = np.array([float(text.split()[-1]) for text in texts])
+        return np.stack([cos, np.sqrt(1 - cos**2)], 1).astype(np.float32)
+
+
+def test_the_published_rule_keeps_what_both_of_its_parts_leave(planted: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "open_embedder", lambda address: Agrees())
+    order = np.random.default_rng(2).permutation(40)
+    data = Pool.from_samples([row(f"u{n:02}", 2 * (n % 2), text=f"agrees {order[n] / 40}") for n in range(40)])
+    published = replace(TLDR.paper(), captioner="x", match="y", clusters=2, repair=False)
+    better = {f"u{n:02}" for n in range(40) if order[n] >= 20}
+    drawn = set(replace(published, match="", share_of="matching")(data).kept)
+    assert len(drawn) == 10, "a quarter of all rows, whatever their texts"
+    assert set(published(data).kept) == drawn & better
+    ours = set(replace(published, share_of="matching")(data).kept)
+    assert len(ours) == 5, "by default a quarter of the better half"
+    assert ours < better
+    assert (TLDR.paper().clusters, TLDR.paper().match_share, TLDR.paper().keep) == (1000, 0.5, 0.25)
+    with pytest.raises(ConfigError, match="--match RUN"):
+        replace(published, match="")(data)
 
 
 def test_what_cannot_be_described(planted: Captioner) -> None:

@@ -76,17 +76,16 @@ def test_float64_stays_float64() -> None:
     assert small().double()(image_BCHW.double(), text_BL, mask_BL).image_ND.dtype == torch.float64
 
 
-@pytest.mark.parametrize(("arch", "act"), [("ViT-B-32", "gelu"), ("ViT-B-32-quickgelu", "quick_gelu")])
-def test_open_clip_weights_give_open_clip_embeddings(arch: str, act: str) -> None:
+def test_open_clip_weights_give_open_clip_embeddings() -> None:
     import open_clip
 
     torch.manual_seed(0)
-    theirs = open_clip.create_model(arch).eval()
-    text = text_tower("text_clip", vocab_size=49408, eot_id=49407, act=act)
-    ours = DualEncoder(image_tower("vit_b32", act=act), text, width=512).eval()
+    theirs = open_clip.create_model("ViT-B-32").eval()
+    text = text_tower("text_clip", vocab_size=49408, eot_id=49407)
+    ours = DualEncoder(image_tower("vit_b32"), text, width=512).eval()
     ours.load_state_dict(from_open_clip(theirs.state_dict()))
     image_BCHW = torch.randn(2, 3, 224, 224)
-    text_BL = open_clip.get_tokenizer(arch)(["a cat", "a photo of a dog on a mat"])
+    text_BL = open_clip.get_tokenizer("ViT-B-32")(["a cat", "a photo of a dog on a mat"])
     with torch.no_grad():
         pairs = ours(image_BCHW, text_BL)
         torch.testing.assert_close(pairs.image_ND, theirs.encode_image(image_BCHW, normalize=True), atol=1e-4, rtol=0)

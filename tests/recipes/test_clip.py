@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from diptych.core.errors import UnknownName
 from diptych.data.batch import PairBatch
 from diptych.models.outputs import Pairs
 from diptych.recipes.clip import CLIP
@@ -28,6 +29,41 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     assert CLIP.paper().batch_size == 32_768
     assert CLIP.paper().same_group == "negative"
+
+
+def test_the_paper_holds_the_released_weights_and_gives_their_numbers() -> None:
+    import open_clip
+
+    from diptych.models.clip_layout import from_open_clip
+
+    torch.manual_seed(0)
+    theirs = open_clip.create_model("ViT-B-32-quickgelu").eval()
+    ours = CLIP.paper().model().eval()
+    ours.load_state_dict(from_open_clip(theirs.state_dict()), strict=True)  # no name is left over on either side
+    image_BCHW = torch.randn(2, 3, 224, 224)
+    text_BL = open_clip.get_tokenizer("ViT-B-32-quickgelu")(["a cat", "a photo of a dog on a mat"])
+    with torch.no_grad():
+        pairs = ours(image_BCHW, text_BL)
+        torch.testing.assert_close(pairs.image_ND, theirs.encode_image(image_BCHW, normalize=True), atol=1e-5, rtol=0)
+        torch.testing.assert_close(pairs.text_ND, theirs.encode_text(text_BL, normalize=True), atol=1e-5, rtol=0)
+        for block in ours.image_tower.transformer.blocks:
+            block.act = torch.nn.GELU()
+        assert (ours.encode_image(image_BCHW) - pairs.image_ND).abs().max() > 1e-4, "GELU would not do"
+
+
+def test_the_parts_of_the_towers_are_fields() -> None:
+    tiny = replace(CLIP.tiny(), tokenizer="clip", image_size=32)
+    asked = replace(tiny, act="gelu_tanh", image_pool="attention", patch_bias=True, text_pooling="last").model()
+    assert asked.image_tower.spec["act"] == asked.text_tower.spec["act"] == "gelu_tanh"
+    assert asked.image_tower.patches.bias is not None
+    assert asked.image_tower.class_token_D is None
+    assert asked.text_tower.pad_id == tiny.words().pad_id
+    plain = tiny.model()
+    assert not {"act", "pool", "patch_bias"} & set(plain.image_tower.spec)
+    resnet = replace(tiny, image_tower="resnet_clip_50", width=1024).model()
+    assert isinstance(resnet.image_projection, torch.nn.Identity)
+    with pytest.raises(UnknownName, match="option of convnet_tiny 'act'"):
+        replace(tiny, image_tower="convnet_tiny", image_size=64, act="quick_gelu").model()
 
 
 def test_the_temperature_starts_and_stays_where_published() -> None:

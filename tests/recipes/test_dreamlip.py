@@ -144,4 +144,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     with torch.device("meta"):
         model = DreamLIP.paper().model()
     assert sum(p.numel() for p in model.parameters()) == 149_620_737 + 768 * 512
-    assert (DreamLIP.paper().texts, DreamLIP.paper().lambda_mp, DreamLIP.paper().lambda_s) == (6, 1.0, 1.0)
+    paper = DreamLIP.paper()
+    assert (paper.raw_first, paper.texts, paper.lambda_mp, paper.lambda_s, paper.sigma) == (True, 6, 1.0, 1.0, 0.0)
+    assert paper.act is None, "open_clip's ViT-B-16 has the exact GELU"
+    assert paper.grouping

@@ -240,4 +240,9 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     image = 3 * 32 * 32 * 768 + 768 + 50 * 768 + 4 * 768 + 8 * block
     text = 49_408 * 768 + 77 * 768 + 2 * 768 + 8 * block
     assert sum(p.numel() for p in model.parameters()) == image + text + 2 * 768 * 512 + 1
-    assert paper.growth_space(model)[0].within(model.shape.plus(image_layers=2, text_layers=2, shared_layers=2))
+    most = model.shape.plus(image_layers=2, text_layers=2, shared_layers=2, image_mlp=1, text_mlp=1)
+    everything = replace(paper, candidates=10_000, budget=9.0).growth_space(model)
+    assert everything[0] == most, "MLPs grow as well as layers"
+    assert all(shape.within(most) for shape in everything)
+    assert {shape.image_mlp for shape in everything} == {4, 5} == {shape.text_mlp for shape in everything}
+    assert any(s.image_mlp == 5 or s.text_mlp == 5 for s in paper.growth_space(model)), "and within the budget"

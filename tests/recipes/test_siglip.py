@@ -47,4 +47,9 @@ def test_tiny_differs_from_clip_in_the_loss_alone() -> None:
 def test_the_paper_builds() -> None:
     with torch.device("meta"):
         model = SigLIP.paper().model()
-    assert sum(p.numel() for p in model.image_tower.parameters()) > 80e6
+    pieces = model.text_tower.embed.num_embeddings
+    counted = sum(p.numel() for p in model.parameters()) - (pieces - 32_000) * 768
+    assert counted == 203_155_970, "open_clip's ViT-B-16-SigLIP, whose vocabulary has 32,000 pieces"
+    assert isinstance(model.image_projection, torch.nn.Identity)
+    assert model.text_projection.bias is not None
+    assert model.text_tower.spec["act"] == model.image_tower.spec["act"] == "gelu_tanh"

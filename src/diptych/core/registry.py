@@ -142,6 +142,10 @@ OPERATORS = Registry(
             "images that are the same file, or the same pixels",
         ),
         "near_duplicates": ("diptych.curate.near_duplicates:NearDuplicates", "images that look like another one"),
+        "relation_tags": (
+            "diptych.curate.relation_tagging:TagRelations",
+            "relations for images that have boxes and captions, by a trained tagger",
+        ),
         "semantic_duplicates": (
             "diptych.curate.semantic_duplicates:SemanticDuplicates",
             "images that mean the same, by a model's embeddings",

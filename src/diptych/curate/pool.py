@@ -147,7 +147,9 @@ def configuration(operator: Operator) -> dict[str, Any]:
 
 
 def _content(path: Path) -> str:
-    """The hash of a file, or of all files of a folder; "" where there is none (the step will say so)."""
+    """The hash of a file, or of all files of a folder, for a run of its model's; "" where there is none (the step will say so)."""
+    if (path / "run.json").is_file():
+        path = path / "model"
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if file.is_file():

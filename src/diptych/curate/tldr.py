@@ -6,8 +6,9 @@
 
 Where this departs from the released code, which clusters the code *numbers* as if they were coordinates: relabelling the codes would
 change its clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and "histogram" are there to compare. "Every
-fifth of the list" depends on the order of the list; here draws are seeded and stratified. And the share is taken of the rows that agree
-well enough with their text (`match`), so that what stays is the share that was asked for.
+fifth of the list" depends on the order of the list; here draws are seeded and stratified. By default the share is taken of the rows that
+agree well enough with their text (`match`), so that what stays is the share that was asked for; `share_of="all"` clusters all rows and
+keeps what both rules leave, as published. `paper()` has the published numbers.
 
 Cost: one pass of the captioner over all images, k-means, and a caption for each row that stays.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,9 @@ BLOCK = 512
 class TLDR:
     """captioner     address of a trained codebook captioner
     keep          share of each cluster that stays (published 0.25 in words, 0.2 in code); 1 selects nothing
+    share_of      "matching": the share is taken of what `match` leaves; "all": of all rows, and what agrees too little leaves besides
     clusters      of k-means (published 1,000); 0 takes a fortieth of the rows
+    iterations    of k-means at most (published 20)
     describe      an image by its code "vectors" one after the other, their mean ("pooled"), a "histogram" of codes, or the "ids" (released)
     whiten        directions kept before k-means (published 256)
     match         address of a model that embeds images and texts; "" looks at no agreement
@@ -59,7 +62,9 @@ class TLDR:
 
     captioner: str = ""
     keep: float = 0.25
+    share_of: Literal["matching", "all"] = "matching"
     clusters: int = 0
+    iterations: int = 20
     describe: Describe = "vectors"
     whiten: int = 256
     match: str = ""
@@ -74,6 +79,16 @@ class TLDR:
             raise ConfigError(f"keep is {self.keep}, match_share {self.match_share} (expected above 0, at most 1)")
         if self.describe not in DESCRIBE:
             raise ConfigError(f"describe is {self.describe!r} (expected {' | '.join(DESCRIBE)})")
+        if self.share_of not in ("matching", "all") or self.iterations < 1:
+            raise ConfigError(
+                f"share_of is {self.share_of!r}, iterations {self.iterations} (expected matching | all, and 1 or more)"
+            )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """A quarter of each of 1,000 clusters, and of that what is in the better half by agreement: name the models by `captioner` and
+        `match`. The code keeps a fifth (`keep=0.2`) and clusters numbers of codes (`describe="ids"`); neither is taken over."""
+        return cls(keep=0.25, share_of="all", clusters=1000, iterations=20, whiten=256, match_share=0.5, max_tokens=30)
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._captioner()
@@ -86,18 +101,20 @@ class TLDR:
     def run(self, data: Dataset, parts: Parts) -> Curated:
         """As a call, going on from codes, embeddings and captions that an earlier run finished."""
         start = time.perf_counter()
+        if self.share_of == "all" and not self.match:
+            raise ConfigError("share_of 'all' keeps rows that agree with their text: name a model that judges it (--match RUN)")
         model = self._captioner()
         rows = {uid: row for row, uid in enumerate(data.uids)}
         with_image = [uid for uid in sorted(rows) if data[rows[uid]].image is not None]
         faults = {uid: "no_image: nothing to describe" for uid in rows if data[rows[uid]].image is None}
         codes, unreadable = self._codes(data.select([rows[uid] for uid in with_image]), model, parts)
         faults |= unreadable
-        if self.match:
-            faults |= self._disagreeing(data.select([rows[uid] for uid in codes]), parts)
-        there = [uid for uid in codes if uid not in faults]
+        apart = self._disagreeing(data.select([rows[uid] for uid in codes]), parts) if self.match else {}
+        there = [uid for uid in codes if uid not in faults and (self.share_of == "all" or uid not in apart)]
         if self.keep < 1 and there:
             vectors = self._described(np.stack([codes[uid] for uid in there]), model)
             faults |= self._crowded(there, vectors)
+        faults |= apart
         kept = tuple(uid for uid in there if uid not in faults)
         columns: dict[str, Any] = {}
         if self.repair and kept:
@@ -145,7 +162,7 @@ class TLDR:
         """Rows that their cluster has enough of: of the rows in order of distance to the centre, every 1/keep-th stays from a seeded
         start; at least one does."""
         clusters = min(self.clusters or max(1, len(uids) // 40), len(uids))
-        centre_KD = centres(vector_ND, clusters, seed=self.seed)
+        centre_KD = centres(vector_ND, clusters, seed=self.seed, iterations=self.iterations)
         label_N = nearest_centres(vector_ND, centre_KD, 1)[:, 0]
         faults: dict[str, str] = {}
         for cluster in range(clusters):

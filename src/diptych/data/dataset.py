@@ -31,6 +31,7 @@ from diptych.data.ragged import (
     region_records,
     relation_of,
     relation_records,
+    with_records,
 )
 
 Ints = npt.NDArray[np.int64]
@@ -287,7 +288,8 @@ class Pool:
         """Join a uid-keyed table.
 
         A table with a column "string" (and "language", "origin") holds texts: they are added after those of the sample, or with
-        `replace` stand instead of them for every uid that the table names. Any other table has one row a uid, and its columns
+        `replace` stand instead of them for every uid that the table names; a table with a column "predicate" (and "subject", "object",
+        "confidence") holds relations, likewise. Any other table has one row a uid, and its columns
         become extras (or replace "group", "split", "licence", "source"). Unknown uids are ignored; a uid without row gets a gap.
         """
         if "uid" not in table.column_names:
@@ -300,6 +302,8 @@ class Pool:
                 kept = old.ragged.to_table(uids.take(pa.array(untouched)), untouched)
                 old = Texts.by_uid(kept, uids)
             return self._but(texts=Texts(old.ragged.merged(new.ragged)))
+        if "predicate" in table.column_names:
+            return self._but(relations=with_records(self._relations, table.select(RELATION_SCHEMA.names), uids, replace=replace))
         refuse_duplicates(table["uid"])
         place = pc.index_in(uids, value_set=table["uid"].cast(pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
         arrays, json_columns = {}, set()

@@ -1,7 +1,8 @@
 """CLIP weights by the names that other libraries give them.
 
 Ours, open_clip's and transformers' CLIP are one architecture under three sets of names; transformers also stores the queries,
-keys and values apart. `from_open_clip` reads one set into ours, `to_transformers` writes ours into another.
+keys and values apart. `from_open_clip` reads one set into ours (of a ViT, a residual network, or SigLIP), `to_transformers` writes
+ours into another.
 """
 
 from __future__ import annotations
@@ -22,13 +23,46 @@ _OPEN_CLIP = (
     (r"visual\.ln_post\.(\w+)", r"image_tower.norm_after.\1"),
     (r"visual\.proj", "image_projection.weight"),
     (r"visual\.transformer\.resblocks\.(.+)", r"image_tower.transformer.blocks.\1"),
-    (r"transformer\.resblocks\.(.+)", r"text_tower.transformer.blocks.\1"),
-    (r"token_embedding\.weight", "text_tower.embed.weight"),
-    (r"positional_embedding", "text_tower.position_LD"),
-    (r"ln_final\.(\w+)", r"text_tower.norm_after.\1"),
+    (r"(?:text\.)?transformer\.resblocks\.(.+)", r"text_tower.transformer.blocks.\1"),
+    (r"(?:text\.)?token_embedding\.weight", "text_tower.embed.weight"),
+    (r"(?:text\.)?positional_embedding", "text_tower.position_LD"),
+    (r"(?:text\.)?ln_final\.(\w+)", r"text_tower.norm_after.\1"),
     (r"text_projection", "text_projection.weight"),
     (r"logit_scale", "log_scale"),
     (r"logit_bias", "bias"),
+)
+_RESNET = (
+    (r"visual\.conv(\d)\.(\w+)", r"image_tower.conv_\1.\2"),
+    (r"visual\.bn(\d)\.(\w+)", r"image_tower.norm_\1.\2"),
+    (r"visual\.attnpool\.positional_embedding", "image_tower.pool.position_PD"),
+    (r"visual\.attnpool\.([qkv])_proj\.(\w+)", r"image_tower.pool.\1.\2"),
+    (r"visual\.attnpool\.c_proj\.(\w+)", r"image_tower.pool.out.\1"),
+    *(
+        (rf"visual\.layer{stage + 1}\.(\d+)\.{theirs}\.(\w+)", rf"image_tower.stages.{stage}.\1.{ours}.\2")
+        for stage in range(4)
+        for theirs, ours in (
+            *((f"conv{n}", f"conv_{n}") for n in (1, 2, 3)),
+            *((f"bn{n}", f"norm_{n}") for n in (1, 2, 3)),
+            (r"downsample\.0", "short"),
+            (r"downsample\.1", "short_norm"),
+        )
+    ),
+)
+_SIGLIP = (
+    (r"visual\.trunk\.pos_embed", "image_tower.position_PD"),
+    (r"visual\.trunk\.patch_embed\.proj\.(\w+)", r"image_tower.patches.\1"),
+    (r"visual\.trunk\.blocks\.(\d+)\.norm(\d)\.(\w+)", r"image_tower.transformer.blocks.\1.norm_\2.\3"),
+    (r"visual\.trunk\.blocks\.(\d+)\.attn\.qkv\.(\w+)", r"image_tower.transformer.blocks.\1.attention.qkv.\2"),
+    (r"visual\.trunk\.blocks\.(\d+)\.attn\.proj\.(\w+)", r"image_tower.transformer.blocks.\1.attention.out.\2"),
+    (r"visual\.trunk\.blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"image_tower.transformer.blocks.\1.mlp_in.\2"),
+    (r"visual\.trunk\.blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"image_tower.transformer.blocks.\1.mlp_out.\2"),
+    (r"visual\.trunk\.norm\.(\w+)", r"image_tower.norm_after.\1"),
+    (r"visual\.trunk\.attn_pool\.latent", "image_tower.pool.query_D"),
+    (r"visual\.trunk\.attn_pool\.(q|kv|norm)\.(\w+)", r"image_tower.pool.\1.\2"),
+    (r"visual\.trunk\.attn_pool\.proj\.(\w+)", r"image_tower.pool.out.\1"),
+    (r"visual\.trunk\.attn_pool\.mlp\.fc1\.(\w+)", r"image_tower.pool.mlp_in.\1"),
+    (r"visual\.trunk\.attn_pool\.mlp\.fc2\.(\w+)", r"image_tower.pool.mlp_out.\1"),
+    (r"text\.text_projection\.(\w+)", r"text_projection.\1"),
 )
 _OPEN_CLIP_BLOCK = (
     (r"(.+)\.attn\.in_proj_(weight|bias)", r"\1.attention.qkv.\2"),
@@ -63,16 +97,30 @@ _TRANSFORMERS_BLOCK = (
 
 
 def from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `DualEncoder` of the CLIP architecture, from that of an open_clip CLIP whose image tower is a ViT."""
+    """The state dict of a `DualEncoder`, from that of an open_clip CLIP (a ViT or a residual network) or SigLIP (a ViT)."""
+    rules: Iterable[tuple[str, str]] = _OPEN_CLIP
+    if "visual.attnpool.positional_embedding" in tensors:
+        rules = (*_RESNET, *_OPEN_CLIP)
+    elif "visual.trunk.attn_pool.latent" in tensors:
+        rules = (*_SIGLIP, *_OPEN_CLIP)
     out = {}
     for name, tensor in tensors.items():
-        if name == "attn_mask":
+        if name.endswith("attn_mask"):
             continue
-        ours = _renamed(_renamed(name, _OPEN_CLIP), _OPEN_CLIP_BLOCK)
-        if ours.endswith("_projection.weight"):
-            tensor = tensor.T
-        out[ours] = tensor.reshape(1) if ours in ("log_scale", "bias") else tensor
+        ours = _renamed(_renamed(name, rules), _OPEN_CLIP_BLOCK)
+        out[ours] = _shaped(name, ours, tensor)
     return out
+
+
+def _shaped(theirs: str, ours: str, tensor: Tensor) -> Tensor:
+    """CLIP multiplies by its projections from the left, where SigLIP has a linear layer; some of ours have a dimension less or more."""
+    if theirs in ("visual.proj", "text_projection"):
+        return tensor.T
+    if ours in ("log_scale", "bias"):
+        return tensor.reshape(1)
+    if ours == "image_tower.pool.query_D":
+        return tensor.flatten()
+    return tensor[0] if theirs == "visual.trunk.pos_embed" else tensor
 
 
 def to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diptych.models.companions import Companions, mix_
-from diptych.models.dual_encoder import DualEncoder
+from diptych.models.dual_encoder import Bias, DualEncoder
 from diptych.models.feature_queue import FeatureQueue
 from diptych.models.fusion_reader import FusionReader
 from diptych.models.outputs import Pairs, Tower
@@ -45,7 +45,7 @@ class ContinualEncoder(DualEncoder):
     """A `DualEncoder` whose parameters keep their names, with companions and queues beside them.
 
     fusion_layers  blocks that read words and patches to guess hidden words; 0 leaves the guessing out
-    projection_bias  whether the projections have one, as in the released code
+    projection_bias  which projections have one: "both" in the released code
     companions     names of those to keep: "momentum", "reference" (which `begin_task_` sets), or fewer
     queue          keys of either modality; 0 keeps none
 
@@ -63,7 +63,7 @@ class ContinualEncoder(DualEncoder):
         fusion_heads: int,
         queue: int,
         companions: Sequence[str],
-        projection_bias: bool = False,
+        projection_bias: Bias = "none",
     ) -> None:
         super().__init__(image_tower, text_tower, width=width, scale=scale, projection_bias=projection_bias)
         self.reader: FusionReader | None = None

@@ -60,6 +60,7 @@ class DenseViT(Tower):
         layers: int = 12,
         heads: int = 12,
         mlp_ratio: float = 4.0,
+        act: str = "gelu",
         layer_scale: float = 1e-5,
         pool: Literal["class", "mean"] = "class",
     ) -> None:
@@ -74,7 +75,7 @@ class DenseViT(Tower):
         self.second_D = nn.Parameter(torch.randn(width) * 1e-6)
         self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
         self.position_PD = nn.Parameter(torch.randn((image_size // patch) ** 2 + 1, width) * 0.02)
-        blocks = Transformer(width, layers, heads, mlp_ratio=mlp_ratio).blocks
+        blocks = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act).blocks
         self.blocks = nn.ModuleList(ScaledBlock(block, layer_scale) for block in blocks if isinstance(block, Block))
         self.norm_after = nn.LayerNorm(width)
 

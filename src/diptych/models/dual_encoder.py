@@ -6,6 +6,7 @@ Letters: B batch, N items, C channel, H W, L tokens, D width.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.models.outputs import Pairs, Tower
 from diptych.models.transformer import normalised
+
+Bias = Literal["none", "text", "both"]
+"""Which of the two projections have a bias."""
 
 
 class PairModule(nn.Module):
@@ -42,11 +46,12 @@ class PairModule(nn.Module):
 
 
 class DualEncoder(PairModule):
-    """Each tower's pooled vector, projected and normalised; without bias (CLIP) unless `projection_bias` says so (CTP, ALBEF).
+    """Each tower's pooled vector, projected and normalised. `projection_bias` says which projections have one: "none" (CLIP), "text"
+    (SigLIP), "both" (CTP, ALBEF).
 
     `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
-    sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN): `width` must
-    then be the tower's.
+    sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN, SigLIP):
+    `width` must then be the tower's. So is that of a tower whose own head leads into the joint space (CLIP's residual networks).
     """
 
     def __init__(
@@ -59,21 +64,20 @@ class DualEncoder(PairModule):
         bias: float | None = None,
         max_scale: float = 100.0,
         project_image: bool = True,
-        projection_bias: bool = False,
+        projection_bias: Bias = "none",
     ) -> None:
         super().__init__(scale=scale, bias=bias, max_scale=max_scale)
+        project_image = project_image and not image_tower.projects
         if not project_image and image_tower.width != width:
             raise ConfigError(
                 f"width is {width} but the image is not projected (expected {image_tower.width}, its tower's width)"
             )
-        self.width, self.project_image = width, project_image
+        self.width, self.project_image, self.projection_bias = width, project_image, projection_bias
         self.image_tower, self.text_tower = image_tower, text_tower
-        self.image_projection = _projection(image_tower, width, projection_bias) if project_image else nn.Identity()
-        self.text_projection = _projection(text_tower, width, projection_bias)
-
-    @property
-    def projection_bias(self) -> bool:
-        return self.text_projection.bias is not None
+        self.image_projection = (
+            _projection(image_tower, width, bias=projection_bias == "both") if project_image else nn.Identity()
+        )
+        self.text_projection = _projection(text_tower, width, bias=projection_bias != "none")
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor | None = None) -> Pairs:
         return self.pairs(self.encode_image(image_BCHW), self.encode_text(text_BL, text_mask_BL))
@@ -87,9 +91,9 @@ class DualEncoder(PairModule):
         return normalised(self.text_projection(self.text_tower(text, mask_BL).pooled_BD))
 
 
-def _projection(tower: Tower, width: int, bias: bool) -> nn.Linear:
-    projection = nn.Linear(tower.width, width, bias=False)
+def _projection(tower: Tower, width: int, *, bias: bool = False) -> nn.Linear:
+    projection = nn.Linear(tower.width, width, bias=bias)
     nn.init.normal_(projection.weight, std=tower.width**-0.5)
     if bias:
-        projection.bias = nn.Parameter(torch.zeros(width))
+        nn.init.zeros_(projection.bias)
     return projection

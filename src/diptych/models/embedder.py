@@ -183,7 +183,7 @@ class PairEmbedder(Embedding):
             "bias": model.bias is not None,
             "max_scale": model.max_scale,
             "project_image": model.project_image,
-            **({"projection_bias": True} if model.projection_bias else {}),
+            **({"projection_bias": model.projection_bias} if model.projection_bias != "none" else {}),
             "preprocess": self.preprocess.to_json(),
             "text_length": self.text_length,
             "card": self.card,
@@ -210,7 +210,7 @@ class PairEmbedder(Embedding):
                 max_scale=config["max_scale"],
                 project_image=config.get("project_image", True),
                 scale=1.0,
-                **({"projection_bias": True} if config.get("projection_bias") else {}),
+                **({"projection_bias": config["projection_bias"]} if "projection_bias" in config else {}),
                 **variant,
             )
         load_weights(model, folder)

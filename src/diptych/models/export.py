@@ -36,13 +36,14 @@ def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
     if reasons := _unlike_clip(model, embedder):
         raise ConfigError("this model cannot become a transformers CLIPModel: " + "; ".join(reasons))
     image, text = model.image_tower.spec, model.text_tower.spec
-    act = image.get("act", "gelu")
+    act = {"gelu_tanh": "gelu_pytorch_tanh"}.get(image.get("act", "gelu"), image.get("act", "gelu"))
     tensors, tokenizer = _end_away_from_2(renamed(model.state_dict()), embedder.tokenizer)
     config = transformers.CLIPConfig(
         projection_dim=model.width,
         vision_config={
             **_sizes(image, 768, 12, 12),
             "hidden_act": act,
+            "layer_norm_eps": image.get("eps", 1e-5),
             "image_size": image["image_size"],
             "patch_size": image["patch"],
             "projection_dim": model.width,
@@ -50,6 +51,7 @@ def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
         text_config={
             **_sizes(text, 512, 12, 8),
             "hidden_act": act,
+            "layer_norm_eps": text.get("eps", 1e-5),
             "vocab_size": text["vocab_size"],
             "max_position_embeddings": text["length"],
             "bos_token_id": tokenizer.sot_id if tokenizer.prefix else None,
@@ -77,15 +79,21 @@ def _unlike_clip(model: DualEncoder, embedder: PairEmbedder) -> list[str]:
     image, text, reasons = model.image_tower, model.text_tower, []
     if not isinstance(image, VisionTransformer):
         reasons.append(f"its image tower is {image.spec['name']} (expected a vit_* one)")
+    elif image.pool is not None or image.patches.bias is not None or not isinstance(image.norm_before, nn.LayerNorm):
+        reasons.append("its image tower has SigLIP's head, patch bias or no first norm (expected pool='class' and CLIP's parts)")
     if not isinstance(text, TextTransformer):
         reasons.append(f"its text tower is {text.spec['name']} (expected text_clip or text_tiny)")
     elif not text.causal or text.pooling != "eot":
-        reasons.append("its text tower reads both ways or pools by the mean (expected causal=True, pooling='eot')")
+        reasons.append(
+            "its text tower reads both ways, or pools by the mean or at the last place (expected causal=True, pooling='eot')"
+        )
     if image.spec.get("act", "gelu") != text.spec.get("act", "gelu"):
         reasons.append("its towers use different activations")
+    if not model.project_image:
+        reasons.append("its image is not projected (expected CLIP's two projections)")
     if model.bias is not None:
         reasons.append("it has a bias, which CLIPModel has not")
-    if model.projection_bias:
+    if model.projection_bias != "none":
         reasons.append("its projections have a bias, which CLIPModel's have not")
     if embedder.preprocess.resize == "pad":
         reasons.append("it pads its images (expected resize 'crop' or 'squash')")

@@ -34,7 +34,9 @@ class GrowingEncoder(DualEncoder):
             first = like.blocks[0]
             assert isinstance(first, Block)
             ratio = first.mlp_in.out_features / like.width
-            self.shared = Transformer(like.width, shared_layers, first.attention.heads, mlp_ratio=ratio).blocks
+            self.shared = Transformer(
+                like.width, shared_layers, first.attention.heads, mlp_ratio=ratio, act=first.act_name
+            ).blocks
             self._check_widths()
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:

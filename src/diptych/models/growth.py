@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.companions import mix_
-from diptych.models.transformer import Block, QuickGELU, Transformer
+from diptych.models.transformer import Block, Transformer
 
 Grown = dict[nn.Parameter, nn.Parameter]
 """A new parameter -> the one that it extends, for the optimiser's memory."""
@@ -61,10 +61,9 @@ def deepen(blocks: nn.ModuleList, layers: int, inherit: Inherit, *, like: Block 
 @torch.no_grad()
 def _new_block(model: Block, layers: int, inherit: Inherit) -> Block:
     width, hidden = model.mlp_in.in_features, model.mlp_in.out_features
-    act = "quick_gelu" if isinstance(model.act, QuickGELU) else "gelu"
-    fresh = Transformer(
-        width, layers, model.attention.heads, mlp_ratio=hidden / width, act=act
-    )  # its blocks have the right scale
+    ratio, act, eps = hidden / width, model.act_name, model.norm_1.eps
+    # A whole stack of that depth, of which one block is kept: so its weights have the right scale.
+    fresh = Transformer(width, layers, model.attention.heads, mlp_ratio=ratio, act=act, eps=eps)
     block = _block(fresh.blocks[0]).to(model.mlp_in.weight)
     mix_(block, 1 - inherit.beta, (inherit.beta, model))
     if inherit.identity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -39,10 +39,12 @@ class Pairs:
 class Tower(nn.Module):
     """A module that turns images, or texts with their mask, into `Tokens`.
 
-    width  of the pooled vector
-    spec   what `image_tower` or `text_tower` was called with: a name and every argument, plain JSON values. Calling it again with
-           them builds the same architecture, which is how saved models come back.
+    width     of the pooled vector
+    projects  the pooled vector already lies in the joint space: a dual encoder projects it no further
+    spec      what `image_tower` or `text_tower` was called with: a name and every argument, plain JSON values. Calling it again with
+              them builds the same architecture, which is how saved models come back.
     """
 
+    projects: ClassVar[bool] = False
     width: int
     spec: dict[str, Any]

@@ -1,9 +1,10 @@
 """Towers by name.
 
-image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features),
-       convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), timm:NAME (any model of timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh
-       weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (CLIP's residual network), siglip_b16
+       (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), convnet_tiny, efficientnet_b7, efficientnet_l2
+       (ALIGN's, without head convolution), timm:NAME (any model of timm)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
+       (lower half), bert_b, bert_l (fresh weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.models.clip_resnet import CLIPResNet
 from diptych.models.convnet import ConvNet
 from diptych.models.dense_vit import DenseViT
 from diptych.models.outputs import Tower
@@ -62,6 +64,12 @@ IMAGE: dict[str, Preset] = {
     ),
     "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "dense_b14": (DenseViT, {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12}),
+    "resnet_clip_50": (CLIPResNet, {"image_size": 224, "depths": (3, 4, 6, 3), "width": 64, "heads": 32, "out": 1024}),
+    "siglip_b16": (
+        VisionTransformer,
+        {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "act": "gelu_tanh", "pool": "attention"}
+        | {"patch_bias": True, "pre_norm": False, "eps": 1e-6},
+    ),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
@@ -77,6 +85,19 @@ TEXT: dict[str, Preset] = {
     ),
     "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8}),
     "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12}),
+    "text_siglip": (
+        TextTransformer,
+        {
+            "length": 64,
+            "width": 768,
+            "layers": 12,
+            "heads": 12,
+            "act": "gelu_tanh",
+            "causal": False,
+            "pooling": "last",
+            "eps": 1e-6,
+        },
+    ),
     "bert_tiny": (_bert, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
     "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
@@ -110,8 +131,8 @@ def patches_a_side(name: str, image_size: int) -> int:
 def text_tower(name: str, *, vocab_size: int | None = None, length: int | None = None, **options: Any) -> Tower:
     """A text tower: fresh weights for ours, the folder's weights for "hf:FOLDER". `length` is the longest text in tokens.
 
-    Ours need `vocab_size`, and `eot_id` where they pool at the end of the text; a transformers folder knows its own. "hf" with
-    config=... (a transformers configuration as a dict) builds that encoder with fresh weights.
+    Ours need `vocab_size`, and where they pool at the end of the text `eot_id`, or at the last place `pad_id`. A transformers folder
+    knows its own. "hf" with config=... (a transformers configuration as a dict) builds that encoder with fresh weights.
     """
     if length is not None:
         options["length"] = length
@@ -128,6 +149,11 @@ def text_tower(name: str, *, vocab_size: int | None = None, length: int | None =
     if vocab_size is None:
         raise ConfigError(f"text tower {name!r} needs vocab_size (a tokenizer's .vocab_size)")
     return _built(name, *TEXT[name], {"vocab_size": vocab_size, **options})
+
+
+def pools_last(name: str, pooling: str | None = None) -> bool:
+    """Whether that text tower, with that `pooling` or its own, reads padding and pools at the last place: it then needs `pad_id`."""
+    return (pooling or TEXT.get(name, (None, {}))[1].get("pooling")) == "last"
 
 
 def _built(name: str, build: Callable[..., Tower], preset: dict[str, Any], options: dict[str, Any]) -> Tower:

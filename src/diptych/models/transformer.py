@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from diptych.core.errors import ConfigError
 from diptych.models.attention import Attention
 
-Activation = Literal["gelu", "quick_gelu"]
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 
 
 class QuickGELU(nn.Module):
@@ -22,23 +22,26 @@ class QuickGELU(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
+    """ "gelu" (exact), "quick_gelu" (OpenAI's CLIP), "gelu_tanh" (the approximation that JAX takes by default, so SigLIP's)."""
     if name == "gelu":
         return nn.GELU()
     if name == "quick_gelu":
         return QuickGELU()
-    raise ConfigError(f"unknown activation {name!r} (expected gelu | quick_gelu)")
+    if name == "gelu_tanh":
+        return nn.GELU(approximate="tanh")
+    raise ConfigError(f"unknown activation {name!r} (expected {' | '.join(get_args(Activation))})")
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, heads: int, *, mlp_width: int, act: str = "gelu") -> None:
+    def __init__(self, width: int, heads: int, *, mlp_width: int, act: str = "gelu", eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm_1 = nn.LayerNorm(width)
+        self.norm_1 = nn.LayerNorm(width, eps=eps)
         self.attention = Attention(width, heads)
-        self.norm_2 = nn.LayerNorm(width)
+        self.norm_2 = nn.LayerNorm(width, eps=eps)
         self.mlp_in = nn.Linear(width, mlp_width)
-        self.act = activation(act)
+        self.act_name, self.act = act, activation(act)
         self.mlp_out = nn.Linear(mlp_width, width)
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
@@ -55,10 +58,14 @@ class Transformer(nn.Module):
     the image tower at PyTorch's defaults; we use one initialisation for both.)
     """
 
-    def __init__(self, width: int, layers: int, heads: int, *, mlp_ratio: float = 4.0, act: str = "gelu") -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, *, mlp_ratio: float = 4.0, act: str = "gelu", eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.width = width
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_width=int(width * mlp_ratio), act=act) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps) for _ in range(layers)
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

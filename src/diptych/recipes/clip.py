@@ -78,5 +78,9 @@ class CLIP(PairRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/32 on 400 million pairs, 151,277,313 parameters."""
-        return cls(same_group="negative")
+        """ViT-B/32 on 400 million pairs, 151,277,313 parameters, with QuickGELU as OpenAI released it.
+
+        The other released sizes by their fields: `image_tower` vit_b16 or vit_l14 (with text_clip_l, width 768, lr 4e-4), or
+        resnet_clip_50 (width 1024; betas .9, .999, eps 1e-8).
+        """
+        return cls(act="quick_gelu", same_group="negative")

@@ -175,7 +175,7 @@ class CTP(PairRecipe):
             fusion_heads=self.fusion_heads,
             queue=self.queue if self.remembers else 0,
             companions=self.companions,
-            projection_bias=self.projection_bias,
+            projection_bias="both" if self.projection_bias else "none",
         )
 
     @property

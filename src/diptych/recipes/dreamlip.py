@@ -160,5 +160,6 @@ class DreamLIP(CLIP):
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/16, 150,013,953 parameters with the head for patches; batch and learning rate are CLIP's."""
-        return replace(super().paper(), image_tower="vit_b16")
+        """ViT-B/16, 150,013,953 parameters with the head for patches; batch and learning rate are CLIP's. The raw text and six sentences
+        a step and both weights 1, as in the released code; GELU, since the code stands on open_clip's ViT-B-16."""
+        return replace(super().paper(), image_tower="vit_b16", act=None, raw_first=True, texts=6, lambda_mp=1.0, lambda_s=1.0)

@@ -110,10 +110,8 @@ class GrowCLIP(CLIP):
         return [Growth()]
 
     def towers(self) -> tuple[Tower, Tower]:
-        words = self.words()
-        text: dict[str, Any] = {"vocab_size": words.vocab_size, "length": self.text_length, "eot_id": words.eot_id}
-        image = image_tower(self.image_tower, image_size=self.image_size, layers=self.layers[0])
-        return image, text_tower(self.text_tower, layers=self.layers[1], **text)
+        image = image_tower(self.image_tower, layers=self.layers[0], **self.image_options())
+        return image, text_tower(self.text_tower, layers=self.layers[1], **self.text_options())
 
     def model(self) -> GrowingEncoder:
         image, text = self.towers()
@@ -152,8 +150,9 @@ class GrowCLIP(CLIP):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/32 and a text tower of its width that begin with eight layers each, on four growing parts of 12 million pairs; batch and
-        learning rate are CLIP's. The published sizes could not be read."""
-        return cls(text_tower="text_clip_l", same_group="negative")
+        learning rate are CLIP's. The growth space has all of the published dimensions: layers of either tower, shared layers, and the
+        width of the MLPs (`wider`). How far each goes could not be read: two layers, and one tower width, are ours."""
+        return cls(text_tower="text_clip_l", same_group="negative", wider=1)
 
 
 def size_of(model: GrowingEncoder, shape: Shape) -> int:

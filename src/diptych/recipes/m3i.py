@@ -125,7 +125,7 @@ class M3I(PairRecipe):
 
     def towers(self) -> tuple[Tower, Tower]:
         text = super().towers()[1]
-        return image_tower(self.image_tower, image_size=self.image_size, pool="mean"), text
+        return image_tower(self.image_tower, **{**self.image_options(), "pool": "mean"}), text
 
     @property
     def views(self) -> bool:

@@ -151,8 +151,7 @@ def refusal(kind: Any) -> str:
 
 def bases() -> list[str]:
     """The recipes that can be a base."""
-    rows = [row for row in (*systems.BASELINES, *systems.SYSTEMS) if row.built and row.room == "recipes"]
-    return [row.slug for row in rows if not refusal(row.load())]
+    return [name for name in RECIPES if not refusal(RECIPES.load(name))]
 
 
 def cut(features: Any, d: int) -> Any:

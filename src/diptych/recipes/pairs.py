@@ -18,7 +18,7 @@ from diptych.data.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedder import PairEmbedder
 from diptych.models.outputs import Pairs, Tower
-from diptych.models.towers import image_tower, text_tower
+from diptych.models.towers import image_tower, pools_last, text_tower
 
 VOCABULARY_ROWS = 200_000
 """A vocabulary is learned from at most so many rows, evenly spaced."""
@@ -28,6 +28,12 @@ VOCABULARY_ROWS = 200_000
 class PairRecipe(Recipe):
     """A dual encoder over image-text pairs. Subclasses choose the loss.
 
+    act          the activation of both towers: "gelu", "quick_gelu" (as OpenAI released CLIP), "gelu_tanh" (as SigLIP's code has it); None
+                 takes each tower's own. A tower without such a choice (convolutions, transformers' or timm's) refuses one
+    image_pool   how a vit_* tower becomes one vector: "class" token or "attention" (SigLIP's head); a dense_* one "class" or "mean"; None
+                 takes the tower's own
+    patch_bias   whether the patches of a vit_* tower get a bias; None takes the tower's own
+    text_pooling  how a text becomes one vector: "eot", "mean", "last" (SigLIP), or "cls" for bert_* and hf:; None takes the tower's own
     tokenizer    "clip" (its 49,408 pieces), "data" (byte pairs learned from the training texts), or a path to a tokenizer.json
     pieces       vocabulary size when it is learned
     language     texts of this language or of an unknown one are drawn; "" draws from all
@@ -43,6 +49,10 @@ class PairRecipe(Recipe):
     text_tower: str = "text_clip"
     width: int = 512
     image_size: int = 224
+    act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
+    image_pool: Literal["class", "mean", "attention"] | None = None
+    patch_bias: bool | None = None
+    text_pooling: Literal["eot", "mean", "last", "cls"] | None = None
     text_length: int = 77
     tokenizer: str = "clip"
     pieces: int = 4096
@@ -76,13 +86,24 @@ class PairRecipe(Recipe):
     def decode_size(self) -> int:
         return self.image_size
 
-    def towers(self) -> tuple[Tower, Tower]:
+    def image_options(self) -> dict[str, Any]:
+        """What the fields of this recipe ask of its image tower beside its name."""
+        asked = {"act": self.act, "pool": self.image_pool, "patch_bias": self.patch_bias}
+        return {"image_size": self.image_size, **{name: value for name, value in asked.items() if value is not None}}
+
+    def text_options(self) -> dict[str, Any]:
+        """What the fields of this recipe, and its tokeniser, ask of its text tower beside its name."""
         words = self.words()
-        image = image_tower(self.image_tower, image_size=self.image_size)
-        text: dict[str, Any] = {"vocab_size": words.vocab_size, "length": self.text_length}
+        asked: dict[str, Any] = {"act": self.act, "pooling": self.text_pooling}
         if not self.text_tower.startswith(("hf", "bert")):  # those pool at the first token, or over all
-            text["eot_id"] = words.eot_id
-        return image, text_tower(self.text_tower, **text)
+            asked["eot_id"] = words.eot_id
+            if pools_last(self.text_tower, self.text_pooling):
+                asked["pad_id"] = words.pad_id
+        given = {name: value for name, value in asked.items() if value is not None}
+        return {"vocab_size": words.vocab_size, "length": self.text_length, **given}
+
+    def towers(self) -> tuple[Tower, Tower]:
+        return image_tower(self.image_tower, **self.image_options()), text_tower(self.text_tower, **self.text_options())
 
     def model(self) -> DualEncoder:
         image, text = self.towers()

@@ -224,9 +224,9 @@ class ProtoCLIP(CLIP):
 
     @classmethod
     def paper(cls) -> Self:
-        """ResNet-50 on 2.5 million pairs of CC3M, batch 512, 32 epochs (400 episodes). The image tower is timm's ResNet-50, which averages
-        its last map where CLIP's attends over it; colour jitter, grey and blur of a fifth of the images are left out."""
-        return cls(image_tower="timm:resnet50", width=1024, same_group="negative", flip=True)
+        """ResNet-50 on 2.5 million pairs of CC3M, batch 512, 32 epochs (400 episodes). The image tower is CLIP's ResNet-50 with
+        its attention pooling, as in the released code; colour jitter, grey and blur of a fifth of the images are left out."""
+        return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True)
 
 
 def _collect(features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:

@@ -20,15 +20,26 @@ from diptych.recipes.pairs import PairRecipe
 class SigLIP(PairRecipe):
     """Sigmoid Loss for Language Image Pre-Training (Zhai et al., 2023, arXiv 2303.15343). A baseline beside `clip`.
 
-    The towers of CLIP; the loss is a sigmoid for every image-text pair of the batch, summed over pairs and divided by the number of
+    The loss is a sigmoid for every image-text pair of the batch, summed over pairs and divided by the number of
     images, with a learned scale and bias. The bias starts at -10 because N*N - N of the N*N pairs are negatives and would drown the
     first steps. Images are squashed to a square instead of cropped, pixels go to [-1, 1].
+
+    Where the released towers differ from CLIP's, and `paper()` with them: patches with a bias, no class token and no norm before the
+    blocks, an attention-pooling head in place of a projection, a text read both ways with its padding and pooled at the last place,
+    a projection of texts with a bias, tanh GELU, norms with eps 1e-6. `tiny()` keeps `clip`'s towers, so that the loss alone differs.
+    We depart in the vocabulary: "clip", since the published one (32,000 pieces of English C4) is in no package; pass its
+    tokenizer.json as `tokenizer`.
+
+    project_image  whether the image vector is projected, or taken as its tower gives it (as published; `width` is then the tower's)
+    text_bias      whether the projection of texts has a bias (as published)
     """
 
     slug = "siglip"
 
     start_scale: float = 10.0  # learned as log(scale)
     start_bias: float = -10.0
+    project_image: bool = True
+    text_bias: bool = False
 
     batch_size: int = 32_768
     lr: float = 1e-3
@@ -40,7 +51,15 @@ class SigLIP(PairRecipe):
 
     def model(self) -> DualEncoder:
         image, text = self.towers()
-        return DualEncoder(image, text, width=self.width, scale=self.start_scale, bias=self.start_bias)
+        return DualEncoder(
+            image,
+            text,
+            width=self.width,
+            scale=self.start_scale,
+            bias=self.start_bias,
+            project_image=self.project_image,
+            projection_bias="text" if self.text_bias else "none",
+        )
 
     def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
         assert features.bias is not None
@@ -80,4 +99,13 @@ class SigLIP(PairRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        return cls(image_tower="vit_b16", width=768, same_group="negative")
+        """ViT-B/16 on WebLI as released at 224 pixels: 64 tokens a text; 203,155,970 parameters with its vocabulary of 32,000."""
+        return cls(
+            image_tower="siglip_b16",
+            text_tower="text_siglip",
+            width=768,
+            text_length=64,
+            project_image=False,
+            text_bias=True,
+            same_group="negative",
+        )
