@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from diptych.recipes.rlipv2 import RLIPv2
 from diptych.tasks.hico_det_splits import unseen
 from diptych.tasks.vg150 import VG150
 from diptych.train.gradient_cache import backward
+from diptych.train.optimise import freeze
 from diptych.worlds.links import HELD_OUT, links
 
 ROWS = links(24)
@@ -59,6 +61,31 @@ def test_published_sizes_build_without_memory(preset: str, released: str) -> Non
         ours, theirs = recipe.model(), build(released)
     sizes, published = ({name: p.shape for name, p in model.named_parameters()} for model in (ours, theirs))
     assert sizes == published
+
+
+RELEASED = {
+    "resnet50": (11, 222_400, 23_232_512),
+    "swin_tiny": (74, 49_242, 27_471_264),
+    "swin_large": (134, 184_020, 194_813_760),
+}
+"""Of the released backbones: frozen tensors, numbers in them, numbers that are trained. Counted by running the released code."""
+
+
+@pytest.mark.parametrize("preset", RLIPv2.presets)
+def test_presets_freeze_what_the_release_freezes(preset: str) -> None:
+    recipe = RLIPv2.preset(preset).prepare(ROWS)
+    with torch.device("meta"):
+        model = recipe.model()
+    freeze(model, recipe.optimiser())
+    boxes = r"relation_decoder\.(subject|object)_box\."  # trained by name in the release, but no loss reaches them
+    frozen = {name: p.numel() for name, p in model.named_parameters() if not p.requires_grad and not re.match(boxes, name)}
+    trained = sum(p.numel() for p in model.backbone.parameters() if p.requires_grad)
+    assert all(name.startswith("backbone.") for name in frozen)
+    if "tiny" in preset and not preset.startswith("swin"):
+        assert not frozen
+    else:
+        published = RELEASED[preset if preset.startswith("swin") else "resnet50"]
+        assert (len(frozen), sum(frozen.values()), trained) == published
 
 
 @pytest.mark.parametrize("preset", RLIPv2.presets)

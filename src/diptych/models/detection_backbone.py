@@ -14,6 +14,7 @@ from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
+from diptych.models.padded_swin import pad_before_shift, pad_to_patches
 
 
 class DetectionBackbone(nn.Module):
@@ -69,7 +70,7 @@ class ConvPyramid(DetectionBackbone):
 
 class TimmPyramid(DetectionBackbone):
     """`model` by timm's name. Transformers that normalise nothing behind their stages get a LayerNorm for each map, as published
-    detectors have it.
+    detectors have it. Swin takes images of any size, padded where a patch or a window does not fit (see `padded_swin`).
 
     frozen_norm  BatchNorm as a fixed scale and shift: what detectors trained from ImageNet weights do; without such weights leave
                  it off
@@ -91,12 +92,17 @@ class TimmPyramid(DetectionBackbone):
         if len(indices) != len(strides):
             raise ConfigError(f"timm:{model} has maps of strides {probe.feature_info.reduction()} (expected {list(strides)})")
         net: Any = timm.create_model(model, features_only=True, pretrained=False, out_indices=indices, **changes)
+        if self.swin:
+            pad_before_shift(net)
+            self.patch = int(net.patch_embed.patch_size[0])
         self.net: Any = freeze_batch_norm_2d(net) if frozen_norm else net
         self.strides = tuple(int(stride) for stride in net.feature_info.reduction())
         self.channels = tuple(int(count) for count in net.feature_info.channels())
         self.norms = nn.ModuleList(nn.LayerNorm(count) for count in self.channels) if self.swin else None
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        if self.swin:
+            image_BCHW = pad_to_patches(image_BCHW, self.patch)
         maps: list[Tensor] = self.net(image_BCHW)
         for row, (map_, channels) in enumerate(zip(maps, self.channels, strict=True)):
             if self.norms is not None:

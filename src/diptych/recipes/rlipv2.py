@@ -18,7 +18,7 @@ from diptych.models.language_fusion import GateKind
 from diptych.models.pair_decoder import RelationStart
 from diptych.models.pair_queries import GivenPairs, HideTwins
 from diptych.models.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
-from diptych.models.rlipv2_published import BACKBONES, ROBERTA
+from diptych.models.rlipv2_published import BACKBONES, FROZEN, ROBERTA
 from diptych.objectives.pair_set import PairSetLoss
 from diptych.objectives.pair_tensors import PairPredictions, PairTargets
 from diptych.recipes.scene_graphs import GraphRecipe, Triplet
@@ -62,7 +62,8 @@ class RLIPv2(GraphRecipe):
     backbone     conv_tiny, or timm:NAME
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
     drop_path    highest rate of stochastic depth in the backbone
-    frozen       regular expression of parameters that are not trained
+    frozen       regular expression of parameters that are not trained; published: stem and first stage of ResNet, norms and position
+                 tables of Swin, which come trained (`--init`). For a ResNet from scratch: ""
     backbone_lr, text_lr   learning rate of backbone and label encoder, as shares of lr
     lr_drop      share of the run after which the learning rate is a tenth
     hide         HICO-DET's unseen classes whose relations are left out of training: uc_rf, uc_nf, uo
@@ -120,7 +121,7 @@ class RLIPv2(GraphRecipe):
     lr_drop: float = 0.75
     backbone_lr: float = 0.1
     text_lr: float = 0.1
-    frozen: str = ""
+    frozen: str = FROZEN["resnet50"]
 
     label: float = 1.0
     relation: float = 1.0
@@ -289,6 +290,7 @@ class RLIPv2(GraphRecipe):
             mirror=0.0,
             backbone="conv_tiny",
             frozen_norm=False,
+            frozen="",
             pairs=8,
             width=64,
             heads=4,
@@ -378,13 +380,9 @@ class RLIPv2(GraphRecipe):
         return replace(cls.tiny(), variant="parsed", given=True, focal="corner", quality=False, steps=600)
 
 
-SWIN_TINY: dict[str, Any] = {"backbone": BACKBONES["swin_tiny"]["name"], "drop_path": 0.2, "frozen_norm": False, "centred": True}
-SWIN_LARGE: dict[str, Any] = {
-    "backbone": BACKBONES["swin_large"]["name"],
-    "drop_path": 0.5,
-    "frozen_norm": False,
-    "centred": True,
-}
+SWIN: dict[str, Any] = {"frozen_norm": False, "frozen": FROZEN["swin_tiny"], "centred": True}
+SWIN_TINY: dict[str, Any] = {**SWIN, "backbone": BACKBONES["swin_tiny"]["name"], "drop_path": 0.2}
+SWIN_LARGE: dict[str, Any] = {**SWIN, "backbone": BACKBONES["swin_large"]["name"], "drop_path": 0.5}
 SHORT: dict[str, Any] = {"batch_size": 32, "epochs": 10.0, "lr_drop": 0.7, "lr": 1e-4}
 """Few labels: 10 epochs, a tenth of the rate after 7."""
 
