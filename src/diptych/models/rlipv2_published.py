@@ -54,8 +54,8 @@ ROBERTA = {
 """roberta-base."""
 
 
-PUBLISHED = DetectorShape(in_padded=True, relation_boxes=True)
-"""RLIPv2-ParSeDA with ALIF."""
+PUBLISHED = DetectorShape(in_padded=True, relation_boxes=True, released_masks=True)
+"""RLIPv2-ParSeDA with ALIF, exact as released, its attention masks included: before training on, mind `released_masks`."""
 
 
 def build(backbone: str, **changes: Any) -> RelationDetector:
