@@ -155,12 +155,18 @@ class LateFusion(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, query_BQD: Tensor, label_BTD: Tensor, mask_BQ: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """query_BSQD and label_BSTD after each of S layers. `mask_BQ` is True at real queries."""
+    def forward(
+        self, query_BQD: Tensor, label_BTD: Tensor, mask_BQ: Tensor | None = None, hidden_T: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """query_BSQD and label_BSTD after each of S layers. `mask_BQ` is True at real queries, `hidden_T` at labels that are not read."""
         queries, x_BND = query_BQD.shape[1], torch.cat((query_BQD, label_BTD), 1)
         hidden_BN = None
-        if mask_BQ is not None:
-            hidden_BN = torch.cat((~mask_BQ, mask_BQ.new_zeros(label_BTD.shape[:2])), 1)
+        if mask_BQ is not None or hidden_T is not None:
+            hidden_BN = torch.zeros(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device)
+            if mask_BQ is not None:
+                hidden_BN[:, :queries] = ~mask_BQ
+            if hidden_T is not None:
+                hidden_BN[:, queries:] = hidden_T
         kept = []
         for layer in self.layers:
             x_BND = layer(x_BND, src_key_padding_mask=hidden_BN)

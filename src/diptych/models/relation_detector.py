@@ -41,6 +41,9 @@ class DetectorShape:
                      with ResNet "slots"; "fused" is released too. None: "both", but for given pairs "fused" at the pair's own box
     fusion           alif: in the encoder; late: behind the decoders; none
     fusion_before    encoder depths before which ALIF meets the labels
+    released_masks   attention masks as the release applies them: labels read padded places of the coarsest level, and in training texts
+                     whose encoded numbers sum to 0 or less (its test for padding, which about half of all texts fail) are hidden
+                     from other texts and, under late fusion, from queries. False: padding is hidden, texts never
     fusion_width     of all heads of a meeting; language_heads, language_mlp: of the layers among labels behind it
     gate, gate_start see `language_fusion.Gate`; None starts it at 1 / levels
     layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
@@ -76,6 +79,7 @@ class DetectorShape:
     fusion_width: int = 2048
     fusion_dropout: float = 0.1
     coarsest_only: bool = True
+    released_masks: bool = False
     gate: GateKind = "scalar"
     gate_start: float | None = None
     language_layers: int = 1
@@ -215,7 +219,8 @@ class RelationDetector(nn.Module):
         """The same for labels that are encoded already (`self.labels`): encode a list once for many batches."""
         self._check(image_BCHW, text_TD, entities, given)
         pyramid = self.pyramid(self.backbone(image_BCHW), pixel_BHW)
-        pyramid, met = self.encoder(pyramid, text_TD.expand(len(image_BCHW), -1, -1))
+        hidden_T = ~(text_TD.sum(-1) > 0) if self.shape.released_masks and self.training else None
+        pyramid, met = self.encoder(pyramid, text_TD.expand(len(image_BCHW), -1, -1), hidden_T)
         text_SXTD = [self.narrow(text) for text in met] or [self.narrow(text_TD)]
         if isinstance(self.queries, GivenQueries):
             assert given is not None
@@ -227,7 +232,9 @@ class RelationDetector(nn.Module):
         relation_BSQD = self.relation_decoder(entity_BSED[:, -1], box_BSE4[:, -1], pyramid, hidden_BNN)
         text = self._decoder_texts(text_SXTD, len(image_BCHW))
         if self.late_entities is not None:
-            entity_BSED, relation_BSQD, text = self._fuse_late(entity_BSED[:, -1], relation_BSQD[:, -1], text, entities, given)
+            hidden = (None, None) if hidden_T is None else (hidden_T[:entities], hidden_T[entities:])
+            decoded = entity_BSED[:, -1], relation_BSQD[:, -1]
+            entity_BSED, relation_BSQD, text = self._fuse_late(*decoded, text, entities, given, hidden)
             # Published: the boxes too are read off the fused queries, while references stay those of the decoder.
             box_BSE4 = self.entity_decoder.read_boxes(entity_BSED, queries.reference_BQC, box_BSE4)
         text = self.classifier.texts(text)
@@ -246,15 +253,21 @@ class RelationDetector(nn.Module):
         return torch.stack(chosen, 1)
 
     def _fuse_late(
-        self, entity_BED: Tensor, relation_BQD: Tensor, text_BTD: Tensor, entities: int, given: GivenPairs | None
+        self,
+        entity_BED: Tensor,
+        relation_BQD: Tensor,
+        text_BTD: Tensor,
+        entities: int,
+        given: GivenPairs | None,
+        hidden: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """entity_BSED, relation_BSQD and text_BSTD after each layer of late fusion, from the decoders' last contents."""
         assert self.late_entities is not None
         assert self.late_relations is not None
         valid_BN = None if given is None else given.valid_BN
         valid_BE = None if valid_BN is None else valid_BN.repeat(1, 2)
-        entity_BSED, name_BSCD = self.late_entities(entity_BED, text_BTD[:, :entities], valid_BE)
-        relation_BSQD, name_BSRD = self.late_relations(relation_BQD, text_BTD[:, entities:], valid_BN)
+        entity_BSED, name_BSCD = self.late_entities(entity_BED, text_BTD[:, :entities], valid_BE, hidden[0])
+        relation_BSQD, name_BSRD = self.late_relations(relation_BQD, text_BTD[:, entities:], valid_BN, hidden[1])
         return entity_BSED, relation_BSQD, torch.cat((name_BSCD, name_BSRD), 2)
 
     def _check(self, image_BCHW: Tensor, text_TD: Tensor, entities: int, given: GivenPairs | None) -> None:
@@ -310,7 +323,14 @@ def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
         ]
         for _ in shape.fusion_before
     ]
-    return FusedEncoder(layers, fusions, language, fusion_before=shape.fusion_before, coarsest_only=shape.coarsest_only)
+    return FusedEncoder(
+        layers,
+        fusions,
+        language,
+        fusion_before=shape.fusion_before,
+        coarsest_only=shape.coarsest_only,
+        read_padding=shape.released_masks,
+    )
 
 
 def _relation_decoder(shape: DetectorShape) -> RelationDecoder:

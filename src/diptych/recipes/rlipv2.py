@@ -87,6 +87,7 @@ class RLIPv2(GraphRecipe):
     fusion_before   encoder layers before which image and labels meet
     fusion_width, fusion_dropout   of a meeting, all heads together
     coarsest_only   only the coarsest level meets the labels
+    released_masks   attention masks as the release applies them: padding is read, and in training about half of all texts are hidden
     gate         how much of what was read gets in; published: one learned number a direction
     gate_start   its first value; none: 1 / levels
     language_layers, language_heads, language_mlp   of the layers among labels behind each meeting
@@ -165,6 +166,7 @@ class RLIPv2(GraphRecipe):
     fusion_width: int = 2048
     fusion_dropout: float = 0.1
     coarsest_only: bool = True
+    released_masks: bool = False
     gate: GateKind = "scalar"
     gate_start: float | None = None
     language_layers: int = 1
