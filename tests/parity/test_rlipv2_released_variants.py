@@ -104,6 +104,4 @@ def test_every_head_equals_the_release(variant: str) -> None:
     with np.load(Path(__file__).parent / "rlipv2_variants.npz") as recorded:
         for ours, theirs in HEADS.items():
             expected = torch.from_numpy(recorded[f"{variant}/{theirs}"])
-            torch.testing.assert_close(
-                getattr(said, ours)[0], expected, rtol=1e-4, atol=5e-5, msg=lambda text, ours=ours: f"{ours}: {text}"
-            )
+            torch.testing.assert_close(getattr(said, ours)[0], expected, rtol=1e-4, atol=5e-5, msg=f"{ours} differs")
