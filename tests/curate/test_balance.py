@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.core.errors import ConfigError
-from diptych.curate.balance import entry_probability, keep_probability, share_below, threshold_for
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.curate.balance import entry_probability, keep_by_entry, keep_probability, share_below, threshold_for
 from diptych.curate.entry_draws import judged
 
 counts_of = st.lists(st.integers(0, 500), min_size=1, max_size=20).map(lambda c: np.array(c, np.uint64))
@@ -97,6 +97,34 @@ def test_a_draw_belongs_to_its_uid() -> None:
     assert whole.stays_I[20:].tolist() == part.stays_I.tolist()
     other = judged(uids, entry_K, offsets, np.array([0.5]), seed=4)
     assert whole.stays_I.tolist() != other.stays_I.tolist()
+
+
+def test_given_numbers_decide_as_a_loop_over_entries_does() -> None:
+    """The published sampling with the numbers handed in: a text stays as soon as a number is below its entry's p."""
+    rng = np.random.default_rng(4)
+    sets = [rng.choice(6, rng.integers(0, 4), replace=False) for _ in range(60)]
+    entry_K, offsets = np.concatenate(sets).astype(np.int64), np.cumsum([0, *map(len, sets)])
+    p_M, keep_K, keep_T, choose_T = rng.random(6), rng.random(len(entry_K)), rng.random(60), rng.random(60)
+    stays = [any(keep_K[k] < p_M[entry_K[k]] for k in range(offsets[n], offsets[n + 1])) for n in range(60)]
+    assert keep_by_entry(entry_K, offsets, p_M, keep_K).tolist() == stays
+    uids = [f"u{n // 3:02}" for n in range(60)]
+    for draw, keep in (("entry", keep_K), ("text", keep_T)):
+        found = judged(uids, entry_K, offsets, p_M, draw=draw, choose_T=choose_T, keep=keep)
+        at = 0
+        for image in range(20):
+            matched = [n for n in range(3 * image, 3 * image + 3) if len(sets[n])]
+            if not matched:
+                continue
+            text = matched[int(choose_T[matched[0]] * len(matched))]
+            assert found.uids[at] == uids[text]
+            assert found.text_I[at] == text
+            assert found.stays_I[at] == (stays[text] if draw == "entry" else keep_T[text] < found.chance_T[text])
+            at += 1
+        assert at == len(found.uids)
+    with pytest.raises(ShapeError, match=r"keep must be \[60\]"):
+        judged(uids, entry_K, offsets, p_M, keep=keep_K)
+    with pytest.raises(ShapeError, match="a number a match"):
+        keep_by_entry(entry_K, offsets, p_M, keep_T)
 
 
 def test_what_cannot_be() -> None:

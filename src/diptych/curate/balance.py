@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, ShapeError
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.uint64]
@@ -37,6 +37,21 @@ def keep_probability(entry_K: npt.NDArray[np.integer], offset_N1: npt.NDArray[np
     some = np.flatnonzero(np.diff(offset_N1))
     if len(some):
         out_N[some] = -np.expm1(np.add.reduceat(lost_K, offset_N1[some]))
+    return out_N
+
+
+def keep_by_entry(
+    entry_K: npt.NDArray[np.integer], offset_N1: npt.NDArray[np.integer], p_M: Floats, uniform_K: Floats
+) -> npt.NDArray[np.bool_]:
+    """Whether each text stays, bool [N]: when the number in [0, 1) drawn for any of its entries is below that entry's p. The published
+    sampling; on average `keep_probability`. The numbers are the caller's: `rng.random(len(entry_K))`."""
+    if uniform_K.shape != entry_K.shape:
+        raise ShapeError(f"uniform_K must be [{len(entry_K)}], a number a match; got {list(uniform_K.shape)}")
+    saved_K = uniform_K < p_M[entry_K]
+    out_N = np.zeros(len(offset_N1) - 1, bool)
+    some = np.flatnonzero(np.diff(offset_N1))
+    if len(some):
+        out_N[some] = np.logical_or.reduceat(saved_K, offset_N1[some])
     return out_N
 
 

@@ -29,12 +29,26 @@ class Prototypes:
     image_3KD, text_3KD  means of image and of text features over the clusters of each kind
     centroid_3KD         the clusters' own centroids (zeros for the teacher's, whose targets are one-hot)
     filled_3K            False where a cluster is empty
+
+    `means("image", over="text")` is what images are compared with, `centroids("text")` what their targets are made from.
     """
 
     image_3KD: Tensor
     text_3KD: Tensor
     centroid_3KD: Tensor
     filled_3K: Tensor
+
+    def means(self, features: Literal["image", "text"], *, over: Kind) -> Tensor:
+        """prototype_KD: the means of these features over the clusters that were found in the kind `over`."""
+        return (self.image_3KD if features == "image" else self.text_3KD)[KINDS.index(over)]
+
+    def centroids(self, kind: Kind) -> Tensor:
+        """centroid_KD of the clusters that were found in this kind."""
+        return self.centroid_3KD[KINDS.index(kind)]
+
+    def filled(self, kind: Kind) -> Tensor:
+        """filled_K of the clusters that were found in this kind."""
+        return self.filled_3K[KINDS.index(kind)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +65,10 @@ class PrototypePairs(Pairs):
     head_scale: Tensor
     label_N3: Tensor
     prototypes: Prototypes
+
+    def labels(self, kind: Kind) -> Tensor:
+        """label_N: each row's cluster of this kind, -1 where it is not known."""
+        return self.label_N3[:, KINDS.index(kind)]
 
 
 class ProjectionHead(nn.Sequential):

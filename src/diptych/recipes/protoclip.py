@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,12 @@ from diptych.core.randomness import keyed_seed
 from diptych.data.batch import PairBatch
 from diptych.models.bare import bare
 from diptych.models.embedder import PairEmbedder
-from diptych.models.prototype_encoder import KINDS, PrototypeEncoder, PrototypePairs, Prototypes
-from diptych.objectives.prototypes import group_means, prototype_accuracy, prototype_loss, soft_targets
+from diptych.models.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
+from diptych.objectives.prototypes import Clusters, back_translation, group_means, prototype_accuracy, prototype_loss
 from diptych.recipes.clip import CLIP
 from diptych.recipes.presets import pair_fields
 from diptych.train.clustering import k_means
 from diptych.train.episodes import Episodes, from_first
-
-IMAGE, TEXT, TEACHER = range(len(KINDS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,42 +166,40 @@ class ProtoCLIP(CLIP):
         found = {"contrastive": self.weight_pairs * super().losses(features, batch)["contrastive"]}
         if self.lit:
             return found
-        taught = batch.teacher_BD.shape[1] > 0
-        image, text = self.against(features, "image"), self.against(features, "text")
-        found["prototypes"] = self.weight_prototypes * (image[TEXT] + text[IMAGE]) / 2
-        if taught:
-            found["teacher"] = self.weight_teacher * (image[TEACHER] + text[TEACHER]) / 2
+        known, heads = features.prototypes, (features.head_image_ND, features.head_text_ND)
+        image, text = (Clusters(features.labels(kind), known.centroids(kind), known.filled(kind)) for kind in ("image", "text"))
+        found["prototypes"] = self.weight_prototypes * back_translation(
+            *heads,
+            image_prototype_KD=known.means("image", over="text"),
+            text_prototype_KD=known.means("text", over="image"),
+            image_clusters=image,
+            text_clusters=text,
+            scale=features.head_scale,
+            tau=self.tau_target,
+        )
+        if batch.teacher_BD.shape[1]:
+            given = {"target": features.labels("teacher"), "filled_K": known.filled("teacher"), "scale": features.head_scale}
+            means = (known.means("image", over="teacher"), known.means("text", over="teacher"))
+            sides = [prototype_loss(x_ND, mean_KD, **given) for x_ND, mean_KD in zip(heads, means, strict=True)]
+            found["teacher"] = self.weight_teacher * torch.stack(sides).mean()
         return found
-
-    def against(self, features: PrototypePairs, side: str) -> list[Tensor]:
-        """The losses of images or of texts against the prototypes over the clusters of each kind."""
-        known = features.prototypes
-        x_ND, mean_3KD = (features.head_image_ND, known.image_3KD) if side == "image" else (features.head_text_ND, known.text_3KD)
-        losses = []
-        for kind in range(len(KINDS)):
-            label_N, filled_K = features.label_N3[:, kind], known.filled_3K[kind]
-            tau = 0.0 if kind == TEACHER else self.tau_target
-            target_NK = soft_targets(known.centroid_3KD[kind], filled_K, label_N, tau)
-            losses.append(prototype_loss(x_ND, mean_3KD[kind], filled_K, target_NK, label_N, scale=features.head_scale))
-        return losses
 
     def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
-        filled = features.prototypes.filled_3K.sum(1).float()
-        found = {**super().metrics(features, batch), "image_clusters": filled[IMAGE], "text_clusters": filled[TEXT]}
+        image, text = (features.prototypes.filled(kind).sum().float() for kind in ("image", "text"))
+        found = {**super().metrics(features, batch), "image_clusters": image, "text_clusters": text}
         if self.lit:
             return found
-        found["image_to_text_accuracy"] = self.accuracy(features, "image", TEXT)
-        found["text_to_image_accuracy"] = self.accuracy(features, "text", IMAGE)
+        found["image_to_text_accuracy"] = self.accuracy(features, "image", "text")
+        found["text_to_image_accuracy"] = self.accuracy(features, "text", "image")
         if batch.teacher_BD.shape[1]:
-            found["image_to_teacher_accuracy"] = self.accuracy(features, "image", TEACHER)
-            found["text_to_teacher_accuracy"] = self.accuracy(features, "text", TEACHER)
+            found["image_to_teacher_accuracy"] = self.accuracy(features, "image", "teacher")
+            found["text_to_teacher_accuracy"] = self.accuracy(features, "text", "teacher")
         return found
 
-    def accuracy(self, features: PrototypePairs, side: str, kind: int) -> Tensor:
+    def accuracy(self, features: PrototypePairs, side: Literal["image", "text"], over: Kind) -> Tensor:
         """Share of images or of texts whose nearest prototype is that of their cluster of this kind (the released `acc_img2text`, ...)."""
-        known = features.prototypes
-        x_ND, mean_3KD = (features.head_image_ND, known.image_3KD) if side == "image" else (features.head_text_ND, known.text_3KD)
-        return prototype_accuracy(x_ND.detach(), mean_3KD[kind], known.filled_3K[kind], features.label_N3[:, kind])
+        known, x_ND = features.prototypes, features.head_image_ND if side == "image" else features.head_text_ND
+        return prototype_accuracy(x_ND.detach(), known.means(side, over=over), features.labels(over), filled_K=known.filled(over))
 
     def optimiser(self) -> Optimiser:
         if not self.lit:
