@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from diptych.core import systems
 from diptych.core.errors import ConfigError
 from diptych.models.attention_pool import AttentionPool
 from diptych.models.clip_layout import from_open_clip
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.towers import image_tower, text_tower
+from diptych.recipes.clip import CLIP
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -47,6 +50,30 @@ def test_clip_residual_network_gives_open_clips_numbers(act: str) -> None:
     close(ours.encode_image(image_BCHW), theirs.encode_image(image_BCHW, normalize=True))
     close(ours.encode_text(text_BL), theirs.encode_text(text_BL, normalize=True))
     assert image(image_BCHW).tokens_BPD.shape == (2, 4, 512)
+    assert (image.width, image.token_width) == (24, 512)
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "width", "count"),
+    [("vit_b16", "text_clip", 512, 149_620_737), ("vit_l14", "text_clip_l", 768, 427_616_513)],
+)
+def test_the_other_released_sizes(image: str, text: str, width: int, count: int) -> None:
+    """Parameters of OpenAI's ViT-B/16 and ViT-L/14."""
+    recipe = replace(CLIP.paper(), image_tower=image, text_tower=text, width=width)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in recipe.model().parameters()) == count
+
+
+@pytest.mark.parametrize("slug", ["dreamlip", "ctp", "alip"])
+def test_recipes_that_read_places_take_the_residual_network(slug: str) -> None:
+    recipe = replace(systems.find(slug).load().tiny(), tokenizer="clip", image_tower="resnet_clip_50", image_size=32, width=1024)
+    with torch.device("meta"):
+        model = recipe.model()
+        width = model.image_tower(torch.zeros(2, 3, 32, 32)).tokens_BPD.shape[2]
+    assert width == model.image_tower.token_width == 2048
+    for name in ("patch_projection",):
+        if (projection := getattr(model, name, None)) is not None:
+            assert projection.in_features == width
 
 
 def test_the_released_residual_network_has_its_published_size() -> None:

@@ -59,7 +59,7 @@ class CLIPResNet(Tower):
             raise ConfigError(f"images of {image_size} pixels do not fit this tower (expected a multiple of {STRIDE})")
         if len(depths) != 4:
             raise ConfigError(f"depths has {len(depths)} stages (expected 4)")
-        self.image_size, self.width = image_size, out
+        self.image_size, self.width, self._channels = image_size, out, 32 * width
         self.conv_1, self.norm_1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width // 2)
         self.conv_2, self.norm_2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False), nn.BatchNorm2d(width // 2)
         self.conv_3, self.norm_3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -79,6 +79,10 @@ class CLIPResNet(Tower):
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.norm_3.weight)
+
+    @property
+    def token_width(self) -> int:
+        return self._channels
 
     def forward(self, image_BCHW: Tensor) -> Tokens:
         if image_BCHW.shape[1:] != (3, self.image_size, self.image_size):

@@ -53,7 +53,7 @@ class CodebookCaptioner(nn.Module):
 
     def __init__(self, tower: Tower, *, vocab_size: int, length: int, codes: int, layers: int, heads: int) -> None:
         super().__init__()
-        width = tower.width
+        width = tower.token_width
         self.tower, self.length = tower, length
         self.codebook = Codebook(codes, width)
         self.tokens = nn.Embedding(vocab_size, width)

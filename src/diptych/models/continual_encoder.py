@@ -68,7 +68,7 @@ class ContinualEncoder(DualEncoder):
         super().__init__(image_tower, text_tower, width=width, scale=scale, projection_bias=projection_bias)
         self.reader: FusionReader | None = None
         if fusion_layers:
-            self.reader = FusionReader(text_tower, image_width=image_tower.width, layers=fusion_layers, heads=fusion_heads)
+            self.reader = FusionReader(text_tower, image_width=image_tower.token_width, layers=fusion_layers, heads=fusion_heads)
         self.companions = Companions(self, *companions)
         self.queue_image = FeatureQueue(queue, width) if queue else None
         self.queue_text = FeatureQueue(queue, width) if queue else None

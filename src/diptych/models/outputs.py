@@ -48,3 +48,8 @@ class Tower(nn.Module):
     projects: ClassVar[bool] = False
     width: int
     spec: dict[str, Any]
+
+    @property
+    def token_width(self) -> int:
+        """Of a token; as the pooled vector's where a tower does not say otherwise."""
+        return self.width

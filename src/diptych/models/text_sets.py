@@ -48,8 +48,8 @@ class TextSetEncoder(DualEncoder):
         super().__init__(image_tower, text_tower, width=width, scale=scale, max_scale=max_scale)
         self.patch_projection: nn.Linear | None = None
         if patches:
-            self.patch_projection = nn.Linear(image_tower.width, width, bias=False)
-            nn.init.normal_(self.patch_projection.weight, std=image_tower.width**-0.5)
+            self.patch_projection = nn.Linear(image_tower.token_width, width, bias=False)
+            nn.init.normal_(self.patch_projection.weight, std=image_tower.token_width**-0.5)
 
     def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor) -> TextSets:  # type: ignore[override]
         seen = self.image_tower(image_BCHW)
