@@ -89,6 +89,14 @@ def test_true_pairs_are_the_regions_at_both_ends() -> None:
     assert true["valid_BG"].tolist() == [[False] * 3, [True] * 3]
 
 
+def test_an_object_that_is_not_in_the_picture_has_its_own_name_where_that_is_asked_for() -> None:
+    lists = LabelLists((*LISTS.objects, "missing objects"), LISTS.relations)
+    true = graph_batch(draws_of(EMPTY, PAIR), views=AsIs(), labels=lists).true_pairs()
+    assert true["object_label_BG"][1].tolist() == [2, 1, 4]
+    assert lists.background == 5  # behind it
+    assert true["has_object_BG"][1].tolist() == [True, True, False]
+
+
 def test_boxes_are_shares_of_their_own_picture_whatever_it_is_padded_to() -> None:
     alone = graph_batch(draws_of(PAIR), views=AsIs(), labels=LISTS)
     beside = graph_batch(draws_of(PAIR, EMPTY, sizes=[(40, 60), (90, 200)]), views=AsIs(), labels=LISTS)

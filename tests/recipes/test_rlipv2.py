@@ -93,7 +93,7 @@ def test_every_preset_makes_a_configuration(preset: str) -> None:
     made = RLIPv2.preset(preset)
     assert made.slug == "rlipv2"
     assert made.given == preset.startswith("tagger")
-    assert made.measured_by.startswith("vg150")
+    assert made.measured_by.startswith("v_coco_triplets" if preset == "v_coco" else "vg150")
 
 
 def test_unknown_presets_get_a_near_match() -> None:
@@ -124,6 +124,20 @@ def test_a_closed_set_asks_for_all_its_names_and_the_background() -> None:
     assert batch.lists.relations == known.predicates
     assert batch.lists.texts[len(known.objects)] == "no objects"
     assert batch.relation_BGR.shape[-1] == 117
+
+
+def test_v_coco_is_trained_in_published_words_with_a_class_for_what_is_missing() -> None:
+    rows = Pool.from_samples([named(("person", "sit instr", "chair"), ("person", "ride instr", "horse"))], name="one")
+    alone = rows[0]
+    relations = (*alone.relations, Relation(0, "hit instr", 0))  # the racket is not in the picture
+    rows = Pool.from_samples([replace(alone, relations=relations)], name="one")
+    recipe = replace(RLIPv2.tiny(), lists="closed", vocabulary="v-coco", image_size=32, batch_size=1).prepare(rows)
+    batch = first_batch(recipe, rows)
+    assert (batch.lists.objects[80], batch.lists.background, len(batch.lists.relations)) == ("missing objects", 81, 29)
+    true = batch.true_pairs()
+    place = true["relation_BGR"][0].argmax(1)
+    assert [batch.lists.relations[n] for n in place.tolist()] == ["sit on/at", "ride on", "hit with"]
+    assert [batch.lists.objects[n] for n in true["object_label_BG"][0].tolist()] == ["chair", "horse", "missing objects"]
 
 
 @pytest.mark.parametrize("hide", ["uc_rf", "uc_nf", "uo"])

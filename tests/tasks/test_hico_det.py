@@ -225,6 +225,27 @@ def test_known_object_forgives_false_alarms_where_the_object_is_not() -> None:
     assert value(truths, found, "ko_full") == 1.0
 
 
+def test_known_object_goes_by_image_level_labels_where_there_are_any() -> None:
+    """The second image shows a horse that nobody drew a box around, the third shows none; the fourth was not labelled."""
+    truths = [riding(), SceneGraph(), SceneGraph(), SceneGraph()]
+    shown: list[Any] = [["horse"], ["horse"], [], None]
+    samples = [
+        replace(sample, extras={} if names is None else {"labelled_objects": names})
+        for sample, names in zip((pool_of(truths)[n] for n in range(4)), shown, strict=True)
+    ]
+    model = Planted([riding(0.5), riding(0.9), riding(0.8), riding(0.7)])
+    result = evaluate(HicoDet(draws=0), model, Pool.from_samples(samples))
+    assert result.metrics["full"].value == pytest.approx(1 / 4)
+    assert result.metrics["ko_full"].value == pytest.approx(1 / 2)
+    assert (
+        result.notes["known_object"] == "images with an image-level label of the object; 1 without labels: an annotated relation"
+    )
+    assert evaluate(HicoDet(draws=0), model, pool_of(truths)).metrics["ko_full"].value == 1.0
+    samples[0] = replace(samples[0], extras={"labelled_objects": ["unicorn"]})
+    with pytest.raises(DataError, match="'unicorn' is no object of the classes"):
+        evaluate(HicoDet(draws=0), model, Pool.from_samples(samples))
+
+
 def test_the_fault_of_python_scorers_forgets_false_positives_of_images_without_boxes() -> None:
     truths, found = [riding(), SceneGraph()], [riding(0.5), riding(0.9)]
     assert value(truths, found, compat="qpic") == 1.0

@@ -5,17 +5,25 @@ The case is made up and drawn from a seed (`logits.planted`); the numbers are wh
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from interactions import pool_of
 from logits import LogitDetector, planted, true_graphs
 
+from diptych.core.errors import DataError
+from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import RuledDetector, TripletRule
-from diptych.data.vocabularies import vocabulary
+from diptych.data.vocabularies import MISSING, vocabulary
 from diptych.tasks.evaluate import evaluate
+from diptych.tasks.graph_records import names_in
 from diptych.tasks.hico_det import HicoDet
 from diptych.tasks.open_images_triplets import OpenImagesTriplets
+from diptych.tasks.v_coco import VCoco
+from diptych.tasks.v_coco_triplets import VCocoTriplets
 
 HICO = vocabulary("hico-det")
 CHOSEN = (7, 45, 110, 155, 213, 300, 463, 517, 555, 596)
@@ -112,3 +120,90 @@ def test_open_images_triplets_from_logits_equal_the_release(seed: int, nms: bool
     assert tuple(result.metrics[name].value for name in names) == pytest.approx(expected, abs=1e-12)
     assert result.notes["triplet_score"] == "relation x subject x object"
     assert result.notes["relation_nms"] == ("triplets 0.7, then phrases 0.5" if nms else "none")
+
+
+# ---------------------------------------------------------------- V-COCO
+
+V_COCO = vocabulary("v-coco")
+ACTIONS = [
+    (0, 2, 13),
+    (0, 2, 80),
+    (0, 6, 38),
+    (0, 6, 80),
+    (0, 7, 32),
+    (0, 1, 80),
+    (0, 8, 53),
+    (0, 3, 17),
+]  # object 80: not in the picture
+
+
+def v_coco_case(seed: int) -> tuple[Any, LogitDetector]:
+    named, truth, answers = planted(ACTIONS, 81, 29, seed=seed)
+    return pool_of(true_graphs(named, truth, answers.size_N2, V_COCO.objects, V_COCO.predicates)), LogitDetector(answers)
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [
+        (1, (0.04852572721890903, 0.2904232551959824)),
+        (2, (0.05958248277766995, 0.3671178098985586)),
+        (3, (0.07314951149983394, 0.4100222884235782)),
+    ],
+)
+def test_v_coco_triplets_from_logits_equal_the_release(seed: int, expected: tuple[float, float]) -> None:
+    data, model = v_coco_case(seed)
+    result = evaluate(VCocoTriplets(compat="published", draws=0), model, data)
+    # The release takes the mean over the classes that the truth has, and "all" leaves the others out too.
+    assert (result.metrics["thesis"].value, result.metrics["all"].value) == pytest.approx(expected, abs=1e-12)
+    assert model.asked[0].objects[-1] == "missing objects"
+    assert (len(model.asked[0].objects), model.asked[0].relations[2]) == (81, "sit on/at")
+
+
+def test_v_coco_says_that_an_object_is_missing_by_the_81st_object() -> None:
+    """Half of the true objects are not in the picture; only who asks for the 81st can say so, and scenario 1 wants it said."""
+    data, model = v_coco_case(1)
+    asked = evaluate(VCoco(draws=0), model, data)
+    planted_80 = LogitDetector(
+        replace(
+            model.planted,
+            subject_NQC=np.delete(model.planted.subject_NQC, 80, 2),
+            object_NQC=np.delete(model.planted.object_NQC, 80, 2),
+        )
+    )
+    not_asked = evaluate(VCoco(draws=0, texts="roles"), planted_80, data)
+    assert planted_80.asked[0].objects == V_COCO.objects
+    assert planted_80.asked[0].relations == V_COCO.predicates
+    assert asked.metrics["scenario_1"].value > not_asked.metrics["scenario_1"].value
+    assert asked.notes["cut"] == "none"
+    assert asked.notes["impossible_pairs"] == "none known"
+
+
+def test_a_detector_with_its_own_rule_may_say_missing_objects_too() -> None:
+    """It is asked for the 81st object and in phrases; what it answers is translated."""
+    person, racket, nothing = (
+        Region((n, 0, n + 9, 9), label) for n, label in ((0, "person"), (20, "tennis racket"), (40, MISSING))
+    )
+
+    class Foreign:
+        def detect(self, images: Any, *, objects: Any, relations: Any = ()) -> list[SceneGraph]:
+            assert {MISSING} <= set(objects)
+            edges = Relation(0, "hit with", 1, 0.9), Relation(0, "hit", 2, 0.8), Relation(0, "sit on/at", 2, 0.7)
+            return [SceneGraph((person, racket, nothing), edges) for _ in images]
+
+    truth = SceneGraph((person, racket), (Relation(0, "hit instr", 1), Relation(0, "hit obj", 0), Relation(0, "sit instr", 0)))
+    result = evaluate(VCoco(draws=0), Foreign(), pool_of([truth]))
+    assert result.value == 1.0
+    assert result.notes["triplet_score"] == "the detector's own, not stated"
+
+
+def test_v_coco_leaves_out_what_the_published_table_excludes_but_never_what_is_missing(tmp_path: Path) -> None:
+    data, model = v_coco_case(2)
+    np.save(tmp_path / "corre.npy", np.zeros((29, 80)))
+    task = VCoco(draws=0, possible=str(tmp_path / "corre.npy"))
+    predicted = task.predict(model, data)
+    rows = zip(predicted["subject"].to_pylist(), predicted["object"].to_pylist(), strict=True)
+    assert all(subject == thing for subject, thing in rows)
+    assert set(names_in(predicted, "predicate")) == set(V_COCO.predicates)
+    np.save(tmp_path / "small.npy", np.zeros((26, 80)))
+    with pytest.raises(DataError, match=r"shape \(26, 80\)"):
+        VCoco(possible=str(tmp_path / "small.npy")).predict(model, data)

@@ -377,7 +377,7 @@ class Planted:
     name: str = "planted"
 
     def detect(self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
-        assert (len(objects), len(relations)) == (80, 29)
+        assert (len(objects), len(relations)) == (81, 29)
         return [self.graphs[int(image.name)] for image in images]
 
 

@@ -76,14 +76,14 @@ class GraphBatch(TensorBatch):
 
     def true_pairs(self) -> dict[str, Tensor]:
         """The pairs by their ends, under the names that pair objectives take: subject and object box and label, relation_BGR,
-        valid_BG, has_object_BG. Without an object the box is zero and the label the background."""
+        valid_BG, has_object_BG. Without an object the box is zero and the label `lists.missing`."""
         subject_BG, object_BG = self.pair_BG2.unbind(-1)
         has_object_BG = (subject_BG != object_BG) | ~self.pair_mask_BG
         return {
             "subject_box_BG4": _rows(self.box_BK4, subject_BG),
             "object_box_BG4": _rows(self.box_BK4, object_BG) * has_object_BG[..., None],
             "subject_label_BG": _rows(self.label_BK, subject_BG),
-            "object_label_BG": _rows(self.label_BK, object_BG).masked_fill(~has_object_BG, self.lists.background),
+            "object_label_BG": _rows(self.label_BK, object_BG).masked_fill(~has_object_BG, self.lists.missing),
             "relation_BGR": self.relation_BGR,
             "valid_BG": self.pair_mask_BG,
             "has_object_BG": has_object_BG,

@@ -32,6 +32,7 @@ from diptych.core.contracts import Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.scene_graph import SceneGraph
 from diptych.data.dataset import Pool
+from diptych.data.vocabularies import MISSING
 
 NO_OBJECTS = "no objects"
 
@@ -86,6 +87,11 @@ class LabelLists:
     def background(self) -> int:
         """The class of "no objects": the one behind the last object name."""
         return len(self.objects)
+
+    @property
+    def missing(self) -> int:
+        """The class of an object that is not in the picture: that of `MISSING` where it is asked for (V-COCO), else the background."""
+        return self.objects.index(MISSING) if MISSING in self.objects else self.background
 
 
 @dataclass(frozen=True, slots=True)

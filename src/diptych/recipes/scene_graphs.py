@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, Self
@@ -108,8 +108,13 @@ class GraphRecipe(Recipe):
     def closed_lists(self) -> LabelLists:
         """All names of the closed set: the published one, and the data's where that leaves something open."""
         known = vocabulary(self.vocabulary) if self.vocabulary else None
-        objects = known.objects if known and known.objects else tuple(sorted(self.names.objects))
-        return LabelLists(objects, known.predicates if known and known.predicates else tuple(sorted(self.names.relations)))
+        objects = known.asked_objects if known and known.objects else tuple(sorted(self.names.objects))
+        return LabelLists(objects, known.asked_predicates if known and known.predicates else tuple(sorted(self.names.relations)))
+
+    def spoken(self) -> dict[str, str]:
+        """Relations of the data that a closed set asks for in other words: V-COCO's "sit instr" is "sit on/at"."""
+        known = vocabulary(self.vocabulary) if self.vocabulary and self.lists == "closed" else None
+        return dict(zip(known.predicates, known.texts, strict=True)) if known and known.texts else {}
 
     def list_source(self) -> LabelLists | ListSampler:
         """What makes the lists of a step."""
@@ -202,11 +207,14 @@ class GraphRecipe(Recipe):
         noise: RegionNoise | None = None,
         hidden: Collection[Triplet] = (),
     ) -> GraphBatch:
-        """The batch of these draws; relations of the classes `hidden` are taken out first."""
+        """The batch of these draws; relations of the classes `hidden` are taken out first, the others put into the words of the lists."""
+        words = self.spoken()
+        if hidden or words:
+            samples = (in_words(without(draw.sample, hidden), words) for draw in draws)
+            items = (replace(draw, sample=sample) for draw, sample in zip(draws, samples, strict=True))
+            draws = replace(draws, items=tuple(items))
         return graph_batch(
-            replace(draws, items=tuple(replace(draw, sample=without(draw.sample, hidden)) for draw in draws))
-            if hidden
-            else draws,
+            draws,
             views=self.views,
             labels=_list_source(self),
             outside=self.outside,
@@ -227,6 +235,12 @@ def without(sample: Sample, hidden: Collection[Triplet]) -> Sample:
     """The sample without relations of these (subject, predicate, object) classes; regions stay."""
     named = zip(sample.relations, sample.graph.triplets(), strict=True)
     return replace(sample, relations=tuple(relation for relation, triplet in named if triplet not in hidden))
+
+
+def in_words(sample: Sample, words: Mapping[str, str]) -> Sample:
+    """The sample with its relations called by other words; one without an entry keeps its name."""
+    relations = (replace(relation, predicate=words.get(relation.predicate, relation.predicate)) for relation in sample.relations)
+    return replace(sample, relations=tuple(relations))
 
 
 @lru_cache(maxsize=8)

@@ -17,8 +17,8 @@ Letters: N images, B boxes, R relations.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -63,12 +63,16 @@ def predict(
     relations: Sequence[str],
     *,
     rule: TripletRule | None = None,
+    means: Mapping[str, str] | None = None,
+    missing: str = "",
     batch_size: int = 8,
 ) -> pa.Table:
     """The records of a detector on a data set, with a progress bar on a terminal.
 
     Triplets are made by `rule` where the detector can follow one, and else (or without a rule) by its own `detect`; the facts
     declare which (`triplet_score`, `subjects`, `impossible_pairs`, `cut`, `detector_nms`), as far as it is known.
+    `means` translates relations that are asked for in other words than the data's: the text -> the name in the records. A relation to
+    an object called `missing` becomes one of its subject to itself.
 
     Samples without an image are passed over; an image that cannot be decoded is left out and listed in the facts
     (`unreadable`), together with the names that were asked for. Raises DataError when nothing is left.
@@ -89,14 +93,14 @@ def predict(
     table = records(
         [sample.uid for sample in samples],
         [sample.graph for sample in samples],
-        found,
+        [_translated(graph, means or {}, missing) for graph in found] if means or missing else found,
         groups=[sample.group or sample.uid for sample in samples],
         sizes=_sizes(data, rows),
     )
     return with_facts(
         table,
         objects_asked=list(objects),
-        predicates_asked=list(relations),
+        predicates_asked=[(means or {}).get(name, name) for name in relations],
         **_declared(model, rule),
         unreadable=[asdict(u) for u in unreadable],
     )
@@ -234,6 +238,15 @@ def _blocks(data: Dataset, batch_size: int) -> Iterator[Rows]:
         rows = range(start, min(start + batch_size, len(data)))
         if block := [(row, sample) for row in rows if (sample := data[row]).image is not None]:
             yield block
+
+
+def _translated(graph: Predicted, means: Mapping[str, str], missing: str) -> Predicted:
+    relations = []
+    for relation in graph.relations:
+        there = not missing or graph.regions[relation.object].label != missing
+        name, thing = means.get(relation.predicate, relation.predicate), relation.object if there else relation.subject
+        relations.append(replace(relation, predicate=name, object=thing))
+    return replace(graph, relations=tuple(relations))
 
 
 def _asking(model: Detector, objects: Sequence[str], relations: Sequence[str], rule: TripletRule | None) -> Asking:

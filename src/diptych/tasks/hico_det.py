@@ -11,7 +11,8 @@ that can follow a rule is asked for that; `triplets="detector"` takes its own `d
 fine-tuning (`zero_shot="nf"`), pairs whose likeliest subject is no person are dropped first. Version 1 always took `detect`.
 
 Default setting: every class is scored on all images. Known-object setting: a class is scored only on images that show a relation
-with its object, so false alarms elsewhere do not count. Both are in one result.
+with its object, so false alarms elsewhere do not count. Both are in one result. Which objects an image shows is said by HICO's
+image-level labels, as in the official scorer, where the data have them (a column `labelled_objects`), else by its annotated relations.
 
 Full, Rare and Non-Rare are means over classes; Rare has fewer than 10 training instances, counted on the *whole* training set also
 when a model saw a part of it. In the zero-shot settings the classes are Unseen or Seen: UC-RF and UC-NF (120 unseen combinations,
@@ -37,6 +38,7 @@ from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.core.triplet_rule import TripletRule
+from diptych.data.graphs.hico_det_labels import LABELLED
 from diptych.data.vocabularies import PERSON, vocabulary
 from diptych.tasks.average_precision import Curves, Rule, Ties, best_first, by_class, first_claims, mean_average_precision
 from diptych.tasks.graph_records import Convention, Ragged, Rules, names_in, nms_ran, predict
@@ -116,6 +118,10 @@ class HicoDet:
             objects, predicates = list(vocabulary("hico-det").objects), list(vocabulary("hico-det").predicates)
         rule = self.rule(classes) if self.triplets == "published" else None
         table = predict(model, data, objects, predicates, rule=rule, batch_size=self.batch_size)
+        labelled = {sample.uid: sample.extras.get(LABELLED) for sample in (data[row] for row in range(len(data)))}
+        if any(objects is not None for objects in labelled.values()):
+            shown = [labelled[uid] for uid in table["uid"].to_pylist()]
+            table = table.append_column(LABELLED, pa.array(shown, pa.list_(pa.string())))
         facts: dict[str, Any] = {"options": {f.name: getattr(self, f.name) for f in fields(self) if f.name != "train"}}
         facts["classes"] = [list(triplet) for triplet in classes]
         if self.train is not None:
@@ -145,8 +151,7 @@ class HicoDet:
         hit_R = first_claims(claimed_R[kept], confidence_R)
         group_N, groups = codes(truth.graphs.groups)
         object_K = np.array([objects.index(triplet[2]) for triplet in classes], np.int64)
-        shows_object = np.zeros((len(truth.graphs), len(objects)), bool)
-        shows_object[truth.image, object_K[truth.kind]] = True
+        shows_object = _shown(records, truth, object_K, objects)
         known_R = np.flatnonzero(shows_object[image_R, object_K[kind_R]])
         default, known_object = (
             Curves.of(
@@ -168,6 +173,7 @@ class HicoDet:
         notes = {name: value for name, value in facts.items() if name not in ("classes", "train_counts")}
         notes |= self._declared(facts)
         notes |= {
+            "known_object": f"images {_known_by(records)}",
             "share_tied": default.share_tied,
             "classes_scored": int((np.bincount(truth.kind, minlength=len(classes)) > 0).sum()),
             "truths_outside_classes": truth.outside,
@@ -287,10 +293,32 @@ class HicoDet:
             "zero_shot": self.zero_shot,
             "rare": f"fewer than {RARE_BELOW} training instances, {'published list' if published else 'counted in `train`'}",
             "classes_without_truth": "0" if self.compat == "matlab" else "left out",
-            "known_object": "images with an annotated relation to the object",
             "compat": self.compat,
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
         }
+
+
+def _shown(records: pa.Table, truth: Triplets, object_K: Ints, objects: Sequence[str]) -> Bools:
+    """[N, C]: which objects an image shows a relation with, seen (it is annotated) or only labelled."""
+    shown = np.zeros((len(truth.graphs), len(objects)), bool)
+    shown[truth.image, object_K[truth.kind]] = True
+    if LABELLED in records.column_names:
+        place = {name: n for n, name in enumerate(objects)}
+        for row, names in enumerate(records.column(LABELLED).to_pylist()):
+            if strange := [name for name in names or () if name not in place]:
+                raise DataError(
+                    f"{strange[0]!r} is no object of the classes", row=row, field=LABELLED, expected=f"such as {objects[0]!r}"
+                )
+            shown[row, [place[name] for name in names or ()]] = True
+    return shown
+
+
+def _known_by(records: pa.Table) -> str:
+    """How the known-object setting knows."""
+    if LABELLED not in records.column_names:
+        return "with an annotated relation to the object"
+    without = records.column(LABELLED).null_count
+    return "with an image-level label of the object" + (f"; {without} without labels: an annotated relation" if without else "")
 
 
 def _names(classes: Sequence[Triplet]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Open Images V6 relations, under the two protocols that share its name.  `open_images_predicates`, version 1; `open_images_triplets`, version 2.
+"""Open Images V6 relations under the two protocols that share its name: `open_images_predicates` 1 and `open_images_triplets` 2.
 
     score_wtd = .2 R@50 + .4 wmAP_rel + .4 wmAP_phr
 

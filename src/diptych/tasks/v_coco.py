@@ -1,4 +1,4 @@
-"""V-COCO: role average precision over the actions of people.  Protocol `v_coco`, version 1 (Gupta and Malik, 2015).
+"""V-COCO: role average precision over the actions of people.  Protocol `v_coco`, version 2 (Gupta and Malik, 2015).
 
 A prediction is a person, an action with a role ("hit instr"), the box that plays the role, and a score. It goes to the true person
 whose box it overlaps best. It is right when that person does the action, both boxes overlap by .5 or more, and no better-scored
@@ -13,6 +13,11 @@ How a graph says it, in truth and prediction alike: a relation person --"hit ins
 relation of the person to itself ("hit instr", or "stand") for an action without one. People of COCO whom V-COCO did not look at
 are neither right nor wrong: a column `annotated` of the data says box by box who was; without it, everybody was.
 
+What a detector is asked, as RLIPv2 (Yuan et al., 2023) was: action-roles as phrases ("sit instr" is "sit on/at", "hit instr" is "hit
+with"), COCO's 80 objects and an 81st, "missing objects", which says that the object is not in the picture. Where it can follow a rule, the
+score is relation x object, every subject is a person, and nothing is cut: each query says something of each action. Version 1 asked by
+the names of action-roles, without the 81st object, and took `detect`.
+
 Boxes of the truth are taken to end on their last pixel, as the released scorer makes them from COCO's (x + w - 1), predictions are
 taken as they come, and then both get one pixel more ("inclusive"). So a prediction of exactly the true box overlaps it by a little
 less than 1. `iou="half_open"` compares the boxes as they are.
@@ -25,6 +30,7 @@ class in this protocol.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -33,13 +39,15 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
-from diptych.data.vocabularies import PERSON, vocabulary
+from diptych.core.triplet_rule import TripletRule
+from diptych.data.vocabularies import MISSING, PERSON, vocabulary
 from diptych.tasks.average_precision import Curves, Rule, Ties, by_class, first_claims, mean_average_precision
-from diptych.tasks.graph_records import Convention, Ragged, names_in, nms_ran, predict
+from diptych.tasks.graph_records import Convention, Ragged, Rules, names_in, nms_ran, predict
 from diptych.tasks.intervals import codes
 from diptych.tasks.records import facts_of, with_facts
 from diptych.tasks.relation_nms import nms_words, relation_nms
 from diptych.tasks.triplet_matching import Bools, Floats, Ints, equal_pairs, overlap
+from diptych.tasks.v_coco_asked import Texts, possible_pairs
 from diptych.tasks.v_coco_people import ACTION_OF_ROLE, ACTIONS, ANNOTATED, HAS_ROLE, ROLES, People, with_annotated
 
 LEFT_OUT = "point instr"
@@ -53,10 +61,14 @@ class VCoco:
     ap    area (under the envelope) | 11-point
     iou   inclusive (both edge pixels count, "+1") | half_open
     ties  what equal scores are worth: together (no order) | index (earlier row first, as published)
+    texts     published: phrases, and "missing objects" | roles: the names of action-roles and 80 objects
+    possible  a file of numpy, the published ``corre_vcoco.npy``: [29, 80], above 0 where an object can play a role; all other
+              combinations are left out. "": all can be. What is missing can always be
+    triplets  published: by the rule above, where the detector can follow one | detector: by its own `detect`
     """
 
     name: ClassVar[str] = "v_coco"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[type] = Detector
     main: ClassVar[str] = "scenario_1"
 
@@ -64,12 +76,21 @@ class VCoco:
     ap: Rule = "area"
     iou: Convention = "inclusive"
     ties: Ties = "together"
+    texts: Texts = "published"
+    possible: str = ""
+    triplets: Rules = "published"
     draws: int = 500
     seed: int = 0
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        choices = {"ap": ("area", "11-point"), "iou": ("inclusive", "half_open"), "ties": ("together", "index")}
+        choices = {
+            "ap": ("area", "11-point"),
+            "iou": ("inclusive", "half_open"),
+            "ties": ("together", "index"),
+            "texts": ("published", "roles"),
+            "triplets": ("published", "detector"),
+        }
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name} is {value!r} (expected {' | '.join(known)})")
@@ -77,7 +98,7 @@ class VCoco:
             raise ConfigError("nms must be from 0 up to 1, draws 0 or above")
 
     def predict(self, model: Detector, data: Dataset) -> pa.Table:
-        """One row an image. The detector is asked for COCO's 80 objects and the 29 action-roles."""
+        """One row an image. The detector is asked for the 29 action-roles, COCO's 80 objects, and the one that is missing."""
         annotated: dict[str, list[bool] | None] = {}
         for row in range(len(data)):
             sample = data[row]
@@ -87,8 +108,21 @@ class VCoco:
                 raise DataError(
                     problem, file=data.name, row=row, field="relations", expected=f"such as {ROLES[0]!r}, {ROLES[1]!r}"
                 )
-        table = predict(model, data, vocabulary("v-coco").objects, ROLES, batch_size=self.batch_size)
+        known, rule = vocabulary("v-coco"), self.rule() if self.triplets == "published" else None
+        objects, words = (known.objects, ROLES) if self.texts == "roles" else (known.asked_objects, known.asked_predicates)
+        means = dict(zip(words, ROLES, strict=True))
+        table = predict(model, data, objects, words, rule=rule, means=means, missing=known.missing, batch_size=self.batch_size)
         return with_facts(with_annotated(table, [annotated[uid] for uid in table["uid"].to_pylist()]), options=asdict(self))
+
+    def rule(self) -> TripletRule:
+        """How published numbers make triplets of a detector's answers."""
+        missing = MISSING if self.texts == "published" else ""
+        possible = possible_pairs(Path(self.possible), self.texts) if self.possible else None
+        return TripletRule("given", PERSON, possible, missing, top=self._cut)
+
+    @property
+    def _cut(self) -> int:
+        return 0
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""

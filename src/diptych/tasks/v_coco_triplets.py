@@ -1,4 +1,4 @@
-"""V-COCO as detectors of the DETR family score it in training ("mAP_thesis" of QPIC, 2021).  Protocol `v_coco_triplets`, version 1.
+"""V-COCO as detectors of the DETR family score it in training ("mAP_thesis" of QPIC, 2021).  Protocol `v_coco_triplets`, version 2.
 
 Not AP role, and usually some points away from it: the two belong in two tables. Classes are the 29 action-roles; every true
 relation is one to be found. A prediction goes to the true one of its class with the largest min(IoU of the people, IoU of the objects),
@@ -47,6 +47,10 @@ class VCocoTriplets(VCoco):
     ap: Rule = "11-point"
     top: int = 100
     compat: Compat = ""
+
+    @property
+    def _cut(self) -> int:
+        return self.top
 
     def __post_init__(self) -> None:
         VCoco.__post_init__(self)
