@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,22 @@ def test_search_is_as_good_as_the_whole_grid() -> None:
     coarse = [(fit(rows[train], label[train], l2)(rows[check]).argmax(1) == label[check]).mean() for l2 in linear_probe.GRID[::4]]
     assert found["val_accuracy"] >= max(coarse) - 0.03
     assert found["fits"] <= 15
+
+
+def test_shared_neighbours_are_the_mean_over_the_orders_of_rows() -> None:
+    rows = np.array([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [0.0, 1.0]])
+    label = np.array([0, 1, 2, 2, 1])
+    query = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    for k in (1, 2, 3, 5):
+        orders = [list(order) for order in permutations(range(5))]
+        each = [Neighbours(rows[order], label[order], 3, k, 0.5)(query) for order in orders]
+        shared = Neighbours(rows, label, 3, k, 0.5, "shared")(query)
+        np.testing.assert_allclose(shared, np.mean(each, axis=0), rtol=1e-12)
+    by_row = Neighbours(rows, label, 3, 2, 0.5)(query[:1])
+    assert by_row[0, 1] > 0
+    assert by_row[0, 2] == 0, "by index the earlier of equal rows votes"
+    with pytest.raises(ConfigError, match="neighbour_ties is 'mean'"):
+        LinearProbe(neighbour_ties="mean")  # type: ignore[arg-type]
 
 
 def test_hold_out_takes_whole_groups_of_every_class() -> None:

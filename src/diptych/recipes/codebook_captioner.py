@@ -36,7 +36,7 @@ class CodebookCaptioner(PairRecipe):
     """
 
     slug = "codebook_captioner"
-    no_prefixes = "it writes captions and has no vectors to compare"
+    no_prefixes = "it writes captions and embeds nothing"
 
     image_tower: str = "vit_b16"
     text_length: int = 30

@@ -151,7 +151,7 @@ def refusal(kind: Any) -> str:
 
 def bases() -> list[str]:
     """The recipes that can be a base."""
-    return [name for name in RECIPES if not refusal(RECIPES.load(name))]
+    return sorted(name for name in RECIPES if not refusal(RECIPES.load(name)))
 
 
 def cut(features: Any, d: int) -> Any:

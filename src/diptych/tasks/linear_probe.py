@@ -48,6 +48,7 @@ STEPS_A_DECADE = 8
 GRID = tuple(10.0 ** (-6 + step / STEPS_A_DECADE) for step in range(12 * STEPS_A_DECADE + 1))
 HELD_OUT = 0.2
 
+NeighbourTies = Literal["index", "shared"]
 L2Ties = Literal["largest", "smallest"]
 Matrix = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -64,6 +65,9 @@ class LinearProbe:
     l2          a fixed lambda; 0 searches for it
     ties        what equal scores of classes are worth: expected | pessimistic | optimistic | index
     l2_ties     which of the lambdas of equal validation accuracy is taken: the "largest" or the "smallest"
+    neighbour_ties
+                which of the training images that are equally near as the k-th vote: "index", the earlier rows, or "shared", all of them,
+                each with its share of the places that are left
     head        "logistic" or "knn" (k neighbours, votes weighted by exp(cosine / temperature))
     """
 
@@ -85,6 +89,7 @@ class LinearProbe:
     max_iterations: int = 1000
     k: int = 20
     temperature: float = 0.07
+    neighbour_ties: NeighbourTies = "index"
     ties: rk.Ties = "expected"
     draws: int = 2000
     seed: int = 0
@@ -96,6 +101,8 @@ class LinearProbe:
             raise ConfigError(f"head is {self.head!r} (expected logistic | knn)")
         if self.l2_ties not in get_args(L2Ties):
             raise ConfigError(f"l2_ties is {self.l2_ties!r} (expected largest | smallest)")
+        if self.neighbour_ties not in get_args(NeighbourTies):
+            raise ConfigError(f"neighbour_ties is {self.neighbour_ties!r} (expected index | shared)")
         if self.k < 1 or self.temperature <= 0 or self.l2 < 0:
             raise ConfigError("k must be at least 1, temperature above 0, l2 0 or above")
 
@@ -110,7 +117,7 @@ class LinearProbe:
         target_N = np.array([code[label] for label in known.labels], np.int64)
         if self.head == "knn":
             k = min(self.k, len(target_N))
-            probe: rk.Scorer = Neighbours(known.rows_ND, target_N, len(names), k, self.temperature)
+            probe: rk.Scorer = Neighbours(known.rows_ND, target_N, len(names), k, self.temperature, self.neighbour_ties)
             facts: dict[str, Any] = {"k": k, "temperature": self.temperature}
         else:
             checking = None if val is None else self._features(model, val)
@@ -216,20 +223,37 @@ class Logistic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbours:
-    """Votes [N, K] of the k nearest training rows, each weighted by exp(cosine / temperature), cosines relative to 1."""
+    """Votes [N, K] of the k nearest training rows, each weighted by exp(cosine / temperature), cosines relative to 1.
+
+    With ties "shared" the rows that are as near as the k-th share the places that are left, which is the mean over the orders of rows.
+    Cosines are then compared in single precision, in which equal embeddings are equally near.
+    """
 
     rows_ND: Matrix
     label_N: Labels
     classes: int
     k: int
     temperature: float
+    ties: NeighbourTies = "index"
 
     def __call__(self, query_BD: npt.NDArray[Any]) -> npt.NDArray[Any]:
         cosine_BN = query_BD @ self.rows_ND.T
+        if self.ties == "shared":
+            return self._shared(cosine_BN)
         near_Bk = np.argsort(-cosine_BN, axis=1, kind="stable")[:, : self.k]
         weight_Bk = np.exp((np.take_along_axis(cosine_BN, near_Bk, axis=1) - 1.0) / self.temperature)
         votes_BK = np.zeros((len(query_BD), self.classes))
         np.add.at(votes_BK, (np.arange(len(query_BD))[:, None], self.label_N[near_Bk]), weight_Bk)
+        return votes_BK
+
+    def _shared(self, cosine_BN: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        rounded_BN = cosine_BN.astype(np.float32)
+        last_B1 = np.partition(rounded_BN, -self.k, axis=1)[:, -self.k, None]
+        above_BN, tied_BN = rounded_BN > last_B1, rounded_BN == last_B1
+        left_B1 = self.k - above_BN.sum(axis=1, keepdims=True)
+        place_BN = above_BN + tied_BN * (left_B1 / tied_BN.sum(axis=1, keepdims=True))
+        class_NK = np.eye(self.classes)[self.label_N]
+        votes_BK: npt.NDArray[Any] = (place_BN * np.exp((cosine_BN - 1.0) / self.temperature)) @ class_NK
         return votes_BK
 
 
