@@ -19,6 +19,7 @@ from diptych.models.pair_decoder import RelationStart
 from diptych.models.pair_queries import GivenPairs, HideTwins
 from diptych.models.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
 from diptych.models.rlipv2_published import BACKBONES, FROZEN, ROBERTA
+from diptych.objectives.matching import Missing
 from diptych.objectives.pair_set import PairSetLoss
 from diptych.objectives.pair_tensors import PairPredictions, PairTargets
 from diptych.recipes.scene_graphs import GraphRecipe, Triplet
@@ -58,6 +59,7 @@ class RLIPv2(GraphRecipe):
     pseudo       share of the highest label similarity above which a similar name earns part of a target; none: no pseudo-labels
     matching     each decoder layer is matched by its own predictions, or all by the last one's; given regions need no matching
     subjects     subjects are named too; off: as released without subject classes, for data whose subjects are all people
+    missing      what a missing object costs in matching: left_out, or zero_box (as released)
     divisors     losses are divided by counts over all processes, or over this one (as released)
     backbone     conv_tiny, or timm:NAME
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
@@ -134,6 +136,7 @@ class RLIPv2(GraphRecipe):
     pseudo: float | None = 0.3
     matching: Literal["layer", "last"] = "layer"
     subjects: bool = True
+    missing: Missing = "left_out"
     divisors: Literal["global", "process"] = "global"
     hide: Unseen = ""
     noise_box: float = 0.6
@@ -255,6 +258,7 @@ class RLIPv2(GraphRecipe):
             pseudo=self.pseudo,
             matching="given" if self.given else self.matching,
             subjects=self.subjects,
+            missing=self.missing,
             divisors=self.divisors,
         )
 
