@@ -34,7 +34,8 @@ REMARKS: dict[str, str] = {
     ),
     "rlipv2/fusion_many": (
         "Shown large, with late fusion at .22 to .33 and ALIF at .36 to .46. A guess: where nine in ten names of a list are never "
-        "right, an encoder that has read the list need not keep everything apart that no name asks for."
+        "right, an encoder that has read the list need not keep everything apart that no name asks for. (Taken when late fusion read "
+        "its boxes off the decoder; it reads them off the fused queries now.)"
     ),
     "laion": (
         "Shown large: half of the whole pool tells lies, and of what agrees with a model of 1,000 trusted pairs one or two in a "
@@ -63,7 +64,8 @@ REMARKS: dict[str, str] = {
     "rlipv2/fusion_nouns": (
         "Reversed: with 48 nouns, late fusion reaches .37 to .45 and ALIF .28 to .38. A guess: frozen vectors of red circle and blue "
         "circle are close, and an image that takes them in early gets noise where the classifier alone would do; together with the "
-        "claim on many names it says that early fusion pays where lists are long."
+        "claim on many names it says that early fusion pays where lists are long. (Taken when late fusion read its boxes off the "
+        "decoder; it reads them off the fused queries now.)"
     ),
     "protoclip": (
         "Reversed by a little: both probes stay at about .5, and retrieval falls by a fifth. A guess: 64 clusters of what 24 nouns in "

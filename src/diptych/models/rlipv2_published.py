@@ -54,15 +54,16 @@ ROBERTA = {
 """roberta-base."""
 
 
-PUBLISHED = DetectorShape(in_padded=True, relation_boxes=True)
-"""RLIPv2-ParSeDA with ALIF."""
+PUBLISHED = DetectorShape(in_padded=True, relation_boxes=True, released_masks=True)
+"""RLIPv2-ParSeDA with ALIF, exact as released, its attention masks included: before training on, mind `released_masks`."""
 
 
 def build(backbone: str, **changes: Any) -> RelationDetector:
     """A released architecture with fresh weights: RLIPv2-ParSeDA, or what `changes` (fields of `DetectorShape`) make of it.
 
     pairs    100 for pre-training, V-COCO and Open Images, 64 for HICO-DET
-    variant  "parsed" is RLIPv2-ParSeD (`mlp_width=1024` with ResNet-50), and with `given=True, given_point=True` the R-Tagger
+    variant  "parsed" is RLIPv2-ParSeD (`mlp_width=1024` with ResNet-50), and with `given=True, given_point=True,
+             hide_twins="training"` the R-Tagger (`relation_start` "slots" with ResNet-50, "both" with Swin)
     fusion   "late": MDETR's fusion behind the decoders, the baseline of ALIF; "none"
     gate     "vector" for checkpoints trained with GLIP's gate, the R-Tagger with ResNet-50 among them
     """
