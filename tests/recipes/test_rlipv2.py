@@ -51,14 +51,31 @@ def named(*triplets: tuple[str, str, str]) -> Sample:
 # ---------------------------------------------------------------- presets
 
 
+R_TAGGER: dict[str, Any] = {
+    "variant": "parsed",
+    "given": True,
+    "given_point": True,
+    "relation_start": "slots",
+    "gate": "vector",
+    "mlp_width": 1024,
+}
+
+
 @pytest.mark.parametrize(
-    ("preset", "released"), [("paper", "resnet50"), ("swin_tiny", "swin_tiny"), ("swin_large", "swin_large")]
+    ("preset", "backbone", "changes"),
+    [
+        ("paper", "resnet50", {}),
+        ("swin_tiny", "swin_tiny", {}),
+        ("swin_large", "swin_large", {}),
+        ("hico_det", "resnet50", {"pairs": 64}),
+        ("tagger_released", "resnet50", R_TAGGER),
+    ],
 )
-def test_published_sizes_build_without_memory(preset: str, released: str) -> None:
+def test_published_sizes_build_without_memory(preset: str, backbone: str, changes: dict[str, Any]) -> None:
     """As many parameters as the released models, tensor by tensor."""
     recipe = RLIPv2.preset(preset).prepare(ROWS)
     with torch.device("meta"):
-        ours, theirs = recipe.model(), build(released)
+        ours, theirs = recipe.model(), build(backbone, **changes)
     sizes, published = ({name: p.shape for name, p in model.named_parameters()} for model in (ours, theirs))
     assert sizes == published
 
@@ -106,6 +123,7 @@ def test_published_values_are_the_fields() -> None:
     assert (made.label, made.relation, made.box, made.giou, made.background) == (1, 1, 2.5, 1, 0.1)
     assert (made.pairs, made.encoder_layers, made.decoder_layers, made.fusion_before) == (100, 6, 3, (0, 2, 4))
     assert (made.list_length, int(made.list_length * made.object_share), made.pseudo, made.branches) == (500, 333, 0.3, 16)
+    assert (made.dropout, RLIPv2.tagger().dropout, RLIPv2.tagger_released().dropout) == (0.0, 0.1, 0.1)
     assert RLIPv2.v_coco().quality is False  # some pairs have no object
     assert RLIPv2.hico_det_few().epochs == 10
     assert RLIPv2.hico_det_uc_rf().hide == "uc_rf"

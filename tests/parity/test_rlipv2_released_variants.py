@@ -1,4 +1,4 @@
-"""Every head of every decoder layer of the other released RLIPv2 variants: ParSeD, R-Tagger, late fusion, no fusion.
+"""The converter, by what a converted model answers: every head of every decoder layer of ParSeDA, ParSeD, R-Tagger, late and no fusion.
 
 `rlipv2_variants.npz` holds what the released code computed in evaluation mode, from given feature maps and label vectors, with weights
 that are drawn here as they were there: one numpy stream over the released names in their order.
@@ -104,6 +104,4 @@ def test_every_head_equals_the_release(variant: str) -> None:
     with np.load(Path(__file__).parent / "rlipv2_variants.npz") as recorded:
         for ours, theirs in HEADS.items():
             expected = torch.from_numpy(recorded[f"{variant}/{theirs}"])
-            torch.testing.assert_close(
-                getattr(said, ours)[0], expected, rtol=1e-4, atol=5e-5, msg=lambda text, ours=ours: f"{ours}: {text}"
-            )
+            torch.testing.assert_close(getattr(said, ours)[0], expected, rtol=1e-4, atol=5e-5, msg=f"{ours} differs")
