@@ -47,9 +47,10 @@ class RLIPv2(GraphRecipe):
     hico_det_uc_nf, v_coco, open_images, tagger, tagger_released. Zero-shot evaluation needs no preset: ask a pre-trained model by
     other names.
 
-    We depart where the released code does not do what it means: attention masks hide what they should; pairs beyond the number of
-    queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given labels takes all
-    labels; divisors of all loss terms count over all processes. Weight decay spares biases and norms.
+    We depart where the released code does not do what it means: attention masks hide what they should (`released_masks`); pairs
+    beyond the number of queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given
+    labels takes all labels; an object that does not exist costs nothing in matching (`missing`); divisors of all loss terms count
+    over all processes (`divisors`). Weight decay spares biases and norms.
 
     label, relation, box, giou   weights of the loss terms
     background   weight of "no objects" in the cross-entropy of names
