@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,25 @@ def test_gates_of_channels_stay_whole() -> None:
         UserWarning, match=r"gate='scalar' has one for all channels, though the others differ.*needs gate='vector'.*gamma_v"
     ):
         assert from_released(written, scalar.shape)["encoder.fusions.1.place_gate.gate"].shape == (1,)
+    with pytest.raises(ConfigError, match=r"needs gate='vector'.*VLFuse_layers\.2\.b_attn\.gamma_l"):
+        load_released(scalar, written)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unread"),
+    [
+        ({"relation_start": "slots"}, "transformer.verb_tgt_generator.fc_3.bias"),
+        ({"relation_start": "fused"}, "verb_tgt_embed.weight"),
+        ({**PARSED, "relation_start": "fused"}, "query_embed.weight.relations"),
+        ({**TAGGER, "relation_start": "fused"}, "transformer.verb_tgt.weight"),
+    ],
+)
+def test_parts_of_another_relation_start_are_named_and_left(changes: dict[str, Any], unread: str) -> None:
+    _, whole = small(**{**changes, "relation_start": "both"})
+    model, ours = small(**changes)
+    written = to_released(whole, replace(model.shape, relation_start="both"))
+    with pytest.warns(UserWarning, match=rf"not read.*{re.escape(unread)}"):
+        assert from_released(written, model.shape).keys() == ours.keys()
 
 
 def test_a_file_of_another_model_is_refused_with_every_name() -> None:

@@ -1,4 +1,4 @@
-"""Every head of every decoder layer of the other released RLIPv2 variants: ParSeD, R-Tagger, late fusion, no fusion.
+"""The converter, by what a converted model answers: every head of every decoder layer of ParSeDA, ParSeD, R-Tagger, late and no fusion.
 
 `rlipv2_variants.npz` holds what the released code computed in evaluation mode, from given feature maps and label vectors, with weights
 that are drawn here as they were there: one numpy stream over the released names in their order.

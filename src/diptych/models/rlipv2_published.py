@@ -62,7 +62,8 @@ def build(backbone: str, **changes: Any) -> RelationDetector:
     """A released architecture with fresh weights: RLIPv2-ParSeDA, or what `changes` (fields of `DetectorShape`) make of it.
 
     pairs    100 for pre-training, V-COCO and Open Images, 64 for HICO-DET
-    variant  "parsed" is RLIPv2-ParSeD (`mlp_width=1024` with ResNet-50), and with `given=True, given_point=True` the R-Tagger
+    variant  "parsed" is RLIPv2-ParSeD (`mlp_width=1024` with ResNet-50), and with `given=True, given_point=True,
+             hide_twins="training"` the R-Tagger (`relation_start` "slots" with ResNet-50, "both" with Swin)
     fusion   "late": MDETR's fusion behind the decoders, the baseline of ALIF; "none"
     gate     "vector" for checkpoints trained with GLIP's gate, the R-Tagger with ResNet-50 among them
     """
@@ -85,7 +86,7 @@ def from_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHE
     """
     table, gate = names(shape), getattr(gate_of(shape), "gate", None)
     out: dict[str, Tensor] = {}
-    strange, idle, cut = [], [], []
+    strange, idle = [], []
     for name, tensor in joined(tensors, shape).items():
         if re.fullmatch(NUMBERING, name):
             continue
@@ -97,7 +98,6 @@ def from_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHE
         elif (_of_relation_boxes(name) and not shape.relation_boxes) or (ours.endswith("_gate.gate") and gate is None):
             idle.append(name)
         elif ours.endswith("_gate.gate") and gate is not None and gate.numel() == 1:
-            cut += [name] if _differs(tensor[1:]) else []
             out[ours] = tensor[:1]
         else:
             out[ours] = tensor
@@ -105,12 +105,8 @@ def from_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHE
         raise ConfigError(f"{_listed(strange)} no place in {_title(shape)} (expected weights of that released architecture)")
     if idle:
         warnings.warn(f"not read, since {_title(shape)} computes nothing with them: {', '.join(idle)}", stacklevel=2)
-    if cut:
-        warnings.warn(
-            f"only the first number is read, since gate={shape.gate!r} has one for all channels, though the others differ "
-            f"(a checkpoint of per-channel gates needs gate='vector' or 'vector_tanh'): {', '.join(cut)}",
-            stacklevel=2,
-        )
+    if cut := _cut_gates(tensors, shape):
+        warnings.warn(cut, stacklevel=2)
     return out
 
 
@@ -126,7 +122,9 @@ def to_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHED)
 
 def load_released(model: RelationDetector, tensors: Mapping[str, Tensor]) -> None:
     """Puts released weights into a model of the same architecture, all or nothing: a `ConfigError` names every tensor that is left
-    over, missing or of another size."""
+    over, missing or of another size, and gates that the model's would cut short."""
+    if cut := _cut_gates(tensors, model.shape):
+        raise ConfigError(cut)
     read, held = from_released(tensors, model.shape), model.state_dict()
     problems = [f"not in the model: {', '.join(extra)}"] if (extra := sorted(read.keys() - held.keys())) else []
     problems += [f"not in the file: {', '.join(missing)}"] if (missing := sorted(held.keys() - read.keys())) else []
@@ -151,10 +149,29 @@ def _listed(names_: list[str]) -> str:
 
 
 def _unread(shape: DetectorShape) -> tuple[str, ...]:
-    """Learned queries that the release keeps in every model and reads in others only."""
+    """Learned queries, and a fusion of subject and object, that the release keeps in every model and reads in others only."""
+    start = shape.relation_start
+    if shape.variant == "parseda":
+        fusion = tuple(f"transformer.verb_tgt_generator.fc_{n}.{kind}" for n in (1, 2, 3) for kind in ("weight", "bias"))
+        return {"slots": fusion, "fused": ("verb_tgt_embed.weight",)}.get(start or "both", ())
     if shape.given:
-        return ("query_embed.weight", *(("transformer.verb_tgt.weight",) if shape.relation_start == "fused" else ()))
-    return (QUERY_PARTS[2],) if shape.variant == "parsed" and shape.relation_start == "fused" else ()
+        return ("query_embed.weight", *(("transformer.verb_tgt.weight",) if start == "fused" else ()))
+    return (QUERY_PARTS[2],) if start == "fused" else ()
+
+
+def _cut_gates(tensors: Mapping[str, Tensor], shape: DetectorShape) -> str:
+    """What there is to say about gate vectors with different numbers a channel, of which a scalar gate reads the first. (One that the
+    release trained as a scalar gate has the same number in all other places.)"""
+    if not shape.gate.startswith("scalar"):
+        return ""
+    gates = [name for name in sorted(tensors) if re.fullmatch(r".+\.VLFuse_layers\.\d+\.b_attn\.gamma_[vl]", name)]
+    cut = [name for name in gates if _differs(tensors[name][1:])]
+    if not cut:
+        return ""
+    return (
+        f"only the first number is read, since gate={shape.gate!r} has one for all channels, though the others differ "
+        f"(a checkpoint of per-channel gates needs gate='vector' or 'vector_tanh'): {', '.join(cut)}"
+    )
 
 
 def _of_relation_boxes(name: str) -> bool:

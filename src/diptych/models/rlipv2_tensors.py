@@ -27,7 +27,7 @@ def joined(tensors: Mapping[str, Tensor], shape: DetectorShape) -> dict[str, Ten
     """Released tensors with every box head under its decoder's name alone, queries, keys and values of language layers in one, the
     branches of a fusion in one, and ParSeD's query tensor in its three thirds."""
     groups: dict[str, dict[str, Tensor]] = {}
-    out = {}
+    out: dict[str, Tensor] = {}
     for name, tensor in _heads_once(tensors, shape.decoder_layers).items():
         if qkv := _QKV.fullmatch(name):
             groups.setdefault(f"{qkv[1]}.qkv_{qkv[3]}", {})[qkv[2]] = tensor

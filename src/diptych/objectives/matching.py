@@ -8,7 +8,7 @@ of your own, or hand `assign` any other matrix. All images and decoder layers ar
 itself visits them one by one (scipy), after a single copy to the host.
 
 What implementations get wrong: a target offset that goes astray in later images once an image has more targets than queries; a
-maximum over subject and object that still feels the zero box of an object that does not exist; L1 of boxes in pixels.
+maximum over subject and object that still feels the zero box of an object that does not exist (`missing`); L1 of boxes in pixels.
 
 Letters as in `pair_tensors`; X any leading shape.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from diptych.objectives.pair_tensors import PairPredictions, PairTargets, at_lea
 CostFunction = Callable[[PairPredictions, PairTargets], Tensor]
 """Predictions and targets to cost_BSQG; `PairCost` is the published one."""
 
+Missing = Literal["left_out", "zero_box"]
 IMPOSSIBLE = 1e6
 """Stands in for a cost that is not a finite number, so that matching goes on and the loss itself shows what is wrong."""
 
@@ -83,6 +85,8 @@ class PairCost:
     """The published cost of a query for a pair; the fields are its weights. Called with predictions and targets.
 
     subjects   names of subjects count too; False is the release without subject classes
+    missing    what an object that does not exist costs. "left_out": nothing, the subject alone counts. "zero_box", as released: no L1,
+               but -GIoU_s - GIoU(predicted object, a box of zeros), so that queries whose object lies far from the corner cost more
     """
 
     label: float = 1.0
@@ -90,10 +94,11 @@ class PairCost:
     box: float = 2.5
     giou: float = 1.0
     subjects: bool = True
+    missing: Missing = "left_out"
 
     @torch.no_grad()
     def __call__(self, predictions: PairPredictions, targets: PairTargets) -> Tensor:
-        """cost_BSQG. Where a pair has no object, the subject's box alone counts."""
+        """cost_BSQG."""
         check_fit(predictions, targets)
         label_BSQG = label_cost(predictions.object_logit_BSQC, targets.object_label_BG[:, None])
         if self.subjects:
@@ -102,15 +107,18 @@ class PairCost:
         l1_BSQG, giou_BSQG = (torch.maximum(*self._both(kind, predictions, targets)) for kind in (pairwise_l1, _minus_giou))
         return self.label * label_BSQG + self.relation * relation_BSQG + self.box * l1_BSQG + self.giou * giou_BSQG
 
-    @staticmethod
     def _both(
-        kind: Callable[[Tensor, Tensor], Tensor], predictions: PairPredictions, targets: PairTargets
+        self, kind: Callable[[Tensor, Tensor], Tensor], predictions: PairPredictions, targets: PairTargets
     ) -> tuple[Tensor, Tensor]:
         subject_BSQ4, object_BSQ4 = (at_least_float32(x) for x in (predictions.subject_box_BSQ4, predictions.object_box_BSQ4))
         subject_BSQG = kind(subject_BSQ4, targets.subject_box_BG4[:, None].to(subject_BSQ4))
         object_BSQG = kind(object_BSQ4, targets.object_box_BG4[:, None].to(object_BSQ4))
         if targets.has_object_BG is not None:
-            object_BSQG = torch.where(targets.has_object_BG[:, None, None], object_BSQG, subject_BSQG)
+            without_BSQG = subject_BSQG
+            if self.missing == "zero_box" and kind is _minus_giou:
+                zero_14 = torch.zeros_like(object_BSQ4[..., :1, :])
+                without_BSQG = subject_BSQG + kind(object_BSQ4, zero_14)
+            object_BSQG = torch.where(targets.has_object_BG[:, None, None], object_BSQG, without_BSQG)
         return subject_BSQG, object_BSQG
 
 

@@ -31,11 +31,16 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.boxes import giou_loss, l1_loss, xyxy_from_cxcywh
 from diptych.objectives.focal import corner_focal, quality_focal
 from diptych.objectives.gather import Group, all_gather, mean_over_processes, world
-from diptych.objectives.matching import CostFunction, PairCost, assign
+from diptych.objectives.matching import CostFunction, Missing, PairCost, assign
 from diptych.objectives.pair_tensors import PairPredictions, PairTargets, check_fit
 from diptych.objectives.relation_quality import label_similarity, pair_quality, pseudo_labels
 
-CHOICES = {"focal": ("quality", "corner"), "matching": ("layer", "last", "given"), "divisors": ("global", "process")}
+CHOICES = {
+    "focal": ("quality", "corner"),
+    "matching": ("layer", "last", "given"),
+    "missing": ("left_out", "zero_box"),
+    "divisors": ("global", "process"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class PairSetLoss:
     cost         what is matched by; None: `PairCost`
     subjects     name subjects in the loss and in the default cost; False is the release without subject classes, for data whose
                  subjects are all people
+    missing      what an object that does not exist costs in the default cost: "left_out", or "zero_box" as released
     divisors     "global" counts over all processes, "process" as released
     """
 
@@ -68,6 +74,7 @@ class PairSetLoss:
     matching: Literal["layer", "last", "given"] = "layer"
     cost: CostFunction | None = None
     subjects: bool = True
+    missing: Missing = "left_out"
     divisors: Literal["global", "process"] = "global"
 
     def __post_init__(self) -> None:
@@ -130,7 +137,7 @@ class PairSetLoss:
             own_G = torch.arange(valid_BG.shape[1], device=valid_BG.device)
             return own_G.where(valid_BG, -1)[:, None].expand(-1, layers, -1)
         judged = predictions.layers(-1) if self.matching == "last" else predictions
-        cost = PairCost(subjects=self.subjects) if self.cost is None else self.cost
+        cost = PairCost(subjects=self.subjects, missing=self.missing) if self.cost is None else self.cost
         return assign(cost(judged, targets), targets.valid_BG[:, None]).expand(-1, layers, -1)
 
     def _goals(self, matched: Matched, quality_M: Tensor, relation_text_RD: Tensor | None) -> Tensor:

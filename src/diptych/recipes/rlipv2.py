@@ -19,6 +19,7 @@ from diptych.models.pair_decoder import RelationStart
 from diptych.models.pair_queries import GivenPairs, HideTwins
 from diptych.models.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
 from diptych.models.rlipv2_published import BACKBONES, FROZEN, ROBERTA
+from diptych.objectives.matching import Missing
 from diptych.objectives.pair_set import PairSetLoss
 from diptych.objectives.pair_tensors import PairPredictions, PairTargets
 from diptych.recipes.scene_graphs import GraphRecipe, Triplet
@@ -46,9 +47,10 @@ class RLIPv2(GraphRecipe):
     hico_det_uc_nf, v_coco, open_images, tagger, tagger_released. Zero-shot evaluation needs no preset: ask a pre-trained model by
     other names.
 
-    We depart where the released code does not do what it means: attention masks hide what they should; pairs beyond the number of
-    queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given labels takes all
-    labels; divisors of all loss terms count over all processes. Weight decay spares biases and norms.
+    We depart where the released code does not do what it means: attention masks hide what they should (`released_masks`); pairs
+    beyond the number of queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given
+    labels takes all labels; an object that does not exist costs nothing in matching (`missing`); divisors of all loss terms count
+    over all processes (`divisors`). Weight decay spares biases and norms.
 
     label, relation, box, giou   weights of the loss terms
     background   weight of "no objects" in the cross-entropy of names
@@ -58,6 +60,7 @@ class RLIPv2(GraphRecipe):
     pseudo       share of the highest label similarity above which a similar name earns part of a target; none: no pseudo-labels
     matching     each decoder layer is matched by its own predictions, or all by the last one's; given regions need no matching
     subjects     subjects are named too; off: as released without subject classes, for data whose subjects are all people
+    missing      what a missing object costs in matching: left_out, or zero_box (as released)
     divisors     losses are divided by counts over all processes, or over this one (as released)
     backbone     conv_tiny, or timm:NAME
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
@@ -134,6 +137,7 @@ class RLIPv2(GraphRecipe):
     pseudo: float | None = 0.3
     matching: Literal["layer", "last"] = "layer"
     subjects: bool = True
+    missing: Missing = "left_out"
     divisors: Literal["global", "process"] = "global"
     hide: Unseen = ""
     noise_box: float = 0.6
@@ -257,6 +261,7 @@ class RLIPv2(GraphRecipe):
             pseudo=self.pseudo,
             matching="given" if self.given else self.matching,
             subjects=self.subjects,
+            missing=self.missing,
             divisors=self.divisors,
         )
 
