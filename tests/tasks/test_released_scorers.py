@@ -159,6 +159,23 @@ def test_v_coco_triplets_from_logits_equal_the_release(seed: int, expected: tupl
     assert (len(model.asked[0].objects), model.asked[0].relations[2]) == (81, "sit on/at")
 
 
+@pytest.mark.parametrize(
+    ("seed", "scenarios", "roles"),
+    [
+        (1, (0.20436625, 0.24375129), {"sit instr": (0.52042198, 0.55581670), "hit instr": (0.02222222, 0.05336484)}),
+        (2, (0.22274333, 0.29261672), {"sit instr": (0.17301588, 0.19719170), "hit instr": (0.55691367, 0.67946517)}),
+    ],
+)
+def test_v_coco_from_logits_equals_the_official_scorer(seed: int, scenarios: tuple[float, float], roles: dict[str, Any]) -> None:
+    """The release's generator of detections into the scorer that came with V-COCO, which adds up in single precision."""
+    data, model = v_coco_case(seed)
+    result = evaluate(VCoco(draws=0), model, data)
+    assert (result.metrics["scenario_1"].value, result.metrics["scenario_2"].value) == pytest.approx(scenarios, abs=1e-7)
+    for role, expected in roles.items():
+        said = tuple(result.notes["role_ap"][scenario][role] for scenario in ("scenario_1", "scenario_2"))
+        assert said == pytest.approx(expected, abs=1e-7)
+
+
 def test_v_coco_says_that_an_object_is_missing_by_the_81st_object() -> None:
     """Half of the true objects are not in the picture; only who asks for the 81st can say so, and scenario 1 wants it said."""
     data, model = v_coco_case(1)
