@@ -44,9 +44,20 @@ class MixedEncoder(DualEncoder):
 
     classes  class embeddings in the space of the texts; 0 without
     views    a teacher (moving average of the image tower and its projection) and predictors of what it says
+    teacher  another `MixedEncoder` of the same sizes, whose image side the teacher starts from; None: this one, as it is built.
+             `reset_teacher_` makes it anew, say after weights were loaded
     """
 
-    def __init__(self, image_tower: DenseViT, text_tower: Tower, *, width: int, classes: int, views: bool) -> None:
+    def __init__(
+        self,
+        image_tower: DenseViT,
+        text_tower: Tower,
+        *,
+        width: int,
+        classes: int,
+        views: bool,
+        teacher: MixedEncoder | None = None,
+    ) -> None:
         super().__init__(image_tower, text_tower, width=width)
         if image_tower.pool != "mean":
             raise ConfigError("a mixture is read by means of patches (expected an image tower with pool mean)")
@@ -64,7 +75,9 @@ class MixedEncoder(DualEncoder):
             self.place_PD = nn.Parameter(torch.randn(image_tower.count**2, tower) * 0.02)
             self.patch_block = Block(tower, heads, mlp_width=4 * tower)
             self.patch_predictor = nn.Linear(tower, tower)
-        self.companions = Companions(self._image_side(), *(("teacher",) if views else ()))
+        self.companions = Companions()
+        if views:
+            self.companions.add_("teacher", (teacher or self)._image_side())
 
     def _image_side(self) -> nn.ModuleDict:
         head = {"view_projection": self.view_projection} if self.views else {}
@@ -122,6 +135,11 @@ class MixedEncoder(DualEncoder):
 
     def _view(self, pooled_BD: Tensor) -> Tensor:
         return normalised(self.view_predictor(self.view_projection(pooled_BD)))
+
+    def reset_teacher_(self) -> None:
+        """The teacher becomes this model's image side as it is now."""
+        if self.views:
+            self.companions.copy_("teacher", self._image_side())
 
     def follow_(self, momentum: float) -> None:
         """The teacher: an exponential moving average of image tower and projection."""
