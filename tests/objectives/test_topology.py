@@ -43,6 +43,16 @@ def test_the_four_terms_are_halved_by_kind() -> None:
     expected = (naive(image, text, ref_image, ref_text, 14.0, True) + naive(text, image, ref_text, ref_image, 14.0, True)) / 2
     expected += (naive(image, image, ref_image, ref_image, 14.0, False) + naive(text, text, ref_text, ref_text, 14.0, False)) / 2
     assert topology(image, text, ref_image, ref_text, scale=14.0).item() == pytest.approx(expected, abs=1e-12)
+    sharper = topology(image, text, 2 * ref_image, ref_text / 2, scale=14.0, reference_scale=30.0)
+    across = [
+        similarity_kl(*p, scale=14.0, reference_scale=30.0)
+        for p in ((image, text, ref_image, ref_text), (text, image, ref_text, ref_image))
+    ]
+    within = [
+        similarity_kl(x, x, r, r, scale=14.0, reference_scale=30.0 * f, own=False)
+        for x, r, f in ((image, ref_image, 4), (text, ref_text, 0.25))
+    ]
+    assert sharper.item() == pytest.approx(float(sum(across) + sum(within)) / 2, abs=1e-12)
 
 
 def test_it_is_zero_for_the_same_model_also_when_the_space_has_turned() -> None:
