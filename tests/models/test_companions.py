@@ -38,6 +38,25 @@ def test_a_companion_copies_everything_and_stays_apart() -> None:
             np.testing.assert_array_equal(value, before[key])
 
 
+def test_a_module_can_be_given_or_copied_when_it_is_wanted() -> None:
+    other, source = net(2), net(1)
+    companions = Companions(source, "reference", teacher=other)
+    assert companions["teacher"] is other
+    assert not other.training
+    assert not any(p.requires_grad for p in companions.parameters())
+    with torch.no_grad():
+        source[0].weight.add_(1)
+    companions.add_("reference", source)
+    assert companions["reference"] is not source
+    assert torch.equal(companions["reference"][0].weight, source[0].weight)
+    assert not companions["reference"].training
+    assert source.training
+    assert source[0].weight.requires_grad
+    for wrong in (lambda: Companions(None, "teacher"), lambda: Companions(source, "teacher", teacher=other)):
+        with pytest.raises(ConfigError, match="one origin each"):
+            wrong()
+
+
 def test_companions_stay_in_evaluation_mode() -> None:
     outer = nn.Module()
     outer.companions = Companions(net(1), "teacher")

@@ -43,6 +43,16 @@ def test_the_four_terms_are_halved_by_kind() -> None:
     expected = (naive(image, text, ref_image, ref_text, 14.0, True) + naive(text, image, ref_text, ref_image, 14.0, True)) / 2
     expected += (naive(image, image, ref_image, ref_image, 14.0, False) + naive(text, text, ref_text, ref_text, 14.0, False)) / 2
     assert topology(image, text, ref_image, ref_text, scale=14.0).item() == pytest.approx(expected, abs=1e-12)
+    sharper = topology(image, text, 2 * ref_image, ref_text / 2, scale=14.0, reference_scale=30.0)
+    across = [
+        similarity_kl(*p, scale=14.0, reference_scale=30.0)
+        for p in ((image, text, ref_image, ref_text), (text, image, ref_text, ref_image))
+    ]
+    within = [
+        similarity_kl(x, x, r, r, scale=14.0, reference_scale=30.0 * f, own=False)
+        for x, r, f in ((image, ref_image, 4), (text, ref_text, 0.25))
+    ]
+    assert sharper.item() == pytest.approx(float(sum(across) + sum(within)) / 2, abs=1e-12)
 
 
 def test_it_is_zero_for_the_same_model_also_when_the_space_has_turned() -> None:
@@ -122,13 +132,21 @@ def test_the_mean_is_over_the_places_that_are_asked_for() -> None:
     other[1] += 5 * logits(1)[1]
     assert torch.equal(masked_words(other, WORD), masked_words(logit, WORD)), "what is not asked for does not count"
     assert masked_words(logit, torch.full((3, 3), -1)).item() == 0
+    theirs = F.cross_entropy(logit.flatten(0, 1), WORD.where(WORD >= 0, -100).flatten())
+    found = masked_words(logit, WORD.where(WORD >= 0, -100), ignore_index=-100)
+    assert found.item() == pytest.approx(theirs.item(), abs=1e-12)
+    with pytest.raises(ShapeError, match="the teacher must answer"):
+        masked_distillation(logit, logit[..., :4])
 
 
 def test_distillation_is_cross_entropy_with_the_teachers_shares() -> None:
     logit, teacher = logits(0).requires_grad_(), logits(1).requires_grad_()
     asked = WORD >= 0
     expected = F.cross_entropy(logit[asked], teacher[asked].softmax(-1))
-    found = masked_distillation(logit, teacher, WORD)
+    found = masked_distillation(logit, teacher, mask_NM=asked)
+    softer = masked_distillation(logit, teacher, student_tau=0.5, teacher_tau=3.0)
+    wanted = F.cross_entropy(logit.flatten(0, 1) / 0.5, (teacher.flatten(0, 1) / 3.0).softmax(-1))
+    assert softer.item() == pytest.approx(wanted.item(), abs=1e-12)
     assert found.item() == pytest.approx(expected.item(), abs=1e-12)
     found.backward()
     assert teacher.grad is None

@@ -12,12 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.api import load
 from diptych.core.contracts import DenseEmbedder
 from diptych.core.errors import ConfigError
 from diptych.data.stream import batches
+from diptych.models.dense_encoder import DenseEncoder
 from diptych.models.embedder import PairEmbedder
 from diptych.objectives.info_nce import info_nce
 from diptych.recipes.tips import TIPS, DenseBatch
@@ -221,6 +223,31 @@ def test_a_stop_changes_nothing_and_both_tokens_are_deployed(tmp_path: Path) -> 
     np.testing.assert_array_equal(load(tmp_path / "second").embed_images(images), second.embed_images(images))
     pixels = model.preprocess([np.full((32, 32, 3), 255, np.uint8)])
     assert pixels.max() == 1, "numbers from 0 to 1, kept with the weights"
+
+
+def test_the_teacher_starts_from_the_weights_that_the_run_starts_from(tmp_path: Path) -> None:
+    recipe = small(tokenizer="data", steps=1, momentum=1.0).prepare(rows())
+    torch.manual_seed(7)
+    given = recipe.model().state_dict()
+    given = {name: tensor for name, tensor in given.items() if not name.startswith("companions.")}
+    save_file(given, tmp_path / "given.safetensors")
+    run = fit(recipe, rows(), tmp_path / "run", replace(OPTIONS, init=str(tmp_path / "given.safetensors")))
+    found = load_file(run.path / "checkpoints/step-00000001/model.safetensors")
+    teacher = {name.removeprefix("companions.teacher."): p for name, p in found.items() if name.startswith("companions.teacher.")}
+    assert teacher
+    assert all(torch.equal(p, given[name]) for name, p in teacher.items()), "momentum 1: it has not moved since"
+
+
+def test_another_encoder_can_be_the_teacher() -> None:
+    recipe = small()
+    student, other = recipe.model(), recipe.model()
+    sizes = {"width": 16, "two_tokens": True, "distilled": True, "masked": True, "prototypes": 12, "hidden": 8, "bottleneck": 6}
+    model = DenseEncoder(student.image_tower, student.text_tower, **sizes, teacher=other)
+    for name, p in other._image_side().state_dict().items():
+        assert torch.equal(model.companions["teacher"].state_dict()[name], p)
+    model.reset_teacher_()
+    for name, p in model._image_side().state_dict().items():
+        assert torch.equal(model.companions["teacher"].state_dict()[name], p)
 
 
 def test_wrong_settings_are_refused() -> None:

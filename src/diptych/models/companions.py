@@ -17,14 +17,30 @@ from diptych.core.errors import ConfigError
 
 
 class Companions(nn.ModuleDict):
-    """Named copies of `source`, frozen and in evaluation mode for good. `forward` is the caller's: `companions["teacher"](...)`.
+    """Named modules that are frozen and in evaluation mode for good. `forward` is the caller's: `companions["teacher"](...)`.
 
-    Attach them to the source after everything that they should copy is in place.
+        Companions(model, "teacher", "reference")     two copies of the model as it is now
+        Companions(teacher=other)                     another module, itself and not a copy: it is frozen in place
+        Companions().add_("teacher", model)           a copy when it is wanted, say after weights were loaded
+
+    Attach copies to their source after everything that they should hold is in place.
     """
 
-    def __init__(self, source: nn.Module, *names: str) -> None:
-        super().__init__({name: copy.deepcopy(source).requires_grad_(False) for name in names})
+    def __init__(self, source: nn.Module | None = None, *names: str, **given: nn.Module) -> None:
+        super().__init__()
+        if (names and source is None) or set(names) & set(given):
+            raise ConfigError(f"companions {[*names, *given]} need one origin each: a source to copy, or a module that is given")
+        for name in names:
+            assert source is not None
+            self.add_(name, source)
+        for name, module in given.items():
+            self[name] = module.requires_grad_(False)
         self.train(False)
+
+    def add_(self, name: str, source: nn.Module) -> Companions:
+        """A copy of the source as it is now under this name, in place of one that was there."""
+        self[name] = copy.deepcopy(source).requires_grad_(False)
+        return self.train(False)
 
     def train(self, mode: bool = True) -> Companions:
         """Stays in evaluation mode whatever the source is told."""

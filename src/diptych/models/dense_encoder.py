@@ -50,6 +50,8 @@ class DensePairs(Pairs):
 class DenseEncoder(DualEncoder):
     """A `DualEncoder` over a `DenseViT`, whose parameters keep their names.
 
+    teacher            another `DenseEncoder` of the same sizes, whose tower and heads the teacher starts from; None: this one, as it
+                       is built. `reset_teacher_` makes it anew, say after weights were loaded
     two_tokens         project the second class token, too, with a temperature of its own, for captions
     distilled, masked  the two self-supervised terms; each has its own prototypes, and either brings the teacher
     """
@@ -69,6 +71,7 @@ class DenseEncoder(DualEncoder):
         prototypes: int,
         hidden: int,
         bottleneck: int,
+        teacher: DenseEncoder | None = None,
     ) -> None:
         super().__init__(image_tower, text_tower, width=width)
         self.two_tokens, self.distilled, self.masked = two_tokens, distilled, masked
@@ -84,7 +87,9 @@ class DenseEncoder(DualEncoder):
             self.patch_head = PrototypeHead(tower, prototypes, hidden=hidden, bottleneck=bottleneck)
             self.register_buffer("patch_centre_K", torch.zeros(prototypes))
         image_tower.mask_D.requires_grad_(masked)
-        self.companions = Companions(self._image_side(), *(("teacher",) if distilled or masked else ()))
+        self.companions = Companions()
+        if distilled or masked:
+            self.companions.add_("teacher", (teacher or self)._image_side())
 
     def _image_side(self) -> nn.ModuleDict:
         """What the teacher is a copy of: the image tower with its prototype heads."""
@@ -134,6 +139,11 @@ class DenseEncoder(DualEncoder):
             patch_NMK = self.patch_head(guessed_NMD)
             found = replace(found, patch_NMK=patch_NMK, teacher_patch_NMK=teacher_NMK, patch_centre_K=self.patch_centre_K.clone())
         return found
+
+    def reset_teacher_(self) -> None:
+        """The teacher becomes this model's image side as it is now."""
+        if len(self.companions):
+            self.companions.copy_("teacher", self._image_side())
 
     def follow_(self, momentum: float) -> None:
         """Tower and heads of the teacher: an exponential moving average."""

@@ -51,6 +51,8 @@ class MixedEncoder(DualEncoder):
     views    a teacher (moving average of the image tower and its projection) and predictors of what it says
     teacher_view  "same": the teacher sees the image that the mixture was made of, and its patches are guessed where the mixture hides
              them; "other": it sees another view, and all of its patches are guessed, from where they lie in the student's view
+    teacher  another `MixedEncoder` of the same sizes, whose image side the teacher starts from; None: this one, as it is built.
+             `reset_teacher_` makes it anew, say after weights were loaded
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class MixedEncoder(DualEncoder):
         classes: int,
         views: bool,
         teacher_view: TeacherView = "same",
+        teacher: MixedEncoder | None = None,
     ) -> None:
         super().__init__(image_tower, text_tower, width=width)
         if image_tower.pool != "mean":
@@ -89,7 +92,9 @@ class MixedEncoder(DualEncoder):
                 self.place_projection = nn.Linear(tower, tower)
             self.patch_block = Block(tower, heads, mlp_width=4 * tower)
             self.patch_predictor = nn.Linear(tower, tower)
-        self.companions = Companions(self._image_side(), *(("teacher",) if views else ()))
+        self.companions = Companions()
+        if views:
+            self.companions.add_("teacher", (teacher or self)._image_side())
 
     def _image_side(self) -> nn.ModuleDict:
         head = {"view_projection": self.view_projection} if self.views else {}
@@ -166,6 +171,11 @@ class MixedEncoder(DualEncoder):
 
     def _view(self, pooled_BD: Tensor) -> Tensor:
         return normalised(self.view_predictor(self.view_projection(pooled_BD)))
+
+    def reset_teacher_(self) -> None:
+        """The teacher becomes this model's image side as it is now."""
+        if self.views:
+            self.companions.copy_("teacher", self._image_side())
 
     def follow_(self, momentum: float) -> None:
         """The teacher: an exponential moving average of image tower and projection."""

@@ -105,7 +105,8 @@ def patch_grouping(
     left_out_NKK = equal_NKK & ~torch.eye(texts, dtype=torch.bool, device=id_NK.device)
     score_NKK = (scale * (grouped_NKD @ text_NKD.transpose(1, 2))).masked_fill(left_out_NKK, -torch.inf)
     own_NK = score_NKK.diagonal(dim1=1, dim2=2)
-    each_NK = -sum(score_NKK.log_softmax(axis).diagonal(dim1=1, dim2=2) for axis in (1, 2)) / 2
+    row_NK, column_NK = (score_NKK.log_softmax(axis).diagonal(dim1=1, dim2=2) for axis in (2, 1))
+    each_NK = -(row_NK + column_NK) / 2
     with torch.no_grad():
         rival_NKK = score_NKK.masked_fill(torch.eye(texts, dtype=torch.bool, device=id_NK.device), -torch.inf)
         hit_NK = (own_NK > torch.maximum(rival_NKK.amax(1), rival_NKK.amax(2))).to(own_NK)

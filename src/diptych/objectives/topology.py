@@ -17,7 +17,7 @@ Letters: N rows of this process, M columns of all processes, T rows of a tile, D
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -111,13 +111,16 @@ def topology(
     reference_text_ND: Tensor,
     *,
     scale: Tensor | float,
+    reference_scale: Tensor | float | None = None,
     tile: int = 512,
     process_group: Group = None,
 ) -> Tensor:
-    """Half the sum of both directions across modalities plus half the sum of both within (CTP): the four terms above."""
+    """Half the sum of both directions across modalities plus half the sum of both within (CTP): the four terms above. Arguments are
+    those of `similarity_kl`; CTP has one scale for both models."""
     image, text = (image_ND, reference_image_ND), (text_ND, reference_text_ND)
+    scales: dict[str, Any] = {"scale": scale, "reference_scale": reference_scale}
     terms = [
-        similarity_kl(q, k, rq, rk, scale=scale, own=own, tile=tile, process_group=process_group)
+        similarity_kl(q, k, rq, rk, **scales, own=own, tile=tile, process_group=process_group)
         for (q, rq), (k, rk), own in ((image, text, True), (text, image, True), (image, image, False), (text, text, False))
     ]
     return torch.stack(terms).sum() / 2

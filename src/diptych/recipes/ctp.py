@@ -238,7 +238,7 @@ class CTP(PairRecipe):
             return found
         found["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
         if self.weight_distilled:
-            distilled = masked_distillation(features.word_NMV, features.momentum_word_NMV, batch.word_BM)
+            distilled = masked_distillation(features.word_NMV, features.momentum_word_NMV, mask_NM=batch.word_BM >= 0)
             found["distilled"] = self.weight_distilled * distilled
         return found
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Dataset, Draw, Draws
+from diptych.core.contracts import Dataset, Draw, Draws, Hook
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
@@ -27,6 +27,7 @@ from diptych.objectives.mutual_information import MutualInformation
 from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import PairRecipe
 from diptych.recipes.presets import pair_fields
+from diptych.recipes.teachers import TeacherFromStart
 
 TEXTS = MutualInformation(symmetric=True)
 VIEWS = MutualInformation()
@@ -137,6 +138,9 @@ class M3I(PairRecipe):
             raise ConfigError(f"image tower {self.image_tower!r} does not pool by means of patches (expected dense_...)")
         classes = len(self.classes) if self.weight_class else 0
         return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views, teacher_view=self.teacher_view)
+
+    def hooks(self) -> Sequence[Hook]:
+        return [TeacherFromStart()]
 
     def batch(self, draws: Draws) -> MixedBatch:
         """Text, then crop and flip, then the mixture's patches, then the teacher's crop and flip, all from the draw's own generator. The

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from torch import Tensor, nn
 
-from diptych.core.contracts import Dataset, Draws
+from diptych.core.contracts import Dataset, Draws, Hook
 from diptych.core.errors import ConfigError
 from diptych.data.batch import TripletBatch
 from diptych.data.views import hidden_patches, local_views
@@ -23,6 +24,7 @@ from diptych.recipes.alip import ALIP
 from diptych.recipes.clip import CLIP
 from diptych.recipes.pairs import PairRecipe
 from diptych.recipes.presets import pair_fields
+from diptych.recipes.teachers import TeacherFromStart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,9 @@ class TIPS(PairRecipe):
             bottleneck=self.head_width,
         )
 
+    def hooks(self) -> Sequence[Hook]:
+        return [TeacherFromStart()]
+
     def batch(self, draws: Draws) -> DenseBatch:
         """The texts and the whole view first, then the small views, then what is hidden, all from the draw's own generator."""
         read = self.reader().batch(draws)
@@ -151,7 +156,7 @@ class TIPS(PairRecipe):
             / len(sides)
             for name, image_ND, text_ND, scale in sides
         }
-        taus = {"student_tau": self.student_tau, "teacher_tau": self.teacher_tau}
+        taus: dict[str, Any] = {"student_tau": self.student_tau, "teacher_tau": self.teacher_tau}
         if features.local_NVK is not None:
             distilled = self_distillation(features.local_NVK, features.teacher_N1K, features.class_centre_K, **taus)
             found["distilled"] = self.alpha * distilled
