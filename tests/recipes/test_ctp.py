@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from diptych.data.stream import batches
 from diptych.recipes.ctp import CTP, MaskedPairBatch
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
+from diptych.train.stages import total_steps
 from diptych.worlds.scenes import scenes
 
 ROWS, SIDE, LENGTH = 8, 16, 8
@@ -203,6 +205,13 @@ def test_a_buffer_replays_samples_of_the_earlier_tasks_and_none_of_later_ones() 
         assert kept - own == set(sorted(earlier, key=lambda row: number[row])[:size])
         assert stage.share == len(kept)
     assert of_scenes().held_below == ()
+    added = of_scenes(buffer=size, replays="added", epochs=3.0, steps=0)
+    sizes = added.sizes
+    replayed = min(size, sizes[0]) + min(size, sizes[0] + sizes[1])
+    assert added.epochs == pytest.approx(3 * (40 + replayed) / 40)
+    assert added.prepare(data) == added, "prepared once, the epochs stay"
+    assert total_steps(added, data, TrainOptions()) == math.ceil(3 * (40 + replayed) / 8)
+    assert of_scenes(buffer=size, epochs=3.0, steps=0).epochs == 3
     with pytest.raises(ConfigError, match="buffer is -1"):
         small(buffer=-1)
 
@@ -265,5 +274,5 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert trained == 224_414_977
     for name in ("momentum", "reference"):
         assert sum(p.numel() for p in model.companions[name].parameters()) == trained
-    assert CTP.preset("paper_er") == replace(paper, buffer=10_000)
+    assert CTP.preset("paper_er") == replace(paper, buffer=10_000, replays="added")
     assert (paper.tau, paper.queue, paper.momentum, paper.compatible) == (0.07, 1024, 0.995, (0.9, 0.05, 0.05))

@@ -53,8 +53,8 @@ class CTP(PairRecipe):
 
     With `buffer` above 0 this is CTP_ER (preset `paper_er`), the variant with experience replay: a reservoir of samples of the earlier
     tasks is trained on again with each later one. Which samples it holds is told from their uids (`data/reservoir.py`). Tasks share the
-    steps of the run in proportion to their samples, replays included, so that a run with a buffer costs no more than one without; the
-    released code trains its epochs over both.
+    steps of the run in proportion to their samples, replays included, so that a run with a buffer costs no more than one without. The
+    released code trains its epochs over both (`replays="added"`, in `paper_er`).
 
     Each task starts the optimiser and its schedule afresh; queues go on. After each task the model is kept in `snapshots/`; protocol
     `continual` (`diptych eval RUN continual:history=RUN/snapshots --data D`) makes the score matrix from them.
@@ -77,6 +77,8 @@ class CTP(PairRecipe):
     projection_bias  whether both projections have a bias, as in the released code; it starts at 0
     buffer         samples of earlier tasks that are trained on again (10,000 in the released CTP_ER); 0 keeps no data
     buffer_seed    another one, another reservoir
+    replays        "shared": a run has the steps that it has without a buffer; "added": its epochs are longer by the samples that are
+                   replayed, and the prepared `epochs` say by how much. Steps that are given stay
     keys           "gathered" from all processes, or each process's "own"
     """
 
@@ -101,6 +103,7 @@ class CTP(PairRecipe):
     projection_bias: bool = False
     buffer: int = 0
     buffer_seed: int = 0
+    replays: Literal["shared", "added"] = "shared"
     keys: Literal["gathered", "own"] = "gathered"
 
     batch_size: int = 512
@@ -124,6 +127,8 @@ class CTP(PairRecipe):
             raise ConfigError(f"compatible is {self.compatible} (expected three shares with the sum 1)")
         if self.buffer < 0:
             raise ConfigError(f"buffer is {self.buffer} (expected 0 or more samples)")
+        if self.replays not in ("shared", "added"):
+            raise ConfigError(f"replays is {self.replays!r} (expected shared | added)")
 
     def prepare(self, data: Dataset) -> Self:
         """Finds the tasks, how many samples each has and what a buffer will hold; learns one vocabulary over all of them."""
@@ -137,7 +142,15 @@ class CTP(PairRecipe):
         if self.buffer:
             numbers_N = reservoir_numbers(data.uids, self.buffer_seed)
             held = reservoir_limits(numbers_N, task_of, len(sizes), self.buffer)
-        return replace(known, column=(stream.column,), tasks=stream.values, sizes=sizes, held_below=held)
+        known = replace(known, column=(stream.column,), tasks=stream.values, sizes=sizes, held_below=held)
+        if self.buffer and self.replays == "added":
+            trained = sum(known.trained_on(task) for task in range(len(sizes)))
+            known = replace(known, epochs=self.epochs * trained / sum(sizes))
+        return known
+
+    def trained_on(self, task: int) -> int:
+        """Samples of a task, and those that are replayed with it."""
+        return self.sizes[task] + min(self.buffer, sum(self.sizes[:task]))
 
     @property
     def stream(self) -> Stream:
@@ -154,11 +167,11 @@ class CTP(PairRecipe):
             Stage(
                 name,
                 replace(self, task=task),
-                share=size + min(self.buffer, sum(self.sizes[:task])),
+                share=self.trained_on(task),
                 keep=partial(_is_trained_on, self.stream, task, held[task], self.buffer_seed),
                 carry=_carry,
             )
-            for task, (name, size) in enumerate(zip(self.stream.names, self.sizes, strict=True))
+            for task, name in enumerate(self.stream.names)
         ]
 
     def hooks(self) -> Sequence[Hook]:
@@ -301,7 +314,7 @@ class CTP(PairRecipe):
     @classmethod
     def paper_er(cls) -> Self:
         """CTP_ER: `paper` with a buffer of 10,000 samples."""
-        return replace(cls.paper(), buffer=10_000)
+        return replace(cls.paper(), buffer=10_000, replays="added")
 
 
 class _StreamSnapshots(Snapshots):

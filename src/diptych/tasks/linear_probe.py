@@ -65,9 +65,8 @@ class LinearProbe:
     l2          a fixed lambda; 0 searches for it
     ties        what equal scores of classes are worth: expected | pessimistic | optimistic | index
     l2_ties     which of the lambdas of equal validation accuracy is taken: the "largest" or the "smallest"
-    neighbour_ties
-                which of the training images that are equally near as the k-th vote: "index", the earlier rows, or "shared", all of them,
-                each with its share of the places that are left
+    neighbour_ties  which of the training images that are as near as the k-th vote: "index", the earlier rows, or "shared", all of
+                them, each with its share of the places that are left
     head        "logistic" or "knn" (k neighbours, votes weighted by exp(cosine / temperature))
     """
 
