@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 
 from diptych.core.errors import ConfigError
@@ -20,6 +23,31 @@ def test_exact_on_rendered_captions() -> None:
             for one, other in [(sample.regions[r.subject], sample.regions[r.object])]
         ]
         assert sorted(grammar(sample.texts[0].string)) == sorted(said)
+
+
+def test_the_longest_phrase_wins_then_the_first_of_the_list_then_the_first_of_the_words() -> None:
+    """Against the plain loop over phrases and places, on random words."""
+    rng = np.random.default_rng(0)
+    letters = ["p", "q", "r", "a", "is"]
+    for _ in range(300):
+        phrases = tuple(" ".join(rng.choice(letters[:3], rng.integers(1, 4))) for _ in range(4))
+        words = rng.choice(letters, rng.integers(1, 9)).tolist()
+        expected: list[tuple[str, str, str]] = []
+        for phrase in sorted((name.split() for name in phrases), key=len, reverse=True):
+            for start in range(len(words)):
+                ends = TemplateGrammar(("x",))(" ".join([*words[:start], "x", *words[start + len(phrase) :]]))
+                if words[start : start + len(phrase)] == phrase and ends and not expected:
+                    expected = [(ends[0][0], " ".join(phrase), ends[0][2])]
+        assert TemplateGrammar(phrases)(" ".join(words)) == expected
+
+
+def test_tens_of_thousands_of_phrases_are_looked_up_and_not_tried() -> None:
+    grammar = TemplateGrammar((*(f"relation {n}" for n in range(36_000)), "far left of"))
+    grammar("a ring far left of a star")  # sorts them once
+    start = time.perf_counter()
+    for _ in range(200):
+        assert grammar("a red ring far left of a star") == [("red ring", "far left of", "star")]
+    assert time.perf_counter() - start < 2.0
 
 
 @pytest.mark.parametrize(

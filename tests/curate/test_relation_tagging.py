@@ -61,6 +61,9 @@ def test_from_boxes_and_captions_to_relations_to_a_detector(
         assert sample.extras["relations_by"] == f"rlipv2 {model.fingerprint[:16]}"
         assert sample.extras["tagging"]["captions"] == 1
     assert [s.regions for s in found] == [data[data.uids.index(uid)].regions for uid in found.uids]
+    assert set(model.relations) == {r.predicate for s in data.split("train") for r in s.relations}, (
+        "a caption may say any of them"
+    )
     made_by = read_table(out, "tagged_relations").made_by
     (step,) = made_by["config"]["steps"]
     assert step["step"] == "relation_tags"
@@ -153,3 +156,14 @@ def test_what_cannot_work_is_said(built: Path, tagger: Path, tmp_path: Path, cap
     with pytest.raises(DataError, match="holds no captions"):
         TagRelations(str(tagger), captions=str(tmp_path))(data)
     assert TagRelations(str(tagger)).plan(data)["unit"] == "tagged image"
+
+
+def test_what_was_tagged_can_be_built_and_verified(built: Path, tagger: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "tagged", tmp_path / "again"
+    assert main(["curate", "relation_tags", str(built), str(out), "--tagger", str(tagger), "--threshold", "0"]) == 0
+    assert open_pool(out).fingerprint != dp.read(built).fingerprint, (
+        "other relations are other data: a run cannot go on with them"
+    )
+    assert main(["data", "build", str(out), str(again)]) == 0
+    assert main(["data", "verify", str(again)]) == 0
+    assert {s.uid: s.relations for s in dp.read(again)} == {s.uid: s.relations for s in open_pool(out)}

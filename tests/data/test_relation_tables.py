@@ -42,6 +42,17 @@ def test_or_behind_them() -> None:
     assert relations(pool().with_table(TABLE)) == {"x": (OWN, *X), "y": (OWN,), "z": (OWN, *Z)}
 
 
+def test_relations_of_a_table_are_part_of_the_fingerprint() -> None:
+    given = pool().with_table(TABLE, replace=True)
+    other = pool().with_table(TABLE.set_column(4, "confidence", pa.array([0.25, 0.5, 0.75, 0.75])), replace=True)
+    assert len({pool().fingerprint, given.fingerprint, other.fingerprint}) == 3
+    assert given.fingerprint == pool().with_table(TABLE, replace=True).fingerprint
+    rows = [2, 0]
+    assert given.select(rows).fingerprint == pool().select(rows).with_table(TABLE, replace=True).fingerprint
+    assert given.select(rows).fingerprint != other.select(rows).fingerprint
+    assert given.select([1]).fingerprint == other.select([1]).fingerprint
+
+
 def test_data_without_relations_get_some() -> None:
     bare = pool(related=False)
     assert not bare.has_relations

@@ -39,7 +39,9 @@ def test_the_paper_holds_the_released_weights_and_gives_their_numbers() -> None:
     torch.manual_seed(0)
     theirs = open_clip.create_model("ViT-B-32-quickgelu").eval()
     ours = CLIP.paper().model().eval()
-    ours.load_state_dict(from_open_clip(theirs.state_dict()), strict=True)  # no name is left over on either side
+    sizes = {"input_resolution": torch.tensor(224), "context_length": torch.tensor(77), "vocab_size": torch.tensor(49408)}
+    released = theirs.state_dict() | sizes  # as in OpenAI's files
+    ours.load_state_dict(from_open_clip(released), strict=True)  # no name is left over on either side
     image_BCHW = torch.randn(2, 3, 224, 224)
     text_BL = open_clip.get_tokenizer("ViT-B-32-quickgelu")(["a cat", "a photo of a dog on a mat"])
     with torch.no_grad():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 from diptych.core.errors import ConfigError
@@ -46,14 +47,24 @@ class TemplateGrammar:
     def __call__(self, caption: str) -> list[Spans]:
         return [spans for clause in CLAUSE.split(caption.lower()) if (spans := self._clause(clause.split()))]
 
+    @cached_property
+    def _places(self) -> dict[tuple[str, ...], int]:
+        """Phrase -> its place among all, the longest first; for lists of tens of thousands."""
+        phrases = dict.fromkeys(tuple(name.lower().split()) for name in self.relations)
+        return {phrase: place for place, phrase in enumerate(sorted(phrases, key=len, reverse=True))}
+
     def _clause(self, words: list[str]) -> Spans | None:
-        phrases = sorted((tuple(name.lower().split()) for name in self.relations), key=len, reverse=True)
-        for phrase in phrases:
-            for start in range(1, len(words) - len(phrase)):
-                if tuple(words[start : start + len(phrase)]) == phrase:
-                    subject, other = _bare(words[:start]), _bare(words[start + len(phrase) :])
-                    if subject and other:
-                        return subject, " ".join(phrase), other
+        longest = max(map(len, self._places))
+        spans = (
+            (self._places[phrase], start, phrase)
+            for start in range(1, len(words) - 1)
+            for stop in range(start + 1, min(start + longest, len(words) - 1) + 1)
+            if (phrase := tuple(words[start:stop])) in self._places
+        )
+        for _, start, phrase in sorted(spans):
+            subject, other = _bare(words[:start]), _bare(words[start + len(phrase) :])
+            if subject and other:
+                return subject, " ".join(phrase), other
         return None
 
 

@@ -219,7 +219,7 @@ def _write_tables(pool: Pool, out: Path, stored: list[Stored], plan: list[list[i
     mark = {
         "format": FORMAT,
         "name": pool.name,
-        "fingerprint": chosen.with_columns({"sha256": manifest["sha256"].to_pylist()}).fingerprint,
+        "fingerprint": chosen.with_columns({"sha256": manifest["sha256"].to_pylist()}).content_fingerprint(),
         "tables": [name for name, table in tables.items() if table is not None],
         "count": len(chosen),
         "shards": len(plan),

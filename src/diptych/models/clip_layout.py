@@ -14,6 +14,9 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError
 
+_SIZES = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that OpenAI's files hold among the tensors."""
+
 # (pattern, replacement) in order; the first that matches a whole name renames it
 _OPEN_CLIP = (
     (r"visual\.conv1\.(\w+)", r"image_tower.patches.\1"),
@@ -105,7 +108,7 @@ def from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rules = (*_SIGLIP, *_OPEN_CLIP)
     out = {}
     for name, tensor in tensors.items():
-        if name.endswith("attn_mask"):
+        if name.endswith("attn_mask") or name in _SIZES:
             continue
         ours = _renamed(_renamed(name, rules), _OPEN_CLIP_BLOCK)
         out[ours] = _shaped(name, ours, tensor)

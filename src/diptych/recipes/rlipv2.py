@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Draws, Optimiser, Rule
 from diptych.data.graph_batch import GraphBatch
+from diptych.data.label_lists import NO_OBJECTS, LabelLists
 from diptych.data.region_noise import RegionNoise
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection_backbone import DetectionBackbone, detection_backbone
@@ -198,6 +199,12 @@ class RLIPv2(GraphRecipe):
 
     def model(self) -> RelationDetector:
         return RelationDetector(self.image_backbone(), self.text_part(), self.shape())
+
+    def default_lists(self) -> LabelLists:
+        """Of a tagger every name: it is asked for those of one image, and these say what captions can be read for."""
+        if not self.given or self.lists == "closed":
+            return super().default_lists()
+        return LabelLists(tuple(name for name in self.names.objects if name != NO_OBJECTS), self.names.relations)
 
     def image_backbone(self) -> DetectionBackbone:
         options: dict[str, Any] = {}
