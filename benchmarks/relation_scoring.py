@@ -33,16 +33,16 @@ from human_object_loops import hico_det_loop, hico_det_triplets_loop, v_coco_loo
 from scene_graph_loops import predicates_loop, triplets_loop, vg150_loop
 
 from diptych.core.environment import environment
-from diptych.data.label_lists import LabelLists
+from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.vocabularies import vocabulary
-from diptych.models.relation_detector import PairSet
-from diptych.models.ruled_triplets import found_graph, selection
-from diptych.models.triplet_selection import best_triplets
-from diptych.tasks.hico_det import HicoDet
-from diptych.tasks.open_images_relations import OpenImagesPredicates
-from diptych.tasks.open_images_triplets import OpenImagesTriplets
-from diptych.tasks.v_coco import VCoco
-from diptych.tasks.vg150 import VG150
+from diptych.models.rlipv2.relation_detector import PairSet
+from diptych.models.rlipv2.ruled_triplets import found_graph, selection
+from diptych.models.rlipv2.triplet_selection import best_triplets
+from diptych.tasks.relations.hico_det import HicoDet
+from diptych.tasks.relations.open_images_relations import OpenImagesPredicates
+from diptych.tasks.relations.open_images_triplets import OpenImagesTriplets
+from diptych.tasks.relations.v_coco import VCoco
+from diptych.tasks.relations.vg150 import VG150
 
 PREDICTIONS = 100  # triplets an image, each with a person box and an object box of its own as from paired queries
 BOXES = 2 * PREDICTIONS

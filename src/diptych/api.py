@@ -202,7 +202,7 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
     from diptych.data.dataset import Pool
     from diptych.data.inspect import inspect
     from diptych.data.split import leaks
-    from diptych.recipes.pairs import PairRecipe
+    from diptych.recipes._shared.pairs import PairRecipe
 
     if not isinstance(rows, Pool):
         return [f"{rows.name}: {len(rows):,} samples, rendered as they are needed"]
@@ -260,11 +260,11 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
     if engine == "onnx" or (Path(name) / "onnx.json").is_file():
         return _on_onnx(name, download)
     if str(name).startswith(FOREIGN):
-        from diptych.models.foreign import load_foreign
+        from diptych.models.io.foreign import load_foreign
 
         foreign: Embedder = load_foreign(str(name), download=download)
         return foreign
-    from diptych.models.deployed import open_model
+    from diptych.models.io.deployed import open_model
 
     folder = Path(name)
     if (folder / "run.json").is_file():
@@ -279,9 +279,9 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     """The export in a folder, or one made of a model, which lasts as long as this process."""
     import tempfile
 
-    from diptych.models.embedder import PairEmbedder
-    from diptych.models.export import ONNX_FILE, to_onnx
-    from diptych.models.onnx_embedder import OnnxEmbedder
+    from diptych.models.io.export import ONNX_FILE, to_onnx
+    from diptych.models.io.onnx_embedder import OnnxEmbedder
+    from diptych.models.pairs.embedder import PairEmbedder
 
     if (Path(name) / ONNX_FILE).is_file():
         return OnnxEmbedder(name)

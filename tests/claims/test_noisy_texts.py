@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from diptych.claims.dreamlip import captioned
 from diptych.claims.noisy_texts import PLACES, NoisyPairs, exchanged, for_noisy_pairs
-from diptych.data.sentences import sentences
-from diptych.recipes.clip import CLIP
+from diptych.data.text.sentences import sentences
+from diptych.recipes.contrastive.clip import CLIP
 
 
 def test_no_exchanged_row_keeps_its_own() -> None:

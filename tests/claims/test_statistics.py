@@ -13,7 +13,7 @@ from scipy import stats
 from diptych.claims.statistics import detectable, group_parts, item_view, items_needed, mcnemar, sign_flip
 from diptych.claims.verdict import paired_difference
 from diptych.core.errors import DataError
-from diptych.tasks.zero_shot import ZeroShot
+from diptych.tasks.pairs.zero_shot import ZeroShot
 
 HITS = partial(ZeroShot.item_values, metric="acc@1")
 RECALLS = partial(ZeroShot.item_values, metric="mean_per_class")

@@ -13,7 +13,7 @@ import pytest
 from diptych.cli import COMMANDS, main
 from diptych.cli.flat import documented, flat, pick
 from diptych.core.registry import OPERATORS
-from diptych.recipes.clip import CLIP
+from diptych.recipes.contrastive.clip import CLIP
 from diptych.train.options import TrainOptions
 
 WORLD = "world:scenes?n=40"
@@ -192,7 +192,7 @@ def test_build_inspect_verify_split(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_classify_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from diptych import api
-    from diptych.data.decode import decode, encode_png
+    from diptych.data.media.decode import decode, encode_png
 
     out = str(tmp_path / "run")
     api.train("clip", WORLD, out, steps=1, batch_size=8, progress=False)

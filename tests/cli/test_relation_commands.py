@@ -21,7 +21,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.graphs import write
 from diptych.data.vocabularies import vocabulary
-from diptych.recipes.rlipv2 import RLIPv2
+from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks import find
 from diptych.tasks.evaluate import rescore
 

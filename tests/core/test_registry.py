@@ -16,9 +16,9 @@ MODULE = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diptych.curate.exact_duplicates import ExactDuplicates
-from diptych.recipes.clip import CLIP
-from diptych.tasks.retrieval import Retrieval
+from diptych.curate.duplicates.exact import ExactDuplicates
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.tasks.pairs.retrieval import Retrieval
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from diptych.core.errors import RunError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.registry import OPERATORS
 from diptych.core.sample import Sample, Text
-from diptych.curate.exact_duplicates import ExactDuplicates
-from diptych.curate.near_duplicates import NearDuplicates
-from diptych.curate.pool import curate, plan
+from diptych.curate.duplicates.exact import ExactDuplicates
+from diptych.curate.duplicates.near import NearDuplicates
+from diptych.curate.engine.pool import curate, plan
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 from diptych.worlds import scenes

@@ -13,12 +13,12 @@ from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation
-from diptych.data.graph_batch import GraphBatch, graph_batch
-from diptych.data.graph_transforms import DetectorViews, Squashed
-from diptych.data.label_lists import CorpusNames, LabelLists, ListSampler
-from diptych.data.region_noise import RegionNoise
-from diptych.data.tokenize import Tokenizer
-from diptych.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from diptych.data.graphs.batch import GraphBatch, graph_batch
+from diptych.data.graphs.label_lists import CorpusNames, LabelLists, ListSampler
+from diptych.data.graphs.region_noise import RegionNoise
+from diptych.data.graphs.transforms import DetectorViews, Squashed
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
+from diptych.data.text.tokenize import Tokenizer
 from diptych.worlds import links
 
 

@@ -12,10 +12,10 @@ import pytest
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import SceneGraph
-from diptych.data.build import build, open_built
 from diptych.data.dataset import Pool
 from diptych.data.graphs import FORMATS, format_of
 from diptych.data.read import read
+from diptych.data.shards.build import build, open_built
 
 METHODS = {name: name.replace("-", "_") for name in FORMATS}
 

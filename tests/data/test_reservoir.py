@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diptych.data.reservoir import reservoir_limits, reservoir_numbers
+from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
 
 UIDS = [f"u{n}" for n in range(60)]
 PART = [n // 20 for n in range(60)]

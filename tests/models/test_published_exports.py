@@ -12,12 +12,12 @@ import torch.nn.functional as F
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
-from diptych.data.tokenize import Tokenizer
-from diptych.data.transforms import Preprocess
-from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedder import PairEmbedder
-from diptych.models.export import to_onnx, to_transformers
-from diptych.models.towers import image_tower, text_tower
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.export import to_onnx, to_transformers
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.towers import image_tower, text_tower
 
 TEXTS = ["a red bus", "a green tree by the road", "bus"]
 PIXELS = [np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8) for seed in range(3)]

@@ -11,11 +11,11 @@ import torch
 
 from diptych.core import systems
 from diptych.core.errors import ConfigError
-from diptych.models.attention_pool import AttentionPool
-from diptych.models.clip_layout import from_open_clip
-from diptych.models.dual_encoder import DualEncoder
-from diptych.models.towers import image_tower, text_tower
-from diptych.recipes.clip import CLIP
+from diptych.models.io.clip_layout import from_open_clip
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.attention_pool import AttentionPool
+from diptych.models.towers.towers import image_tower, text_tower
+from diptych.recipes.contrastive.clip import CLIP
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -205,9 +205,9 @@ def test_the_attention_pool_reads_every_token_once_and_in_any_order() -> None:
 
 
 def test_a_saved_model_with_these_parts_comes_back(tmp_path: Path) -> None:
-    from diptych.data.tokenize import Tokenizer
-    from diptych.data.transforms import Preprocess
-    from diptych.models.embedder import PairEmbedder
+    from diptych.data.media.transforms import Preprocess
+    from diptych.data.text.tokenize import Tokenizer
+    from diptych.models.pairs.embedder import PairEmbedder
 
     words = Tokenizer.train(["a red cat", "a dog on a mat"], 270)
     resnet = image_tower("resnet_clip_50", image_size=32, depths=(1, 1, 1, 1), width=8, heads=4, out=24)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.models.language_fusion import GATES, BidirectionalFusion
+from diptych.models.rlipv2.language_fusion import GATES, BidirectionalFusion
 
 STORED = Path(__file__).parent / "rlipv2_gates.npz"
 

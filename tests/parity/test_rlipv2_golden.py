@@ -20,10 +20,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.models.detection_backbone import DetectionBackbone
-from diptych.models.label_encoder import label_encoder
-from diptych.models.relation_detector import DetectorShape, PairSet, RelationDetector
-from diptych.models.rlipv2_published import from_released
+from diptych.models.detection.backbone import DetectionBackbone
+from diptych.models.rlipv2.published import from_released
+from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.towers.label_encoder import label_encoder
 
 HERE = Path(__file__).parent
 GIVEN = ("feat0", "feat1", "feat2", "pixel_mask", "text_mask", "spatial_shapes", "valid_ratios")

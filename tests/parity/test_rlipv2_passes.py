@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.models.detection_backbone import DetectionBackbone
-from diptych.models.label_encoder import label_encoder
-from diptych.models.pair_queries import GivenPairs
-from diptych.models.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.detection.backbone import DetectionBackbone
+from diptych.models.rlipv2.pair_queries import GivenPairs
+from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.towers.label_encoder import label_encoder
 
 STORED = Path(__file__).parent / "rlipv2_passes.npz"
 ENTITIES, RELATIONS, PAIRS = 6, 4, 8

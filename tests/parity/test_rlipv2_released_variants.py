@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.models.detection_backbone import DetectionBackbone
-from diptych.models.label_encoder import label_encoder
-from diptych.models.pair_queries import GivenPairs
-from diptych.models.relation_detector import DetectorShape, RelationDetector
-from diptych.models.rlipv2_published import from_released, to_released
+from diptych.models.detection.backbone import DetectionBackbone
+from diptych.models.rlipv2.pair_queries import GivenPairs
+from diptych.models.rlipv2.published import from_released, to_released
+from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
+from diptych.models.towers.label_encoder import label_encoder
 
 PAIRS, ENTITIES, RELATIONS = 4, 5, 3
 PARSED: dict[str, Any] = {"variant": "parsed"}

@@ -15,7 +15,7 @@ from diptych import api
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Detector, Embedder, Generator, Optimiser, Recipe
 from diptych.core.registry import RECIPES
-from diptych.data.stream import batches
+from diptych.data.load.stream import batches
 from diptych.worlds.resolve import resolve
 
 BUILT = list(RECIPES)

@@ -22,7 +22,7 @@ from diptych.report.evaluation import Kept, graphs_compared
 from diptych.report.graph_layout import wrapped
 from diptych.report.graphs import annotated, compared_block, graph_block, graph_picture, matched, node_link
 from diptych.report.pictures import Album
-from diptych.tasks.graph_records import records
+from diptych.tasks.relations.graph_records import records
 from diptych.worlds.links import links
 from diptych.worlds.scenes import scenes
 

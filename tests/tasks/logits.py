@@ -12,9 +12,9 @@ import torch
 
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.data.label_lists import LabelLists
-from diptych.models.graph_detector import GraphDetector
-from diptych.models.relation_detector import PairSet
+from diptych.data.graphs.label_lists import LabelLists
+from diptych.models.rlipv2.graph_detector import GraphDetector
+from diptych.models.rlipv2.relation_detector import PairSet
 
 Floats = npt.NDArray[np.float32]
 

@@ -19,11 +19,11 @@ from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import RuledDetector, TripletRule
 from diptych.data.vocabularies import MISSING, vocabulary
 from diptych.tasks.evaluate import evaluate
-from diptych.tasks.graph_records import names_in
-from diptych.tasks.hico_det import HicoDet
-from diptych.tasks.open_images_triplets import OpenImagesTriplets
-from diptych.tasks.v_coco import VCoco
-from diptych.tasks.v_coco_triplets import VCocoTriplets
+from diptych.tasks.relations.graph_records import names_in
+from diptych.tasks.relations.hico_det import HicoDet
+from diptych.tasks.relations.open_images_triplets import OpenImagesTriplets
+from diptych.tasks.relations.v_coco import VCoco
+from diptych.tasks.relations.v_coco_triplets import VCocoTriplets
 
 HICO = vocabulary("hico-det")
 CHOSEN = (7, 45, 110, 155, 213, 300, 463, 517, 555, 596)

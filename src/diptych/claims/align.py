@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.noisy_texts import NOUNS, NoisyPairs, for_noisy_pairs, pairs_cell
-from diptych.recipes.align import ALIGN
+from diptych.recipes.contrastive.align import ALIGN
 
 MANY, FEW, MISMATCHED = 6000, 400, 0.3
 UNSEEN = tuple(noun for noun in NOUNS if noun.split()[0] in ("yellow", "purple", "white"))
@@ -16,10 +16,10 @@ SOURCES = (
     "diptych.claims.align",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.align",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.align",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.objectives.pairs.info_nce",
 )
 
 

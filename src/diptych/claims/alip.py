@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.noisy_texts import NoisyPairs, for_noisy_pairs, pairs_cell
-from diptych.recipes.alip import ALIP
-from diptych.recipes.clip import CLIP
-from diptych.recipes.pairs import PairRecipe
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes.contrastive.alip import ALIP
+from diptych.recipes.contrastive.clip import CLIP
 
 PAIRS, MISMATCHED = 6000, 0.4
 BATCH, STEPS = 128, 400
@@ -17,12 +17,12 @@ SOURCES = (
     "diptych.claims.alip",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.alip",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.models.triplet_encoder",
-    "diptych.objectives.agreement_gates",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.alip",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.models.pairs.two_text_encoder",
+    "diptych.objectives.pairs.agreement_gates",
+    "diptych.objectives.pairs.info_nce",
 )
 
 

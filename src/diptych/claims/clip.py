@@ -10,9 +10,9 @@ import torch
 from diptych.claims.claim import Arm, Cell, Claim, Scores
 from diptych.claims.training import retrieval_cell, trained
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.recipes.clip import CLIP
-from diptych.tasks.zero_shot import ZeroShot
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.tasks.pairs.zero_shot import ZeroShot
 from diptych.worlds.scene_layout import COLOURS, SHAPES
 from diptych.worlds.scenes import Split, scenes
 
@@ -20,9 +20,9 @@ PAIRS = 40_960
 SOURCES = (
     "diptych.claims.clip",
     "diptych.claims.training",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.objectives.pairs.info_nce",
 )
 NOUNS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 HELD_OUT = tuple(f"{colour} {shape}" for colour, shape in zip(COLOURS, SHAPES, strict=True))

@@ -14,17 +14,17 @@ from diptych.claims.claim import Arm, Cell, Claim, Scores
 from diptych.claims.noisy_texts import NOUNS, NoisyPairs, for_cell, for_noisy_pairs
 from diptych.claims.training import trained
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.recipes.clip import CLIP
-from diptych.tasks.zero_shot import ZeroShot
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.tasks.pairs.zero_shot import ZeroShot
 
 SOURCES = (
     "diptych.claims.clip_names",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.objectives.pairs.info_nce",
 )
 HELD_OUT = ("red circle", "green square", "blue triangle", "yellow cross")
 """Of 24 nouns; each of their words is seen in other combinations."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.noisy_texts import for_noisy_pairs
 from diptych.claims.task_streams import colours, stream_cell, vendors
-from diptych.recipes.ctp import CTP
+from diptych.recipes.contrastive.ctp import CTP
 
 BATCH, STEPS = 128, 600
 ROWS, TESTED = 2000, 500
@@ -16,13 +16,13 @@ SOURCES = (
     "diptych.claims.ctp",
     "diptych.claims.task_streams",
     "diptych.claims.noisy_texts",
-    "diptych.recipes.ctp",
-    "diptych.models.continual_encoder",
-    "diptych.models.companions",
-    "diptych.models.feature_queue",
-    "diptych.objectives.topology",
-    "diptych.objectives.info_nce",
-    "diptych.tasks.continual",
+    "diptych.recipes.contrastive.ctp",
+    "diptych.models.pairs.continual_encoder",
+    "diptych.models.layers.companions",
+    "diptych.models.layers.feature_queue",
+    "diptych.objectives.distillation.topology",
+    "diptych.objectives.pairs.info_nce",
+    "diptych.tasks.pairs.continual",
 )
 REPORTED = ("last_task", "average", "forgetting", "union", "union_loss", "first_task_then", "train_seconds")
 

@@ -15,9 +15,9 @@ from diptych.claims.noisy_texts import PLACES, TESTED, NoisyPairs, for_noisy_pai
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.recipes.clip import CLIP
-from diptych.recipes.dreamlip import DreamLIP
-from diptych.recipes.pairs import PairRecipe
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.dreamlip import DreamLIP
 
 PAIRS = NoisyPairs(6000)
 STEPS, BATCH = 400, 128
@@ -25,14 +25,14 @@ SOURCES = (
     "diptych.claims.dreamlip",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.dreamlip",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.data.text_sets",
-    "diptych.data.sentences",
-    "diptych.models.text_sets",
-    "diptych.objectives.patch_grouping",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.dreamlip",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.data.text.text_sets",
+    "diptych.data.text.sentences",
+    "diptych.models.pairs.text_set_encoder",
+    "diptych.objectives.pairs.patch_grouping",
+    "diptych.objectives.pairs.info_nce",
 )
 
 

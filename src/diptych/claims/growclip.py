@@ -7,7 +7,7 @@ from typing import Any
 
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.noisy_texts import NoisyPairs, for_noisy_pairs, pairs_cell
-from diptych.recipes.growclip import GrowCLIP
+from diptych.recipes.contrastive.growclip import GrowCLIP
 from diptych.train.halving import rungs
 
 PAIRS, FIRST, BATCH = 6000, 1 / 3, 128
@@ -18,13 +18,13 @@ SOURCES = (
     "diptych.claims.growclip",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.growclip",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.models.growing_encoder",
-    "diptych.models.growth",
+    "diptych.recipes.contrastive.growclip",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.models.pairs.growing_encoder",
+    "diptych.models.towers.growth",
     "diptych.train.halving",
-    "diptych.objectives.info_nce",
+    "diptych.objectives.pairs.info_nce",
 )
 
 

@@ -11,11 +11,11 @@ from diptych.claims.claim import Arm, Cell, Claim, Scores
 from diptych.claims.noisy_texts import SMOKE_BATCH, SMOKE_ROWS, TESTED, NoisyPairs, for_noisy_pairs
 from diptych.claims.training import trained
 from diptych.core.randomness import keyed_rng
-from diptych.curate.laion import LAION
+from diptych.curate.operators.laion import LAION
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.recipes.clip import CLIP
-from diptych.tasks.retrieval import Retrieval
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.tasks.pairs.retrieval import Retrieval
 
 MISMATCHED, ROWS, TRUSTED = 0.5, 3000, 1000
 STEPS, SCORER_STEPS, BATCH = 300, 300, 128
@@ -89,10 +89,10 @@ def claims() -> tuple[Claim, ...]:
             "diptych.claims.laion",
             "diptych.claims.noisy_texts",
             "diptych.claims.training",
-            "diptych.curate.laion",
-            "diptych.curate.embedding",
-            "diptych.recipes.clip",
-            "diptych.recipes.pairs",
+            "diptych.curate.operators.laion",
+            "diptych.curate.engine.embedding",
+            "diptych.recipes.contrastive.clip",
+            "diptych.recipes._shared.pairs",
         ),
         reported=("test/t2i_r@1", "rows", "mismatched", "train_seconds"),
     )

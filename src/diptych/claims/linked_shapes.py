@@ -19,10 +19,10 @@ from diptych.core.contracts import Dataset
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.relation_splits import Relabelled
-from diptych.models.deployed import open_model
-from diptych.recipes.rlipv2 import RLIPv2
-from diptych.tasks.vg150 import VG150
+from diptych.data.graphs.relation_splits import Relabelled
+from diptych.models.io.deployed import open_model
+from diptych.recipes.relations.rlipv2 import RLIPv2
+from diptych.tasks.relations.vg150 import VG150
 from diptych.worlds.links import HELD_OUT, links
 
 SCENES, TESTED, STEPS = 4000, 300, 1200
@@ -31,13 +31,13 @@ DATA = f"{SCENES:,} rendered scenes of linked shapes, {TESTED} of the same seed 
 SOURCES = (
     "diptych.claims.linked_shapes",
     "diptych.claims.training",
-    "diptych.recipes.rlipv2",
-    "diptych.recipes.scene_graphs",
-    "diptych.models.relation_detector",
-    "diptych.models.language_fusion",
-    "diptych.models.label_classifier",
-    "diptych.objectives.pair_set",
-    "diptych.objectives.relation_quality",
+    "diptych.recipes.relations.rlipv2",
+    "diptych.recipes._shared.scene_graphs",
+    "diptych.models.rlipv2.relation_detector",
+    "diptych.models.rlipv2.language_fusion",
+    "diptych.models.pairs.label_classifier",
+    "diptych.objectives.boxes.pair_set",
+    "diptych.objectives.boxes.relation_quality",
     "diptych.worlds.links",
 )
 """What decides the outcome of every such cell."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.training import retrieval_cell
-from diptych.recipes.clip import CLIP
-from diptych.recipes.locked import Locked
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.locked import Locked
 
 SOURCES = (
     "diptych.claims.locked",
     "diptych.claims.training",
-    "diptych.recipes.locked",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.models.locked",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.locked",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.models.pairs.locked",
+    "diptych.objectives.pairs.info_nce",
 )
 PARTS = ("unseen_style", "unseen_concept", "unseen_both")
 

@@ -20,8 +20,8 @@ from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.recipes.clip import CLIP
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.clip import CLIP
 
 COLOURS = {
     "red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 80, 230), "yellow": (235, 220, 50), "purple": (160, 50, 190),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.noisy_texts import for_noisy_pairs
 from diptych.claims.probed_pictures import PROBED, TESTED, probed_cell
-from diptych.recipes.m3i import M3I
+from diptych.recipes.contrastive.m3i import M3I
 
 PAIRS, BATCH, STEPS, LABELLED = 6000, 128, 300, 0.2
 SOURCES = (
@@ -15,14 +15,14 @@ SOURCES = (
     "diptych.claims.probed_pictures",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.m3i",
-    "diptych.recipes.pairs",
-    "diptych.models.mixed_encoder",
-    "diptych.models.dense_vit",
-    "diptych.models.companions",
-    "diptych.objectives.mutual_information",
-    "diptych.objectives.info_nce",
-    "diptych.data.views",
+    "diptych.recipes.contrastive.m3i",
+    "diptych.recipes._shared.pairs",
+    "diptych.models.pairs.mixed_image_encoder",
+    "diptych.models.towers.dense_vit",
+    "diptych.models.layers.companions",
+    "diptych.objectives.pairs.mutual_information",
+    "diptych.objectives.pairs.info_nce",
+    "diptych.data.media.views",
 )
 
 

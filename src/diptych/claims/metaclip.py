@@ -11,7 +11,7 @@ import numpy as np
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.long_tail import KINDS, Budget, long_tail_cell
 from diptych.core.randomness import keyed_rng
-from diptych.curate.metaclip import MetaCLIP
+from diptych.curate.operators.metaclip import MetaCLIP
 from diptych.data.dataset import Pool
 
 BUDGET = Budget(rows=30_000, steps=300, batch=128)
@@ -53,14 +53,14 @@ def claims() -> tuple[Claim, ...]:
             "diptych.claims.metaclip",
             "diptych.claims.long_tail",
             "diptych.claims.training",
-            "diptych.curate.metaclip",
-            "diptych.curate.balance",
-            "diptych.curate.entry_draws",
-            "diptych.curate.matching",
-            "diptych.curate.spacing",
-            "diptych.curate.entries",
-            "diptych.recipes.clip",
-            "diptych.recipes.pairs",
+            "diptych.curate.operators.metaclip",
+            "diptych.curate.text.balance",
+            "diptych.curate.text.entry_draws",
+            "diptych.curate.text.matching",
+            "diptych.curate.duplicates.spacing",
+            "diptych.curate.text.entries",
+            "diptych.recipes.contrastive.clip",
+            "diptych.recipes._shared.pairs",
         ),
         reported=("zero_shot/tail", "zero_shot/rest", "rows", "train_seconds"),
     )

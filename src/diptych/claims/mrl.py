@@ -8,11 +8,11 @@ from dataclasses import replace
 from diptych.claims.claim import Arm, Cell, Claim, Scores
 from diptych.claims.noisy_texts import TESTED, WIDTH, NoisyPairs, for_cell, for_noisy_pairs
 from diptych.claims.training import trained
-from diptych.models.deployed import open_model
-from diptych.recipes.clip import CLIP
-from diptych.recipes.mrl import MRL
-from diptych.recipes.pairs import PairRecipe
-from diptych.tasks.retrieval import Retrieval
+from diptych.models.io.deployed import open_model
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.mrl import MRL
+from diptych.tasks.pairs.retrieval import Retrieval
 
 PAIRS = NoisyPairs(6000)
 STEPS, BATCH = 400, 128
@@ -21,12 +21,12 @@ SOURCES = (
     "diptych.claims.mrl",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.mrl",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.models.prefix",
-    "diptych.objectives.nested",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.mrl",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.models.layers.prefix",
+    "diptych.objectives.pairs.nested",
+    "diptych.objectives.pairs.info_nce",
 )
 
 

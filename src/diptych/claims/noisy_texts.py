@@ -20,9 +20,9 @@ from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.recipes.pairs import PairRecipe
-from diptych.tasks.retrieval import Retrieval
+from diptych.models.io.deployed import open_model
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.tasks.pairs.retrieval import Retrieval
 
 AnyPairRecipe = TypeVar("AnyPairRecipe", bound=PairRecipe)
 Split = Literal["train", "test"]

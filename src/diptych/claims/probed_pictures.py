@@ -11,9 +11,9 @@ from diptych.claims.training import trained
 from diptych.core.contracts import Embedder, Recipe
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.tasks.linear_probe import LinearProbe
-from diptych.tasks.retrieval import Retrieval
+from diptych.models.io.deployed import open_model
+from diptych.tasks.pairs.linear_probe import LinearProbe
+from diptych.tasks.pairs.retrieval import Retrieval
 
 TESTED, PROBED, SMOKE_ROWS = 500, 1500, 128
 Change = Callable[[Sequence[Sample], Cell], Sequence[Sample]]

@@ -7,9 +7,9 @@ from dataclasses import replace
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.noisy_texts import for_noisy_pairs
 from diptych.claims.probed_pictures import PROBED, TESTED, probed_cell
-from diptych.recipes.clip import CLIP
-from diptych.recipes.pairs import PairRecipe
-from diptych.recipes.protoclip import ProtoCLIP
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.protoclip import ProtoCLIP
 
 PAIRS, BATCH, STEPS = 6000, 32, 800
 SOURCES = (
@@ -17,12 +17,12 @@ SOURCES = (
     "diptych.claims.probed_pictures",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.protoclip",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.models.prototype_encoder",
-    "diptych.objectives.prototypes",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.protoclip",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.models.pairs.prototype_encoder",
+    "diptych.objectives.pairs.prototypes",
+    "diptych.objectives.pairs.info_nce",
     "diptych.train.clustering",
     "diptych.train.episodes",
 )

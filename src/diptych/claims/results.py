@@ -18,7 +18,7 @@ from diptych.claims.verdict import LEVEL, MINIMUM_SEEDS, holm, paired_difference
 from diptych.core.contracts import TaskByItem
 from diptych.core.result import Result
 from diptych.report.measured import Contrast, ItemView, Measure, Word
-from diptych.tasks.records import read_records
+from diptych.tasks._scoring.records import read_records
 from diptych.worlds.address import held_out
 
 POINT = 0.01

@@ -10,7 +10,7 @@ from typing import Any
 
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.linked_shapes import BUDGET, DATA, SOURCES, link_cell, small, with_colours
-from diptych.data.label_lists import CorpusNames
+from diptych.data.graphs.label_lists import CorpusNames
 from diptych.data.vocabularies import vocabulary
 from diptych.worlds.links import HELD_OUT, PREDICATES, SHAPES
 

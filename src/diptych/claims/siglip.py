@@ -6,19 +6,19 @@ from dataclasses import replace
 
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.training import retrieval_cell
-from diptych.recipes.clip import CLIP
-from diptych.recipes.pairs import PairRecipe
-from diptych.recipes.siglip import SigLIP
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.siglip import SigLIP
 
 STEPS, BATCH = 160, 128
 SOURCES = (
     "diptych.claims.siglip",
     "diptych.claims.training",
-    "diptych.recipes.siglip",
-    "diptych.recipes.clip",
-    "diptych.recipes.pairs",
-    "diptych.objectives.sigmoid_pairs",
-    "diptych.objectives.info_nce",
+    "diptych.recipes.contrastive.siglip",
+    "diptych.recipes.contrastive.clip",
+    "diptych.recipes._shared.pairs",
+    "diptych.objectives.pairs.sigmoid_pairs",
+    "diptych.objectives.pairs.info_nce",
 )
 
 

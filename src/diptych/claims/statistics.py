@@ -20,7 +20,7 @@ from scipy import stats
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.report.measured import ItemView
-from diptych.tasks.intervals import codes, percentiles, resampled_means
+from diptych.tasks._scoring.intervals import codes, percentiles, resampled_means
 
 Floats = npt.NDArray[np.float64]
 ItemValues = Callable[[pa.Table], Floats | None]

@@ -11,9 +11,9 @@ from diptych.claims.training import trained
 from diptych.core.contracts import Dataset
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.recipes.ctp import CTP
-from diptych.tasks.continual import Continual, Stream
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.ctp import CTP
+from diptych.tasks.pairs.continual import Continual, Stream
 from diptych.worlds.address import open_data
 
 Data = Callable[[Split, int, int], Dataset]

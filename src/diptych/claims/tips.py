@@ -12,10 +12,10 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.recipes.tips import TIPS
-from diptych.tasks.dense_probe import DenseProbe
-from diptych.tasks.retrieval import Retrieval
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.tips import TIPS
+from diptych.tasks.pairs.dense_probe import DenseProbe
+from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.worlds.masks import box_of, encode
 
 PAIRS, PROBED, TESTED, SMOKE_ROWS = 6000, 1000, 500, 48
@@ -24,16 +24,16 @@ SOURCES = (
     "diptych.claims.tips",
     "diptych.claims.noisy_texts",
     "diptych.claims.training",
-    "diptych.recipes.tips",
-    "diptych.recipes.pairs",
-    "diptych.models.dense_vit",
-    "diptych.models.dense_encoder",
-    "diptych.models.prototype_head",
-    "diptych.models.companions",
-    "diptych.objectives.self_distillation",
-    "diptych.objectives.info_nce",
-    "diptych.data.views",
-    "diptych.tasks.dense_probe",
+    "diptych.recipes.contrastive.tips",
+    "diptych.recipes._shared.pairs",
+    "diptych.models.towers.dense_vit",
+    "diptych.models.pairs.dense_encoder",
+    "diptych.models.pairs.prototype_head",
+    "diptych.models.layers.companions",
+    "diptych.objectives.distillation.self_distillation",
+    "diptych.objectives.pairs.info_nce",
+    "diptych.data.media.views",
+    "diptych.tasks.pairs.dense_probe",
 )
 
 

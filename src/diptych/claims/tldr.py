@@ -13,12 +13,12 @@ from diptych.claims.noisy_texts import SIDE, SMOKE_BATCH, SMOKE_ROWS, TESTED, No
 from diptych.claims.training import trained
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
-from diptych.curate.tldr import TLDR
+from diptych.curate.operators.tldr import TLDR
 from diptych.data.dataset import Pool
-from diptych.models.deployed import open_model
-from diptych.recipes.clip import CLIP
-from diptych.recipes.codebook_captioner import CodebookCaptioner
-from diptych.tasks.retrieval import Retrieval
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.generation.codebook_captioner import CodebookCaptioner
+from diptych.tasks.pairs.retrieval import Retrieval
 
 DISTINCT, ROWS, KEEP, GRAIN = 1500, 4000, 0.25, 6.0
 """Different scenes, rows of the repetitive pool, share that stays, and the noise by which two copies differ (of 255)."""
@@ -126,14 +126,14 @@ def claims() -> tuple[Claim, ...]:
             "diptych.claims.tldr",
             "diptych.claims.noisy_texts",
             "diptych.claims.training",
-            "diptych.curate.tldr",
-            "diptych.curate.clusters",
-            "diptych.curate.whitening",
-            "diptych.models.codebook",
-            "diptych.models.codebook_captioner",
-            "diptych.recipes.codebook_captioner",
-            "diptych.recipes.clip",
-            "diptych.recipes.pairs",
+            "diptych.curate.operators.tldr",
+            "diptych.curate.duplicates.clusters",
+            "diptych.curate.duplicates.whitening",
+            "diptych.models.layers.codebook",
+            "diptych.models.pairs.codebook_captioner",
+            "diptych.recipes.generation.codebook_captioner",
+            "diptych.recipes.contrastive.clip",
+            "diptych.recipes._shared.pairs",
         ),
         reported=("test/t2i_r@1", "rows", "scenes", "train_seconds"),
     )

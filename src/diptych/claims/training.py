@@ -8,8 +8,8 @@ from dataclasses import replace
 from diptych.claims.claim import Cell, Scores
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.run_folder import RunFolder
-from diptych.models.deployed import open_model
-from diptych.tasks.retrieval import Retrieval
+from diptych.models.io.deployed import open_model
+from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import as_drawn, open_data

@@ -41,11 +41,11 @@ def main(argv: Sequence[str]) -> int:
     args: Any = parse(
         flat("Options", [(Curate, None), (kind, preset)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
     )
-    from diptych.curate.pool import curate, kind_of, plan
-    from diptych.curate.sources import open_pool
+    from diptych.curate.engine.pool import curate, kind_of, plan
+    from diptych.curate.engine.sources import open_pool
 
     if args.engine != "local":
-        from diptych.curate.engine import start
+        from diptych.curate.engine.run import start
 
         start(args.engine)
     operator, data = kind(**pick(kind, args)), open_pool(args.source)

@@ -129,30 +129,35 @@ class Registry(Mapping[str, Entry]):
 RECIPES = Registry(
     "recipe",
     "diptych.recipes",
-    {"codebook_captioner": ("diptych.recipes.codebook_captioner:CodebookCaptioner", "captions by the codes of image patches")},
+    {
+        "codebook_captioner": (
+            "diptych.recipes.generation.codebook_captioner:CodebookCaptioner",
+            "captions by the codes of image patches",
+        )
+    },
     room="recipes",
 )
 OPERATORS = Registry(
     "curation operator",
     "diptych.operators",
     {
-        "align": ("diptych.curate.align:AlignFilters", "sizes, shapes and texts of web pairs, by counting"),
+        "align": ("diptych.curate.operators.align:AlignFilters", "sizes, shapes and texts of web pairs, by counting"),
         "exact_duplicates": (
-            "diptych.curate.exact_duplicates:ExactDuplicates",
+            "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
         ),
-        "near_duplicates": ("diptych.curate.near_duplicates:NearDuplicates", "images that look like another one"),
+        "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "relation_tags": (
-            "diptych.curate.relation_tagging:TagRelations",
+            "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
         ),
         "semantic_duplicates": (
-            "diptych.curate.semantic_duplicates:SemanticDuplicates",
+            "diptych.curate.duplicates.semantic:SemanticDuplicates",
             "images that mean the same, by a model's embeddings",
         ),
-        "text_duplicates": ("diptych.curate.text_duplicates:TextDuplicates", "texts that are nearly those of another row"),
+        "text_duplicates": ("diptych.curate.duplicates.text:TextDuplicates", "texts that are nearly those of another row"),
         "template_captions": (
-            "diptych.curate.synthetic_captions:TemplateCaptions",
+            "diptych.curate.operators.synthetic_captions:TemplateCaptions",
             "drops nothing: writes a caption from what the data know",
         ),
     },
@@ -162,20 +167,26 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
-        "retrieval": ("diptych.tasks.retrieval:Retrieval", "texts by image and images by text"),
-        "zero_shot": ("diptych.tasks.zero_shot:ZeroShot", "classes named by prompts"),
-        "linear_probe": ("diptych.tasks.linear_probe:LinearProbe", "a linear classifier on frozen features"),
-        "probe": ("diptych.tasks.probe:Probe", "which of two texts fits the image"),
-        "dense_probe": ("diptych.tasks.dense_probe:DenseProbe", "a linear classifier on every patch"),
-        "continual": ("diptych.tasks.continual:Continual", "what is kept of earlier tasks"),
-        "vg150": ("diptych.tasks.vg150:VG150", "scene graphs from pixels (SGDet)"),
-        "vg150_sgcls": ("diptych.tasks.vg150:VG150SGCls", "scene graphs, boxes given"),
-        "vg150_predcls": ("diptych.tasks.vg150:VG150PredCls", "predicates, boxes and labels given"),
-        "open_images_predicates": ("diptych.tasks.open_images_relations:OpenImagesPredicates", "Open Images V6 relations"),
-        "open_images_triplets": ("diptych.tasks.open_images_triplets:OpenImagesTriplets", "Open Images V6, a class a triplet"),
-        "hico_det": ("diptych.tasks.hico_det:HicoDet", "human-object interactions of HICO-DET"),
-        "v_coco": ("diptych.tasks.v_coco:VCoco", "actions and roles of V-COCO"),
-        "v_coco_triplets": ("diptych.tasks.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
+        "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
+        "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
+        "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
+        "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
+        "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
+        "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
+        "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
+        "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
+        "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
+        "open_images_predicates": (
+            "diptych.tasks.relations.open_images_relations:OpenImagesPredicates",
+            "Open Images V6 relations",
+        ),
+        "open_images_triplets": (
+            "diptych.tasks.relations.open_images_triplets:OpenImagesTriplets",
+            "Open Images V6, a class a triplet",
+        ),
+        "hico_det": ("diptych.tasks.relations.hico_det:HicoDet", "human-object interactions of HICO-DET"),
+        "v_coco": ("diptych.tasks.relations.v_coco:VCoco", "actions and roles of V-COCO"),
+        "v_coco_triplets": ("diptych.tasks.relations.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
     },
     room="tasks",
 )
@@ -215,22 +226,22 @@ MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
-        "codebook_captioner": ("diptych.models.codebook_captioner:CodebookCaptions", "captions by codes"),
-        "dual_encoder": ("diptych.models.embedder:PairEmbedder", "two towers"),
-        "locked": ("diptych.models.locked:LockedEmbedder", "trained heads on frozen encoders"),
-        "relation_detector": ("diptych.models.graph_detector:GraphDetector", "things and the relations between them"),
+        "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
+        "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
+        "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )
 """The word in config.json -> the class that reads it. A word and not an import path: a model folder may come from anywhere."""
 IMAGE_WEIGHTS = Registry(
     "image encoder",
     "diptych.image_weights",
-    {"efficientnet-lite0": ("diptych.models.weights:lite0", "EfficientNet-Lite0 of ImageNet-1k, 1,280 numbers")},
+    {"efficientnet-lite0": ("diptych.models.io.weights:lite0", "EfficientNet-Lite0 of ImageNet-1k, 1,280 numbers")},
 )
 TEXT_WEIGHTS = Registry(
     "text encoder",
     "diptych.text_weights",
-    {"minilm-l6": ("diptych.models.weights:minilm", "all-MiniLM-L6-v2 of English sentences, 384 numbers")},
+    {"minilm-l6": ("diptych.models.io.weights:minilm", "all-MiniLM-L6-v2 of English sentences, 384 numbers")},
 )
 
 REGISTRIES: tuple[Registry, ...] = (

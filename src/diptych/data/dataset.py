@@ -20,7 +20,7 @@ from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.data.columns import column_of
-from diptych.data.images import Images, Objects
+from diptych.data.media.images import Images, Objects
 from diptych.data.quarantine import Bad
 from diptych.data.ragged import (
     REGION_SCHEMA,

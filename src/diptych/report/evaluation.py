@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Result
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.data.decode import decode
+from diptych.data.media.decode import decode
 from diptych.report import page
 from diptych.report.curves import Bar, interval_chart
 from diptych.report.graphs import compared_block
