@@ -18,10 +18,10 @@ from diptych.serve.refusals import Refused, broken, refused
 from diptych.serve.service import Service
 
 OPEN = ("/", "/healthz", "/readyz")
-"""What anybody may ask: none of it tells anything about models or data."""
+"""What anybody may ask, with the parts of the page: none of it tells anything about models or data."""
 LIGHT = (*OPEN, "/info", "/metrics", "/openapi.json", "/v1/models")
 """What costs next to nothing, and so counts for no limit; pictures of items do not count for the rate."""
-PICTURES = "/image/"
+PAGE, PICTURES = "/page/", "/image/"
 CLIENTS = 10_000  # remembered for the rate
 
 
@@ -81,10 +81,11 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1").rpartition("@")[2]
         if self._hosts and _name(host) not in self._hosts:
             raise Refused(403, "this service does not go by that host name")
-        if self._token and path not in OPEN and not _carries(headers.get(b"authorization", b""), self._token):
+        open_to_all = path in OPEN or path.startswith(PAGE)
+        if self._token and not open_to_all and not _carries(headers.get(b"authorization", b""), self._token):
             self.service.metrics.refused("token")
             raise Refused(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
-        if path in LIGHT:
+        if open_to_all or path in LIGHT:
             return
         if self.service.draining:
             raise Refused(503, "the service is stopping", retry_after=5)

@@ -12,7 +12,7 @@ from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
 from diptych.data.media.decode import probe
 from diptych.serve.answers import graph_answer, plain
-from diptych.serve.page import HEADERS
+from diptych.serve.page import PRIVATE
 from diptych.serve.refusals import Json, Refused
 from diptych.serve.schema import ItemAnswer
 from diptych.serve.service import Service
@@ -41,7 +41,7 @@ def add(app: FastAPI, service: Service) -> None:
             data = await service.aside(lambda: _thumbnail(service, pool, row, uid, side))
         if data is None:
             raise Refused(404, "that item has no image that can be shown")
-        return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **HEADERS})
+        return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **PRIVATE})
 
 
 def _thumbnail(service: Service, pool: Dataset, row: int, uid: str, side: int) -> bytes | None:

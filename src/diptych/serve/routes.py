@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from diptych import __version__
-from diptych.serve import embedding_routes, item_routes, picture_routes, search_routes, status_routes
+from diptych.serve import embedding_routes, item_routes, page_routes, picture_routes, search_routes, status_routes
 from diptych.serve.body import LimitBody
 from diptych.serve.guard import Guard, Observe
 from diptych.serve.refusals import answer_errors
@@ -47,7 +47,8 @@ def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts:
         generate_unique_id_function=status_routes.unique_id,
     )
     answer_errors(app)
-    status_routes.add(app, service, token=bool(token))
+    page_routes.add(app, token=bool(token))
+    status_routes.add(app, service)
     embedding_routes.add(app, service)
     search_routes.add(app, service)
     picture_routes.add(app, service)
