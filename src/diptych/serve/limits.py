@@ -24,6 +24,11 @@ class Limits:
     requests         that are open at once
     rate             requests a second and client, on average; 0 sets no limit
     burst            requests that a client may send at once before `rate` holds
+    connections      that are open at once; a newcomer beyond it takes the place of the one that has been waiting longest, if one waits
+    client_connections  the same, of one client (address; of IPv6, its first 64 bits)
+    header_seconds   until the head of a request has arrived, from the connection or from its first byte
+    idle_seconds     that a connection stays open between requests
+    request_seconds  from the first byte of a request until the client has taken the last byte of its answer
     body_seconds     until a body has arrived
     seconds          from then until the answer
     drain_seconds    for requests that are under way when the service is told to stop
@@ -42,6 +47,11 @@ class Limits:
     requests: int = 512
     rate: float = 0.0
     burst: int = 40
+    connections: int = 512
+    client_connections: int = 128
+    header_seconds: float = 10.0
+    idle_seconds: float = 20.0
+    request_seconds: float = 120.0
     body_seconds: float = 20.0
     seconds: float = 60.0
     drain_seconds: float = 30.0

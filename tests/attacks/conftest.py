@@ -1,0 +1,94 @@
+"""A service in a process of its own, with few descriptors, as an attacker finds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+SERVICE = """
+import json, sys
+import numpy as np
+from diptych.data.media.decode import decode
+from diptych.serve import Limits, create_app, run
+
+class Grey:
+    name, fingerprint = "grey", "f00d"
+    def embed_images(self, images, *, batch_size=64):
+        return np.stack([np.append(decode(image).reshape(-1, 3).mean(0), 1) for image in images]).astype(np.float32)
+    def embed_texts(self, texts, *, batch_size=64):
+        return np.ones((len(texts), 4), np.float32)
+
+run(create_app(Grey(), limits=Limits(**json.loads(sys.argv[1]))), port=0, said=lambda address: print(address, flush=True))
+"""
+
+
+@dataclass
+class Victim:
+    """A service under attack. `log` is the file that its stderr goes to."""
+
+    address: str
+    process: subprocess.Popen[str]
+    log: Path
+
+    @property
+    def place(self) -> tuple[str, int]:
+        host, port = self.address.removeprefix("http://").rstrip("/").split(":")
+        return host, int(port)
+
+    @property
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]  # each line is JSON, or this fails
+
+    def count(self, metric: str) -> float:
+        for line in httpx.get(f"{self.address}metrics").text.splitlines():
+            if line.startswith(metric + " "):
+                return float(line.split()[-1])
+        return 0.0
+
+    def answers(self) -> float:
+        """Seconds that an honest client waits for the cheapest answer."""
+        begun = time.perf_counter()
+        assert httpx.get(f"{self.address}healthz", timeout=10).status_code == 200
+        return time.perf_counter() - begun
+
+
+@contextmanager
+def victim(folder: Path, *, descriptors: int = 400, **limits: float) -> Iterator[Victim]:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+    command, log = [sys.executable, "-c", SERVICE, json.dumps(limits)], folder / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, preexec_fn=few)
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert address.startswith("http://"), log.read_text()
+    started = Victim(address, process, log)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                started.answers()
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield started
+    finally:
+        process.kill()
+        process.communicate()
