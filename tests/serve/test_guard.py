@@ -15,8 +15,8 @@ import pytest
 
 from diptych.core.errors import ConfigError
 from diptych.serve import Limits, create_app
-from diptych.serve.rate import Rate
 from diptych.serve.logs import JsonLines
+from diptych.serve.rate import Rate
 
 from .conftest import Running, Stub, b64, encoded, flat, listening, refusal, running
 

@@ -73,9 +73,8 @@ def listen(app: FastAPI, host: str, port: int, said: Callable[[str], None]) -> N
     """`said` gets the address once the port is taken. Raises RunError when it cannot be."""
     service: Service = app.state.service
     make_room(service.limits)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        line = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        line = listening_socket(host, port)
     except OSError as error:
         raise RunError(f"{host}:{port} cannot be listened on: {(error.strerror or str(error)).lower()}") from error
     _warm(service)
@@ -85,6 +84,15 @@ def listen(app: FastAPI, host: str, port: int, said: Callable[[str], None]) -> N
     logs.event("starting", models=len(service.sides), items=service.first.facts.count if service.first.facts else 0)
     Server(app).run(sockets=[line])
     logs.event("stopped")
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A TCP socket that knows that it is one. `create_server` leaves the protocol number at 0, accepted connections inherit that, and
+    asyncio sets TCP_NODELAY only on protocol 6: then the body of each answer on a kept-alive connection waits some 40 ms, for the
+    client's delayed acknowledgement of its head."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    line = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    return socket.socket(fileno=line.detach())  # asks the system for the number
 
 
 def _noted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
