@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import time
@@ -56,7 +57,7 @@ def answered(line: socket.socket) -> bytes:
         assert part, found
         found += part
         head, end, body = found.partition(b"\r\n\r\n")
-        missing = int(re.findall(rb"content-length: (\d+)", head)[0]) - len(body) if end else 1
+        missing = int(re.findall(rb"content-length: (\d+)", head.lower())[0]) - len(body) if end else 1
     return found
 
 
@@ -67,6 +68,7 @@ def test_three_hundred_heads_that_never_end(service: Victim) -> None:
             line = open_lines.enter_context(socket.create_connection(service.place, timeout=5))
             line.sendall(HALF)
             lines.append(line)
+        time.sleep(0.5)
         assert service.answers() < 1.0  # while all of them are there
         assert service.descriptors < 250
         end = time.monotonic() + LIMITS["header_seconds"] + 2
@@ -148,9 +150,10 @@ def test_a_request_under_way_is_never_pushed_out(service: Victim) -> None:
     head = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     with ExitStack() as open_lines, socket.create_connection(service.place, timeout=5) as honest:
         honest.sendall(head % len(body) + body[:5])
-        time.sleep(0.1)
-        for _ in range(150):
-            open_lines.enter_context(socket.create_connection(service.place, timeout=5)).sendall(HALF)
+        for _ in range(3):
+            time.sleep(0.4)  # the heads before are old enough to be pushed out
+            for _ in range(120):
+                open_lines.enter_context(socket.create_connection(service.place, timeout=5)).sendall(HALF)
         honest.sendall(body[5:])
         assert answered(honest).startswith(b"HTTP/1.1 200")
 
@@ -167,6 +170,23 @@ def test_the_log_does_not_grow_with_what_comes_in(service: Victim) -> None:
     assert service.log.stat().st_size - before < 6_000
     assert max(map(len, service.log.read_text().splitlines())) < 500
     assert {"event", "time", "level"} <= set.intersection(*(set(event) for event in service.events))
+
+
+def test_a_connection_too_many_is_told_so(service: Victim) -> None:
+    time.sleep(0.5)
+    with ExitStack() as open_lines:
+        lines = [
+            open_lines.enter_context(socket.create_connection(service.place, timeout=5))
+            for _ in range(int(LIMITS["client_connections"]))
+        ]
+        for line in lines:  # none of them only waits for a head
+            line.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        time.sleep(0.3)
+        with socket.create_connection(service.place, timeout=5) as line:
+            refused = answered(line)
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1" in refused.lower()
+    assert json.loads(refused.partition(b"\r\n\r\n")[2])["error"]["code"] == 503
 
 
 def test_a_client_is_an_address_or_a_network_of_ipv6() -> None:

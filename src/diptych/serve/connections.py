@@ -22,6 +22,8 @@ from diptych.serve.limits import Limits
 Phase = Literal["head", "request", "sending", "idle"]
 BACKLOG = 128
 """Connections that the kernel keeps for us, and that asyncio takes at once, before any of them is counted."""
+PATIENCE = 0.25
+"""Seconds in which nobody is pushed out: an honest head takes less."""
 SPARE = 128
 """Descriptors for everything else: model, index, data."""
 _FULL = b'{"error":{"message":"too many open connections: try again later","type":"server_error","code":503}}'
@@ -53,11 +55,12 @@ class Connections:
         return len(self._open)
 
     def enter(self, one: Connection) -> bool:
-        """Whether it may stay. What waits longest makes room, of the same client first."""
+        """Whether it may stay. Beyond a client's own limit one of its unfinished heads makes room; beyond the limit of all, whatever
+        waits longest does. Requests that are under way never do."""
         limits, client = self.limits, one.whose
-        if self._of[client] >= limits.client_connections and not self._evict(client):
+        if self._of[client] >= limits.client_connections and not self._evict("head", client):
             return False
-        if len(self._open) >= limits.connections and not self._evict(None):
+        if len(self._open) >= limits.connections and not (self._evict("head") or self._evict("idle")):
             return False
         self._open[one] = None
         self._of[client] += 1
@@ -78,8 +81,9 @@ class Connections:
                 self.refused("head" if one.phase == "head" else "request")
                 self._close(one)
 
-    def _evict(self, client: str | None) -> bool:
-        waiting = [one for one in self._open if one.phase in ("head", "idle") and client in (None, one.whose)]
+    def _evict(self, phase: Phase, client: str | None = None) -> bool:
+        before = self.now() - PATIENCE
+        waiting = [one for one in self._open if one.phase == phase and one.since < before and client in (None, one.whose)]
         if not waiting:
             return False
         self.refused("connections")

@@ -24,7 +24,7 @@ class Limits:
     requests         that are open at once
     rate             requests a second and client, on average; 0 sets no limit
     burst            requests that a client may send at once before `rate` holds
-    connections      that are open at once; a newcomer beyond it takes the place of the one that has been waiting longest, if one waits
+    connections      that are open at once; more are answered with 503, unless one that only waits can make room
     client_connections  the same, of one client (address; of IPv6, its first 64 bits)
     header_seconds   until the head of a request has arrived, from the connection or from its first byte
     idle_seconds     that a connection stays open between requests
@@ -48,7 +48,7 @@ class Limits:
     rate: float = 0.0
     burst: int = 40
     connections: int = 512
-    client_connections: int = 128
+    client_connections: int = 256
     header_seconds: float = 10.0
     idle_seconds: float = 20.0
     request_seconds: float = 120.0
