@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
 SERVICE = """
 import json, sys
@@ -31,6 +33,15 @@ class Grey:
 
 run(create_app(Grey(), limits=Limits(**json.loads(sys.argv[1]))), port=0, said=lambda address: print(address, flush=True))
 """
+
+
+def repeated_scans(size: tuple[int, int], more: int) -> bytes:
+    """A progressive JPEG of one colour whose last scan is repeated so many times."""
+    file = io.BytesIO()
+    Image.new("RGB", size, (9, 200, 40)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + more * last + data[-2:]
 
 
 @dataclass

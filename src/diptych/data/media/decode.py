@@ -22,12 +22,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.data.media.jpeg_scans import refuse_scans, scan_count
 
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. PIL knows many more, some of them programs rather than pictures (EPS)."""
 MAX_PIXELS = 100_000_000
+STRIPE = 1 << 20  # pixels
 ORIENTATION = 0x0112
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -62,7 +64,7 @@ def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_p
 
     min_side    decode a JPEG at the smallest scale (of eighths) whose short side is at least so many pixels; 0: full size
     exact       PIL at full size, whatever `min_side` says: for evaluation
-    max_pixels  refuse larger images by their header, before anything is decoded
+    max_pixels  refuse larger images by their header, and JPEGs of very many scans, before anything is decoded
 
     >>> import numpy as np
     >>> from diptych.core.image import ArrayImage
@@ -146,9 +148,10 @@ def _pil(data: bytes, name: str, max_pixels: int) -> Pixels:
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> Any:
-    """The opened, not yet decoded image; too large and unknown ones are refused."""
+    """The opened, not yet decoded image; unknown ones are refused, and what is too large or asks for too much work."""
     if not data:
         raise DecodeError("the file is empty", file=name, expected="an image")
+    scans = scan_count(data, name)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -162,6 +165,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Any:
     except Exception as error:  # decoders raise anything on hostile bytes
         raise _broken(data, name, error) from error
     _refuse_bomb(*image.size, name, max_pixels)
+    refuse_scans(scans, *image.size, name, max_pixels)
     return image
 
 
@@ -211,9 +215,14 @@ def _refuse_bomb(width: int, height: int, name: str, max_pixels: int) -> None:
 def _on_white(pixels_HWC: Pixels) -> Pixels:
     if pixels_HWC.shape[2] == 3:
         return pixels_HWC
-    alpha_HW1 = pixels_HWC[..., 3:].astype(np.uint16)
-    mixed_HWC = pixels_HWC[..., :3] * alpha_HW1 + 255 * (255 - alpha_HW1)  # at most 255 * 255: fits
-    return ((mixed_HWC + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
+    white_HWC = np.empty((*pixels_HWC.shape[:2], 3), np.uint8)
+    rows = max(1, STRIPE // max(1, pixels_HWC.shape[1]))
+    for top in range(0, len(pixels_HWC), rows):  # 16 bits a channel of all at once would be several times the picture
+        part_HWC = pixels_HWC[top : top + rows]
+        alpha_HW1 = part_HWC[..., 3:].astype(np.uint16)
+        mixed_HWC = part_HWC[..., :3] * alpha_HW1 + 255 * (255 - alpha_HW1)  # at most 255 * 255: fits
+        white_HWC[top : top + rows] = (mixed_HWC + np.uint16(127)) // np.uint16(255)
+    return white_HWC
 
 
 def _orientation(image: Any) -> int:
