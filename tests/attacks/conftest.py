@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import httpx
 from PIL import Image
 
 SERVICE = """
-import json, sys
+import json, sys, time
 import numpy as np
 from diptych.data.media.decode import decode
 from diptych.serve import Limits, create_app, run
@@ -29,6 +30,7 @@ class Grey:
     def embed_images(self, images, *, batch_size=64):
         return np.stack([np.append(decode(image).reshape(-1, 3).mean(0), 1) for image in images]).astype(np.float32)
     def embed_texts(self, texts, *, batch_size=64):
+        time.sleep(60 * ("sleep" in texts))
         return np.ones((len(texts), 4), np.float32)
 
 run(create_app(Grey(), limits=Limits(**json.loads(sys.argv[1]))), port=0, said=lambda address: print(address, flush=True))
@@ -62,6 +64,26 @@ class Victim:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     @property
+    def children(self) -> list[int]:
+        return [int(one) for one in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+
+    def gone(self, child: int, seconds: float = 2.0) -> bool:
+        """Whether a child is ended within that time."""
+        deadline = time.monotonic() + seconds
+        while child in self.children and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return child not in self.children
+
+    def memory(self, name: str = "VmHWM") -> int:
+        """Bytes of the service itself: at most so far, or now (VmRSS)."""
+        (line,) = [one for one in Path(f"/proc/{self.process.pid}/status").read_text().splitlines() if one.startswith(name)]
+        return 1024 * int(line.split()[1])
+
+    def embed(self, *pictures: bytes, timeout: float = 60) -> httpx.Response:
+        inputs = [{"image": base64.b64encode(picture).decode()} for picture in pictures]
+        return httpx.post(f"{self.address}v1/embeddings", json={"input": inputs}, timeout=timeout)
+
+    @property
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]  # each line is JSON, or this fails
 
@@ -83,7 +105,7 @@ def victim(folder: Path, *, descriptors: int = 400, **limits: float) -> Iterator
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
-    command, log = [sys.executable, "-c", SERVICE, json.dumps(limits)], folder / "log"
+    command, log = [sys.executable, "-c", SERVICE, json.dumps({"connections": 100} | limits)], folder / "log"
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, preexec_fn=few)
     assert process.stdout is not None

@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from diptych import __version__
 from diptych.serve import embedding_routes, item_routes, page_routes, picture_routes, search_routes, status_routes
 from diptych.serve.body import LimitBody
+from diptych.serve.deadline import Deadline
 from diptych.serve.guard import Guard, Observe
 from diptych.serve.refusals import answer_errors
 from diptych.serve.schema import Refusal
@@ -34,7 +35,7 @@ def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        service.close()
+        await service.close()
 
     # The interactive pages of FastAPI load scripts from elsewhere; /openapi.json says the same.
     app = FastAPI(
@@ -54,7 +55,8 @@ def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts:
     picture_routes.add(app, service)
     item_routes.add(app, service)
     # The last one added is the outermost.
-    app.add_middleware(LimitBody, limits=service.limits)
+    app.add_middleware(Deadline, service=service)
+    app.add_middleware(LimitBody, limits=service.limits, memory=service.memory)
     app.add_middleware(Guard, service=service, token=token, hosts=hosts)
     if cors:
         headers = ["Retry-After", "X-Request-Id"]

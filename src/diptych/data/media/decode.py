@@ -20,7 +20,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from diptych.core.errors import DecodeError
+from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.jpeg_scans import refuse_scans, scan_count
 
@@ -49,10 +49,18 @@ def probe(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -
     """Format and size from the header alone; pixels are not decoded, so a sound header may stand before broken data."""
     try:
         with _open(data, name, max_pixels) as image:
-            width, height = image.size
-            if image.format != "TIFF" and _orientation(image) >= 5:  # PIL turns a TIFF's size itself
-                width, height = height, width
-            return ImageInfo(_format(image), width, height, image.mode, getattr(image, "n_frames", 1))
+            return ImageInfo(_format(image), *_upright_size(image), image.mode, getattr(image, "n_frames", 1))
+    except DecodeError:
+        raise
+    except Exception as error:  # decoders raise anything on hostile bytes
+        raise _broken(data, name, error) from error
+
+
+def upright_size(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height by the header, as `probe` gives them, without looking for frames: a file may hold a million of them."""
+    try:
+        with _open(data, name, max_pixels) as image:
+            return _upright_size(image)
     except DecodeError:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes
@@ -98,6 +106,15 @@ def encode_webp(pixels_HWC: Pixels, *, quality: int = 90, lossless: bool = False
     """RGB or RGBA as WebP. `lossless` keeps every value, also the colour of transparent pixels."""
     file = io.BytesIO()
     Image.fromarray(pixels_HWC).save(file, "WEBP", quality=quality, lossless=lossless, exact=lossless, method=4)
+    return file.getvalue()
+
+
+def small_webp(source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, quality: int = 85) -> bytes:
+    """A thumbnail as WebP: at most `side` pixels a side, never enlarged."""
+    picture = Image.fromarray(decode(source, min_side=side, max_pixels=max_pixels))
+    picture.thumbnail((side, side))
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=quality)
     return file.getvalue()
 
 
@@ -157,7 +174,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Any:
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))
         count = int(found.group()) if found else 0
-        raise DecodeError(f"{count:,} pixels are more than the limit of {max_pixels:,}", file=name) from error
+        raise TooLarge(f"{count:,} pixels are more than the limit of {max_pixels:,}", file=name) from error
     except UnidentifiedImageError as error:
         start = data[:8].hex(" ")
         known = ", ".join(FORMATS)
@@ -209,7 +226,7 @@ def _checked(source: ArrayImage, max_pixels: int) -> Pixels:
 def _refuse_bomb(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         size = f"{width:,} x {height:,} = {width * height:,} pixels"
-        raise DecodeError(f"{size} are more than the limit of {max_pixels:,}", file=name)
+        raise TooLarge(f"{size} are more than the limit of {max_pixels:,}", file=name)
 
 
 def _on_white(pixels_HWC: Pixels) -> Pixels:
@@ -223,6 +240,13 @@ def _on_white(pixels_HWC: Pixels) -> Pixels:
         mixed_HWC = part_HWC[..., :3] * alpha_HW1 + 255 * (255 - alpha_HW1)  # at most 255 * 255: fits
         white_HWC[top : top + rows] = (mixed_HWC + np.uint16(127)) // np.uint16(255)
     return white_HWC
+
+
+def _upright_size(image: Any) -> tuple[int, int]:
+    width, height = image.size
+    if image.format != "TIFF" and _orientation(image) >= 5:  # PIL turns a TIFF's size itself
+        return height, width
+    return width, height
 
 
 def _orientation(image: Any) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from diptych.core.errors import DecodeError
+from diptych.core.errors import TooLarge
 
 MAX_SCANS = 100
 PASSES = 12
@@ -26,7 +26,7 @@ _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
 
 def scan_count(data: bytes, name: str) -> int:
     """Scans that a decoder would read: 1 for a sequential JPEG with all its colours in one, which is where decoders stop. 0: it has none,
-    or is no JPEG. Raises DecodeError where there are too many to be counted."""
+    or is no JPEG. Raises TooLarge where there are too many to be counted."""
     if not data.startswith(b"\xff\xd8\xff"):
         return 0
     at, scans, components = 2, 0, 0
@@ -46,11 +46,11 @@ def scan_count(data: bytes, name: str) -> int:
             if not several:
                 return scans
         at += max(2, int.from_bytes(data[at : at + 2], "big"))
-    raise DecodeError(f"more than {MAX_SEGMENTS:,} segments, {scans:,} of them scans", file=name)
+    raise TooLarge(f"more than {MAX_SEGMENTS:,} segments, {scans:,} of them scans", file=name)
 
 
 def refuse_scans(scans: int, width: int, height: int, name: str, max_pixels: int) -> None:
-    """Raises DecodeError for a JPEG whose scans together visit far more pixels than a picture of `max_pixels` has."""
+    """Raises TooLarge for a JPEG whose scans together visit far more pixels than a picture of `max_pixels` has."""
     most = min(MAX_SCANS, PASSES * max_pixels // max(1, width * height))
     if scans > most:
-        raise DecodeError(f"{scans:,} scans over {width:,} x {height:,} pixels are more than the limit of {most}", file=name)
+        raise TooLarge(f"{scans:,} scans over {width:,} x {height:,} pixels are more than the limit of {most}", file=name)
