@@ -50,7 +50,8 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
     parameters = list(run.model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     stored = sum(t.nbytes for name, t in run.model.state_dict().items() if run.recipe.stored(name))
-    remembered = sum(v.nbytes for s in run.optimiser.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    memories = run.optimiser.state.values() if run.optimiser else ()
+    remembered = sum(v.nbytes for memory in memories for v in memory.values() if isinstance(v, torch.Tensor))
     checkpoint = stored + remembered
     return {
         "steps": run.steps,
@@ -71,8 +72,7 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
 
 def _timed_step(run: Training) -> float:
     began = time.perf_counter()
-    batch = run.next_batch()
-    run.update(run.backward(batch), batch)
+    run.take_step(run.next_batch())
     if run.world.device.type == "cuda":
         torch.cuda.synchronize(run.world.device)
     return time.perf_counter() - began
