@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from test_parallel import launch, trained
 from torch import Tensor
 from toy import Toy, toy_pool
-from toy_engines import ACTIONS, BETA, Average, Bandit, Prefer, Table
+from toy_engines import ACTIONS, BETA, PROMPTS, Average, Bandit, Prefer, Table
 
 from diptych.core.contracts import Hook, Recipe
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.randomness import keyed_seed
 from diptych.data.load.stream import batches
+from diptych.train.estimate import estimate
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 
@@ -94,6 +95,18 @@ def test_policy_is_the_loop_by_hand(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(tmp_path / "run"), acted_by_hand(Bandit()), rtol=1e-12, atol=1e-12)
 
 
+def test_what_nothing_trains_is_noted_once_though_a_step_has_many_updates(tmp_path: Path) -> None:
+    class Idle(Bandit):
+        def model(self) -> Table:
+            table = super().model()
+            table.idle = torch.nn.Linear(2, 2).double()
+            return table
+
+    run = fit(Idle(steps=2), toy_pool(), tmp_path / "run", OPTIONS)
+    notes = [line["text"] for line in run.metrics() if line["kind"] == "note"]
+    assert notes == ["no gradient reaches idle.weight, idle.bias"]
+
+
 def test_policy_is_rewarded_more_and_more(tmp_path: Path) -> None:
     run = fit(Bandit(lr=2.0, batch_size=24, minibatch=0, steps=60), toy_pool(), tmp_path / "run", OPTIONS)
     reward = [line["reward"] for line in run.metrics() if line["kind"] == "train"]
@@ -165,6 +178,25 @@ def test_two_processes_are_one(kind: str, shard: str, tmp_path: Path) -> None:
     alone = fit({"average": Average, "prefer": Prefer}[kind](), toy_pool(), tmp_path / "alone", OPTIONS)
     together = trained(2, tmp_path / "two", program="toy_engines.py", kind=kind, options={"shard": shard})
     torch.testing.assert_close(together["logit_PA"], weights(alone.path), rtol=1e-12, atol=1e-12)
+
+
+def test_a_solution_is_evaluated_when_it_is_there(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def first(deployed: Any) -> dict[str, float]:
+        asked.append(float(deployed.model.logit_PA[0, 0]))
+        return {"first": asked[-1]}
+
+    fit(Average(), toy_pool(), tmp_path / "run", replace(OPTIONS, eval_every=2), [("table", first)])
+    assert asked == [pytest.approx(sum(n % 6 for n in range(50)) / 50)]
+
+
+def test_the_estimate_counts_what_the_engine_keeps() -> None:
+    table = PROMPTS * ACTIONS * 8
+    assert estimate(Prefer(), toy_pool(), OPTIONS)["checkpoint_bytes"] == 2 * table, (
+        "model and reference; plain SGD keeps nothing"
+    )
+    assert estimate(Average(), toy_pool(), OPTIONS)["checkpoint_bytes"] == table + 2 * 8
 
 
 def test_a_solution_is_not_sharded(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
+from diptych.train.gradient_cache import tensors
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import World
@@ -52,7 +53,7 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
     stored = sum(t.nbytes for name, t in run.model.state_dict().items() if run.recipe.stored(name))
     memories = run.optimiser.state.values() if run.optimiser else ()
     remembered = sum(v.nbytes for memory in memories for v in memory.values() if isinstance(v, torch.Tensor))
-    checkpoint = stored + remembered
+    checkpoint = stored + remembered + sum(tensor.nbytes for tensor in tensors(run.engine.state()))
     return {
         "steps": run.steps,
         "epochs": run.steps * run.recipe.batch_size / len(data),

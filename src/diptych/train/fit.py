@@ -175,7 +175,7 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: StopSignal, begi
                 hook.on_stage(run, phase.stage)
         run.restart_clock()
         while run.step < phase.stop:
-            if options.eval_every and run.step and run.step % options.eval_every == 0:
+            if run.engine.descends and options.eval_every and run.step and run.step % options.eval_every == 0:
                 evaluate(run, evaluators)
             if options.save_every and run.step and run.step % options.save_every == 0:
                 run.save()

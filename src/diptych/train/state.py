@@ -91,6 +91,7 @@ class Training:
         remembered = self._remembered() if before is not None and phase.stage.keep_optimiser else {}
         self.phase = phase
         self.engine = engine_kind(self.recipe)()
+        self._checked = False
         if phase.stage.recipe.batch_size % self.world.size:
             raise ConfigError(f"batch_size {self.recipe.batch_size} cannot be shared equally by {self.world.size} processes")
         if before is not None and begin is None:
@@ -209,6 +210,8 @@ class Training:
 
     def take_step(self, batch: Batch) -> Outcome:
         """One step of the phase's engine; `step` has counted on when this returns."""
+        if self.step == self.phase.start:
+            check_rows(batch, len(batch))
         outcome = self.engine.step(self, batch)
         self.step += 1
         return outcome
@@ -230,7 +233,7 @@ class Training:
             autocast=self.autocast,
             unsynced=unsynced(self.module),
         )
-        if self.step == self.phase.start:
+        if self.step == self.phase.start and not self._checked:
             self._check(outcome)
         return outcome
 
@@ -241,7 +244,8 @@ class Training:
         return self.optimiser
 
     def _check(self, outcome: Outcome) -> None:
-        """The first step of a phase shows whether rows are what is declared, and which parameters nothing trains."""
+        """The first gradients of a phase show whether rows are what is declared, and which parameters nothing trains."""
+        self._checked = True
         check_rows(outcome.batch, len(outcome.batch))
         check_rows(outcome.features, len(outcome.batch))
         if silent := silent_parameters(self.model):

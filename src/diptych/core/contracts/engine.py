@@ -62,7 +62,8 @@ class Trainer(Run, Protocol):
 class Engine(Protocol):
     """One object a phase of a run. Everything but `step` does nothing by default.
 
-    descends  it takes gradient steps: the run freezes by the rules of the optimiser, builds it, and wraps the module
+    descends  it takes gradient steps: the run freezes by the rules of the optimiser, builds it, and wraps the module; without, there is
+              nothing to evaluate before the end
     once      it wants every sample once at most: a run is cut to one pass over the data
     """
 
