@@ -11,7 +11,7 @@ SOURCES = (
     "diptych.claims.locked",
     "diptych.claims.training",
     "diptych.recipes.contrastive.locked",
-    "diptych.recipes.frozen_pairs",
+    "diptych.recipes._shared.frozen_pairs",
     "diptych.recipes.contrastive.clip",
     "diptych.recipes._shared.pairs",
     "diptych.models.pairs.locked",

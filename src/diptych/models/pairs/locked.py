@@ -20,9 +20,9 @@ from diptych.core.image import ImageSource
 from diptych.models.io import weights
 from diptych.models.io.card import model_card
 from diptych.models.layers.transformer import normalised
-from diptych.models.linear_map import LinearPair
 from diptych.models.pairs.dual_encoder import PairModule
 from diptych.models.pairs.embedder import FORMAT, evaluating, fingerprint, load_weights, parameters, read_config, save_weights
+from diptych.models.pairs.linear_map import LinearPair
 from diptych.models.towers.outputs import Pairs
 
 

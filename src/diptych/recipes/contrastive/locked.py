@@ -11,7 +11,7 @@ from diptych.core.contracts import Optimiser
 from diptych.models.pairs.locked import LockedEmbedder, LockedPair
 from diptych.models.towers.outputs import Pairs
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes.frozen_pairs import FeatureBatch, FrozenPairs
+from diptych.recipes._shared.frozen_pairs import FeatureBatch, FrozenPairs
 
 
 @dataclass(frozen=True, kw_only=True)
