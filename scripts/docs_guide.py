@@ -17,7 +17,14 @@ FIELDS = {
     "regions": "boxes with names",
     "relations": "relations between boxes",
 }
-WORDS = {"shown": "helped", "not shown": "no difference seen", "reversed": "hurt"}
+WORDS = {
+    "shown": "helped",
+    "equal within the margin": "made no difference",
+    "open": "undecided",
+    "no verdict": "withheld",
+    "not shown": "no difference seen",
+    "reversed": "hurt",
+}
 HEAD = """# Which system for my data
 
 A published system was shown to help on its authors' data, at their size. What it does on yours, nobody knows before it is tried. This

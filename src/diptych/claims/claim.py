@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from diptych.claims.verdict import Margins
 from diptych.core.errors import ConfigError
 
 Scores = Mapping[str, float]
@@ -61,6 +62,7 @@ class Claim:
     higher_is_better: bool = True
     reported: tuple[str, ...] = field(default=())
     """Further metrics that are written down and never decide."""
+    margins: Margins = Margins(0.01, 0.01)
     name: str = ""
     """Tells a system's further claims from its main one, which has none."""
 

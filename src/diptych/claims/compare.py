@@ -29,6 +29,7 @@ from diptych.claims import cell as cells
 from diptych.claims.cell import CellResult, Job
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
+from diptych.claims.verdict import Margins
 from diptych.core.config import config_hash, prepared_fields, to_plain
 from diptych.core.contracts import Embedder, Recipe
 from diptych.core.environment import environment
@@ -88,6 +89,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     budget: Budget | None = None,
     options: TrainOptions | None = None,
+    margins: Margins = Margins(0.01, 0.01),
     say: Say = lambda line: None,
 ) -> Comparison:
     """Run what is missing and say what came out.
@@ -96,6 +98,7 @@ def compare(
              when there is an address, else in this one (then peak memory is not known)
     tasks    names, with options if need be: "zero_shot:label=group_name"
     budget   of each arm; None takes the steps of the first recipe
+    margins  the smallest difference that would matter, and how close counts as equal; the same for every metric
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.
     """
     _check_arms(arms)
@@ -123,12 +126,13 @@ def compare(
         budget=words,
         tasks=tuple(tasks),
         given=given,
-        measures=tuple(measures_of(names, found, folders, whole, tuple(tasks), given=given)),
+        measures=tuple(measures_of(names, found, folders, whole, tuple(tasks), given=given, margins=margins)),
         costs=tuple(_cost(arm, [c for c in found if c.arm == arm.name]) for arm in arms if any(c.arm == arm.name for c in found)),
         failures=tuple(failures),
         folders=folders,
         configs=configs,
         environment=environment(),
+        margins=(margins.matters, margins.equivalence),
     )
     write_json(out / "comparison.json", measured.to_json())
     return Comparison(measured, out, whole)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from diptych.claims import ledger
 from diptych.claims.claim import Arm, Cell, Claim
-from diptych.claims.verdict import MINIMUM_SEEDS, TUNING_SEEDS, paired_difference, verdict
+from diptych.claims.sweep import TUNING_SEEDS
+from diptych.claims.verdict import MINIMUM_SEEDS, judge
 from diptych.core.environment import commit, environment
 from diptych.core.errors import ConfigError
 from diptych.core.files import write_json
@@ -65,7 +66,9 @@ def run(
         for name, side in results.items()
     }
     base, method = scores[claim.baseline.name], scores[claim.method.name]
-    difference = paired_difference(base[claim.metric], method[claim.metric])
+    higher = claim.higher_is_better
+    judged = judge(base[claim.metric], method[claim.metric], {}, claim.margins, higher_is_better=higher)
+    difference = judged.difference
     return ledger.Entry(
         claim=claim.key,
         date=datetime.now(UTC).date().isoformat(),
@@ -81,7 +84,7 @@ def run(
         difference=difference.mean,
         interval=(difference.low, difference.high),
         p=difference.p,
-        verdict=verdict(difference, higher_is_better=claim.higher_is_better),
+        verdict=judged.verdict,
         seconds=sum(f.seconds for side in results.values() for f in side),
     )
 
