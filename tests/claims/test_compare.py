@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.claims import cell as cells
-from diptych.claims.cell import CellResult, Job
+from diptych.claims import job as cells
+from diptych.claims.cell import CellResult
 from diptych.claims.compare import Arm, Comparison, check_version, compare
+from diptych.claims.job import Job
 from diptych.claims.results import decided
 from diptych.claims.spelling import Budget, listed, options, spelled
 from diptych.claims.verdict import Margins, equivalence_p, paired_difference
@@ -109,7 +110,7 @@ def _rows() -> Any:
 
 def test_a_comparison_that_was_killed_runs_only_what_is_missing(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
     arms = [Arm("clip", clip()), Arm("siglip", siglip())]
-    run, calls = cells.run_cell, []
+    run, calls = cells.run_job, []
 
     def killed(job: Job, whole: Any, **more: Any) -> CellResult:
         if len(calls) == 3:
@@ -117,7 +118,7 @@ def test_a_comparison_that_was_killed_runs_only_what_is_missing(world: Any, tmp_
         calls.append((job.arm, job.seed))
         return run(job, whole, **more)
 
-    monkeypatch.setattr(cells, "run_cell", killed)
+    monkeypatch.setattr(cells, "run_job", killed)
     with pytest.raises(KeyboardInterrupt):
         compare(arms, world, tmp_path, seeds=(0, 1), options=QUIET)
     assert calls == [("clip", 0), ("siglip", 0), ("clip", 1)]
@@ -138,11 +139,11 @@ def test_a_half_run_goes_on_and_ends_where_a_whole_one_does(world: Any, tmp_path
 
     monkeypatch.setattr(cells, "score", fail)
     with pytest.raises(MemoryError):
-        cells.run_cell(job, world)
+        cells.run_job(job, world)
     assert CellResult.read(job.folder) is None
     monkeypatch.setattr(cells, "score", score)
-    resumed = cells.run_cell(job, world)
-    straight = cells.run_cell(replace(job, folder=tmp_path / "whole"), world)
+    resumed = cells.run_job(job, world)
+    straight = cells.run_job(replace(job, folder=tmp_path / "whole"), world)
     assert resumed.resumed
     assert not straight.resumed
     assert math.isnan(resumed.cost["wall_seconds"])
@@ -154,10 +155,10 @@ def test_a_half_run_goes_on_and_ends_where_a_whole_one_does(world: Any, tmp_path
 
 def test_a_run_killed_before_cell_json_is_not_scored_again(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
     job = Job("clip", 0, clip(), QUIET, ("retrieval",), tmp_path / "cell")
-    before = cells.run_cell(job, world)
+    before = cells.run_job(job, world)
     (job.folder / "cell.json").unlink()
     monkeypatch.setattr(cells, "score", lambda *args: pytest.fail("scored again"))
-    assert cells.run_cell(job, world).results == before.results
+    assert cells.run_job(job, world).results == before.results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +232,7 @@ def test_words_of_arms_and_tasks() -> None:
 
 
 def test_what_cannot_be_compared_is_refused(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(cells, "run_cell", lambda *args, **more: pytest.fail("something was trained"))
+    monkeypatch.setattr(cells, "run_job", lambda *args, **more: pytest.fail("something was trained"))
     two = [Arm("clip", clip()), Arm("siglip", siglip())]
 
     def ask(arms: Sequence[Arm] = two, data: Any = world, **more: Any) -> None:

@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from diptych.claims import cell as cells
-from diptych.claims.cell import CellResult, Job
+from diptych.claims import job as cells
+from diptych.claims.cell import CellResult
+from diptych.claims.job import Job
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins
@@ -40,6 +41,7 @@ from diptych.train.options import TrainOptions
 from diptych.worlds.address import held_out, training_rows
 
 Say = Callable[[str], None]
+ONE_POINT = Margins(0.01, 0.01)
 REHEARSED = 256  # rows of a held-out split on which a task is tried before anything is trained
 
 
@@ -89,7 +91,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     budget: Budget | None = None,
     options: TrainOptions | None = None,
-    margins: Margins = Margins(0.01, 0.01),
+    margins: Margins = ONE_POINT,
     say: Say = lambda line: None,
 ) -> Comparison:
     """Run what is missing and say what came out.
@@ -290,7 +292,7 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult
             say(f"[{jobs.index(job) + 1}/{len(jobs)}] {place}: {job.recipe.steps:,} steps{_time_left(spent, len(waiting))}")
             begin = time.perf_counter()
             try:
-                done = cells.run_apart(job, say) if job.portable else cells.run_cell(job, whole)
+                done = cells.run_apart(job, say) if job.portable else cells.run_job(job, whole)
             except Exception as error:  # whatever a recipe does wrong costs its own cell
                 reason = str(error) if isinstance(error, DiptychError) else f"{type(error).__name__}: {error}"
                 failures.append(Failure(job.arm, job.seed, reason))
@@ -359,7 +361,7 @@ def _score_models(
             begin = time.perf_counter()
             results = cells.score(arm.model, whole, tasks, folder / "records")
             cost = {"wall_seconds": time.perf_counter() - begin}
-            done = CellResult(arm.name, 0, 0, False, cost, results)
+            done = CellResult(arm.name, 0, False, {}, cost, results)
             done.write(folder)
         found.append(replace(done, arm=arm.name))
         folders[arm.name] = {0: str(folder)}

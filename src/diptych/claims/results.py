@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from scipy import stats
 
-from diptych.claims import cell as cells
+from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.statistics import item_view, items_needed
 from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, word

@@ -14,6 +14,15 @@ TUNING_SHARE = 0.5
 RULE = "best mean over tuning seeds at half the steps; of equal means the lower rate"
 
 
+def around(rate: float) -> tuple[float, float, float]:
+    """A third of a rate, the rate, and three times as much.
+
+    >>> around(3e-4)
+    (0.0001, 0.0003, 0.0009)
+    """
+    return (round(rate / 3, 10), rate, round(rate * 3, 10))
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """The rate of an arm. `at_edge` says that it is the lowest or highest that was tried, so that a better one may lie beyond."""

@@ -192,8 +192,9 @@ def _rule(m: Measured) -> str:
         )
     words = (
         f"What decides are t tests over seed-paired differences at .05; a verdict needs three seeds. A difference of "
-        f"{m.margins[0]:g} matters; arms closer than {m.margins[1]:g} by two one-sided tests are equal; what neither test settles is open. 'For these runs only' "
-        "is the interval over test items (whole groups resampled) of the first seed's two runs: it says nothing about the recipes."
+        f"{m.margins[0]:g} matters; arms closer than {m.margins[1]:g} by two one-sided tests are equal; what neither settles is open. "
+        "'For these runs only' is the interval over test items (whole groups resampled) of the first seed's two runs: it says "
+        "nothing about the recipes."
     )
     words += " '1 point needs': so many seeds would show a difference of .01 with power .8, if the spread stays what it was here."
     if len(m.arms) > 2:

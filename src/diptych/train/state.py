@@ -133,7 +133,7 @@ class Training:
             self.hooks |= {f"stage{phase.index}:{n}:{hook.name}": hook for n, hook in enumerate(own)}
 
     def _adopt(self, model: nn.Module) -> None:
-        self.model = model.to(self.world.device)
+        self.model = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
         self.model.train()
         freeze(self.model, self.recipe.optimiser())
         self.module = wrap(self.model, self.world, self.options.shard)
@@ -177,7 +177,14 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        return item.batch.to(self.world.device)
+        return self._placed(item.batch)
+
+    def _placed(self, batch: Any) -> Any:
+        """On the device, in the precision of the run."""
+        batch = batch.to(self.world.device)
+        if self.precision == "fp64":
+            return gradient_cache.map_tensors(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+        return batch
 
     def backward(self, batch: Any) -> Outcome:
         """Gradients of the global batch in every parameter's `grad`; says which parameters get none."""
@@ -306,11 +313,11 @@ class Training:
         key = keyed_seed(self.options.seed, "extra", seed)
         rank, world, limit = self.world.rank, self.world.size, self.options.bad_limit
         for item in batches(self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit):
-            yield item.batch.to(self.world.device)
+            yield self._placed(item.batch)
 
     def ahead(self, count: int) -> Iterator[Any]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield item.batch.to(self.world.device)
+            yield self._placed(item.batch)
 
     @property
     def snapshots(self) -> Path:

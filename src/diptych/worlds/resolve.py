@@ -9,11 +9,18 @@ from urllib.parse import parse_qsl
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.worlds.links import links
+from diptych.worlds.long_tail import long_tail
 from diptych.worlds.rendered import Rendered, rows_of
 from diptych.worlds.scenes import scenes
+from diptych.worlds.small_pairs import small_pairs
 
-WORLDS: dict[str, Callable[..., Rendered]] = {"scenes": scenes, "links": links}
-SCENES = {"scenes": 2000, "links": 8000}  # in split "train", unless n says otherwise
+WORLDS: dict[str, Callable[..., Rendered]] = {
+    "scenes": scenes,
+    "links": links,
+    "small_pairs": small_pairs,
+    "long_tail": long_tail,
+}
+SCENES = {"scenes": 2000, "links": 8000, "small_pairs": 6000, "long_tail": 30_000}  # in split "train", unless n says otherwise
 HELD_OUT = 500  # scenes of each other split at most, unless its name says otherwise: plenty to measure by
 PREFIX = "world:"
 
@@ -30,7 +37,7 @@ def resolve(address: str) -> Rendered:
     options = _options(make, query)
     n = options.pop("n", SCENES[name])
     sizes = {"train": n} | {split: options.pop(split, max(1, min(HELD_OUT, n // 4))) for split in ("val", "test", "unseen")}
-    whole = make(1, **options)
+    whole = make(n, **options)
     rows = tuple(row for split in whole.world.splits for row in rows_of(whole.world, split, sizes[split]))
     return Rendered(name, whole.world, rows)
 
@@ -54,6 +61,11 @@ def _value(key: str, text: str, default: Any) -> Any:
         if text.lower() not in ("true", "false", "1", "0"):
             raise ConfigError(f"{key} is {text!r} (expected true or false)")
         return text.lower() in ("true", "1")
+    if isinstance(default, float):
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"{key} is {text!r} (expected a number)") from None
     if isinstance(default, int):
         try:
             return int(text)
