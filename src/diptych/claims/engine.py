@@ -80,7 +80,7 @@ def smoke(claim: Claim, folder: Path) -> None:
 
 def folder_of(cells: Path, arm: Arm) -> Path:
     """Where the cells of an arm are kept: for as long as its configuration and all code that it reaches stay as they are."""
-    key = f"{declared_hash(arm, without=('rates',))}{closure_hash(*sorted(modules_of(arm)))}"
+    key = f"{declared_hash(arm, without=('rates',))}{closure_hash(*sorted(modules_of(arm.run)))}"
     return cells / f"{_safe(arm.name)}-{key}"
 
 

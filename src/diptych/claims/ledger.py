@@ -15,6 +15,7 @@ from typing import Any, Literal
 from diptych.claims.claim import Claim
 from diptych.claims.closure import closure_hash
 from diptych.claims.declared import modules_of
+from diptych.claims.verdict import Margins, judge
 from diptych.core.config import from_plain
 from diptych.core.errors import ConfigError, DataError
 
@@ -172,6 +173,18 @@ def state(folder: Path, claim: Claim, entry: Entry) -> State:
     closure = claim_closure(claim)
     checked = {line.closure for line in lines(path_of(folder, claim.key)) if isinstance(line, Check) and line.claim == claim.key}
     return "fresh" if closure == entry.closure or closure in checked else "changed"
+
+
+def recomputed(entry: Entry) -> str:
+    """What the present rule says about the scores of a line; another word than the line's own means that the rule has changed."""
+    judged = judge(
+        entry.baseline.scores[entry.metric],
+        entry.method.scores[entry.metric],
+        {side.name: side.scores[entry.metric] for side in entry.controls},
+        Margins(entry.matters, entry.equivalence),
+        higher_is_better=entry.higher_is_better,
+    )
+    return judged.verdict
 
 
 def _finite(value: Any) -> Any:

@@ -23,6 +23,7 @@ from diptych.core.errors import ConfigError, RunError
 
 LEDGER = Path("docs/claims")
 CELLS = Path("runs/claims")
+LONG = 2 * 20 * 60  # processor seconds
 WIDTH = 24  # of a claim's name in a list
 
 
@@ -90,6 +91,8 @@ def _run(argv: Sequence[str]) -> int:
         why = f" ({entry.why})" if entry.why else ""
         power = f"; a difference of {entry.matters:g} needs {entry.seeds_needed} seeds" if entry.verdict == "open" else ""
         lines.append(f"{claim.key}: {entry.verdict}{why}; {difference}, {spent}{power}")
+        if entry.cpu_seconds > LONG and not claim.why_long:
+            say(f"note: {claim.key} took more than twenty minutes of two cores, and its file does not say why (`why_long`)")
     return finish({"entries": entries}, lines, args.json)
 
 
@@ -154,6 +157,8 @@ def _check(argv: Sequence[str]) -> int:
         state, parted = ledger.state(args.ledger, claim, entry), list[str]()
         if state == "changed":
             parted = differences(entry.trace, trace(claim))
+            rule = ledger.recomputed(entry)
+            parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
             state = "stale" if parted else "fresh"
             if not parted:
                 check = ledger.Check(

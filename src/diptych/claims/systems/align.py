@@ -34,6 +34,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("untrained", Paired(recipe, Drawn(SmallPairs(MANY)), learns=False)),),
         metric="test/i2t_r@1",
         margins=Margins(matters=0.02, equivalence=0.02),
+        equal_budget=("steps", "samples", "trained_parameters"),
         data="rendered images of two shapes; retrieval among 500 that show every colour",
         reported=("test/t2i_r@1", "rows"),
     )

@@ -32,6 +32,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("untrained", Paired(mrl, rows, DIMS, learns=False)),),
         metric=f"first_{DIMS[0]}/i2t_r@1",
         margins=Margins(matters=0.02, equivalence=0.02),
+        equal_budget=("steps", "samples"),
         data=f"{PAIRS:,} rendered images of two shapes, each text names both and their places; retrieval among 500",
         reported=(f"first_{DIMS[0]}/t2i_r@1", *(f"first_{d}/i2t_r@1" for d in DIMS[1:])),
     )
