@@ -189,7 +189,7 @@ def test_a_cell_trains_at_the_rate_and_share_it_is_told(tmp_path: Path) -> None:
     half = Cell("clip", 0, tmp_path, rate=3e-3, share=0.5).sized(recipe)
     assert (half.lr, half.steps, half.batch_size) == (3e-3, recipe.steps // 2, recipe.batch_size)
     part = Cell("clip", 0, tmp_path, rate=3e-3, share=0.5).part("scorer")
-    assert (part.sized(recipe).lr, part.sized(recipe).steps) == (recipe.lr, recipe.steps)
+    assert (part.sized(recipe).lr, part.sized(recipe).steps) == (recipe.lr, recipe.steps // 2)
     assert part.spending is Cell("x", 0, tmp_path, spending=part.spending).spending
     traced = Cell("clip", 0, tmp_path, size="trace").sized(recipe)
     assert (traced.steps, traced.batch_size, traced.warmup) == (4, 16, 2.0)

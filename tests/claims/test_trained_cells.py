@@ -43,8 +43,8 @@ def test_an_auxiliary_training_is_on_the_account(tmp_path: Path) -> None:
         return {"recall": 0.0}
 
     done = run_cell(Cell("twice", 1, tmp_path / "cell", share=0.5), twice)
-    assert (done.cost["steps"], done.cost["trusted"]) == (4 + 2, 24)
-    assert done.cost["samples"] == 8 * 6
+    assert (done.cost["steps"], done.cost["trusted"]) == (2 + 2, 24)
+    assert done.cost["samples"] == 8 * 4
 
 
 def test_a_killed_cell_goes_on_and_its_time_is_not_known(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from safetensors import safe_open
+
 from diptych.core.config import from_plain
 from diptych.core.contracts import Recipe
 from diptych.core.errors import RunError
@@ -66,6 +68,7 @@ class Spending:
         self.samples += folder.state["step"] * recipe.batch_size
         self.train_seconds += folder.training_seconds()
         trained, frozen = _parameters(recipe)
+        trained += max(0, _stored(folder.model) - trained - frozen)  # what grew while it was trained
         if trained + frozen > self.trained + self.frozen:
             self.trained, self.frozen = trained, frozen
 
@@ -105,8 +108,8 @@ class Cell:
         return replace(recipe, steps=max(TRACED_STEPS, smoke_steps), batch_size=batch_size, warmup=warmup)
 
     def part(self, name: str) -> Cell:
-        """For a further training of the same cell (a scorer, a captioner): a folder of its own, its own rate, the same account."""
-        return replace(self, folder=self.folder / name, rate=None, share=1.0)
+        """For a further training of the same cell (a scorer, a captioner): a folder and rate of its own, the same share and account."""
+        return replace(self, folder=self.folder / name, rate=None)
 
 
 Work = Callable[[Cell], Scores]
@@ -194,6 +197,15 @@ def _parameters(recipe: Recipe) -> tuple[int, int]:
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, learns in sizes if learns)
     return trained, sum(size for size, _ in sizes) - trained
+
+
+def _stored(model: Path) -> int:
+    """Numbers in the weights of a stored model; 0 when it has none."""
+    path = model / "model.safetensors"
+    if not path.is_file():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118, a handle is no mapping
 
 
 def _cpu_seconds() -> float:

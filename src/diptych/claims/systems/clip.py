@@ -101,7 +101,7 @@ def claims() -> tuple[Claim, ...]:
             metric="unseen/acc@1",
             tuned_by="seen/acc@1",
             margins=Margins(matters=0.05, equivalence=0.05),
-            equal_budget=("frozen_parameters",),
+            equal_budget=("labelled", "trusted"),
             data=f"{IMAGES:,} rendered images of two shapes, four of 24 combinations held out",
             reported=("seen/acc@1",),
         ),

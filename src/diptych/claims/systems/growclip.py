@@ -28,7 +28,7 @@ class Searched:
 
     def __call__(self, cell: Cell) -> Scores:
         scores = self.paired(cell)
-        cell.spending.count(steps=round(self.steps * cell.share), samples=round(self.steps * cell.share) * BATCH)
+        cell.spending.count(steps=self.steps, samples=self.steps * BATCH)  # the search is as long in the sweep
         return scores
 
 

@@ -70,7 +70,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("untrained", Paired(clip, Drawn(pool), learns=False)), Arm("trusted alone", Paired(clip, Trusted()))),
         metric="test/i2t_r@1",
         margins=Margins(matters=0.02, equivalence=0.02),
-        equal_budget=("trained_parameters",),
+        equal_budget=("steps", "samples", "trained_parameters"),
         data=f"{ROWS:,} rendered images of two shapes, {TRUSTED + KNOWN:,} trusted ones for the filter; retrieval among 500 clean pairs. "
         "The raw pool is trained on for as many steps as model and scorer together",
         reported=("test/t2i_r@1", "rows", "mismatched"),
