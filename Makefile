@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-all lint docs bench systems clean
+.PHONY: help install demo test test-all test-family lint docs bench systems clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -24,11 +24,17 @@ install: $(VENV)/.use ## a virtual environment with everything that a user needs
 demo: $(VENV)/.use ## curate, train, evaluate and search real data, then write runs/demo/report.html
 	$(BIN)/diptych demo
 
-test: $(VENV)/.dev ## the fast tests
-	$(BIN)/python -m pytest -m 'not slow'
+# A worker a core, each with one thread; the tests of a file stay together, since they share what is trained once.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test: $(VENV)/.dev ## the fast tests, in parallel
+	$(PARALLEL) -m 'not slow'
 
 test-all: $(VENV)/.dev ## every test, the slow ones too
-	$(BIN)/python -m pytest
+	$(PARALLEL)
+
+test-family: $(VENV)/.dev ## the fast tests of one family: make test-family FAMILY=contrastive
+	$(PARALLEL) -m 'not slow' $(or $(wildcard tests/*/$(FAMILY)),$(error no tests of family '$(FAMILY)'; there are: $(sort $(notdir $(wildcard tests/*/*/.)))))
 
 lint: $(VENV)/.dev ## style, types, import order of the rooms
 	$(BIN)/ruff check .
@@ -39,8 +45,9 @@ lint: $(VENV)/.dev ## style, types, import order of the rooms
 docs: $(VENV)/.dev ## build the site into site/
 	$(BIN)/mkdocs build --strict
 
-systems: $(VENV)/.dev ## compute which systems work into src/diptych/core/systems.json
+systems: $(VENV)/.dev ## compute which systems work into src/diptych/core/systems.json, and the lists in the docs
 	$(BIN)/python scripts/make_systems.py
+	$(BIN)/python scripts/docs_lists.py
 
 bench: $(VENV)/.dev ## measure speed and memory against peers into benchmarks/results/
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.core.environment import environment
-from diptych.objectives.info_nce import info_nce
-from diptych.objectives.sigmoid_pairs import sigmoid_pairs
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
 
 WIDTH, LARGEST_PEER = 256, 8192
 Loss = Callable[..., Tensor]

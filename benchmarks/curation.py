@@ -62,8 +62,8 @@ def entries_of(texts: list[str], words: list[str], count: int) -> list[str]:
 
 
 def matching(texts: int, entries: int) -> dict:
-    from diptych.curate.matching import Matcher
-    from diptych.curate.spacing import pattern, prepared
+    from diptych.curate.duplicates.spacing import pattern, prepared
+    from diptych.curate.text.matching import Matcher
 
     said, words = made_up(texts)
     names = entries_of(said, words, entries)
@@ -102,7 +102,7 @@ def pool_of(rows: int):
     import pyarrow as pa
 
     from diptych.data.dataset import Pool
-    from diptych.data.images import Objects
+    from diptych.data.media.images import Objects
     from diptych.data.ragged import Ragged, Texts
 
     said, words = made_up(rows)
@@ -120,9 +120,9 @@ def one_size(rows: int, entries: int) -> dict:
     """Run in a process of its own."""
     import tempfile
 
-    from diptych.curate.metaclip import MetaCLIP
-    from diptych.curate.pool import curate
-    from diptych.curate.text_duplicates import TextDuplicates
+    from diptych.curate.duplicates.text import TextDuplicates
+    from diptych.curate.engine.pool import curate
+    from diptych.curate.operators.metaclip import MetaCLIP
 
     data, said, words = pool_of(rows)
     with tempfile.TemporaryDirectory() as folder:

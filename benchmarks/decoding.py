@@ -29,8 +29,8 @@ from webdataset.autodecode import imagehandler
 from diptych.core.environment import environment
 from diptych.core.image import BytesImage
 from diptych.core.randomness import keyed_rng
-from diptych.data.decode import decode
-from diptych.data.transforms import Preprocess, crop_box, random_crop, resized
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess, crop_box, random_crop, resized
 
 SIDE = 224
 SIZES = ((512, 341), (1024, 683), (1224, 816))

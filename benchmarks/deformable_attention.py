@@ -28,8 +28,8 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
 )
 
 from diptych.core.environment import environment
-from diptych.models.deformable_attention import DeformableAttention
-from diptych.models.point_sampling import sample_points
+from diptych.models.detection.deformable_attention import DeformableAttention
+from diptych.models.detection.point_sampling import sample_points
 
 POINTS = 4
 NAMES = {"offsets": "sampling_offsets", "weights": "attention_weights", "value": "value_proj", "out": "output_proj"}

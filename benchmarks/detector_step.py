@@ -3,7 +3,8 @@
     python benchmarks/detector_step.py [--steps 12] [--rounds 3]
 
 Two things took most of a step: `grid_sample`, forward and above all backward, and rendering each scene anew for every draw. Four ways in
-turn, on the same scenes and weights: sampling by `grid_sample` or by a sparse product (`models/point_sampling.py`), and scenes that are
+turn, on the same scenes and weights: sampling by `grid_sample` or by a sparse product (`models/detection/point_sampling.py`),
+and scenes that are
 rendered each time or remembered (`worlds/rendered.py`). Processor seconds of one thread; medians over rounds; three steps of each way
 are not counted.
 """
@@ -21,9 +22,9 @@ from typing import Any
 import torch
 
 from diptych.core.environment import environment
-from diptych.data.stream import batches
-from diptych.models import point_sampling
-from diptych.recipes.rlipv2 import RLIPv2
+from diptych.data.load.stream import batches
+from diptych.models.detection import point_sampling
+from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.worlds.links import links
 
 SCENES = 64  # few, so that those that are remembered have all been drawn

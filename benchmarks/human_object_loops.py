@@ -31,6 +31,18 @@ def overlap(a: list[float], b: list[float]) -> float:
 # ---------------------------------------------------------------- HICO-DET
 
 
+def hico_det_triplets_loop(relation_QR: Any, object_Q: Any, name_Q: Any, possible_RC: Any) -> list[tuple[float, int, int]]:
+    """One image from scores to its hundred triplets (score, query, relation) as the released scorers make them: a dict for every pair of
+    query and relation, impossible ones at score 0, all sorted. `name_Q` is the likeliest object of each query, `object_Q` its score."""
+    triplets = []
+    for query, (scores, share, name) in enumerate(zip(relation_QR, object_Q, name_Q, strict=True)):
+        for relation, score in enumerate(scores):
+            worth = float(score * share) * bool(possible_RC[relation, name])
+            triplets.append({"score": worth, "query": query, "relation": relation})
+    triplets.sort(key=lambda triplet: triplet["score"], reverse=True)
+    return [(t["score"], t["query"], t["relation"]) for t in triplets[:TOP] if t["score"] > 0]
+
+
 def hico_det_loop(rows: list[Row]) -> float:
     """mAP over the classes of the truth by the 11-point rule: the mean of the default and the known-object setting."""
     images = [hico_det_image(row) for row in rows]

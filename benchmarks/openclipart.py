@@ -26,17 +26,17 @@ from diptych.claims.cells.pairs import sized_for
 from diptych.core.environment import environment
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Text
-from diptych.curate.align import AlignFilters
-from diptych.curate.exact_duplicates import ExactDuplicates
-from diptych.curate.metaclip import MetaCLIP
-from diptych.curate.near_duplicates import NearDuplicates
-from diptych.curate.pool import curate, kind_of
+from diptych.curate.duplicates.exact import ExactDuplicates
+from diptych.curate.duplicates.near import NearDuplicates
+from diptych.curate.engine.pool import curate, kind_of
+from diptych.curate.operators.align import AlignFilters
+from diptych.curate.operators.metaclip import MetaCLIP
 from diptych.data.dataset import Pool
-from diptych.data.decode import decode
+from diptych.data.media.decode import decode
 from diptych.data.read import read
-from diptych.models.deployed import open_model
-from diptych.recipes.clip import CLIP
-from diptych.tasks.retrieval import Retrieval
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 

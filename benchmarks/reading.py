@@ -24,9 +24,9 @@ from PIL import Image
 
 from diptych.core.environment import environment
 from diptych.core.files import write_json
-from diptych.data.build import build, open_built
 from diptych.data.dataset import Pool
 from diptych.data.read import read
+from diptych.data.shards.build import build, open_built
 
 RESULT = Path(__file__).parent / "results" / "reading.json"
 SHARDS = 3

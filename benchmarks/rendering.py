@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from diptych.core.environment import environment
 from diptych.core.files import write_json
 from diptych.core.image import BytesImage
-from diptych.data.decode import decode, encode_png
+from diptych.data.media.decode import decode, encode_png
 from diptych.worlds import links, scenes
 from diptych.worlds.cutouts import cutout
 from diptych.worlds.scene_layout import Scene

@@ -43,15 +43,15 @@ import torch
 from diptych.core.environment import environment
 from diptych.core.files import write_json
 from diptych.core.image import ArrayImage
-from diptych.data.decode import encode_webp
-from diptych.data.tokenize import Tokenizer
-from diptych.data.transforms import Preprocess
+from diptych.data.media.decode import encode_webp
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.tokenize import Tokenizer
 from diptych.index.dense import DenseIndex
-from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedder import PairEmbedder
-from diptych.models.export import to_onnx
-from diptych.models.onnx_embedder import OnnxEmbedder
-from diptych.models.towers import image_tower, text_tower
+from diptych.models.io.export import to_onnx
+from diptych.models.io.onnx_embedder import OnnxEmbedder
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.towers import image_tower, text_tower
 from diptych.worlds import scenes
 
 CLIENTS, ITEMS, ROUNDS, WORLD = 32, 1000, 4, "world:scenes?n=1000&val=1&test=1"

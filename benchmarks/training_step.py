@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.environment import environment
-from diptych.models import attention
-from diptych.models.dual_encoder import DualEncoder
-from diptych.models.towers import image_tower, text_tower
-from diptych.objectives.info_nce import info_nce
+from diptych.models.layers import attention
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.towers import image_tower, text_tower
+from diptych.objectives.pairs.info_nce import info_nce
 
 VOCABULARY, END = 49408, 49407
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import diptych as dp
 from diptych.core.result import Result
-from diptych.data.tokenize import Tokenizer
+from diptych.data.text.tokenize import Tokenizer
 
 DATA = "world:scenes?n=40"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from torch import Tensor
 
 import diptych as dp
-from diptych.data.batch import PairBatch
-from diptych.models.outputs import Pairs
-from diptych.objectives.info_nce import info_nce
-from diptych.recipes.clip import CLIP
+from diptych.data.load.batch import PairBatch
+from diptych.models.towers.outputs import Pairs
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes.contrastive.clip import CLIP
 
 DATA = "world:scenes?n=100"
 

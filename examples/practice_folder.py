@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 import diptych as dp
-from diptych.data.decode import decode
+from diptych.data.media.decode import decode
 
 STYLES = ("noto", "twemoji")
 TOPICS = ("animals-nature", "food-drink", "travel-places", "objects")

@@ -20,7 +20,7 @@ from diptych.cli.eval_command import table
 from diptych.core.result import Result
 from diptych.core.scene_graph import SceneGraph
 from diptych.report.graphs import graph_picture
-from diptych.tasks.graph_records import records
+from diptych.tasks.relations.graph_records import records
 from diptych.worlds import links
 
 PROTOCOLS = {

@@ -41,10 +41,10 @@ from diptych.core.errors import DataError
 from diptych.core.files import atomic_folder, write_atomic
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
-from diptych.data.build import MANIFEST, SHARDS, build, open_built
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, write_parquet, write_table
 from diptych.data.dataset import Pool
+from diptych.data.shards.build import MANIFEST, SHARDS, build, open_built
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "src" / "diptych" / "data" / "emoji"

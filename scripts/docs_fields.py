@@ -7,7 +7,7 @@ from typing import Any
 
 import griffe
 
-ENTRY = re.compile(r"^ {0,4}([\w/]+(?:, \w+)*)  +(\S.*)$")
+ENTRY = re.compile(r"^ {0,4}([\w/]+(?:\.\.\.)?(?:, \w+)*)  +(\S.*)$")
 FENCE = re.compile(r"^( {4,}|```|>>>|\||- )")
 
 
@@ -18,6 +18,8 @@ def with_fields(text: str) -> str:
     Trains.
     <BLANKLINE>
     - `steps`: how many in all
+    >>> print(with_fields("weight_...  of the terms"))
+    - `weight_...`: of the terms
     """
     lines: list[str] = []
     inside = False

@@ -241,5 +241,5 @@ def api_index() -> str:
 
 def api_page(room: str) -> str:
     folder = ROOT / "src/diptych" / room
-    modules = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
-    return "\n".join([f"# `diptych.{room}`", "", *(f"::: diptych.{room}.{name}\n" for name in modules)]) + "\n"
+    files = sorted(p.relative_to(folder).with_suffix("").parts for p in folder.rglob("*.py") if p.stem != "__init__")
+    return "\n".join([f"# `diptych.{room}`", "", *(f"::: diptych.{room}.{'.'.join(parts)}\n" for parts in files)]) + "\n"

@@ -126,6 +126,13 @@ def test_pages_of_the_site_link_within_the_site(page: Path) -> None:
             assert (page.parent / target).resolve().is_relative_to(ROOT / "docs"), f"{name(page)} links out of docs/: {target}"
 
 
+def test_lists_of_what_exists_are_those_of_the_tables() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/docs_lists.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_page_is_in_the_navigation() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     missing = [

@@ -13,11 +13,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.core import systems
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Dataset, Detector, Recipe
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.core.image import as_image
+from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
 from diptych.worlds.address import as_drawn, held_out, open_data, split_names, training_rows
@@ -59,7 +59,7 @@ def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recip
     if isinstance(name, Recipe):
         made = name
     else:
-        kind = systems.find(name, room="recipes").load()
+        kind = RECIPES.load(name)
         made = kind.preset(preset)
     known = [f.name for f in fields(made)]
     for field in changes:
@@ -157,7 +157,7 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
 
 def _recipe_of(folder: RunFolder) -> Recipe:
     """The recipe of a run, as it was prepared."""
-    made: Recipe = from_plain(systems.find(folder.state["slug"], room="recipes").load(), folder.config["recipe"])
+    made: Recipe = from_plain(RECIPES.load(folder.state["slug"]), folder.config["recipe"])
     return made
 
 
@@ -202,7 +202,7 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
     from diptych.data.dataset import Pool
     from diptych.data.inspect import inspect
     from diptych.data.split import leaks
-    from diptych.recipes.pairs import PairRecipe
+    from diptych.recipes._shared.pairs import PairRecipe
 
     if not isinstance(rows, Pool):
         return [f"{rows.name}: {len(rows):,} samples, rendered as they are needed"]
@@ -260,11 +260,11 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
     if engine == "onnx" or (Path(name) / "onnx.json").is_file():
         return _on_onnx(name, download)
     if str(name).startswith(FOREIGN):
-        from diptych.models.foreign import load_foreign
+        from diptych.models.io.foreign import load_foreign
 
         foreign: Embedder = load_foreign(str(name), download=download)
         return foreign
-    from diptych.models.deployed import open_model
+    from diptych.models.io.deployed import open_model
 
     folder = Path(name)
     if (folder / "run.json").is_file():
@@ -279,9 +279,9 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     """The export in a folder, or one made of a model, which lasts as long as this process."""
     import tempfile
 
-    from diptych.models.embedder import PairEmbedder
-    from diptych.models.export import ONNX_FILE, to_onnx
-    from diptych.models.onnx_embedder import OnnxEmbedder
+    from diptych.models.io.export import ONNX_FILE, to_onnx
+    from diptych.models.io.onnx_embedder import OnnxEmbedder
+    from diptych.models.pairs.embedder import PairEmbedder
 
     if (Path(name) / ONNX_FILE).is_file():
         return OnnxEmbedder(name)
@@ -334,7 +334,7 @@ def evaluate(
     """One task on one set of rows, with intervals.
 
     model    a model, or anything that `load` opens
-    task     "retrieval", "zero_shot", "vg150", ... (`diptych.tasks.PROTOCOLS`), or a task object
+    task     "retrieval", "zero_shot", "vg150", ... (`diptych.core.registry.TASKS`), or a task object
     split    which rows; needed when the data have several held-out splits (`evaluate_splits` does them all)
     out      a folder for the records (Parquet) and the result (JSON)
     options  fields of the task: language="de", label="group_name", ...

@@ -22,8 +22,8 @@ from diptych.claims.verdict import Margins, equivalence_p, paired_difference
 from diptych.core.contracts import Draws
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.data.dataset import Pool
-from diptych.recipes.clip import CLIP
-from diptych.recipes.siglip import SigLIP
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.siglip import SigLIP
 from diptych.report.measured import Contrast, Measure, Measured
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve

@@ -20,7 +20,7 @@ from diptych.claims import ledger, registry
 from diptych.claims.cell import Cell
 from diptych.claims.closure import SOURCES, closure, closure_hash
 from diptych.claims.trace import differences, trace
-from diptych.tasks.zero_shot import ZeroShot
+from diptych.tasks.pairs.zero_shot import ZeroShot
 
 CLAIM = "diptych.claims.systems.clip"
 KEY = "clip/names"
@@ -58,19 +58,24 @@ def moved(sources: Path, old: str, new: str) -> Path:
 
 def test_the_closure_holds_what_a_claim_reaches_and_nothing_else() -> None:
     found = closure(CLAIM)
-    assert {"diptych.objectives.info_nce", "diptych.train.optimise", "diptych.data.batch", "diptych.tasks.zero_shot"} <= found
+    assert {
+        "diptych.objectives.pairs.info_nce",
+        "diptych.train.optimise",
+        "diptych.data.load.batch",
+        "diptych.tasks.pairs.zero_shot",
+    } <= found
     assert {"diptych.claims.verdict", "diptych.claims.training"} <= found
-    assert not {"diptych.api", "diptych.serve.app", "diptych.recipes.rlipv2", "diptych.claims.systems.siglip"} & found
+    assert not {"diptych.api", "diptych.serve.app", "diptych.recipes.relations.rlipv2", "diptych.claims.systems.siglip"} & found
 
 
 def test_comments_docstrings_formatting_and_moves_leave_the_closure_as_it_is(copy: Path) -> None:
     before = closure_hash(CLAIM, sources=copy)
     assert before == closure_hash(CLAIM)
-    edited(copy, "objectives/info_nce.py", '"""', '"""In other words. ')
+    edited(copy, "objectives/pairs/info_nce.py", '"""', '"""In other words. ')
     edited(copy, "train/optimise.py", "def learning_rate(", "# a comment\n\n\ndef learning_rate(")
     edited(copy, "claims/systems/clip.py", "TESTED = 6000, 1500", "TESTED = 6_000, 1500")
     assert closure_hash(CLAIM, sources=copy) == before
-    moved(copy, "diptych.objectives.info_nce", "diptych.objectives.pairs.info_nce")
+    moved(copy, "diptych.objectives.pairs.info_nce", "diptych.objectives.two_sides.info_nce")
     moved(copy, "diptych.worlds.small_pairs", "diptych.worlds.tiny_pairs")
     assert "diptych.worlds.tiny_pairs" in closure(CLAIM, sources=copy)
     assert closure_hash(CLAIM, sources=copy) == before
@@ -79,11 +84,11 @@ def test_comments_docstrings_formatting_and_moves_leave_the_closure_as_it_is(cop
 CHANGES = {
     "optimiser": ("train/optimise.py", "return spec.lr *", "return 0.5 * spec.lr *"),
     "crop": (
-        "data/batch.py",
+        "data/load/batch.py",
         "return flipped(image_HWC, draw.rng) if flip else image_HWC",
         "return random_crop(image_HWC, size, draw.rng, (0.5, 0.6))",
     ),
-    "loss sign": ("objectives/info_nce.py", "return loss, ", "return -loss, "),
+    "loss sign": ("objectives/pairs/info_nce.py", "return loss, ", "return -loss, "),
 }
 
 
@@ -95,7 +100,7 @@ def test_other_behaviour_changes_the_closure(what: str, copy: Path) -> None:
 
 def test_what_a_claim_does_not_reach_leaves_the_closure_as_it_is(copy: Path) -> None:
     before = closure_hash(CLAIM, sources=copy)
-    (copy / "diptych/objectives/focal.py").write_text("raise SystemExit\n")
+    (copy / "diptych/objectives/boxes/focal.py").write_text("raise SystemExit\n")
     assert closure_hash(CLAIM, sources=copy) == before
 
 
@@ -113,7 +118,9 @@ def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypat
     assert {"loss", "lr", "grad_norm"} <= set(before["method"]["losses"][0])
     assert differences(before, json.loads(json.dumps(method_trace(claim)))) == []
 
-    batch, clip, state = (import_module(f"diptych.{name}") for name in ("data.batch", "recipes.clip", "train.state"))
+    batch, clip, state = (
+        import_module(f"diptych.{name}") for name in ("data.load.batch", "recipes.contrastive.clip", "train.state")
+    )
     build, view, info_nce, score = state.build_optimiser, batch.view, clip.info_nce, ZeroShot.score
 
     def decaying(model: Any, spec: Any) -> Any:

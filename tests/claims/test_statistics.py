@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,10 @@ from scipy import stats
 from diptych.claims.statistics import detectable, group_parts, item_view, items_needed, mcnemar, sign_flip
 from diptych.claims.verdict import paired_difference
 from diptych.core.errors import DataError
+from diptych.tasks.pairs.zero_shot import ZeroShot
+
+HITS = partial(ZeroShot.item_values, metric="acc@1")
+RECALLS = partial(ZeroShot.item_values, metric="mean_per_class")
 
 
 def class_records(right: np.ndarray, groups: list[str] | None = None) -> pa.Table:
@@ -57,7 +62,7 @@ def test_sign_flips_agree_with_scipys_exact_permutations() -> None:
 def test_the_interval_of_the_difference_is_scipys_paired_bootstrap() -> None:
     rng = np.random.default_rng(2)
     a, b = rng.random(400) < 0.6, rng.random(400) < 0.7
-    view = item_view(class_records(a), class_records(b), "acc@1")
+    view = item_view(class_records(a), class_records(b), HITS)
     assert view is not None
     assert view.difference == pytest.approx(b.mean() - a.mean())
     theirs = stats.bootstrap(
@@ -77,8 +82,8 @@ def test_items_that_move_together_make_the_interval_wider() -> None:
     a, b = (np.repeat(rng.random(40) < p, 10) for p in (0.5, 0.6))  # 40 groups of 10 equal items
     groups = [f"g{i // 10}" for i in range(400)]
     naive, grouped = (
-        item_view(class_records(a), class_records(b), "acc@1"),
-        item_view(class_records(a, groups), class_records(b, groups), "acc@1"),
+        item_view(class_records(a), class_records(b), HITS),
+        item_view(class_records(a, groups), class_records(b, groups), HITS),
     )
     assert naive is not None
     assert grouped is not None
@@ -91,10 +96,10 @@ def test_items_that_move_together_make_the_interval_wider() -> None:
 def test_order_of_rows_does_not_matter_and_other_items_are_refused() -> None:
     rng = np.random.default_rng(5)
     a, b = class_records(rng.random(50) < 0.5), class_records(rng.random(50) < 0.5)
-    assert item_view(a, b.take(rng.permutation(50)), "acc@1") == item_view(a, b, "acc@1")
+    assert item_view(a, b.take(rng.permutation(50)), HITS) == item_view(a, b, HITS)
     with pytest.raises(DataError, match="not asked the same items"):
-        item_view(a, b.slice(1), "acc@1")
-    assert item_view(a, b, "mean_per_class") is None
+        item_view(a, b.slice(1), HITS)
+    assert item_view(a, b, RECALLS) is None
 
 
 def test_columns_weigh_equally_whatever_their_size() -> None:

@@ -13,8 +13,8 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.engine import folder_of, run
 from diptych.claims.training import trained
 from diptych.claims.verdict import Margins
-from diptych.recipes.clip import CLIP
-from diptych.recipes.locked import Locked
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.locked import Locked
 from diptych.worlds.small_pairs import SmallPairs
 
 CLIP_4 = sized_for(CLIP.tiny(), batch_size=8, steps=4, pieces=280)

@@ -12,8 +12,8 @@ import pytest
 
 from diptych.cli import COMMANDS, main
 from diptych.cli.flat import documented, flat, pick
-from diptych.curate.registry import ABOUT, ENTRIES
-from diptych.recipes.clip import CLIP
+from diptych.core.registry import OPERATORS
+from diptych.recipes.contrastive.clip import CLIP
 from diptych.train.options import TrainOptions
 
 WORLD = "world:scenes?n=40"
@@ -71,11 +71,20 @@ def test_wrong_names_get_one_line_and_exit_code_2(words: list[str], problem: str
     assert err.count("\n") == 1
 
 
+def test_a_curation_step_has_its_published_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["curate", "tldr", "--preset", "paper", "--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "a fortieth of the rows (default: 1000)" in words
+    assert "(default: all)" in words
+    assert main(["curate", "exact_duplicates", "x", "y", "--preset", "paper"]) == 2
+    assert "exact_duplicates has no presets" in capsys.readouterr().err
+
+
 def test_help_of_curate_says_what_each_step_is_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(ABOUT) == list(ENTRIES)
     assert main(["curate", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {slug}  " in shown and about in shown for slug, about in ABOUT.items())
+    assert all(f"  {slug}  " in shown and entry.about in shown for slug, entry in OPERATORS.items())
 
 
 def test_a_wrong_option_is_answered_with_near_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +192,7 @@ def test_build_inspect_verify_split(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_classify_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from diptych import api
-    from diptych.data.decode import decode, encode_png
+    from diptych.data.media.decode import decode, encode_png
 
     out = str(tmp_path / "run")
     api.train("clip", WORLD, out, steps=1, batch_size=8, progress=False)

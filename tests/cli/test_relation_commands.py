@@ -21,7 +21,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.graphs import write
 from diptych.data.vocabularies import vocabulary
-from diptych.recipes.rlipv2 import RLIPv2
+from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks import find
 from diptych.tasks.evaluate import rescore
 
@@ -97,12 +97,13 @@ def test_every_protocol_scores_published_files_by_command(
     said(capsys, "data", "build", str(tmp_path / "files"), str(tmp_path / "data"))
     words = ("eval", str(run), task, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "kept"), *options)
     out = said(capsys, *words, "--draws", "20")
-    assert out.startswith(f"test: {task} v1, ")
+    version = find(task).version
+    assert out.startswith(f"test: {task} v{version}, ")
     assert all(f"  {rule}" in out for rule in RULES)
     assert f"  {find(task).main.partition('@')[0]}" in out
     records, result = (tmp_path / "kept" / f"{task}-data-test.{kind}" for kind in ("parquet", "json"))
     kept = Result.from_json(json.loads(result.read_text()))
-    assert kept.notes["protocol"] == f"{task} v1"
+    assert kept.notes["protocol"] == f"{task} v{version}"
     again = rescore(find(task, **kept.notes["options"]), records)
     assert {k: repr(m.value) for k, m in again.metrics.items()} == {k: repr(m.value) for k, m in kept.metrics.items()}
     if task == "hico_det":

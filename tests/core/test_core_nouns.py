@@ -102,6 +102,18 @@ def test_result_round_trip_keeps_missing_numbers() -> None:
     assert back.value == 0.5
 
 
+def test_direction_belongs_to_the_metric_and_older_results_open() -> None:
+    rank = Metric(3.0, higher_is_better=False, unit="rank")
+    result = Result("x", 1, "medr", {"medr": rank, "r@1": Metric(0.5)}, 1, 1)
+    assert not result.higher_is_better
+    assert rank.better(4.0)
+    assert not rank.better(3.0)
+    assert not rank.better(2.0)
+    assert Result.from_json(result.to_json()).metrics["medr"] == Metric(3.0, math.nan, math.nan, math.nan, False, "rank")
+    older = {**result.to_json(), "higher_is_better": True, "metrics": {"medr": {"value": 3.0}}}
+    assert Result.from_json(older).value == 3.0
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a.txt", "old")
 

@@ -10,6 +10,7 @@ import pytest
 
 from diptych.core import systems
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.registry import RECIPES
 
 
 def test_all_82_systems_stand_in_the_table_once() -> None:
@@ -22,7 +23,8 @@ def test_all_82_systems_stand_in_the_table_once() -> None:
 @pytest.mark.parametrize("system", [*systems.SYSTEMS, *systems.BASELINES], ids=lambda s: s.slug)
 def test_entry_points_follow_one_pattern(system: systems.System) -> None:
     module, _, name = system.entry.partition(":")
-    root, room, file = module.split(".")
+    root, room, *family, file = module.split(".")
+    assert len(family) == (room in {"recipes", "curate", "tasks"}), "a system lies in the folder of its family"
     assert root == "diptych"
     assert room == system.room in {"recipes", "curate", "tasks", "pipelines", "worlds"}
     assert file == system.slug
@@ -40,7 +42,7 @@ def test_built_systems_can_be_loaded(system: systems.System) -> None:
 )
 def test_near_matches_come_from_all_systems_and_baselines(wrong: str, right: str) -> None:
     with pytest.raises(UnknownName, match=f"unknown recipe '{wrong}'; did you mean '{right}'"):
-        systems.find(wrong, room="recipes")
+        RECIPES.find(wrong)
 
 
 def test_dashes_and_capitals_are_forgiven() -> None:
@@ -49,7 +51,7 @@ def test_dashes_and_capitals_are_forgiven() -> None:
 
 def test_a_system_of_another_room_says_where_it_lives() -> None:
     with pytest.raises(ConfigError, match="is not a recipe: it lives in curate/"):
-        systems.find("metaclip", room="recipes")
+        RECIPES.find("metaclip")
 
 
 def test_a_system_that_is_not_built_says_so() -> None:

@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from diptych import curate as room
 from diptych.core.contracts import Curated, Drop
 from diptych.core.errors import RunError, UnknownName
 from diptych.core.image import ArrayImage
+from diptych.core.registry import OPERATORS
 from diptych.core.sample import Sample, Text
-from diptych.curate.exact_duplicates import ExactDuplicates
-from diptych.curate.near_duplicates import NearDuplicates
-from diptych.curate.pool import curate, plan
+from diptych.curate.duplicates.exact import ExactDuplicates
+from diptych.curate.duplicates.near import NearDuplicates
+from diptych.curate.engine.pool import curate, plan
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 from diptych.worlds import scenes
@@ -131,6 +131,6 @@ def test_works_on_worlds_too_and_plans() -> None:
 
 
 def test_registry() -> None:
-    assert room.find("near_duplicates") is NearDuplicates
+    assert OPERATORS.load("near_duplicates") is NearDuplicates
     with pytest.raises(UnknownName, match="did you mean 'near_duplicates'"):
-        room.find("near_duplicate")
+        OPERATORS.load("near_duplicate")

@@ -9,9 +9,9 @@ from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.data.batch import TensorBatch, choose_text, group_ids, pair_batch
-from diptych.data.tokenize import Tokenizer
-from diptych.data.transforms import HALF, Preprocess
+from diptych.data.load.batch import TensorBatch, choose_text, group_ids, pair_batch
+from diptych.data.media.transforms import HALF, Preprocess
+from diptych.data.text.tokenize import Tokenizer
 
 TEXTS = (Text("a red bus", "en"), Text("the bus", "en"), Text("ein Bus", "de"), Text("a tree", "en", "negative"), Text("bus", ""))
 

@@ -26,11 +26,11 @@ from diptych.core.errors import DataError, RunError
 from diptych.core.image import ArrayImage, BytesImage, FileImage
 from diptych.core.sample import ORIGINS, Sample, Text
 from diptych.core.scene_graph import Region, Relation
-from diptych.data import shards
-from diptych.data.build import build, open_built
 from diptych.data.dataset import Pool
-from diptych.data.decode import decode
-from diptych.data.tar_index import index_tar
+from diptych.data.media.decode import decode
+from diptych.data.shards import write as shards
+from diptych.data.shards.build import build, open_built
+from diptych.data.shards.tar_index import index_tar
 
 
 def picture(seed: int, kind: str = "JPEG", side: int = 20) -> bytes:
@@ -266,7 +266,7 @@ def test_a_stopped_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise Killed
         return store(pool, rows, path, **options)
 
-    monkeypatch.setattr("diptych.data.build.store_shard", stop)
+    monkeypatch.setattr("diptych.data.shards.build.store_shard", stop)
     with pytest.raises(Killed):
         build(small_pool(), tmp_path / "out", shard_samples=8)
     with pytest.raises(DataError, match="unfinished build"):
@@ -281,7 +281,7 @@ def test_other_data_do_not_continue_a_stopped_build(tmp_path: Path, monkeypatch:
     def stop(*_: Any, **__: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr("diptych.data.build._write_tables", stop)
+    monkeypatch.setattr("diptych.data.shards.build._write_tables", stop)
     with pytest.raises(Killed):
         build(small_pool(), tmp_path / "out", shard_samples=8)
     monkeypatch.undo()
@@ -298,7 +298,7 @@ def test_kill_9_loses_nothing_that_was_finished(tmp_path: Path) -> None:
         import os, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_build import small_pool
-        from diptych.data import build as module
+        from diptych.data.shards import build as module
         real, calls = module.store_shard, []
         def store(pool, rows, path, **options):
             calls.append(path)

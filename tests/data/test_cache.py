@@ -8,9 +8,9 @@ from PIL import Image
 from diptych.core.errors import DataError, DecodeError
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample, Text
-from diptych.data.cache import decoded
 from diptych.data.dataset import Pool
-from diptych.data.decode import decode, encode_png
+from diptych.data.load.cache import decoded
+from diptych.data.media.decode import decode, encode_png
 
 
 def samples(count=6, size=(20, 20)):
@@ -41,7 +41,7 @@ def test_the_array_is_made_once_and_for_this_order_only(tmp_path, monkeypatch):
     other = decoded(pool.select([1, 0]), 20, tmp_path)
     np.testing.assert_array_equal(other[0].image.pixels_HWC, decode(pool[1].image))
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr("diptych.data.cache.decode", None)
+    monkeypatch.setattr("diptych.data.load.cache.decode", None)
     assert len(decoded(pool, 20, tmp_path)) == 6
 
 

@@ -151,7 +151,7 @@ def test_fingerprint_sees_pixels() -> None:
 
 
 def test_images_can_be_exchanged_below_a_subset() -> None:
-    from diptych.data.images import Objects
+    from diptych.data.media.images import Objects
 
     pool = Pool.from_samples(samples()).select([7, 3])
     other = [BytesImage(b"a"), BytesImage(b"b")]
@@ -176,7 +176,7 @@ def test_pickles_and_crosses_processes() -> None:
 def test_a_large_pool_is_small() -> None:
     """200,000 rows: what belongs to a row is a number in a column, not an object."""
     n = 200_000
-    from diptych.data.images import LooseFiles
+    from diptych.data.media.images import LooseFiles
     from diptych.data.ragged import Texts
 
     uids = pa.array([f"{i:09d}" for i in range(n)])

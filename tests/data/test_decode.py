@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, BytesImage, FileImage
-from diptych.data.decode import decode, decode_rgba, encode_png, encode_webp, probe
+from diptych.data.media.decode import decode, decode_rgba, encode_png, encode_webp, probe
 
 
 def picture(height=48, width=80):

@@ -20,9 +20,9 @@ from PIL import Image
 from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError, DecodeError, RunError
 from diptych.data.columns import read_parquet
-from diptych.data.download import Download, download, resized
-from diptych.data.polite_http import FetchError, Manners, fetch_image, opted_out, public_address
 from diptych.data.read import read
+from diptych.data.web.download import Download, download, resized
+from diptych.data.web.polite_http import FetchError, Manners, fetch_image, opted_out, public_address
 
 
 def picture(width: int = 40, height: int = 20, number: int = 0, format: str = "PNG") -> bytes:
@@ -215,7 +215,7 @@ def test_a_redirect_into_a_private_network_is_refused(site: str, monkeypatch: py
     def only_this_server(host: str, port: int, manners: Manners) -> str:
         return host if f"{host}:{port}" == site.removeprefix("http://") else public_address(host, port, manners)
 
-    monkeypatch.setattr("diptych.data.polite_http.public_address", only_this_server)
+    monkeypatch.setattr("diptych.data.web.polite_http.public_address", only_this_server)
     assert fetch_image(f"{site}/moved", Manners())
     with pytest.raises(FetchError, match=r"10\.0\.0\.1, which is not public"):
         fetch_image(f"{site}/to-private", Manners())

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diptych.data.build import open_built
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
-from diptych.data.decode import decode, decode_rgba
+from diptych.data.media.decode import decode, decode_rgba
 from diptych.data.read import read
+from diptych.data.shards.build import open_built
 
 STYLES = {"noto": "Apache-2.0", "twemoji": "CC-BY-4.0", "fluent": "MIT", "openmoji": "CC-BY-SA-4.0"}
 LANGUAGES = set(

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from diptych.core.errors import DataError, DiptychError, RunError, UnknownName
-from diptych.data import fetch as module
-from diptych.data.fetch import fetch, files, follow, read_card, stamp_texts
+from diptych.data.web import fetch as module
+from diptych.data.web.fetch import fetch, files, follow, read_card, stamp_texts
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
 
@@ -109,8 +109,8 @@ def test_clipart_joins_pictures_with_the_metadata_of_their_drawing(tmp_path: Pat
         },
     )
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    monkeypatch.setattr("diptych.data.decode.MAX_PIXELS", 100)
-    monkeypatch.setitem(__import__("diptych.data.decode", fromlist=["probe"]).probe.__kwdefaults__, "max_pixels", 100)
+    monkeypatch.setattr("diptych.data.media.decode.MAX_PIXELS", 100)
+    monkeypatch.setitem(__import__("diptych.data.media.decode", fromlist=["probe"]).probe.__kwdefaults__, "max_pixels", 100)
     pool = fetch("clipart", tmp_path / "out", keep_debs=True, progress=False)
     assert pool.uids == ("animals_frogs",)
     assert [(t.origin, t.string) for t in pool[0].texts] == [

@@ -13,12 +13,12 @@ from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation
-from diptych.data.graph_batch import GraphBatch, graph_batch
-from diptych.data.graph_transforms import DetectorViews, Squashed
-from diptych.data.label_lists import CorpusNames, LabelLists, ListSampler
-from diptych.data.region_noise import RegionNoise
-from diptych.data.tokenize import Tokenizer
-from diptych.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from diptych.data.graphs.batch import GraphBatch, graph_batch
+from diptych.data.graphs.label_lists import CorpusNames, LabelLists, ListSampler
+from diptych.data.graphs.region_noise import RegionNoise
+from diptych.data.graphs.transforms import DetectorViews, Squashed
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
+from diptych.data.text.tokenize import Tokenizer
 from diptych.worlds import links
 
 
@@ -87,6 +87,14 @@ def test_true_pairs_are_the_regions_at_both_ends() -> None:
     assert true["object_box_BG4"][1, 2].tolist() == [0, 0, 0, 0]
     assert true["has_object_BG"].tolist() == [[True] * 3, [True, True, False]]
     assert true["valid_BG"].tolist() == [[False] * 3, [True] * 3]
+
+
+def test_an_object_that_is_not_in_the_picture_has_its_own_name_where_that_is_asked_for() -> None:
+    lists = LabelLists((*LISTS.objects, "missing objects"), LISTS.relations)
+    true = graph_batch(draws_of(EMPTY, PAIR), views=AsIs(), labels=lists).true_pairs()
+    assert true["object_label_BG"][1].tolist() == [2, 1, 4]
+    assert lists.background == 5  # behind it
+    assert true["has_object_BG"][1].tolist() == [True, True, False]
 
 
 def test_boxes_are_shares_of_their_own_picture_whatever_it_is_padded_to() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.data.graph_files import from_networkx, read_graph, to_networkx, write_graph
+from diptych.data.graphs.files import from_networkx, read_graph, to_networkx, write_graph
 
 NAMES = st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=1, max_size=8)
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import SceneGraph
-from diptych.data.build import build, open_built
 from diptych.data.dataset import Pool
 from diptych.data.graphs import FORMATS, format_of
 from diptych.data.read import read
+from diptych.data.shards.build import build, open_built
 
 METHODS = {name: name.replace("-", "_") for name in FORMATS}
 
@@ -226,3 +227,26 @@ def test_other_json_stays_what_it_was(name: str, published: Any) -> None:
         pool = read(published.json("captions.json", value))
     assert [text.string for text in pool[0].texts] == ["a word"]
     assert not pool.has_regions
+
+
+def test_hico_dets_image_level_labels_become_a_column(published: Any) -> None:
+    """As MATLAB writes them: names in cells; labels are 1, -1, 0 or not-a-number."""
+    from scipy.io import savemat
+
+    folder = published.hico_det()
+    label_KN = np.full((600, 2), np.nan)
+    label_KN[:, 0] = -1
+    label_KN[[0, 245], 1] = 1  # board airplane, sit on bench
+    label_KN[599, 1] = 0
+    names = np.array(["HICO_test2015_00000001.jpg", "HICO_test2015_00000006.jpg"], object).reshape(2, 1)
+    assert "labelled_objects" not in read(folder).column_names
+    savemat(folder / "anno.mat", {"list_test": names, "anno_test": label_KN})
+    pool = read(folder)
+    extras = {sample.uid: sample.extras.get("labelled_objects") for sample in (pool[row] for row in range(len(pool)))}
+    assert sorted(map(str, extras.values())) == ["None", "['airplane', 'bench']"]
+    savemat(folder / "anno.mat", {"list_test": names, "anno_test": label_KN[:599]})
+    with pytest.raises(DataError, match=r"field 'anno_test': has shape \(599, 2\)"):
+        read(folder)
+    (folder / "anno.mat").write_bytes(b"no matrix")
+    with pytest.raises(DataError, match="cannot be read as a file of MATLAB"):
+        read(folder)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.data.graph_transforms import (
+from diptych.data.graphs.transforms import (
     DetectorViews,
     Mirror,
     ShortSide,

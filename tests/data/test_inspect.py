@@ -14,9 +14,9 @@ from PIL import Image
 
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample, Text
-from diptych.data.build import build, open_built
 from diptych.data.dataset import Pool
 from diptych.data.inspect import inspect
+from diptych.data.shards.build import build, open_built
 
 
 def picture(shade: int, width: int = 40, kind: str = "PNG") -> bytes:

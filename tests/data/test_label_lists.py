@@ -15,7 +15,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
-from diptych.data.label_lists import NO_OBJECTS, CorpusNames, LabelLists, ListSampler, names_of
+from diptych.data.graphs.label_lists import NO_OBJECTS, CorpusNames, LabelLists, ListSampler, names_of
 from diptych.worlds import links
 
 

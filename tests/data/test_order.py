@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
-from diptych.data.order import Weighted, order, span
+from diptych.data.load.order import Weighted, order, span
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 200))

@@ -15,10 +15,10 @@ from PIL import Image
 
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample, Text
-from diptych.data.build import build
 from diptych.data.dataset import Pool
-from diptych.data.naming import uid_of, uids_of
 from diptych.data.read import expand, read
+from diptych.data.read.naming import uid_of, uids_of
+from diptych.data.shards.build import build
 
 
 def jpeg(shade: int = 0) -> bytes:

@@ -13,8 +13,8 @@ from PIL import Image as Pictures
 
 from diptych.core.errors import DataError
 from diptych.core.sample import Text
-from diptych.data.build import build, open_built
 from diptych.data.read import read
+from diptych.data.shards.build import build, open_built
 
 datasets = pytest.importorskip("datasets")
 

@@ -10,9 +10,9 @@ import pytest
 
 from diptych.cli import main
 from diptych.core.errors import DataError
-from diptych.curate.sources import open_pool
+from diptych.curate.engine.sources import open_pool
 from diptych.data.quarantine import read_quarantine
-from diptych.data.read_links import is_links, pair_uid, read_links
+from diptych.data.read.links import is_links, pair_uid, read_links
 
 
 def write(path: Path, **columns) -> Path:

@@ -16,7 +16,7 @@ from PIL import Image
 from diptych.core.errors import DataError
 from diptych.core.sample import Text
 from diptych.data.read import read
-from diptych.data.tar_index import index_path, index_tar, open_index
+from diptych.data.shards.tar_index import index_path, index_tar, open_index
 
 
 def jpeg(shade: int = 0) -> bytes:
@@ -67,7 +67,7 @@ def test_it_is_stored_and_used_and_renewed(tmp_path: Path, monkeypatch: pytest.M
     assert open_index(path) == fresh
     assert index_path(path).is_file()
     calls = []
-    monkeypatch.setattr("diptych.data.tar_index.index_tar", lambda p: calls.append(p) or index_tar(p))
+    monkeypatch.setattr("diptych.data.shards.tar_index.index_tar", lambda p: calls.append(p) or index_tar(p))
     assert open_index(path) == fresh  # stored == rebuilt
     assert calls == []
     tar(path, pairs(7))
@@ -81,7 +81,7 @@ def test_it_is_stored_and_used_and_renewed(tmp_path: Path, monkeypatch: pytest.M
 def test_a_read_only_folder_puts_it_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tar(tmp_path / "a.tar", pairs(3))
-    from diptych.data import tar_index
+    from diptych.data.shards import tar_index
 
     real = tar_index.write_parquet
 

@@ -7,7 +7,7 @@ import pytest
 
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
-from diptych.data.region_noise import RegionNoise
+from diptych.data.graphs.region_noise import RegionNoise
 
 
 def test_sides_and_centres_move_within_their_bounds_and_reach_them() -> None:

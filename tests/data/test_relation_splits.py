@@ -12,7 +12,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.dataset import Pool
-from diptych.data.relation_splits import few_shot_rows, noisy_predicates, without_triplets
+from diptych.data.graphs.relation_splits import few_shot_rows, noisy_predicates, without_triplets
 from diptych.worlds import links
 
 

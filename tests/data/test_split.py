@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample, Text
-from diptych.data.build import build, open_built
 from diptych.data.columns import MadeBy
 from diptych.data.dataset import Pool
+from diptych.data.shards.build import build, open_built
 from diptych.data.split import leaks, save_split, split
 
 rows = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 30)), min_size=30, max_size=80)

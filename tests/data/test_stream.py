@@ -19,13 +19,13 @@ from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
-from diptych.data.batch import TensorBatch, group_ids, pair_batch
 from diptych.data.dataset import Pool
-from diptych.data.decode import encode_png
-from diptych.data.order import Weighted, order, span
-from diptych.data.stream import batches
-from diptych.data.tokenize import Tokenizer
-from diptych.data.transforms import HALF, Preprocess
+from diptych.data.load.batch import TensorBatch, group_ids, pair_batch
+from diptych.data.load.order import Weighted, order, span
+from diptych.data.load.stream import batches
+from diptych.data.media.decode import encode_png
+from diptych.data.media.transforms import HALF, Preprocess
+from diptych.data.text.tokenize import Tokenizer
 
 WORDS = Tokenizer.train(["red bus", "tree number 0123456789"], 270)
 

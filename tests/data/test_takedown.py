@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import diptych.data.takedown as module
+import diptych.data.shards.takedown as module
 from diptych.cli import main
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
-from diptych.data.build import build, open_built
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
 from diptych.data.dataset import Pool
-from diptych.data.order import span
+from diptych.data.load.order import span
 from diptych.data.quarantine import read_quarantine
-from diptych.data.takedown import takedown
-from diptych.data.verify import verify
+from diptych.data.shards.build import build, open_built
+from diptych.data.shards.takedown import takedown
+from diptych.data.shards.verify import verify
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.data.batch import pair_batch
-from diptych.data.text_sets import drawn, sub_captions, text_set_batch, texts_of_draw
-from diptych.data.tokenize import Tokenizer
-from diptych.data.transforms import Preprocess
+from diptych.data.load.batch import pair_batch
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.text_sets import drawn, sub_captions, text_set_batch, texts_of_draw
+from diptych.data.text.tokenize import Tokenizer
 
 WORDS = Tokenizer.train(["a red bus near one tree two dogs three cats sleep today"] * 2, 300)
 

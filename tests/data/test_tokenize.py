@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.data.tokenize import Tokenizer, clip_clean
+from diptych.data.text.tokenize import Tokenizer, clip_clean
 
 TEXTS = [
     "A photo of a Cat!!",
@@ -76,7 +76,7 @@ def test_the_short_cut_of_cleaning_changes_nothing(text):
 
 
 def test_clip_does_not_import_open_clip():
-    use = "from diptych.data.tokenize import Tokenizer; Tokenizer.from_spec('clip').encode(['a'], 8)"
+    use = "from diptych.data.text.tokenize import Tokenizer; Tokenizer.from_spec('clip').encode(['a'], 8)"
     code = f"import sys; {use}; print('open_clip' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 

@@ -7,7 +7,16 @@ from PIL import Image
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.core.randomness import keyed_rng
-from diptych.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD, OPENAI_MEAN, OPENAI_STD, Preprocess, random_crop, resized
+from diptych.data.media.transforms import (
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Preprocess,
+    random_crop,
+    resized,
+)
 
 SHAPES = [(48, 80), (81, 53), (224, 224), (225, 500), (300, 301), (31, 17), (100, 37)]
 

@@ -14,10 +14,10 @@ from PIL import Image
 from diptych.core.errors import DataError
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
-from diptych.data.build import build, open_built
 from diptych.data.columns import MadeBy, write_table
 from diptych.data.dataset import Pool
-from diptych.data.verify import verify
+from diptych.data.shards.build import build, open_built
+from diptych.data.shards.verify import verify
 
 
 @pytest.fixture

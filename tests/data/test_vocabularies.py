@@ -7,7 +7,7 @@ import pytest
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from diptych.core.errors import UnknownName
-from diptych.data.vocabularies import NAMES, action_roles, vocabulary
+from diptych.data.vocabularies import MISSING, NAMES, action_roles, vocabulary
 
 
 def test_coco_is_what_torchvision_has() -> None:
@@ -57,6 +57,22 @@ def test_v_coco_has_26_actions_and_29_action_roles() -> None:
     }
     assert known.predicates == action_roles(known.roles)
     assert known.predicates[6:10] == ("hit instr", "hit obj", "eat obj", "eat instr")
+
+
+def test_v_coco_is_asked_in_published_words_and_for_what_is_missing() -> None:
+    known = vocabulary("v-coco")
+    said = dict(zip(known.predicates, known.asked_predicates, strict=True))
+    assert len(set(said.values())) == 29
+    assert (said["sit instr"], said["hit instr"], said["hit obj"], said["drink instr"]) == (
+        "sit on/at",
+        "hit with",
+        "hit",
+        "drink from",
+    )
+    assert said["point instr"] == "point"
+    assert known.asked_objects == (*vocabulary("coco").objects, MISSING)
+    assert vocabulary("hico-det").asked_predicates == vocabulary("hico-det").predicates
+    assert vocabulary("hico-det").asked_objects == vocabulary("hico-det").objects
 
 
 def test_vg150_and_open_images() -> None:

@@ -15,10 +15,10 @@ from warcio.warcwriter import WARCWriter
 from diptych.cli import main
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
-from diptych.data.link_table import extract_links
 from diptych.data.quarantine import Bad, read_quarantine
-from diptych.data.read_links import pair_uid
-from diptych.data.web_archive import links_of
+from diptych.data.read.links import pair_uid
+from diptych.data.web.link_table import extract_links
+from diptych.data.web.web_archive import links_of
 
 PAGE = "https://site.example/pages/one.html"
 
@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         write_archive(
             tmp_path / "in" / f"{n}.wat", [("metadata", PAGE, wat([{"path": "IMG@/src", "url": f"{n}.jpg", "alt": "x"}]))]
         )
-    import diptych.data.link_table as module
+    import diptych.data.web.link_table as module
 
     real, seen = module.links_of, []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diptych.objectives.pair_tensors import PairPredictions, PairTargets
+from diptych.objectives.boxes.pair_tensors import PairPredictions, PairTargets
 
 
 def boxes(*lead: int, generator: torch.Generator) -> Tensor:

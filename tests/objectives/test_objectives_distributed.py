@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.errors import ShapeError
-from diptych.objectives.info_nce import info_nce
-from diptych.objectives.nested import nested
-from diptych.objectives.sigmoid_pairs import sigmoid_pairs
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.objectives.pairs.nested import nested
+from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
 
 N, FURTHER, WIDTH = 8, 4, 6  # images, further texts, features; of all processes together
 

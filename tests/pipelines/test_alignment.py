@@ -7,7 +7,7 @@ import pytest
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
-from diptych.data.transforms import Preprocess
+from diptych.data.media.transforms import Preprocess
 from diptych.pipelines.alignment import SIDE, align, covered, seen
 
 AXES = {"red": 0, "green": 1, "blue": 2}

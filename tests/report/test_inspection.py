@@ -13,10 +13,10 @@ import pytest
 from diptych.cli import main
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample, Text
-from diptych.data.build import build, open_built
 from diptych.data.columns import MadeBy
 from diptych.data.dataset import Pool
 from diptych.data.inspect import inspect
+from diptych.data.shards.build import build, open_built
 from diptych.data.split import save_split
 from diptych.report.inspection import inspection_page
 

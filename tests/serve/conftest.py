@@ -23,7 +23,7 @@ from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
-from diptych.data.decode import decode
+from diptych.data.media.decode import decode
 from diptych.index.dense import DenseIndex
 from diptych.serve import Limits, create_app
 

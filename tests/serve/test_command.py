@@ -20,11 +20,11 @@ import torch
 
 import diptych as dp
 from diptych.cli import main
-from diptych.data.tokenize import Tokenizer
-from diptych.data.transforms import Preprocess
-from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedder import PairEmbedder
-from diptych.models.towers import image_tower, text_tower
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.towers import image_tower, text_tower
 
 WORLD = "world:scenes?n=40&val=4&test=4"
 

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 
 from diptych.core.image import ArrayImage
-from diptych.data.decode import decode, encode_png
+from diptych.data.media.decode import decode, encode_png
 from diptych.index.dense import DenseIndex
 from diptych.serve import create_app
 from diptych.worlds import scenes

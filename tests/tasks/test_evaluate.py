@@ -11,9 +11,9 @@ import pytest
 from diptych import tasks
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.result import Result
+from diptych.tasks._scoring.records import read_records
 from diptych.tasks.evaluate import evaluate, file_stem, rescore
-from diptych.tasks.records import read_records
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.pairs.retrieval import Retrieval
 
 
 def test_records_and_result_are_kept_and_score_again(kit: Any, tmp_path: Path) -> None:

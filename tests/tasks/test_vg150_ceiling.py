@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.tasks.graph_records import records
-from diptych.tasks.vg150 import VG150
+from diptych.tasks.relations.graph_records import records
+from diptych.tasks.relations.vg150 import VG150
 
 
 def crowded(rng: np.random.Generator) -> SceneGraph:

@@ -80,7 +80,7 @@ def test_workers_and_micro_batches_change_nothing(tmp_path: Path) -> None:
 
 def test_the_loop_equals_one_written_out_by_hand(tmp_path: Path) -> None:
     from diptych.core.randomness import keyed_seed
-    from diptych.data.stream import batches
+    from diptych.data.load.stream import batches
 
     recipe = Toy(steps=5, clip_norm=0.1, warmup=2, dropout=0.2)
     run = fit(recipe, toy_pool(), tmp_path / "run", quiet(seed=4))

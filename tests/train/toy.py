@@ -23,7 +23,7 @@ from diptych.core.files import atomic_folder, write_json
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.objectives.info_nce import info_nce
+from diptych.objectives.pairs.info_nce import info_nce
 from diptych.train.hooks import WeightAverage
 
 WIDTH = 12

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from diptych.core.errors import ConfigError, DataError, DiptychError, UnknownName
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
-from diptych.data.build import build, open_built
 from diptych.data.dataset import Pool
-from diptych.data.decode import encode_png
+from diptych.data.media.decode import encode_png
 from diptych.data.read import read
+from diptych.data.shards.build import build, open_built
 from diptych.worlds import resolve, scenes
 from diptych.worlds.contact_sheet import contact_sheet
 from diptych.worlds.cutouts import cutout, pool_cutouts

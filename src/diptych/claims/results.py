@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,14 @@ from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.statistics import item_view, items_needed
 from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, word
+from diptych.core.contracts import TaskByItem
 from diptych.core.result import Result
 from diptych.report.measured import Contrast, ItemView, Measure
-from diptych.tasks.records import read_records
+from diptych.tasks._scoring.records import read_records
 from diptych.worlds.address import held_out
 
 POINT = 0.01
 NORMAL_95 = 1.959964
-MEAN_OVER_ITEMS = re.compile(r"(r|acc)@")
-LOWER_IS_BETTER = re.compile(r"(?:^|_)medr$")
 
 
 def measures_of(
@@ -47,6 +45,7 @@ def measures_of(
 
     measures = []
     for task in tasks:
+        made = cells.make_task(task)
         for split in parts:
             by_cell = {(c.arm, c.seed): c.results[task][split] for c in found}
             example = next(iter(by_cell.values()))
@@ -56,9 +55,9 @@ def measures_of(
                 for arm in arms[1:]:
                     seeds = sorted(values[arms[0]].keys() & values[arm].keys())
                     view = None
-                    if seeds and (metric == example.main or (given and MEAN_OVER_ITEMS.match(metric))):
+                    if seeds and isinstance(made, TaskByItem) and (metric == example.main or given):
                         one, two = (records(side, seeds[0], task, split) for side in (arms[0], arm))
-                        view = item_view(one, two, metric)
+                        view = item_view(one, two, partial(made.item_values, metric=metric))
                     pair = [[values[side][seed] for seed in seeds] for side in (arms[0], arm)]
                     view = replace(view, seed=seeds[0]) if view else None
                     contrasts.append(
@@ -88,7 +87,7 @@ def _measure(
     given: bool,
 ) -> Measure:
     main = metric == example.main
-    higher = example.higher_is_better if main else LOWER_IS_BETTER.search(metric) is None
+    higher = example.metrics[metric].higher_is_better
     first, *others = values.values()
     pairs = [len(first.keys() & other.keys()) for other in others]
     return Measure(

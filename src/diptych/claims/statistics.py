@@ -9,7 +9,7 @@ Letters: N items, M columns, C groups, R draws.
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,42 +20,26 @@ from scipy import stats
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.report.measured import ItemView
-from diptych.tasks import probe
-from diptych.tasks import ranks as rk
-from diptych.tasks.intervals import codes, percentiles, resampled_means
-from diptych.tasks.records import array
+from diptych.tasks._scoring.intervals import codes, percentiles, resampled_means
 
 Floats = npt.NDArray[np.float64]
+ItemValues = Callable[[pa.Table], Floats | None]
+"""[N, M]: what each item adds to a metric, NaN where a column does not apply."""
 FLIPS = 10_000
 POWER = 2.8  # (1.96 + 0.84): a two-sided test at .05 with power .8
 KEYS = ("uid", "query", "direction", "text", "case")
 
 
-def item_values(records: pa.Table, metric: str) -> Floats | None:
-    """[N, M]: what each item adds to the metric, NaN where a column does not apply; None when it is no mean over items."""
-    match = re.fullmatch(r"(?:(t2i|i2t)_)?(?:r|acc)@(\d+)", metric)
-    if {"credit", "kind"} <= set(records.column_names):
-        return probe.item_columns(records, metric)
-    if not match or "above" not in records.column_names:
-        return None
-    above, tied, relevant, by_index = (
-        array(records, name).astype(np.int64) for name in ("above", "tied", "tied_relevant", "rank_by_index")
-    )
-    hit_N = rk.hits(above, tied, relevant, int(match[2]), "expected", by_index)
-    if "direction" not in records.column_names:
-        return hit_N[:, None] if metric.startswith("acc@") else None
-    direction_N = array(records, "direction")
-    names = {"t2i": "text_to_image", "i2t": "image_to_text"}
-    chosen = [names[match[1]]] if match[1] else list(names.values())
-    return np.stack([np.where(direction_N == name, hit_N, np.nan) for name in chosen], axis=1)
+def item_view(first: pa.Table, other: pa.Table, values: ItemValues, *, draws: int = 2000, seed: int = 0) -> ItemView | None:
+    """`other` minus `first` over the same items; None when the metric is no mean over items.
 
-
-def item_view(first: pa.Table, other: pa.Table, metric: str, *, draws: int = 2000, seed: int = 0) -> ItemView | None:
-    """`other` minus `first` over the same items. Raises DataError when the two were not asked the same."""
+    values   of a metric by item (`Task.item_values`)
+    Raises DataError when the two were not asked the same.
+    """
     first, other = _sorted(first), _sorted(other)
     if _keys(first) != _keys(other):
         raise DataError("the two models were not asked the same items", expected="records of the same task on the same rows")
-    a_NM, b_NM = item_values(first, metric), item_values(other, metric)
+    a_NM, b_NM = values(first), values(other)
     if a_NM is None or b_NM is None:
         return None
     groups = first.column("group").to_pylist()

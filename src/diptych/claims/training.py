@@ -13,7 +13,7 @@ import torch
 from diptych.claims.cell import Cell
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.run_folder import RunFolder
-from diptych.models.deployed import open_model
+from diptych.models.io.deployed import open_model
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import as_drawn

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
     from diptych.api import load
     from diptych.core.image import FileImage
-    from diptych.tasks.zero_shot import ZeroShot, class_heads
+    from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 
     model = load(args.model, download=args.download)
     heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from diptych.cli.output import finish, parse, say
-from diptych.core import systems
 from diptych.core.errors import ConfigError
+from diptych.core.registry import RECIPES
 
 DESCRIPTION = """Which idea helps on your data: every recipe under one budget, same rows, same seeds, everything else equal.
 The first arm is what the others are measured against. What is finished in --out is read; a comparison that was stopped goes on."""
@@ -39,7 +39,7 @@ class Compare:
 
 def main(argv: Sequence[str]) -> int:
     if not argv:
-        built = ", ".join(systems.slugs("recipes", built=True))
+        built = ", ".join(RECIPES)
         raise ConfigError(f"say what to compare: diptych compare RECIPE RECIPE --data D --budget steps:N   (recipes: {built})")
     args = parse(Compare, argv, "compare", DESCRIPTION)
     if args.seeds < 1:

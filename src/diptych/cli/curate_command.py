@@ -21,29 +21,31 @@ class Curate:
     step: Annotated[Positional[str], arg(metavar="SLUG", help="the curation step")]
     source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of the removal table and what is kept")] = Path()
+    preset: Annotated[str, arg(help="paper: the published configuration, where a step has one")] = ""
     plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
     engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    from diptych.curate.registry import ABOUT, find
+    from diptych.core.registry import OPERATORS
 
     if not argv or argv[0].startswith("-"):
         if set(argv) & {"-h", "--help"}:
-            steps = "\n".join(f"  {slug:<21}{about}" for slug, about in ABOUT.items())
+            steps = "\n".join(f"  {slug:<21}{entry.about}" for slug, entry in OPERATORS.items())
             print(f"usage: diptych curate SLUG IN OUT [--plan]        (diptych curate SLUG --help says more)\n\n{steps}")
             return 0
-        raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(ABOUT)})")
-    kind = find(argv[0])
+        raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(OPERATORS)})")
+    kind = OPERATORS.load(argv[0])
+    preset = _preset(kind, argv)
     args: Any = parse(
-        flat("Options", [(Curate, None), (kind, None)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
+        flat("Options", [(Curate, None), (kind, preset)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
     )
-    from diptych.curate.pool import curate, kind_of, plan
-    from diptych.curate.sources import open_pool
+    from diptych.curate.engine.pool import curate, kind_of, plan
+    from diptych.curate.engine.sources import open_pool
 
     if args.engine != "local":
-        from diptych.curate.engine import start
+        from diptych.curate.engine.run import start
 
         start(args.engine)
     operator, data = kind(**pick(kind, args)), open_pool(args.source)
@@ -68,6 +70,18 @@ def main(argv: Sequence[str]) -> int:
         "out": str(args.out),
     }
     return finish(payload, lines, args.json)
+
+
+def _preset(kind: Any, argv: Sequence[str]) -> Any:
+    """The preset decides the defaults of the options, so it is read before them; None: the step's own defaults."""
+    for word, value in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--preset" or word.startswith("--preset="):
+            name = word.partition("=")[2] or value
+            if name != "paper" or not hasattr(kind, "paper"):
+                known = "paper" if hasattr(kind, "paper") else f"none: {kind.slug} has no presets"
+                raise ConfigError(f"unknown preset '{name}' (expected {known})")
+            return kind.paper()
+    return None
 
 
 def _short(value: Any) -> str:

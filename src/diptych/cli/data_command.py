@@ -116,7 +116,7 @@ def _build(argv: Sequence[str]) -> int:
     args = parse(Build, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data build SRC OUT")
-    from diptych.data.build import build
+    from diptych.data.shards.build import build
 
     report = build(_pool(args), args.out, shard_samples=args.shard_samples, overwrite=args.overwrite, progress=True)
     return finish(report.to_json(), report.lines(), args.json)
@@ -126,9 +126,9 @@ def _inspect(argv: Sequence[str]) -> int:
     args = parse(Inspect, argv, "data inspect", "The report that training prints before its first step.")
     if not args.source:
         raise ConfigError("say what: diptych data inspect DIR")
-    from diptych.curate.language import read_languages
+    from diptych.curate.text.language import read_languages
     from diptych.data.inspect import inspect
-    from diptych.data.tokenize import Tokenizer
+    from diptych.data.text.tokenize import Tokenizer
 
     pool = _pool(args)
     words = Tokenizer.from_spec(args.tokenizer) if args.tokenizer else None
@@ -158,7 +158,7 @@ def _pool(args: Build | Inspect) -> Pool:
 
 def _verify(argv: Sequence[str]) -> int:
     args = parse(Verify, argv, "data verify", "Check every byte; what fails goes to the quarantine and is not read again.")
-    from diptych.data.verify import verify
+    from diptych.data.shards.verify import verify
 
     report = verify(args.folder)
     finish(report.to_json(), report.lines(), args.json)
@@ -167,8 +167,8 @@ def _verify(argv: Sequence[str]) -> int:
 
 def _split(argv: Sequence[str]) -> int:
     args = parse(Split, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
-    from diptych.data.build import open_built
     from diptych.data.columns import MadeBy
+    from diptych.data.shards.build import open_built
     from diptych.data.split import leaks, save_split, split
 
     shares = _shares(args.shares)
@@ -203,7 +203,7 @@ def _shares(text: str) -> dict[str, float]:
 
 def _fetch(argv: Sequence[str]) -> int:
     args = parse(Fetch, argv, "data fetch", "Download a Debian package without installing it, and build its pictures and texts.")
-    from diptych.data.fetch import fetch
+    from diptych.data.web.fetch import fetch
 
     out = args.out if args.out != Path() else Path("data") / args.name
     pool = fetch(args.name, out)

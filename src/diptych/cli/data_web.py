@@ -54,7 +54,7 @@ class Takedown:
 
 def links(argv: Sequence[str]) -> int:
     args = parse(Links, argv, "data links", "Images with alternative texts out of web archives, as a table of links.")
-    from diptych.data.link_table import extract_links
+    from diptych.data.web.link_table import extract_links
 
     report = extract_links(args.source, args.out)
     facts = {
@@ -71,10 +71,10 @@ def download(argv: Sequence[str]) -> int:
     args = parse(Fetched, argv, "data download", "Images of a table of links, in shards as img2dataset writes them.")
     import pyarrow as pa
 
-    from diptych.curate.sources import open_pool
-    from diptych.data.download import Download
-    from diptych.data.download import download as run
-    from diptych.data.polite_http import Manners
+    from diptych.curate.engine.sources import open_pool
+    from diptych.data.web.download import Download
+    from diptych.data.web.download import download as run
+    from diptych.data.web.polite_http import Manners
 
     pool = open_pool(args.source / "links.parquet" if (args.source / "links.parquet").is_file() else args.source)
     if "url" not in pool.column_names:
@@ -105,7 +105,7 @@ def download(argv: Sequence[str]) -> int:
 
 def takedown(argv: Sequence[str]) -> int:
     args = parse(Takedown, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
-    from diptych.data.takedown import takedown as run
+    from diptych.data.shards.takedown import takedown as run
     from diptych.index.kinds import open_index
 
     uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]

@@ -75,8 +75,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _curate(whole: Any, out: Path) -> tuple[Any, list[tuple[str, int, int, float]]]:
     """Exact duplicates leave the training rows; held-out rows stay as they are."""
-    from diptych.curate.exact_duplicates import ExactDuplicates
-    from diptych.curate.pool import curate
+    from diptych.curate.duplicates.exact import ExactDuplicates
+    from diptych.curate.engine.pool import curate
     from diptych.worlds.address import split_names, training_rows
 
     rows = training_rows(whole)

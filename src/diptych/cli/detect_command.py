@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             _draw(path, graph, drawn)
             lines.append(f"  picture: {drawn}")
         if args.graph is not None:
-            from diptych.data.graph_files import write_graph
+            from diptych.data.graphs.files import write_graph
 
             written = _place(args.graph, path, ".json", len(args.images))
             write_graph(graph, written)
@@ -73,7 +73,7 @@ def _place(wanted: Path, image: Path, suffix: str, count: int) -> Path:
 
 def _draw(path: Path, graph: SceneGraph, out: Path) -> None:
     from diptych.core.image import FileImage
-    from diptych.data.decode import decode, encode_png
+    from diptych.data.media.decode import decode, encode_png
     from diptych.report.graphs import graph_picture
 
     out.write_bytes(encode_png(graph_picture(decode(FileImage(path)), graph)))

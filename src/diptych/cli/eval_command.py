@@ -28,13 +28,12 @@ class Eval:
 
 
 def main(argv: Sequence[str]) -> int:
-    from diptych.tasks import PROTOCOLS, find
+    from diptych.core.registry import TASKS
+    from diptych.tasks import find
 
     words = [word for word in argv if not word.startswith("-")]
     if len(words) < 2:
-        usage = (
-            f"diptych eval MODEL TASK --data D   (tasks: {', '.join(PROTOCOLS)}; diptych eval MODEL TASK --help lists options)"
-        )
+        usage = f"diptych eval MODEL TASK --data D   (tasks: {', '.join(TASKS)}; diptych eval MODEL TASK --help lists options)"
         if set(argv) & {"-h", "--help"}:
             print(f"usage: {usage}")
             return 0
@@ -58,7 +57,18 @@ def main(argv: Sequence[str]) -> int:
     return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
 
 
-RULES = ("scorer", "ap_rule", "iou", "relation_nms", "graph_constraint", "compat")
+RULES = (
+    "scorer",
+    "ap_rule",
+    "iou",
+    "triplet_score",
+    "subjects",
+    "impossible_pairs",
+    "cut",
+    "relation_nms",
+    "graph_constraint",
+    "compat",
+)
 """What two numbers must have in common before they can be compared, where a protocol declares it in its notes."""
 
 

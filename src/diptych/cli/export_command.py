@@ -24,8 +24,8 @@ class Export:
 def main(argv: Sequence[str]) -> int:
     args = parse(Export, argv, "export", "A transformers folder, or image.onnx and text.onnx.")
     from diptych.api import load
-    from diptych.models.embedder import PairEmbedder
-    from diptych.models.export import to_onnx, to_transformers
+    from diptych.models.io.export import to_onnx, to_transformers
+    from diptych.models.pairs.embedder import PairEmbedder
 
     model = load(args.model)
     if not isinstance(model, PairEmbedder):

@@ -12,8 +12,8 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.flat import flat, pick
 from diptych.cli.output import finish, parse, say
-from diptych.core import systems
 from diptych.core.errors import ConfigError
+from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 
 USAGE = "diptych train RECIPE --data D --out R [options]"
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         return _finish(resume(args.resume), evaluation=True, as_json=args.json)
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
-        built = ", ".join(systems.slugs("recipes", built=True))
+        built = ", ".join(RECIPES)
         words = f"{USAGE}   (built: {built}; diptych train RECIPE --help lists every option)"
         if set(argv) & {"-h", "--help"}:
             print(f"usage: {words}\n       diptych train --resume R")
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _train(name: str, argv: Sequence[str]) -> int:
-    kind: Any = systems.find(name, room="recipes").load()
+    kind: Any = RECIPES.load(name)
     from diptych.core.config import from_plain, to_plain
     from diptych.train.options import TrainOptions
 

@@ -472,6 +472,18 @@ class Task(Protocol):
     def score(self, records: pa.Table) -> Result: ...
 
 
+@runtime_checkable
+class TaskByItem(Task, Protocol):
+    """A task with metrics that are means over items, so that two models can be compared item by item."""
+
+    def item_values(self, records: pa.Table, metric: str) -> npt.NDArray[np.float64] | None:
+        """[N, M]: what each item adds to that metric, NaN where a column does not apply. None when it is no mean over items.
+
+        The metric is the mean over columns of the mean over items.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Drop:
     """Why a row left the pool."""

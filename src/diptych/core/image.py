@@ -1,4 +1,4 @@
-"""Where an image's bytes come from. Nothing here decodes; `data/decode.py` does."""
+"""Where an image's bytes come from. Nothing here decodes; `data/media/decode.py` does."""
 
 from __future__ import annotations
 

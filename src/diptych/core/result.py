@@ -9,23 +9,40 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number with its 95 % interval over items or groups of one run (never over seeds) and the value of chance."""
+    """A number with its 95 % interval over items or groups of one run (never over seeds), and what it takes to read it.
+
+    chance            what guessing gives, in the same unit; NaN where the protocol knows no such level
+    higher_is_better  False for ranks, errors, forgetting, perplexity: every comparison and choice reads it, none guesses from a name
+    unit              "share" (0..1), "percent", "rank", "points", "nats", ...
+    items             how many items it runs over; 0: those of the whole result
+    """
 
     value: float
     low: float = math.nan
     high: float = math.nan
     chance: float = math.nan
+    higher_is_better: bool = True
+    unit: str = "share"
+    items: int = 0
 
     def __str__(self) -> str:
         span = "" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
         return f"{self.value:.3f}{span}"
+
+    def better(self, other: float) -> bool:
+        """Whether this value is strictly better than `other`.
+
+        >>> Metric(3.0, higher_is_better=False).better(4.0)
+        True
+        """
+        return self.value > other if self.higher_is_better else self.value < other
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """The score of one protocol on one data set.
 
-    main     the metric that decides; more is better when `higher_is_better`
+    main     the metric that decides
     notes    whatever the protocol has to declare: tie policy and share of ties, templates, parse failures, fingerprints
     """
 
@@ -35,12 +52,16 @@ class Result:
     metrics: dict[str, Metric]
     n_items: int
     n_groups: int
-    higher_is_better: bool = True
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
         return self.metrics[self.main].value
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of the metric that decides."""
+        return self.metrics[self.main].higher_is_better
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; not-a-number becomes null, as JSON has none."""
@@ -59,8 +80,10 @@ class Result:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Result:
-        metrics = {
-            name: Metric(**{k: math.nan if v is None else v for k, v in values.items()})
-            for name, values in plain["metrics"].items()
-        }
-        return cls(**{**plain, "metrics": metrics})
+        def number(values: dict[str, Any]) -> Metric:
+            whole: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+            return Metric(**whole)
+
+        metrics = {name: number(values) for name, values in plain["metrics"].items()}
+        known = {name: value for name, value in plain.items() if name != "higher_is_better"}  # of results before metrics had it
+        return cls(**{**known, "metrics": metrics})

@@ -1,7 +1,8 @@
 """A curated data set: what `diptych curate` left of its source. No image is copied; it is the source without the rows that left.
 
 The folder names its source, and holds who was removed and the columns that steps made (`data.columns`). Opened again, the columns
-that name a text ("balanced_text", "repaired_text") stand instead of the texts of the source; lists and numbers become extras.
+that name a text ("balanced_text", "repaired_text") stand instead of the texts of the source, and those of `tagged_relations` instead
+of its relations; lists and numbers become extras.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diptych.core.errors import DataError
 from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
+from diptych.data.ragged import RELATION_SCHEMA
 
 MARK = "curation.json"
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
 """Columns that replace texts, with the origin of what they hold."""
+
+RELATIONS = "tagged_relations"
+"""The column of relations: lists of {subject, predicate, object, confidence}."""
 
 
 def is_curated(path: Path) -> bool:
@@ -50,6 +56,17 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
         if name in TEXT_COLUMNS:
             texts = pa.table({"uid": table["uid"], "string": table[name], "origin": [TEXT_COLUMNS[name]] * table.num_rows})
             pool = pool.with_table(texts, replace=True)
+        elif name == RELATIONS:
+            pool = pool.with_table(_relations(table), replace=True)
         elif name not in known:
             pool = pool.with_table(table)
     return pool.named(path.name)
+
+
+def _relations(table: pa.Table) -> pa.Table:
+    """A row a relation, from a row a uid."""
+    lists = table[RELATIONS].combine_chunks()
+    each = pc.list_flatten(lists)
+    uids = table["uid"].take(pc.list_parent_indices(lists))
+    columns = [uids, *(pc.struct_field(each, field.name).cast(field.type) for field in list(RELATION_SCHEMA)[1:])]
+    return pa.table(columns, schema=RELATION_SCHEMA)

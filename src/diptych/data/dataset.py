@@ -20,7 +20,7 @@ from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.data.columns import column_of
-from diptych.data.images import Images, Objects
+from diptych.data.media.images import Images, Objects
 from diptych.data.quarantine import Bad
 from diptych.data.ragged import (
     REGION_SCHEMA,
@@ -31,6 +31,7 @@ from diptych.data.ragged import (
     region_records,
     relation_of,
     relation_records,
+    with_records,
 )
 
 Ints = npt.NDArray[np.int64]
@@ -70,16 +71,18 @@ class Pool:
         notes: Sequence[str] = (),
         rows: Ints | None = None,
         fingerprint: str = "",
+        relabelled: bool = False,
     ) -> None:
         """`columns` has at least "uid"; all have one value a row, as has `objects` (values that Arrow cannot hold).
-        `rows` chooses from them; None takes all. `fingerprint` is taken as given where it is known."""
+        `rows` chooses from them; None takes all. `fingerprint` is taken as given where it is known. `relabelled`: the relations are not
+        those that came with the data, so they are part of the fingerprint."""
         self.name = name
         self.quarantine, self.notes = list(quarantine), list(notes)
         self._columns, self._texts, self._images = dict(columns), texts, images
         self._regions, self._relations = regions, relations
         self._objects, self._json = dict(objects or {}), frozenset(json_columns)
         self._rows: Ints = np.arange(len(self._columns["uid"])) if rows is None else rows
-        self._fingerprint = fingerprint
+        self._fingerprint, self._relabelled = fingerprint, relabelled
         self._uids: tuple[str, ...] | None = None
         self._groups: tuple[str, ...] | None = None
         hidden = {*IDENTITY, *STORED}
@@ -287,7 +290,8 @@ class Pool:
         """Join a uid-keyed table.
 
         A table with a column "string" (and "language", "origin") holds texts: they are added after those of the sample, or with
-        `replace` stand instead of them for every uid that the table names. Any other table has one row a uid, and its columns
+        `replace` stand instead of them for every uid that the table names; a table with a column "predicate" (and "subject", "object",
+        "confidence") holds relations, likewise. Any other table has one row a uid, and its columns
         become extras (or replace "group", "split", "licence", "source"). Unknown uids are ignored; a uid without row gets a gap.
         """
         if "uid" not in table.column_names:
@@ -300,6 +304,9 @@ class Pool:
                 kept = old.ragged.to_table(uids.take(pa.array(untouched)), untouched)
                 old = Texts.by_uid(kept, uids)
             return self._but(texts=Texts(old.ragged.merged(new.ragged)))
+        if "predicate" in table.column_names:
+            records = with_records(self._relations, table.select(RELATION_SCHEMA.names), uids, replace=replace)
+            return self._but(relations=records, relabelled=True)
         refuse_duplicates(table["uid"])
         place = pc.index_in(uids, value_set=table["uid"].cast(pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
         arrays, json_columns = {}, set()
@@ -372,6 +379,7 @@ class Pool:
             "quarantine": self.quarantine,
             "notes": self.notes,
             "rows": self._rows,
+            "relabelled": self._relabelled,
         }
         return Pool(**{**same, **changes})
 
@@ -382,13 +390,14 @@ class Pool:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits over every uid, its texts, group and image (sha256 where known, else size), in whatever order."""
+        """Sixteen hex digits over every uid, its texts, group and image (sha256 where known, else size), in whatever order; and over the
+        relations where a table gave them."""
         if not self._fingerprint:
-            self._fingerprint = self.content_fingerprint()
+            self._fingerprint = self.content_fingerprint(relations=self._relabelled)
         return self._fingerprint
 
-    def content_fingerprint(self) -> str:
-        """The fingerprint worked out from the content, whatever was written down."""
+    def content_fingerprint(self, *, relations: bool = False) -> str:
+        """The fingerprint worked out from the content, whatever was written down; over the relations too where asked."""
         uids, groups = self.uids, self.column("group")
         hashes = self.column("sha256") if "sha256" in self._columns else [None] * len(self)
         digest = hashlib.sha256()
@@ -396,7 +405,8 @@ class Pool:
             base = int(self._rows[row])
             texts = [(t.string, t.language, t.origin) for t in self._texts.of(base)]
             image = hashes[row] or self._images.identity(base)
-            digest.update(json.dumps([uids[row], groups[row], image, texts]).encode())
+            given = [self._relations.row(base)] if relations and self._relations else []
+            digest.update(json.dumps([uids[row], groups[row], image, texts, *given]).encode())
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
-from diptych.data.graph_facts import GraphFacts, graph_facts
+from diptych.data.graphs.facts import GraphFacts, graph_facts
 from diptych.data.quarantine import Bad, first_lines
 from diptych.data.split import LeakReport, leaks
 
@@ -204,7 +204,7 @@ def _tokenizer(value: Any) -> Encoder | None:
         return value if hasattr(value, "encode") else None
     if not value:
         return None
-    from diptych.data.tokenize import Tokenizer
+    from diptych.data.text.tokenize import Tokenizer
 
     encoder: Encoder = Tokenizer.from_spec(value)
     return encoder
@@ -249,7 +249,7 @@ def _pairs(report: DataReport, pool: Pool, groups: Sequence[str], first: Sequenc
 
 def _images(report: DataReport, pool: Pool, look_at: int, seed: int) -> None:
     """Sizes, formats and hashes from the manifest where there is one; a sample of images is decoded in any case."""
-    from diptych.data.shards import check_image
+    from diptych.data.shards.write import check_image
 
     there = [row for row in range(len(pool)) if pool.image(row) is not None]
     report.without_image = len(pool) - len(there)

@@ -90,6 +90,17 @@ class Ragged:
         return Ragged.by_row(pa.concat_tables([self.table, other.table.cast(self.table.schema)]), row_R, len(rows))
 
 
+def with_records(old: Ragged | None, table: pa.Table, uids: pa.Array, *, replace: bool) -> Ragged:
+    """The records of a uid-keyed table behind the old ones of its row, or with `replace` in their place; other rows keep theirs."""
+    new = Ragged.by_uid(table, uids)
+    if old is None:
+        return new
+    if replace:
+        untouched = np.flatnonzero(np.diff(new.start_N1) == 0)
+        old = Ragged.by_uid(old.to_table(uids.take(pa.array(untouched)), untouched), uids)
+    return old.merged(new)
+
+
 class Texts:
     """The texts of every row. `of(row)` is on the path of every batch, so languages and origins are small numbers here."""
 

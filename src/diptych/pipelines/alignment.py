@@ -22,7 +22,7 @@ from PIL import Image
 from diptych.core.contracts import Embedder, TokenEmbedder, Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.data.decode import Pixels, decode
+from diptych.data.media.decode import Pixels, decode
 
 WORDS = 24  # of a text that are shown
 SIDE = 768  # pixels: pictures with a longer side are made smaller before they are covered

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from diptych.data.decode import encode_webp
+from diptych.data.media.decode import encode_webp
 from diptych.report.page import style
 
 Pixels = npt.NDArray[np.uint8]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Result
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.data.decode import decode
+from diptych.data.media.decode import decode
 from diptych.report import page
 from diptych.report.curves import Bar, interval_chart
 from diptych.report.graphs import compared_block
@@ -106,7 +106,15 @@ def _graph(row: dict[str, Any], prefix: str) -> SceneGraph:
     relations = [Relation(*each) for each in zip(subjects, predicates, objects, confidence, strict=True)]
     best = sorted(relations, key=lambda relation: -relation.confidence)
     shown = relations if prefix else best[: len(row["truth_predicate"]) + 10]
-    return SceneGraph(tuple(Region(tuple(box), label) for box, label in zip(boxes, labels, strict=True)), tuple(shown))
+    # A predicted box may have no area: it was scored, and cannot be drawn.
+    at = {place: new for new, place in enumerate(n for n, (x0, y0, x1, y1) in enumerate(boxes) if x1 > x0 and y1 > y0)}
+    regions = tuple(Region(tuple(boxes[place]), labels[place]) for place in at)
+    drawn = (
+        replace(edge, subject=at[edge.subject], object=at[edge.object])
+        for edge in shown
+        if {edge.subject, edge.object} <= set(at)
+    )
+    return SceneGraph(regions, tuple(drawn))
 
 
 def _row(row: dict[str, Any], album: Album, *, wanted: bool = False) -> str:

@@ -13,7 +13,7 @@ from diptych.core.contracts import Dataset
 from diptych.core.errors import DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
-from diptych.data.decode import decode, encode_webp
+from diptych.data.media.decode import decode, encode_webp
 
 
 def thumbnail(source: ImageSource, *, side: int = 96) -> str:

@@ -10,7 +10,7 @@ from diptych.core.contracts import Dataset
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.data.decode import probe
+from diptych.data.media.decode import probe
 from diptych.serve.answers import graph_answer, plain
 from diptych.serve.page import HEADERS
 from diptych.serve.refusals import Json, Refused

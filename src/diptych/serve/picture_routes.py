@@ -11,7 +11,7 @@ from diptych.api import detect
 from diptych.core.contracts import Unit
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import SceneGraph
-from diptych.data.decode import decode
+from diptych.data.media.decode import decode
 from diptych.pipelines.alignment import Alignment, align
 from diptych.serve.answers import graph_answer, plain
 from diptych.serve.refusals import Json, Refused
@@ -26,8 +26,8 @@ from diptych.serve.schema import (
     texts_of,
 )
 from diptych.serve.service import Service
-from diptych.tasks.templates import fill, templates
-from diptych.tasks.zero_shot import class_heads, spell
+from diptych.tasks.pairs.templates import fill, templates
+from diptych.tasks.pairs.zero_shot import class_heads, spell
 
 
 def add(app: FastAPI, service: Service) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, BytesImage, ImageSource
-from diptych.data.decode import FORMATS, decode
+from diptych.data.media.decode import FORMATS, decode
 from diptych.serve.limits import Limits
 from diptych.serve.refusals import Refused
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diptych.core.errors import DecodeError
 from diptych.core.image import ImageSource
-from diptych.data.decode import decode
+from diptych.data.media.decode import decode
 
 REMEMBERED = 64 << 20  # bytes
 

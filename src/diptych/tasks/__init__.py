@@ -5,30 +5,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from diptych.core import systems
 from diptych.core.config import from_plain
 from diptych.core.contracts import Task
-from diptych.core.errors import UnknownName
-
-PROTOCOLS = {
-    "retrieval": "diptych.tasks.retrieval:Retrieval",
-    "zero_shot": "diptych.tasks.zero_shot:ZeroShot",
-    "linear_probe": "diptych.tasks.linear_probe:LinearProbe",
-    "probe": "diptych.tasks.probe:Probe",
-    "dense_probe": "diptych.tasks.dense_probe:DenseProbe",
-    "continual": "diptych.tasks.continual:Continual",
-    "vg150": "diptych.tasks.vg150:VG150",
-    "vg150_sgcls": "diptych.tasks.vg150:VG150SGCls",
-    "vg150_predcls": "diptych.tasks.vg150:VG150PredCls",
-    "open_images_predicates": "diptych.tasks.open_images_relations:OpenImagesPredicates",
-    "open_images_triplets": "diptych.tasks.open_images_triplets:OpenImagesTriplets",
-    "hico_det": "diptych.tasks.hico_det:HicoDet",
-    "v_coco": "diptych.tasks.v_coco:VCoco",
-    "v_coco_triplets": "diptych.tasks.v_coco_triplets:VCocoTriplets",
-}
+from diptych.core.registry import TASKS
 
 
 def find(name: str, **options: Any) -> Task:
@@ -37,13 +18,5 @@ def find(name: str, **options: Any) -> Task:
     >>> find("zero_shot", label="group_name").label
     'group_name'
     """
-    key = name.lower().replace("-", "_")
-    if key in PROTOCOLS:
-        module, _, attribute = PROTOCOLS[key].partition(":")
-        kind = getattr(importlib.import_module(module), attribute)
-    elif key in systems.slugs("tasks"):
-        kind = systems.find(key, room="tasks").load()
-    else:
-        raise UnknownName("task", name, [*PROTOCOLS, *systems.slugs("tasks")], hint=f"among others: {', '.join(PROTOCOLS)}")
-    task: Task = from_plain(kind, options)
+    task: Task = from_plain(TASKS.load(name), options)
     return task

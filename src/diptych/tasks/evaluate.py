@@ -11,7 +11,7 @@ from diptych.core.contracts import Dataset, Task
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.files import write_json
 from diptych.core.result import Result
-from diptych.tasks.records import read_records, with_facts, write_records
+from diptych.tasks._scoring.records import read_records, with_facts, write_records
 
 CAPABILITIES = (
     "Embedder",

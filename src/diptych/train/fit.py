@@ -21,12 +21,12 @@ from typing import Any, Self
 
 import torch
 
-from diptych.core import systems
 from diptych.core.config import config_hash, from_plain, save_config
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.files import write_atomic
+from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.train import checkpoint
 from diptych.train.checkpoint import Checkpoint
@@ -85,7 +85,7 @@ def resume(
     """Continues the run in folder `path` from its newest whole checkpoint; a finished run is returned as it is.
 
     data     the data of the run: refused when its fingerprint is another
-    kind     the class of the recipe; None looks the run's slug up among the systems
+    kind     the class of the recipe; None looks the run's slug up among the recipes
     changes  options that do not change what is learned (`FREE`), for a run that goes on elsewhere; the others are those of the run
     The number of processes may differ; then only dropout draws other numbers.
     """
@@ -98,7 +98,7 @@ def resume(
     if known["fingerprint"] != data.fingerprint:
         raise RunError(f"{folder.path} was trained on '{known['name']}' as it was then; '{data.name}' differs from it now")
     config = folder.config
-    recipe = from_plain(kind or systems.find(folder.state["slug"], room="recipes").load(), config["recipe"])
+    recipe = from_plain(kind or RECIPES.load(folder.state["slug"]), config["recipe"])
     if fixed := sorted(set(changes or {}) - FREE):
         raise ConfigError(f"{fixed[0]} cannot change in the middle of a run (these can: {', '.join(sorted(FREE))})")
     options = from_plain(TrainOptions, {**config["run"], **(changes or {})})

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from diptych.core.contracts import Dataset, Recipe, Run, Stage
 from diptych.core.errors import ConfigError
-from diptych.data.build import build, open_built
 from diptych.data.dataset import Pool
+from diptych.data.shards.build import build, open_built
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import World, barrier
 

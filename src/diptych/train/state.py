@@ -19,7 +19,7 @@ from diptych.core.contracts import Dataset, Hook, Recipe
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.randomness import keyed_seed
 from diptych.core.run_folder import RunFolder
-from diptych.data.stream import Step, batches
+from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.gradient_cache import Outcome

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from diptych.core.contracts import Recipe
-from diptych.data.cache import decoded
 from diptych.data.dataset import Pool
+from diptych.data.load.cache import decoded
 from diptych.data.read import read
 from diptych.worlds.rendered import Rendered
 from diptych.worlds.resolve import PREFIX, resolve

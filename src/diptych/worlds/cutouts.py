@@ -47,7 +47,7 @@ def cutout(label: str, rgba_HWC: npt.NDArray[np.uint8], licence: str = "") -> Cu
 @cache
 def emoji_cutouts(*, style: str = "noto", limit: int = 200) -> tuple[Cutout, ...]:
     """Emoji of one style that show a thing (animals, food, vehicles, objects), by label; at most `limit`, evenly taken."""
-    from diptych.data.decode import decode_rgba
+    from diptych.data.media.decode import decode_rgba
     from diptych.data.read import read
 
     pool = read("emoji")
@@ -67,7 +67,7 @@ def emoji_cutouts(*, style: str = "noto", limit: int = 200) -> tuple[Cutout, ...
 def pool_cutouts(pool: Dataset, *, limit: int = 200) -> tuple[Cutout, ...]:
     """The pictures of a data set that have transparent surroundings and a noun for a text ("a frog.": at most three words), by
     label; at most `limit`, evenly taken. The fetched stamps are such a set."""
-    from diptych.data.decode import decode_rgba
+    from diptych.data.media.decode import decode_rgba
 
     named: dict[str, int] = {}
     for row in range(len(pool)):

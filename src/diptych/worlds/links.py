@@ -187,7 +187,7 @@ def _paint(canvas_HWC: Field, cover_HW: Field, colour: tuple[float, float, float
 
 
 def links(
-    n: int,
+    n: int = 8000,
     *,
     seed: int = 0,
     split: Literal["train", "val", "test"] = "train",

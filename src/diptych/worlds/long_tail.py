@@ -79,7 +79,7 @@ def _law(seed: int, exponent: float) -> tuple[list[str], npt.NDArray[np.float64]
     return [KINDS[kind] for kind in order], np.cumsum(weights / weights.sum())
 
 
-def long_tail(n: int, *, seed: int = 0, split: Literal["train", "test"] = "train", exponent: float = 1.2) -> Rendered:
+def long_tail(n: int = 30_000, *, seed: int = 0, split: Literal["train", "test"] = "train", exponent: float = 1.2) -> Rendered:
     """The first `n` images of one split."""
     world = LongTailWorld(seed, exponent)
     return Rendered(NAME, world, rows_of(world, split, n))

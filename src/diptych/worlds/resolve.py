@@ -8,34 +8,23 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.worlds.links import links
-from diptych.worlds.long_tail import long_tail
+from diptych.core.registry import WORLDS
 from diptych.worlds.rendered import Rendered, rows_of
-from diptych.worlds.scenes import scenes
-from diptych.worlds.small_pairs import small_pairs
 
-WORLDS: dict[str, Callable[..., Rendered]] = {
-    "scenes": scenes,
-    "links": links,
-    "small_pairs": small_pairs,
-    "long_tail": long_tail,
-}
-SCENES = {"scenes": 2000, "links": 8000, "small_pairs": 6000, "long_tail": 30_000}  # in split "train", unless n says otherwise
 HELD_OUT = 500  # scenes of each other split at most, unless its name says otherwise: plenty to measure by
 PREFIX = "world:"
 
 
 def resolve(address: str) -> Rendered:
-    """All splits of a world: `n` scenes in train; in each other one a quarter of that, 500 at most, or what `val`, `test`, `unseen` say.
+    """All splits of a world: `n` scenes in train, by default what its function says; a quarter of that, 500 at most, in each other one,
+    or what `val`, `test`, `unseen` say.
 
     Further options are those of the world's function: ``world:scenes?n=500&seed=3&look=cutouts&hold_out=red circle,blue star``.
     """
     name, _, query = address.removeprefix(PREFIX).partition("?")
-    if name not in WORLDS:
-        raise UnknownName("world", name, WORLDS)
-    make = WORLDS[name]
+    make: Callable[..., Rendered] = WORLDS.load(name)
     options = _options(make, query)
-    n = options.pop("n", SCENES[name])
+    n = options.pop("n", inspect.signature(make).parameters["n"].default)
     sizes = {"train": n} | {split: options.pop(split, max(1, min(HELD_OUT, n // 4))) for split in ("val", "test", "unseen")}
     whole = make(n, **options)
     rows = tuple(row for split in whole.world.splits for row in rows_of(whole.world, split, sizes[split]))

@@ -141,7 +141,7 @@ def _counts(scene: Scene) -> dict[str, int]:
 
 
 def scenes(
-    n: int,
+    n: int = 2000,
     *,
     seed: int = 0,
     split: Split = "train",

@@ -151,7 +151,7 @@ class SmallPairs:
 
 
 def small_pairs(
-    n: int,
+    n: int = 6000,
     *,
     seed: int = 0,
     split: Split = "train",

@@ -18,9 +18,9 @@ from diptych.claims.training import opened, untrained
 from diptych.core.contracts import Dataset
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.relation_splits import Relabelled
-from diptych.recipes.rlipv2 import RLIPv2
-from diptych.tasks.vg150 import VG150
+from diptych.data.graphs.relation_splits import Relabelled
+from diptych.recipes.relations.rlipv2 import RLIPv2
+from diptych.tasks.relations.vg150 import VG150
 from diptych.worlds.links import HELD_OUT, links
 
 SCENES, TESTED, STEPS, SMOKE_ROWS = 4000, 300, 1200, 8

@@ -11,8 +11,8 @@ import numpy as np
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, untrained
 from diptych.data.dataset import Pool
-from diptych.recipes.pairs import PairRecipe
-from diptych.tasks.retrieval import Retrieval
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.worlds.small_pairs import SIDE, SmallPairs
 
 WIDTH, TESTED, SMOKE_ROWS = 64, 500, 32

@@ -15,8 +15,8 @@ from diptych.claims.cells.pairs import ELSEWHERE, clean_rows, drawn, retrieved
 from diptych.claims.training import opened, untrained
 from diptych.core.contracts import Embedder
 from diptych.data.dataset import Pool
-from diptych.recipes.pairs import PairRecipe
-from diptych.tasks.linear_probe import LinearProbe
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.tasks.pairs.linear_probe import LinearProbe
 from diptych.worlds.small_pairs import SmallPairs
 
 PROBED, SMOKE_PROBED, SMOKE_STEPS = 1500, 128, 6

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, untrained
 from diptych.core.contracts import Recipe
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.worlds.address import as_drawn, open_data
 
 SMOKE_ROWS = 16

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.pairs import retrieved
 from diptych.claims.training import trained, untrained
-from diptych.models.deployed import open_model
-from diptych.recipes.ctp import CTP
-from diptych.tasks.continual import Continual, Stream
+from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.ctp import CTP
+from diptych.tasks.pairs.continual import Continual, Stream
 from diptych.worlds.task_streams import Tasks
 
 SMOKE_ROWS, SMOKE_STEPS = 32, 8

@@ -8,7 +8,7 @@ from diptych.claims.cells.pairs import Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.recipes.align import ALIGN
+from diptych.recipes.contrastive.align import ALIGN
 from diptych.worlds.small_pairs import NOUNS, SmallPairs
 
 MANY, FEW, MISMATCHED = 6000, 400, 0.3

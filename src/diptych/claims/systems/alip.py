@@ -10,8 +10,8 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.data.dataset import Pool
-from diptych.recipes.alip import ALIP
-from diptych.recipes.clip import CLIP
+from diptych.recipes.contrastive.alip import ALIP
+from diptych.recipes.contrastive.clip import CLIP
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS, MISMATCHED, BATCH, STEPS = 6000, 0.4, 128, 400

@@ -13,8 +13,8 @@ from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
 from diptych.data.dataset import Pool
-from diptych.recipes.clip import CLIP
-from diptych.tasks.zero_shot import ZeroShot
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.tasks.pairs.zero_shot import ZeroShot
 from diptych.worlds.small_pairs import NOUNS, SmallPairs
 
 PAIRS, PARTS = 40_960, ("unseen_style", "unseen_concept")

@@ -9,7 +9,7 @@ from diptych.claims.cells.streams import Streamed
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.recipes.ctp import CTP
+from diptych.recipes.contrastive.ctp import CTP
 from diptych.worlds.task_streams import colours, vendors
 
 BATCH, STEPS, ROWS, TESTED = 128, 600, 2000, 500

@@ -17,8 +17,8 @@ from diptych.claims.verdict import Margins
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.recipes.clip import CLIP
-from diptych.recipes.dreamlip import DreamLIP
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.dreamlip import DreamLIP
 from diptych.worlds.small_pairs import PLACES, SmallPairs
 
 STEPS, BATCH = 400, 128

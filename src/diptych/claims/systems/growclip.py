@@ -10,7 +10,7 @@ from diptych.claims.cells.pairs import Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.recipes.growclip import GrowCLIP
+from diptych.recipes.contrastive.growclip import GrowCLIP
 from diptych.train.halving import rungs
 from diptych.worlds.small_pairs import SmallPairs
 

@@ -13,9 +13,9 @@ from diptych.claims.sweep import around
 from diptych.claims.training import trained
 from diptych.claims.verdict import Margins
 from diptych.core.randomness import keyed_rng
-from diptych.curate.laion import LAION
+from diptych.curate.operators.laion import LAION
 from diptych.data.dataset import Pool
-from diptych.recipes.clip import CLIP
+from diptych.recipes.contrastive.clip import CLIP
 from diptych.worlds.small_pairs import SmallPairs
 
 MISMATCHED, ROWS, TRUSTED, KNOWN, STEPS, BATCH = 0.5, 3000, 1000, 500, 300, 128

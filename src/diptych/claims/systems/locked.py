@@ -6,8 +6,8 @@ from diptych.claims.cells.retrieved import Retrieved
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.recipes.clip import CLIP
-from diptych.recipes.locked import Locked
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.locked import Locked
 
 PARTS = ("unseen_style", "unseen_concept", "unseen_both")
 

@@ -9,7 +9,7 @@ from diptych.claims.cells.probed import Probed, RawPixels
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.recipes.m3i import M3I
+from diptych.recipes.contrastive.m3i import M3I
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS, LABELLED = SmallPairs(6000), 0.2

@@ -14,9 +14,9 @@ from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
 from diptych.core.randomness import keyed_rng
-from diptych.curate.metaclip import MetaCLIP
+from diptych.curate.operators.metaclip import MetaCLIP
 from diptych.data.dataset import Pool
-from diptych.recipes.clip import CLIP
+from diptych.recipes.contrastive.clip import CLIP
 from diptych.worlds.long_tail import KINDS, long_tail, rarest
 
 ROWS, EACH, SMOKE_ROWS = 30_000, 10, 256

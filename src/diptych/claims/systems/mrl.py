@@ -8,8 +8,8 @@ from diptych.claims.cells.pairs import WIDTH, Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.recipes.clip import CLIP
-from diptych.recipes.mrl import MRL
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.mrl import MRL
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS, STEPS, BATCH = 6000, 400, 128

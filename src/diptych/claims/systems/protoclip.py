@@ -9,8 +9,8 @@ from diptych.claims.cells.probed import Probed, RawPixels
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.recipes.clip import CLIP
-from diptych.recipes.protoclip import ProtoCLIP
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.protoclip import ProtoCLIP
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS, BATCH, STEPS = SmallPairs(6000), 32, 800

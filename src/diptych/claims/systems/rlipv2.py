@@ -9,7 +9,7 @@ from diptych.claims.cells.links import SCENES, TESTED, Linked, small
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.data.label_lists import CorpusNames
+from diptych.data.graphs.label_lists import CorpusNames
 from diptych.data.vocabularies import vocabulary
 from diptych.worlds.link_changes import jittered, with_colours
 from diptych.worlds.links import HELD_OUT, PREDICATES, SHAPES

@@ -5,8 +5,8 @@ from __future__ import annotations
 from diptych.claims.cells.pairs import Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
-from diptych.recipes.clip import CLIP
-from diptych.recipes.siglip import SigLIP
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.siglip import SigLIP
 from diptych.worlds.small_pairs import SmallPairs
 
 STEPS, BATCH = 2000, 16

@@ -10,8 +10,8 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
-from diptych.recipes.tips import TIPS
-from diptych.tasks.dense_probe import DenseProbe
+from diptych.recipes.contrastive.tips import TIPS
+from diptych.tasks.pairs.dense_probe import DenseProbe
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS = SmallPairs(6000, captioned=True, wrong=0.0, regions=True)

@@ -16,10 +16,10 @@ from diptych.claims.verdict import Margins
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
-from diptych.curate.tldr import TLDR
+from diptych.curate.operators.tldr import TLDR
 from diptych.data.dataset import Pool
-from diptych.recipes.clip import CLIP
-from diptych.recipes.codebook_captioner import CodebookCaptioner
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.generation.codebook_captioner import CodebookCaptioner
 from diptych.worlds.small_pairs import SIDE, SmallPairs
 
 DISTINCT, ROWS, KEEP, GRAIN = 1500, 4000, 0.25, 6.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import DataError, DecodeError
-from diptych.data.decode import probe
+from diptych.data.media.decode import probe
 
 SUFFIXES = (".jpg", ".png", ".webp", ".jpeg")
 DEPTH = 3  # folders below the annotations, or below the folder above them

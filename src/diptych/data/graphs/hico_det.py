@@ -3,6 +3,7 @@
     annotations/trainval_hico.json   [{"file_name", "img_id", "annotations": [{"bbox", "category_id"}],
     annotations/test_hico.json         "hoi_annotation": [{"subject_id", "object_id", "category_id", "hoi_category_id"}]}]
     images/train2015/  images/test2015/
+    anno.mat                         image-level labels of the original release: the column `labelled_objects`   may be missing
 
 ``bbox`` is xyxy and its numbers are kept as they are; scorers add one pixel to width and height. Objects have COCO's ids, verbs
 1..117, triplets 1..600; some ids are strings with a line break. A training image whose triplets point past its boxes is left out
@@ -12,7 +13,8 @@ whole, as every published reader does. Subjects are always people.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from diptych.data.graphs.collect import gather
 from diptych.data.graphs.entries import Box, Entry, Link
 from diptych.data.graphs.fields import corners, need, whole
 from diptych.data.graphs.find import files_of
+from diptych.data.graphs.hico_det_labels import LABELLED, labelled_objects
 from diptych.data.graphs.place import Placer, by_split, number, numbered, position
 from diptych.data.vocabularies import PERSON, vocabulary
 
@@ -32,7 +35,8 @@ PATTERNS = ("*_hico.json", "annotations/*_hico.json")
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One file, or a folder with both: the splits are "train" and "test"."""
-    return gather(source, files_of(source, PATTERNS, "HICO-DET annotations"), _entry, name=name, root=root)
+    entry = partial(_entry, labels=labelled_objects(source))
+    return gather(source, files_of(source, PATTERNS, "HICO-DET annotations"), entry, name=name, root=root)
 
 
 def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
@@ -66,7 +70,7 @@ def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]
     return [_dump(folder / "annotations" / f"{file}.json", rows) for file, rows in made.items()]
 
 
-def _entry(row: int, value: Any, split: str) -> Entry:
+def _entry(row: int, value: Any, split: str, *, labels: Mapping[str, list[str]]) -> Entry:
     boxes = hoia_boxes(value)
     verbs = vocabulary("hico-det").predicates
     links = []
@@ -79,7 +83,8 @@ def _entry(row: int, value: Any, split: str) -> Entry:
         links.append(Link(ends[0], "" if fault else verbs[verb - 1], ends[1], fault=fault))
     file = need(value, "file_name", str)
     image_id = whole(value.get("img_id", row), "img_id")
-    return Entry(row, image_id, [file], boxes=boxes, links=links, extras={"split": split}, key=file)
+    extras = {"split": split} | ({LABELLED: labels.get(file)} if labels else {})
+    return Entry(row, image_id, [file], boxes=boxes, links=links, extras=extras, key=file)
 
 
 # ---------------------------------------------------------------- shared with V-COCO in this form

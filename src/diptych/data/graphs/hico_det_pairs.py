@@ -3,6 +3,7 @@
     instances_test2015.json   {"annotation": [{"boxes_h", "boxes_o", "hoi", "object", "verb"}], "filenames", "size", "objects",
                                "verbs", "correspondence", "empty", "rare", "non_rare"}
     hico_20160224_det/images/test2015/
+    anno.mat                  image-level labels of the original release: the column `labelled_objects`   may be missing
 
 A box that occurs in several pairs is one region. Boxes that are in no pair cannot be said in this form. Objects are numbered in
 HICO's own alphabetical order, triplets from 0.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from diptych.data.graphs.collect import Collector
 from diptych.data.graphs.entries import Box, Entry, Link
 from diptych.data.graphs.fields import corners, need, split_of, whole
 from diptych.data.graphs.find import files_of, load_json
+from diptych.data.graphs.hico_det_labels import LABELLED, labelled_objects
 from diptych.data.graphs.place import Placer, by_split, position
 from diptych.data.vocabularies import PERSON, vocabulary
 
@@ -34,10 +36,11 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One file, or a folder with both: the splits are "train" and "test"."""
     files = files_of(source, PATTERNS, "HICO-DET pairs")
     collect = Collector(source, files[0], root=root)
+    labels = labelled_objects(source)
     for file in files:
         collect.open(file)
         value = load_json(file)
-        reader = _Reader(file, value)
+        reader = _Reader(file, value, labels)
         collect.each(enumerate(need(value, "annotation", list)), reader.entry)
     return collect.pool(name)
 
@@ -45,7 +48,8 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
 class _Reader:
     """The lists that every row of a file points into."""
 
-    def __init__(self, file: Path, value: Any) -> None:
+    def __init__(self, file: Path, value: Any, labels: Mapping[str, list[str]]) -> None:
+        self.labels = labels
         try:
             self.names = need(value, "filenames", list)
             self.objects = [str(label).replace("_", " ") for label in need(value, "objects", list)]
@@ -76,7 +80,8 @@ class _Reader:
         size = tuple(self.sizes[row]) if self.sizes[row] else None
         number = re.search(r"(\d+)$", Path(file).stem)
         image_id = whole(number[1] if number else row, "filenames")
-        return Entry(row, image_id, [file], size, list(boxes.values()), links, {"split": self.split}, key=file)
+        extras = {"split": self.split} | ({LABELLED: self.labels.get(file)} if self.labels else {})
+        return Entry(row, image_id, [file], size, list(boxes.values()), links, extras, key=file)
 
     @staticmethod
     def _box(boxes: dict[Any, Box], label: str, value: Any, fault: str = "") -> Any:

@@ -11,8 +11,8 @@ from diptych.core.errors import DataError, UnknownName
 from diptych.core.files import write_atomic
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
-from diptych.data.decode import encode_png, probe
-from diptych.data.shards import EXTENSIONS
+from diptych.data.media.decode import encode_png, probe
+from diptych.data.shards.write import EXTENSIONS
 
 
 @dataclass(frozen=True, slots=True)

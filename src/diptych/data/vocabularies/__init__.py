@@ -20,6 +20,8 @@ from diptych.core.errors import UnknownName
 
 NAMES = ("coco", "hico-det", "v-coco", "vg150", "open-images")
 PERSON = "person"
+MISSING = "missing objects"
+"""V-COCO's 81st object class in RLIPv2: an object that plays a role and is not in the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,9 @@ class Vocabulary:
     triplets    (subject, predicate, object) classes in order; HICO-DET has 600, others none
     roles       V-COCO only: the 26 actions in order -> their roles besides the agent, in the order of the files
     object_ids  the ids by which annotation files name `objects` (COCO: 1..90 with gaps)
+    texts       what a model reads for each of `predicates`, where published models were given other words: V-COCO's "sit instr" is
+                "sit on/at" (RLIPv2, 2023); empty where the predicates are their own texts
+    missing     V-COCO only: the object class behind the last of `objects` that stands for "it is not in the picture"
     rare        positions in `triplets` of those with fewer than 10 training instances in the published training set
     """
 
@@ -41,6 +46,22 @@ class Vocabulary:
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     object_ids: tuple[int, ...] = ()
     rare: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
+    missing: str = ""
+
+    @property
+    def asked_objects(self) -> tuple[str, ...]:
+        """Object names that a model is asked for: `objects`, and the one for what is missing."""
+        return (*self.objects, self.missing) if self.missing else self.objects
+
+    @property
+    def asked_predicates(self) -> tuple[str, ...]:
+        """Relation names that a model is asked for, in the order of `predicates`.
+
+        >>> vocabulary("v-coco").asked_predicates[2:4]
+        ('sit on/at', 'ride on')
+        """
+        return self.texts or self.predicates
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Bool [predicates, objects]: which combinations are among `triplets` (HICO-DET's ``corre_hico.npy``)."""
@@ -74,6 +95,8 @@ def vocabulary(name: str) -> Vocabulary:
         roles,
         things.object_ids if things else tuple(found.get("object_ids", ())),
         tuple(found.get("rare", ())),
+        tuple(found.get("texts", ())),
+        found.get("missing", ""),
     )
 
 

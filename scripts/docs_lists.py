@@ -1,0 +1,71 @@
+"""Lists of what exists, written into the pages that show them, between marks: recipes in docs/training.md, steps in docs/curating.md.
+
+Run as a script it writes them (`make systems` does); with --check it only says which are out of date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from diptych.core.registry import OPERATORS, RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def recipes() -> str:
+    """Every trainable system that is there, with its title and presets."""
+    lines = ["| recipe | what it is | presets |", "|---|---|---|"]
+    for slug, entry in RECIPES.items():
+        presets = ", ".join(f"`{name}`" for name in entry.load().presets)
+        lines.append(f"| `{slug}` | {entry.about} | {presets} |")
+    return "\n".join(lines)
+
+
+def steps() -> str:
+    """Every curation step, and the options that name something that it may need: a model, a table, a list."""
+    lines = ["| step | what it is about | may be given |", "|---|---|---|"]
+    for slug, entry in OPERATORS.items():
+        given = [f"`--{f.name.replace('_', '-')}`" for f in dataclasses.fields(entry.load()) if f.default == ""]
+        lines.append(f"| `{slug}` | {entry.about} | {', '.join(given)} |")
+    return "\n".join(lines)
+
+
+LISTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "recipes": ("docs/training.md", recipes),
+    "steps": ("docs/curating.md", steps),
+}
+"""The name in the marks -> page and what makes the list."""
+
+
+def written(name: str) -> tuple[Path, str]:
+    """The page and its text with that list as it should be now. Raises ValueError for a page without the marks."""
+    page, make = LISTS[name]
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    path = ROOT / page
+    marked = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
+    text, count = marked.subn(lambda _: f"\n{make()}\n\n", path.read_text(encoding="utf-8"))
+    if count != 1:
+        raise ValueError(f"{page} has {count} places marked '{name}' (expected 1)")
+    return path, text
+
+
+def main() -> int:
+    old = 0
+    for name in LISTS:
+        path, text = written(name)
+        if path.read_text(encoding="utf-8") == text:
+            continue
+        old += 1
+        if "--check" in sys.argv:
+            print(f"the list '{name}' of {path.relative_to(ROOT)} is out of date: run `make systems`")
+        else:
+            path.write_text(text, encoding="utf-8")
+    return 1 if old and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The measured numbers of README.md and docs/detecting.md, from docs/measured/*.json and the ledger, and nowhere else.
+
+    python scripts/measured.py                        write the marked blocks of both pages anew
+    python scripts/measured.py keep NAME RUN          take a detector's kept results into relations.json under NAME
+    python scripts/measured.py keep-demo RUNS         take the runs of `diptych demo` (runs/demo) into demo.json
+
+A block stands between <!-- NAME:begin --> and <!-- NAME:end -->. A test refuses a page whose blocks are not what the stored results say.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from diptych.api import evaluate_kept
+from diptych.core.result import Metric, Result
+from diptych.core.run_folder import RunFolder
+from diptych.report.side_by_side import over_seeds
+
+ROOT = Path(__file__).resolve().parents[1]
+STORE, LEDGER = Path("docs/measured"), Path("docs/claims/ledger.jsonl")
+README, GUIDE = Path("README.md"), Path("docs/detecting.md")
+LOOKS = {
+    "flat": "`look=flat`, drawn shapes",
+    "cutouts": "`look=cutouts`, emoji pasted",
+    "stamps": "`look=cutouts&cutouts=data/stamps`, photographs and drawings of `diptych data fetch stamps`",
+}
+COLUMNS = ("r@5", "r@20", "ng_r@20")
+RECIPES = {"clip": "`clip` from scratch", "locked": "`locked`"}
+PARTS = ("unseen style", "unseen concept", "unseen both")
+
+Stored = dict[str, Any]
+
+
+# ---------------------------------------------------------------- pages
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """The two pages with their blocks as the stored results have them."""
+    relations, demo = stored(root, "relations"), stored(root, "demo")
+    guide = (root / GUIDE).read_text(encoding="utf-8")
+    for name, lines in (
+        ("links", links_lines(relations["links"])),
+        ("scenes", scenes_table(relations)),
+        ("fusion", fusion_lines(verdicts(root))),
+    ):
+        guide = with_block(guide, name, lines)
+    return {
+        README: with_block((root / README).read_text(encoding="utf-8"), "demo", demo_table(demo)),
+        GUIDE: guide,
+    }
+
+
+def with_block(page: str, name: str, lines: list[str]) -> str:
+    """The page with other lines between the marks of a block; a page without the marks is a mistake."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    head, found, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"a page has no block '{name}' ({begin.strip()} ... {end})")
+    return head + begin + "\n".join(lines) + "\n" + end + tail
+
+
+def demo_table(demo: Stored) -> list[str]:
+    seeds = ", ".join(map(str, range(demo["seeds"])))
+    rows = [
+        f"| {part} | "
+        + " | ".join(span(demo["results"][part][recipe]) for recipe in RECIPES)
+        + f" | {demo['results'][part]['chance']:.4f} |"
+        for part in PARTS
+    ]
+    return [
+        "What it printed: recall at 1 from the name of a picture to the picture, "
+        f"mean of seeds {seeds} with the 95 % t interval over seeds. Learning rate,",
+        "steps and text length of the small presets were chosen on seed 0 of the same data, so these are no verdict.",
+        "",
+        f"| held out | {' | '.join(RECIPES.values())} | chance |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"Commit {demo['commit']}, {demo['date']}, {demo['machine']}: {demo['minutes']:.1f} minutes after set-up.",
+    ]
+
+
+def links_lines(run: Stored) -> list[str]:
+    took = f"took {run['minutes']} on two cores" + (
+        f" ({run['processor_minutes']:.1f} processor minutes)" if "processor_minutes" in run else ""
+    )
+    return [
+        f"**What to expect of `tiny`.** `{run['command']}` {took}",
+        f"at commit {run['commit']} and printed, for {run['items']} scenes it had never seen:",
+        "",
+        "```",
+        *(f"  {part}: r@5 {span(metrics['r@5'])}" for part, metrics in run["results"].items()),
+        "```",
+    ]
+
+
+def scenes_table(relations: Stored) -> list[str]:
+    heads = ["R@5", "at most", "R@20", "at most", "R@20, any number of relations a pair", "at most"]
+    lines = [f"| pictures | commit | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+    for look, words in LOOKS.items():
+        run = relations[look]
+        cells = [cell for name in COLUMNS for cell in (span(run["results"]["test"][name]), f"{run['ceiling'][name]:.3f}")]
+        lines.append(f"| {words} | {run['commit']} | {' | '.join(cells)} |")
+    unseen = {look: relations[look]["results"]["test"].get("zr@5") for look in ("cutouts", "stamps")}
+    said = [f"{span(value)} with {'emoji' if look == 'cutouts' else look}" for look, value in unseen.items() if value]
+    return [*lines, "", f"Recall at 5 of triplets that training never put together: {', '.join(said)}."]
+
+
+def fusion_lines(verdict: dict[str, Stored]) -> list[str]:
+    many, few = (verdict[f"rlipv2/{name}"] for name in ("fusion_many", "fusion_nouns"))
+    return [
+        f"**Which fusion?** Measured on `world:links` over {len(many['seeds'])} seeds (`diptych claims table`), recall at 5 of `alif` less",
+        f"that of `late` is {difference(many)} with 212 names in every list, most of them never right, and",
+        f"{difference(few)} with few names and frozen text vectors.",
+    ]
+
+
+def difference(verdict: Stored) -> str:
+    low, high = verdict["interval"]
+    return f"{verdict['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def span(value: list[float]) -> str:
+    return str(Metric(*value))
+
+
+# ---------------------------------------------------------------- stored results
+
+
+def stored(root: Path, name: str) -> Stored:
+    read: Stored = json.loads((root / STORE / f"{name}.json").read_text(encoding="utf-8"))
+    return read
+
+
+def verdicts(root: Path) -> dict[str, Stored]:
+    """The last line of the ledger for every claim."""
+    lines = (root / LEDGER).read_text(encoding="utf-8").splitlines()
+    return {row["claim"]: row for row in map(json.loads, lines)}
+
+
+def keep(root: Path, name: str, run: Path) -> None:
+    """A run's kept results in place of what was stored under `name`; the command stays, which is what was run."""
+    relations = stored(root, "relations")
+    if name not in relations:
+        raise SystemExit(f"'{name}' is none of {', '.join(relations)}")
+    kept, state = evaluate_kept(run), RunFolder.open(run).state
+    used = {"r@5", "r@20", "ng_r@20", "zr@5"}
+    entry = {
+        "command": relations[name]["command"],
+        "commit": state["environment"]["commit"],
+        **({"minutes": f"{state['minutes']:.1f} min"} if "minutes" in state else {}),
+        "items": max(result.n_items for result in kept.values()),
+        "results": {part: {n: numbers(m) for n, m in result.metrics.items() if n in used} for part, result in kept.items()},
+        "ceiling": {n: value for n, value in ceiling(kept).items() if n in used},
+    }
+    write(root, "relations", relations | {name: entry})
+
+
+def ceiling(kept: dict[str, Result]) -> dict[str, float]:
+    reached: dict[str, float] = kept["test"].notes.get("ceiling", {}) if "test" in kept else {}
+    return reached
+
+
+def keep_demo(root: Path, runs: Path) -> None:
+    """Mean and interval over the seeds of each recipe, from the folders that `diptych demo` left."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    chance: dict[str, float] = {}
+    minutes, folders = 0.0, sorted(runs.glob("*/run.json"))
+    for folder in folders:
+        state = RunFolder.open(folder.parent).state
+        minutes += state["minutes"]
+        for part, result in evaluate_kept(folder.parent).items():
+            values[part.replace("_", " ")][state["slug"]].append(result.metrics["t2i_r@1"].value)
+            chance[part.replace("_", " ")] = result.metrics["t2i_r@1"].chance
+    results = {
+        part: {"chance": chance[part], **{slug: list(over_seeds(each)) for slug, each in by.items()}}
+        for part, by in values.items()
+    }
+    machine = state["environment"]
+    entry = {
+        "command": "make demo",
+        "commit": machine["commit"],
+        "date": date.today().isoformat(),
+        "machine": f"{machine['cores']} cores, {machine['memory_gib']:.0f} GiB",
+        "minutes": minutes,
+        "seeds": len(folders) // len(RECIPES),
+        "metric": "t2i_r@1",
+        "results": results,
+    }
+    write(root, "demo", entry)
+
+
+def numbers(metric: Metric) -> list[float]:
+    return [metric.value, metric.low, metric.high]
+
+
+def write(root: Path, name: str, value: Stored) -> None:
+    (root / STORE / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str], root: Path = ROOT) -> None:
+    if argv[:1] == ["keep"]:
+        keep(root, argv[1], Path(argv[2]))
+    elif argv[:1] == ["keep-demo"]:
+        keep_demo(root, Path(argv[1]))
+    for path, text in pages(root).items():
+        (root / path).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,259 @@
+"""Everything that has a name: an entry string, imported when it is used. Other packages add names without a fork.
+
+    RECIPES     what `diptych train` takes          diptych.recipes
+    OPERATORS   what `diptych curate` takes         diptych.operators
+    TASKS       what `diptych eval` takes           diptych.tasks
+    PIPELINES   what `diptych run` takes            diptych.pipelines
+    WORLDS      what stands after "world:"          diptych.worlds
+    INDEXES     what `index build --kind` takes     diptych.indexes
+    MODELS      the kinds of model folders          diptych.models
+    IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
+
+The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
+
+    [project.entry-points."diptych.recipes"]
+    my_clip = "my_package.recipes:MyCLIP"
+
+Systems of the table (`core.systems`) are in the registry of their room by themselves, as soon as their file is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from diptych.core import systems
+from diptych.core.errors import ConfigError, UnknownName
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name and what it stands for.
+
+    target   "package.module:attribute", imported by `load`
+    about    a line for the help
+    package  the distribution that brought it, "" for Diptych
+    """
+
+    name: str
+    target: str
+    about: str = ""
+    package: str = ""
+
+    def load(self) -> Any:
+        """Import it. Raises ConfigError when a package's entry cannot be imported, naming that package."""
+        module, _, attribute = self.target.partition(":")
+        if not self.package:
+            return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"'{self.name}' of the package '{self.package}' cannot be imported from {self.target}: {error}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Registry(Mapping[str, Entry]):
+    """The names of one kind. A mapping of name to `Entry`; dashes and capitals are forgiven when a name is looked up.
+
+    kind    how an error calls it ("recipe")
+    group   the entry-point group of other packages
+    own     Diptych's names that are not systems of the table: target and a line about it
+    room    whose systems of the table belong to it, "" for none
+    """
+
+    kind: str
+    group: str
+    own: Mapping[str, tuple[str, str]]
+    room: str = ""
+
+    @cached_property
+    def _entries(self) -> dict[str, Entry]:
+        found = {name: Entry(name, target, about) for name, (target, about) in self.own.items()}
+        if self.room:
+            rows = [row for row in systems.rows() if row.room == self.room and row.built]
+            found |= {row.slug: Entry(row.slug, row.entry, row.title) for row in rows}
+        for point in self._foreign():
+            package = point.dist.name if point.dist else "unknown"
+            if point.name in found:
+                here = found[point.name].package or "diptych"
+                raise ConfigError(
+                    f"{self.kind} '{point.name}' is in the package '{package}' and in '{here}': uninstall one of them"
+                )
+            found[point.name] = Entry(point.name, point.value, f"from the package {package}", package)
+        return found
+
+    def _foreign(self) -> list[EntryPoint]:
+        return sorted(entry_points(group=self.group), key=lambda point: (point.name, point.value))
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def find(self, name: str) -> Entry:
+        """The entry of that name.
+
+        Raises UnknownName with near matches among everything that has a name of this kind, systems that are planned included, and
+        ConfigError for a system that is not built yet or is of another kind.
+        """
+        for key in (name, name.lower().replace("-", "_")):
+            if key in self._entries:
+                return self._entries[key]
+        planned = {row.slug: row for row in systems.rows()}
+        if self.room and key in planned:
+            row = planned[key]
+            if row.room == self.room:
+                raise ConfigError(row.not_built)
+            raise ConfigError(f"'{name}' ({row.title}) is not a {self.kind}: it lives in {row.room}/")
+        known = {*self._entries, *(planned if self.room else ())}
+        raise UnknownName(self.kind, name, known, hint=f"among others: {', '.join(list(self._entries)[:12])}")
+
+    def load(self, name: str) -> Any:
+        """Import what that name stands for."""
+        return self.find(name).load()
+
+
+RECIPES = Registry(
+    "recipe",
+    "diptych.recipes",
+    {
+        "codebook_captioner": (
+            "diptych.recipes.generation.codebook_captioner:CodebookCaptioner",
+            "captions by the codes of image patches",
+        )
+    },
+    room="recipes",
+)
+OPERATORS = Registry(
+    "curation operator",
+    "diptych.operators",
+    {
+        "align": ("diptych.curate.operators.align:AlignFilters", "sizes, shapes and texts of web pairs, by counting"),
+        "exact_duplicates": (
+            "diptych.curate.duplicates.exact:ExactDuplicates",
+            "images that are the same file, or the same pixels",
+        ),
+        "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "relation_tags": (
+            "diptych.curate.operators.relation_tagging:TagRelations",
+            "relations for images that have boxes and captions, by a trained tagger",
+        ),
+        "semantic_duplicates": (
+            "diptych.curate.duplicates.semantic:SemanticDuplicates",
+            "images that mean the same, by a model's embeddings",
+        ),
+        "text_duplicates": ("diptych.curate.duplicates.text:TextDuplicates", "texts that are nearly those of another row"),
+        "template_captions": (
+            "diptych.curate.operators.synthetic_captions:TemplateCaptions",
+            "drops nothing: writes a caption from what the data know",
+        ),
+    },
+    room="curate",
+)
+TASKS = Registry(
+    "task",
+    "diptych.tasks",
+    {
+        "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
+        "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
+        "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
+        "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
+        "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
+        "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
+        "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
+        "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
+        "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
+        "open_images_predicates": (
+            "diptych.tasks.relations.open_images_relations:OpenImagesPredicates",
+            "Open Images V6 relations",
+        ),
+        "open_images_triplets": (
+            "diptych.tasks.relations.open_images_triplets:OpenImagesTriplets",
+            "Open Images V6, a class a triplet",
+        ),
+        "hico_det": ("diptych.tasks.relations.hico_det:HicoDet", "human-object interactions of HICO-DET"),
+        "v_coco": ("diptych.tasks.relations.v_coco:VCoco", "actions and roles of V-COCO"),
+        "v_coco_triplets": ("diptych.tasks.relations.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
+    },
+    room="tasks",
+)
+PIPELINES = Registry(
+    "pipeline",
+    "diptych.pipelines",
+    {
+        "alignment": ("diptych.pipelines.alignment:align", "which parts of a picture a text is about"),
+        "composed_search": (
+            "diptych.pipelines.composed_search:ComposedSearch",
+            "a picture and a text together: 'this, but at night'",
+        ),
+    },
+    room="pipelines",
+)
+WORLDS = Registry(
+    "world",
+    "diptych.worlds",
+    {
+        "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
+        "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
+        "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
+    },
+)
+INDEXES = Registry(
+    "kind of index",
+    "diptych.indexes",
+    {
+        "dense": ("diptych.index.dense:DenseIndex", "a vector a sample"),
+        "nested": ("diptych.index.nested:NestedIndex", "short vectors first, whole ones for the best"),
+        "lexical": ("diptych.index.lexical:LexicalIndex", "words"),
+        "late": ("diptych.index.late:LateIndex", "a vector a patch or word"),
+        "hybrid": ("diptych.index.hybrid:HybridIndex", "words and vectors"),
+        "graphs": ("diptych.index.graphs:GraphIndex", "scene graphs, by triplet"),
+    },
+)
+MODELS = Registry(
+    "kind of model",
+    "diptych.models",
+    {
+        "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
+        "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
+        "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
+    },
+)
+"""The word in config.json -> the class that reads it. A word and not an import path: a model folder may come from anywhere."""
+IMAGE_WEIGHTS = Registry(
+    "image encoder",
+    "diptych.image_weights",
+    {"efficientnet-lite0": ("diptych.models.io.weights:lite0", "EfficientNet-Lite0 of ImageNet-1k, 1,280 numbers")},
+)
+TEXT_WEIGHTS = Registry(
+    "text encoder",
+    "diptych.text_weights",
+    {"minilm-l6": ("diptych.models.io.weights:minilm", "all-MiniLM-L6-v2 of English sentences, 384 numbers")},
+)
+
+REGISTRIES: tuple[Registry, ...] = (
+    RECIPES,
+    OPERATORS,
+    TASKS,
+    PIPELINES,
+    WORLDS,
+    INDEXES,
+    MODELS,
+    IMAGE_WEIGHTS,
+    TEXT_WEIGHTS,
+)

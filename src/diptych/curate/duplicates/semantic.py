@@ -1,0 +1,93 @@
+"""Drop images that mean the same as one that is kept: cosine between embeddings, inside clusters, so that a million rows are no square.
+
+`rule` says how: see `clusters`. The published rule over-deletes along chains and is there for parity; greedy is the default. Greedy
+takes rows in order of uid. Every drop names the row for which it left and the cosine. Rows without an image stay.
+
+Cost: one embedding a row, k-means on a sample of rows, then comparisons with what is kept in the two nearest clusters: N^1.5 in all
+with the square root of N clusters, which is what 0 takes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.errors import ConfigError
+from diptych.curate.duplicates.clusters import centres, greedy, nearest_centres, reference
+from diptych.curate.engine.costs import planned
+from diptych.curate.engine.embedding import embedded, open_embedder
+from diptych.curate.engine.parts import Parts
+
+SAMPLE_EACH = 64  # rows for every cluster that k-means looks at
+
+
+@dataclass(frozen=True)
+class SemanticDuplicates:
+    """model     address of a model that embeds images
+    cosine    images at least this alike are duplicates (published 1 - eps; 0.95 there for LAION)
+    clusters  of k-means; 0 takes the square root of the number of rows
+    probe     nearest clusters in which a row is compared (published 1)
+    rule      greedy | reference
+    seed      of k-means
+    """
+
+    slug: ClassVar[str] = "semantic_duplicates"
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    model: str = ""
+    cosine: float = 0.95
+    clusters: int = 0
+    probe: int = 2
+    rule: Literal["greedy", "reference"] = "greedy"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not -1 < self.cosine <= 1:
+            raise ConfigError(f"cosine is {self.cosine} (expected above -1, at most 1)")
+        if self.rule not in ("greedy", "reference") or self.clusters < 0 or self.probe < 1:
+            raise ConfigError(
+                f"rule {self.rule!r}, clusters {self.clusters}, probe {self.probe} (expected greedy | reference, 0.., 1..)"
+            )
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        model = self._model()
+        facts = planned(data, lambda image: model.embed_images([image]), unit="embedding (one at a time)")
+        return {**facts, "needs": "clusters of all embeddings"}
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from embeddings that an earlier run finished."""
+        start = time.perf_counter()
+        found = embedded(data, self._model(), parts)
+        dropped = [Drop(uid, self.slug, f"unreadable: {reason}") for uid, reason in found.unreadable.items()]
+        original: dict[str, str] = {}
+        for row, (other, alike) in self._pairs(found.vector_ND).items():
+            original[found.uids[row]] = found.uids[other]
+            dropped.append(Drop(found.uids[row], self.slug, f"near {found.uids[other]}: cosine {alike:.3f}"))
+        gone = {drop.uid for drop in dropped}
+        kept = tuple(uid for uid in sorted(data.uids) if uid not in gone)
+        columns = {"semantic_duplicate_of": original} if original else {}
+        return Curated(kept, tuple(sorted(dropped, key=lambda drop: drop.uid)), columns, time.perf_counter() - start)
+
+    def _pairs(self, vector_ND: Any) -> dict[int, tuple[int, float]]:
+        count = len(vector_ND)
+        if not count:
+            return {}
+        clusters = min(self.clusters or max(1, round(count**0.5)), count)
+        sample = np.random.default_rng(self.seed).permutation(count)[: clusters * SAMPLE_EACH]
+        centre_KD = centres(vector_ND[np.sort(sample)], min(clusters, len(sample)), seed=self.seed)
+        near_NP = nearest_centres(vector_ND, centre_KD, 1 if self.rule == "reference" else min(self.probe, clusters))
+        if self.rule == "reference":
+            return reference(vector_ND, near_NP[:, 0], centre_KD, self.cosine)
+        return greedy(vector_ND, range(count), self.cosine, near_NP=near_NP)
+
+    def _model(self) -> Any:
+        if not self.model:
+            raise ConfigError("semantic_duplicates needs a model that embeds images (--model RUN, hf:NAME, open_clip:ARCH/FILE)")
+        return open_embedder(self.model)

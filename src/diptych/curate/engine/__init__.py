@@ -1,0 +1,1 @@
+"""How a step runs over a pool: parts, tables, resume."""

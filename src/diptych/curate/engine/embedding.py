@@ -1,0 +1,76 @@
+"""Embeddings of a pool's images, in order of uid, kept in parts: the most expensive thing that curation does is done once.
+
+Models are given by address, as for `diptych.load`: a run folder, a model folder, "hf:...", "open_clip:...", "timm:...".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.contracts import Dataset, Embedder, Unit
+from diptych.curate.engine.parts import Parts
+from diptych.index.embed import image_blocks
+from diptych.models.io.deployed import open_model
+
+FOREIGN = ("hf:", "open_clip:", "timm:")
+PART_ROWS = 2_048
+
+
+def open_embedder(address: str) -> Any:
+    """A model that embeds; nothing is downloaded."""
+    if address.startswith(FOREIGN):
+        from diptych.models.io.foreign import load_foreign
+
+        return load_foreign(address)
+    folder = Path(address)
+    return open_model(folder / "model" if (folder / "run.json").is_file() else folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """uids        rows with an image that could be read, in order
+    vector_ND   their embeddings, unit-norm
+    unreadable  uid -> why
+    """
+
+    uids: tuple[str, ...]
+    vector_ND: Unit
+    unreadable: dict[str, str]
+
+
+def embedded(data: Dataset, model: Embedder, parts: Parts) -> Embedded:
+    """Rows without an image are in neither list."""
+    order = sorted(range(len(data)), key=data.uids.__getitem__)
+    rows = pa.table({"row": pa.array(order, pa.int64())})
+
+    def work(part: pa.Table) -> pa.Table:
+        chosen = data.select(part["row"].to_pylist())
+        uids: list[str] = []
+        vectors: list[Unit] = []
+        wrong: dict[str, str] = {}
+        for block in image_blocks(model, chosen):
+            uids += [sample.uid for sample in block.samples]
+            vectors += list(block.vectors_ND)
+            wrong |= {one.uid: one.reason for one in block.unreadable}
+        return pa.table(
+            {
+                "uid": pa.array([*uids, *wrong], pa.string()),
+                "vector": pa.array([*(v.tolist() for v in vectors), *([None] * len(wrong))], pa.list_(pa.float32())),
+                "reason": pa.array([*([""] * len(uids)), *wrong.values()], pa.string()),
+            }
+        )
+
+    made = Parts(parts.folder, parts.key, PART_ROWS).mapped(rows, f"embed-{model.fingerprint}", work)
+    good = made.filter(pc.is_valid(made["vector"]))
+    flat = good["vector"].combine_chunks().flatten().to_numpy()
+    vector_ND = flat.reshape(good.num_rows, -1) if good.num_rows else np.zeros((0, 1), np.float32)
+    bad = made.filter(pc.is_null(made["vector"])).to_pylist()
+    return Embedded(
+        tuple(good["uid"].to_pylist()), np.ascontiguousarray(vector_ND, np.float32), {r["uid"]: r["reason"] for r in bad}
+    )

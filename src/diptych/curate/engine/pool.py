@@ -1,0 +1,233 @@
+"""Run curation steps over a pool, one after the other, and write down what each dropped, why, and what it cost.
+
+OUT/quarantine.parquet      what could not even be read, and why
+OUT/curation.json           input, output, steps with configuration, counts and seconds
+OUT/tables/removed.parquet  uid, step, reason: a row for every sample that left
+OUT/tables/step_NN_SLUG...  verdict of each finished step; a run that was cut short goes on after the last of these
+OUT/tables/NAME.parquet     columns that steps made (duplicate_of)
+OUT/NAME                    what else a step found out (metaclip.html)
+OUT/costs.json              seconds of every step; apart, so that equal work gives equal tables
+OUT/parts/                  finished parts of a step that was cut short
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import pyarrow as pa
+
+from diptych.core.config import to_plain
+from diptych.core.contracts import Curated, Dataset, Drop, Operator
+from diptych.core.errors import RunError
+from diptych.core.files import write_atomic, write_json
+from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.tables import as_table, joined
+from diptych.data.columns import MadeBy, read_table, table_names, write_table
+from diptych.data.curated import MARK
+from diptych.data.quarantine import write_quarantine
+
+FORMAT = 1
+COSTS = "costs.json"
+VERDICT = pa.schema([("uid", pa.string()), ("kept", pa.bool_()), ("reason", pa.string())])
+REMOVED = pa.schema([("uid", pa.string()), ("step", pa.string()), ("reason", pa.string())])
+
+
+class Selectable(Dataset, Protocol):
+    """A data set whose subsets are of its own kind."""
+
+    def select(self, rows: Sequence[int]) -> Self: ...
+
+
+Data = TypeVar("Data", bound=Selectable)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    slug: str
+    config: dict[str, Any]
+    before: int
+    after: int
+    seconds: float
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Curation(Generic[Data]):
+    """The rows that stay, what left and why, what each step cost, and the columns that steps made by name and uid."""
+
+    kept: Data
+    removed: tuple[Drop, ...]
+    steps: tuple[StepReport, ...]
+    columns: dict[str, Any]
+
+    def lines(self) -> list[str]:
+        """The removal table: for each step rows before and after and its cost, then how many left for which kind of reason."""
+        found = []
+        for step in self.steps:
+            each = f", {step.before / step.seconds:,.0f} rows a second" if step.seconds > 0 else ""
+            resumed = ", taken from an earlier run" if step.resumed else ""
+            found.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
+            reasons = Counter(kind_of(drop.reason) for drop in self.removed if drop.step == step.slug)
+            found += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
+        return found
+
+
+def kind_of(reason: str) -> str:
+    """What comes before the colon; of "same bytes as UID" and "near UID" the words before the uid.
+
+    >>> kind_of("same bytes as cat-17"), kind_of("short_side: 12 pixels (expected more than 200)")
+    ('same bytes as', 'short_side')
+    """
+    head = reason.split(":")[0]
+    return next((known for known in ("same bytes as", "same pixels as", "near") if head.startswith(f"{known} ")), head)
+
+
+def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *, source: str = "") -> Curation[Data]:
+    """Apply the steps in order, each to what the one before kept.
+
+    `source` is the address of `data`, so that `out` can be opened later as what is left of it (`data.curated`).
+
+    With `out`, tables are written there, and finished steps of an earlier run with the same data and configuration are taken from
+    there. Raises RunError when a step invents, loses or repeats a uid.
+    """
+    current = data
+    removed: list[Drop] = []
+    steps: list[StepReport] = []
+    columns: dict[str, Any] = {}
+    for number, operator in enumerate(operators):
+        before, table = current, f"step_{number:02d}_{operator.slug}"
+        made_by = MadeBy(operator.slug, {"options": configuration(operator), "input": before.fingerprint})
+        done = _finished(out, table, made_by) if out else None
+        parts = Parts(out / "parts" / table, made_by.config_hash) if out else Parts()
+        result = done or (operator.run(before, parts) if hasattr(operator, "run") else operator(before))
+        _check(before, result, operator.slug)
+        for name, values in result.columns.items():
+            columns[name] = joined(name, columns.get(name), values)
+        if out and not done:
+            _write_step(out, table, result, made_by)
+            parts.clear()
+        staying = set(result.kept)
+        current = before.select([row for row, uid in enumerate(before.uids) if uid in staying])
+        removed += result.dropped
+        steps.append(
+            StepReport(
+                operator.slug, configuration(operator), len(before), len(current), result.seconds, resumed=done is not None
+            )
+        )
+    curation = Curation(current, tuple(removed), tuple(steps), columns)
+    if out:
+        _write(out, data, curation, source)
+    return curation
+
+
+def plan(data: Dataset, operators: Sequence[Operator]) -> list[dict[str, Any]]:
+    """What each step would cost on the whole input; a step after others will see fewer rows."""
+    return [{"step": operator.slug, **operator.plan(data)} for operator in operators]
+
+
+def configuration(operator: Operator) -> dict[str, Any]:
+    """Fields as plain values; a model among them is given by name and fingerprint."""
+    fields: Any = dataclasses.fields(operator)  # type: ignore[arg-type]  # operators are dataclasses by contract
+    plain = {}
+    for field in fields:
+        value = getattr(operator, field.name)
+        model = hasattr(value, "fingerprint")
+        plain[field.name] = {"name": value.name, "fingerprint": value.fingerprint} if model else to_plain(value)
+    for name in getattr(operator, "paths", ()):  # what a file says decides, not only where it lies
+        if path := getattr(operator, name):
+            plain[f"{name}_sha256"] = _content(Path(path))
+    return plain
+
+
+def _content(path: Path) -> str:
+    """The hash of a file, or of all files of a folder, for a run of its model's; "" where there is none (the step will say so)."""
+    if (path / "run.json").is_file():
+        path = path / "model"
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest() if path.exists() else ""
+
+
+def _check(data: Dataset, result: Curated, slug: str) -> None:
+    judged = [*result.kept, *(drop.uid for drop in result.dropped)]
+    known = set(data.uids)
+    if invented := set(judged) - known:
+        raise RunError(f"step '{slug}' invented uid '{min(invented)}'")
+    if forgotten := known - set(judged):
+        raise RunError(f"step '{slug}' says nothing about uid '{min(forgotten)}'")
+    if len(judged) != len(known):
+        raise RunError(f"step '{slug}' judged a uid twice ({len(judged)} verdicts for {len(known)} rows)")
+
+
+def _write_step(out: Path, table: str, result: Curated, made_by: MadeBy) -> None:
+    """Columns first: the verdict is what marks the step as finished."""
+    for name, content in result.files.items():
+        write_atomic(out / name, content)
+    for name, values in result.columns.items():
+        write_table(out, f"{table}-{name}", as_table(name, values), made_by)
+    rows = [(uid, True, "") for uid in result.kept] + [(drop.uid, False, drop.reason) for drop in result.dropped]
+    rows.sort()
+    verdict = pa.table([pa.array(c, f.type) for c, f in zip(_transposed(rows, 3), VERDICT, strict=True)], schema=VERDICT)
+    as_tables = sorted(name for name, values in result.columns.items() if isinstance(values, pa.Table))
+    config = {"of": made_by.config_hash, "columns": sorted(result.columns), "as_tables": as_tables}
+    write_json(out / COSTS, {**_costs(out), table: result.seconds})
+    write_table(out, table, verdict, dataclasses.replace(made_by, config=config))
+
+
+def _finished(out: Path, table: str, made_by: MadeBy) -> Curated | None:
+    """The verdict of an earlier run, when it was made from the same data with the same configuration."""
+    if table not in table_names(out):
+        return None
+    stored = read_table(out, table)
+    config = stored.made_by.get("config") or {}
+    if config.get("of") != made_by.config_hash:
+        return None
+    rows = stored.table.to_pylist()
+    kept = tuple(row["uid"] for row in rows if row["kept"])
+    dropped = tuple(Drop(row["uid"], made_by.step, row["reason"]) for row in rows if not row["kept"])
+    made: dict[str, Any] = {}
+    for column in config["columns"]:
+        pairs = read_table(out, f"{table}-{column}").table.replace_schema_metadata(None)
+        whole = column in config["as_tables"]
+        made[column] = pairs if whole else dict(zip(pairs["uid"].to_pylist(), pairs[column].to_pylist(), strict=True))
+    return Curated(kept, dropped, made, float(_costs(out).get(table, 0.0)))
+
+
+def _costs(out: Path) -> dict[str, float]:
+    path = out / COSTS
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _write(out: Path, data: Dataset, curation: Curation[Any], source: str) -> None:
+    rows = sorted((drop.uid, drop.step, drop.reason) for drop in curation.removed)
+    removed = pa.table([pa.array(c, f.type) for c, f in zip(_transposed(rows, 3), REMOVED, strict=True)], schema=REMOVED)
+    steps = [to_plain(step) for step in curation.steps]
+    config = [{"step": step["slug"], "options": step["config"]} for step in steps]
+    made_by = MadeBy("curate", {"input": data.fingerprint, "steps": config})
+    write_table(out, "removed", removed, made_by)
+    for name, values in curation.columns.items():
+        write_table(out, name, as_table(name, values), made_by)
+    kept = curation.kept
+    summary = {
+        "format": FORMAT,
+        "input": {"name": data.name, "source": source, "fingerprint": data.fingerprint, "count": len(data)},
+        "output": {"fingerprint": kept.fingerprint, "count": len(kept)},
+        "columns": sorted(curation.columns),
+        "steps": steps,
+    }
+    write_quarantine(out, getattr(data, "quarantine", []))
+    write_json(out / MARK, summary)
+
+
+def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [[row[column] for row in rows] for column in range(width)]

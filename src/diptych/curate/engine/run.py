@@ -1,0 +1,115 @@
+"""What runs column steps over large pools: Daft, on this machine or on a Ray cluster. The same rows in, the same rows out.
+
+A step is a *worker*: built once where it runs (an automaton, a language model), then called with Arrow arrays of some thousand rows.
+Results come back sorted by uid, so that neither the cut of the input files, nor the number of workers, nor the engine shows in them.
+
+What people get wrong: the engine of a process is chosen once, before the first frame; and Daft's usage statistics are on by default
+(they are off here: nothing of ours talks to the network by itself).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.errors import ConfigError, MissingExtra
+
+Engine = Literal["local", "ray"]
+BATCH_ROWS = 16_384
+"""Rows that a worker gets at once: enough to forget the call, few enough that two cores share a small pool."""
+
+
+class Worker(Protocol):
+    """Columns in, one column out, row by row; deterministic. Travels to other machines, so it holds plain values."""
+
+    kind: ClassVar[pa.DataType]
+
+    def __call__(self, *columns: pa.Array) -> pa.Array: ...
+
+
+_CHOSEN: list[Engine] = []
+"""The engine of this process, once there is one: Daft's runner cannot be changed afterwards."""
+
+
+def start(engine: Engine = "local", *, cpus: int = 2) -> None:
+    """Choose the engine of this process. "ray" joins the cluster that RAY_ADDRESS names, else starts one here with `cpus` cores."""
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"engine is {engine!r} (expected local | ray)")
+    if _CHOSEN and _CHOSEN[0] != engine:
+        raise ConfigError(f"this process runs on {_CHOSEN[0]} already (expected one engine a process)")
+    if _CHOSEN:
+        return
+    daft = _daft()
+    if engine == "ray":
+        try:
+            import ray
+        except ImportError:
+            raise MissingExtra("ray", "scale", needed_for="the engine ray") from None
+        if not ray.is_initialized():
+            here: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cpus, "include_dashboard": False}
+            ray.init(log_to_driver=False, **here)
+        daft.set_runner_ray(noop_if_initialized=True)
+    else:
+        daft.set_runner_native()
+    _CHOSEN.append(engine)
+
+
+def _running() -> Any:
+    """Daft, with an engine chosen."""
+    if not _CHOSEN:
+        start()
+    return _daft()
+
+
+def mapped(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> pa.Table:
+    """`table` with one more column `name`, what the worker makes of the columns it reads. Rows come back in order of "row".
+
+    `table` needs a column "row" (int64, no two alike): the key by which the result is put back in order.
+    """
+    daft = _running()
+    frame = daft.from_arrow(table)
+    if _CHOSEN[0] == "ray":
+        frame = frame.into_partitions(1 + table.num_rows // BATCH_ROWS)
+    call = _remote(daft, worker)
+    made = frame.select("row", call(*(frame[column] for column in reads)).alias(name)).sort("row").to_arrow()
+    order = pc.sort_indices(table["row"])
+    return table.take(order).append_column(name, _plain(made[name], worker.kind))
+
+
+def _remote(daft: Any, worker: Worker) -> Any:
+    kind = daft.DataType.from_arrow_type(worker.kind)
+
+    class Remote:
+        def __init__(self, inner: Worker) -> None:
+            self.inner = inner
+
+        def call(self, *columns: Any) -> Any:
+            return self.inner(*(_plain(column.to_arrow()) for column in columns))
+
+    Remote.call = daft.method.batch(return_dtype=kind, batch_size=BATCH_ROWS)(Remote.call)  # type: ignore[method-assign]
+    return daft.cls(Remote, use_process=False)(worker).call
+
+
+def _plain(column: pa.Array | pa.ChunkedArray, kind: pa.DataType | None = None) -> pa.Array:
+    """Daft's large strings and lists as the usual ones."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if kind is None and pa.types.is_large_string(column.type):
+        kind = pa.string()
+    return column.cast(kind) if kind is not None and column.type != kind else column
+
+
+@lru_cache(maxsize=1)
+def _daft() -> Any:
+    for name in ("DAFT_ANALYTICS_ENABLED", "DAFT_PROGRESS_BAR"):
+        os.environ.setdefault(name, "0")
+    try:
+        import daft
+    except ImportError:
+        raise MissingExtra("daft", "curate", needed_for="a step over text columns") from None
+    return daft

@@ -1,0 +1,203 @@
+"""ALIGN's cleaning of web pairs: by counting, never by what a picture or a text means (Jia et al., 2021, 2102.05918).
+
+A row leaves for the first rule that it breaks, and its reason begins with the name of that rule:
+
+unreadable       the image cannot be read
+short_side       the short side is not above `short_side` pixels
+aspect_ratio     long side / short side is not below `aspect_ratio`
+texts_of_image   the image (these very bytes, in however many rows) carries more than `texts_of_image` texts
+unsafe           the column `unsafe` says more than `unsafe_above`; nothing here judges that by itself
+evaluation       a near-duplicate of an evaluation image, by the measure of `near_duplicates`
+no_text, length, shared_text, rare_token    no text of the row passes the rules of `alt_text`; the first text's fault is named
+
+A row with several texts stays while one of them passes; the column ``kept_texts`` then lists which. Counts are those of the data as
+they come in. Cost: one read and hash of every image and two passes over the texts; with `evaluation` also one decode of every image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.errors import ConfigError, DataError, DecodeError
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.sample import Sample
+from diptych.curate.duplicates.near import HammingIndex, Look, look
+from diptych.curate.engine.costs import planned
+from diptych.curate.operators.alt_text import TextCounts
+from diptych.data.media.decode import probe
+from diptych.worlds.address import held_out, open_data
+
+NEAR_BITS, NEAR_COLOUR = 6, 8.0
+"""What `near_duplicates` calls near: of 64 bits, and of 255 in colour."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AlignFilters:
+    """short_side      pixels that the short side must exceed; 0 is off
+    aspect_ratio    long side / short side must be below; 0 is off
+    texts_of_image  an image with more texts goes; 0 is off
+    shared_by       a text beside more different images goes; 0 is off
+    min_words       of a text; 0 is off
+    max_words       of a text; 0 is off
+    vocabulary      so many of the most frequent words and word pairs are known, a text with another goes; 0 is off
+    language        texts of this language or an unknown one are judged; "" judges all
+    origins         texts of these origins are judged; none named: all but negatives
+    evaluation      address of evaluation data: near-duplicates of its held-out images go; "" is off
+    unsafe          column with a probability (a classifier's, made elsewhere); "" is off
+    unsafe_above    rows above this leave
+    """
+
+    slug: ClassVar[str] = "align"
+
+    short_side: int = 200
+    aspect_ratio: float = 3.0
+    texts_of_image: int = 1000
+    shared_by: int = 10
+    min_words: int = 3
+    max_words: int = 20
+    vocabulary: int = 100_000_000
+    language: str = ""
+    origins: tuple[str, ...] = ()
+    evaluation: str = ""
+    unsafe: str = ""
+    unsafe_above: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("short_side", "texts_of_image", "shared_by", "min_words", "max_words", "vocabulary"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)} (expected 0, which is off, or more)")
+        if 0 < self.max_words < self.min_words:
+            raise ConfigError(f"words are {self.min_words}..{self.max_words} (expected min_words <= max_words)")
+        if self.aspect_ratio != 0 and self.aspect_ratio <= 1:
+            raise ConfigError(f"aspect_ratio is {self.aspect_ratio} (expected 0, which is off, or above 1)")
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        if self.evaluation:
+            return planned(data, lambda image: (_measured(image), look(image)), unit="read, hash, decode")
+        return planned(data, _measured, unit="read and hash")
+
+    def __call__(self, data: Dataset) -> Curated:
+        start = time.perf_counter()
+        rows = sorted(range(len(data)), key=data.uids.__getitem__)
+        faults: dict[int, str] = {}
+        sizes: dict[int, Size] = {}
+        rows_of_image: dict[bytes, list[int]] = {}
+        for row in rows:
+            image = data[row].image
+            digest = b"without image " + data.uids[row].encode()
+            if image is not None:
+                try:
+                    digest, sizes[row] = _measured(image)
+                except (DecodeError, OSError) as error:
+                    faults[row] = f"unreadable: {error}"
+            rows_of_image.setdefault(digest, []).append(row)
+
+        def texts_of(image_rows: Sequence[int]) -> list[str]:
+            return [text for row in image_rows for text in self._texts(data[row])]
+
+        counts = TextCounts.of((texts_of(image_rows) for image_rows in rows_of_image.values()), self.vocabulary)
+        for image_rows in rows_of_image.values():
+            carried = len(set(texts_of(image_rows))) if self.texts_of_image else 0
+            if carried > self.texts_of_image:
+                fault = f"texts_of_image: {carried:,} texts (expected at most {self.texts_of_image:,})"
+                faults |= {row: fault for row in image_rows if row not in faults}
+        near = self._near_evaluation()
+        kept: list[str] = []
+        dropped: list[Drop] = []
+        kept_texts: dict[str, list[str]] = {}
+        for row in rows:
+            sample = data[row]
+            texts = self._texts(sample)
+            passed, first_fault = self._judged(texts, counts)
+            size_fault = self._size_fault(sizes[row]) if row in sizes else ""
+            fault = size_fault or faults.get(row, "") or self._unsafe(sample) or near(sample.image) or first_fault
+            if fault:
+                dropped.append(Drop(sample.uid, self.slug, fault))
+                continue
+            kept.append(sample.uid)
+            if len(passed) < len(texts):
+                kept_texts[sample.uid] = passed
+        columns = {"kept_texts": kept_texts} if kept_texts else {}
+        return Curated(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
+
+    def _texts(self, sample: Sample) -> list[str]:
+        texts = sample.positives(self.language)
+        return [text.string for text in texts if not self.origins or text.origin in self.origins]
+
+    def _judged(self, texts: Sequence[str], counts: TextCounts) -> tuple[list[str], str]:
+        """The texts that pass, and the first one's fault when none does."""
+        limits = {"shared_by": self.shared_by, "min_words": self.min_words, "max_words": self.max_words}
+        found = [(text, counts.fault(text, **limits)) for text in texts]
+        passed = [text for text, fault in found if not fault]
+        return passed, "" if passed else found[0][1] if found else "no_text: none to be judged"
+
+    def _size_fault(self, size: Size) -> str:
+        short, long = sorted(size)
+        if self.short_side and short <= self.short_side:
+            return f"short_side: {short} pixels (expected more than {self.short_side})"
+        if self.aspect_ratio and long >= self.aspect_ratio * short:
+            return f"aspect_ratio: {long / short:.2f} (expected less than {self.aspect_ratio:g})"
+        return ""
+
+    def _unsafe(self, sample: Sample) -> str:
+        if not self.unsafe:
+            return ""
+        value = sample.extras.get(self.unsafe)
+        if not isinstance(value, int | float):
+            raise DataError(
+                f"sample '{sample.uid}' has no number there", field=self.unsafe, expected="a probability in every row (0..1)"
+            )
+        return f"unsafe: {value:.2f} (expected at most {self.unsafe_above:g})" if value > self.unsafe_above else ""
+
+    def _near_evaluation(self) -> Callable[[ImageSource | None], str]:
+        """Answers with the fault of an image that is near an evaluation image."""
+        if not self.evaluation:
+            return lambda image: ""
+        known: list[tuple[str, Look]] = []
+        index = HammingIndex(NEAR_BITS)
+        for part in held_out(open_data(self.evaluation)).values():
+            for row in range(len(part)):
+                sample = part[row]
+                if sample.image is not None:
+                    seen = look(sample.image)
+                    index.add(len(known), seen.bits)
+                    known.append((sample.uid, seen))
+
+        def near(image: ImageSource | None) -> str:
+            if image is None:
+                return ""
+            try:
+                mine = look(image)
+            except (DecodeError, OSError) as error:
+                return f"unreadable: {error}"
+            found = [(_apart(mine, known[key][1]), bits, known[key][0]) for key, bits in index.within(mine.bits)]
+            if not found or min(found)[0] > NEAR_COLOUR:
+                return ""
+            colour, bits, uid = min(found)
+            return f"evaluation: near {uid}, {bits} of 64 bits and {colour:.1f} of 255 in colour"
+
+        return near
+
+
+def _apart(one: Look, other: Look) -> float:
+    return float(np.abs(one.colour_HWC.astype(np.int16) - other.colour_HWC).mean())
+
+
+def _measured(image: ImageSource) -> tuple[bytes, Size]:
+    """What tells an image from others, and its (width, height) from the header."""
+    if isinstance(image, ArrayImage):
+        pixels = image.pixels_HWC
+        shape = repr(pixels.shape).encode()
+        return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest(), (pixels.shape[1], pixels.shape[0])
+    data = image.read()
+    info = probe(data, name=image.name)
+    return hashlib.sha256(data).digest(), (info.width, info.height)

@@ -1,0 +1,117 @@
+"""What a caption says about whom: (subject span, predicate, object span), and which labels of an image a span can mean.
+
+`TemplateGrammar` reads captions of the form "a red ring near left of a star and a dog chasing a ball" with relation phrases that
+it is told: exact on rendered captions, and enough for short alt texts. Anything else that turns a string into triplets of
+strings can stand in its place (a dependency parser, a language model).
+
+What implementations get wrong: labels found inside other words ("car" in "carpet"), which is the published linking; the shorter
+of two labels ("dog" for "a hot dog"). Both are decided by whole words here; `rule="substring"` is the published one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+from diptych.core.errors import ConfigError
+
+Spans = tuple[str, str, str]
+
+CLAUSE = re.compile(r"\s*[,;.]\s*(?:and\s+)?|\s+(?:and|while)\s+")
+DETERMINERS = frozenset(("a", "an", "the", "some", "two", "three", "his", "her", "its", "their", "this", "that"))
+
+
+class CaptionParser(Protocol):
+    """A frozen dataclass, so that a run can say with what it parsed."""
+
+    def __call__(self, caption: str) -> Sequence[Spans]: ...
+
+
+@dataclass(frozen=True)
+class TemplateGrammar:
+    """Noun phrase, relation phrase, noun phrase; the longest of the known phrases wins.
+
+    >>> TemplateGrammar(("left of", "far left of", "holding"))("A red ring far left of a star, and a man holding the big cup.")
+    [('red ring', 'far left of', 'star'), ('man', 'holding', 'big cup')]
+    """
+
+    relations: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.relations or not all(name.strip() for name in self.relations):
+            raise ConfigError("a template grammar needs relation phrases, each a word or more")
+
+    def __call__(self, caption: str) -> list[Spans]:
+        return [spans for clause in CLAUSE.split(caption.lower()) if (spans := self._clause(clause.split()))]
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, ...], int]:
+        """Phrase -> its place among all, the longest first; for lists of tens of thousands."""
+        phrases = dict.fromkeys(tuple(name.lower().split()) for name in self.relations)
+        return {phrase: place for place, phrase in enumerate(sorted(phrases, key=len, reverse=True))}
+
+    def _clause(self, words: list[str]) -> Spans | None:
+        longest = max(map(len, self._places))
+        spans = (
+            (self._places[phrase], start, phrase)
+            for start in range(1, len(words) - 1)
+            for stop in range(start + 1, min(start + longest, len(words) - 1) + 1)
+            if (phrase := tuple(words[start:stop])) in self._places
+        )
+        for _, start, phrase in sorted(spans):
+            subject, other = _bare(words[:start]), _bare(words[start + len(phrase) :])
+            if subject and other:
+                return subject, " ".join(phrase), other
+        return None
+
+
+@dataclass(frozen=True)
+class LabelLinker:
+    """Which of an image's labels a noun phrase means: those at its end as whole words (singular or plural), the longest first;
+    else those one of whose paraphrases stands there.
+
+    paraphrases  (label, its other names), as ("person", ("man", "woman", "rider"))
+    rule         "head" as above; "substring" takes every label that, or a paraphrase of which, occurs anywhere in the phrase,
+                 inside words too (published)
+    """
+
+    paraphrases: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    rule: Literal["head", "substring"] = "head"
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("head", "substring"):
+            raise ConfigError(f"LabelLinker.rule is {self.rule!r} (expected head | substring)")
+
+    def __call__(self, span: str, labels: Iterable[str]) -> tuple[str, ...]:
+        """The labels, in the order given; none when the phrase is about something else.
+
+        >>> LabelLinker((("person", ("man",)),))("old man", ["person", "dog"]), LabelLinker()("hot dogs", ["dog", "hot dog"])
+        (('person',), ('hot dog',))
+        """
+        known = dict.fromkeys(labels)
+        others: Mapping[str, tuple[str, ...]] = dict(self.paraphrases)
+        if self.rule == "substring":
+            return tuple(label for label in known if any(name in span for name in (label, *others.get(label, ()))))
+        for names in ({label: (label,) for label in known}, {label: others.get(label, ()) for label in known}):
+            ends = {label: max((len(n) for n in each if _ends_with(span, n)), default=0) for label, each in names.items()}
+            longest = max(ends.values(), default=0)
+            if longest:
+                return tuple(label for label, length in ends.items() if length == longest)
+        return ()
+
+
+def _bare(words: list[str]) -> str:
+    while words and words[0] in DETERMINERS:
+        words = words[1:]
+    while words and words[-1] in ("is", "are"):
+        words = words[:-1]
+    return " ".join(words)
+
+
+def _ends_with(span: str, name: str) -> bool:
+    have, want = span.lower().split(), name.lower().split()
+    tail = have[-len(want) :]
+    return tail[:-1] == want[:-1] and bool(tail) and tail[-1] in (want[-1], f"{want[-1]}s", f"{want[-1]}es")

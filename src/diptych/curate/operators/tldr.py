@@ -1,0 +1,222 @@
+"""TL;DR: keep a quarter of a pool that still shows everything, and give each kept row a caption that fits (Wang et al., 2023, 2305.20087).
+
+1. A captioner that sees images through a codebook (`recipes.generation.codebook_captioner`) describes every image by the codes
+of its patches. 2. Rows are clustered by these; of each cluster a share stays, spread over the distances to its centre.
+3. The captioner writes a caption for what stays: "original; generated" is the column ``repaired_text``.
+
+Where this departs from the released code, which clusters the code *numbers* as if they were coordinates: relabelling the codes would
+change its clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and "histogram" are there to compare. "Every
+fifth of the list" depends on the order of the list; here draws are seeded and stratified. By default the share is taken of the rows that
+agree well enough with their text (`match`), so that what stays is the share that was asked for; `share_of="all"` clusters all rows and
+keeps what both rules leave, as published. `paper()` has the published numbers.
+
+Cost: one pass of the captioner over all images, k-means, and a caption for each row that stays.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.errors import ConfigError
+from diptych.core.image import ImageSource
+from diptych.core.randomness import keyed_rng
+from diptych.curate.duplicates.clusters import centres, nearest_centres
+from diptych.curate.duplicates.whitening import whitened
+from diptych.curate.engine.costs import planned
+from diptych.curate.engine.embedding import embedded, open_embedder
+from diptych.curate.engine.parts import Parts
+from diptych.index.embed import embed_texts, readable
+from diptych.models.io.deployed import open_model
+
+Describe = Literal["vectors", "pooled", "histogram", "ids"]
+DESCRIBE: tuple[Describe, ...] = ("vectors", "pooled", "histogram", "ids")
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class TLDR:
+    """captioner     address of a trained codebook captioner
+    keep          share of each cluster that stays (published 0.25 in words, 0.2 in code); 1 selects nothing
+    share_of      "matching": the share is taken of what `match` leaves; "all": of all rows, and what agrees too little leaves besides
+    clusters      of k-means (published 1,000); 0 takes a fortieth of the rows
+    iterations    of k-means at most (published 20)
+    describe      an image by its code "vectors" one after the other, their mean ("pooled"), a "histogram" of codes, or the "ids" (released)
+    whiten        directions kept before k-means (published 256)
+    match         address of a model that embeds images and texts; "" looks at no agreement
+    match_share   of rows with the best agreement that may stay (published half)
+    repair        whether kept rows get a caption
+    joint         between original and generated
+    max_tokens    of a generated caption (published 30)
+    seed          of k-means and of the draws
+    """
+
+    slug: ClassVar[str] = "tldr"
+
+    captioner: str = ""
+    keep: float = 0.25
+    share_of: Literal["matching", "all"] = "matching"
+    clusters: int = 0
+    iterations: int = 20
+    describe: Describe = "vectors"
+    whiten: int = 256
+    match: str = ""
+    match_share: float = 0.5
+    repair: bool = True
+    joint: str = "; "
+    max_tokens: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1 or not 0 < self.match_share <= 1:
+            raise ConfigError(f"keep is {self.keep}, match_share {self.match_share} (expected above 0, at most 1)")
+        if self.describe not in DESCRIBE:
+            raise ConfigError(f"describe is {self.describe!r} (expected {' | '.join(DESCRIBE)})")
+        if self.share_of not in ("matching", "all") or self.iterations < 1:
+            raise ConfigError(
+                f"share_of is {self.share_of!r}, iterations {self.iterations} (expected matching | all, and 1 or more)"
+            )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """A quarter of each of 1,000 clusters, and of that what is in the better half by agreement: name the models by `captioner` and
+        `match`. The code keeps a fifth (`keep=0.2`) and clusters numbers of codes (`describe="ids"`); neither is taken over."""
+        return cls(keep=0.25, share_of="all", clusters=1000, iterations=20, whiten=256, match_share=0.5, max_tokens=30)
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        model = self._captioner()
+        facts = planned(data, lambda image: model.generate([image], [""], max_tokens=self.max_tokens), unit="codes and caption")
+        return {**facts, "needs": "clusters of all rows"}
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from codes, embeddings and captions that an earlier run finished."""
+        start = time.perf_counter()
+        if self.share_of == "all" and not self.match:
+            raise ConfigError("share_of 'all' keeps rows that agree with their text: name a model that judges it (--match RUN)")
+        model = self._captioner()
+        rows = {uid: row for row, uid in enumerate(data.uids)}
+        with_image = [uid for uid in sorted(rows) if data[rows[uid]].image is not None]
+        faults = {uid: "no_image: nothing to describe" for uid in rows if data[rows[uid]].image is None}
+        codes, unreadable = self._codes(data.select([rows[uid] for uid in with_image]), model, parts)
+        faults |= unreadable
+        apart = self._disagreeing(data.select([rows[uid] for uid in codes]), parts) if self.match else {}
+        there = [uid for uid in codes if uid not in faults and (self.share_of == "all" or uid not in apart)]
+        if self.keep < 1 and there:
+            vectors = self._described(np.stack([codes[uid] for uid in there]), model)
+            faults |= self._crowded(there, vectors)
+        faults |= apart
+        kept = tuple(uid for uid in there if uid not in faults)
+        columns: dict[str, Any] = {}
+        if self.repair and kept:
+            columns = self._repaired(data.select([rows[uid] for uid in kept]), model, parts)
+        dropped = tuple(Drop(uid, self.slug, faults[uid]) for uid in sorted(faults))
+        return Curated(kept, dropped, columns, time.perf_counter() - start)
+
+    def _codes(self, data: Dataset, model: Any, parts: Parts) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, str]]:
+        """Codes of the patches by uid, in order of uid; and the images that cannot be read."""
+
+        def work(part: pa.Table) -> pa.Table:
+            samples = [data[row] for row in part["row"].to_pylist()]
+            good, found, bad = readable(lambda some: list(model.codes([s.image for s in some])), samples)
+            uids = [*(sample.uid for sample in good), *(one.uid for one in bad)]
+            values = [*(row.tolist() for row in found), *([None] * len(bad))]
+            reasons = [*([""] * len(good)), *(one.reason for one in bad)]
+            return pa.table(
+                [pa.array(uids, pa.string()), pa.array(values, pa.list_(pa.int64())), pa.array(reasons, pa.string())],
+                ["uid", "codes", "reason"],
+            )
+
+        rows = pa.table({"row": pa.array(range(len(data)), pa.int64())})
+        made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, f"codes-{model.fingerprint[:16]}", work).to_pylist()
+        codes = {
+            row["uid"]: np.array(row["codes"], np.int64)
+            for row in sorted(made, key=lambda r: r["uid"])
+            if row["codes"] is not None
+        }
+        return codes, {row["uid"]: f"unreadable: {row['reason']}" for row in made if row["codes"] is None}
+
+    def _described(self, id_NP: npt.NDArray[np.int64], model: Any) -> npt.NDArray[np.float32]:
+        """What is clustered: unit rows."""
+        code_KD = model.model.codebook.code_KD.detach().float().cpu().numpy()
+        if self.describe == "ids":
+            raw = id_NP.astype(np.float32)
+        elif self.describe == "histogram":
+            raw = np.stack([np.bincount(row, minlength=len(code_KD)) for row in id_NP]).astype(np.float32)
+        elif self.describe == "pooled":
+            raw = code_KD[id_NP].mean(1)
+        else:
+            raw = code_KD[id_NP].reshape(len(id_NP), -1)
+        return whitened(raw, self.whiten)
+
+    def _crowded(self, uids: list[str], vector_ND: npt.NDArray[np.float32]) -> dict[str, str]:
+        """Rows that their cluster has enough of: of the rows in order of distance to the centre, every 1/keep-th stays from a seeded
+        start; at least one does."""
+        clusters = min(self.clusters or max(1, len(uids) // 40), len(uids))
+        centre_KD = centres(vector_ND, clusters, seed=self.seed, iterations=self.iterations)
+        label_N = nearest_centres(vector_ND, centre_KD, 1)[:, 0]
+        faults: dict[str, str] = {}
+        for cluster in range(clusters):
+            rows = np.flatnonzero(label_N == cluster)
+            if not len(rows):
+                continue
+            rows = rows[np.argsort(-(vector_ND[rows] @ centre_KD[cluster]), kind="stable")]
+            count = max(1, round(len(rows) * self.keep))
+            begin = float(keyed_rng(self.seed, "tldr", cluster).random())
+            chosen = set(rows[((np.arange(count) + begin) * len(rows) / count).astype(int)].tolist())
+            reason = f"cluster: {count:,} of {len(rows):,} rows of cluster {cluster} stay"
+            faults |= {uids[row]: reason for row in rows.tolist() if row not in chosen}
+        return faults
+
+    def _disagreeing(self, data: Dataset, parts: Parts) -> dict[str, str]:
+        """Rows outside the best `match_share` by the cosine of image and best text; a row without text agrees with nothing."""
+        model = open_embedder(self.match)
+        found = embedded(data, model, parts)
+        place = {uid: row for row, uid in enumerate(data.uids)}
+        pairs = [(row, text.string) for row, uid in enumerate(found.uids) for text in data[place[uid]].positives()]
+        text_MD = embed_texts(model, [text for _, text in pairs], [found.uids[row] for row, _ in pairs])
+        agree_N = np.full(len(found.uids), -1.0)
+        for (row, _), vector in zip(pairs, text_MD, strict=True):
+            agree_N[row] = max(agree_N[row], float(found.vector_ND[row] @ vector))
+        order = np.argsort(-agree_N, kind="stable")
+        out = order[max(1, round(len(order) * self.match_share)) :]
+        level = float(agree_N[order[max(1, round(len(order) * self.match_share)) - 1]]) if len(order) else 0.0
+        return {
+            found.uids[row]: f"match: {agree_N[row]:.3f} (the best {self.match_share:.0%} have at least {level:.3f})"
+            for row in out.tolist()
+        }
+
+    def _repaired(self, data: Dataset, model: Any, parts: Parts) -> dict[str, Any]:
+        def work(part: pa.Table) -> pa.Table:
+            samples = [data[row] for row in part["row"].to_pylist()]
+            images: list[ImageSource] = [sample.image for sample in samples if sample.image is not None]
+            written = model.generate(images, [""] * len(images), max_tokens=self.max_tokens)
+            return pa.table({"uid": pa.array([s.uid for s in samples], pa.string()), "generated": pa.array(written, pa.string())})
+
+        rows = pa.table({"row": pa.array(range(len(data)), pa.int64())})
+        made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, f"captions-{model.fingerprint[:16]}", work)
+        generated = dict(zip(made["uid"].to_pylist(), made["generated"].to_pylist(), strict=True))
+        first = {
+            sample.uid: next((text.string for text in sample.positives()), "")
+            for sample in (data[row] for row in range(len(data)))
+        }
+        repaired = {uid: self.joint.join(text for text in (first[uid], generated[uid]) if text) for uid in generated}
+        return {"generated_caption": generated, "repaired_text": {uid: text for uid, text in repaired.items() if text}}
+
+    def _captioner(self) -> Any:
+        if not self.captioner:
+            raise ConfigError("tldr needs a trained codebook captioner (--captioner RUN)")
+        folder = Path(self.captioner)
+        model = open_model(folder / "model" if (folder / "run.json").is_file() else folder)
+        if not hasattr(model, "codes"):
+            raise ConfigError(f"{self.captioner} is no codebook captioner (expected what recipes.codebook_captioner trains)")
+        return model

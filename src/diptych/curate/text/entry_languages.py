@@ -1,0 +1,132 @@
+"""MetaCLIP 2's rule for many languages (Chuang et al., 2025, 2507.22062): each language has a list and a threshold of its own.
+
+A text is searched for the entries of its language alone, and counts are kept by language. The threshold of a reference language
+(English) is given; what it leaves in the tail of that language, the share of matches on rarer entries, is then left in the tail of
+every other one:
+
+    p = share_below(counts of the reference, t),     t of a language = threshold_for(its counts, p)
+
+A text whose language is unknown, or has no list where there are lists by language, is of the language "other", which has a list if one
+is given. Letters: L languages, M entries, T texts, K matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.errors import DataError
+from diptych.curate.text.balance import share_below, threshold_for
+from diptych.curate.text.entries import Entries
+
+OTHER = "other"
+SUFFIXES = (".parquet", ".txt")
+
+Ints = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class EntryLanguages:
+    """all     every entry of any list
+    lists   numbers into `all` of the entries of each language, sorted; empty when one list serves every language
+    """
+
+    all: Entries
+    lists: dict[str, Ints]
+
+    @classmethod
+    def load(cls, folder: Path) -> EntryLanguages:
+        """A folder with a list a language: en.txt, fr.parquet, other.txt."""
+        files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
+        if not files:
+            raise DataError("holds no list", file=folder, expected="a list of entries a language: en.txt, fr.parquet, other.txt")
+        read = {language: Entries.load(path) for language, path in files.items()}
+        named: dict[str, set[str]] = {}
+        for known in read.values():
+            for name, source in zip(known.names, known.sources, strict=True):
+                named.setdefault(name, set()).update(source.split("+"))
+        names = tuple(sorted(named))
+        together = Entries(names, tuple("+".join(sorted(named[name])) for name in names))
+        place = {name: number for number, name in enumerate(names)}
+        lists = {language: np.array([place[name] for name in known.names], np.int64) for language, known in read.items()}
+        return cls(together, lists)
+
+    def of_texts(self, language_T: Sequence[str]) -> tuple[list[str], Ints]:
+        """The languages that there are, sorted, and which of them each text is of."""
+        found = [said if said and (not self.lists or said in self.lists) else OTHER for said in language_T]
+        names = sorted(set(found))
+        number = {name: place for place, name in enumerate(names)}
+        return names, np.array([number[name] for name in found], np.int64)
+
+    def own(self, names: Sequence[str], language_T: Ints, entry_K: Ints, offset_T1: Ints) -> tuple[Ints, Ints]:
+        """Matches (entry_K, offset_T1) without those of entries that the list of a text's language has not."""
+        if not self.lists:
+            return entry_K, offset_T1
+        text_K = np.repeat(np.arange(len(language_T)), np.diff(offset_T1))
+        kept_K = np.zeros(len(entry_K), bool)
+        for place, name in enumerate(names):
+            of_language_K = language_T[text_K] == place
+            kept_K |= of_language_K & np.isin(entry_K, self.lists.get(name, np.zeros(0, np.int64)))
+        counts_T = np.bincount(text_K[kept_K], minlength=len(language_T))
+        return entry_K[kept_K], np.concatenate([[0], np.cumsum(counts_T)]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What the texts mention: text i, of language languages[language_T[i]], has the entries entry_K[offset_T1[i]:offset_T1[i+1]].
+
+    by_language  an entry counts for itself in each language; else once for all
+    """
+
+    known: Entries
+    languages: list[str]
+    language_T: Ints
+    entry_K: Ints
+    offset_T1: Ints
+    by_language: bool = False
+
+    def rows(self) -> Ints:
+        """The row of `counts` that each text is counted in."""
+        return self.language_T if self.by_language else np.zeros_like(self.language_T)
+
+    def places(self) -> Ints:
+        """The place of each match in the rows of `counts`, one behind the other."""
+        return self.entry_K + len(self.known) * np.repeat(self.rows(), np.diff(self.offset_T1))
+
+    def counts(self) -> Counts:
+        """[L, M]: texts of each language that mention each entry; [1, M] where languages do not count."""
+        rows = len(self.languages) if self.by_language else 1
+        return np.bincount(self.places(), minlength=rows * len(self.known)).astype(np.uint64).reshape(rows, len(self.known))
+
+    def of_text(self, text: int) -> list[int]:
+        found: list[int] = self.entry_K[self.offset_T1[text] : self.offset_T1[text + 1]].tolist()
+        return found
+
+    def lists(self) -> pa.ListArray:
+        """[T] lists of entries."""
+        return pa.ListArray.from_arrays(pa.array(self.offset_T1, pa.int32()), pa.array(self.entry_K, pa.int32()))
+
+
+def thresholds_by_language(
+    count_LM: Counts, names: Sequence[str], reference: str, *, t: int = 0, tail_share: float = 0.06
+) -> list[int]:
+    """t of each language. Raises DataError when no text of the reference language mentions an entry.
+
+    t           of the reference language; 0 takes it from `tail_share`
+    """
+    if reference not in names or not count_LM[names.index(reference)].any():
+        raise DataError(
+            f"no text in language '{reference}' mentions an entry, and its tail share decides the thresholds of the others",
+            field="reference",
+            expected=f"one of {', '.join(names)}",
+        )
+    count_M = count_LM[names.index(reference)]
+    own = t or threshold_for(count_M, tail_share)
+    share = share_below(count_M, own)
+    return [own if name == reference else threshold_for(count_M, share) for name, count_M in zip(names, count_LM, strict=True)]

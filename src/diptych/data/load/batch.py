@@ -1,0 +1,195 @@
+"""Draws to a batch of tensors. Field names end in their shape; its first letter says whether chunking cuts the field.
+
+Letters: B batch, C channel, H W pixels, L text tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Draw, Draws
+from diptych.core.errors import DataError
+from diptych.core.randomness import keyed_seed
+from diptych.core.sample import Sample, Text
+from diptych.data.media.transforms import Preprocess, flipped, random_crop
+from diptych.data.text.tokenize import Tokenizer
+
+SHAPE = re.compile(r"_([A-Z][A-Z0-9]*)$")
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """Base of a recipe's batch: a frozen dataclass of tensors, and of tuples where rows are ragged.
+
+    A field whose shape starts with B or N has one entry a row and is cut by `rows`; every other field is shared by all chunks.
+
+    >>> @dataclass(frozen=True)
+    ... class Points(TensorBatch):
+    ...     point_B3: Tensor
+    ...     label_KD: Tensor
+    >>> points = Points(torch.zeros(5, 3), torch.zeros(2, 8))
+    >>> len(points), len(points.rows(1, 3)), points.rows(1, 3).label_KD.shape[0]
+    (5, 2, 2)
+    """
+
+    def __len__(self) -> int:
+        for name in self._row_fields():
+            value = getattr(self, name)
+            if value is not None:
+                return len(value)
+        raise TypeError(f"{type(self).__name__} has no field whose shape starts with B or N")
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Only the rows start..stop-1; views of the same tensors."""
+        cut = {name: value[start:stop] for name in self._row_fields() if (value := getattr(self, name)) is not None}
+        return replace(self, **cut)
+
+    def to(self, device: torch.device | str) -> Self:
+        return self._tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """Page-locked copies, from which `to` a GPU does not block; called by the loader."""
+        return self._tensors(lambda tensor: tensor.pin_memory())
+
+    def _row_fields(self) -> list[str]:
+        shapes = {field.name: SHAPE.search(field.name) for field in fields(self)}
+        return [name for name, found in shapes.items() if found and found.group(1)[0] in "BN"]
+
+    def _tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, **{field.name: _changed(getattr(self, field.name), change) for field in fields(self)})
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_changed(item, change) for item in value)
+    return value
+
+
+@dataclass(frozen=True)
+class PairBatch(TensorBatch):
+    """Images and a text for each.
+
+    text_mask_BL  True on tokens, the start and end marks included, False on padding
+    group_B       int64; equal numbers: same concept, so neither is the other's negative
+    truncated     how many of the texts were longer than L and were cut
+    """
+
+    image_BCHW: Tensor
+    text_BL: Tensor
+    text_mask_BL: Tensor
+    group_B: Tensor
+    truncated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletBatch(PairBatch):
+    """Images, the raw text of each (`text_BL`) and a synthetic caption of each.
+
+    mismatched_B  int64: 1 where the sample's extra "mismatched" says that the raw text belongs to another image, 0 where it says
+                  that it does not, -1 where the data do not know
+    """
+
+    caption_BL: Tensor
+    caption_mask_BL: Tensor
+    mismatched_B: Tensor
+
+
+def pair_batch(
+    draws: Draws,
+    *,
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    text_length: int,
+    crop_scale: tuple[float, float] = (0.9, 1.0),
+    flip: bool = False,
+    language: str = "en",
+) -> PairBatch:
+    """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, then flip.
+
+    `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images: leave it off
+    where texts say left and right.
+    """
+    texts, images = [], []
+    for draw in draws:
+        texts.append(choose_text(draw, language).string)
+        images.append(view(draw, preprocess.size, crop_scale, flip))
+    encoded = tokenizer.encode(texts, text_length)
+    return PairBatch(
+        image_BCHW=preprocess(images),
+        text_BL=torch.from_numpy(encoded.ids_BL),
+        text_mask_BL=torch.from_numpy(encoded.mask_BL),
+        group_B=group_ids(draws),
+        truncated=encoded.truncated,
+    )
+
+
+def triplet_batch(
+    draws: Draws,
+    *,
+    raw: Callable[[Draw], str],
+    caption: Callable[[Draw], str],
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    text_length: int,
+    crop_scale: tuple[float, float] = (0.9, 1.0),
+    flip: bool = False,
+) -> TripletBatch:
+    """A raw text, a caption and a random square crop of every draw. `raw` and `caption` choose, with the draw's own generator; the raw
+    text is drawn first, then the caption, then crop and flip."""
+    texts = [(raw(draw), caption(draw)) for draw in draws]
+    first, second = (tokenizer.encode([pair[path] for pair in texts], text_length) for path in (0, 1))
+    known = [-1 if (state := draw.sample.extras.get("mismatched")) is None else int(bool(state)) for draw in draws]
+    return TripletBatch(
+        image_BCHW=preprocess([view(draw, preprocess.size, crop_scale, flip) for draw in draws]),
+        text_BL=torch.from_numpy(first.ids_BL),
+        text_mask_BL=torch.from_numpy(first.mask_BL),
+        group_B=group_ids(draws),
+        truncated=first.truncated + second.truncated,
+        caption_BL=torch.from_numpy(second.ids_BL),
+        caption_mask_BL=torch.from_numpy(second.mask_BL),
+        mismatched_B=torch.tensor(known, dtype=torch.int64),
+    )
+
+
+def choose_text(draw: Draw, language: str = "") -> Text:
+    """One of the texts that describe the image, each equally likely: of `language` or of an unknown one, "" for any."""
+    texts = draw.sample.positives(language)
+    if not texts:
+        kind = f"text in language '{language}'" if language else "text"
+        raise DataError(f"sample '{draw.sample.uid}' has no {kind}", field="texts", expected="at least one")
+    return texts[int(draw.rng.integers(len(texts)))]
+
+
+def view(draw: Draw, size: int, crop_scale: tuple[float, float], flip: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The image of a draw as one step sees it: a random square crop where `crop_scale` asks for one, then mirrored or not."""
+    image_HWC = pixels(draw)
+    if crop_scale[0] < 1:
+        image_HWC = random_crop(image_HWC, size, draw.rng, crop_scale)
+    return flipped(image_HWC, draw.rng) if flip else image_HWC
+
+
+def texts_by_origin(sample: Sample, origins: Sequence[str], language: str = "") -> list[Text]:
+    """The texts of the first of these origins that the sample has, in `language` or an unknown one; empty when it has none."""
+    texts = sample.positives(language)
+    return next((found for origin in origins if (found := [text for text in texts if text.origin == origin])), [])
+
+
+def pixels(draw: Draw) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The decoded image of a draw, or an error that names the sample without one."""
+    if draw.image_HWC is None:
+        raise DataError(f"sample '{draw.sample.uid}' has no image", field="image", expected="an image in every row")
+    return draw.image_HWC
+
+
+def group_ids(draws: Draws) -> Tensor:
+    """group_B, int64: a hash of each sample's group, or of its uid when it has none; equal on every machine and in every run."""
+    return torch.tensor([keyed_seed("group", draw.sample.group or draw.sample.uid) for draw in draws], dtype=torch.int64)

@@ -1,0 +1,275 @@
+"""The last step of every reader: a table with a row a sample, and where the images lie, become a `Pool`.
+
+Here, once for all formats: choosing columns, uids, texts, the rows that are left out and why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.errors import DataError
+from diptych.data.columns import column_of
+from diptych.data.dataset import IDENTITY, STORED, Pool
+from diptych.data.media.images import Blobs, Images, LooseFiles
+from diptych.data.quarantine import Bad
+from diptych.data.ragged import Ragged, Texts
+from diptych.data.read.naming import uid_of, uids_of
+from diptych.data.read.rows import is_json
+from diptych.data.read.wanted import ORIGINS, Chosen, Wanted, choose
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass
+class Found:
+    """What a reader found.
+
+    table   a row a sample; columns by name
+    images  where they lie, by row; None: a column of `table` says so (paths relative to `root`, or bytes)
+    places  what tells rows apart, for uids ("00001.tar/000017", "dogs/rex.jpg"); empty: from the image paths or row numbers
+    locate  row -> (file, row in that file), for messages
+    """
+
+    name: str
+    table: pa.Table
+    file: str
+    images: Images | None = None
+    root: str = ""
+    names: Sequence[str] = ()
+    places: Sequence[str] = ()
+    locate: Callable[[int], tuple[str, int]] | None = None
+    bad: list[Bad] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def where(self, row: int) -> str:
+        file, row = self.locate(row) if self.locate else (self.places[row] if self.places else self.file, row)
+        return f"{file}, row {row}" if self.locate else file
+
+
+def assemble(found: Found, wanted: Wanted) -> Pool:
+    """The pool of what was found. Rows without image, and rows without text where others have one, go to the quarantine."""
+    table = found.table
+    chosen = choose(wanted, table.column_names, found.file, image_needed=found.images is None)
+    images, names = found.images, found.names
+    paths = None
+    if images is None:
+        images, paths = _images(found, str(chosen.image))
+    rows = np.arange(table.num_rows)
+    first = rows  # the row that a sample is made from
+    if paths is not None and "uid" not in chosen.others and pc.count_distinct(paths, mode="only_valid").as_py() < len(paths):
+        first, rows = _same_image(found, paths, chosen)
+    texts = _texts(found, chosen, rows, len(first))
+    base = table.take(pa.array(first)) if len(first) < table.num_rows else table
+    if paths is not None:
+        paths = paths.take(pa.array(first))
+        images = LooseFiles(found.root, paths)
+        names = names or [("" if p is None else p.rpartition(".")[0] or p) for p in paths.to_pylist()]
+    uids = _uids(found, chosen, base, names, paths)
+    columns, json_columns = _columns(found, chosen, base, uids)
+    assert images is not None
+    pool = Pool(found.name, columns, texts, images, json_columns=json_columns, quarantine=found.bad, notes=found.notes)
+    return _without_gaps(pool, texts, lambda row: found.where(int(first[row])))
+
+
+def _images(found: Found, name: str) -> tuple[Images | None, pa.Array | None]:
+    """Images from a column: blobs, or paths that are looked up later."""
+    column = found.table[name].combine_chunks()
+    kind = column.type
+    if pa.types.is_struct(kind) and {"bytes", "path"} <= {f.name for f in kind}:
+        data = column.field("bytes")
+        if data.null_count < len(data):
+            return _blobs(found, data), None
+        column, kind = column.field("path"), pa.string()
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return _blobs(found, column), None
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f"column '{name}' holds {kind}", file=found.file, field=name, expected="paths or bytes of images")
+    values = pc.if_else(pc.equal(column, ""), pa.scalar(None, kind), column).cast(pa.string())
+    present = values.drop_null()[:100].to_pylist()
+    if present and present[0].startswith(("http://", "https://")):
+        raise DataError(
+            f"column '{name}' holds web addresses, and reading never downloads",
+            file=found.file,
+            field=name,
+            expected="files: fetch them with img2dataset first and read its output",
+        )
+    return None, values
+
+
+def _blobs(found: Found, column: pa.Array) -> Blobs:
+    data = column.cast(pa.large_binary())
+    return Blobs(data, pa.array([f"{found.name}:{row}" for row in range(len(data))], pa.string()))
+
+
+def _same_image(found: Found, paths: pa.Array, chosen: Chosen) -> tuple[Ints, Ints]:
+    """Rows that name the same image are one sample with several texts. Returns (first row of each sample, sample of each row)."""
+    code = pc.fill_null(paths, "").dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    missing = paths.is_null().to_numpy(zero_copy_only=False)
+    code = np.where(missing, len(paths) + np.arange(len(paths)), code)  # a row without image stays alone
+    _, first, sample = np.unique(code, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    first, sample = first[order], rank[sample]
+    for what in ("group", "split"):
+        if what in chosen.others:
+            values = np.array(_strings(found.table, chosen.others[what]).fill_null("").to_pylist(), object)
+            if len(wrong := np.flatnonzero(values != values[first[sample]])):
+                row, other = int(wrong[0]), int(first[sample[wrong[0]]])
+                raise DataError(
+                    f"image '{paths[row].as_py()}' has {what} '{values[other]}' in {found.where(other)} and '{values[row]}' in "
+                    f"{found.where(row)}",
+                    field=what,
+                    expected="the same in every row of an image",
+                )
+    if len(first) < len(paths):
+        found.notes.append(f"{len(paths):,} rows name {len(first):,} images: one sample an image, with all its texts")
+    return first, sample
+
+
+def _texts(found: Found, chosen: Chosen, rows: Ints, samples: int) -> Texts:
+    """The texts of the chosen columns, in the order of columns within a row, and of rows within a sample."""
+    strings, row_R, languages, origins = [], [], [], []
+    by_row = _strings(found.table, chosen.others["language"]) if "language" in chosen.others else None
+    for name, language in chosen.text.items():
+        values, at = _flat_strings(found.table, name)
+        keep = np.flatnonzero(pc.fill_null(pc.not_equal(values, ""), False).to_numpy(zero_copy_only=False))
+        values, at = values.take(pa.array(keep)), at[keep]
+        strings.append(values)
+        row_R.append(at)
+        if by_row is not None and not language:
+            languages.append(by_row.take(pa.array(at)).fill_null(""))
+        else:
+            languages.append(pa.array([language or chosen.fixed_language] * len(at), pa.string()))
+        origins.append(pa.array([ORIGINS.get(name.lower(), "caption")] * len(at), pa.string()))
+    if not strings:
+        return Texts.from_lists([()] * samples)
+    table = pa.table(
+        [
+            pa.chunked_array(strings, pa.large_string()),
+            pa.chunked_array(languages, pa.string()),
+            pa.chunked_array(origins, pa.string()),
+        ],
+        ["string", "language", "origin"],
+    )
+    at = np.concatenate(row_R)
+    order = np.argsort(at, kind="stable")
+    return Texts(Ragged.by_row(table.take(pa.array(order)), rows[at[order]], samples))
+
+
+def _flat_strings(table: pa.Table, name: str) -> tuple[pa.Array, Ints]:
+    """A column of strings, of lists of strings or of JSON as (trimmed strings, row of each)."""
+    column = table[name].combine_chunks()
+    if is_json(table.schema.field(name)):
+        lists = [_string_list(json.loads(value)) if value is not None else [] for value in column.to_pylist()]
+        column = pa.array(lists, pa.list_(pa.large_string()))
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        at = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        values = pc.list_flatten(column)
+    else:
+        at, values = np.arange(len(column)), column
+    return pc.utf8_trim_whitespace(values.cast(pa.large_string())), at
+
+
+def _string_list(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def _strings(table: pa.Table, name: str) -> pa.Array:
+    """A column of whatever kind as strings."""
+    column = table[name].combine_chunks()
+    if is_json(table.schema.field(name)):
+        return pa.array([None if value is None else str(json.loads(value)) for value in column.to_pylist()], pa.string())
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException:
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+
+
+def _uids(found: Found, chosen: Chosen, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> pa.Array:
+    """From the column that was named, else from paths, else from row numbers."""
+    if "uid" in chosen.others:
+        name = chosen.others["uid"]
+        values = _strings(table, name)
+        if values.null_count:
+            row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+            raise DataError("has no uid", file=found.where(row), field=name, expected="a uid in every row")
+        uids = [uid_of(value) for value in values.to_pylist()]
+        first: dict[str, int] = {}
+        for row, uid in enumerate(uids):
+            if (other := first.setdefault(uid, row)) != row:
+                raise DataError(f"uid '{uid}' comes twice: {found.where(other)} and {found.where(row)}", field=name)
+        return pa.array(uids, pa.string())
+    if names:
+        places = found.places or (paths.fill_null("").to_pylist() if paths is not None else names)
+        names = [name or f"row {row}" for row, name in enumerate(names)]
+        return pa.array(uids_of(names, [place or f"row {row}" for row, place in enumerate(places)]), pa.string())
+    located = [found.locate(row) if found.locate else (found.name, row) for row in range(table.num_rows)]
+    several = len({file for file, _ in located}) > 1
+    numbered = [f"{file.rpartition('/')[2].rpartition('.')[0]}_{row:09d}" if several else f"{row:09d}" for file, row in located]
+    return pa.array(uids_of(numbered, [f"{file}/{row}" for file, row in located]), pa.string())
+
+
+def _columns(found: Found, chosen: Chosen, table: pa.Table, uids: pa.Array) -> tuple[dict[str, pa.Array], list[str]]:
+    """Identity columns and extras."""
+    columns: dict[str, pa.Array] = {"uid": uids}
+    json_columns = []
+    for what in ("group", "licence", "source", "split"):
+        if what in chosen.others:
+            columns[what] = _strings(table, chosen.others[what]).fill_null("")
+    dropped = []
+    for part in table.schema:
+        name = part.name
+        if not name or name in chosen.used:  # texts, the image, the group ... are where they belong, not among the extras as well
+            continue
+        if name in IDENTITY or name in STORED:
+            dropped.append(name)
+            continue
+        column = _extra(table[name].combine_chunks())
+        if column is None:
+            values = table[name].to_pylist()
+            column = column_of([None if value is None else str(value) for value in values])
+            if pa.types.is_nested(part.type):
+                column = pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
+                json_columns.append(name)
+        if column is not None:
+            columns[name] = column
+            if is_json(part):
+                json_columns.append(name)
+    if dropped:
+        found.notes.append(f"columns {', '.join(dropped)} are computed from the images themselves and were not taken over")
+    return columns, json_columns
+
+
+def _extra(column: pa.Array) -> pa.Array | None:
+    """A column as it may stand among the extras, or None where it must become strings or JSON first."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type):
+        return column
+    simple = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
+    return column if any(test(kind) for test in simple) else None
+
+
+def _without_gaps(pool: Pool, texts: Texts, where: Callable[[int], str]) -> Pool:
+    """Leave out rows without image, and rows without text where others have some. Images alone, without any text, are fine."""
+    has_text = texts.counts() > 0
+    some_text = bool(has_text.any())
+    keep = []
+    for row in range(len(pool)):
+        if pool.image(row) is None:
+            pool.quarantine.append(Bad(pool.uids[row], "read", "there is no image", where(row)))
+        elif some_text and not has_text[row]:
+            pool.quarantine.append(Bad(pool.uids[row], "read", "there is no text", where(row)))
+        else:
+            keep.append(row)
+    return pool if len(keep) == len(pool) else pool.select(keep)

@@ -1,0 +1,67 @@
+"""Captions that lie beside the data: in the folder of a curation step, or in a table with a uid and a caption a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+
+from diptych.core.errors import DataError
+from diptych.data.columns import read_parquet, read_table, table_names
+
+STEP_COLUMNS = ("synthetic_caption", "generated_caption", "repaired_text")
+"""Columns that curation steps write captions to."""
+COLUMNS = ("caption", "text", "string", *STEP_COLUMNS)
+"""Names that the column of a table may have; of several the first counts."""
+
+
+def captions_by_uid(source: Path) -> dict[str, tuple[str, ...]]:
+    """Every caption of each uid, in their order.
+
+    `source` is what a curation step left (`diptych curate template_captions DATA FOLDER`), or a .csv, .jsonl or .parquet file with a
+    column "uid" and one named as in `COLUMNS`; a uid may have several rows. Raises DataError for anything else.
+    """
+    table, column = _of_step(source) if source.is_dir() else _of_file(source)
+    uids, texts = table["uid"].cast(pa.string()), table[column].cast(pa.string())
+    found: dict[str, list[str]] = {}
+    for uid, text in zip(uids.to_pylist(), texts.to_pylist(), strict=True):
+        if uid is not None and text and text.strip():
+            found.setdefault(uid, []).append(text.strip())
+    return {uid: tuple(captions) for uid, captions in found.items()}
+
+
+def _of_step(folder: Path) -> tuple[pa.Table, str]:
+    names = table_names(folder)
+    column = next((name for name in STEP_COLUMNS if name in names), "")
+    if not column:
+        raise DataError("holds no captions", file=folder, expected=f"what a step left, with a table {' or '.join(STEP_COLUMNS)}")
+    return read_table(folder, column).table, column
+
+
+def _of_file(path: Path) -> tuple[pa.Table, str]:
+    if not path.is_file():
+        raise DataError("there is no such file", file=path, expected="a folder of a curation step, or a .csv, .jsonl or .parquet")
+    try:
+        if path.suffix == ".csv":
+            as_strings = pa.csv.ConvertOptions(column_types=dict.fromkeys(("uid", *COLUMNS), pa.string()))
+            table = pa.csv.read_csv(path, convert_options=as_strings)
+        elif path.suffix == ".jsonl":
+            table = pa.json.read_json(path)
+        elif path.suffix == ".parquet":
+            table = read_parquet(path)
+        else:
+            raise DataError(
+                f"is of a kind that holds no captions ('{path.suffix}')", file=path, expected=".csv, .jsonl or .parquet"
+            )
+    except pa.ArrowInvalid as error:
+        raise DataError(f"is not readable as a table: {str(error).splitlines()[0]}", file=path) from error
+    column = next((name for name in COLUMNS if name in table.column_names), "")
+    if "uid" not in table.column_names or not column:
+        has = ", ".join(table.column_names)
+        raise DataError(f"has columns {has}", file=path, expected=f"'uid' and one of {', '.join(COLUMNS)}")
+    if pc.count(table["uid"], mode="only_null").as_py():
+        raise DataError("rows without a uid", file=path, field="uid", expected="a uid in every row")
+    return table, column

@@ -1,0 +1,145 @@
+"""Pairs before any image is there: Parquet tables of texts, and the addresses where their images are. What curation starts from.
+
+A row needs a text (column caption, text, alt or title; in whatever case, so LAION's TEXT counts). It is known by its column "uid", else
+by a hash of address and text: the identity of a *pair*, so one image with two texts is two rows. A file that is damaged or lacks a
+column, a text that is not UTF-8 and a pair that was there before cost themselves alone, with a line in the quarantine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.core.errors import DataError
+from diptych.data.columns import read_parquet
+from diptych.data.dataset import Pool
+from diptych.data.media.images import Objects
+from diptych.data.quarantine import Bad
+from diptych.data.ragged import Ragged, Texts
+from diptych.data.read.wanted import IMAGE_NAMES
+
+TEXT = ("caption", "text", "alt", "alt_text", "title")
+ADDRESS = ("url", "image_url")
+
+
+def pair_uid(address: str, text: str) -> str:
+    """24 hex digits that depend on address and text."""
+    return hashlib.sha256(f"{address}\x1f{text}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def is_links(path: Path) -> bool:
+    """Whether a Parquet file, or a folder of nothing but such files, has texts and no column of images."""
+    files = _files(path)
+    if not files:
+        return False
+    for file in files:
+        try:
+            names = {name.lower() for name in pq.read_schema(file).names}
+        except (pa.ArrowException, OSError):
+            continue  # damaged: said when it is read
+        if names & set(IMAGE_NAMES[0]) or not names & {*TEXT, *ADDRESS}:
+            return False
+        if names & set(TEXT):
+            return True
+    return False
+
+
+def read_links(path: Path | str, *, name: str = "") -> Pool:
+    """A pool without images: texts (origin "alt"), and every other column as an extra; addresses are the extra "url"."""
+    path = Path(path)
+    bad: list[Bad] = []
+    tables = [table for file in _files(path) if (table := _table(file, bad)) is not None]
+    if not tables:
+        first = f"; first problem: {bad[0]}" if bad else ""
+        raise DataError(f"holds no row of a text{first}", file=path, expected="Parquet with a column caption, text, alt or title")
+    table = pa.concat_tables(tables, promote_options="permissive")
+    table = _once(table, bad)
+    strings, rows = table["string"], np.arange(table.num_rows)
+    languages, origins = (pa.array([value] * table.num_rows, pa.string()) for value in ("", "alt"))
+    texts = pa.table([strings, languages, origins], ["string", "language", "origin"])
+    extras = {n: table[n].combine_chunks() for n in table.column_names if n != "string"}
+    images = Objects((None,) * table.num_rows)
+    return Pool(name or path.stem, extras, Texts(Ragged.by_row(texts, rows, table.num_rows)), images, quarantine=bad)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix == ".parquet" else []
+    files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")] if path.is_dir() else []
+    return files if all(file.suffix == ".parquet" for file in files) else []
+
+
+def _table(file: Path, bad: list[Bad]) -> pa.Table | None:
+    """Columns "uid", "string", perhaps "url", and the rest as they are; None for a file that says nothing."""
+    try:
+        table = read_parquet(file)
+    except DataError as error:
+        bad.append(Bad("", "read", error.problem, str(file)))
+        return None
+    by_lower = {name.lower(): name for name in table.column_names}
+    text = next((by_lower[name] for name in TEXT if name in by_lower), None)
+    if text is None:
+        bad.append(Bad("", "read", f"has no column of texts among {', '.join(table.column_names)}", str(file)))
+        return None
+    address = next((by_lower[name] for name in ADDRESS if name in by_lower), None)
+    table = _readable(table, text, address, file, bad)
+    strings = table[text].cast(pa.large_string())
+    addresses = table[address].cast(pa.string()).fill_null("") if address else None
+    if "uid" in by_lower:
+        uids = table[by_lower["uid"]].cast(pa.string())
+    else:
+        each = addresses.to_pylist() if addresses is not None else [""] * len(strings)
+        uids = pa.array([pair_uid(*pair) for pair in zip(each, strings.to_pylist(), strict=True)], pa.string())
+    found = {"uid": uids, "string": strings} | ({"url": addresses} if addresses is not None else {})
+    taken = {text, address, by_lower.get("uid")}
+    return pa.table(found | {name: table[name] for name in table.column_names if name not in taken})
+
+
+def _readable(table: pa.Table, text: str, address: str | None, file: Path, bad: list[Bad]) -> pa.Table:
+    """The rows whose text and address are there and in UTF-8."""
+    keep = np.ones(table.num_rows, bool)
+    for name in (text, *([address] if address else [])):
+        column = table[name]
+        try:
+            column.validate(full=True)
+            broken: Sequence[int] = ()
+        except pa.ArrowInvalid:
+            values = column.cast(pa.large_binary()).to_pylist()
+            broken = [row for row, value in enumerate(values) if value is not None and not _is_utf8(value)]
+        bad += [Bad("", "text", f"row {row}: the {name} is not UTF-8", str(file)) for row in broken]
+        keep[list(broken)] = False
+    empty = np.flatnonzero(keep & table[text].is_null().to_numpy())
+    bad += [Bad("", "text", f"row {row}: no text", str(file)) for row in empty.tolist()]
+    keep[empty] = False
+    return table if keep.all() else table.filter(pa.array(keep))
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _once(table: pa.Table, bad: list[Bad]) -> pa.Table:
+    """Each uid once, rows in order of uid: of equal ones the first in order of their other columns, whatever files they came from."""
+    uids = table["uid"].to_pylist()
+    if len(set(uids)) == len(uids):
+        return table.take(pa.array(sorted(range(len(uids)), key=uids.__getitem__), pa.int64()))
+    keys = [name for name in ("string", "url") if name in table.column_names]
+    columns = [table[name].to_pylist() for name in keys]
+    order = sorted(range(len(uids)), key=lambda row: (uids[row], *(column[row] for column in columns)))
+    kept: list[int] = []
+    for row in order:
+        if kept and uids[kept[-1]] == uids[row]:
+            same = all(column[kept[-1]] == column[row] for column in columns)
+            bad.append(Bad(uids[row], "read", "the same pair was there before" if same else "the uid of another pair"))
+        else:
+            kept.append(row)
+    return table.take(pa.array(kept, pa.int64()))

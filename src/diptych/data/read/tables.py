@@ -1,0 +1,186 @@
+"""CSV, TSV, JSONL and Parquet tables with named columns. Image paths are relative to the table's own folder."""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from diptych.core.cache import cache_folder
+from diptych.core.errors import DataError
+from diptych.data.columns import read_parquet
+from diptych.data.dataset import Pool
+from diptych.data.quarantine import Bad
+from diptych.data.read.assemble import Found, assemble
+from diptych.data.read.rows import Rows, is_json
+from diptych.data.read.wanted import OTHER_NAMES, Wanted, choose
+from diptych.data.shards.sidecar import fields_of
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
+
+
+def read_tables(paths: Sequence[Path], wanted: Wanted, *, name: str, root: Path | None = None) -> Pool:
+    """One pool over all files, in the order given. `root` is the folder that image paths are relative to."""
+    bad: list[Bad] = []
+    tables, starts, kept_rows = [], [], []
+    total = 0
+    for path in paths:
+        table, row_numbers = load_table(path, wanted, bad)
+        starts.append(total)
+        total += table.num_rows
+        tables.append(table)
+        kept_rows.append(row_numbers)
+
+    def locate(row: int) -> tuple[str, int]:
+        file = bisect.bisect_right(starts, row) - 1
+        within = row - starts[file]
+        numbers = kept_rows[file]
+        return str(paths[file]), numbers[within] if numbers else within
+
+    if not total:
+        first = f"; first problem: {bad[0]}" if bad else ""
+        raise DataError(f"has no rows{first}", file=paths[0], expected="a header and at least one row")
+    file = str(paths[0]) if len(paths) == 1 else str(paths[0].parent)
+    found = Found(name, _stack(tables, paths), file, root=str(root or paths[0].parent), locate=locate, bad=bad)
+    pool = assemble(found, wanted)
+    _some_image_exists(pool, found)
+    return pool
+
+
+def _some_image_exists(pool: Pool, found: Found) -> None:
+    """A wrong root would otherwise only show when every image fails."""
+    from diptych.core.image import FileImage
+
+    images = [pool.image(row) for row in range(min(len(pool), 100))]
+    files = [image for image in images if isinstance(image, FileImage)]
+    if files and not any(image.path.is_file() for image in files):
+        raise DataError(
+            f"none of the first {len(files)} images exists, such as {files[0].path}",
+            file=found.file,
+            expected=f"paths relative to {found.root}, absolute ones, or root=FOLDER",
+        )
+
+
+def _stack(tables: list[pa.Table], paths: Sequence[Path]) -> pa.Table:
+    if len(tables) == 1:
+        return tables[0]
+    if any(is_json(field) for table in tables for field in table.schema):
+        rows = Rows()
+        for table in tables:
+            as_json = [field.name for field in table.schema if is_json(field)]
+            for row in table.to_pylist():
+                rows.add({k: json.loads(v) if k in as_json and v is not None else v for k, v in row.items()})
+        return rows.table()
+    try:
+        return pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException:
+        try:
+            return pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"its columns do not fit those of {paths[0]}: {error}", file=paths[-1]) from error
+
+
+def load_table(path: Path, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
+    """The table, and the row number of each row in its file (empty: counted from 0 without gaps)."""
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".pq"):
+        return read_parquet(path), []
+    data = path.read_bytes()
+    if suffix in (".jsonl", ".ndjson"):
+        return _load_jsonl(path, data, bad)
+    return _load_csv(path, data, "\t" if suffix == ".tsv" else ",", wanted, bad)
+
+
+def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
+    """Columns that hold paths, texts or identities stay strings; the others get a type. Rows count from 1, without the header."""
+    from pyarrow import csv as arrow_csv
+
+    text = _utf8(path, data)
+    header = next(csv.reader(io.StringIO(text[:100_000]), delimiter=delimiter), [])
+    if not header or not text.strip():
+        raise DataError("is empty", file=path, expected="a header and at least one row")
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise DataError(f"column '{twice}' stands twice in the header", file=path, expected="names that differ")
+    chosen = choose(wanted, header, path)
+    as_text = chosen.used | {name for names in OTHER_NAMES.values() for name in names}
+
+    def skip(row: Any) -> str:
+        reason = f"has {row.actual_columns} fields instead of {row.expected_columns}: {row.text[:60]!r}"
+        number = row.number if row.number is not None else 0
+        wrong.append(number - 1)
+        bad.append(Bad("", "read", f"row {number - 1} {reason}", str(path)))
+        return "skip"
+
+    wrong: list[int] = []
+    try:
+        table = arrow_csv.read_csv(
+            io.BytesIO(text.encode()),
+            read_options=arrow_csv.ReadOptions(use_threads=False),
+            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types={name: pa.string() for name in header if name in as_text}, strings_can_be_null=False
+            ),
+        )
+    except pa.ArrowException as error:
+        raise DataError(f"is not readable as a table: {str(error).splitlines()[0]}", file=path) from error
+    skipped = set(wrong)
+    every = range(1, table.num_rows + len(skipped) + 1)
+    return table, [row for row in every if row not in skipped] if skipped else every
+
+
+def _load_jsonl(path: Path, data: bytes, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
+    """An object a line; lines count from 1. A line that is no object costs that line."""
+    rows, numbers = Rows(), []
+    at = 0
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if line.strip():
+            fields = fields_of(line, "", str(path))
+            if isinstance(fields, Bad):
+                bad.append(Bad("", "read", f"line {number} (from byte {at:,}) {fields.reason}", str(path)))
+            else:
+                rows.add(fields)
+                numbers.append(number)
+        at += len(line) + 1
+    return rows.table(), numbers
+
+
+def _utf8(path: Path, data: bytes) -> str:
+    """The text of a table, or the byte and line that are not UTF-8."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError("is UTF-16 (byte order mark at byte 0)", file=path, expected="UTF-8; convert it with iconv")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        line = data.count(b"\n", 0, at) + 1
+        raise DataError(
+            f"is not UTF-8: byte {at} (line {line}) is 0x{data[at]:02x}", file=path, expected="UTF-8; convert it with iconv"
+        ) from error
+
+
+def fetch_table(address: str) -> Path:
+    """A table at an fsspec address (``s3://``, ``memory://``, ``hf://``), copied whole into the cache folder once per version."""
+    from fsspec.core import url_to_fs
+
+    filesystem, remote = url_to_fs(address)
+    if not filesystem.exists(remote):
+        raise DataError("does not exist", file=address, expected="a table")
+    info = filesystem.info(remote)
+    version = json.dumps(
+        [address, info.get("size"), info.get("ETag"), str(info.get("mtime") or info.get("LastModified") or info.get("created"))]
+    )
+    folder = cache_folder() / "tables" / hashlib.sha256(version.encode()).hexdigest()[:24]
+    local: Path = folder / remote.rpartition("/")[2]
+    if not local.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{local.name}.part"
+        filesystem.get_file(remote, str(partial))
+        partial.replace(local)
+    return local

@@ -1,0 +1,173 @@
+"""WebDataset tars: indexed once, then any sample is one read away. Split members are joined, a cut tar keeps what it has.
+
+The key of a member ends at the first dot after the last slash, as WebDataset has it: ``a/img.v3.jpg`` has the key ``a/img``.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.errors import DataError
+from diptych.data.dataset import Pool
+from diptych.data.media.images import Slices
+from diptych.data.quarantine import Bad
+from diptych.data.read.assemble import Found, assemble
+from diptych.data.read.naming import uid_of
+from diptych.data.read.rows import Rows
+from diptych.data.read.wanted import Wanted
+from diptych.data.shards.sidecar import IMAGES, TEXTS, row_of
+from diptych.data.shards.tar_index import TarIndex, open_index
+
+KNOWN = (*TEXTS, "json", "cls")
+Member = tuple[str, int, int]  # name, offset, size
+
+
+@dataclass
+class _Sample:
+    """The members of one key, and at which position in the tar the last one stood."""
+
+    key: str
+    images: list[Member] = field(default_factory=list)
+    others: dict[str, Member] = field(default_factory=dict)
+    last: int = -1
+    apart: bool = False
+
+
+@dataclass
+class _Gathered:
+    """Samples of all tars, column by column."""
+
+    rows: Rows = field(default_factory=Rows)
+    keys: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    images: list[tuple[int, int, int, str]] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
+    dotted: int = 0
+    apart: int = 0
+
+
+def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
+    """One pool over all tars, in the order given. What is wrong costs the members concerned, and a quarantine row each."""
+    gathered = _Gathered()
+    for number, path in enumerate(paths):
+        index = open_index(path)
+        gathered.bad += [
+            Bad(uid_of(_key(p.member)[0]) if p.member else "", "read", p.reason, f"{path}:{p.member}" if p.member else str(path))
+            for p in index.problems
+        ]
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _gather(gathered, number, path, index, data, wanted)
+    if not gathered.keys:
+        first = f"; first problem: {gathered.bad[0]}" if gathered.bad else ""
+        raise DataError(f"no sample with an image{first}", file=paths[0], expected="members KEY.jpg and KEY.txt or KEY.json")
+    files, offsets, sizes, members = zip(*gathered.images, strict=True)
+    images = Slices(
+        tuple(paths),
+        np.array(files, np.int32),
+        np.array(offsets, np.int64),
+        np.array(sizes, np.int64),
+        pa.array(members),
+    )
+    notes = []
+    if gathered.dotted:
+        notes.append(
+            f"{gathered.dotted:,} members have a dot inside their key; the key ends at the first one, as WebDataset has it"
+        )
+    if gathered.apart:
+        notes.append(f"{gathered.apart:,} samples had members that are not side by side; they were joined")
+    found = Found(
+        name,
+        gathered.rows.table(),
+        str(paths[0] if len(paths) == 1 else paths[0].parent),
+        images=images,
+        names=gathered.keys,
+        places=gathered.places,
+        bad=gathered.bad,
+        notes=notes,
+    )
+    return assemble(found, wanted.with_caption(found.table))
+
+
+def _gather(gathered: _Gathered, number: int, path: Path, index: TarIndex, data: mmap.mmap, wanted: Wanted) -> None:
+    for sample in _group(gathered, path, index):
+        uid = uid_of(sample.key)
+        if (image := _only_image(gathered, sample, path, uid)) is None:
+            continue
+        members = {extension: data[offset : offset + size] for extension, (_, offset, size) in sample.others.items()}
+        files = {extension: f"{path}:{name}" for extension, (name, _, _) in sample.others.items()}
+        row = row_of(members, uid, files, wanted)
+        if isinstance(row, Bad):
+            gathered.bad.append(row)
+            continue
+        gathered.rows.add(row)
+        gathered.keys.append(sample.key)
+        gathered.places.append(f"{path.name}/{sample.key}")
+        gathered.images.append((number, image[1], image[2], image[0]))
+        gathered.apart += sample.apart
+
+
+def _group(gathered: _Gathered, path: Path, index: TarIndex) -> list[_Sample]:
+    """Members by key, in order of first appearance. A name that comes twice counts once."""
+    samples: dict[str, _Sample] = {}
+    seen: set[str] = set()
+    columns = (index.members[column].to_pylist() for column in ("name", "offset", "size"))
+    for position, (name, offset, size) in enumerate(zip(*columns, strict=True)):
+        key, extension = _key(name)
+        if not extension or name.rpartition("/")[2].startswith("."):
+            continue
+        if name in seen:
+            gathered.bad.append(
+                Bad(uid_of(key), "read", "this name comes twice in the tar; the first one is kept", f"{path}:{name}")
+            )
+            continue
+        seen.add(name)
+        gathered.dotted += "." in extension
+        kind = extension.rpartition(".")[2]
+        sample = samples.setdefault(key, _Sample(key))
+        sample.apart = sample.apart or (sample.last >= 0 and sample.last != position - 1)
+        sample.last = position
+        if kind in IMAGES:
+            sample.images.append((name, offset, size))
+        elif kind in KNOWN:
+            plain = extension == kind or kind not in sample.others
+            if plain:
+                sample.others[kind] = (name, offset, size)
+    return list(samples.values())
+
+
+def _only_image(gathered: _Gathered, sample: _Sample, path: Path, uid: str) -> Member | None:
+    """The image of a key, of several the one without a dotted extension; None and a quarantine row where that is unclear."""
+    images = sample.images
+    if len(images) > 1:
+        plain = [image for image in images if "." not in _key(image[0])[1]]
+        images = plain if len(plain) == 1 else images
+    if len(images) == 1:
+        return images[0]
+    if images:
+        names = ", ".join(name for name, _, _ in images[:3]) + (", ..." if len(images) > 3 else "")
+        reason = (
+            f"key '{sample.key}' has {len(images)} images ({names}): a key ends at its first dot, so rename them without dots"
+        )
+    elif sample.others:
+        reason = f"key '{sample.key}' has no image, only {', '.join(sorted(sample.others))}"
+    else:
+        return None  # other data of somebody else's (.npy, .pth): not ours to judge
+    gathered.bad.append(Bad(uid, "read", reason, str(path)))
+    return None
+
+
+def _key(name: str) -> tuple[str, str]:
+    """(key, extension in lower case): split at the first dot after the last slash.
+
+    >>> _key("a.b/img.v3.JPG")
+    ('a.b/img', 'v3.jpg')
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}{slash}{stem}".removeprefix("./"), extension.lower()

@@ -1,0 +1,319 @@
+"""From any pool to a folder that everything else stands on: tar shards with an offset index, a Parquet manifest, tables by uid.
+
+    OUT/diptych.json             format, name, fingerprint, count; written last: a folder without it is not finished
+    OUT/manifest.parquet         a row a sample: where its image lies, its size, sha256, group, licence, source, split, extras
+    OUT/shards/00000.tar         WebDataset naming: UID.jpg | .png | .webp beside UID.json; readable by any WebDataset reader
+    OUT/shards/00000.idx.parquet offset and size of every member
+    OUT/tables/*.parquet         texts, regions, relations; later scores, rewrites, boxes (`data.columns`)
+    OUT/quarantine.parquet       what was left out: uid, stage, reason
+
+Samples go to shards in the order of a hash of their uid, so that shards are already shuffled, and lie sorted by key within one.
+The same samples give the same bytes. Images are copied byte for byte; pixels without bytes become lossless WebP.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.config import config_hash
+from diptych.core.errors import DataError, RunError
+from diptych.core.files import write_json
+from diptych.data.columns import FOLDER as TABLES
+from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
+from diptych.data.dataset import JSON, Pool
+from diptych.data.media.images import Slices
+from diptych.data.quarantine import Bad, first_lines, read_quarantine, write_quarantine
+from diptych.data.ragged import Ragged, Texts
+from diptych.data.shards.write import ShardWriter, Stored, store_shard
+
+FORMAT = 1
+MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
+BASE_TABLES = ("texts", "regions", "relations")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did. `kept` counts shards that an earlier, interrupted build had finished."""
+
+    folder: Path
+    samples: int
+    quarantined: int
+    shards: int
+    kept: int
+    image_bytes: int
+    fingerprint: str
+    reasons: tuple[str, ...] = ()  # the first of what was left out, with file and row
+
+    def lines(self) -> list[str]:
+        return [
+            f"{self.samples:,} samples in {self.shards} shards ({self.image_bytes / 2**20:,.1f} MiB of images) in {self.folder}",
+            *([f"{self.kept} shards were there already and were kept"] if self.kept else []),
+            *([f"{self.quarantined:,} left out, see {self.folder / 'quarantine.parquet'}"] if self.quarantined else []),
+            *self.reasons,
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def build(
+    pool: Pool,
+    out: Path | str,
+    *,
+    shard_samples: int = 10_000,
+    overwrite: bool = False,
+    check: bool = True,
+    progress: bool = False,
+) -> BuildReport:
+    """Write `pool` to the folder `out`.
+
+    check      decode every image in full once, so that a truncated one is found now and not in the middle of training
+    overwrite  replace a finished data set that lies there
+    A build that was killed goes on where it stopped. A full disk ends it with one line and keeps the shards that are finished.
+    """
+    out = Path(out)
+    if shard_samples < 1:
+        raise DataError(f"shard_samples is {shard_samples}", expected="at least 1")
+    config = {"format": FORMAT, "fingerprint": pool.fingerprint, "shard_samples": shard_samples, "check": check}
+    if (out / MARK).is_file() and not overwrite:
+        if _read_mark(out).get("built_from") == config:
+            return _report(out, kept=-1)
+        raise DataError(f"{out} already holds another data set", expected="another folder, or --overwrite")
+    with _disk_errors(out):
+        _prepare(out, config, overwrite)
+        plan = _plan(pool.uids, shard_samples)
+        stored: list[Stored] = []
+        kept = 0
+        with _bar(len(pool), progress) as advance:
+            for number, rows in enumerate(plan):
+                path = out / SHARDS / f"{number:05d}.tar"
+                key = config_hash({**config, "uids": [pool.uids[row] for row in rows]})
+                if (done := _read_part(path, key)) is not None:
+                    kept += 1
+                    advance(len(rows))
+                else:
+                    done = _write_part(path, key, store_shard(pool, rows, path, check=check, tick=lambda: advance(1)))
+                stored.append(done)
+        _write_tables(pool, out, stored, plan, config)
+    return _report(out, kept=kept)
+
+
+def open_built(path: Path | str, *, tables: tuple[str, ...] = ()) -> Pool:
+    """The pool of a built folder. `tables` names column tables to join; texts, regions, relations and splits always are.
+
+    Samples that were put into quarantine after the build are left out.
+    """
+    folder = Path(path)
+    mark = _read_mark(folder)
+    manifest = read_parquet(folder / MANIFEST)
+    if manifest.num_rows != mark["count"]:
+        raise DataError(f"has {manifest.num_rows:,} rows but {MARK} says {mark['count']:,}", file=folder / MANIFEST)
+    empty = [name for name in ("group", "licence", "source", "split") if pc.all(pc.equal(manifest[name], "")).as_py()]
+    columns = {name: manifest[name].combine_chunks() for name in manifest.column_names if name not in empty}
+    shards = columns["shard"].dictionary_encode()
+    images = Slices(
+        tuple(folder / SHARDS / name for name in shards.dictionary.to_pylist()),
+        np.where(columns["image_offset"].to_numpy() < 0, -1, shards.indices.to_numpy()).astype(np.int32),
+        columns["image_offset"].to_numpy(),
+        columns["image_size"].to_numpy(),
+        columns["uid"],
+    )
+    ragged = {name: Ragged.by_uid(_table(folder, name), columns["uid"]) for name in BASE_TABLES[1:] if name in mark["tables"]}
+    pool = Pool(
+        mark["name"],
+        columns,
+        Texts.by_uid(_table(folder, "texts"), columns["uid"]),
+        images,
+        regions=ragged.get("regions"),
+        relations=ragged.get("relations"),
+        json_columns=[field.name for field in manifest.schema if (field.metadata or {}).get(b"diptych") == b"json"],
+        quarantine=read_quarantine(folder),
+        fingerprint=mark["fingerprint"],
+    )
+    if later := {bad.uid for bad in pool.quarantine}.intersection(pool.uids):
+        pool = pool.exclude(later)
+    for name in (*(["split"] if "split" in table_names(folder) else []), *tables):
+        pool = pool.with_table(_table(folder, name))
+    return pool
+
+
+def is_built(path: Path) -> bool:
+    return (path / MARK).is_file()
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _prepare(out: Path, config: dict[str, Any], overwrite: bool) -> None:
+    """An empty folder, or what an interrupted build of the same samples left."""
+    unfinished = out / UNFINISHED
+    if unfinished.is_file() and json.loads(unfinished.read_text(encoding="utf-8")) == config:
+        return
+    if out.is_dir() and any(out.iterdir()):
+        if not (unfinished.is_file() or ((out / MARK).is_file() and overwrite)):
+            raise DataError(f"{out} is not empty and holds no data set of ours", expected="a new or empty folder")
+        (out / MARK).unlink(missing_ok=True)  # first, so that a kill here leaves no half data set that looks whole
+        write_json(unfinished, config)
+        for folder in (SHARDS, TABLES):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        for file in (MANIFEST, "quarantine.parquet"):
+            (out / file).unlink(missing_ok=True)
+    (out / SHARDS).mkdir(parents=True, exist_ok=True)
+    write_json(unfinished, config)
+
+
+def _plan(uids: tuple[str, ...], shard_samples: int) -> list[list[int]]:
+    """Rows of each shard: dealt in the order of a hash, sorted by uid within a shard. Depends on the set of uids alone."""
+    order = sorted(range(len(uids)), key=lambda row: hashlib.blake2b(uids[row].encode(), digest_size=16).digest())
+    cut = [order[start : start + shard_samples] for start in range(0, len(order), shard_samples)]
+    return [sorted(rows, key=uids.__getitem__) for rows in cut]
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.part.parquet")
+
+
+def _write_part(path: Path, key: str, stored: Stored) -> Stored:
+    """The marker of a finished shard: written after the shard, holds its rows of the manifest."""
+    metadata = {b"key": key.encode(), b"bad": json.dumps([asdict(bad) for bad in stored.bad]).encode()}
+    write_parquet(_part(path), stored.rows.replace_schema_metadata(metadata))
+    return stored
+
+
+def _read_part(path: Path, key: str) -> Stored | None:
+    if not (_part(path).is_file() and path.is_file()):
+        return None
+    rows = read_parquet(_part(path))
+    if rows.schema.metadata[b"key"] != key.encode():
+        return None
+    return Stored(rows.replace_schema_metadata(None), [Bad(**bad) for bad in json.loads(rows.schema.metadata[b"bad"])])
+
+
+def _write_tables(pool: Pool, out: Path, stored: list[Stored], plan: list[list[int]], config: dict[str, Any]) -> None:
+    """Manifest, texts, regions, relations, quarantine, and the mark last."""
+    bad = [row for shard in stored for row in shard.bad]
+    lost = {row.uid for row in bad}
+    uids = pool.uids
+    chosen = pool.select([row for rows in plan for row in rows if uids[row] not in lost])
+    located = pa.concat_tables([shard.rows for shard in stored]) if stored else ShardWriter.SCHEMA.empty_table()
+    manifest = _manifest(chosen, located)
+    made_by = MadeBy("build", config)
+    tables = {"texts": chosen.texts_table(), "regions": chosen.regions_table(), "relations": chosen.relations_table()}
+    for name, table in tables.items():
+        if table is not None:
+            write_table(out, name, table, made_by)
+    write_parquet(out / MANIFEST, manifest)
+    write_quarantine(out, [*pool.quarantine, *bad])
+    mark = {
+        "format": FORMAT,
+        "name": pool.name,
+        "fingerprint": chosen.with_columns({"sha256": manifest["sha256"].to_pylist()}).content_fingerprint(),
+        "tables": [name for name, table in tables.items() if table is not None],
+        "count": len(chosen),
+        "shards": len(plan),
+        "built_from": config,
+    }
+    write_json(out / MARK, mark)
+    for number in range(len(plan)):
+        _part(out / SHARDS / f"{number:05d}.tar").unlink(missing_ok=True)
+    (out / UNFINISHED).unlink(missing_ok=True)
+
+
+def _manifest(pool: Pool, located: pa.Table) -> pa.Table:
+    """`located` (uid, shard, offsets, sizes, hashes) with group, licence, source, split and extras, rows in the same order."""
+    fields = [located.schema.field(name) for name in located.column_names]
+    columns = [located[name] for name in located.column_names]
+    for name in ("group", "licence", "source", "split"):
+        fields.append(pa.field(name, pa.string()))
+        columns.append(pa.array(pool.column(name), pa.string()))
+    for name in pool.extra_names:
+        if name == "split":
+            continue
+        if pool.is_flat(name):
+            array = pool.arrow(name)
+            fields.append(pa.field(name, array.type))
+        else:
+            array = pa.array([None if value is None else _as_json(name, value) for value in pool.column(name)], pa.string())
+            fields.append(pa.field(name, pa.string(), metadata=JSON))
+        columns.append(array)
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def _as_json(name: str, value: Any) -> str:
+    def plain(odd: Any) -> Any:
+        if hasattr(odd, "tolist"):  # numpy arrays and scalars
+            return odd.tolist()
+        raise DataError(f"a {type(odd).__name__} cannot be stored", field=name, expected="numbers, strings, lists, dicts")
+
+    return json.dumps(value, ensure_ascii=False, default=plain)
+
+
+def _table(folder: Path, name: str) -> pa.Table:
+    return read_table(folder, name).table
+
+
+def _read_mark(folder: Path) -> dict[str, Any]:
+    path = folder / MARK
+    if not path.is_file():
+        if (folder / UNFINISHED).is_file():
+            raise DataError("holds an unfinished build", file=folder, expected="the same build, run again to its end")
+        raise DataError(f"has no {MARK}", file=folder, expected="a folder made by `diptych data build`")
+    mark: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if mark.get("format") != FORMAT:
+        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format {FORMAT}; build it again")
+    return mark
+
+
+def _report(out: Path, *, kept: int) -> BuildReport:
+    mark = _read_mark(out)
+    size = read_parquet(out / MANIFEST, ["image_size"])["image_size"].to_numpy()
+    shards, bad = mark["shards"], read_quarantine(out)
+    return BuildReport(
+        out,
+        mark["count"],
+        len(bad),
+        shards,
+        shards if kept < 0 else kept,
+        int(size[size > 0].sum()),
+        mark["fingerprint"],
+        tuple(first_lines(bad)),
+    )
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        done = len(list((out / SHARDS).glob(".*.part.parquet")))
+        raise RunError(
+            f"the disk is full: {out} is unfinished; its {done} finished shards are kept; free space and run the same build again"
+        ) from error
+
+
+@contextmanager
+def _bar(total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """A function that counts samples on a bar on stderr, or nowhere."""
+    if not progress:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("building", total=total)
+        yield lambda count: bar.advance(task, count)

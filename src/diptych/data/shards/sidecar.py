@@ -1,0 +1,77 @@
+"""What lies beside an image: a text file, a JSON object, a class. Shared by folders and tars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from diptych.data.quarantine import Bad
+from diptych.data.read.wanted import TEXT_NAMES, Wanted
+
+IMAGES = frozenset(("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jfif"))
+TEXTS = ("txt", "caption", "text")
+_JSON_TEXT = tuple(name for rank in TEXT_NAMES for name in rank)
+
+
+def text_of(data: bytes, uid: str, file: str) -> str | Bad:
+    """A caption file as a string, or which byte is not UTF-8. A byte order mark is taken off, half-read text never comes out."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Bad(uid, "text", "is UTF-16, not UTF-8 (byte order mark at byte 0); convert it with iconv", file)
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        return Bad(uid, "text", f"is not UTF-8: byte {at} is 0x{data[at]:02x}; convert it with iconv", file)
+
+
+def fields_of(data: bytes, uid: str, file: str) -> dict[str, Any] | Bad:
+    """A JSON member as a dict, or why not."""
+    text = text_of(data, uid, file)
+    if isinstance(text, Bad):
+        return text
+    try:
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # fails where half a surrogate pair was spelled out
+    except json.JSONDecodeError as error:
+        return Bad(
+            uid, "text", f"is not JSON: {error.msg} at byte {len(text[: error.pos].encode('utf-8', 'surrogatepass'))}", file
+        )
+    except UnicodeEncodeError:
+        return Bad(uid, "text", "holds half a surrogate pair, which is no character", file)
+    if not isinstance(value, dict):
+        return Bad(uid, "text", f"holds a JSON {type(value).__name__}, not an object", file)
+    return value
+
+
+def row_of(members: Mapping[str, bytes], uid: str, files: Mapping[str, str], wanted: Wanted) -> dict[str, Any] | Bad:
+    """The columns of one sample from its members by extension (the image left out); `files` names each member for messages.
+
+    "txt" is the caption: of the text file, else of the JSON object. Columns that the user named as texts stay as they are.
+    """
+    row: dict[str, Any] = {}
+    if "json" in members:
+        fields = fields_of(members["json"], uid, files["json"])
+        if isinstance(fields, Bad):
+            return fields
+        row.update(fields)
+    for extension in TEXTS:
+        if extension in members:
+            text = text_of(members[extension], uid, files[extension])
+            if isinstance(text, Bad):
+                return text
+            if text:
+                row["txt"] = text
+            break
+    if "cls" in members:
+        text = text_of(members["cls"], uid, files["cls"])
+        if isinstance(text, Bad):
+            return text
+        row["cls"] = int(text) if text.lstrip("-").isdigit() else text
+    if wanted.text is None:
+        found = next((name for name in _JSON_TEXT if row.get(name)), None) if "txt" not in row else None
+        if found:
+            row["txt"] = row.pop(found)
+        row.pop("caption", None)  # the same words again
+    return row

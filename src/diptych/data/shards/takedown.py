@@ -1,0 +1,122 @@
+"""Take samples out of a data set for good: from the tars, the manifest and every table. A search index has its own `remove`.
+
+The uids go into the quarantine first, so that from that moment nothing reads them. Then each shard that holds one is written anew
+under another name without it, the manifest points there, and the old shard goes. A kill in between loses nothing: the same call goes on.
+A training run keeps its order: rows of a smaller pool are drawn in an order of their own, in which a uid that left cannot come up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from diptych.core.errors import DataError
+from diptych.core.files import write_json
+from diptych.data.columns import FOLDER as TABLES
+from diptych.data.columns import read_parquet, write_parquet
+from diptych.data.quarantine import Bad, read_quarantine, write_quarantine
+from diptych.data.shards.build import MANIFEST, MARK, SHARDS, is_built, open_built
+from diptych.data.shards.tar_index import INDEX_SCHEMA, index_path, open_index, write_index
+from diptych.data.shards.write import ShardWriter
+
+STAGE = "takedown"
+
+
+@dataclass(frozen=True, slots=True)
+class TakedownReport:
+    folder: Path
+    asked: int
+    samples: int
+    shards: int
+    tables: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        return [
+            f"{self.samples:,} of {self.asked:,} uids were in {self.folder} and are gone: {self.shards} shards written anew",
+            f"tables without them: {', '.join(self.tables) or 'none held any'}",
+        ]
+
+
+def takedown(folder: Path, uids: Iterable[str], *, reason: str = "taken down") -> TakedownReport:
+    """Also works on a folder of tables alone (what `curate` wrote). Uids that are not there are passed over, but stay in the
+    quarantine, so that a later build of the same source leaves a trace of why."""
+    gone = sorted(set(uids))
+    built = is_built(folder)
+    if not built and not (folder / TABLES).is_dir():
+        raise DataError(
+            "holds neither a built data set nor tables", file=folder, expected="a folder of `diptych data build` or `curate`"
+        )
+    known = [bad for bad in read_quarantine(folder) if not (bad.stage == STAGE and bad.uid in set(gone))]
+    write_quarantine(folder, [*known, *(Bad(uid, STAGE, reason) for uid in gone)])
+    names = pa.array(gone, pa.string())
+    samples, shards = _images(folder, names) if built else (0, 0)
+    tables = [path.stem for path in sorted((folder / TABLES).glob("*.parquet")) if _without(path, names)]
+    if built:
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        mark["count"] = pq.read_metadata(folder / MANIFEST).num_rows
+        write_json(folder / MARK, mark)
+        write_json(folder / MARK, {**mark, "fingerprint": open_built(folder).content_fingerprint()})
+    return TakedownReport(folder, len(gone), samples, shards, tuple(tables))
+
+
+def _images(folder: Path, gone: pa.Array) -> tuple[int, int]:
+    """Shards and manifest without these samples: how many samples and shards were concerned."""
+    manifest = read_parquet(folder / MANIFEST)
+    leaves = pc.is_in(manifest["uid"], value_set=gone)
+    hit = sorted(set(manifest.filter(leaves)["shard"].to_pylist()))
+    moved: dict[str, tuple[str, dict[int, int]]] = {
+        shard: _rewritten(folder / SHARDS / shard, set(gone.to_pylist())) for shard in hit
+    }
+    kept = manifest.filter(pc.invert(leaves))
+    shard_N, offset_N = kept["shard"].to_pylist(), kept["image_offset"].to_pylist()
+    for row, shard in enumerate(shard_N):
+        if shard in moved:
+            shard_N[row], offsets = moved[shard]
+            offset_N[row] = offsets.get(offset_N[row], -1)
+    columns = {"shard": pa.array(shard_N, pa.string()), "image_offset": pa.array(offset_N, pa.int64())}
+    for name, column in columns.items():
+        kept = kept.set_column(kept.schema.get_field_index(name), name, column)
+    write_parquet(folder / MANIFEST, kept)
+    used = set(kept["shard"].to_pylist())
+    for tar in (folder / SHARDS).glob("*.tar"):
+        if tar.name not in used:
+            tar.unlink()
+            index_path(tar).unlink(missing_ok=True)
+    return int(np.count_nonzero(leaves.to_numpy())), len(hit)
+
+
+def _rewritten(tar: Path, gone: set[str]) -> tuple[str, dict[int, int]]:
+    """A shard without these uids under the next name, and where each member lies now, by where it lay."""
+    stem, number = re.fullmatch(r"(.*?)(?:-r(\d+))?", tar.stem).groups()  # type: ignore[union-attr]  # matches any name
+    fresh = tar.with_name(f"{stem}-r{int(number or 0) + 1}.tar")
+    offsets = {}
+    with tar.open("rb") as file, ShardWriter(fresh) as writer:
+        for member in open_index(tar).members.to_pylist():
+            if member["name"].partition(".")[0] in gone:
+                continue
+            file.seek(member["offset"])
+            offsets[member["offset"]] = writer.add(member["name"], file.read(member["size"]))
+    names, places, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
+    write_index(index_path(fresh), pa.table([list(names), list(places), list(sizes)], schema=INDEX_SCHEMA), fresh, [])
+    return fresh.name, offsets
+
+
+def _without(path: Path, gone: pa.Array) -> bool:
+    """Rows of a table that are keyed by these uids, or name one of them in another column of strings, go. Whether there were any."""
+    table = read_parquet(path)
+    hit = pc.is_in(table["uid"], value_set=gone)
+    for field in table.schema:
+        if field.name != "uid" and field.name.endswith("duplicate_of"):
+            hit = pc.or_(hit, pc.is_in(table[field.name], value_set=gone))
+    if not pc.any(hit).as_py():
+        return False
+    write_parquet(path, table.filter(pc.invert(hit)))
+    return True

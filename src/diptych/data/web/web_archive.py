@@ -1,0 +1,200 @@
+"""Image links with alternative texts from web archives: WAT files (what Common Crawl extracted) and WARC files (the pages themselves).
+
+Of every page: images whose alt is not empty, the address made absolute against the page's <base> where it has one, else against the
+page; only http and https. A record that cannot be read costs itself; a file that was cut keeps what stands before the cut; either has
+a line among the bad rows.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from diptych.core.errors import DataError, MissingExtra
+from diptych.data.quarantine import Bad
+from diptych.data.read.links import pair_uid
+
+SUFFIXES = (".warc", ".warc.gz", ".wat", ".wat.gz")
+RECORD_END = b"\r\n\r\n"
+LONGEST_RECORD = 32 * 2**20
+"""Bytes; a longer page is no page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An image on a page: its absolute address and its alternative text. `uid` is that of the pair."""
+
+    uid: str
+    url: str
+    text: str
+    page: str
+
+
+def archives(path: Path) -> list[Path]:
+    """The archive files of a folder, or the file itself."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES))
+    if not files:
+        raise DataError("holds no web archive", file=path, expected=f"files that end in {', '.join(SUFFIXES)}")
+    return files
+
+
+def links_of(path: Path, bad: list[Bad]) -> Iterator[Link]:
+    """All links of an archive in order of record; what is wrong is appended to `bad`."""
+    try:
+        from warcio.archiveiterator import ArchiveIterator
+        from warcio.exceptions import ArchiveLoadFailed
+    except ImportError:
+        raise MissingExtra("warcio", "curate", needed_for="reading web archives") from None
+    count = 0
+    with path.open("rb") as file:
+        try:
+            for record in ArchiveIterator(file, arc2warc=False):
+                count += 1
+                headers = record.rec_headers
+                page = headers.get_header("WARC-Target-URI") or ""
+                declared = int(headers.get_header("Content-Length") or 0)
+                if declared > LONGEST_RECORD:
+                    reason = f"record {count} has {declared:,} bytes (expected at most {LONGEST_RECORD:,})"
+                    bad.append(Bad("", "read", reason, str(path)))
+                else:
+                    yield from _record(record, declared, page, bad, path, count)
+        except (ArchiveLoadFailed, EOFError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            bad.append(Bad("", "read", f"is broken after {count} records: {reason}", str(path)))
+            return
+    if not count and not path.stat().st_size:
+        bad.append(Bad("", "read", "is empty", str(path)))
+    elif not any(one.file == str(path) for one in bad) and not _ends_whole(path):  # the library ends in silence there
+        bad.append(Bad("", "read", f"was cut, or is no archive: after {count} records there is no whole one", str(path)))
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether a file ends with the end of a record: two line ends, and inside gzip the end of a member with its checksum."""
+    tail, member = b"", zlib.decompressobj(wbits=31)
+    with path.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            file.seek(max(0, path.stat().st_size - 4))
+            return file.read() == RECORD_END
+        file.seek(0)
+        fresh = True
+        while piece := file.read(1 << 20):
+            while piece:
+                try:
+                    tail = (tail + member.decompress(piece))[-4:]
+                except zlib.error:
+                    return False
+                piece, fresh = member.unused_data, member.eof
+                if fresh:
+                    member = zlib.decompressobj(wbits=31)
+    return fresh and (tail == RECORD_END or not tail)
+
+
+def _record(record: Any, declared: int, page: str, bad: list[Bad], path: Path, number: int) -> Iterator[Link]:
+    content = record.raw_stream.read(declared)
+    if len(content) < declared - _http_size(record):
+        bad.append(
+            Bad(
+                "",
+                "read",
+                f"was cut: record {number} has {len(content):,} bytes of {declared:,}; those before it are read",
+                str(path),
+            )
+        )
+        return
+    kind = record.rec_type
+    place = f"{path}#{number}"
+    if kind == "metadata" and page.startswith(("http://", "https://")) and content.lstrip()[:1] == b"{":
+        yield from _of_wat(content, page, bad, place)
+    elif kind == "response" and record.http_headers is not None:
+        sort = (record.http_headers.get_header("Content-Type") or "").lower()
+        if "html" in sort:
+            yield from _of_page(content, sort, page, bad, place)
+
+
+def _http_size(record: Any) -> int:
+    """Bytes of the HTTP headers, which the reader has taken off the record's content."""
+    headers = getattr(record, "http_headers", None)
+    return len(headers.to_bytes()) + 256 if headers is not None else 0
+
+
+# ---------------------------------------------------------------- WAT
+
+
+def _of_wat(content: bytes, page: str, bad: list[Bad], place: str) -> Iterator[Link]:
+    try:
+        found: Any = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        bad.append(Bad("", "text", f"is not UTF-8 at byte {error.start:,} of the record", place))
+        return
+    except ValueError as error:
+        bad.append(Bad("", "read", f"is no JSON: {error}", place))
+        return
+    for name in ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata"):
+        found = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return  # not a page
+    head = found.get("Head")
+    base = head.get("Base") if isinstance(head, dict) else None
+    links = found.get("Links")
+    for link in links if isinstance(links, list) else []:
+        if isinstance(link, dict) and link.get("path") == "IMG@/src":
+            yield from _link(link.get("url"), link.get("alt"), urljoin(page, base) if isinstance(base, str) else page, page)
+
+
+# ---------------------------------------------------------------- pages
+
+
+def _of_page(content: bytes, sort: str, page: str, bad: list[Bad], place: str) -> Iterator[Link]:
+    charset = sort.partition("charset=")[2].split(";")[0].strip(" \"'") or "utf-8"
+    try:
+        text = content.decode(charset)
+    except LookupError:
+        bad.append(Bad("", "text", f"names the unknown charset {charset!r}", place))
+        return
+    except UnicodeDecodeError as error:
+        bad.append(Bad("", "text", f"is not {charset} at byte {error.start:,} of the page", place))
+        return
+    reader = _Images()
+    reader.feed(text)
+    base = urljoin(page, reader.base) if reader.base else page
+    for source, alt in reader.found:
+        yield from _link(source, alt, base, page)
+
+
+class _Images(HTMLParser):
+    """(src, alt) of every image, and the address of <base>."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.base = ""
+        self.found: list[tuple[str | None, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "img":
+            self.found.append((given.get("src"), given.get("alt")))
+        elif tag == "base" and not self.base:
+            self.base = given.get("href") or ""
+
+
+def _link(source: Any, alt: Any, base: str, page: str) -> Iterator[Link]:
+    text = " ".join(alt.split()) if isinstance(alt, str) else ""
+    if not text or not isinstance(source, str) or not source.strip():
+        return
+    try:
+        url = urljoin(base, source.strip())
+        sound = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+    except ValueError:
+        return  # an address that is none
+    if sound:
+        yield Link(pair_uid(url, text), url, text, page)
+
+
+def as_rows(links: Iterator[Link]) -> list[dict[str, str]]:
+    return [asdict(link) for link in links]

@@ -1,0 +1,1 @@
+"""Models in and out: folders, published weights, export."""

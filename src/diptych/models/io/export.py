@@ -1,0 +1,218 @@
+"""A trained dual encoder for other tools: a transformers folder, or two ONNX files.
+
+Letters: B batch, C channel, H W, L tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
+
+from diptych.core.errors import ConfigError, MissingExtra
+from diptych.core.files import atomic_folder, write_json
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.clip_layout import to_transformers as renamed
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder, evaluating
+from diptych.models.towers.text import TextTransformer
+from diptych.models.towers.vit import VisionTransformer
+
+OPSET = 17
+ONNX_FILE = "onnx.json"
+_RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
+
+
+def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
+    """Write a folder that `transformers.CLIPModel` and `CLIPProcessor` open. Only the CLIP architecture has a place there."""
+    import transformers
+
+    model = embedder.model
+    if reasons := _unlike_clip(model, embedder):
+        raise ConfigError("this model cannot become a transformers CLIPModel: " + "; ".join(reasons))
+    image, text = model.image_tower.spec, model.text_tower.spec
+    act = {"gelu_tanh": "gelu_pytorch_tanh"}.get(image.get("act", "gelu"), image.get("act", "gelu"))
+    tensors, tokenizer = _end_away_from_2(renamed(model.state_dict()), embedder.tokenizer)
+    config = transformers.CLIPConfig(
+        projection_dim=model.width,
+        vision_config={
+            **_sizes(image, 768, 12, 12),
+            "hidden_act": act,
+            "layer_norm_eps": image.get("eps", 1e-5),
+            "image_size": image["image_size"],
+            "patch_size": image["patch"],
+            "projection_dim": model.width,
+        },
+        text_config={
+            **_sizes(text, 512, 12, 8),
+            "hidden_act": act,
+            "layer_norm_eps": text.get("eps", 1e-5),
+            "vocab_size": text["vocab_size"],
+            "max_position_embeddings": text["length"],
+            "bos_token_id": tokenizer.sot_id if tokenizer.prefix else None,
+            "eos_token_id": tokenizer.eot_id,
+            "pad_token_id": tokenizer.pad_id,
+            "projection_dim": model.width,
+        },
+    )
+    with torch.random.fork_rng(devices=[]):
+        theirs = transformers.CLIPModel(config)
+    found = theirs.load_state_dict(tensors, strict=False)
+    missing = [name for name in found.missing_keys if not name.endswith("position_ids")]
+    if missing or found.unexpected_keys:
+        raise ConfigError(f"transformers' CLIPModel has other tensors than expected: {(missing + found.unexpected_keys)[:3]}")
+    with atomic_folder(Path(folder)) as work:
+        theirs.save_pretrained(work)
+        tokenizer.save(work)
+        settings = json.loads((work / "tokenizer_config.json").read_text(encoding="utf-8"))
+        write_json(work / "tokenizer_config.json", {**settings, "model_max_length": text["length"], "padding_side": "right"})
+        write_json(work / "preprocessor_config.json", _processor(embedder))
+
+
+def _unlike_clip(model: DualEncoder, embedder: PairEmbedder) -> list[str]:
+    """What of this model CLIPModel cannot hold; empty when it can hold all of it."""
+    image, text, reasons = model.image_tower, model.text_tower, []
+    if not isinstance(image, VisionTransformer):
+        reasons.append(f"its image tower is {image.spec['name']} (expected a vit_* one)")
+    elif image.pool is not None or image.patches.bias is not None or not isinstance(image.norm_before, nn.LayerNorm):
+        reasons.append("its image tower has SigLIP's head, patch bias or no first norm (expected pool='class' and CLIP's parts)")
+    if not isinstance(text, TextTransformer):
+        reasons.append(f"its text tower is {text.spec['name']} (expected text_clip or text_tiny)")
+    elif not text.causal or text.pooling != "eot":
+        reasons.append(
+            "its text tower reads both ways, or pools by the mean or at the last place (expected causal=True, pooling='eot')"
+        )
+    if image.spec.get("act", "gelu") != text.spec.get("act", "gelu"):
+        reasons.append("its towers use different activations")
+    if not model.project_image:
+        reasons.append("its image is not projected (expected CLIP's two projections)")
+    if model.bias is not None:
+        reasons.append("it has a bias, which CLIPModel has not")
+    if model.projection_bias != "none":
+        reasons.append("its projections have a bias, which CLIPModel's have not")
+    if embedder.preprocess.resize == "pad":
+        reasons.append("it pads its images (expected resize 'crop' or 'squash')")
+    return reasons
+
+
+def _sizes(spec: dict[str, Any], width: int, layers: int, heads: int) -> dict[str, Any]:
+    width = spec.get("width", width)
+    return {
+        "hidden_size": width,
+        "intermediate_size": int(width * spec.get("mlp_ratio", 4.0)),
+        "num_hidden_layers": spec.get("layers", layers),
+        "num_attention_heads": spec.get("heads", heads),
+    }
+
+
+def _end_away_from_2(tensors: dict[str, Tensor], tokenizer: Tokenizer) -> tuple[dict[str, Tensor], Tokenizer]:
+    """The same model and tokenizer, but with another end-of-text id where it was 2.
+
+    transformers takes a `CLIPConfig` whose end is 2 for a file of before 2023 and pools at the largest id of each text instead.
+    So the end changes places with the last piece, in the vocabulary and in the embedding table.
+    """
+    if tokenizer.eot_id != 2:
+        return tensors, tokenizer
+    table_VD = tensors["text_model.embeddings.token_embedding.weight"].clone()
+    last = len(table_VD) - 1
+    table_VD[[2, last]] = table_VD[[last, 2]]
+    swap = {2: last, last: 2}
+    plain = json.loads(tokenizer.to_json())
+    plain["model"]["vocab"] = {piece: swap.get(number, number) for piece, number in plain["model"]["vocab"].items()}
+    for token in plain["added_tokens"]:
+        token["id"] = swap.get(token["id"], token["id"])
+    for mark in plain["post_processor"]["special_tokens"].values():
+        mark["ids"] = [swap.get(number, number) for number in mark["ids"]]
+    own = plain["diptych"]
+    for name in ("prefix", "suffix"):
+        own[name] = [swap.get(number, number) for number in own[name]]
+    moved = Tokenizer.from_spec(json.dumps(plain))
+    return {**tensors, "text_model.embeddings.token_embedding.weight": table_VD}, moved
+
+
+def _processor(embedder: PairEmbedder) -> dict[str, Any]:
+    settings = embedder.preprocess.to_json()
+    size, crop = settings["size"], settings["resize"] == "crop"
+    square = {"height": size, "width": size}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size} if crop else square,
+        "do_center_crop": crop,
+        "crop_size": square,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": list(settings["mean"]),
+        "image_std": list(settings["std"]),
+        "resample": _RESAMPLE[settings["interpolation"]],
+    }
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+class _Image(nn.Module):
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        return self.model.encode_image(image_BCHW)
+
+
+class _Text(nn.Module):
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        return self.model.encode_text(text_BL, mask_BL)
+
+
+def to_onnx(embedder: PairEmbedder, folder: Path) -> None:
+    """Write image.onnx (image -> embedding), text.onnx (ids, mask -> embedding), tokenizer.json, preprocess.json, and onnx.json,
+    which says whose export this is. A text tower that pools at the end of the text reads no mask, and its text.onnx has no such input.
+
+    The batch is free in both; texts are padded to the model's text length. Images go in preprocessed; embeddings come out
+    unit-norm.
+    """
+    try:
+        import onnx  # noqa: F401  # the exporter needs it, and would say so less clearly
+    except ImportError as error:
+        raise MissingExtra("onnx", "onnx", needed_for="ONNX export") from error
+    model = embedder.model
+    side, length = embedder.preprocess.size, embedder.text_length
+    image_BCHW = torch.zeros(2, 3, side, side)
+    text_BL, mask_BL = torch.zeros(2, length, dtype=torch.long), torch.ones(2, length, dtype=torch.bool)
+    with atomic_folder(Path(folder)) as work, evaluating(model):
+        _write(_Image(model), (image_BCHW,), work / "image.onnx", ["image"])
+        _write(_Text(model), (text_BL, mask_BL), work / "text.onnx", ["ids", "mask"])
+        embedder.tokenizer.save(work)
+        write_json(work / "preprocess.json", {**embedder.preprocess.to_json(), "text_length": length})
+        facts = {"name": embedder.name, "fingerprint": embedder.fingerprint, "width": model.width, "dims": list(embedder.dims)}
+        write_json(work / ONNX_FILE, {"format": 1, **facts})
+
+
+def _write(module: nn.Module, example: tuple[Tensor, ...], path: Path, names: list[str]) -> None:
+    free = {name: {0: "batch"} for name in [*names, "embedding"]}
+    # The older exporter: it needs nothing but `onnx`, and keeps the batch free without constraints to solve.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)  # our shape checks become constants, as they should
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            module.eval(),
+            example,
+            str(path),
+            input_names=names,
+            output_names=["embedding"],
+            dynamic_axes=free,
+            opset_version=OPSET,
+            dynamo=False,
+        )

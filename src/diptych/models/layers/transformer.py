@@ -1,0 +1,92 @@
+"""The pre-norm transformer of both CLIP towers (2103.00020).  Letters: B batch, L tokens, D width."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError
+from diptych.models.layers.attention import Attention
+
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x): what the first released CLIP weights were trained with. Not interchangeable with GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def activation(name: str) -> nn.Module:
+    """ "gelu" (exact), "quick_gelu" (OpenAI's CLIP), "gelu_tanh" (the approximation that JAX takes by default, so SigLIP's)."""
+    if name == "gelu":
+        return nn.GELU()
+    if name == "quick_gelu":
+        return QuickGELU()
+    if name == "gelu_tanh":
+        return nn.GELU(approximate="tanh")
+    raise ConfigError(f"unknown activation {name!r} (expected {' | '.join(get_args(Activation))})")
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int, *, mlp_width: int, act: str = "gelu", eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(width, eps=eps)
+        self.attention = Attention(width, heads)
+        self.norm_2 = nn.LayerNorm(width, eps=eps)
+        self.mlp_in = nn.Linear(width, mlp_width)
+        self.act_name, self.act = act, activation(act)
+        self.mlp_out = nn.Linear(mlp_width, width)
+
+    def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.norm_1(x_BLD), mask_BL, causal=causal)
+        thought_BLD: Tensor = self.mlp_out(self.act(self.mlp_in(self.norm_2(x_BLD))))
+        return x_BLD + thought_BLD
+
+
+class Transformer(nn.Module):
+    """Blocks one after the other, with the published initialisation of CLIP's text tower.
+
+    Weights are normal: attention input width^-1/2, first MLP layer (2 width)^-1/2, and both layers that write to the residual
+    stream width^-1/2 (2 layers)^-1/2, so that its variance does not grow with depth. Biases are zero. (The released code leaves
+    the image tower at PyTorch's defaults; we use one initialisation for both.)
+    """
+
+    def __init__(
+        self, width: int, layers: int, heads: int, *, mlp_ratio: float = 4.0, act: str = "gelu", eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps) for _ in range(layers)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        into_residual = self.width**-0.5 * (2 * max(len(self.blocks), 1)) ** -0.5
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for layer, std in (
+                (block.attention.qkv, self.width**-0.5),
+                (block.attention.out, into_residual),
+                (block.mlp_in, (2 * self.width) ** -0.5),
+                (block.mlp_out, into_residual),
+            ):
+                nn.init.normal_(layer.weight, std=std)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        for block in self.blocks:
+            x_BLD = block(x_BLD, mask_BL, causal=causal)
+        return x_BLD
+
+
+def normalised(x_ND: Tensor) -> Tensor:
+    """Rows of norm 1, computed in at least float32."""
+    return F.normalize(x_ND if x_ND.dtype == torch.float64 else x_ND.float(), dim=-1)

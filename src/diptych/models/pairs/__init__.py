@@ -1,0 +1,1 @@
+"""Models of an image and its texts."""

@@ -1,0 +1,202 @@
+"""A dual encoder with two image vectors, and a teacher that follows its image side (TIPS, 2410.16512).
+
+Letters: B batch, N items, C channel, H W, L tokens, V local views, P patches, M hidden ones, K prototypes, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+from diptych.models.layers.companions import Companions
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.bare import bare
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.prototype_head import PrototypeHead
+from diptych.models.towers.dense_vit import DenseViT
+from diptych.models.towers.outputs import Pairs, Tower
+
+Token = Literal["first", "second"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DensePairs(Pairs):
+    """`Pairs` of the first image vector with raw texts; the second with captions; prototypes by student and teacher.
+
+    class_ND                             the first class token, neither projected nor normalised
+    second_ND, caption_ND, second_scale  None in a model with one image vector
+    local_NVK, teacher_N1K               of the first class token: the student's local views, the teacher's whole view
+    patch_NMK, teacher_patch_NMK         of hidden patches: the student, who cannot see them, and the teacher, who can
+    class_centre_K, patch_centre_K       the teacher's centres as they were before this step
+    """
+
+    class_ND: Tensor
+    second_ND: Tensor | None = None
+    caption_ND: Tensor | None = None
+    second_scale: Tensor | None = None
+    local_NVK: Tensor | None = None
+    teacher_N1K: Tensor | None = None
+    patch_NMK: Tensor | None = None
+    teacher_patch_NMK: Tensor | None = None
+    class_centre_K: Tensor | None = None
+    patch_centre_K: Tensor | None = None
+
+
+class DenseEncoder(DualEncoder):
+    """A `DualEncoder` over a `DenseViT`, whose parameters keep their names.
+
+    teacher            another `DenseEncoder` of the same sizes, whose tower and heads the teacher starts from; None: this one, as it
+                       is built. `reset_teacher_` makes it anew, say after weights were loaded
+    two_tokens         project the second class token, too, with a temperature of its own, for captions
+    distilled, masked  the two self-supervised terms; each has its own prototypes, and either brings the teacher
+    """
+
+    class_centre_K: Tensor
+    patch_centre_K: Tensor
+
+    def __init__(
+        self,
+        image_tower: DenseViT,
+        text_tower: Tower,
+        *,
+        width: int,
+        two_tokens: bool,
+        distilled: bool,
+        masked: bool,
+        prototypes: int,
+        hidden: int,
+        bottleneck: int,
+        teacher: DenseEncoder | None = None,
+    ) -> None:
+        super().__init__(image_tower, text_tower, width=width)
+        self.two_tokens, self.distilled, self.masked = two_tokens, distilled, masked
+        tower = image_tower.width
+        if two_tokens:
+            self.second_projection = nn.Linear(tower, width, bias=False)
+            nn.init.normal_(self.second_projection.weight, std=tower**-0.5)
+            self.log_second_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+        if distilled:
+            self.class_head = PrototypeHead(tower, prototypes, hidden=hidden, bottleneck=bottleneck)
+            self.register_buffer("class_centre_K", torch.zeros(prototypes))
+        if masked:
+            self.patch_head = PrototypeHead(tower, prototypes, hidden=hidden, bottleneck=bottleneck)
+            self.register_buffer("patch_centre_K", torch.zeros(prototypes))
+        image_tower.mask_D.requires_grad_(masked)
+        self.companions = Companions()
+        if distilled or masked:
+            self.companions.add_("teacher", (teacher or self)._image_side())
+
+    def _image_side(self) -> nn.ModuleDict:
+        """What the teacher is a copy of: the image tower with its prototype heads."""
+        heads = {name: getattr(self, name) for name in ("class_head", "patch_head") if hasattr(self, name)}
+        return nn.ModuleDict({"image_tower": self.image_tower, **heads})
+
+    def forward(  # type: ignore[override]
+        self,
+        image_BCHW: Tensor,
+        text_BL: Tensor,
+        text_mask_BL: Tensor,
+        caption_BL: Tensor,
+        caption_mask_BL: Tensor,
+        local_BVCHW: Tensor,
+        hidden_BP: Tensor,
+        place_BM: Tensor,
+    ) -> DensePairs:
+        seen = self.image_tower(image_BCHW)
+        found = DensePairs(
+            image_ND=normalised(self.image_projection(seen.pooled_BD)),
+            text_ND=self.encode_text(text_BL, text_mask_BL),
+            scale=self.log_scale.exp(),
+            class_ND=seen.pooled_BD,
+        )
+        if self.two_tokens:
+            found = replace(
+                found,
+                second_ND=normalised(self.second_projection(seen.second_BD)),
+                caption_ND=self.encode_text(caption_BL, caption_mask_BL),
+                second_scale=self.log_second_scale.exp(),
+            )
+        if not len(self.companions):
+            return found
+        teacher = cast(nn.ModuleDict, self.companions["teacher"])
+        with torch.no_grad():
+            whole = teacher["image_tower"](image_BCHW)
+        if self.distilled:
+            local_ND = self.image_tower(local_BVCHW.flatten(0, 1)).pooled_BD
+            with torch.no_grad():
+                teacher_N1K = teacher["class_head"](whole.pooled_BD)[:, None]
+            local_NVK = self.class_head(local_ND).unflatten(0, local_BVCHW.shape[:2])
+            found = replace(found, local_NVK=local_NVK, teacher_N1K=teacher_N1K, class_centre_K=self.class_centre_K.clone())
+        if self.masked:
+            guessed_NMD = _at(self.image_tower(image_BCHW, hidden_BP).tokens_BPD, place_BM)
+            with torch.no_grad():
+                teacher_NMK = teacher["patch_head"](_at(whole.tokens_BPD, place_BM))
+            patch_NMK = self.patch_head(guessed_NMD)
+            found = replace(found, patch_NMK=patch_NMK, teacher_patch_NMK=teacher_NMK, patch_centre_K=self.patch_centre_K.clone())
+        return found
+
+    def reset_teacher_(self) -> None:
+        """The teacher becomes this model's image side as it is now."""
+        if len(self.companions):
+            self.companions.copy_("teacher", self._image_side())
+
+    def follow_(self, momentum: float) -> None:
+        """Tower and heads of the teacher: an exponential moving average."""
+        if len(self.companions):
+            self.companions.average_("teacher", self._image_side(), momentum)
+
+    @torch.no_grad()
+    def recentre_(self, class_K: Tensor | None, patch_K: Tensor | None) -> None:
+        for name, centre_K in (("class_centre_K", class_K), ("patch_centre_K", patch_K)):
+            if centre_K is not None:
+                getattr(self, name).copy_(centre_K)
+
+    @torch.no_grad()
+    def clamp_scale_(self) -> None:
+        """Keep both temperatures in [1, max_scale]."""
+        super().clamp_scale_()
+        if self.two_tokens:
+            self.log_second_scale.clamp_(0.0, math.log(self.max_scale))
+
+    def deployed(self, token: Token) -> DualEncoder:
+        """What inference needs, of the same parameters: both image vectors where there are two. Copies nothing."""
+        if not self.two_tokens:
+            return bare(self)
+        with torch.device("meta"):
+            plain = TwoTokenEncoder(self.image_tower, self.text_tower, width=self.width, max_scale=self.max_scale, token=token)
+        plain.image_projection, plain.text_projection = self.image_projection, self.text_projection
+        plain.second_projection, plain.log_second_scale = self.second_projection, self.log_second_scale
+        plain.log_scale = self.log_scale
+        return plain
+
+
+class TwoTokenEncoder(DualEncoder):
+    """A `DualEncoder` that embeds an image by its first class token (trained on raw texts) or by its second (on captions)."""
+
+    def __init__(self, image_tower: Tower, text_tower: Tower, *, width: int, token: Token = "first", **options: Any) -> None:
+        super().__init__(image_tower, text_tower, width=width, **options)
+        if token not in ("first", "second"):
+            raise ConfigError(f"token is {token!r} (expected first | second)")
+        self.token: Token = token
+        self.second_projection = nn.Linear(image_tower.width, width, bias=False)
+        self.log_second_scale = nn.Parameter(torch.zeros(1))
+
+    def encode_image(self, image_BCHW: Tensor) -> Tensor:
+        seen = self.image_tower(image_BCHW)
+        if self.token == "first":
+            return normalised(self.image_projection(seen.pooled_BD))
+        return normalised(self.second_projection(seen.second_BD))
+
+    def variant(self) -> dict[str, Any]:
+        """How it is built again, beside what every `DualEncoder` has."""
+        return {"kind": "two_tokens", "token": self.token}
+
+
+def _at(tokens_BPD: Tensor, place_BM: Tensor) -> Tensor:
+    """The tokens at these places; any token where the place is -1."""
+    return tokens_BPD.gather(1, place_BM.clamp_min(0)[..., None].expand(-1, -1, tokens_BPD.shape[2]))

@@ -1,0 +1,99 @@
+"""Two towers in one space: CLIP (2103.00020), SigLIP (2303.15343).
+
+Letters: B batch, N items, C channel, H W, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+from diptych.models.layers.transformer import normalised
+from diptych.models.towers.outputs import Pairs, Tower
+
+Bias = Literal["none", "text", "both"]
+"""Which of the two projections have a bias."""
+
+
+class PairModule(nn.Module):
+    """What every two-sided model has: a learned temperature and, for sigmoid losses, a bias.
+
+    The temperature is stored in log space as `log_scale` [1] and returned as scale = exp(log_scale), the number that multiplies
+    similarities. Keep it below `max_scale` by calling `clamp_scale_` after each optimiser step: clamping in `forward` would
+    kill the gradient at the bound. Published starts: scale 1/0.07 and no bias (CLIP); scale 10 and bias -10 (SigLIP).
+    """
+
+    def __init__(self, *, scale: float = 1 / 0.07, bias: float | None = None, max_scale: float = 100.0) -> None:
+        super().__init__()
+        if not 1 <= scale <= max_scale:
+            raise ConfigError(f"scale {scale:g} is out of bounds (expected 1..{max_scale:g})")
+        self.max_scale = max_scale
+        self.log_scale = nn.Parameter(torch.full((1,), math.log(scale)))
+        self.bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
+
+    def pairs(self, image_ND: Tensor, text_ND: Tensor) -> Pairs:
+        # `+ 0` makes the bias an output of this module and not the parameter itself, which sharding may free after forward.
+        return Pairs(image_ND, text_ND, self.log_scale.exp(), None if self.bias is None else self.bias + 0)
+
+    @torch.no_grad()
+    def clamp_scale_(self) -> None:
+        """Keep the temperature in [1, max_scale]. Call it after each optimiser step."""
+        self.log_scale.clamp_(0.0, math.log(self.max_scale))
+
+
+class DualEncoder(PairModule):
+    """Each tower's pooled vector, projected and normalised. `projection_bias` says which projections have one: "none" (CLIP), "text"
+    (SigLIP), "both" (CTP, ALBEF).
+
+    `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
+    sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN, SigLIP):
+    `width` must then be the tower's. So is that of a tower whose own head leads into the joint space (CLIP's residual networks).
+    """
+
+    def __init__(
+        self,
+        image_tower: Tower,
+        text_tower: Tower,
+        *,
+        width: int,
+        scale: float = 1 / 0.07,
+        bias: float | None = None,
+        max_scale: float = 100.0,
+        project_image: bool = True,
+        projection_bias: Bias = "none",
+    ) -> None:
+        super().__init__(scale=scale, bias=bias, max_scale=max_scale)
+        project_image = project_image and not image_tower.projects
+        if not project_image and image_tower.width != width:
+            raise ConfigError(
+                f"width is {width} but the image is not projected (expected {image_tower.width}, its tower's width)"
+            )
+        self.width, self.project_image, self.projection_bias = width, project_image, projection_bias
+        self.image_tower, self.text_tower = image_tower, text_tower
+        self.image_projection = (
+            _projection(image_tower, width, bias=projection_bias == "both") if project_image else nn.Identity()
+        )
+        self.text_projection = _projection(text_tower, width, bias=projection_bias != "none")
+
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor | None = None) -> Pairs:
+        return self.pairs(self.encode_image(image_BCHW), self.encode_text(text_BL, text_mask_BL))
+
+    def encode_image(self, image_BCHW: Tensor) -> Tensor:
+        """Unit-norm [B, width], float32 (float64 when the model is)."""
+        return normalised(self.image_projection(self.image_tower(image_BCHW).pooled_BD))
+
+    def encode_text(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """Unit-norm [B, width] from token ids [B, L], or from token embeddings [B, L, D] where the tower takes them."""
+        return normalised(self.text_projection(self.text_tower(text, mask_BL).pooled_BD))
+
+
+def _projection(tower: Tower, width: int, *, bias: bool = False) -> nn.Linear:
+    projection = nn.Linear(tower.width, width, bias=bias)
+    nn.init.normal_(projection.weight, std=tower.width**-0.5)
+    if bias:
+        nn.init.zeros_(projection.bias)
+    return projection

@@ -1,0 +1,286 @@
+"""A dual encoder ready for use: images and texts in, unit vectors out; saved as one folder.
+
+Letters: B batch, N items, C channel, H W, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diptych.core.contracts import Unit
+from diptych.core.errors import ConfigError, RunError
+from diptych.core.files import atomic_folder, write_json
+from diptych.core.image import ImageSource
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.tokenize import Encoded, Tokenizer
+from diptych.models.io.card import model_card
+from diptych.models.layers.prefix import PrefixEmbedder
+from diptych.models.pairs.dense_encoder import Token, TwoTokenEncoder
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.growing_encoder import GrowingEncoder
+from diptych.models.towers.towers import image_tower, text_tower
+
+FORMAT = 1
+VARIANTS: dict[str, type[DualEncoder]] = {"": DualEncoder, "growing": GrowingEncoder, "two_tokens": TwoTokenEncoder}
+"""What a model of this kind may be beside a plain dual encoder: the word in config.json -> its class."""
+T = TypeVar("T")
+
+
+class TextEncoder(Protocol):
+    """What turns strings into ids: a `Tokenizer`, or another library's behind the same call."""
+
+    def encode(self, texts: Sequence[str], length: int, /) -> Encoded: ...
+
+
+class Embedding:
+    """Embeds with any module that has `width`, `encode_image(image_BCHW)` and `encode_text(text_BL, mask_BL)`, both unit-norm.
+
+    Images are decoded exactly (the same pixels on every machine) and preprocessed; the module runs without gradient and in
+    evaluation mode, and gets its modes back afterwards. `bf16` runs it under bfloat16 autocast: faster, and off in the last
+    digits. `truncated` counts the texts that were longer than `text_length` tokens and therefore cut, since this object was made.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        tokenizer: TextEncoder,
+        text_length: int,
+        name: str,
+        *,
+        bf16: bool = False,
+    ) -> None:
+        self.model: Any = model
+        self.preprocess, self.tokenizer, self.text_length = preprocess, tokenizer, text_length
+        self.name, self.bf16 = name, bf16
+        self.truncated = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of weights and preprocessing as they were when first asked; an object whose weights change later must be made anew."""
+        settings: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "text_length": self.text_length}
+        if variant := variant_of(self.model):
+            settings["model"] = variant
+        return fingerprint(self.model, settings)
+
+    def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
+        with self._ready() as device:
+            blocks = [
+                self.model.encode_image(self.preprocess([decode(image, exact=True) for image in part]).to(device))
+                for part in parts(images, batch_size)
+            ]
+        return self._rows(blocks)
+
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
+        blocks = []
+        with self._ready() as device:
+            for part in parts(texts, batch_size):
+                encoded = self.tokenizer.encode(list(part), self.text_length)
+                self.truncated += encoded.truncated
+                text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
+                blocks.append(self.model.encode_text(text_BL.to(device), mask_BL.to(device)))
+        return self._rows(blocks)
+
+    def _fitted(self, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        return text_BL, mask_BL
+
+    def _rows(self, blocks: list[Tensor]) -> Unit:
+        if not blocks:
+            return np.zeros((0, self.model.width), np.float32)
+        return torch.cat(blocks).float().cpu().numpy()
+
+    @contextmanager
+    def _ready(self) -> Iterator[torch.device]:
+        device = next(self.model.parameters()).device
+        with torch.no_grad(), evaluating(self.model), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            yield device
+
+
+class PairEmbedder(Embedding):
+    """A trained `DualEncoder` with its preprocessing and tokenizer.
+
+    `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and
+    "metrics" (a dict of numbers). `dims` are the widths of the prefixes that were trained to be of use by themselves (recipe `mrl`).
+    """
+
+    kind: ClassVar[str] = "dual_encoder"
+    model: DualEncoder
+    tokenizer: Tokenizer
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer,
+        text_length: int,
+        name: str,
+        *,
+        bf16: bool = False,
+        card: Mapping[str, Any] | None = None,
+        dims: Sequence[int] = (),
+    ) -> None:
+        super().__init__(model, preprocess, tokenizer, text_length, name, bf16=bf16)
+        self.card, self.dims = dict(card or {}), tuple(dims)
+
+    def first(self, width: int) -> PrefixEmbedder:
+        """An embedder of the first `width` numbers of each vector."""
+        return PrefixEmbedder(self, width)
+
+    def reading(self, token: Token) -> Self:
+        """An embedder by the first or the second class token (recipe `tips`). Shares the towers."""
+        if not isinstance(self.model, TwoTokenEncoder):
+            raise ConfigError(f"'{self.name}' has one image vector (expected a model of recipe tips with two class tokens)")
+        model = copy.copy(self.model)
+        model.token = token
+        return type(self)(model, self.preprocess, self.tokenizer, self.text_length, f"{self.name}/{token}", bf16=self.bf16)
+
+    def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """[N, rows, columns, D]: what the image tower says of each patch after its last norm, neither projected nor normalised."""
+        blocks = []
+        with self._ready() as device:
+            for part in parts(images, batch_size):
+                image_BCHW = self.preprocess([decode(image, exact=True) for image in part]).to(device)
+                tokens_BPD = self.model.image_tower(image_BCHW).tokens_BPD
+                side = math.isqrt(tokens_BPD.shape[1])
+                if side * side != tokens_BPD.shape[1]:
+                    raise ConfigError(f"the {tokens_BPD.shape[1]} patches of '{self.name}' make no square")
+                blocks.append(tokens_BPD.unflatten(1, (side, side)).float().cpu())
+        return torch.cat(blocks).numpy()
+
+    def _fitted(self, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Without the columns that are padding in every row: our text towers read no padding."""
+        longest = max(int(mask_BL.sum(1).max()), 1)
+        return text_BL[:, :longest], mask_BL[:, :longest]
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        model = self.model
+        for tower in (model.image_tower, model.text_tower):
+            if not hasattr(tower, "spec"):
+                raise ConfigError(f"{type(tower).__name__} cannot be saved: build it by image_tower(...) or text_tower(...)")
+        config = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "name": self.name,
+            "image_tower": model.image_tower.spec,
+            "text_tower": model.text_tower.spec,
+            "width": model.width,
+            "bias": model.bias is not None,
+            "max_scale": model.max_scale,
+            "project_image": model.project_image,
+            **({"projection_bias": model.projection_bias} if model.projection_bias != "none" else {}),
+            "preprocess": self.preprocess.to_json(),
+            "text_length": self.text_length,
+            "card": self.card,
+            **({"dims": list(self.dims)} if self.dims else {}),
+            **({"model": variant} if (variant := variant_of(model)) else {}),
+        }
+        with atomic_folder(Path(folder)) as work:
+            write_json(work / "config.json", config)
+            save_weights(model, work)
+            self.tokenizer.save(work)
+            (work / "README.md").write_text(model_card(self.name, config, parameters(model)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The embedder of a folder that `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        with torch.random.fork_rng(devices=[]):
+            variant = dict(config.get("model", {}))
+            model = VARIANTS[variant.pop("kind", "")](
+                image_tower(**config["image_tower"]),
+                text_tower(**config["text_tower"]),
+                width=config["width"],
+                bias=0.0 if config["bias"] else None,
+                max_scale=config["max_scale"],
+                project_image=config.get("project_image", True),
+                scale=1.0,
+                **({"projection_bias": config["projection_bias"]} if "projection_bias" in config else {}),
+                **variant,
+            )
+        load_weights(model, folder)
+        preprocess = Preprocess.from_json(config["preprocess"])
+        tokenizer = Tokenizer.load(folder)
+        card, dims = config.get("card"), config.get("dims", ())
+        return cls(model.eval(), preprocess, tokenizer, config["text_length"], config["name"], card=card, dims=dims)
+
+
+# ---------------------------------------------------------------- shared by every kind of folder
+
+
+def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each submodule is back in the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def variant_of(model: Any) -> dict[str, Any]:
+    """What a model says it is beside a plain dual encoder; empty for most."""
+    return dict(model.variant()) if hasattr(model, "variant") else {}
+
+
+def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:
+    """sha256 of every named tensor and of the settings."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    path = Path(folder, "model.safetensors")
+    if not path.is_file():
+        raise RunError(f"{folder}: model.safetensors is missing (expected a folder that save wrote)")
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise RunError(f"{path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def read_config(folder: Path, kind: str) -> dict[str, Any]:
+    path = Path(folder, "config.json")
+    if not path.is_file():
+        raise RunError(f"{folder}: no config.json (expected a model folder of kind '{kind}')")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = config.get("kind")
+    if found != kind:
+        raise RunError(f"{path}: kind is {found!r} (expected '{kind}'); a transformers folder opens as 'hf:{folder}'")
+    if config.get("format") != FORMAT:
+        raise RunError(f"{path}: format {config.get('format')} is not known to this version (expected {FORMAT})")
+    return config

@@ -1,0 +1,70 @@
+"""Guesses hidden words of a text from its other words and from the image: the upper layers of ALBEF (2107.07651).
+
+Letters: B batch, L tokens, M places that are asked for, P patches, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+from diptych.models.layers.attention import Attention
+from diptych.models.towers.outputs import Tower
+
+
+class CrossBlock(nn.Module):
+    """Words read each other, then the patches, then think; pre-norm, as our towers. (ALBEF's are BERT's, post-norm; equally many
+    parameters.)"""
+
+    def __init__(self, width: int, heads: int, *, image_width: int, mlp_width: int) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2, self.norm_3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.image = nn.MultiheadAttention(width, heads, kdim=image_width, vdim=image_width, batch_first=True)
+        self.mlp_in, self.mlp_out = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
+
+    def forward(self, x_BLD: Tensor, mask_BL: Tensor, patch_BPD: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.norm_1(x_BLD), mask_BL)
+        read_BLD, _ = self.image(self.norm_2(x_BLD), patch_BPD, patch_BPD, need_weights=False)
+        x_BLD = x_BLD + read_BLD
+        out_BLD: Tensor = x_BLD + self.mlp_out(F.gelu(self.mlp_in(self.norm_3(x_BLD))))
+        return out_BLD
+
+
+class FusionReader(nn.Module):
+    """`layers` blocks over the word vectors of a text tower, then BERT's word head, tied to the tower's own word table.
+
+    A learned vector stands where a word is hidden, so any vocabulary will do, also one without a mask token.
+    """
+
+    def __init__(self, text_tower: Tower, *, image_width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        table, width = word_table(text_tower), text_tower.width
+        self.mask_D = nn.Parameter(torch.randn(table.embedding_dim) * 0.02)
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, image_width=image_width, mlp_width=4 * width) for _ in range(layers))
+        self.dense, self.norm = nn.Linear(width, table.embedding_dim), nn.LayerNorm(table.embedding_dim)
+        self.bias_V = nn.Parameter(torch.zeros(table.num_embeddings))
+
+    def forward(
+        self, text_tower: Tower, masked_BL: Tensor, hidden_BL: Tensor, mask_BL: Tensor, patch_BPD: Tensor, place_BM: Tensor
+    ) -> Tensor:
+        """Logits [B, M, V] over the words, at the places that are asked for."""
+        table = word_table(text_tower)
+        embedded_BLD = torch.where(hidden_BL[..., None], self.mask_D.to(table.weight), table(masked_BL))
+        x_BLD = text_tower(embedded_BLD, mask_BL).tokens_BPD
+        for block in self.blocks:
+            x_BLD = block(x_BLD, mask_BL, patch_BPD)
+        asked_BMD = x_BLD.gather(1, place_BM[..., None].expand(-1, -1, x_BLD.shape[2]))
+        return F.linear(self.norm(F.gelu(self.dense(asked_BMD))), table.weight, self.bias_V)
+
+
+def word_table(text_tower: Tower) -> nn.Embedding:
+    """The tower's table of word vectors."""
+    table = getattr(text_tower, "embed", None)
+    if table is None and hasattr(text_tower, "net"):
+        table = text_tower.net.get_input_embeddings()  # type: ignore[operator, union-attr]
+    if not isinstance(table, nn.Embedding):
+        raise ConfigError(f"{type(text_tower).__name__} has no table of words (expected one of our text towers, or hf:FOLDER)")
+    return table

@@ -1,0 +1,107 @@
+"""Two towers that can grow, with blocks that both share behind them (GrowCLIP, 2308.11331).
+
+Letters: B batch, N items, C channel, H W, L tokens, P patches or words, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+from diptych.models.layers.transformer import Block, Transformer, normalised
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.growth import Grown, Inherit, Shape, deepen, widen
+from diptych.models.towers.outputs import Tokens, Tower
+
+
+class GrowingEncoder(DualEncoder):
+    """A `DualEncoder` with `shared` blocks behind either tower: the same weights read [pooled vector; tokens] of an image or of a text, and
+    the first of what comes out is projected. Their MLPs are as wide as the image tower's. Without shared blocks it is a `DualEncoder`,
+    number for number.
+
+    Growth changes the module in place, keeps the parameters that stay and the towers' `spec`, so that a grown model is saved and opened
+    as any other.
+    """
+
+    def __init__(self, image_tower: Tower, text_tower: Tower, *, shared_layers: int = 0, **options: Any) -> None:
+        super().__init__(image_tower, text_tower, **options)
+        self.shared = nn.ModuleList()
+        if shared_layers:
+            like = _transformer(image_tower)
+            first = like.blocks[0]
+            assert isinstance(first, Block)
+            ratio = first.mlp_in.out_features / like.width
+            self.shared = Transformer(
+                like.width, shared_layers, first.attention.heads, mlp_ratio=ratio, act=first.act_name
+            ).blocks
+            self._check_widths()
+
+    def encode_image(self, image_BCHW: Tensor) -> Tensor:
+        return normalised(self.image_projection(self._fused(self.image_tower(image_BCHW))))
+
+    def encode_text(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        return normalised(self.text_projection(self._fused(self.text_tower(text, mask_BL))))
+
+    def _fused(self, seen: Tokens) -> Tensor:
+        if not len(self.shared):
+            return seen.pooled_BD
+        x_BPD = torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1)
+        mask_BP = torch.cat([seen.mask_BP.new_ones(len(x_BPD), 1), seen.mask_BP], 1)
+        for block in self.shared:
+            x_BPD = block(x_BPD, mask_BP)
+        return x_BPD[:, 0]
+
+    @property
+    def shape(self) -> Shape:
+        image, text = _transformer(self.image_tower), _transformer(self.text_tower)
+        return Shape(len(image.blocks), len(text.blocks), len(self.shared), _ratio(image), _ratio(text))
+
+    def variant(self) -> dict[str, Any]:
+        """How it is built again, beside what every `DualEncoder` has."""
+        return {"kind": "growing", "shared_layers": len(self.shared)} if len(self.shared) else {}
+
+    def grow_(self, shape: Shape, inherit: Inherit) -> Grown:
+        """Grows to that shape; fresh weights come from the current torch random state. Says which parameters extend which."""
+        now = self.shape
+        if not now.within(shape):
+            raise ConfigError(f"{now} cannot grow to {shape}: something would shrink")
+        grown: Grown = {}
+        for tower, layers, ratio in (
+            (self.image_tower, shape.image_layers, shape.image_mlp),
+            (self.text_tower, shape.text_layers, shape.text_mlp),
+        ):
+            transformer = _transformer(tower)
+            grown |= widen(transformer.blocks, ratio * transformer.width, inherit)
+            deepen(transformer.blocks, layers, inherit)
+            tower.spec = {**tower.spec, "layers": layers, "mlp_ratio": float(ratio)}
+        last = _transformer(self.image_tower).blocks[-1]
+        assert isinstance(last, Block)
+        grown |= widen(self.shared, shape.image_mlp * _transformer(self.image_tower).width, inherit)
+        deepen(self.shared, shape.shared_layers, inherit, like=last)
+        self._check_widths()
+        return grown
+
+    def _check_widths(self) -> None:
+        if len(self.shared) and self.image_tower.width != self.text_tower.width:
+            raise ConfigError(
+                f"blocks cannot be shared by towers of width {self.image_tower.width} and {self.text_tower.width} (expected equal widths)"
+            )
+
+
+def _transformer(tower: Tower) -> Transformer:
+    found = getattr(tower, "transformer", None)
+    if not isinstance(found, Transformer):
+        raise ConfigError(f"{type(tower).__name__} cannot grow (expected a vit_... and a text_... tower)")
+    return found
+
+
+def _ratio(transformer: Transformer) -> int:
+    block = transformer.blocks[0]
+    assert isinstance(block, Block)
+    ratio, rest = divmod(block.mlp_in.out_features, transformer.width)
+    if rest:
+        raise ConfigError(f"an MLP of {block.mlp_in.out_features} units is no multiple of the width {transformer.width}")
+    return ratio

@@ -1,0 +1,158 @@
+"""Two towers with a head each for clusters, and what the present episode knows of its clusters (ProtoCLIP, 2206.10996).
+
+Letters: B batch, N items, C channel, H W, L tokens, E rows of an episode, K clusters, D width of a head.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.outputs import Pairs, Tower
+
+Kind = Literal["image", "text", "teacher"]
+KINDS: tuple[Kind, ...] = ("image", "text", "teacher")
+"""What the clusters of an episode are found in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prototypes:
+    """What an episode knows, the same for all rows and without gradient: by kind of cluster, in the order of KINDS.
+
+    image_3KD, text_3KD  means of image and of text features over the clusters of each kind
+    centroid_3KD         the clusters' own centroids (zeros for the teacher's, whose targets are one-hot)
+    filled_3K            False where a cluster is empty
+
+    `means("image", over="text")` is what images are compared with, `centroids("text")` what their targets are made from.
+    """
+
+    image_3KD: Tensor
+    text_3KD: Tensor
+    centroid_3KD: Tensor
+    filled_3K: Tensor
+
+    def means(self, features: Literal["image", "text"], *, over: Kind) -> Tensor:
+        """prototype_KD: the means of these features over the clusters that were found in the kind `over`."""
+        return (self.image_3KD if features == "image" else self.text_3KD)[KINDS.index(over)]
+
+    def centroids(self, kind: Kind) -> Tensor:
+        """centroid_KD of the clusters that were found in this kind."""
+        return self.centroid_3KD[KINDS.index(kind)]
+
+    def filled(self, kind: Kind) -> Tensor:
+        """filled_K of the clusters that were found in this kind."""
+        return self.filled_3K[KINDS.index(kind)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrototypePairs(Pairs):
+    """`Pairs`, and the same through the heads.
+
+    head_image_ND, head_text_ND  unit-norm
+    head_scale                   [1], a temperature of its own
+    label_N3                     the row's cluster of each kind, -1 where the episode does not know the row
+    """
+
+    head_image_ND: Tensor
+    head_text_ND: Tensor
+    head_scale: Tensor
+    label_N3: Tensor
+    prototypes: Prototypes
+
+    def labels(self, kind: Kind) -> Tensor:
+        """label_N: each row's cluster of this kind, -1 where it is not known."""
+        return self.label_N3[:, KINDS.index(kind)]
+
+
+class ProjectionHead(nn.Sequential):
+    """Linear, batch norm, ReLU, linear."""
+
+    def __init__(self, width: int, hidden: int, out: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out))
+
+
+class EpisodeMemory(nn.Module):
+    """Labels of the rows of an episode and prototypes of its clusters. Buffers, so the checkpoint has them.
+
+    A row is found by a number of its own and not by its place, so that it does not matter which process has it.
+    """
+
+    row_E: Tensor
+    label_E3: Tensor
+    image_3KD: Tensor
+    text_3KD: Tensor
+    centroid_3KD: Tensor
+    filled_3K: Tensor
+
+    def __init__(self, rows: int, clusters: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("row_E", torch.full((rows,), -1, dtype=torch.int64))
+        self.register_buffer("label_E3", torch.full((rows, 3), -1, dtype=torch.int64))
+        for name in ("image_3KD", "text_3KD", "centroid_3KD"):
+            self.register_buffer(name, torch.zeros(3, clusters, width))
+        self.register_buffer("filled_3K", torch.zeros(3, clusters, dtype=torch.bool))
+
+    def prototypes(self) -> Prototypes:
+        return Prototypes(*(tensor.clone() for tensor in (self.image_3KD, self.text_3KD, self.centroid_3KD, self.filled_3K)))
+
+    def labels(self, row_N: Tensor) -> Tensor:
+        """label_N3 of these rows; -1 for a row that is not of this episode."""
+        place_N = torch.searchsorted(self.row_E, row_N).clamp_max(len(self.row_E) - 1)
+        known_N1 = (self.row_E[place_N] == row_N)[:, None]
+        return torch.where(known_N1, self.label_E3[place_N], -1)
+
+    @torch.no_grad()
+    def store_(self, row_N: Tensor, label_N3: Tensor, prototypes: Prototypes) -> None:
+        """Forgets the last episode. At most E rows; the free places hold no row."""
+        order_N = row_N.argsort()
+        free = len(self.row_E) - len(row_N)  # at the front: -1 sorts before every row
+        self.row_E.fill_(-1)
+        self.label_E3.fill_(-1)
+        self.row_E[free:], self.label_E3[free:] = row_N[order_N], label_N3[order_N]
+        for name in ("image_3KD", "text_3KD", "centroid_3KD", "filled_3K"):
+            getattr(self, name).copy_(getattr(prototypes, name))
+
+
+class PrototypeEncoder(DualEncoder):
+    """A `DualEncoder` whose parameters keep their names; heads read the projected vectors before they are normalised.
+
+    The text head starts as a copy of the image head, as published, so that prototypes of both begin in one space.
+    """
+
+    def __init__(
+        self, image_tower: Tower, text_tower: Tower, *, width: int, hidden: int, head_width: int, rows: int, clusters: int
+    ) -> None:
+        super().__init__(image_tower, text_tower, width=width)
+        self.image_head = ProjectionHead(width, hidden, head_width)
+        self.text_head = copy.deepcopy(self.image_head)
+        self.log_head_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+        self.episode = EpisodeMemory(rows, clusters, head_width)
+
+    def forward(  # type: ignore[override]
+        self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor, row_B: Tensor
+    ) -> PrototypePairs:
+        image_ND = self.image_projection(self.image_tower(image_BCHW).pooled_BD)
+        text_ND = self.text_projection(self.text_tower(text_BL, text_mask_BL).pooled_BD)
+        return PrototypePairs(
+            image_ND=normalised(image_ND),
+            text_ND=normalised(text_ND),
+            scale=self.log_scale.exp(),
+            head_image_ND=normalised(self.image_head(image_ND)),
+            head_text_ND=normalised(self.text_head(text_ND)),
+            head_scale=self.log_head_scale.exp(),
+            label_N3=self.episode.labels(row_B),
+            prototypes=self.episode.prototypes(),
+        )
+
+    @torch.no_grad()
+    def clamp_scale_(self) -> None:
+        """Keep both temperatures in [1, max_scale]."""
+        super().clamp_scale_()
+        self.log_head_scale.clamp_(0.0, math.log(self.max_scale))

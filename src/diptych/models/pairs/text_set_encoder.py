@@ -1,0 +1,69 @@
+"""Two towers for images with several texts each, and patches in the space of the texts (DreamLIP, 2403.17007).
+
+Letters: B batch, N images, C channel, H W, K texts an image, L tokens, P patches, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.outputs import Tower
+
+
+@dataclass(frozen=True, slots=True)
+class TextSets:
+    """Unit-norm features of images and of their K texts, the learned scale [1], and the patches where a model projects them.
+
+    patch_mask_NP  True where a patch is real; towers of square images have no other
+    """
+
+    image_ND: Tensor
+    text_NKD: Tensor
+    scale: Tensor
+    patch_NPD: Tensor | None = None
+    patch_mask_NP: Tensor | None = None
+
+
+class TextSetEncoder(DualEncoder):
+    """A `DualEncoder` whose `forward` takes K texts an image; its parameters bear the same names, so either starts from the other.
+
+    patches  project the image tower's patch tokens, too, by a head of their own without bias
+    """
+
+    def __init__(
+        self,
+        image_tower: Tower,
+        text_tower: Tower,
+        *,
+        width: int,
+        patches: bool,
+        scale: float = 1 / 0.07,
+        max_scale: float = 100.0,
+    ) -> None:
+        super().__init__(image_tower, text_tower, width=width, scale=scale, max_scale=max_scale)
+        self.patch_projection: nn.Linear | None = None
+        if patches:
+            self.patch_projection = nn.Linear(image_tower.token_width, width, bias=False)
+            nn.init.normal_(self.patch_projection.weight, std=image_tower.token_width**-0.5)
+
+    def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor) -> TextSets:  # type: ignore[override]
+        seen = self.image_tower(image_BCHW)
+        image_BD = normalised(self.image_projection(seen.pooled_BD))
+        text_ND = self.encode_text(text_BKL.flatten(0, 1), text_mask_BKL.flatten(0, 1))
+        text_BKD, scale = text_ND.reshape(*text_BKL.shape[:2], self.width), self.log_scale.exp()
+        if self.patch_projection is None:
+            return TextSets(image_BD, text_BKD, scale)
+        return TextSets(image_BD, text_BKD, scale, normalised(self.patch_projection(seen.tokens_BPD)), seen.mask_BP)
+
+    def dual_encoder(self) -> DualEncoder:
+        """What inference needs: a `DualEncoder` of the same parameters, without the head for patches. Copies nothing."""
+        with torch.device("meta"):
+            bare = DualEncoder(self.image_tower, self.text_tower, width=self.width, max_scale=self.max_scale)
+        bare.image_projection, bare.text_projection = self.image_projection, self.text_projection
+        bare.log_scale = self.log_scale
+        return bare

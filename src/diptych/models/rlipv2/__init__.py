@@ -1,0 +1,1 @@
+"""RLIPv2 and its relatives: entities and the relations between them."""

@@ -1,0 +1,37 @@
+"""Checkpoint files as RLIPv2's `main.py` saves them, opened without running anything that they hold."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import DataError
+
+
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of the model: the entry "model" of a file that holds optimiser, schedule, epoch and options beside it.
+
+    The options are an `argparse.Namespace`, a record without behaviour, which is let in for the time of reading; beyond that the file
+    may hold tensors and plain values only. Anything else in it, and a file without a model, is refused with a `DataError`.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError("there is no such file", file=path) from error
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        asked = re.search(r"unsupported global:? (?:global )?(\S+)", str(error), re.IGNORECASE)
+        problem = f"not read, since it asks for {asked[1]}" if asked else "not a PyTorch file of tensors"
+        raise DataError(
+            problem, file=path, expected="tensors, plain values and an argparse.Namespace, as main.py saves"
+        ) from error
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
+        found = f"holds {sorted(map(str, content))}" if isinstance(content, dict) else f"holds a {type(content).__name__}"
+        raise DataError(found, file=path, expected="an entry 'model' with the tensors of the model")
+    return model

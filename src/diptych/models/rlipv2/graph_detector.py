@@ -1,0 +1,310 @@
+"""A trained `RelationDetector` ready for use: images and label names in, scene graphs out; saved as one folder.
+
+Letters: B images, C entity texts, R relation texts, N pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import permutations
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.config import from_plain, to_plain
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.files import atomic_folder, write_json
+from diptych.core.image import ImageSource
+from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.core.triplet_rule import FoundGraph, TripletRule
+from diptych.data.graphs.label_lists import LabelLists
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Pixels
+from diptych.models.detection.backbone import detection_backbone
+from diptych.models.detection.images import DetectionImages
+from diptych.models.pairs.embedder import (
+    FORMAT,
+    evaluating,
+    fingerprint,
+    load_weights,
+    parameters,
+    parts,
+    read_config,
+    save_weights,
+)
+from diptych.models.rlipv2.pair_queries import GivenPairs
+from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.rlipv2.ruled_triplets import found_graph, selection
+from diptych.models.rlipv2.triplet_selection import (
+    ScoreRule,
+    Triplets,
+    best_triplets,
+    entity_graphs,
+    scene_graph,
+    without_repeats,
+)
+from diptych.models.towers.label_encoder import label_encoder
+from diptych.models.towers.label_texts import LabelTexts, label_texts
+
+PAIRS = 100
+"""Given pairs that are related in one pass (fewer for a model with fewer slots)."""
+
+
+class GraphDetector:
+    """Finds the objects of given names and the relations between them, or relates regions that are given (R-Tagger).
+
+    `objects` and `relations` are the names that it was trained with, where there is a closed set: what to ask it by default.
+
+    `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and
+    "metrics" (a dict of numbers).
+    """
+
+    kind: ClassVar[str] = "relation_detector"
+
+    def __init__(
+        self,
+        model: RelationDetector,
+        texts: LabelTexts,
+        images: DetectionImages,
+        name: str,
+        *,
+        lists: LabelLists | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.objects, self.relations = (lists.objects, lists.relations) if lists else ((), ())
+        self.model, self.texts, self.images, self.name = model, texts, images, name
+        self.card = dict(card or {})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of weights and preprocessing as they were when first asked."""
+        return fingerprint(self.model, {"images": to_plain(self.images), "texts": self.texts.spec})
+
+    # ------------------------------------------------------------ use
+
+    def detect(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str] = (),
+        top: int = 100,
+        threshold: float = 0.0,
+        batch_size: int = 16,
+    ) -> list[SceneGraph]:
+        """One graph an image: the `top` best triplets with a score above `threshold`, repeats left out, boxes in pixels. Without
+        `relations`: the `top` best regions and no relations."""
+        if relations:
+            rows = self.triplets(images, objects=objects, relations=relations, top=top, batch_size=batch_size)
+            kept = [(without_repeats(row.rows(row.score_T > threshold)), size) for row, size in rows]
+            lists = LabelLists.asked(objects, relations)
+            return [scene_graph(row, size, lists.objects, lists.relations) for row, size in kept]
+        lists, graphs = LabelLists.asked(objects), []
+        for part, size_B in self._batches(images, batch_size):
+            graphs += entity_graphs(self._said(part, lists), size_B, lists.objects, top=top)
+        return [_above(graph, threshold) for graph in graphs]
+
+    detect_rule: ClassVar[dict[str, str]] = {
+        "triplet_score": "relation x subject x object",
+        "subjects": "their likeliest name",
+        "impossible_pairs": "none known",
+        "cut": "100 best triplets an image",
+        "detector_nms": "triplets of equal names with IoU_s x IoU_o ** .5 above .7; boxes of one name merged from IoU .7",
+    }
+    """What `detect` does, in the words of `TripletRule.declared`."""
+
+    def detect_by(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str],
+        rule: TripletRule,
+        batch_size: int = 16,
+    ) -> list[FoundGraph]:
+        """One graph an image by the rule of a protocol in place of that of `detect`."""
+        lists = LabelLists.asked(objects, relations)
+        asked = selection(rule, lists)
+        found = self.triplets(images, objects=objects, relations=relations, batch_size=batch_size, **asked)
+        return [found_graph(row, size, lists, rule) for row, size in found]
+
+    def triplets(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str],
+        top: int = 100,
+        rule: ScoreRule = "graph",
+        possible_CR: Tensor | None = None,
+        batch_size: int = 16,
+    ) -> list[tuple[Triplets, tuple[int, int]]]:
+        """What evaluation reads: the best triplets of each image, repeats among them, and the image's (height, width) in pixels."""
+        lists = LabelLists.asked(objects, relations)
+        if not lists.relations:
+            raise DataError("the list is empty", field="relations", expected="at least one relation to look for")
+        found: list[tuple[Triplets, tuple[int, int]]] = []
+        for part, size_B in self._batches(images, batch_size):
+            best = best_triplets(self._said(part, lists), top=top, rule=rule, possible_CR=possible_CR)
+            found += zip(best, size_B, strict=True)
+        return found
+
+    def relate(
+        self,
+        images: Sequence[ImageSource],
+        regions: Sequence[Sequence[Region]],
+        *,
+        relations: Sequence[str],
+        objects: Sequence[str] = (),
+        labels_known: bool = True,
+        top: int = 1000,
+    ) -> list[SceneGraph]:
+        """Relations between known regions, for a detector of given regions: every ordered pair of an image is scored with every
+        name, the `top` best are kept (0: all). Regions come back as they are, in their order.
+
+        objects   further names for the list of texts beside the labels of the regions
+        labels_known  must hold: a query is made of a box and its label
+        """
+        if not self.model.shape.given:
+            raise ConfigError(f"{self.name} finds its regions itself (expected a detector trained on given regions)")
+        if not labels_known:
+            raise ConfigError(f"{self.name} does not name regions, it asks for their labels (expected labels_known=True)")
+        if len(images) != len(regions):
+            raise DataError(f"{len(images)} images but regions for {len(regions)}", field="regions", expected="a list an image")
+        names = tuple(dict.fromkeys([*objects, *(region.label for row in regions for region in row)]))
+        lists = LabelLists(names, tuple(relations))
+        return [self._related(image, row, lists, top) for image, row in zip(images, regions, strict=True)]
+
+    def _related(self, image: ImageSource, regions: Sequence[Region], lists: LabelLists, top: int) -> SceneGraph:
+        pixels_HWC = decode(image, exact=True)
+        height, width = pixels_HWC.shape[:2]
+        box_R4 = torch.tensor([region.box for region in regions], dtype=torch.float32).view(-1, 4)
+        corner_R4 = box_R4 / torch.tensor([width, height, width, height])
+        centre_R4 = torch.cat(((corner_R4[:, :2] + corner_R4[:, 2:]) / 2, corner_R4[:, 2:] - corner_R4[:, :2]), 1)
+        label_R = torch.tensor([lists.objects.index(region.label) for region in regions], dtype=torch.int64)
+        edges = []
+        most = min(PAIRS, self.model.relation_decoder.slots or PAIRS)
+        for part in parts(list(permutations(range(len(regions)), 2)), most):
+            subject_N, object_N = torch.tensor(part).unbind(1)
+            given = GivenPairs(
+                centre_R4[subject_N][None],
+                centre_R4[object_N][None],
+                label_R[subject_N][None],
+                label_R[object_N][None],
+                torch.ones(1, len(part), dtype=torch.bool),
+            )
+            said = self._said([pixels_HWC], lists, given)
+            score_NR = said.relation_logit_BSQR[0, -1].sigmoid().cpu()
+            best = score_NR.flatten().sort(descending=True, stable=True).indices[: top or None]
+            for place in best.tolist():
+                pair, relation = divmod(place, len(lists.relations))
+                subject, object_ = part[pair]
+                edges.append(Relation(subject, lists.relations[relation], object_, float(score_NR[pair, relation])))
+        edges.sort(key=lambda edge: -edge.confidence)
+        return SceneGraph(tuple(regions), tuple(edges[: top or None]))
+
+    def _said(self, images: Sequence[Pixels], lists: LabelLists, given: GivenPairs | None = None) -> PairSet:
+        image_BCHW, pixel_BHW = self.images(images)
+        with self._ready() as device:
+            ids, mask = self.texts(lists.texts)
+            text_TD = self.model.labels(ids.to(device), None if mask is None else mask.to(device))
+            if given is not None:
+                given = GivenPairs(*(getattr(given, name).to(device) for name in GivenPairs.__slots__))
+            said: PairSet = self.model.detect(
+                image_BCHW.to(device),
+                text_TD,
+                entities=lists.background + 1,
+                pixel_BHW=None if pixel_BHW is None else pixel_BHW.to(device),
+                given=given,
+            )
+        return said
+
+    def _batches(self, images: Sequence[ImageSource], batch_size: int) -> Iterator[tuple[list[Pixels], list[tuple[int, int]]]]:
+        if self.model.shape.given:
+            raise ConfigError(f"{self.name} relates given regions: call relate(images, regions, relations=...)")
+        for part in parts(images, batch_size):
+            decoded = [decode(image, exact=True) for image in part]
+            yield decoded, [(pixels.shape[0], pixels.shape[1]) for pixels in decoded]
+
+    @contextmanager
+    def _ready(self) -> Iterator[torch.device]:
+        with torch.no_grad(), evaluating(self.model):
+            yield next(self.model.parameters()).device
+
+    # ------------------------------------------------------------ kept
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, README.md, and the tokenizer where there is one; replaces the folder as a whole."""
+        model = self.model
+        config = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "name": self.name,
+            "backbone": model.backbone.spec,
+            "labels": model.labels.spec,
+            "shape": to_plain(model.shape),
+            "images": to_plain(self.images),
+            "texts": self.texts.spec,
+            "lists": {"objects": list(self.objects), "relations": list(self.relations)},
+            "card": self.card,
+        }
+        with atomic_folder(Path(folder)) as work:
+            write_json(work / "config.json", config)
+            save_weights(model, work)
+            self.texts.save(work)
+            (work / "README.md").write_text(self._readme(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The detector of a folder that `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        with torch.random.fork_rng(devices=[]):
+            model = RelationDetector(
+                detection_backbone(**config["backbone"]),
+                label_encoder(**config["labels"]),
+                from_plain(DetectorShape, config["shape"]),
+            )
+        load_weights(model, folder)
+        texts = label_texts(config["texts"], Path(folder))
+        images = from_plain(DetectionImages, config["images"])
+        lists = from_plain(LabelLists, config["lists"])
+        return cls(model.eval(), texts, images, config["name"], lists=lists, card=config.get("card"))
+
+    def _readme(self) -> str:
+        card, shape = self.card, self.model.shape
+        lines = [
+            "---",
+            "library_name: diptych",
+            *([f"license: {card['licence']}"] if card.get("licence") else []),
+            "tags: [object-detection, scene-graphs]",
+            "---",
+            "",
+            f"# {self.name}",
+            "",
+            card.get("description") or "Finds objects of given names in images, and the relations between them, from free text.",
+            "",
+            f"{parameters(self.model):,} parameters; {shape.variant} with {shape.pairs} pair queries, fusion: {shape.fusion}; "
+            f"images at {self.images.size} px.",
+            "",
+            f"Data: {card.get('data') or 'not stated.'}",
+            f"Training: {card.get('recipe') or 'not stated.'}",
+            "",
+            *(f"- {name}: {value}" for name, value in (card.get("metrics") or {}).items()),
+            "",
+            "```python",
+            "import diptych",
+            "",
+            'model = diptych.load("path/to/this/folder")',
+            'graphs = model.detect(images, objects=["person", "horse"], relations=["riding"])',
+            "```",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def _above(graph: SceneGraph, threshold: float) -> SceneGraph:
+    return SceneGraph(tuple(region for region in graph.regions if region.score > threshold))

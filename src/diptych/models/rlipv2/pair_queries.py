@@ -1,0 +1,128 @@
+"""What a decoder of pairs starts from: learned queries of three generations, or regions that are given.
+
+Pair i is the queries i (subject) and N + i (object) of 2N.
+Letters: B batch, Q entity queries (2N), N pairs, C 2 or 4 coordinates, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+HideTwins = Literal["always", "training", "never"]
+EDGE = 1e-5  # boxes are kept so far from 0 and 1 before the inverse sigmoid
+
+
+@dataclass(frozen=True, slots=True)
+class PairQueries:
+    """content_BQD what a query is; reference_BQC where it looks, in 0..1 (None: everywhere); position_BQD how it says so to
+    attention (None: made from the reference box); hidden_BQQ True where a query must not read another."""
+
+    content_BQD: Tensor
+    reference_BQC: Tensor | None = None
+    position_BQD: Tensor | None = None
+    hidden_BQQ: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPairs:
+    """Pairs of known regions: boxes cxcywh in 0..1, labels by number in the list of entity texts, `valid_BN` False on padding."""
+
+    subject_box_BN4: Tensor
+    object_box_BN4: Tensor
+    subject_label_BN: Tensor
+    object_label_BN: Tensor
+    valid_BN: Tensor
+
+
+class AnchorQueries(nn.Module):
+    """A learned vector and a learned box (four logits) a query: DAB-DETR, ParSeDA."""
+
+    def __init__(self, pairs: int, width: int) -> None:
+        super().__init__()
+        self.content_QD = nn.Parameter(torch.randn(2 * pairs, width))
+        self.anchor_Q4 = nn.Parameter(torch.randn(2 * pairs, 4))
+
+    def forward(self, batch: int) -> PairQueries:
+        return PairQueries(_repeat(self.content_QD, batch), _repeat(self.anchor_Q4.sigmoid(), batch))
+
+
+class PointQueries(nn.Module):
+    """A learned vector and a learned position a query, whose reference point is read off the position, subjects and objects each
+    by a layer of their own: Deformable DETR, ParSeD."""
+
+    def __init__(self, pairs: int, width: int) -> None:
+        super().__init__()
+        self.content_QD = nn.Parameter(torch.randn(2 * pairs, width))
+        self.position_QD = nn.Parameter(torch.randn(2 * pairs, width))
+        self.subject_point, self.object_point = nn.Linear(width, 2), nn.Linear(width, 2)
+        for layer in (self.subject_point, self.object_point):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, batch: int) -> PairQueries:
+        subject_ND, object_ND = self.position_QD.chunk(2)
+        point_Q2 = torch.cat((self.subject_point(subject_ND), self.object_point(object_ND))).sigmoid()
+        return PairQueries(_repeat(self.content_QD, batch), _repeat(point_Q2, batch), _repeat(self.position_QD, batch))
+
+
+class FreeQueries(nn.Module):
+    """A learned position a query and nothing else; it looks everywhere: DETR, ParSe."""
+
+    def __init__(self, pairs: int, width: int) -> None:
+        super().__init__()
+        self.position_QD = nn.Parameter(torch.randn(2 * pairs, width))
+
+    def forward(self, batch: int) -> PairQueries:
+        position_BQD = _repeat(self.position_QD, batch)
+        return PairQueries(torch.zeros_like(position_BQD), None, position_BQD)
+
+
+class GivenQueries(nn.Module):
+    """Regions in place of learned queries: RLIPv2's R-Tagger. A query's content is the encoded text of its label (no gradient), its
+    reference the given box.
+
+    Two slots with the same box and label hide from each other: one could tell the other what it must reconstruct. Padding is hidden
+    from all (it still sees itself, so no row of attention is empty).
+
+    hide_twins   when slots with the same box and label hide: "always"; "training", as released, whose queries in evaluation see each
+                 other; "never" (where the release pads a batch, which it nearly always does, its mask is off in training too)
+    point   False: the given box is the reference, and its sine the position (as anchors are)
+            True: the released wiring. The position is a linear layer of the box's logits, and the first reference a point that two
+            further layers read off it
+    """
+
+    def __init__(self, width: int, *, point: bool = False, hide_twins: HideTwins = "always") -> None:
+        super().__init__()
+        self.point, self.hide_twins = point, hide_twins
+        if point:
+            self.box = nn.Linear(4, width)
+            self.subject_point, self.object_point = nn.Linear(width, 2), nn.Linear(width, 2)
+
+    def forward(self, given: GivenPairs, text_BTD: Tensor) -> PairQueries:
+        """`text_BTD` are the entity texts as the decoder sees them."""
+        box_BQ4 = torch.cat((given.subject_box_BN4, given.object_box_BN4), 1)
+        label_BQ = torch.cat((given.subject_label_BN, given.object_label_BN), 1)
+        text_BTD = text_BTD.detach().expand(len(box_BQ4), -1, -1)
+        content_BQD = text_BTD.gather(1, label_BQ[..., None].expand(-1, -1, text_BTD.shape[-1]))
+        reference_BQC, position_BQD = box_BQ4, None
+        if self.point:
+            position_BQD = self.box(box_BQ4.logit(EDGE))
+            subject_BND, object_BND = position_BQD.chunk(2, 1)
+            reference_BQC = torch.cat((self.subject_point(subject_BND), self.object_point(object_BND)), 1).sigmoid()
+        return PairQueries(content_BQD, reference_BQC, position_BQD, self._hidden(box_BQ4, label_BQ, given.valid_BN))
+
+    def _hidden(self, box_BQ4: Tensor, label_BQ: Tensor, valid_BN: Tensor) -> Tensor:
+        hidden_BQQ = ~valid_BN.repeat(1, 2)[:, None].expand(-1, label_BQ.shape[1], -1)
+        if self.hide_twins == "always" or (self.hide_twins == "training" and self.training):
+            same_BQQ = (box_BQ4[:, :, None] == box_BQ4[:, None]).all(-1) & (label_BQ[:, :, None] == label_BQ[:, None])
+            hidden_BQQ = hidden_BQQ | same_BQQ
+        itself_QQ = torch.eye(label_BQ.shape[1], dtype=torch.bool, device=label_BQ.device)
+        return hidden_BQQ & ~itself_QQ
+
+
+def _repeat(x_QD: Tensor, batch: int) -> Tensor:
+    return x_QD[None].expand(batch, -1, -1)

@@ -1,0 +1,187 @@
+"""The released RLIPv2 models: how to build them, and their tensors under the names of the released checkpoints.
+
+`build("resnet50")` is the architecture; `load_released` fills it, `from_released` and `to_released` translate its state dict.
+What the release holds and ours does not, because it computes nothing of its own: a second name for every box head (the heads of both
+decoders stand at the top once more; a file that keeps shared tensors once may have either name), the numbering buffers of RoBERTa and
+Swin, one bias a branch of the multi-branch fusion (only their sum matters), gate vectors where a gate reads their first number or none,
+and the learned queries of the R-Tagger.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.models.detection.backbone import detection_backbone
+from diptych.models.rlipv2.names import NUMBERING, QUERY_PARTS, gate_of, names, rename
+from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
+from diptych.models.rlipv2.tensors import joined, split
+from diptych.models.towers.label_encoder import label_encoder
+
+BACKBONES = {
+    "resnet50": {"name": "timm:resnet50", "frozen_norm": True},
+    "swin_tiny": {"name": "timm:swin_tiny_patch4_window7_224", "drop_path": 0.2},
+    "swin_large": {"name": "timm:swin_large_patch4_window7_224", "drop_path": 0.5},
+}
+"""Arguments of `detection_backbone`."""
+FROZEN = {
+    "resnet50": r"^backbone\.net\.(conv1|layer1)\.",
+    "swin_tiny": r"^backbone\..*(norm|relative_position_bias_table)",
+    "swin_large": r"^backbone\..*(norm|relative_position_bias_table)",
+}
+"""What the release never trains, as a regular expression over parameter names: stem and first stage of ResNet; norms and position
+tables of Swin, also the norms behind its stages. Nothing outside the backbone."""
+ROBERTA = {
+    "model_type": "roberta",
+    "vocab_size": 50265,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+"""roberta-base."""
+
+
+PUBLISHED = DetectorShape(in_padded=True, relation_boxes=True, released_masks=True)
+"""RLIPv2-ParSeDA with ALIF, exact as released, its attention masks included: before training on, mind `released_masks`."""
+
+
+def build(backbone: str, **changes: Any) -> RelationDetector:
+    """A released architecture with fresh weights: RLIPv2-ParSeDA, or what `changes` (fields of `DetectorShape`) make of it.
+
+    pairs    100 for pre-training, V-COCO and Open Images, 64 for HICO-DET
+    variant  "parsed" is RLIPv2-ParSeD (`mlp_width=1024` with ResNet-50), and with `given=True, given_point=True,
+             hide_twins="training"` the R-Tagger (`relation_start` "slots" with ResNet-50, "both" with Swin)
+    fusion   "late": MDETR's fusion behind the decoders, the baseline of ALIF; "none"
+    gate     "vector" for checkpoints trained with GLIP's gate, the R-Tagger with ResNet-50 among them
+    """
+    if backbone not in BACKBONES:
+        raise UnknownName("published backbone", backbone, BACKBONES)
+    if changes.get("variant") == "parse":
+        raise ConfigError("variant 'parse' is not among the released RLIPv2 models (expected parseda | parsed)")
+    return RelationDetector(
+        detection_backbone(**BACKBONES[backbone]),  # type: ignore[arg-type]
+        label_encoder("hf", config=ROBERTA),
+        replace(PUBLISHED, **{"centred": backbone != "resnet50", **changes}),
+    )
+
+
+def from_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHED) -> dict[str, Tensor]:
+    """The state dict of a detector of this shape, from that of a released model (the entry "model" of its checkpoint file).
+
+    Tensors without a place raise a `ConfigError` that names them all. Those that the release holds and never reads in a model of this
+    shape, and gate vectors of which a scalar gate reads only the first number although the others differ, are named in a warning.
+    """
+    table, gate = names(shape), getattr(gate_of(shape), "gate", None)
+    out: dict[str, Tensor] = {}
+    strange, idle = [], []
+    for name, tensor in joined(tensors, shape).items():
+        if re.fullmatch(NUMBERING, name):
+            continue
+        ours = rename(name, table, released=True)
+        if name in _unread(shape):
+            idle.append(name)
+        elif ours is None or (_of_relation_boxes(name) and not shape.relation_boxes and not _silent(name, tensor)):
+            strange.append(name)
+        elif (_of_relation_boxes(name) and not shape.relation_boxes) or (ours.endswith("_gate.gate") and gate is None):
+            idle.append(name)
+        elif ours.endswith("_gate.gate") and gate is not None and gate.numel() == 1:
+            out[ours] = tensor[:1]
+        else:
+            out[ours] = tensor
+    if strange:
+        raise ConfigError(f"{_listed(strange)} no place in {_title(shape)} (expected weights of that released architecture)")
+    if idle:
+        warnings.warn(f"not read, since {_title(shape)} computes nothing with them: {', '.join(idle)}", stacklevel=2)
+    if cut := _cut_gates(tensors, shape):
+        warnings.warn(cut, stacklevel=2)
+    return out
+
+
+def to_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHED) -> dict[str, Tensor]:
+    """The state dict of a released model, from that of a detector of this shape. Writes also what computes nothing of its own: see
+    `rlipv2_tensors.split`."""
+    table = names(shape)
+    renamed = {name: rename(name, table, released=False) for name in tensors}
+    if strange := [name for name, theirs in renamed.items() if theirs is None]:
+        raise ConfigError(f"{_listed(strange)} no place in the released {_title(shape)}")
+    return split({str(theirs): tensors[name] for name, theirs in renamed.items()}, shape)
+
+
+def load_released(model: RelationDetector, tensors: Mapping[str, Tensor]) -> None:
+    """Puts released weights into a model of the same architecture, all or nothing: a `ConfigError` names every tensor that is left
+    over, missing or of another size, and gates that the model's would cut short."""
+    if cut := _cut_gates(tensors, model.shape):
+        raise ConfigError(cut)
+    read, held = from_released(tensors, model.shape), model.state_dict()
+    problems = [f"not in the model: {', '.join(extra)}"] if (extra := sorted(read.keys() - held.keys())) else []
+    problems += [f"not in the file: {', '.join(missing)}"] if (missing := sorted(held.keys() - read.keys())) else []
+    sizes = [
+        f"{name} {list(read[name].shape)} for {list(held[name].shape)}"
+        for name in sorted(read.keys() & held.keys())
+        if read[name].shape != held[name].shape
+    ]
+    problems += [f"of another size: {', '.join(sizes)}"] if sizes else []
+    if problems:
+        raise ConfigError(f"the file is not of this {_title(model.shape)}; " + "; ".join(problems))
+    model.load_state_dict(read)
+
+
+def _title(shape: DetectorShape) -> str:
+    kind = {"parse": "ParSe", "parsed": "ParSeD", "parseda": "ParSeDA"}[shape.variant]
+    return f"RLIPv2-{kind}" + (" of given regions" if shape.given else "") + f" with fusion={shape.fusion!r}"
+
+
+def _listed(names_: list[str]) -> str:
+    return f"tensor {names_[0]!r} has" if len(names_) == 1 else f"{len(names_)} tensors ({', '.join(names_)}) have"
+
+
+def _unread(shape: DetectorShape) -> tuple[str, ...]:
+    """Learned queries, and a fusion of subject and object, that the release keeps in every model and reads in others only."""
+    start = shape.relation_start
+    if shape.variant == "parseda":
+        fusion = tuple(f"transformer.verb_tgt_generator.fc_{n}.{kind}" for n in (1, 2, 3) for kind in ("weight", "bias"))
+        return {"slots": fusion, "fused": ("verb_tgt_embed.weight",)}.get(start or "both", ())
+    if shape.given:
+        return ("query_embed.weight", *(("transformer.verb_tgt.weight",) if start == "fused" else ()))
+    return (QUERY_PARTS[2],) if start == "fused" else ()
+
+
+def _cut_gates(tensors: Mapping[str, Tensor], shape: DetectorShape) -> str:
+    """What there is to say about gate vectors with different numbers a channel, of which a scalar gate reads the first. (One that the
+    release trained as a scalar gate has the same number in all other places.)"""
+    if not shape.gate.startswith("scalar"):
+        return ""
+    gates = [name for name in sorted(tensors) if re.fullmatch(r".+\.VLFuse_layers\.\d+\.b_attn\.gamma_[vl]", name)]
+    cut = [name for name in gates if _differs(tensors[name][1:])]
+    if not cut:
+        return ""
+    return (
+        f"only the first number is read, since gate={shape.gate!r} has one for all channels, though the others differ "
+        f"(a checkpoint of per-channel gates needs gate='vector' or 'vector_tanh'): {', '.join(cut)}"
+    )
+
+
+def _of_relation_boxes(name: str) -> bool:
+    return re.match(r"transformer\.verb_decoder\.(sub|obj)_bbox_embed\.", name) is not None
+
+
+def _silent(name: str, tensor: Tensor) -> bool:
+    """Part of a box head that moves no box: its last layer is zero."""
+    return ".layers.2." not in name or tensor.is_meta or not bool(tensor.any())
+
+
+def _differs(tensor: Tensor) -> bool:
+    return not tensor.is_meta and bool((tensor != tensor[:1]).any())

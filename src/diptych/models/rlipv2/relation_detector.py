@@ -1,0 +1,375 @@
+"""Detectors of relations from free label texts: ParSe, ParSeD, ParSeDA (RLIP, 2209.01814; RLIPv2, 2308.09351), assembled.
+
+Letters: B images, S decoder layers, Q pair queries, E = 2Q entity queries (subjects, then objects), C entity texts (the last is
+"no objects"), R relation texts, T = C + R, L text tokens, D width. Given pairs are N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.detection.backbone import DetectionBackbone
+from diptych.models.detection.decoder_layer import DecoderLayer
+from diptych.models.detection.deformable_attention import DeformableAttention
+from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder, LanguageLayer
+from diptych.models.detection.feature_pyramid import FeaturePyramid
+from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
+from diptych.models.pairs.label_classifier import LabelClassifier
+from diptych.models.rlipv2.language_fusion import GATES, BidirectionalFusion, GateKind, LateFusion
+from diptych.models.rlipv2.pair_decoder import EntityDecoder, RelationDecoder, RelationPosition, RelationStart
+from diptych.models.rlipv2.pair_queries import AnchorQueries, FreeQueries, GivenPairs, GivenQueries, HideTwins, PointQueries
+from diptych.models.towers.label_encoder import LabelEncoder
+
+Variant = Literal["parse", "parsed", "parseda"]
+Fusion = Literal["alif", "late", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorShape:
+    """Everything about a `RelationDetector` but its backbone and label encoder. Defaults: RLIPv2-ParSeDA, as published.
+
+    variant          parse: on DETR; parsed: on Deformable DETR; parseda: on DAB-Deformable-DETR
+    pairs            Q, pair queries (the published 200 queries are 100 pairs)
+    given            queries are given regions (R-Tagger); given_point: with the released wiring (`GivenQueries`)
+    hide_twins       see `GivenQueries`: "training" as released
+    relation_start   what relation queries start from, and with it where they say to be (`RelationDecoder`). Published: "both", a tagger
+                     with ResNet "slots"; "fused" is released too. None: "both", but for given pairs "fused" at the pair's own box
+    fusion           alif: in the encoder; late: behind the decoders; none
+    fusion_before    encoder depths before which ALIF meets the labels
+    released_masks   attention masks as the release applies them: labels read padded places of the coarsest level, and in training texts
+                     whose encoded numbers sum to 0 or less (its test for padding, which about half of all texts fail) are hidden
+                     from other texts and, under late fusion, from queries. False: padding is hidden, texts never
+    fusion_width     of all heads of a meeting; language_heads, language_mlp: of the layers among labels behind it
+    gate, gate_start see `language_fusion.Gate`; None starts it at 1 / levels
+    layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
+                     off, or under another fusion: all against the last
+    text_scale       see `LabelClassifier`
+    norm_groups      see `feature_pyramid.FeaturePyramid`; None is the published 32 at the published width
+    centred          see `sine_position.map_sine`: True for Swin, False for ResNet as released
+    in_padded        see `pair_decoder.BoxPosition`: True as released
+    relation_boxes   see `pair_decoder.RelationDecoder`: True as released (not with parse, which has no references)
+    """
+
+    variant: Variant = "parseda"
+    pairs: int = 100
+    given: bool = False
+    given_point: bool = False
+    hide_twins: HideTwins = "always"
+    relation_start: RelationStart | None = None
+    width: int = 256
+    heads: int = 8
+    mlp_width: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 3
+    levels: int = 4
+    points: int = 4
+    branches: int = 16
+    dropout: float = 0.0
+    norm_groups: int | None = None
+    centred: bool = False
+    in_padded: bool = False
+    relation_boxes: bool = False
+    fusion: Fusion = "alif"
+    fusion_before: tuple[int, ...] = (0, 2, 4)
+    fusion_width: int = 2048
+    fusion_dropout: float = 0.1
+    coarsest_only: bool = True
+    released_masks: bool = False
+    gate: GateKind = "scalar"
+    gate_start: float | None = None
+    language_layers: int = 1
+    language_heads: int = 12
+    language_mlp: int = 3072
+    layer_texts: bool = True
+    text_scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("variant", ("parse", "parsed", "parseda")),
+            ("fusion", ("alif", "late", "none")),
+            ("gate", GATES),
+            ("hide_twins", get_args(HideTwins)),
+            ("relation_start", (None, *get_args(RelationStart))),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"unknown {name} {getattr(self, name)!r} (expected {' | '.join(map(str, known))})")
+        if self.width % 4 or self.width % self.heads:
+            raise ConfigError(f"width {self.width} with {self.heads} heads (expected a multiple of 4 and of the heads)")
+        if self.norm_groups is not None and (self.norm_groups < 1 or self.width % self.norm_groups):
+            raise ConfigError(f"{self.norm_groups} norm_groups for a width of {self.width} (expected a divisor of the width)")
+        if min(self.pairs, self.encoder_layers, self.decoder_layers) < 1:
+            raise ConfigError("a detector needs one pair query, one encoder layer and one decoder layer or more")
+        if self.variant == "parse" and (self.levels != 1 or self.given):
+            raise ConfigError("variant 'parse' reads one level and has no given queries (expected levels=1, given=False)")
+        if self.variant == "parse" and self.relation_start is not None:
+            raise ConfigError("relations of variant 'parse' start from zero (expected relation_start=None)")
+        if self.fusion == "alif" and self.layer_texts and len(self.fusion_before) != self.decoder_layers:
+            raise ConfigError(
+                f"{len(self.fusion_before)} meetings for {self.decoder_layers} decoder layers "
+                "(expected as many, or layer_texts=False)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PairSet:
+    """What a relation detector says, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
+    image without its padding; logits are raw: a softmax over C for entities, R sigmoids for relations.
+
+    relation_text_RD   the relation texts as encoded, before they met any image: what label similarity is measured by
+    """
+
+    subject_box_BSQ4: Tensor
+    object_box_BSQ4: Tensor
+    subject_logit_BSQC: Tensor
+    object_logit_BSQC: Tensor
+    relation_logit_BSQR: Tensor
+    relation_text_RD: Tensor
+
+
+class RelationDetector(nn.Module):
+    """Images and label texts to pairs with relations.
+
+    >>> from diptych.models.detection.backbone import detection_backbone
+    >>> from diptych.models.towers.label_encoder import label_encoder
+    >>> shape = DetectorShape(width=32, heads=2, mlp_width=32, levels=2, encoder_layers=1, decoder_layers=1, pairs=3,
+    ...     fusion_before=(0,), fusion_width=32, language_heads=2, language_mlp=32)
+    >>> detector = RelationDetector(detection_backbone("conv_tiny"), label_encoder("vectors", width=16), shape)
+    >>> said = detector(torch.rand(1, 3, 64, 64), torch.rand(5, 16), entities=3)
+    >>> list(said.relation_logit_BSQR.shape)
+    [1, 1, 3, 2]
+    """
+
+    def __init__(self, backbone: DetectionBackbone, labels: LabelEncoder, shape: DetectorShape) -> None:
+        super().__init__()
+        self.backbone, self.labels, self.shape = backbone, labels, shape
+        width, pairs, dense = shape.width, shape.pairs, shape.variant == "parse"
+        self.pyramid = FeaturePyramid(
+            backbone.channels, width, levels=shape.levels, centred=shape.centred, groups=shape.norm_groups
+        )
+        self.encoder = _encoder(shape, labels.width)
+        anchors = not dense and (shape.variant == "parseda" or shape.given) and not (shape.given and shape.given_point)
+        self.entity_decoder = EntityDecoder(_decoder_layers(shape), width, anchors=anchors, in_padded=shape.in_padded)
+        self.relation_decoder = _relation_decoder(shape)
+        self.late_entities = self.late_relations = None
+        if shape.fusion == "late":
+            self.late_entities, self.late_relations = (
+                LateFusion(width, shape.heads, mlp_width=shape.mlp_width, layers=shape.decoder_layers, dropout=shape.dropout)
+                for _ in range(2)
+            )
+        self.reset_parameters()
+        if shape.relation_boxes and not dense:
+            self.relation_decoder.add_boxes(self.entity_decoder)
+        # Behind the general initialisation: these keep their own.
+        self.queries: nn.Module = (
+            GivenQueries(width, point=shape.given_point, hide_twins=shape.hide_twins)
+            if shape.given
+            else {"parseda": AnchorQueries, "parsed": PointQueries, "parse": FreeQueries}[shape.variant](pairs, width)
+        )
+        self.narrow = nn.Sequential(
+            nn.Linear(labels.width, width), nn.LayerNorm(width, eps=1e-12), nn.Dropout(shape.fusion_dropout)
+        )
+        self.classifier = LabelClassifier(width, scale=shape.text_scale)
+
+    def reset_parameters(self) -> None:
+        """The published start of encoder and decoders: every matrix Xavier-uniform, then the parts that have a start of their own."""
+        for part in (self.encoder, self.entity_decoder, self.relation_decoder, self.late_entities, self.late_relations):
+            if part is None:
+                continue
+            learned = {id(query) for query in (self.relation_decoder.content_QD, self.relation_decoder.position_ND)}
+            for parameter in part.parameters():
+                if parameter.ndim > 1 and id(parameter) not in learned:
+                    nn.init.xavier_uniform_(parameter)
+            for module in part.modules():
+                if isinstance(module, DeformableAttention | MultiBranchFusion):
+                    module.reset_parameters()
+        self.entity_decoder.reset_boxes()
+
+    def forward(
+        self,
+        image_BCHW: Tensor,
+        label_TL: Tensor,
+        label_mask_TL: Tensor | None = None,
+        *,
+        entities: int,
+        pixel_BHW: Tensor | None = None,
+        given: GivenPairs | None = None,
+    ) -> PairSet:
+        """label_TL   token ids (or what the label encoder takes) of C entity texts, "no objects" the last of them, then of the
+                   relation texts; one list for the whole batch, encoded once
+        entities   C
+        pixel_BHW  True at real pixels; None when no image is padded
+        given      the pairs, for a detector of given regions
+        """
+        return self.detect(image_BCHW, self.labels(label_TL, label_mask_TL), entities=entities, pixel_BHW=pixel_BHW, given=given)
+
+    def detect(
+        self,
+        image_BCHW: Tensor,
+        text_TD: Tensor,
+        *,
+        entities: int,
+        pixel_BHW: Tensor | None = None,
+        given: GivenPairs | None = None,
+    ) -> PairSet:
+        """The same for labels that are encoded already (`self.labels`): encode a list once for many batches."""
+        self._check(image_BCHW, text_TD, entities, given)
+        pyramid = self.pyramid(self.backbone(image_BCHW), pixel_BHW)
+        hidden_T = ~(text_TD.sum(-1) > 0) if self.shape.released_masks and self.training else None
+        pyramid, met = self.encoder(pyramid, text_TD.expand(len(image_BCHW), -1, -1), hidden_T)
+        text_SXTD = [self.narrow(text) for text in met] or [self.narrow(text_TD)]
+        if isinstance(self.queries, GivenQueries):
+            assert given is not None
+            queries = self.queries(given, text_SXTD[-1][..., :entities, :])
+        else:
+            queries = self.queries(len(image_BCHW))
+        entity_BSED, box_BSE4 = self.entity_decoder(queries, pyramid)
+        hidden_BNN = None if given is None else _padding(given.valid_BN)
+        relation_BSQD = self.relation_decoder(entity_BSED[:, -1], box_BSE4[:, -1], pyramid, hidden_BNN)
+        text = self._decoder_texts(text_SXTD, len(image_BCHW))
+        if self.late_entities is not None:
+            hidden = (None, None) if hidden_T is None else (hidden_T[:entities], hidden_T[entities:])
+            decoded = entity_BSED[:, -1], relation_BSQD[:, -1]
+            entity_BSED, relation_BSQD, text = self._fuse_late(*decoded, text, entities, given, hidden)
+            # Published: the boxes too are read off the fused queries, while references stay those of the decoder.
+            box_BSE4 = self.entity_decoder.read_boxes(entity_BSED, queries.reference_BQC, box_BSE4)
+        text = self.classifier.texts(text)
+        subject_box, object_box = box_BSE4.chunk(2, 2)
+        subject_logit, object_logit = self.classifier.entities(entity_BSED, text[..., :entities, :]).chunk(2, 2)
+        relation_logit = self.classifier.relations(relation_BSQD, text[..., entities:, :])
+        return PairSet(subject_box, object_box, subject_logit, object_logit, relation_logit, text_TD[entities:])
+
+    def _decoder_texts(self, texts: list[Tensor], batch: int) -> Tensor:
+        """What decoder layers are classified against: one list for all, [T, D] (late fusion: [B, T, D]), or one a layer, [B, S, T, D]."""
+        if self.late_entities is not None:
+            return texts[-1].expand(batch, -1, -1)
+        if len(texts) == 1 and texts[0].ndim == 2:
+            return texts[0]
+        chosen = texts if self.shape.layer_texts else [texts[-1]] * self.shape.decoder_layers
+        return torch.stack(chosen, 1)
+
+    def _fuse_late(
+        self,
+        entity_BED: Tensor,
+        relation_BQD: Tensor,
+        text_BTD: Tensor,
+        entities: int,
+        given: GivenPairs | None,
+        hidden: tuple[Tensor | None, Tensor | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """entity_BSED, relation_BSQD and text_BSTD after each layer of late fusion, from the decoders' last contents."""
+        assert self.late_entities is not None
+        assert self.late_relations is not None
+        valid_BN = None if given is None else given.valid_BN
+        valid_BE = None if valid_BN is None else valid_BN.repeat(1, 2)
+        entity_BSED, name_BSCD = self.late_entities(entity_BED, text_BTD[:, :entities], valid_BE, hidden[0])
+        relation_BSQD, name_BSRD = self.late_relations(relation_BQD, text_BTD[:, entities:], valid_BN, hidden[1])
+        return entity_BSED, relation_BSQD, torch.cat((name_BSCD, name_BSRD), 2)
+
+    def _check(self, image_BCHW: Tensor, text_TD: Tensor, entities: int, given: GivenPairs | None) -> None:
+        least = self.backbone.strides[-1]
+        if image_BCHW.ndim != 4 or image_BCHW.shape[1] != 3 or min(image_BCHW.shape[2:]) < least:
+            raise ShapeError(f"images must be [B, 3, H, W] with sides of {least} pixels or more, got {list(image_BCHW.shape)}")
+        if not 2 <= entities <= len(text_TD):
+            raise ShapeError(
+                f"{entities} entity texts of {len(text_TD)} texts (expected 2 or more, the background among them, and at most all)"
+            )
+        if (given is not None) != self.shape.given:
+            raise ConfigError(
+                "this detector finds its regions itself (given=False in its shape); it takes no given pairs"
+                if given is not None
+                else "this detector relates given regions (given=True in its shape): pass given="
+            )
+        slots = self.relation_decoder.slots
+        if given is not None and slots is not None and given.valid_BN.shape[1] > slots:
+            raise ShapeError(f"{given.valid_BN.shape[1]} given pairs for {slots} slots (expected at most as many)")
+
+
+def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
+    layers = [
+        EncoderLayer(
+            shape.width,
+            shape.heads,
+            mlp_width=shape.mlp_width,
+            levels=shape.levels,
+            points=shape.points,
+            dense=shape.variant == "parse",
+            dropout=shape.dropout,
+        )
+        for _ in range(shape.encoder_layers)
+    ]
+    if shape.fusion != "alif":
+        return FusedEncoder(layers)
+    fusions = [
+        BidirectionalFusion(
+            shape.width,
+            label_width,
+            width=shape.fusion_width,
+            heads=shape.heads,
+            gate=shape.gate,
+            gate_start=1 / shape.levels if shape.gate_start is None else shape.gate_start,
+            dropout=shape.fusion_dropout,
+        )
+        for _ in shape.fusion_before
+    ]
+    language = [
+        [
+            LanguageLayer(label_width, shape.language_heads, mlp_width=shape.language_mlp, dropout=shape.fusion_dropout)
+            for _ in range(shape.language_layers)
+        ]
+        for _ in shape.fusion_before
+    ]
+    return FusedEncoder(
+        layers,
+        fusions,
+        language,
+        fusion_before=shape.fusion_before,
+        coarsest_only=shape.coarsest_only,
+        read_padding=shape.released_masks,
+    )
+
+
+def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
+    position: RelationPosition
+    start: RelationStart | Literal["zero"]
+    if shape.variant == "parse":
+        position, start = "entities", "zero"
+    elif shape.variant == "parseda" or (shape.given and shape.relation_start is None):
+        position, start = "box", shape.relation_start or ("fused" if shape.given else "both")
+    else:
+        start = shape.relation_start or "both"
+        position = "entities" if start == "slots" else "learned"
+    return RelationDecoder(
+        _decoder_layers(shape),
+        shape.width,
+        shape.pairs,
+        position=position,
+        start=start,
+        branches=shape.branches,
+        in_padded=shape.in_padded,
+    )
+
+
+def _decoder_layers(shape: DetectorShape) -> list[DecoderLayer]:
+    return [
+        DecoderLayer(
+            shape.width,
+            shape.heads,
+            mlp_width=shape.mlp_width,
+            levels=shape.levels,
+            points=shape.points,
+            dense=shape.variant == "parse",
+            dropout=shape.dropout,
+        )
+        for _ in range(shape.decoder_layers)
+    ]
+
+
+def _padding(valid_BN: Tensor) -> Tensor:
+    """True where a slot must not read another: the other is padding."""
+    itself_NN = torch.eye(valid_BN.shape[1], dtype=torch.bool, device=valid_BN.device)
+    return ~valid_BN[:, None] & ~itself_NN

@@ -1,0 +1,84 @@
+"""Pooling by attention: one query reads all tokens.  Letters: B batch, P patches, D width, H heads, E width of a head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError
+from diptych.models.layers.transformer import activation
+
+
+class AttentionPool(nn.Module):
+    """[B, P, D] to [B, D] by one learned query and a block's MLP: SigLIP's head (2303.15343), the "MAP head" of 2106.04560.
+
+    y = attention(query; tokens), then y + mlp(norm(y)). The query is not added to what it reads, so without tokens that differ the
+    answer is the same for every image.
+    """
+
+    def __init__(self, width: int, heads: int, *, mlp_width: int, act: str = "gelu", eps: float = 1e-6) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(
+                f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
+            )
+        self.heads = heads
+        self.query_D = nn.Parameter(torch.empty(width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.mlp_in = nn.Linear(width, mlp_width)
+        self.act = activation(act)
+        self.mlp_out = nn.Linear(mlp_width, width)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The published start: query and attention Xavier-uniform, the MLP too with biases of 1e-6."""
+        nn.init.xavier_uniform_(self.query_D[None])
+        for layer in (self.q, self.kv, self.out, self.mlp_in, self.mlp_out):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.mlp_in.bias, std=1e-6)
+        nn.init.normal_(self.mlp_out.bias, std=1e-6)
+
+    def forward(self, tokens_BPD: Tensor) -> Tensor:
+        q_1HE = self.q(self.query_D.to(tokens_BPD.dtype)).unflatten(-1, (1, self.heads, -1)).transpose(0, 1)
+        k_BHPE, v_BHPE = self.kv(tokens_BPD).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        read_BH1E = F.scaled_dot_product_attention(q_1HE.expand(tokens_BPD.shape[0], -1, -1, -1), k_BHPE, v_BHPE)
+        y_BD: Tensor = self.out(read_BH1E.flatten(1))
+        thought_BD: Tensor = self.mlp_out(self.act(self.mlp_in(self.norm(y_BD))))
+        return y_BD + thought_BD
+
+
+class MeanQueryPool(nn.Module):
+    """[B, P, D] to [B, out] where the mean token is the query: the head of CLIP's residual networks (2103.00020).
+
+    The mean is put before the tokens, all get a learned position, and the mean reads all of them, itself too. The last projection has
+    a bias and leads into the joint space: a dual encoder projects such a tower no further.
+    """
+
+    def __init__(self, width: int, heads: int, *, places: int, out: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(
+                f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
+            )
+        self.heads = heads
+        self.position_PD = nn.Parameter(torch.randn(places + 1, width) * width**-0.5)
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, out)
+        for layer in (self.q, self.k, self.v, self.out):  # as published; biases keep PyTorch's start
+            nn.init.normal_(layer.weight, std=width**-0.5)
+
+    def forward(self, tokens_BPD: Tensor) -> Tensor:
+        x_BPD = torch.cat([tokens_BPD.mean(1, keepdim=True), tokens_BPD], dim=1) + self.position_PD.to(tokens_BPD.dtype)
+        q_BH1E, k_BHPE, v_BHPE = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.q, x_BPD[:, :1]), (self.k, x_BPD), (self.v, x_BPD))
+        )
+        read_BH1E = F.scaled_dot_product_attention(q_BH1E, k_BHPE, v_BHPE)
+        pooled_BD: Tensor = self.out(read_BH1E.flatten(1))
+        return pooled_BD

@@ -1,0 +1,98 @@
+"""CLIP's residual network (2103.00020).  Letters: B batch, C channel, H W, P places, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.towers.attention_pool import MeanQueryPool
+from diptych.models.towers.outputs import Tokens, Tower
+
+STRIDE = 32
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions beside a shortcut. Where the map shrinks, an average pool stands before a convolution of stride 1."""
+
+    def __init__(self, inside: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv_1, self.norm_1 = nn.Conv2d(inside, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv_2, self.norm_2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv_3, self.norm_3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+        self.shrink = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        fits = stride == 1 and inside == 4 * width
+        self.short = nn.Identity() if fits else nn.Conv2d(inside, 4 * width, 1, bias=False)
+        self.short_norm = nn.Identity() if fits else nn.BatchNorm2d(4 * width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y_BCHW = self.norm_1(self.conv_1(x_BCHW)).relu()
+        y_BCHW = self.shrink(self.norm_2(self.conv_2(y_BCHW)).relu())
+        y_BCHW = self.norm_3(self.conv_3(y_BCHW))
+        out_BCHW: Tensor = (y_BCHW + self.short_norm(self.short(self.shrink(x_BCHW)))).relu()
+        return out_BCHW
+
+
+class CLIPResNet(Tower):
+    """Square images [B, 3, image_size, image_size] to a grid of places and one vector in the joint space, `out` wide.
+
+    What differs from the common ResNet-D: three convolutions and an average pool at the start, average pools instead of strides, and
+    attention in place of the last average. `depths` are blocks a stage; `width` is the first stage's, in channels; the last has
+    32 times as many, cut into `heads`. Batch norms count the whole batch: gradient caching, which reads it in pieces, is not exact here.
+    """
+
+    projects = True
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        heads: int = 32,
+        out: int = 1024,
+    ) -> None:
+        super().__init__()
+        if image_size % STRIDE:
+            raise ConfigError(f"images of {image_size} pixels do not fit this tower (expected a multiple of {STRIDE})")
+        if len(depths) != 4:
+            raise ConfigError(f"depths has {len(depths)} stages (expected 4)")
+        self.image_size, self.width, self._channels = image_size, out, 32 * width
+        self.conv_1, self.norm_1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width // 2)
+        self.conv_2, self.norm_2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False), nn.BatchNorm2d(width // 2)
+        self.conv_3, self.norm_3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.shrink = nn.AvgPool2d(2)
+        self.stages, inside = nn.ModuleList(), width
+        for stage, depth in enumerate(depths):
+            blocks: list[nn.Module] = []
+            for place in range(depth):
+                blocks.append(Bottleneck(inside, width * 2**stage, stride=2 if stage and not place else 1))
+                inside = 4 * width * 2**stage
+            self.stages.append(nn.Sequential(*blocks))
+        self.pool = MeanQueryPool(inside, heads, places=(image_size // STRIDE) ** 2, out=out)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As published: the last norm of every block starts at zero, so that each block starts as its shortcut."""
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.norm_3.weight)
+
+    @property
+    def token_width(self) -> int:
+        return self._channels
+
+    def forward(self, image_BCHW: Tensor) -> Tokens:
+        if image_BCHW.shape[1:] != (3, self.image_size, self.image_size):
+            expected = ["B", 3, self.image_size, self.image_size]
+            raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
+        x_BCHW = image_BCHW
+        for conv, norm in ((self.conv_1, self.norm_1), (self.conv_2, self.norm_2), (self.conv_3, self.norm_3)):
+            x_BCHW = norm(conv(x_BCHW)).relu()
+        x_BCHW = self.shrink(x_BCHW)
+        for blocks in self.stages:
+            x_BCHW = blocks(x_BCHW)
+        tokens_BPD = x_BCHW.flatten(2).transpose(1, 2)
+        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), self.pool(tokens_BPD))

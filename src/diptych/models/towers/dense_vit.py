@@ -1,0 +1,117 @@
+"""A vision transformer for dense features: two class tokens, layer scale, masked patches, images of any size (TIPS, 2410.16512).
+
+Letters: B batch, C channel, H W, P patches, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.layers.transformer import Block, Transformer
+from diptych.models.towers.outputs import Tokens, Tower
+
+
+@dataclass(frozen=True, slots=True)
+class DenseTokens(Tokens):
+    """`Tokens`, and the second class token."""
+
+    second_BD: Tensor
+
+
+class ScaledBlock(nn.Module):
+    """A pre-norm block whose branches are multiplied by a learned number a channel, small at first (layer scale, 2103.17239)."""
+
+    def __init__(self, block: Block, start: float) -> None:
+        super().__init__()
+        self.block = block
+        self.scale_1_D = nn.Parameter(torch.full((block.mlp_in.in_features,), start))
+        self.scale_2_D = nn.Parameter(torch.full((block.mlp_in.in_features,), start))
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        block = self.block
+        x_BLD = x_BLD + self.scale_1_D * block.attention(block.norm_1(x_BLD))
+        out_BLD: Tensor = x_BLD + self.scale_2_D * block.mlp_out(block.act(block.mlp_in(block.norm_2(x_BLD))))
+        return out_BLD
+
+
+class DenseViT(Tower):
+    """Square images of any multiple of `patch` to patch tokens and two class tokens; positions are those of `image_size`, resized.
+
+    The first class token has a position; the second is put in after positions are added and starts near zero, as a register does.
+    Patches that are masked are replaced by one learned vector before they get their position. The patch convolution has a bias and there
+    is no norm before the blocks, unlike in CLIP's.
+
+    layer_scale  where the branches' factors start
+    pool         the pooled vector is the first "class" token or the "mean" of the patches
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        patch: int = 14,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        act: str = "gelu",
+        layer_scale: float = 1e-5,
+        pool: Literal["class", "mean"] = "class",
+    ) -> None:
+        super().__init__()
+        if image_size % patch:
+            raise ConfigError(f"images of {image_size} pixels cannot be cut into patches of {patch} (expected a divisor)")
+        if pool not in ("class", "mean"):
+            raise ConfigError(f"pool is {pool!r} (expected class | mean)")
+        self.image_size, self.patch, self.width, self.pool = image_size, patch, width, pool
+        self.patches = nn.Conv2d(3, width, patch, stride=patch)
+        self.class_D = nn.Parameter(torch.randn(width) * 0.02)
+        self.second_D = nn.Parameter(torch.randn(width) * 1e-6)
+        self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
+        self.position_PD = nn.Parameter(torch.randn((image_size // patch) ** 2 + 1, width) * 0.02)
+        blocks = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act).blocks
+        self.blocks = nn.ModuleList(ScaledBlock(block, layer_scale) for block in blocks if isinstance(block, Block))
+        self.norm_after = nn.LayerNorm(width)
+
+    @property
+    def count(self) -> int:
+        """Patches a side at `image_size`."""
+        return self.image_size // self.patch
+
+    def forward(self, image_BCHW: Tensor, masked_BP: Tensor | None = None) -> DenseTokens:
+        """`masked_BP` is True where a patch is hidden, row by row of the image."""
+        size = image_BCHW.shape[-1]
+        if image_BCHW.shape[1:] != (3, size, size) or size % self.patch:
+            raise ShapeError(f"images must be [B, 3, S, S] with S a multiple of {self.patch}, got {list(image_BCHW.shape)}")
+        x_BPD = self._embedded(image_BCHW)
+        if masked_BP is not None:
+            x_BPD = torch.where(masked_BP[..., None], self.mask_D.to(x_BPD), x_BPD)
+        position_PD = self._positions(size // self.patch).to(x_BPD)
+        first_B1D = (self.class_D + self.position_PD[0]).to(x_BPD).expand(len(x_BPD), 1, -1)
+        second_B1D = self.second_D.to(x_BPD).expand(len(x_BPD), 1, -1)
+        x_BPD = torch.cat([first_B1D, second_B1D, x_BPD + position_PD], 1)
+        for block in self.blocks:
+            x_BPD = block(x_BPD)
+        x_BPD = self.norm_after(x_BPD)
+        tokens_BPD = x_BPD[:, 2:]
+        mask_BP = tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool)
+        return DenseTokens(tokens_BPD, mask_BP, x_BPD[:, 0] if self.pool == "class" else tokens_BPD.mean(1), x_BPD[:, 1])
+
+    def _embedded(self, image_BCHW: Tensor) -> Tensor:
+        """The convolution, whose stride is its size, as one product with the cut-out patches."""
+        count = image_BCHW.shape[-1] // self.patch
+        cut = image_BCHW.reshape(-1, 3, count, self.patch, count, self.patch).permute(0, 2, 4, 1, 3, 5)
+        return F.linear(cut.flatten(3).flatten(1, 2), self.patches.weight.flatten(1), self.patches.bias)
+
+    def _positions(self, count: int) -> Tensor:
+        grid_PD = self.position_PD[1:]
+        if count == self.count:
+            return grid_PD
+        grid_1DHW = grid_PD.T.reshape(1, self.width, self.count, self.count)
+        return F.interpolate(grid_1DHW, size=(count, count), mode="bicubic", antialias=True).flatten(2)[0].T

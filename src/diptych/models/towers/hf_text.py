@@ -1,0 +1,79 @@
+"""Any text encoder of transformers as a tower.  Letters: B batch, L tokens, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import transformers
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError, ShapeError
+from diptych.models.layers.pooling import mean_pool
+from diptych.models.towers.outputs import Tokens, Tower
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bar, which would run through ours."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+class TransformersText(Tower):
+    """Token ids (or embeddings) through an encoder such as BERT or MPNet; pooled by the mean of real tokens or the first one.
+
+    `config` is the encoder's configuration as a dict, as in its config.json. The encoder's own pooling layer is left out:
+    it would be a parameter that no loss reaches.
+    """
+
+    def __init__(self, *, config: dict[str, Any], pooling: Literal["mean", "cls"] = "mean", length: int | None = None) -> None:
+        super().__init__()
+        settings = transformers.AutoConfig.for_model(**config)
+        self._adopt(transformers.AutoModel.from_config(settings), pooling, length)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, pooling: Literal["mean", "cls"] = "mean", length: int | None = None) -> Self:
+        """The encoder of a local folder (config.json and model.safetensors) with its weights. Never asks the network."""
+        if not Path(folder, "config.json").is_file():
+            raise DataError(
+                "not a folder of transformers", file=folder, expected="a folder with config.json and model.safetensors"
+            )
+        tower = cls.__new__(cls)
+        Tower.__init__(tower)
+        with quiet():
+            model = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        tower._adopt(model.float(), pooling, length)
+        return tower
+
+    def _adopt(self, model: Any, pooling: str, length: int | None) -> None:
+        if pooling not in ("mean", "cls"):
+            raise ConfigError(f"unknown pooling {pooling!r} (expected mean | cls)")
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None
+        if model.config.is_encoder_decoder:
+            raise ConfigError(f"{model.config.model_type} has a decoder (expected an encoder such as BERT)")
+        self.net = model
+        self.pooling = pooling
+        self.width = int(model.config.hidden_size)
+        self.length = min(length or 10**9, int(getattr(model.config, "max_position_embeddings", 512)))
+        self.config: dict[str, Any] = model.config.to_dict()
+        self.config.pop("_name_or_path", None)
+
+    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
+        if text.ndim not in (2, 3) or text.shape[1] > self.length:
+            raise ShapeError(
+                f"texts must be ids [B, L] or embeddings [B, L, D] with L up to {self.length}, got {list(text.shape)}"
+            )
+        if mask_BL is None:
+            mask_BL = text.new_ones(text.shape[:2]).bool()
+        given = {"input_ids": text} if text.ndim == 2 else {"inputs_embeds": text}
+        tokens_BLD = self.net(**given, attention_mask=mask_BL.long()).last_hidden_state
+        return Tokens(tokens_BLD, mask_BL, tokens_BLD[:, 0] if self.pooling == "cls" else mean_pool(tokens_BLD, mask_BL))

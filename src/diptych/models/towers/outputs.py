@@ -1,0 +1,55 @@
+"""What a tower is, and what towers and dual encoders return.  Letters: B batch, N items, P patches or words, D width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One tower's answer.
+
+    tokens_BPD  a vector a patch or word, after the last norm; a class token is not among them
+    mask_BP     bool, True where the token is real and not padding
+    pooled_BD   the whole input as one vector, not projected and not normalised
+    """
+
+    tokens_BPD: Tensor
+    mask_BP: Tensor
+    pooled_BD: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What the losses of a dual encoder need: unit-norm features, and the learned scalars as they multiply and shift logits.
+
+    scale  [1], exp(log_scale), so about 14.3 at the published start and at most 100
+    bias   [1], or None for models that have none
+    """
+
+    image_ND: Tensor
+    text_ND: Tensor
+    scale: Tensor
+    bias: Tensor | None = None
+
+
+class Tower(nn.Module):
+    """A module that turns images, or texts with their mask, into `Tokens`.
+
+    width     of the pooled vector
+    projects  the pooled vector already lies in the joint space: a dual encoder projects it no further
+    spec      what `image_tower` or `text_tower` was called with: a name and every argument, plain JSON values. Calling it again with
+              them builds the same architecture, which is how saved models come back.
+    """
+
+    projects: ClassVar[bool] = False
+    width: int
+    spec: dict[str, Any]
+
+    @property
+    def token_width(self) -> int:
+        """Of a token; as the pooled vector's where a tower does not say otherwise."""
+        return self.width

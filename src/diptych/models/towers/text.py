@@ -1,0 +1,99 @@
+"""CLIP's text transformer (2103.00020), and the small ones like it.  Letters: B batch, L tokens, D width, V vocabulary."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.layers.pooling import first_position, last_real, mean_pool, pool_at
+from diptych.models.layers.transformer import Transformer
+from diptych.models.towers.outputs import Tokens, Tower
+
+Pooling = Literal["eot", "mean", "last"]
+
+
+class TextTransformer(Tower):
+    """Token ids [B, L] or token embeddings [B, L, D] to one vector a word and one a text; L at most `length`.
+
+    pooling "eot"  the vector at the first `eot_id` (with embeddings: at the last real token). `eot_id` is never guessed from the
+                   size of the ids, so any vocabulary works.
+    pooling "mean" the mean over real tokens
+    pooling "last" the vector at the last of `length` places, padding or not: shorter texts are filled up with `pad_id`, and padding is
+                   read like any token (SigLIP, 2303.15343)
+    causal         each token reads itself and earlier ones, as published; padding behind the text is then never read
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 49408,
+        length: int = 77,
+        width: int = 512,
+        layers: int = 12,
+        heads: int = 8,
+        mlp_ratio: float = 4.0,
+        act: str = "gelu",
+        causal: bool = True,
+        pooling: Pooling = "eot",
+        eot_id: int | None = None,
+        pad_id: int | None = None,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if pooling not in get_args(Pooling):
+            raise ConfigError(f"unknown pooling {pooling!r} (expected {' | '.join(get_args(Pooling))})")
+        if pooling == "eot" and eot_id is None:
+            raise ConfigError("pooling 'eot' needs the id of the end-of-text token: pass eot_id (a tokenizer's .eot_id)")
+        if eot_id is not None and not 0 <= eot_id < vocab_size:
+            raise ConfigError(f"eot_id {eot_id} is outside the vocabulary (expected 0..{vocab_size - 1})")
+        if pooling == "last" and (pad_id is None or not 0 <= pad_id < vocab_size):
+            raise ConfigError(f"pooling 'last' needs the id of padding, 0..{vocab_size - 1}: pass pad_id (a tokenizer's .pad_id)")
+        self.width, self.length = width, length
+        self.causal, self.pooling, self.eot_id, self.pad_id = causal, pooling, eot_id, pad_id
+        self.embed = nn.Embedding(vocab_size, width)
+        self.position_LD = nn.Parameter(torch.empty(length, width))
+        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps)
+        self.norm_after = nn.LayerNorm(width, eps=eps)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.position_LD, std=0.01)
+
+    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
+        """`mask_BL` is True at real tokens. Without it all tokens are real, or with pooling "eot" those up to the end."""
+        if text.ndim not in (2, 3) or not 0 < text.shape[1] <= self.length:
+            raise ShapeError(
+                f"texts must be ids [B, L] or embeddings [B, L, D] with L up to {self.length}, got {list(text.shape)}"
+            )
+        if self.pooling == "last":
+            return self._read_to_the_end(text, mask_BL)
+        embedded_BLD = self.embed(text) if text.ndim == 2 else text
+        x_BLD = embedded_BLD + self.position_LD[: text.shape[1]]
+        # Under a causal mask nothing before the end can see the padding behind it, so the padding mask would only cost time.
+        reads_mask = None if self.causal and self.pooling == "eot" else mask_BL
+        x_BLD = self.norm_after(self.transformer(x_BLD, reads_mask, causal=self.causal))
+        end_B = self._end(text, mask_BL) if self.pooling == "eot" else None
+        if mask_BL is None:
+            places_L = torch.arange(text.shape[1], device=text.device)
+            mask_BL = places_L.expand(text.shape[0], -1) <= (end_B[:, None] if end_B is not None else self.length)
+        return Tokens(x_BLD, mask_BL, mean_pool(x_BLD, mask_BL) if end_B is None else pool_at(x_BLD, end_B))
+
+    def _read_to_the_end(self, text: Tensor, mask_BL: Tensor | None) -> Tokens:
+        """All `length` places, padding too; what is returned a token is as long as what was given."""
+        count, given = text.shape[:2]
+        x_BLD = self.embed(text) if text.ndim == 2 else text
+        if mask_BL is None:
+            mask_BL = text.ne(int(self.pad_id or 0)) if text.ndim == 2 else torch.ones_like(text[..., 0], dtype=torch.bool)
+        if given < self.length:
+            padding = torch.full((count, self.length - given), int(self.pad_id or 0), device=text.device)
+            x_BLD = torch.cat([x_BLD, self.embed(padding).to(x_BLD.dtype)], dim=1)
+        x_BLD = self.norm_after(self.transformer(x_BLD + self.position_LD, causal=self.causal))
+        return Tokens(x_BLD[:, :given], mask_BL, x_BLD[:, -1])
+
+    def _end(self, text: Tensor, mask_BL: Tensor | None) -> Tensor:
+        if text.ndim == 2 and self.eot_id is not None:
+            return first_position(text, self.eot_id)
+        if mask_BL is None:
+            return torch.full((text.shape[0],), text.shape[1] - 1, device=text.device)
+        return last_real(mask_BL)

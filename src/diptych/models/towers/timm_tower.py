@@ -1,0 +1,54 @@
+"""Any image model of timm as a tower.  Letters: B batch, C channel, H W, P places, D width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, ShapeError, UnknownName
+from diptych.models.towers.outputs import Tokens, Tower
+
+
+class TimmTower(Tower):
+    """`model` by timm's name with fresh weights and no classifier; `image_size` None takes the model's own.
+
+    Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
+    The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
+    between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7.
+    """
+
+    def __init__(self, *, model: str, image_size: int | None = None, head_conv: bool = True) -> None:
+        super().__init__()
+        if not timm.is_model(model):
+            raise UnknownName("timm model", model, timm.list_models(), hint="timm.list_models() lists them")
+        changes: dict[str, Any] = {}
+        settings = timm.get_pretrained_cfg(model)
+        if image_size is not None and settings is not None and settings.fixed_input_size:
+            changes["img_size"] = image_size
+        self.net: Any = timm.create_model(model, pretrained=False, num_classes=0, **changes)
+        self.image_size = image_size or self.net.pretrained_cfg["input_size"][-1]
+        self.width = int(getattr(self.net, "head_hidden_size", self.net.num_features))
+        if not head_conv:
+            if not hasattr(self.net, "conv_head") or not hasattr(self.net, "bn2"):
+                raise ConfigError(f"{model} has no head convolution to leave out (expected head_conv True, or an EfficientNet)")
+            self.width = self.net.num_features = int(self.net.conv_head.in_channels)
+            self.net.conv_head, self.net.bn2 = nn.Identity(), nn.Identity()
+
+    def forward(self, image_BCHW: Tensor) -> Tokens:
+        features = self.net.forward_features(image_BCHW)
+        pooled_BD = self.net.forward_head(features, pre_logits=True)
+        tokens_BPD = self._tokens(features)
+        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
+
+    def _tokens(self, features: Tensor) -> Tensor:
+        if features.ndim == 3:
+            return features[:, int(getattr(self.net, "num_prefix_tokens", 0)) :]
+        if features.ndim != 4:
+            raise ShapeError(
+                f"the feature map of {type(self.net).__name__} must have 3 or 4 dimensions, got {list(features.shape)}"
+            )
+        channels_last = features.shape[-1] == self.net.num_features and features.shape[1] != self.net.num_features
+        return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)

@@ -1,0 +1,176 @@
+"""Towers by name.
+
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (CLIP's residual network), siglip_b16
+       (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), convnet_tiny, efficientnet_b7, efficientnet_l2
+       (ALIGN's, without head convolution), timm:NAME (any model of timm)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
+       (lower half), bert_b, bert_l (fresh weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
+
+Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.models.towers.clip_resnet import CLIPResNet
+from diptych.models.towers.convnet import ConvNet
+from diptych.models.towers.dense_vit import DenseViT
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.text import TextTransformer
+from diptych.models.towers.vit import VisionTransformer
+
+Preset = tuple[Callable[..., Tower], dict[str, Any]]
+
+
+def _efficientnet(*, model: str, image_size: int) -> Tower:
+    from diptych.models.towers.timm_tower import TimmTower
+
+    return TimmTower(model=model, image_size=image_size, head_conv=False)
+
+
+def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pooling: str = "cls") -> Tower:
+    from diptych.models.towers.hf_text import TransformersText
+
+    config = {
+        "model_type": "bert",
+        "vocab_size": vocab_size,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+    }
+    return TransformersText(config=config, pooling="cls" if pooling == "cls" else "mean", length=length)
+
+
+IMAGE: dict[str, Preset] = {
+    "vit_micro": (VisionTransformer, {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4}),
+    "vit_tiny": (VisionTransformer, {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3}),
+    "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
+    "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
+    "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16}),
+    "dense_micro": (
+        DenseViT,
+        {"image_size": 48, "patch": 8, "width": 64, "layers": 2, "heads": 4, "layer_scale": 0.1},
+    ),
+    "dense_tiny": (
+        DenseViT,
+        {"image_size": 64, "patch": 8, "width": 192, "layers": 4, "heads": 3, "layer_scale": 0.1},
+    ),
+    "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
+    "dense_b14": (DenseViT, {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12}),
+    "resnet_clip_50": (CLIPResNet, {"image_size": 224, "depths": (3, 4, 6, 3), "width": 64, "heads": 32, "out": 1024}),
+    "siglip_b16": (
+        VisionTransformer,
+        {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "act": "gelu_tanh", "pool": "attention"}
+        | {"patch_bias": True, "pre_norm": False, "eps": 1e-6},
+    ),
+    "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
+    "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
+    "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
+}
+TEXT: dict[str, Preset] = {
+    "text_micro": (
+        TextTransformer,
+        {"length": 24, "width": 64, "layers": 2, "heads": 4, "causal": False, "pooling": "mean"},
+    ),
+    "text_tiny": (
+        TextTransformer,
+        {"length": 24, "width": 192, "layers": 2, "heads": 3, "causal": False, "pooling": "mean"},
+    ),
+    "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8}),
+    "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12}),
+    "text_siglip": (
+        TextTransformer,
+        {
+            "length": 64,
+            "width": 768,
+            "layers": 12,
+            "heads": 12,
+            "act": "gelu_tanh",
+            "causal": False,
+            "pooling": "last",
+            "eps": 1e-6,
+        },
+    ),
+    "bert_tiny": (_bert, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
+    "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
+    "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
+    "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
+}
+
+
+def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> Tower:
+    """A tower with fresh weights from the current torch random state. `image_size` in pixels; None takes the name's own."""
+    if image_size is not None:
+        options["image_size"] = image_size
+    if name.startswith("timm:"):
+        from diptych.models.towers.timm_tower import TimmTower
+
+        return _built(name, TimmTower, {"model": name.removeprefix("timm:")}, options)
+    if name not in IMAGE:
+        raise UnknownName("image tower", name, [*IMAGE, "timm:NAME"])
+    return _built(name, *IMAGE[name], options)
+
+
+@lru_cache(maxsize=8)
+def patches_a_side(name: str, image_size: int) -> int:
+    """Into how many rows, and columns, the dense tower of that name cuts an image; another tower is refused."""
+    with torch.device("meta"):
+        tower = image_tower(name, image_size=image_size)
+    if not isinstance(tower, DenseViT):
+        raise ConfigError(f"image tower {name!r} has no second class token and no patches to hide (expected dense_...)")
+    return tower.count
+
+
+def text_tower(name: str, *, vocab_size: int | None = None, length: int | None = None, **options: Any) -> Tower:
+    """A text tower: fresh weights for ours, the folder's weights for "hf:FOLDER". `length` is the longest text in tokens.
+
+    Ours need `vocab_size`, and where they pool at the end of the text `eot_id`, or at the last place `pad_id`. A transformers folder
+    knows its own. "hf" with config=... (a transformers configuration as a dict) builds that encoder with fresh weights.
+    """
+    if length is not None:
+        options["length"] = length
+    if name == "hf" or name.startswith("hf:"):
+        from diptych.models.towers.hf_text import TransformersText
+
+        if name == "hf":
+            return _built("hf", TransformersText, {}, options)
+        tower = TransformersText.from_folder(name.removeprefix("hf:"), **options)
+        tower.spec = {"name": "hf", "config": tower.config, "length": tower.length, "pooling": tower.pooling}
+        return tower
+    if name not in TEXT:
+        raise UnknownName("text tower", name, [*TEXT, "hf:FOLDER"])
+    if vocab_size is None:
+        raise ConfigError(f"text tower {name!r} needs vocab_size (a tokenizer's .vocab_size)")
+    return _built(name, *TEXT[name], {"vocab_size": vocab_size, **options})
+
+
+def pools_last(name: str, pooling: str | None = None) -> bool:
+    """Whether that text tower, with that `pooling` or its own, reads padding and pools at the last place: it then needs `pad_id`."""
+    return (pooling or TEXT.get(name, (None, {}))[1].get("pooling")) == "last"
+
+
+def _built(name: str, build: Callable[..., Tower], preset: dict[str, Any], options: dict[str, Any]) -> Tower:
+    resolved = {**preset, **options}
+    try:
+        tower = build(**resolved)
+    except TypeError as error:
+        known = _arguments(build)
+        wrong = sorted(set(resolved) - set(known))
+        if not wrong:
+            raise
+        raise UnknownName(f"option of {name}", wrong[0], known) from error
+    tower.spec = {"name": name, **{key: value for key, value in resolved.items() if key != "model"}}
+    return tower
+
+
+def _arguments(build: Callable[..., Tower]) -> list[str]:
+    import inspect
+
+    return list(inspect.signature(build).parameters)

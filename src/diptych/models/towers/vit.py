@@ -1,0 +1,83 @@
+"""The vision transformer of CLIP (2103.00020) and, by its options, of SigLIP (2303.15343).
+
+Letters: B batch, C channel, H W, P patches, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.layers.transformer import Transformer
+from diptych.models.towers.attention_pool import AttentionPool
+from diptych.models.towers.outputs import Tokens, Tower
+
+
+class VisionTransformer(Tower):
+    """Square images [B, 3, image_size, image_size] to patch tokens and one vector.
+
+    What differs from the common ViT: the patch convolution has no bias, there is a norm before the first block, and the pooled
+    vector is the class token after the last norm. Numerics are those of the released model, so its weights fit as they are.
+
+    act         "gelu", "quick_gelu" (OpenAI's weights) or "gelu_tanh" (SigLIP's)
+    pool        "class", or "attention": no class token, a learned query reads the patches after the last norm (SigLIP's head)
+    patch_bias  whether the patch convolution has a bias (SigLIP's)
+    pre_norm    whether there is a norm before the first block
+    eps         of every norm
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        patch: int = 32,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        act: str = "gelu",
+        pool: Literal["class", "attention"] = "class",
+        patch_bias: bool = False,
+        pre_norm: bool = True,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if image_size % patch:
+            raise ConfigError(f"images of {image_size} pixels cannot be cut into patches of {patch} (expected a divisor)")
+        if pool not in ("class", "attention"):
+            raise ConfigError(f"pool is {pool!r} (expected class | attention)")
+        self.image_size, self.width = image_size, width
+        by_class, count = pool == "class", (image_size // patch) ** 2
+        self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=patch_bias)
+        self.class_token_D = nn.Parameter(torch.randn(width) * width**-0.5) if by_class else None
+        self.position_PD = nn.Parameter(torch.randn(count + int(by_class), width) * width**-0.5)
+        self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
+        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps)
+        self.norm_after = nn.LayerNorm(width, eps=eps)
+        self.pool: AttentionPool | None = None
+        if not by_class:
+            self.pool = AttentionPool(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps)
+
+    def forward(self, image_BCHW: Tensor) -> Tokens:
+        if image_BCHW.shape[1:] != (3, self.image_size, self.image_size):
+            expected = ["B", 3, self.image_size, self.image_size]
+            raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
+        x_BPD = self._embedded(image_BCHW)
+        if self.class_token_D is not None:
+            x_BPD = torch.cat([self.class_token_D.to(x_BPD.dtype).expand(x_BPD.shape[0], 1, -1), x_BPD], dim=1)
+        x_BPD = self.norm_before(x_BPD + self.position_PD.to(x_BPD.dtype))
+        x_BPD = self.norm_after(self.transformer(x_BPD))
+        tokens_BPD = x_BPD if self.pool is not None else x_BPD[:, 1:]
+        pooled_BD = self.pool(x_BPD) if self.pool is not None else x_BPD[:, 0]
+        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
+
+    def _embedded(self, image_BCHW: Tensor) -> Tensor:
+        """The convolution, whose stride is its size, as one product with the cut-out patches: its backward is much faster on a CPU."""
+        side, weight = self.patches.kernel_size[0], self.patches.weight.flatten(1)
+        count = self.image_size // side
+        cut = image_BCHW.reshape(-1, 3, count, side, count, side)  # [B, C, rows, side, columns, side]
+        return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight, self.patches.bias)

@@ -1,0 +1,1 @@
+"""Losses of detected pairs: matching, boxes, classes."""

@@ -1,0 +1,1 @@
+"""Losses of two batches: images and texts."""

@@ -1,0 +1,1 @@
+"""Recipes that bring images and texts together."""

@@ -1,0 +1,126 @@
+"""ALIGN: a plain dual encoder on texts as they are found, with little cleaning and a great many of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from torch import Tensor
+
+from diptych.core.contracts import Optimiser
+from diptych.core.errors import ConfigError
+from diptych.data.load.batch import PairBatch
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.outputs import Pairs
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes._shared.presets import pair_fields
+from diptych.recipes.contrastive.clip import CLIP
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ALIGN(PairRecipe):
+    """Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision (Jia et al., 2021, arXiv 2102.05918).
+    Baseline: `clip`.
+
+    Two towers and one contrastive loss: the sum, not the mean, of the two directions' cross-entropies, with label smoothing in
+    both and one learned temperature sigma. Data are cleaned by counting only (`diptych curate align`). Published towers: an
+    EfficientNet pooled before its last 1x1 convolution, whose channels are the embedding as they are, and BERT's first token
+    with one linear layer.
+
+    The temperature is stored as log(1/sigma), because a divisor that is learned directly may cross zero, and kept within [1/100, 1].
+    At sigma 1 a small batch gives almost no gradient for many steps: start at 0.07 when the batch is below a thousand, as `tiny`
+    does. EfficientNets have batch norm: with `--micro-batch` it normalises within a chunk. We depart in `same_group` as `clip`
+    does; `paper` takes the published "negative". The text's linear layer has no bias.
+
+    A trained model answers image and text together: `pipelines.composed_search.ComposedSearch` adds twice the text to the image,
+    the published weight.
+
+    smoothing      share of the target that is spread over the batch, in both directions
+    start_sigma    temperature at the start; similarities are divided by it
+    optimiser_kind  "lamb" as published, or "adamw" for small batches
+    schedule       after the warm-up: "linear" to 0 as published, "cosine" or "constant"
+    project_image  a linear layer after the image tower; published without, so that width is the tower's own
+    """
+
+    slug = "align"
+
+    smoothing: float = 0.1
+    start_sigma: float = 1.0
+    optimiser_kind: Literal["lamb", "adamw"] = "lamb"
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    project_image: bool = False
+
+    image_tower: str = "efficientnet_l2"
+    text_tower: str = "bert_l"
+    width: int = 1376
+    image_size: int = 289
+    text_length: int = 64
+    tokenizer: str = "data"
+    pieces: int = 30_522
+    crop: tuple[float, float] = (0.7, 0.7)
+    flip: bool = True
+    mean: tuple[float, float, float] = HALF
+    std: tuple[float, float, float] = HALF
+    batch_size: int = 16_384
+    steps: int = 1_200_000
+    lr: float = 1e-3
+    warmup: float = 10_000.0
+    weight_decay: float = 1e-5
+
+    def model(self) -> DualEncoder:
+        if not 0.01 <= self.start_sigma <= 1:
+            raise ConfigError(f"start_sigma is {self.start_sigma} (expected 0.01..1)")
+        image, text = self.towers()
+        return DualEncoder(image, text, width=self.width, scale=1 / self.start_sigma, project_image=self.project_image)
+
+    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+        loss, _ = info_nce(
+            features.image_ND,
+            features.text_ND,
+            scale=features.scale,
+            smoothing=self.smoothing,
+            group_N=batch.group_B,
+            group_M=batch.group_B,
+            same=self.same_group,
+        )
+        return {"contrastive": 2 * loss}  # the sum of both directions; info_nce gives their mean
+
+    def metrics(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+        return {"sigma": 1 / features.scale.detach()}
+
+    def optimiser(self) -> Optimiser:
+        return Optimiser(
+            kind=self.optimiser_kind,
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            warmup=self.warmup,
+            clip_norm=self.clip_norm,
+        )
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The towers, batch and optimiser of `clip`'s: the loss and the schedule differ. Published shape in small:
+        `--image-tower timm:efficientnet_lite0 --text-tower bert_tiny --optimiser-kind lamb`."""
+        same = CLIP.tiny()
+        return cls(
+            **pair_fields(same),
+            optimiser_kind="adamw",
+            betas=same.betas,
+            eps=same.eps,
+            start_sigma=0.07,
+            project_image=True,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """EfficientNet-L2 and BERT-Large, batch 16,384, 1.2 million steps: about 12 epochs of 1.8 billion pairs. The vocabulary is
+        learned from the data, as large as BERT's."""
+        return cls(same_group="negative")

@@ -1,0 +1,194 @@
+"""ALIP: learn from raw text and a synthetic caption together, and weight down what disagrees instead of filtering it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser
+from diptych.core.errors import DataError
+from diptych.core.sample import Sample
+from diptych.data.load.batch import TripletBatch, texts_by_origin, triplet_batch
+from diptych.data.text.text_sets import caption_table
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.pairs.two_text_encoder import TripletEncoder, Triplets
+from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
+from diptych.objectives.pairs.gather import mean_over_processes
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.pairs import VOCABULARY_ROWS, PairRecipe
+from diptych.recipes._shared.presets import pair_fields
+from diptych.recipes.contrastive.clip import CLIP
+
+Kind = Literal["raw", "synthetic"]
+
+LOOKED_AT = 64
+"""Samples, evenly spaced, that are asked for both texts before training begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ALIP(PairRecipe):
+    """Adaptive Language-Image Pre-Training with Synthetic Caption (Yang et al., 2023, arXiv 2308.08428). Baseline: `clip`.
+
+    Each image has a raw text (path 0) and a synthetic caption (path 1), read by one text tower. The loss is the sum of two
+    contrastive losses whose anchors carry weights: a language gate below 1 where raw text and caption agree less than is usual, and
+    there a description gate for each path that says how well the image agrees with that text. What is usual are three running
+    means over the global batch, updated before they are used; they are in every checkpoint. Weights have no gradient, scale the anchor
+    and not its role as a negative, and the mean is plain.
+
+    Data need both texts: see `raw` and `synthetic`, or `captions`. Where samples carry an extra "mismatched" (bool), the log
+    shows the mean weight of the raw pair for matched and mismatched samples apart. We depart in two points: the description gates
+    follow the sign of the disagreement and not "language gate below 1", which is the same unless gamma_language is 0; and samples
+    of one group are no negatives of each other, as in `clip`.
+
+    gamma_language     steepness of the language gate; 0 turns it off
+    gamma_description  steepness of both description gates; 0 turns them off. Both 0: two paths without weights
+    momentum           of the running means
+    raw                origins of the raw text; the first that a sample has is taken, one of its texts drawn each time
+    synthetic          origins of the synthetic caption, likewise
+    captions           folder in which `diptych curate template_captions DATA FOLDER` left its table; "" takes the data's own texts
+    """
+
+    slug = "alip"
+
+    gamma_language: float = 2.0
+    gamma_description: float = 2.0
+    momentum: float = 0.99
+    raw: tuple[str, ...] = ("alt", "label", "caption")
+    synthetic: tuple[str, ...] = ("synthetic",)
+    captions: str = ""
+
+    batch_size: int = 4096
+    lr: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.2
+    clip_norm: float = 1.0
+    crop: tuple[float, float] = (0.7, 1.0)
+
+    def prepare(self, data: Dataset) -> Self:
+        """Learns the vocabulary from both texts. Data without one of them are refused, with what makes it."""
+        for row in range(0, len(data), max(1, len(data) // LOOKED_AT)):
+            sample = data[row]
+            self.choices(sample, "raw")
+            self.choices(sample, "synthetic")
+        if self.tokenizer != "data" or self.vocabulary:
+            return self
+        samples = (data[row] for row in range(0, len(data), max(1, len(data) // VOCABULARY_ROWS)))
+        texts = (text for sample in samples for kind in get_args(Kind) for text in self.choices(sample, kind))
+        return replace(self, vocabulary=Tokenizer.train(texts, self.pieces).to_json())
+
+    def choices(self, sample: Sample, kind: Kind) -> list[str]:
+        """The texts of a sample that can be drawn as its raw text or as its synthetic caption; none at all is an error."""
+        origins = self.raw if kind == "raw" else self.synthetic
+        if kind == "synthetic" and self.captions:
+            caption = caption_table(self.captions).get(sample.uid)
+            found = [caption] if caption else []
+        else:
+            found = [text.string for text in texts_by_origin(sample, origins, self.language)]
+        if found:
+            return found
+        if kind == "synthetic":
+            here = f" in {self.captions}" if self.captions else ""
+            raise DataError(
+                f"sample '{sample.uid}' has no synthetic caption{here}",
+                field="texts",
+                expected=f"a text of origin {' or '.join(origins)}; or make captions with `diptych curate template_captions DATA "
+                "FOLDER` and pass --captions FOLDER",
+            )
+        raise DataError(
+            f"sample '{sample.uid}' has no raw text",
+            field="texts",
+            expected=f"a text of origin {' or '.join(origins)} (--raw names others)",
+        )
+
+    def model(self) -> TripletEncoder:
+        image, text = self.towers()
+        return TripletEncoder(image, text, width=self.width, mean_3=first_means())
+
+    def batch(self, draws: Draws) -> TripletBatch:
+        def chosen(draw: Draw, kind: Kind) -> str:
+            texts = self.choices(draw.sample, kind)
+            return texts[int(draw.rng.integers(len(texts)))]
+
+        return triplet_batch(
+            draws,
+            raw=lambda draw: chosen(draw, "raw"),
+            caption=lambda draw: chosen(draw, "synthetic"),
+            preprocess=self.preprocess,
+            tokenizer=self.words(),
+            text_length=self.text_length,
+            crop_scale=self.crop,
+            flip=self.flip,
+        )
+
+    def features(self, model: nn.Module, batch: Any) -> Triplets:
+        triplets: Triplets = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL)
+        return triplets
+
+    def means(self, features: Triplets) -> Tensor:
+        """The running means with this step's global batch in them."""
+        agreement_N3 = agreements(features.image_ND, features.text_ND, features.caption_ND)
+        return moved_means(features.mean_3, agreement_N3, momentum=self.momentum)
+
+    def gates(self, features: Triplets) -> Gates:
+        agreement_N3 = agreements(features.image_ND, features.text_ND, features.caption_ND)
+        return agreement_gates(
+            agreement_N3,
+            self.means(features),
+            gamma_language=self.gamma_language,
+            gamma_description=self.gamma_description,
+        )
+
+    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        gates = self.gates(features)
+        paths = {"raw": (features.text_ND, gates.raw_N), "synthetic": (features.caption_ND, gates.synthetic_N)}
+        return {
+            path: info_nce(
+                features.image_ND,
+                text_ND,
+                scale=features.scale,
+                weight_N=weight_N,
+                group_N=batch.group_B,
+                group_M=batch.group_B,
+                same=self.same_group,
+            )[0]
+            for path, (text_ND, weight_N) in paths.items()
+        }
+
+    def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        """Scale; mean weights of both paths; of the raw path also for matched and mismatched samples, where that is known."""
+        gates = self.gates(features)
+        found = {"scale": features.scale, "weight_raw": gates.raw_N.mean(), "weight_synthetic": gates.synthetic_N.mean()}
+        for name, state in (("mismatched", 1), ("matched", 0)):
+            rows_N = batch.mismatched_B == state
+            sums = torch.stack([(gates.raw_N * rows_N).sum(), rows_N.to(gates.raw_N).sum()])
+            weight, count = mean_over_processes(sums).unbind()  # over all rows of all processes, so that all log the same names
+            if count > 0:
+                found[f"weight_{name}"] = weight / count
+        return found
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=(0.9, 0.98))
+
+    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
+        model.remember_(self.means(features))  # type: ignore[operator]
+        super().after_update(model, features, batch, progress)
+
+    def deploy(self, model: nn.Module) -> PairEmbedder:
+        assert isinstance(model, TripletEncoder)
+        return PairEmbedder(model.dual_encoder(), self.preprocess, self.words(), self.text_length, name=self.slug)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The same towers, batch and steps as `clip`'s. Data without texts of origin "synthetic" get a stand-in for the caption: a
+        paraphrase (scene world), else the tags (emoji, where the raw text is the label)."""
+        return cls(**pair_fields(CLIP.tiny()), synthetic=("synthetic", "rewrite", "tags"))
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ViT-B/32 on YFCC15M with captions by OFA-base, batch 4,096, 32 epochs. The published one-cycle schedule is a linear warm-up over
+        a tenth of the run and a cosine here; crops have an aspect of 3/4 to 4/3 and not of 4/5 to 5/4."""
+        return cls(flip=True, same_group="negative")

@@ -1,0 +1,360 @@
+"""CTP: learn one domain after the other without keeping data, and keep who is similar to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, Stage
+from diptych.core.errors import ConfigError
+from diptych.core.sample import Sample
+from diptych.data.load.batch import PairBatch
+from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
+from diptych.data.text.masked_words import mask_words
+from diptych.models.pairs.bare import bare
+from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.objectives.distillation.topology import topology
+from diptych.objectives.language.masked_words import masked_distillation, masked_words
+from diptych.objectives.pairs.gather import all_gather, world
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes._shared.presets import pair_fields
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.tasks.pairs.continual import Stream, stream_of
+from diptych.train.snapshots import Snapshots
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedPairBatch(PairBatch):
+    """Pairs, and each text once more with some words hidden (`data/text/masked_words.py`)."""
+
+    masked_BL: Tensor
+    hidden_BL: Tensor
+    place_BM: Tensor
+    word_BM: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTP(PairRecipe):
+    """CTP: Towards Vision-Language Continual Pretraining via Compatible Momentum Contrast and Topology Preservation (Zhu et al.,
+    2023, arXiv 2308.07146). Baseline: `clip`, trained on one task after the other.
+
+    The data are a stream of tasks, told apart by a metadata column. A momentum model follows the trained one, and features are
+    contrasted with its features of the batch and with a queue of earlier ones. From the second task on there is a frozen
+    reference, the model as it was after the task before: the momentum model is pulled to both of them (compatible momentum), and
+    the similarities within the batch are held where the reference has them (topology preservation). Hidden words are guessed from
+    words and image, and distilled from the momentum model. The temperature is fixed.
+
+    With `buffer` above 0 this is CTP_ER (preset `paper_er`), the variant with experience replay: a reservoir of samples of the earlier
+    tasks is trained on again with each later one. Which samples it holds is told from their uids (`data/load/reservoir.py`).
+    Tasks share the
+    steps of the run in proportion to their samples, replays included, so that a run with a buffer costs no more than one without. The
+    released code trains its epochs over both (`replays="added"`, in `paper_er`).
+
+    Each task starts the optimiser and its schedule afresh; queues go on. After each task the model is kept in `snapshots/`; protocol
+    `continual` (`diptych eval RUN continual:history=RUN/snapshots --data D`) makes the score matrix from them.
+
+    We depart in these points: keys come from all processes (`keys="own"` has the released form, in which every process contrasts with
+    its own batch alone, so that two processes learn something else than one); the queue starts empty and wraps; samples of one
+    group are no negatives of each other, as in `clip`; the companions have no dropout; blocks are pre-norm. In our small runs the
+    method keeps more of the first task and learns less of the last, as the price of it.
+
+    column         metadata columns that may tell tasks apart; the first that every sample has is taken
+    order          its values in the order of the tasks; empty takes all, sorted
+    at_most        so many tasks, neighbouring values sharing one; 0 gives each value its own
+    momentum       of the momentum model in the first task
+    compatible     later: shares of the momentum model itself, of the trained model and of the reference
+    queue          keys of either modality that are remembered; 0 contrasts with the batch alone
+    tau            temperature, fixed
+    weight_...     of the four further terms; with all at 0 and fusion_layers 0 this is plain fine-tuning
+    fusion_layers  blocks over words and image that guess hidden words; 0 leaves the guessing out
+    masked         share of words that are hidden
+    projection_bias  whether both projections have a bias, as in the released code; it starts at 0
+    buffer         samples of earlier tasks that are trained on again (10,000 in the released CTP_ER); 0 keeps no data
+    buffer_seed    another one, another reservoir
+    replays        "shared": a run has the steps that it has without a buffer; "added": its epochs are longer by the samples that are
+                   replayed, and the prepared `epochs` say by how much. Steps that are given stay
+    keys           "gathered" from all processes, or each process's "own"
+    """
+
+    slug = "ctp"
+    presets = ("tiny", "paper", "paper_er")
+    no_prefixes = "its queue and its teacher's features are of the whole width"
+
+    column: tuple[str, ...] = ("task", "industry_name")
+    order: tuple[str, ...] = ()
+    at_most: int = 0
+    momentum: float = 0.995
+    compatible: tuple[float, float, float] = (0.9, 0.05, 0.05)
+    queue: int = 1024
+    tau: float = 0.07
+    weight_momentum: float = 1.0
+    weight_topology: float = 1.0
+    weight_words: float = 1.0
+    weight_distilled: float = 1.0
+    fusion_layers: int = 6
+    fusion_heads: int = 12
+    masked: float = 0.15
+    projection_bias: bool = False
+    buffer: int = 0
+    buffer_seed: int = 0
+    replays: Literal["shared", "added"] = "shared"
+    keys: Literal["gathered", "own"] = "gathered"
+
+    batch_size: int = 512
+    epochs: float = 5.0
+    lr: float = 1e-4
+    final_lr: float = 0.01
+    warmup: float = 0.0
+    weight_decay: float = 0.05
+    text_length: int = 32
+    crop: tuple[float, float] = (0.2, 1.0)
+
+    tasks: tuple[tuple[str, ...], ...] = field(default=(), metadata={"prepared": True})
+    sizes: tuple[int, ...] = field(default=(), metadata={"prepared": True})
+    held_below: tuple[float, ...] = field(default=(), metadata={"prepared": True})
+    task: int = field(default=0, metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau <= 1:
+            raise ConfigError(f"tau is {self.tau} (expected above 0, at most 1)")
+        if abs(sum(self.compatible) - 1) > 1e-6 or min(self.compatible) < 0:
+            raise ConfigError(f"compatible is {self.compatible} (expected three shares with the sum 1)")
+        if self.buffer < 0:
+            raise ConfigError(f"buffer is {self.buffer} (expected 0 or more samples)")
+        if self.replays not in ("shared", "added"):
+            raise ConfigError(f"replays is {self.replays!r} (expected shared | added)")
+
+    def prepare(self, data: Dataset) -> Self:
+        """Finds the tasks, how many samples each has and what a buffer will hold; learns one vocabulary over all of them."""
+        known = super().prepare(data)
+        if known.tasks:
+            return known
+        stream = stream_of(data, self.column, order=self.order, at_most=self.at_most)
+        task_of = [stream.task_of(data[row]) for row in range(len(data))]
+        sizes = tuple(task_of.count(task) for task in range(len(stream.values)))
+        held: tuple[float, ...] = ()
+        if self.buffer:
+            numbers_N = reservoir_numbers(data.uids, self.buffer_seed)
+            held = reservoir_limits(numbers_N, task_of, len(sizes), self.buffer)
+        known = replace(known, column=(stream.column,), tasks=stream.values, sizes=sizes, held_below=held)
+        if self.buffer and self.replays == "added":
+            trained = sum(known.trained_on(task) for task in range(len(sizes)))
+            known = replace(known, epochs=self.epochs * trained / sum(sizes))
+        return known
+
+    def trained_on(self, task: int) -> int:
+        """Samples of a task, and those that are replayed with it."""
+        return self.sizes[task] + min(self.buffer, sum(self.sizes[:task]))
+
+    @property
+    def stream(self) -> Stream:
+        if not self.tasks:
+            raise ConfigError("the tasks come from the data: call prepare(data) first")
+        return Stream(self.column[0], self.tasks)
+
+    def stages(self) -> Sequence[Stage]:
+        """One a task, with steps in proportion to its samples, replayed ones included."""
+        if not self.tasks:
+            return ()
+        held = self.held_below or (0.0,) * len(self.tasks)
+        return [
+            Stage(
+                name,
+                replace(self, task=task),
+                share=self.trained_on(task),
+                keep=partial(_is_trained_on, self.stream, task, held[task], self.buffer_seed),
+                carry=_carry,
+            )
+            for task, name in enumerate(self.stream.names)
+        ]
+
+    def hooks(self) -> Sequence[Hook]:
+        return [_StreamSnapshots(self)]
+
+    def model(self) -> ContinualEncoder:
+        image, text = self.towers()
+        return ContinualEncoder(
+            image,
+            text,
+            width=self.width,
+            scale=1 / self.tau,
+            fusion_layers=self.fusion_layers,
+            fusion_heads=self.fusion_heads,
+            queue=self.queue if self.remembers else 0,
+            companions=self.companions,
+            projection_bias="both" if self.projection_bias else "none",
+        )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a momentum model at all."""
+        return self.weight_momentum != 0 or (self.fusion_layers > 0 and self.weight_distilled != 0)
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        kept = ("momentum",) if self.remembers else ()
+        return (*kept, "reference") if self.task and (kept or self.weight_topology) else kept
+
+    def batch(self, draws: Draws) -> MaskedPairBatch:
+        pairs, words = super().batch(draws), self.words()
+        special = {words.pad_id, *words.prefix, *words.suffix}
+        masked = mask_words(
+            pairs.text_BL,
+            pairs.text_mask_BL,
+            [draw.rng for draw in draws],
+            special=sorted(special),
+            vocab_size=words.vocab_size,
+            share=self.masked,
+        )
+        return MaskedPairBatch(
+            **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
+            masked_BL=masked.ids_BL,
+            hidden_BL=masked.hidden_BL,
+            place_BM=masked.place_BM,
+            word_BM=masked.word_BM,
+        )
+
+    def features(self, model: nn.Module, batch: Any) -> Remembered:
+        found: Remembered = model(
+            batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.masked_BL, batch.hidden_BL, batch.place_BM
+        )
+        return found
+
+    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        matched, _ = info_nce(
+            features.image_ND,
+            features.text_ND,
+            scale=features.scale,
+            group_N=batch.group_B,
+            group_M=batch.group_B,
+            same=self.same_group,
+        )
+        found = {"contrastive": matched}
+        if self.weight_momentum:
+            found["momentum"] = self.weight_momentum * self.momentum_contrast(features, batch)
+        if self.weight_topology and features.reference_image_ND is not None:
+            kept = topology(
+                features.image_ND,
+                features.text_ND,
+                features.reference_image_ND,
+                features.reference_text_ND,
+                scale=features.scale,
+            )
+            found["topology"] = self.weight_topology * kept
+        if features.word_NMV is None:
+            return found
+        found["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
+        if self.weight_distilled:
+            distilled = masked_distillation(features.word_NMV, features.momentum_word_NMV, mask_NM=batch.word_BM >= 0)
+            found["distilled"] = self.weight_distilled * distilled
+        return found
+
+    def momentum_contrast(self, features: Remembered, batch: MaskedPairBatch) -> Tensor:
+        """Each feature against the momentum model's features of the other modality, of the batch and of the queue; one-hot."""
+        assert features.momentum_image_ND is not None
+        assert features.momentum_text_ND is not None
+        keep_NM = _own_columns(len(batch), features.image_ND.device) if self.keys == "own" else None
+        sides = (
+            (features.image_ND, features.momentum_text_ND, features.queue_text_KD),
+            (features.text_ND, features.momentum_image_ND, features.queue_image_KD),
+        )
+        both = [
+            info_nce(
+                anchor_ND,
+                key_ND,
+                scale=features.scale,
+                group_N=batch.group_B,
+                group_M=batch.group_B,
+                same=self.same_group,
+                keep_NM=keep_NM,
+                extra_text_KD=queue_KD,
+                extra_text_group_K=features.queue_group_K,
+                directions="image_to_text",
+            )[0]
+            for anchor_ND, key_ND, queue_KD in sides
+        ]
+        return torch.stack(both).mean()
+
+    def optimiser(self) -> Optimiser:
+        fixed = (Rule(r"^log_scale$", lr_scale=0.0),)
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, final_lr=self.final_lr, rules=fixed)
+
+    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
+        assert isinstance(model, ContinualEncoder)
+        if not self.remembers:
+            return
+        shares = self.compatible if self.task else (self.momentum, 1 - self.momentum, 0.0)
+        model.follow_(*shares)
+        keys = (features.momentum_image_ND, features.momentum_text_ND, batch.group_B)
+        model.remember_(*(all_gather(rows).flatten(0, 1) for rows in keys))
+
+    def deploy(self, model: nn.Module) -> PairEmbedder:
+        assert isinstance(model, ContinualEncoder)
+        return super().deploy(bare(model))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The towers and the budget of `clip`'s; three tasks, by vendor (emoji) or by the planned relation (scene world)."""
+        same = {**pair_fields(CLIP.tiny()), "warmup": 10.0, "lr": 5e-4}
+        return cls(**same, column=("task", "style", "predicate"), at_most=3, fusion_layers=1, fusion_heads=3)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ViT-B/16 and six BERT layers below six that read the image, D = 256, nine domains of P9D, five epochs each. Crops are taken
+        without RandAugment, and the vocabulary is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER`
+        takes them."""
+        return cls(image_tower="vit_b16", text_tower="bert_b6", width=256, same_group="negative", flip=True, projection_bias=True)
+
+    @classmethod
+    def paper_er(cls) -> Self:
+        """CTP_ER: `paper` with a buffer of 10,000 samples."""
+        return replace(cls.paper(), buffer=10_000, replays="added")
+
+
+class _StreamSnapshots(Snapshots):
+    """Also says what the tasks were, and lets the companions start from the weights that the run starts from (`--init`)."""
+
+    def __init__(self, recipe: CTP) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def on_stage(self, run: Run, stage: Stage) -> None:
+        super().on_stage(run, stage)
+        if run.step == 0:
+            assert isinstance(run.model, ContinualEncoder)
+            run.model.begin_task_()
+            if world()[0] == 0:
+                self.recipe.stream.write(run.snapshots)
+
+
+def _is_trained_on(stream: Stream, task: int, held_below: float, seed: int, sample: Sample) -> bool:
+    """Samples of the task, and those of earlier tasks that the buffer holds."""
+    own = stream.task_of(sample)
+    if own == task or not held_below:
+        return own == task
+    return 0 <= own < task and bool(reservoir_numbers([sample.uid], seed)[0] < held_below)
+
+
+@torch.no_grad()
+def _carry(before: nn.Module, after: nn.Module) -> None:
+    """All weights and queues go on; the reference is the model as it is now, and the momentum model starts from it."""
+    assert isinstance(after, ContinualEncoder)
+    missing, _ = after.load_state_dict(before.state_dict(), strict=False)
+    if any(not name.startswith("companions.reference.") for name in missing):
+        raise ConfigError(f"the model of the next task has tensors that the last one lacks: {missing[:3]}")
+    after.begin_task_()
+
+
+def _own_columns(rows: int, device: torch.device) -> Tensor:
+    """bool [N, W * N], True where text and image are of the same process."""
+    rank, count = world()
+    keep_NM = torch.zeros(rows, rows * count, dtype=torch.bool, device=device)
+    keep_NM[:, rank * rows : (rank + 1) * rows] = True
+    return keep_NM

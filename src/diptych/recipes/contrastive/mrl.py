@@ -1,0 +1,160 @@
+"""MRL: any of the dual-encoder recipes, trained so that every prefix of an embedding is an embedding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from diptych.core.config import from_plain, to_plain
+from diptych.core.contracts import Dataset, Draws, Hook, Optimiser
+from diptych.core.errors import ConfigError
+from diptych.core.registry import RECIPES
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.objectives.pairs.nested import Reduction, first, reduced
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes._shared.presets import pair_fields
+from diptych.recipes.contrastive.clip import CLIP
+
+FEATURE = re.compile(r"_[BN][A-Z0-9]*D$")
+"""Names of features whose last axis is the embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MRL(PairRecipe):
+    """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147). Baseline: `clip`, its vectors cut short.
+
+    A modifier: the losses of the recipe `base` are taken on the first d numbers of every feature, for each d of `dims`, and
+    averaged. Features are cut first and normalised then, in both towers, and one temperature serves all widths. Towers, batches,
+    optimiser and what the model remembers are those of `base`. Of its fields, those that this recipe has too are set here, the
+    others are as in its own preset or as named after a colon.
+
+    The model lists `dims` in its config.json. `model.first(16)` embeds to the first 16 numbers; the same holds for every width in
+    between, only less surely. A loss of D numbers costs d / D of that for each further d: with halving widths less than twice the
+    loss, and nothing in the towers.
+
+    The paper sums over widths (`reduction="sum"`, in `paper()`); the mean, our default, lets clipping and other terms keep their
+    meaning. For two towers the tied form ("efficient": one projection, cut) is the form: a text's prefix is the classifier of the
+    image's prefix. The published classifiers, tied and not, are `models.pairs.nested_classifier`, their loss
+    `objectives.pairs.nested.nested_cross_entropy`. `alip` as base: its gates compare each prefix's agreement with the running means of
+    whole vectors.
+
+    Bases are the recipes of two towers whose losses need nothing but features of the output space: clip, siglip, align, alip and
+    dreamlip. Each of the others says why not in its `no_prefixes`.
+
+    base     the recipe that is modified, with fields of its own after a colon: clip, siglip, dreamlip:texts=3,lambda_s=0
+    base_preset  where its other fields come from
+    dims     widths of the prefixes; the last should be `width`, or the whole vector is trained for nothing
+    weights  one for each of `dims`; none: 1 each
+    reduction  over widths: "mean", or "sum" as published
+    """
+
+    slug = "mrl"
+    no_prefixes = "it takes the losses of another recipe on prefixes already"
+
+    base: str = "clip"
+    base_preset: Literal["tiny", "paper"] = "paper"
+    dims: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    weights: tuple[float, ...] = ()
+    reduction: Reduction = "mean"
+
+    batch_size: int = 32_768
+    warmup: float = 2000.0
+
+    def __post_init__(self) -> None:
+        if not self.dims or min(self.dims) < 1 or max(self.dims) > self.width or len(set(self.dims)) < len(self.dims):
+            raise ConfigError(
+                f"dims is {list(self.dims)} (expected different widths from 1 to {self.width}, the width of the vectors)"
+            )
+        if self.weights and len(self.weights) != len(self.dims):
+            raise ConfigError(f"{len(self.weights)} weights for {len(self.dims)} dims (expected one each, or none)")
+
+    @cached_property
+    def inner(self) -> PairRecipe:
+        """The recipe that is modified."""
+        name, _, words = self.base.partition(":")
+        kind = RECIPES.load(name)
+        if why := refusal(kind):
+            raise ConfigError(f"base '{name}' cannot be nested: {why} (expected one of {', '.join(bases())})")
+        shared = {f.name for f in fields(PairRecipe)} & {f.name for f in fields(kind)}
+        own = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words.split(",") if word)}
+        if taken := shared & set(own):
+            raise ConfigError(
+                f"'{min(taken)}' is a field of mrl itself: say --{min(taken).replace('_', '-')} instead of base '{self.base}'"
+            )
+        preset = kind.tiny() if self.base_preset == "tiny" else kind.paper()
+        found: PairRecipe = from_plain(kind, {**to_plain(preset), **to_plain({key: getattr(self, key) for key in shared}), **own})
+        return found
+
+    def prepare(self, data: Dataset) -> Self:
+        return replace(self, vocabulary=self.inner.prepare(data).vocabulary)
+
+    def model(self) -> DualEncoder:
+        return self.inner.model()
+
+    def batch(self, draws: Draws) -> Any:
+        return self.inner.batch(draws)
+
+    def features(self, model: nn.Module, batch: Any) -> Any:
+        return self.inner.features(model, batch)
+
+    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        every = [self.inner.losses(cut(features, d), batch) for d in self.dims]
+        return {name: reduced([losses[name] for losses in every], self.weights or None, self.reduction) for name in every[0]}
+
+    def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        """Those of the base, and its whole loss at every width."""
+        each = {f"first_{d}": torch.stack(list(self.inner.losses(cut(features, d), batch).values())).sum() for d in self.dims}
+        return {**self.inner.metrics(features, batch), **each}
+
+    def optimiser(self) -> Optimiser:
+        return self.inner.optimiser()
+
+    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
+        self.inner.after_update(model, features, batch, progress)
+
+    def stored(self, name: str) -> bool:
+        return self.inner.stored(name)
+
+    def hooks(self) -> Sequence[Hook]:
+        return self.inner.hooks()
+
+    def deploy(self, model: nn.Module) -> PairEmbedder:
+        embedder = self.inner.deploy(model)
+        embedder.name, embedder.dims = self.slug, self.dims
+        return embedder
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The towers, data and budget of `clip`'s."""
+        return cls(**pair_fields(CLIP.tiny()), base_preset="tiny", dims=(4, 8, 16, 32, 64, 128))
+
+    @classmethod
+    def paper(cls) -> Self:
+        """CLIP with prefixes from 8 on, summed, 151,277,313 parameters. The paper's own models are ResNet-50 and ALIGN."""
+        return cls(**pair_fields(CLIP.paper()), reduction="sum")
+
+
+def refusal(kind: Any) -> str:
+    """Why a recipe cannot be a base of `mrl`, in words; "" where it can."""
+    if not (isinstance(kind, type) and issubclass(kind, PairRecipe)):
+        return "it has no two towers that are trained together"
+    return kind.no_prefixes
+
+
+def bases() -> list[str]:
+    """The recipes that can be a base."""
+    return sorted(name for name in RECIPES if not refusal(RECIPES.load(name)))
+
+
+def cut(features: Any, d: int) -> Any:
+    """The same features, embeddings cut to their first d numbers and normalised again; whatever is no embedding stays."""
+    named = {f.name: getattr(features, f.name) for f in fields(features)}
+    return replace(features, **{name: first(x, d) for name, x in named.items() if x is not None and FEATURE.search(name)})

@@ -1,0 +1,230 @@
+"""ProtoCLIP: samples of one cluster belong together, and the clusters of each modality are told to the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.contracts import Draws, Hook, Optimiser, Rule, Stage
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_seed
+from diptych.data.load.batch import PairBatch
+from diptych.models.pairs.bare import bare
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.pairs.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
+from diptych.objectives.pairs.prototypes import Clusters, back_translation, group_means, prototype_accuracy, prototype_loss
+from diptych.recipes._shared.presets import pair_fields
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.train.clustering import k_means
+from diptych.train.episodes import Episodes, from_first
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeBatch(PairBatch):
+    """Pairs, the number by which an episode knows each row, and the external teacher's features (width 0 without one)."""
+
+    row_B: Tensor
+    teacher_BD: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtoCLIP(CLIP):
+    """Prototypical Contrastive Language Image Pretraining (Chen et al., 2022, arXiv 2206.10996). Baseline: `clip`.
+
+    A run is cut into episodes. At the start of each, the features of everything that it will train on are clustered, images and texts
+    apart. An image is then compared with prototypes, the means of image features over the clusters of the *texts* (back translation),
+    and a text with means over the clusters of the images. Targets are soft: a cluster counts by its nearness to the right one. With an
+    external teacher (say, sentence embeddings) its clusters are targets for both, one-hot. The loss adds this to CLIP's.
+
+    The first episode has CLIP's loss alone. The last share of the run locks the image tower and has CLIP's loss alone (LiT). What is
+    deployed is a plain dual encoder. Clusters and prototypes are in every checkpoint.
+
+    We depart in these points: an episode is the next stretch of the run's own order, so that every sample is seen equally often (the
+    released code draws with replacement); a cluster without members is left out, where it was a prototype of zeros; k-means is
+    scikit-learn's; the LiT part starts its optimiser afresh at the learning rate that the schedule has there.
+
+    Logged beside the losses: how many clusters have members, and how often the nearest prototype is that of the row's own cluster
+    (`image_to_text_accuracy` and so on, shares; the released code logs them in percent).
+
+    Not for gradient caching: the heads have batch norm, which needs the whole batch. It normalises within a process.
+
+    clusters    K, of either modality and of the teacher
+    episode     samples an episode
+    hidden      width of the heads' hidden layer; head_width that of their output
+    tau_target  temperature of the soft targets; 0 makes them one-hot
+    teacher     column with the external teacher's features (a list of numbers a sample); "" does without
+    weight_...  of CLIP's loss, of the prototypes and of the teacher's prototypes
+    lit_share   share of the run, at its end, with a locked image tower
+    """
+
+    slug = "protoclip"
+    no_prefixes = "its prototypes are of the whole width"
+    cacheable = False
+
+    clusters: int = 20_000
+    episode: int = 200_000
+    iterations: int = 20
+    restarts: int = 3
+    hidden: int = 2048
+    head_width: int = 128
+    tau_target: float = 0.01
+    teacher: str = ""
+    weight_pairs: float = 1.0
+    weight_prototypes: float = 1.0
+    weight_teacher: float = 1.0
+    lit_share: float = 2 / 400
+
+    batch_size: int = 512
+    warmup: float = 15_625.0
+    weight_decay: float = 0.5
+    clip_norm: float = 10.0
+    crop: tuple[float, float] = (0.5, 1.0)
+
+    lit: bool = field(default=False, metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if self.episode < self.batch_size:
+            raise ConfigError(f"an episode of {self.episode} samples is shorter than a batch of {self.batch_size}")
+        if not 0 <= self.lit_share < 1:
+            raise ConfigError(f"lit_share is {self.lit_share} (expected at least 0, below 1)")
+
+    @property
+    def episode_steps(self) -> int:
+        return self.episode // self.batch_size
+
+    def stages(self) -> Sequence[Stage]:
+        if not self.lit_share:
+            return ()
+        left = 0.5 * (1 + math.cos(math.pi * (1 - self.lit_share)))
+        locked = replace(self, lit=True, warmup=0.0, lr=self.lr * left)
+        return [Stage("prototypes", self, share=1 - self.lit_share), Stage("locked", locked, share=self.lit_share)]
+
+    def hooks(self) -> Sequence[Hook]:
+        return [Episodes(self.episode_steps, _collect, self.cluster, active=lambda recipe: not recipe.lit)]
+
+    def model(self) -> PrototypeEncoder:
+        image, text = self.towers()
+        return PrototypeEncoder(
+            image,
+            text,
+            width=self.width,
+            hidden=self.hidden,
+            head_width=self.head_width,
+            rows=self.episode_steps * self.batch_size,
+            clusters=self.clusters,
+        )
+
+    def batch(self, draws: Draws) -> EpisodeBatch:
+        pairs = super().batch(draws)
+        rows = [keyed_seed("episode", draws.step, draw.sample.uid) for draw in draws]
+        return EpisodeBatch(
+            **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
+            row_B=torch.tensor(rows, dtype=torch.int64),
+            teacher_BD=torch.tensor([self._taught(draw.sample) for draw in draws], dtype=torch.float32),
+        )
+
+    def _taught(self, sample: Any) -> list[float]:
+        if not self.teacher:
+            return []
+        if (found := sample.extras.get(self.teacher)) is None:
+            expected = f"a column '{self.teacher}' of numbers in every row, or --teacher '' to do without"
+            raise DataError(f"sample '{sample.uid}' has no teacher's features", field=self.teacher, expected=expected)
+        return [float(value) for value in found]
+
+    def features(self, model: nn.Module, batch: Any) -> PrototypePairs:
+        found: PrototypePairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.row_B)
+        return found
+
+    @torch.no_grad()
+    def cluster(self, model: nn.Module, rows: Mapping[str, Tensor], number: int) -> None:
+        """What an episode learns from its features: clusters of each kind, and prototypes of both modalities over them."""
+        assert isinstance(model, PrototypeEncoder)
+        sources = {"image": rows["image_ED"], "text": rows["text_ED"], "teacher": rows["teacher_ED"]}
+        label_E3 = torch.full((len(rows["row_E"]), 3), -1, dtype=torch.int64, device=rows["row_E"].device)
+        known: list[tuple[Tensor, ...]] = []
+        for place, kind in enumerate(KINDS):
+            if not sources[kind].shape[1]:
+                empty_KD = rows["image_ED"].new_zeros(self.clusters, self.head_width)
+                known.append((empty_KD, empty_KD, empty_KD, empty_KD[:, 0] > 0))
+                continue
+            seed = keyed_seed("episode", number, kind)
+            found = k_means(sources[kind], self.clusters, seed=seed, iterations=self.iterations, restarts=self.restarts)
+            label_E3[:, place] = from_first(found.to(label_E3.device))
+            image_KD, filled_K = group_means(rows["image_ED"], label_E3[:, place], self.clusters)
+            text_KD, _ = group_means(rows["text_ED"], label_E3[:, place], self.clusters)
+            own_KD = torch.zeros_like(image_KD) if kind == "teacher" else (image_KD if kind == "image" else text_KD)
+            known.append((image_KD, text_KD, own_KD, filled_K))
+        stacked = (torch.stack(parts) for parts in zip(*known, strict=True))
+        model.episode.store_(rows["row_E"], label_E3, Prototypes(*stacked))
+
+    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        found = {"contrastive": self.weight_pairs * super().losses(features, batch)["contrastive"]}
+        if self.lit:
+            return found
+        known, heads = features.prototypes, (features.head_image_ND, features.head_text_ND)
+        image, text = (Clusters(features.labels(kind), known.centroids(kind), known.filled(kind)) for kind in ("image", "text"))
+        found["prototypes"] = self.weight_prototypes * back_translation(
+            *heads,
+            image_prototype_KD=known.means("image", over="text"),
+            text_prototype_KD=known.means("text", over="image"),
+            image_clusters=image,
+            text_clusters=text,
+            scale=features.head_scale,
+            tau=self.tau_target,
+        )
+        if batch.teacher_BD.shape[1]:
+            given = {"target": features.labels("teacher"), "filled_K": known.filled("teacher"), "scale": features.head_scale}
+            means = (known.means("image", over="teacher"), known.means("text", over="teacher"))
+            sides = [prototype_loss(x_ND, mean_KD, **given) for x_ND, mean_KD in zip(heads, means, strict=True)]
+            found["teacher"] = self.weight_teacher * torch.stack(sides).mean()
+        return found
+
+    def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        image, text = (features.prototypes.filled(kind).sum().float() for kind in ("image", "text"))
+        found = {**super().metrics(features, batch), "image_clusters": image, "text_clusters": text}
+        if self.lit:
+            return found
+        found["image_to_text_accuracy"] = self.accuracy(features, "image", "text")
+        found["text_to_image_accuracy"] = self.accuracy(features, "text", "image")
+        if batch.teacher_BD.shape[1]:
+            found["image_to_teacher_accuracy"] = self.accuracy(features, "image", "teacher")
+            found["text_to_teacher_accuracy"] = self.accuracy(features, "text", "teacher")
+        return found
+
+    def accuracy(self, features: PrototypePairs, side: Literal["image", "text"], over: Kind) -> Tensor:
+        """Share of images or of texts whose nearest prototype is that of their cluster of this kind (the released `acc_img2text`, ...)."""
+        known, x_ND = features.prototypes, features.head_image_ND if side == "image" else features.head_text_ND
+        return prototype_accuracy(x_ND.detach(), known.means(side, over=over), features.labels(over), filled_K=known.filled(over))
+
+    def optimiser(self) -> Optimiser:
+        if not self.lit:
+            return super().optimiser()
+        return replace(
+            super().optimiser(), rules=(Rule(r"^(image_tower|image_projection|image_head|text_head|log_head_scale)", 0.0),)
+        )
+
+    def deploy(self, model: nn.Module) -> PairEmbedder:
+        assert isinstance(model, PrototypeEncoder)
+        return super().deploy(bare(model))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The towers, data and budget of `clip`'s; episodes of 16 batches, 64 clusters."""
+        own: dict[str, Any] = {"clusters": 64, "episode": 4096, "iterations": 10, "restarts": 1, "hidden": 256, "head_width": 64}
+        return cls(**pair_fields(CLIP.tiny()), lit_share=0.0, **own)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ResNet-50 on 2.5 million pairs of CC3M, batch 512, 32 epochs (400 episodes). The image tower is CLIP's ResNet-50 with
+        its attention pooling, as in the released code; colour jitter, grey and blur of a fifth of the images are left out."""
+        return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True)
+
+
+def _collect(features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:
+    head_image_ND, head_text_ND = features.head_image_ND, features.head_text_ND
+    return {"image_ED": head_image_ND, "text_ED": head_text_ND, "teacher_ED": batch.teacher_BD, "row_E": batch.row_B}

@@ -1,0 +1,111 @@
+"""SigLIP: every pair of the batch is a yes-or-no question of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from torch import Tensor
+
+from diptych.core.contracts import Optimiser
+from diptych.data.load.batch import PairBatch
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.outputs import Pairs
+from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes.contrastive.clip import CLIP
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigLIP(PairRecipe):
+    """Sigmoid Loss for Language Image Pre-Training (Zhai et al., 2023, arXiv 2303.15343). A baseline beside `clip`.
+
+    The loss is a sigmoid for every image-text pair of the batch, summed over pairs and divided by the number of
+    images, with a learned scale and bias. The bias starts at -10 because N*N - N of the N*N pairs are negatives and would drown the
+    first steps. Images are squashed to a square instead of cropped, pixels go to [-1, 1].
+
+    Where the released towers differ from CLIP's, and `paper()` with them: patches with a bias, no class token and no norm before the
+    blocks, an attention-pooling head in place of a projection, a text read both ways with its padding and pooled at the last place,
+    a projection of texts with a bias, tanh GELU, norms with eps 1e-6. `tiny()` keeps `clip`'s towers, so that the loss alone differs.
+    We depart in the vocabulary: "clip", since the published one (32,000 pieces of English C4) is in no package; pass its
+    tokenizer.json as `tokenizer`.
+
+    project_image  whether the image vector is projected, or taken as its tower gives it (as published; `width` is then the tower's)
+    text_bias      whether the projection of texts has a bias (as published)
+    """
+
+    slug = "siglip"
+
+    start_scale: float = 10.0  # learned as log(scale)
+    start_bias: float = -10.0
+    project_image: bool = True
+    text_bias: bool = False
+
+    batch_size: int = 32_768
+    lr: float = 1e-3
+    warmup: float = 6500.0
+    weight_decay: float = 1e-4
+    resize: Literal["crop", "squash", "pad"] = "squash"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def model(self) -> DualEncoder:
+        image, text = self.towers()
+        return DualEncoder(
+            image,
+            text,
+            width=self.width,
+            scale=self.start_scale,
+            bias=self.start_bias,
+            project_image=self.project_image,
+            projection_bias="text" if self.text_bias else "none",
+        )
+
+    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+        assert features.bias is not None
+        loss, _ = sigmoid_pairs(
+            features.image_ND,
+            features.text_ND,
+            scale=features.scale,
+            bias=features.bias,
+            group_N=batch.group_B,
+            group_M=batch.group_B,
+            same=self.same_group,
+        )
+        return {"pairs": loss}
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=(0.9, 0.95))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The same towers, data and budget as `clip`'s, so that the two differ in the loss alone."""
+        same = CLIP.tiny()
+        return cls(
+            image_tower=same.image_tower,
+            text_tower=same.text_tower,
+            width=same.width,
+            image_size=same.image_size,
+            text_length=same.text_length,
+            tokenizer=same.tokenizer,
+            pieces=same.pieces,
+            batch_size=same.batch_size,
+            steps=same.steps,
+            lr=same.lr,
+            warmup=same.warmup,
+            weight_decay=same.weight_decay,
+            clip_norm=same.clip_norm,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ViT-B/16 on WebLI as released at 224 pixels: 64 tokens a text; 203,155,970 parameters with its vocabulary of 32,000."""
+        return cls(
+            image_tower="siglip_b16",
+            text_tower="text_siglip",
+            width=768,
+            text_length=64,
+            project_image=False,
+            text_bias=True,
+            same_group="negative",
+        )

@@ -1,0 +1,204 @@
+"""TIPS: one model for images and texts whose patches know where they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from diptych.core.contracts import Dataset, Draws, Hook
+from diptych.core.errors import ConfigError
+from diptych.data.load.batch import TripletBatch
+from diptych.data.media.views import hidden_patches, local_views
+from diptych.models.pairs.dense_encoder import DenseEncoder, DensePairs, Token
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.dense_vit import DenseViT
+from diptych.models.towers.towers import patches_a_side
+from diptych.objectives.distillation.koleo import koleo
+from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes._shared.presets import pair_fields
+from diptych.recipes._shared.teachers import TeacherFromStart
+from diptych.recipes.contrastive.alip import ALIP
+from diptych.recipes.contrastive.clip import CLIP
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseBatch(TripletBatch):
+    """Two texts an image, small views of it, and which of its patches are hidden from the student."""
+
+    local_BVCHW: Tensor
+    hidden_BP: Tensor
+    place_BM: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TIPS(PairRecipe):
+    """TIPS: Text-Image Pretraining with Spatial awareness (Maninis et al., 2024, arXiv 2410.16512). Baseline: `clip`.
+
+    Three things are added to CLIP at once. Two texts an image: a raw one goes with the first class token and a synthetic caption with
+    the second, each with a temperature of its own (the assignment is our reading). Self-distillation: a teacher, the moving average of
+    image tower and heads, sees the whole view, the student sees small parts of it, and both say which prototypes that is. Masked
+    patches: the student, with most patches hidden, says what the teacher says at the hidden places. The loss is half the sum of both
+    contrastive losses, plus alpha times the second, plus beta times the third.
+
+    The deployed model embeds an image by `token`; `embedder.reading("second")` reads the other. `embed_dense` gives its patches, which
+    protocol `dense_probe` asks for segmentation and depth order. Pixels go in as numbers from 0 to 1, without mean and deviation, and that
+    is saved with the weights.
+
+    Give it data with two texts as for `alip` (see `raw`, `synthetic`, `captions`). A step costs about three times CLIP's image tower.
+    No training code was released: number and size of the small views, the teacher's schedule and the heads are DINOv2's. We depart in
+    the text tower (learned positions, GELU) and the vocabulary (CLIP's).
+
+    two_tokens   False: one class token and raw texts alone; with alpha and beta 0 this is CLIP
+    alpha, beta  weights of self-distillation and of masked patches; 0 leaves a term out, and its head and views
+    hidden       share of patches that the student does not see, the same in all images as published; with hidden_spread each image has
+                 its own, evenly from hidden - spread to hidden + spread, and weighs the same whatever that is (as in DINOv2)
+    koleo        weight of the KoLeo regulariser on the first class token, which spreads images evenly (DINOv2: 0.1; TIPS publishes none)
+    locals       small views an image, of local_size pixels and these shares of its area
+    momentum     of the teacher at the start; it goes to 1 as a cosine
+    prototypes   of either head; head_hidden and head_width are its inner layers
+    student_tau, teacher_tau   temperatures; centre is the momentum of the teacher's centre
+    token        which class token the deployed model reads: "first" or "second"
+    """
+
+    slug = "tips"
+    no_prefixes = "its teacher's prototypes are of the whole width"
+
+    two_tokens: bool = True
+    alpha: float = 1.0
+    beta: float = 2.0
+    hidden: float = 0.75
+    hidden_spread: float = 0.0
+    koleo: float = 0.0
+    locals: int = 8
+    local_size: int = 98
+    local_scale: tuple[float, float] = (0.05, 0.32)
+    momentum: float = 0.994
+    prototypes: int = 32_768
+    head_hidden: int = 2048
+    head_width: int = 256
+    student_tau: float = 0.1
+    teacher_tau: float = 0.07
+    centre: float = 0.9
+    token: Token = "first"
+    raw: tuple[str, ...] = ("alt", "label", "caption")
+    synthetic: tuple[str, ...] = ("synthetic",)
+    captions: str = ""
+
+    image_tower: str = "dense_b14"
+    batch_size: int = 16_384
+    epochs: float = 70.0
+    crop: tuple[float, float] = (0.32, 1.0)
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.token == "second" and not self.two_tokens:
+            raise ConfigError("token 'second' needs two_tokens (expected token first)")
+        if not 0 <= self.hidden_spread <= self.hidden < 1 - self.hidden_spread:
+            raise ConfigError(f"hidden is {self.hidden} +- {self.hidden_spread} (expected shares of at least 0, below 1)")
+
+    def reader(self) -> ALIP:
+        """Two texts an image are found, checked and drawn as `alip` does."""
+        return ALIP(**pair_fields(self), raw=self.raw, synthetic=self.synthetic, captions=self.captions)
+
+    def prepare(self, data: Dataset) -> Self:
+        return replace(self, vocabulary=self.reader().prepare(data).vocabulary)
+
+    def model(self) -> DenseEncoder:
+        image, text = self.towers()
+        if not isinstance(image, DenseViT):
+            raise ConfigError(f"image tower {self.image_tower!r} has no second class token (expected dense_...)")
+        if self.local_size % image.patch:
+            raise ConfigError(f"local_size {self.local_size} cannot be cut into patches of {image.patch} (expected a multiple)")
+        return DenseEncoder(
+            image,
+            text,
+            width=self.width,
+            two_tokens=self.two_tokens,
+            distilled=self.alpha > 0,
+            masked=self.beta > 0,
+            prototypes=self.prototypes,
+            hidden=self.head_hidden,
+            bottleneck=self.head_width,
+        )
+
+    def hooks(self) -> Sequence[Hook]:
+        return [TeacherFromStart()]
+
+    def batch(self, draws: Draws) -> DenseBatch:
+        """The texts and the whole view first, then the small views, then what is hidden, all from the draw's own generator."""
+        read = self.reader().batch(draws)
+        views = self.locals if self.alpha > 0 else 0
+        local_BVCHW = local_views(draws, self.preprocess, count=views, size=self.local_size, scale=self.local_scale)
+        share, spread = (self.hidden, self.hidden_spread) if self.beta > 0 else (0.0, 0.0)
+        patches = patches_a_side(self.image_tower, self.image_size) ** 2
+        hidden_BP, place_BM = hidden_patches(draws, patches=patches, share=share, spread=spread)
+        known = {f.name: getattr(read, f.name) for f in fields(TripletBatch)}
+        return DenseBatch(**known, local_BVCHW=local_BVCHW, hidden_BP=hidden_BP, place_BM=place_BM)
+
+    def features(self, model: nn.Module, batch: Any) -> DensePairs:
+        texts = (batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL)
+        found: DensePairs = model(batch.image_BCHW, *texts, batch.local_BVCHW, batch.hidden_BP, batch.place_BM)
+        return found
+
+    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        sides = [("raw", features.image_ND, features.text_ND, features.scale)]
+        if self.two_tokens:
+            sides.append(("synthetic", features.second_ND, features.caption_ND, features.second_scale))
+        found = {
+            name: info_nce(image_ND, text_ND, scale=scale, group_N=batch.group_B, group_M=batch.group_B, same=self.same_group)[0]
+            / len(sides)
+            for name, image_ND, text_ND, scale in sides
+        }
+        taus: dict[str, Any] = {"student_tau": self.student_tau, "teacher_tau": self.teacher_tau}
+        if features.local_NVK is not None:
+            distilled = self_distillation(features.local_NVK, features.teacher_N1K, features.class_centre_K, **taus)
+            found["distilled"] = self.alpha * distilled
+        if features.patch_NMK is not None:
+            given = (features.patch_NMK, features.teacher_patch_NMK, features.patch_centre_K)
+            found["masked"] = self.beta * self_distillation(*given, **taus, mask_NV=self.asked(batch))
+        if self.koleo:
+            found["koleo"] = self.koleo * koleo(features.class_ND)
+        return found
+
+    def asked(self, batch: DenseBatch) -> Tensor | None:
+        """Which places of the batch are hidden patches and not padding; None when all are."""
+        return batch.place_BM >= 0 if self.hidden_spread else None
+
+    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
+        assert isinstance(model, DenseEncoder)
+        super().after_update(model, features, batch, progress)
+        model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
+        answers = (
+            (features.class_centre_K, features.teacher_N1K, None),
+            (features.patch_centre_K, features.teacher_patch_NMK, self.asked(batch)),
+        )
+        model.recentre_(
+            *(
+                None if centre_K is None else moved_centre(centre_K, said_NVK, momentum=self.centre, mask_NV=mask_NV)
+                for centre_K, said_NVK, mask_NV in answers
+            )
+        )
+
+    def deploy(self, model: nn.Module) -> PairEmbedder:
+        assert isinstance(model, DenseEncoder)
+        plain = model.deployed(self.token)
+        return PairEmbedder(plain, self.preprocess, self.words(), self.text_length, name=self.slug)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The budget of `clip`'s, an image tower of 64 patches. Data without synthetic captions get a stand-in as in `alip`'s preset."""
+        same = {**pair_fields(CLIP.tiny()), "image_tower": "dense_tiny", "mean": (0.0,) * 3, "std": (1.0,) * 3}
+        own: dict[str, Any] = {"locals": 2, "local_size": 32, "local_scale": (0.1, 0.4), "prototypes": 256, "head_hidden": 128}
+        return cls(**same, **own, head_width=32, momentum=0.99, synthetic=("synthetic", "rewrite", "tags"))
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ViT-B/14 and a text tower of its width, 70 epochs of 117 million pairs with captions by PaliGemma."""
+        return cls(text_tower="text_clip_l", width=768, text_length=64, same_group="negative", flip=True)

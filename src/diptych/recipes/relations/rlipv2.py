@@ -1,0 +1,418 @@
+"""RLIPv2: detect objects and the relations between them from free text, by fusing image and label texts early in the encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+from torch import Tensor, nn
+
+from diptych.core.contracts import Draws, Optimiser, Rule
+from diptych.data.graphs.batch import GraphBatch
+from diptych.data.graphs.label_lists import NO_OBJECTS, LabelLists
+from diptych.data.graphs.region_noise import RegionNoise
+from diptych.data.vocabularies import vocabulary
+from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
+from diptych.models.rlipv2.language_fusion import GateKind
+from diptych.models.rlipv2.pair_decoder import RelationStart
+from diptych.models.rlipv2.pair_queries import GivenPairs, HideTwins
+from diptych.models.rlipv2.published import BACKBONES, FROZEN, ROBERTA
+from diptych.models.rlipv2.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
+from diptych.models.towers.label_encoder import LabelEncoder, label_encoder
+from diptych.objectives.boxes.matching import Missing
+from diptych.objectives.boxes.pair_set import PairSetLoss
+from diptych.objectives.boxes.pair_tensors import PairPredictions, PairTargets
+from diptych.recipes._shared.scene_graphs import GraphRecipe, Triplet
+from diptych.tasks.relations.hico_det_splits import unseen
+
+Unseen = Literal["", "uc_rf", "uc_nf", "uo"]
+
+FILL_PAIRS = 100
+"""Pairs of given regions an image, unrelated ones drawn in: what the tagger is trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLIPv2(GraphRecipe):
+    """RLIPv2: Fast Scaling of Relational Language-Image Pre-training (Yuan et al., 2023, arXiv 2308.09351).
+
+    An image is matched with two lists of free texts, objects and relations, each text encoded alone. In the encoder, places of the
+    image and labels read each other through one matrix of scores (ALIF); subjects and objects are decoded in parallel, pair by
+    pair, and relations after them (ParSe). Each query is assigned to one true pair; the relations of a pair are worth as much as its
+    boxes lie well (quality labels), and similar names earn a part (pseudo-labels). Its baselines are fields: `fusion` "late" is RLIPv1
+    (2209.01814), "none" lets texts meet the image in the classifier only; `variant` takes ParSe back to DETR or Deformable DETR.
+
+    With `given` the queries are known regions: the R-Tagger, which finds relations for detection data
+    (`curate/operators/relation_tags.py`).
+
+    Published settings are presets: paper (pre-training, ResNet-50), swin_tiny, swin_large, hico_det, hico_det_few, hico_det_uc_rf,
+    hico_det_uc_nf, v_coco, open_images, tagger, tagger_released. Zero-shot evaluation needs no preset: ask a pre-trained model by
+    other names.
+
+    We depart where the released code does not do what it means: attention masks hide what they should (`released_masks`); pairs
+    beyond the number of queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given
+    labels takes all labels; an object that does not exist costs nothing in matching (`missing`); divisors of all loss terms count
+    over all processes (`divisors`). Weight decay spares biases and norms.
+
+    label, relation, box, giou   weights of the loss terms
+    background   weight of "no objects" in the cross-entropy of names
+    focal        quality (soft targets) or corner (as released without quality labels)
+    gamma        exponent of the focal factor
+    quality      relations of a matched query are worth as much as its boxes lie well
+    pseudo       share of the highest label similarity above which a similar name earns part of a target; none: no pseudo-labels
+    matching     each decoder layer is matched by its own predictions, or all by the last one's; given regions need no matching
+    subjects     subjects are named too; off: as released without subject classes, for data whose subjects are all people
+    missing      what a missing object costs in matching: left_out, or zero_box (as released)
+    divisors     losses are divided by counts over all processes, or over this one (as released)
+    backbone     conv_tiny, or timm:NAME
+    frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
+    drop_path    highest rate of stochastic depth in the backbone
+    frozen       regular expression of parameters that are not trained; published: stem and first stage of ResNet, norms and position
+                 tables of Swin, which come trained (`--init`). For a ResNet from scratch: ""
+    backbone_lr, text_lr   learning rate of backbone and label encoder, as shares of lr
+    lr_drop      share of the run after which the learning rate is a tenth
+    hide         HICO-DET's unseen classes whose relations are left out of training: uc_rf, uc_nf, uo
+    noise_box, noise_label   strength of the noise on given boxes, share of given labels that are replaced
+    variant      parse (on DETR), parsed (Deformable DETR), parseda (DAB-Deformable-DETR)
+    pairs        pair queries (the published 200 queries are 100 pairs)
+    given        queries are known regions (R-Tagger)
+    given_point  with the released wiring of given boxes
+    hide_twins   when slots of the same region hide from each other: always; training (as released); never
+    relation_start   what relation queries start from: both (published), slots (a released tagger), fused; none: both, or for given
+                 regions the fused pair at its own box
+    width, heads, mlp_width   of encoder and decoders
+    encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
+    branches     of the fusion of subject and object
+    dropout      in encoder and decoders
+    norm_groups  groups of the GroupNorms in the pyramid; none: 32 at the published width
+    centred      positions at pixel centres: Swin as released; not ResNet
+    in_padded    positions of boxes in the padded image, as released
+    relation_boxes   frozen box heads of the relation decoder, as released: they matter only with a checkpoint's weights
+    fusion       alif (in the encoder), late (behind the decoders, RLIPv1), none
+    fusion_before   encoder layers before which image and labels meet
+    fusion_width, fusion_dropout   of a meeting, all heads together
+    coarsest_only   only the coarsest level meets the labels
+    released_masks   attention masks as the release applies them: padding is read, and in training about half of all texts are hidden
+    gate         how much of what was read gets in; published: one learned number a direction
+    gate_start   its first value; none: 1 / levels
+    language_layers, language_heads, language_mlp   of the layers among labels behind each meeting
+    layer_texts  each decoder layer is classified against the labels of its own meeting
+    text_scale   reach of the logits at the start; narrow models need more than the published 1/2
+    """
+
+    slug = "rlipv2"
+    presets = (
+        "tiny",
+        "paper",
+        "swin_tiny",
+        "swin_large",
+        "hico_det",
+        "hico_det_few",
+        "hico_det_uc_rf",
+        "hico_det_uc_nf",
+        "v_coco",
+        "open_images",
+        "tagger",
+        "tagger_released",
+        "tagger_tiny",
+    )
+
+    batch_size: int = 64
+    epochs: float = 20.0
+    lr: float = 1.41e-4
+    warmup: float = 0.0
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    lr_drop: float = 0.75
+    backbone_lr: float = 0.1
+    text_lr: float = 0.1
+    frozen: str = FROZEN["resnet50"]
+
+    label: float = 1.0
+    relation: float = 1.0
+    box: float = 2.5
+    giou: float = 1.0
+    background: float = 0.1
+    focal: Literal["quality", "corner"] = "quality"
+    gamma: float = 2.0
+    quality: bool = True
+    pseudo: float | None = 0.3
+    matching: Literal["layer", "last"] = "layer"
+    subjects: bool = True
+    missing: Missing = "left_out"
+    divisors: Literal["global", "process"] = "global"
+    hide: Unseen = ""
+    noise_box: float = 0.6
+    noise_label: float = 0.3
+
+    backbone: str = "timm:resnet50"
+    frozen_norm: bool = True
+    drop_path: float = 0.0
+    variant: Variant = "parseda"
+    pairs: int = 100
+    given: bool = False
+    given_point: bool = False
+    hide_twins: HideTwins = "always"
+    relation_start: RelationStart | None = None
+    width: int = 256
+    heads: int = 8
+    mlp_width: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 3
+    levels: int = 4
+    points: int = 4
+    branches: int = 16
+    dropout: float = 0.0
+    norm_groups: int | None = None
+    centred: bool = False
+    in_padded: bool = True
+    relation_boxes: bool = True
+    fusion: Fusion = "alif"
+    fusion_before: tuple[int, ...] = (0, 2, 4)
+    fusion_width: int = 2048
+    fusion_dropout: float = 0.1
+    coarsest_only: bool = True
+    released_masks: bool = False
+    gate: GateKind = "scalar"
+    gate_start: float | None = None
+    language_layers: int = 1
+    language_heads: int = 12
+    language_mlp: int = 3072
+    layer_texts: bool = True
+    text_scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.shape()  # refuses what cannot be built, an unknown gate for one
+        self.loss()
+
+    @property
+    def measured_by(self) -> str:
+        """Recall of triplets; where pictures are small worlds with a few relations, of the first five."""
+        if self.lists == "closed" and self.vocabulary == "v-coco" and not self.given:
+            return "v_coco_triplets"  # what the release prints in training; V-COCO's texts are not the names of its data
+        task = "vg150_predcls" if self.given else "vg150"
+        return f"{task}:ks=[5]" if self.square else task
+
+    # ------------------------------------------------------------ model
+
+    def shape(self) -> DetectorShape:
+        return DetectorShape(**{item.name: getattr(self, item.name) for item in fields(DetectorShape)})
+
+    def model(self) -> RelationDetector:
+        return RelationDetector(self.image_backbone(), self.text_part(), self.shape())
+
+    def default_lists(self) -> LabelLists:
+        """Of a tagger every name: it is asked for those of one image, and these say what captions can be read for."""
+        if not self.given or self.lists == "closed":
+            return super().default_lists()
+        return LabelLists(tuple(name for name in self.names.objects if name != NO_OBJECTS), self.names.relations)
+
+    def image_backbone(self) -> DetectionBackbone:
+        options: dict[str, Any] = {}
+        if self.backbone.startswith("timm:"):
+            options = {"frozen_norm": self.frozen_norm, "drop_path": self.drop_path}
+        return detection_backbone(self.backbone, **options)
+
+    def text_part(self) -> LabelEncoder:
+        """One vector a label."""
+        if self.label_encoder == "table":
+            return label_encoder("table", labels=len(self.all_names()), width=self.width)
+        if self.label_encoder == "vectors":
+            return label_encoder("vectors", width=self.frozen_texts().width)
+        if self.label_encoder.startswith("hf:"):
+            return label_encoder(self.label_encoder, length=self.text_length)
+        words = self.words()
+        if self.label_encoder == "hf":
+            # Our own pieces have marks and padding elsewhere than roberta-base; its sizes stay.
+            marks = {"pad_token_id": words.pad_id, "bos_token_id": words.prefix[0], "eos_token_id": words.eot_id}
+            return label_encoder("hf", config={**ROBERTA, **marks})
+        return label_encoder(self.label_encoder, vocab_size=words.vocab_size, length=self.text_length)
+
+    # ------------------------------------------------------------ a step
+
+    def batch(self, draws: Draws) -> GraphBatch:
+        return self.graph_batch(
+            draws,
+            max_pairs=self.pairs,
+            fill_pairs=FILL_PAIRS if self.given else 0,
+            noise=RegionNoise(box=self.noise_box, label=self.noise_label) if self.given else None,
+            hidden=_hidden(self.hide),
+        )
+
+    def features(self, model: nn.Module, batch: GraphBatch) -> PairSet:
+        said: PairSet = model(
+            batch.image_BCHW,
+            batch.text_TL,
+            batch.text_mask_TL,
+            entities=batch.lists.background + 1,
+            pixel_BHW=None if self.square else batch.pixel_BHW,
+            given=GivenPairs(**batch.given_pairs()) if self.given else None,
+        )
+        return said
+
+    def losses(self, features: PairSet, batch: GraphBatch) -> dict[str, Tensor]:
+        return self._terms(features, batch)[0]
+
+    def metrics(self, features: PairSet, batch: GraphBatch) -> dict[str, Tensor]:
+        return self._terms(features, batch)[1]
+
+    def loss(self) -> PairSetLoss:
+        return PairSetLoss(
+            label=self.label,
+            relation=self.relation,
+            box=self.box,
+            giou=self.giou,
+            background=self.background,
+            focal=self.focal,
+            gamma=self.gamma,
+            quality=self.quality,
+            pseudo=self.pseudo,
+            matching="given" if self.given else self.matching,
+            subjects=self.subjects,
+            missing=self.missing,
+            divisors=self.divisors,
+        )
+
+    def _terms(self, features: PairSet, batch: GraphBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        predictions = PairPredictions(**{item.name: getattr(features, item.name) for item in fields(PairPredictions)})
+        return self.loss()(predictions, PairTargets(**batch.true_pairs()), relation_text_RD=features.relation_text_RD)
+
+    def optimiser(self) -> Optimiser:
+        return replace(
+            super().optimiser(),
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            schedule="step",
+            drop_at=self.lr_drop,
+            rules=(
+                *([Rule(self.frozen, lr_scale=0.0)] if self.frozen else []),
+                Rule(r"^backbone\.", lr_scale=self.backbone_lr),
+                Rule(r"^labels\.", lr_scale=self.text_lr),
+            ),
+        )
+
+    # ------------------------------------------------------------ presets
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """0.9 million parameters at 64 pixels: minutes on two cores."""
+        return cls(
+            label_encoder="text_micro",
+            pieces=512,
+            text_length=8,
+            image_size=64,
+            square=True,
+            mirror=0.0,
+            backbone="conv_tiny",
+            frozen_norm=False,
+            frozen="",
+            pairs=8,
+            width=64,
+            heads=4,
+            mlp_width=128,
+            encoder_layers=4,
+            decoder_layers=2,
+            levels=2,
+            branches=8,
+            centred=True,
+            in_padded=False,
+            relation_boxes=False,
+            fusion_before=(0, 2),
+            fusion_width=128,
+            fusion_dropout=0.0,
+            language_heads=4,
+            language_mlp=128,
+            text_scale=4.0,
+            pseudo=None,
+            batch_size=16,
+            steps=3000,
+            lr=1e-3,
+            warmup=100.0,
+            lr_drop=0.8,
+            backbone_lr=1.0,
+            text_lr=1.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Pre-training with ResNet-50 on free-form scene graphs, 200 queries, 20 epochs."""
+        return cls()
+
+    @classmethod
+    def swin_tiny(cls) -> Self:
+        """Pre-training with Swin-T."""
+        return cls(**SWIN_TINY)
+
+    @classmethod
+    def swin_large(cls) -> Self:
+        """Pre-training with Swin-L."""
+        return cls(**SWIN_LARGE)
+
+    @classmethod
+    def hico_det(cls) -> Self:
+        """Fine-tuning on all of HICO-DET: 80 objects, 117 verbs, 128 queries."""
+        return cls(lists="closed", vocabulary="hico-det", pairs=64)
+
+    @classmethod
+    def hico_det_few(cls) -> Self:
+        """Fine-tuning on 1 % or 10 % of HICO-DET (`relation_splits.few_shot_rows` chooses the images): 10 epochs, batch 32."""
+        return cls(lists="closed", vocabulary="hico-det", **SHORT)
+
+    @classmethod
+    def hico_det_uc_rf(cls) -> Self:
+        """HICO-DET with 120 combinations of verb and object hidden, the rare ones first."""
+        return cls(lists="closed", vocabulary="hico-det", pairs=64, hide="uc_rf", **SHORT)
+
+    @classmethod
+    def hico_det_uc_nf(cls) -> Self:
+        """HICO-DET with 120 combinations of verb and object hidden, the frequent ones first."""
+        return cls(lists="closed", vocabulary="hico-det", pairs=64, hide="uc_nf", **SHORT)
+
+    @classmethod
+    def v_coco(cls) -> Self:
+        """Fine-tuning on V-COCO: 29 action-roles; no quality labels, since some pairs have no object."""
+        return cls(lists="closed", vocabulary="v-coco", batch_size=32, lr=1e-4, quality=False, focal="corner")
+
+    @classmethod
+    def open_images(cls) -> Self:
+        """Fine-tuning on the scene graphs of Open Images V6: the objects of the data, 30 predicates."""
+        return cls(lists="closed", vocabulary="open-images", batch_size=32, lr=1e-4)
+
+    @classmethod
+    def tagger(cls) -> Self:
+        """The R-Tagger: ParSeD on given regions with noise, no quality labels, trained on Visual Genome alone. Its script leaves dropout
+        at 0.1, other than those of ParSeDA."""
+        return cls(
+            variant="parsed",
+            given=True,
+            mlp_width=1024,
+            dropout=0.1,
+            focal="corner",
+            quality=False,
+            pseudo=None,
+            gate="vector",
+        )
+
+    @classmethod
+    def tagger_released(cls) -> Self:
+        """The R-Tagger wired as released: points read off the given boxes, relations from learned slots, no leak mask in evaluation."""
+        return replace(cls.tagger(), given_point=True, relation_start="slots", hide_twins="training")
+
+    @classmethod
+    def tagger_tiny(cls) -> Self:
+        """The tagger at the size of `tiny`."""
+        return replace(cls.tiny(), variant="parsed", given=True, focal="corner", quality=False, steps=600)
+
+
+SWIN: dict[str, Any] = {"frozen_norm": False, "frozen": FROZEN["swin_tiny"], "centred": True}
+SWIN_TINY: dict[str, Any] = {**SWIN, "backbone": BACKBONES["swin_tiny"]["name"], "drop_path": 0.2}
+SWIN_LARGE: dict[str, Any] = {**SWIN, "backbone": BACKBONES["swin_large"]["name"], "drop_path": 0.5}
+SHORT: dict[str, Any] = {"batch_size": 32, "epochs": 10.0, "lr_drop": 0.7, "lr": 1e-4}
+"""Few labels: 10 epochs, a tenth of the rate after 7."""
+
+
+@lru_cache
+def _hidden(setting: Unseen) -> frozenset[Triplet]:
+    classes = vocabulary("hico-det").triplets
+    return frozenset(classes[number] for number in unseen(setting)) if setting else frozenset()

@@ -1,0 +1,1 @@
+"""Records, ranks, average precision and intervals."""

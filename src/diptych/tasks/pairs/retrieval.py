@@ -1,0 +1,303 @@
+"""Image-text retrieval in both directions.  Protocol `retrieval`, version 1.
+
+A text asks for images and hits at K when a relevant image is among the first K. An image asks for texts and hits at K when *at
+least one* of its texts is (the convention of the Flickr30k and COCO tables, not the share of its captions that are found).
+Relevant is what shares the group (several pictures of one concept), or the sample itself where groups do not repeat. The unit of
+the intervals is the group, in both directions.
+
+Ties: equal scores are counted, and `ties` says what they are worth; under `expected` a tied block is worth its mean over random
+orders, so a model that answers the same to everything gets chance, not 0 or 1. One text that stands several times at one answer
+is one gallery item. Texts beyond the model's context and strings that stand at different answers are counted in the notes.
+
+Where others differ: `clip-benchmark` breaks ties as torch.topk happens to; multiplying images by their captions in the gallery
+changes every number; ranking in half precision makes ties that are not there.
+
+Letters: N queries, M gallery items, D width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.contracts import Dataset, Embedder
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
+from diptych.core.sample import ORIGINS, Sample
+from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means, resampled_medians
+from diptych.tasks._scoring.records import array, facts_of, with_facts
+
+DIRECTIONS = {"text_to_image": "t2i", "image_to_text": "i2t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Recall at K both ways, mean reciprocal rank, median rank, with intervals over groups.
+
+    language         texts of this language or of an unknown one; "" takes all
+    origins          only texts of these origins ("label", "caption", "tags", ...); empty takes all but negatives
+    texts_per_image  the first so many texts of a sample (5 for COCO and Flickr30k); 0 takes all
+    relevant         what answers a query: the same "group" or the same "uid"; "auto" is "group" when groups repeat
+    ties             what tied scores are worth: expected | pessimistic | optimistic | index (lower gallery row first)
+    """
+
+    name: ClassVar[str] = "retrieval"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Embedder
+    main: ClassVar[str] = "r@1"
+
+    language: str = "en"
+    origins: tuple[str, ...] = ()
+    texts_per_image: int = 0
+    relevant: Literal["auto", "group", "uid"] = "auto"
+    ks: tuple[int, ...] = (1, 5, 10)
+    ties: rk.Ties = "expected"
+    draws: int = 2000
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        rk.check_ties(self.ties)
+        if unknown := [origin for origin in self.origins if origin not in ORIGINS]:
+            raise ConfigError(f"origins holds {unknown[0]!r} (expected {' | '.join(ORIGINS)})")
+        if self.relevant not in ("auto", "group", "uid"):
+            raise ConfigError(f"relevant is {self.relevant!r} (expected auto | group | uid)")
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"ks is {self.ks} (expected whole numbers from 1)")
+
+    def predict(self, model: Embedder, data: Dataset) -> pa.Table:
+        """One row a query, texts first."""
+        items = _collect(self, model, data)
+        text_ND = embed_texts(model, items.strings, items.text_uids)
+        image_key, text_key = items.keys(items.image_answer), items.keys(items.text_answer)
+        t2i = rk.rank(text_ND, rk.cosine(items.image_ND), text_key, image_key)
+        i2t = rk.rank(items.image_ND, rk.cosine(text_ND), image_key, text_key)
+        table = pa.concat_tables(
+            [
+                _rows("text_to_image", t2i, items.text_uids, items.strings, items.text_groups, items.image_uids),
+                _rows("image_to_text", i2t, items.image_uids, [""] * len(items.image_uids), items.image_groups, items.strings),
+            ]
+        )
+        unanswered = int((array(table, "relevant") == 0).sum())
+        return with_facts(
+            table.filter(pc.greater(table["relevant"], 0)),
+            options=asdict(self),
+            relevant=items.relevant,
+            images=len(items.image_uids),
+            texts=len(items.strings),
+            images_without_text=unanswered,
+            texts_merged=items.merged,
+            texts_with_several_answers=items.ambiguous,
+            texts_truncated=count_truncated(model, items.strings),
+            unreadable=[asdict(u) for u in items.unreadable],
+        )
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers. Each draw resamples groups over both directions at once."""
+        direction, groups = array(records, "direction"), records.column("group").to_pylist()
+        if not len(direction):
+            raise DataError("there is nothing to score: the records hold no query", expected="one row or more")
+        columns: dict[str, Floats] = {}
+        chance: dict[str, float] = {}
+        ranks: dict[str, Floats] = {}
+        touched = np.zeros(len(direction), bool)
+        for long, short in DIRECTIONS.items():
+            rows = np.flatnonzero(direction == long)
+            count = _Counts(records, rows)
+            for k in self.ks:
+                columns[f"{short}_r@{k}"] = _spread(rk.hits(*count.block, k, self.ties, count.by_index), rows, len(direction))
+                chance[f"{short}_r@{k}"] = float(rk.chance_hits(count.gallery, count.relevant, k).mean())
+                touched[rows] |= count.decided_by_tie(k)
+            reciprocal = rk.reciprocal_ranks(*count.block, self.ties, count.by_index)
+            columns[f"{short}_mrr"] = _spread(reciprocal, rows, len(direction))
+            chance[f"{short}_mrr"] = rk.chance_reciprocal(count.gallery, count.relevant)
+            ranks[f"{short}_medr"] = _spread(rk.ranks(*count.block, self.ties, count.by_index), rows, len(direction))
+            chance[f"{short}_medr"] = rk.chance_median(count.gallery, count.relevant)
+        metrics = self._metrics(columns, ranks, chance, groups)
+        notes = {
+            **facts_of(records),
+            "ties": self.ties,
+            "share_tied": float(touched.mean()),
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+        }
+        return Result(self.name, self.version, self.main, metrics, len(direction), len(set(groups)), notes=notes)
+
+    def _metrics(
+        self, columns: dict[str, Floats], ranks: dict[str, Floats], chance: dict[str, float], groups: Sequence[str]
+    ) -> dict[str, Metric]:
+        names = list(columns)
+        value_NM = np.stack([columns[name] for name in names], axis=1)
+        drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
+        drawn = {name: drawn_RM[:, place] for place, name in enumerate(names)}
+        value = {name: float(np.nanmean(columns[name])) for name in names}
+        tables: tuple[dict[str, Any], ...] = (value, chance, drawn)
+        for table in tables:
+            for k in self.ks:
+                table[f"r@{k}"] = (table[f"i2t_r@{k}"] + table[f"t2i_r@{k}"]) / 2
+            table["rsum"] = 200 * sum(table[f"r@{k}"] for k in self.ks)
+        for name, rank_N in ranks.items():
+            value[name] = float(np.nanmedian(rank_N))
+            drawn[name] = resampled_medians(rank_N, groups, draws=self.draws, seed=self.seed)
+        items = {f"{short}_": int(np.isfinite(rank_N).sum()) for short, rank_N in ((n[:3], r) for n, r in ranks.items())}
+        kinds = [*(f"r@{k}" for k in self.ks), "mrr", "medr"]
+        order = [*kinds[:-2], "rsum", *(f"{short}_{kind}" for short in DIRECTIONS.values() for kind in kinds)]
+        return {
+            name: Metric(
+                value[name],
+                *percentiles(drawn[name]),
+                chance=chance[name],
+                higher_is_better=name not in ranks,
+                unit="rank" if name in ranks else "points" if name == "rsum" else "share",
+                items=items.get(name[:4], 0),
+            )
+            for name in order
+        }
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 2] for "r@K", [N, 1] for "i2t_r@K" and "t2i_r@K": hits, ties by expectation, NaN in the other direction."""
+        short, _, rest = metric.rpartition("_")
+        if not rest.startswith("r@") or not rest[2:].isdigit() or short not in ("", *DIRECTIONS.values()):
+            return None
+        count = _Counts(records, np.arange(len(records)))
+        hit_N = rk.hits(*count.block, int(rest[2:]), "expected", count.by_index)
+        direction_N = array(records, "direction")
+        chosen = [long for long, name in DIRECTIONS.items() if short in ("", name)]
+        return np.stack([np.where(direction_N == long, hit_N, np.nan) for long in chosen], axis=1)
+
+
+@dataclass(slots=True)
+class _Items:
+    """What is ranked against what. `answer` names what an item belongs to: its group or its uid."""
+
+    image_uids: list[str]
+    image_groups: list[str]
+    image_answer: list[str]
+    image_ND: npt.NDArray[np.float32]
+    text_uids: list[str]
+    text_groups: list[str]
+    text_answer: list[str]
+    strings: list[str]
+    relevant: str
+    merged: int
+    ambiguous: int
+    unreadable: list[Unreadable]
+
+    def keys(self, answers: Sequence[str]) -> rk.Ints:
+        known = {answer: code for code, answer in enumerate(dict.fromkeys([*self.image_answer, *self.text_answer]))}
+        return np.array([known[answer] for answer in answers], np.int64)
+
+
+class _Counts:
+    """The numbers of some rows of the records."""
+
+    def __init__(self, records: pa.Table, rows: npt.NDArray[np.intp]) -> None:
+        part = records.take(pa.array(rows))
+        above, tied, tied_relevant, relevant, gallery, by_index = (
+            array(part, name).astype(np.int64)
+            for name in ("above", "tied", "tied_relevant", "relevant", "gallery", "rank_by_index")
+        )
+        self.block = (above, tied, tied_relevant)
+        self.relevant, self.gallery, self.by_index = relevant, gallery, by_index
+
+    def decided_by_tie(self, k: int) -> npt.NDArray[np.bool_]:
+        above, tied, tied_relevant = self.block
+        decided: npt.NDArray[np.bool_] = (above < k) & (k - above <= tied - tied_relevant)
+        return decided
+
+
+def _collect(task: Retrieval, model: Embedder, data: Dataset) -> _Items:
+    samples: list[Sample] = []
+    vectors: list[npt.NDArray[np.float32]] = []
+    unreadable: list[Unreadable] = []
+    for block in image_blocks(model, data, batch_size=task.batch_size):
+        samples += block.samples
+        vectors.append(block.vectors_ND)
+        unreadable += block.unreadable
+    if not samples:
+        raise DataError(f"'{data.name}' has no image to rank", field="image", expected="samples with images and texts")
+    own_group = [sample.group or sample.uid for sample in samples]
+    repeats = len(set(own_group)) < len(own_group)
+    relevant = ("group" if repeats else "uid") if task.relevant == "auto" else task.relevant
+    answers = own_group if relevant == "group" else [sample.uid for sample in samples]
+    chosen: dict[tuple[str, str], tuple[str, str]] = {}
+    total = 0
+    for sample, group, answer in zip(samples, own_group, answers, strict=True):
+        for string in _strings(task, sample):
+            total += 1
+            chosen.setdefault((answer, string), (sample.uid, group))
+    if not chosen:
+        raise DataError(
+            f"no text of '{data.name}' is left for language {task.language!r} and origins {task.origins or 'any'}",
+            field="texts",
+            expected='another language ("" for all) or origins',
+        )
+    answers_of = Counter(string for _, string in chosen)
+    return _Items(
+        image_uids=[sample.uid for sample in samples],
+        image_groups=own_group,
+        image_answer=answers,
+        image_ND=np.concatenate([v for v in vectors if len(v)]),
+        text_uids=[uid for uid, _ in chosen.values()],
+        text_groups=[group for _, group in chosen.values()],
+        text_answer=[answer for answer, _ in chosen],
+        strings=[string for _, string in chosen],
+        relevant=relevant,
+        merged=total - len(chosen),
+        ambiguous=sum(answers_of[string] > 1 for _, string in chosen),
+        unreadable=unreadable,
+    )
+
+
+def _strings(task: Retrieval, sample: Sample) -> list[str]:
+    texts = [text.string for text in sample.positives(task.language) if not task.origins or text.origin in task.origins]
+    return texts[: task.texts_per_image] if task.texts_per_image else texts
+
+
+def _rows(
+    direction: str, found: rk.Ranks, uids: list[str], texts: list[str], groups: list[str], gallery: Sequence[str]
+) -> pa.Table:
+    mean_rank = rk.ranks(found.above, found.tied, found.tied_relevant, "expected", found.by_index)
+    return pa.table(
+        {
+            "query": uids,
+            "direction": [direction] * len(uids),
+            "text": texts,
+            "group": groups,
+            "above": found.above,
+            "tied": found.tied,
+            "tied_relevant": found.tied_relevant,
+            "relevant": found.relevant,
+            "gallery": np.full(len(uids), found.gallery, np.int64),
+            "rank_by_index": found.by_index,
+            "rank_expected": mean_rank,
+            "score": found.best,
+            "top": [[gallery[item] for item in row] for row in found.top_NK],
+            "top_score": found.top_score_NK.tolist(),
+        },
+        schema=_SCHEMA,
+    )
+
+
+def _spread(value: Floats, rows: npt.NDArray[np.intp], count: int) -> Floats:
+    """The values at their rows, NaN elsewhere."""
+    column = np.full(count, np.nan)
+    column[rows] = value
+    return column
+
+
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("query", "direction", "text", "group")]
+    + [(name, pa.int64()) for name in ("above", "tied", "tied_relevant", "relevant", "gallery", "rank_by_index")]
+    + [("rank_expected", pa.float64()), ("score", pa.float64())]
+    + [("top", pa.list_(pa.string())), ("top_score", pa.list_(pa.float64()))]
+)

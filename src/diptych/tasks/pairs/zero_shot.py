@@ -1,0 +1,176 @@
+"""Zero-shot classification: an image belongs to the class whose sentences are nearest.  Protocol `zero_shot`, version 1.
+
+Every class name goes into every template; each sentence's embedding is normalised, the sentences of a class are averaged, and the
+average is normalised again. Averaging scores instead, or taking the best sentence, are other protocols with other numbers, so the
+rule has a name in the result. So have the template set and the list of classes (as a hash).
+
+Ties share their places (a model that answers the same to everything gets 1/K; a plain argmax would give it the frequency of the
+first class). acc@5 is left out, not zero, when there are fewer than five classes. Underscores in names become spaces. Class names
+that occur for two classes cannot be told apart by any model; the notes list them.
+
+Letters: N items, K classes, T templates, D width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Embedder
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Result
+from diptych.core.sample import Sample
+from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.intervals import Floats
+from diptych.tasks._scoring.records import with_facts
+from diptych.tasks.pairs.classification import (
+    class_item_values,
+    class_list_hash,
+    class_records,
+    label_of,
+    require_classes,
+    score_classes,
+)
+from diptych.tasks.pairs.templates import fill, templates
+
+Ensemble = Literal["mean", "mean_scores", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShot:
+    """acc@1, acc@5 and mean per-class recall without any training on the classes.
+
+    label      the column that holds the class; "label" falls back to the text of origin "label"
+    classes    their order and extent; empty takes the distinct labels of the data, sorted
+    templates  a set's name (plain | one | symbols | seven | eighty), one sentence, or several, each with one `{}`
+    ensemble   "mean" of normalised embeddings, normalised again; "mean_scores"; "max"
+    """
+
+    name: ClassVar[str] = "zero_shot"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Embedder
+    main: ClassVar[str] = "acc@1"
+
+    label: str = "label"
+    language: str = "en"
+    classes: tuple[str, ...] = ()
+    templates: str | tuple[str, ...] = "plain"
+    ensemble: Ensemble = "mean"
+    ties: rk.Ties = "expected"
+    draws: int = 2000
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        rk.check_ties(self.ties)
+        templates(self.templates)
+        if self.ensemble not in ("mean", "mean_scores", "max"):
+            raise ConfigError(f"ensemble is {self.ensemble!r} (expected mean | mean_scores | max)")
+        if len(set(self.classes)) < len(self.classes):
+            raise ConfigError("classes holds one name twice (expected distinct labels)")
+
+    def predict(self, model: Embedder, data: Dataset) -> pa.Table:
+        """One row an image."""
+        samples: list[Sample] = []
+        vectors: list[npt.NDArray[np.float32]] = []
+        unreadable: list[Unreadable] = []
+        for block in image_blocks(model, data, batch_size=self.batch_size):
+            samples += block.samples
+            vectors.append(block.vectors_ND)
+            unreadable += block.unreadable
+        if not samples:
+            raise DataError(f"'{data.name}' has no image to classify", field="image", expected="samples with images")
+        labels = [label_of(sample, self.label, self.language) for sample in samples]
+        names = self._classes(labels)
+        sentences = templates(self.templates)
+        sentence_KTD = self.embed_classes(model, names)
+        code = {label: k for k, label in enumerate(names)}
+        label_N = np.array([code[label] for label in labels], np.int64)
+        image_ND = np.concatenate([v for v in vectors if len(v)])
+        score = scorer(sentence_KTD, self.ensemble)
+        found = rk.rank(image_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
+        spoken = [spell(name) for name in names]
+        return with_facts(
+            class_records(samples, labels, found, names),
+            options=asdict(self),
+            templates=list(sentences),
+            classes=len(names),
+            class_list=class_list_hash(names),
+            names_shared=sorted(name for name, count in Counter(spoken).items() if count > 1),
+            texts_truncated=count_truncated(model, [fill(t, n) for n in spoken for t in sentences]),
+            unreadable=[asdict(u) for u in unreadable],
+        )
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers."""
+        return score_classes(
+            records,
+            name=self.name,
+            version=self.version,
+            main=self.main,
+            ties=self.ties,
+            draws=self.draws,
+            seed=self.seed,
+        )
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for "acc@K"; see `classification.class_item_values`."""
+        return class_item_values(records, metric)
+
+    def embed_classes(self, model: Embedder, names: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[K, T, D], unit rows: every template of every class."""
+        sentences = templates(self.templates)
+        filled = [fill(sentence, spell(name)) for name in names for sentence in sentences]
+        flat = embed_texts(model, filled, [f"class {name}" for name in names for _ in sentences])
+        return flat.reshape(len(names), len(sentences), -1)
+
+    def _classes(self, labels: Sequence[str]) -> list[str]:
+        names = list(self.classes) or sorted(set(labels))
+        if missing := sorted(set(labels) - set(names)):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(f"label {missing[0]!r}{more} is not among `classes`", field=self.label, expected="every label listed")
+        require_classes(names, self.label)
+        return names
+
+
+def spell(name: str) -> str:
+    """A class name as one would say it."""
+    return name.replace("_", " ").strip()
+
+
+def class_heads(sentence_KTD: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """[K, D], unit rows: the normalised mean of the normalised sentences of each class."""
+    mean_KD = _unit(sentence_KTD.astype(np.float64)).mean(axis=1)
+    return _unit(mean_KD)
+
+
+def scorer(sentence_KTD: npt.NDArray[Any], ensemble: Ensemble) -> rk.Scorer:
+    """Scores [B, K] of a block of unit image rows, under the named rule."""
+    if ensemble == "mean":
+        return rk.cosine(class_heads(sentence_KTD))
+    unit_KTD = _unit(sentence_KTD.astype(np.float64))
+    if ensemble == "mean_scores":
+        return rk.cosine(unit_KTD.mean(axis=1))
+    classes, count, _ = unit_KTD.shape
+    each = rk.cosine(unit_KTD.reshape(classes * count, -1))
+
+    def best(image_BD: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        score_BKT = each(image_BD).reshape(len(image_BD), classes, count)
+        nearest: npt.NDArray[Any] = score_BKT.max(axis=2)
+        return nearest
+
+    return best
+
+
+def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    norm = np.linalg.norm(rows, axis=-1, keepdims=True)
+    unit: npt.NDArray[np.float64] = rows / np.where(norm > 0, norm, 1.0)
+    return unit

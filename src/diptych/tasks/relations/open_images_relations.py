@@ -1,0 +1,247 @@
+"""Open Images V6 relations under the two protocols that share its name: `open_images_predicates` 1 and `open_images_triplets` 2.
+
+    score_wtd = .2 R@50 + .4 wmAP_rel + .4 wmAP_phr
+
+R@50 is the share of all true relations of the data set that are among the 50 best triplets of their images. `rel` asks that subject
+and object both overlap; `phr` looks at the one box around both. wmAP weights the classes by their true relations, mAP does not.
+The two protocols agree on these words and on little else; their numbers do not compare, and no table may mix them.
+
+|                    | open_images_predicates                          | open_images_triplets                          |
+|--------------------|-------------------------------------------------|-----------------------------------------------|
+| used by            | BGNN, SGTR, PE-Net (Li et al., 2021)            | RLIPv2 (Yuan et al., 2023)                    |
+| a class of AP      | a predicate; names of both ends must be right   | a whole (subject, predicate, object)          |
+| AP                 | area under the falling envelope                 | 11-point                                      |
+| an overlap counts  | above .5                                        | from .5                                       |
+| what competes      | 2 best predicates of a pair, 100 an image       | every predicate of every pair, 100 an image   |
+| relation NMS       | none                                            | triplets .7, then phrases .5                  |
+| a found relation   | a prediction may answer several                 | a prediction answers the one it overlaps most |
+
+In both a prediction goes to the true relation that it overlaps most, and is wrong when a better-scored one took that already.
+
+`compat="published"` repeats the habits of the released scorers. Both: overlaps count the last pixel in (width = x1 - x0 + 1), ties
+are broken by row. Predicates: a predicate without a true relation counts as AP 0 in mAP. Triplets: false alarms in images without
+any true box are dropped; a recall of exactly .3 falls short of its threshold; after NMS, phrases are sorted by score while their
+overlaps are not, so a phrase is judged by the box of another one, and phrases of classes without a true relation are passed over before
+they can take a truth.
+The 100 (or 50) places of an image take tied triplets in the order of the rows.
+
+Letters: R relations, D draws, C groups, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Detector
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
+from diptych.core.triplet_rule import TripletRule
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.average_precision import Curves, Rule, first_claims
+from diptych.tasks._scoring.intervals import Floats, Ints, codes, group_weights, percentiles
+from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.relations import graph_records
+from diptych.tasks.relations import triplet_matching as tm
+from diptych.tasks.relations.graph_records import Ragged
+from diptych.tasks.relations.triplet_matching import Bools
+from diptych.tasks.relations.triplet_names import names_asked, sides, vocabulary_of
+
+KEPT, RECALLED = 100, 50  # triplets an image, for AP and for recall
+LEAST = 1e-5  # scores up to here are no predictions (predicates protocol)
+WEIGHTS = {"r@50": 0.2, "wmap_rel": 0.4, "wmap_phr": 0.4}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImagesPredicates:
+    """R@50, wmAP of relations and of phrases, one AP a predicate, and their weighted sum (the protocol of most scene-graph papers).
+
+    vocabulary  "open-images" for its 30 predicates (objects come from the data), "vg150", ...; "" takes the names of the data
+    ranking     what orders triplets: "confidence" as the detector gives it, or its "product" with both region scores
+    compat      "published" repeats what the released scorer does differently (docs: relation protocols)
+    """
+
+    name: ClassVar[str] = "open_images_predicates"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Detector
+    main: ClassVar[str] = "score_wtd"
+
+    vocabulary: str = ""
+    ranking: Literal["confidence", "product"] = "confidence"
+    compat: tm.Compat = ""
+    draws: int = 500
+    seed: int = 0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.ranking not in ("confidence", "product"):
+            raise ConfigError(f"ranking is {self.ranking!r} (expected confidence | product)")
+        if self.compat not in ("", "published"):
+            raise ConfigError(f"compat is {self.compat!r} (expected published, or nothing)")
+
+    def predict(self, model: Any, data: Dataset) -> pa.Table:
+        """One row an image: its true graph and the predicted one."""
+        objects, relations = names_asked(self.vocabulary, [data])
+        table = graph_records.predict(model, data, objects, relations, rule=self._rule_of_triplets, batch_size=self.batch_size)
+        return with_facts(table, options={f.name: getattr(self, f.name) for f in fields(self)})
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers. Each draw resamples groups of images."""
+        truth, found = sides(records)
+        if not len(truth.predicate):
+            raise DataError("there is nothing to score: no image has a true relation", field="relations")
+        objects, predicates = (len(names) for names in vocabulary_of(records))
+        if self.ranking == "product":
+            found = replace(found, confidence=found.confidence * found.score[found.subject] * found.score[found.object])
+        judged = self._judge(truth, found, objects, predicates)
+        metrics = self._metrics(truth, judged)
+        used = np.unique(truth.image_of_relation)
+        notes = {
+            **facts_of(records),
+            **self._rules,
+            "relation_nms": graph_records.nms_ran(facts_of(records), self._rules["relation_nms"]),
+            "iou": f"{self._rules['iou']}, " + ("inclusive (last pixel counted in)" if self.compat else "half_open"),
+            "scorer": self._rules["scorer"] + (" (published habits)" if self.compat else ""),
+            "ties": "index" if self.compat else "equal scores of a class enter its curve together; places in an image by row",
+            "share_tied": judged.relations.share_tied,
+            "score_wtd": " + ".join(f"{weight} {name}" for name, weight in WEIGHTS.items()),
+            "classes": int((judged.positives.sum(axis=0) > 0).sum()),
+            "ranking": self.ranking,
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+        }
+        return Result(
+            self.name, self.version, self.main, metrics, len(records), len({truth.groups[n] for n in used}), notes=notes
+        )
+
+    # ------------------------------------------------------------ what the protocol is
+
+    @property
+    def _rule_of_triplets(self) -> TripletRule | None:
+        """How a detector that can follow a rule is to make its triplets; None leaves that to its `detect`."""
+        return None
+
+    @property
+    def _rules(self) -> dict[str, str]:
+        return {
+            "scorer": "Open Images V6 relations, AP per predicate",
+            "ap_rule": "area",
+            "iou": "rel: both boxes > 0.5, phr: enclosing box > 0.5, recall: both >= 0.5",
+            "relation_nms": "none",
+            "places": f"2 predicates a pair, {KEPT} triplets an image with score > {LEAST}",
+        }
+
+    @property
+    def _rule(self) -> Rule:
+        return "area"
+
+    def _judge(self, truth: Ragged, found: Ragged, objects: int, predicates: int) -> Judged:
+        score = found.confidence
+        inclusive = bool(self.compat)
+        order = tm.Order.of(found.image_of_relation, score)
+        pair = found.subject[order.row] * max(len(found.box), 1) + found.object[order.row]
+        order = order.keep(tm.first_of_each(pair, 2) & (score[order.row] > LEAST), found.image_of_relation, score)
+        kept = np.zeros(len(score), bool)
+        kept[order.row[order.rank <= KEPT]] = True
+        t, p = tm.equal_pairs(tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates))
+        both = tm.both_overlaps(truth, found, t, p, inclusive=inclusive)
+        phrase = tm.phrase_overlaps(truth, found, t, p, inclusive=inclusive)
+        fits = both >= 0.5
+        first = tm.first_answers(t[fits], p[fits], order, len(truth.predicate), len(score))
+        ties: rk.Ties = "index" if self.compat else "expected"
+        recalled = rk.hits(first.above, first.tied, first.tied_relevant, RECALLED, ties, first.by_index)
+        hits = [claims(t, p, share, (share > 0.5) & kept[p], score) for share in (both, phrase)]
+        rows = np.flatnonzero(kept)
+        group_N, groups = codes(truth.groups)
+        relations, phrases = (
+            self._curves(truth, hit[rows], score[rows], found.predicate[rows], group_N[found.image_of_relation[rows]], predicates)
+            for hit in hits
+        )
+        return Judged(relations, phrases, recalled, group_N[truth.image_of_relation], groups)
+
+    def _curves(
+        self, truth: Ragged, hit: Bools, score: Floats, kind: Ints, group: Ints, classes: int, truth_kind: Ints | None = None
+    ) -> Curves:
+        group_N, groups = codes(truth.groups)
+        return Curves.of(
+            hit,
+            score,
+            kind,
+            group,
+            truth_class=truth.predicate if truth_kind is None else truth_kind,
+            truth_group=group_N[truth.image_of_relation],
+            classes=classes,
+            groups=groups,
+            ties="index" if self.compat else "together",
+        )
+
+    # ------------------------------------------------------------ numbers
+
+    def _metrics(self, truth: Ragged, judged: Judged) -> dict[str, Metric]:
+        value = self._numbers(judged, None)
+        drawn: dict[str, list[Floats]] = {name: [] for name in value}
+        points = max(int(curves.bounds[-1]) for curves in (judged.relations, judged.phrases))
+        width = max(judged.groups, points * 11, judged.positives.shape[1])
+        if self.draws and judged.groups > 1:
+            for weight_DC in group_weights(judged.groups, self.draws, self.seed, width):
+                for name, value_D in self._numbers(judged, weight_DC).items():
+                    drawn[name].append(value_D)
+        spans = {name: percentiles(np.concatenate(each)) if each else () for name, each in drawn.items()}
+        return {name: Metric(float(value[name][0]), *spans[name]) for name in value}
+
+    def _numbers(self, judged: Judged, weight_DC: Floats | None) -> dict[str, Floats]:
+        """[D] for each metric."""
+        positive_DK, found_D, total_D = judged.weighted(weight_DC)
+        numbers = {"score_wtd": np.zeros(len(total_D)), "r@50": _share(found_D, total_D)}
+        for short, curves in (("rel", judged.relations), ("phr", judged.phrases)):
+            ap_DK = curves.average_precision(self._rule, weight_DC=weight_DC, float_recall=bool(self.compat))
+            there_DK = positive_DK > 0
+            ap_DK = np.where(there_DK, ap_DK, 0.0)
+            numbers[f"wmap_{short}"] = _share((ap_DK * positive_DK).sum(axis=1), positive_DK.sum(axis=1))
+            classes_D = there_DK.sum(axis=1) if not self._absent_count else np.full(len(ap_DK), ap_DK.shape[1])
+            numbers[f"map_{short}"] = _share(ap_DK.sum(axis=1), classes_D)
+        numbers["score_wtd"] = sum((weight * numbers[name] for name, weight in WEIGHTS.items()), numbers["score_wtd"])
+        return numbers
+
+    @property
+    def _absent_count(self) -> bool:
+        """Whether classes without a true relation count as AP 0 in mAP."""
+        return bool(self.compat)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is left to average: curves of relations and of phrases, and for each true relation its worth at 50 and its group."""
+
+    relations: Curves
+    phrases: Curves
+    recalled: Floats
+    group: Ints
+    groups: int
+
+    @property
+    def positives(self) -> Any:
+        return self.relations.positives_CK
+
+    def weighted(self, weight_DC: Floats | None) -> tuple[Floats, Floats, Floats]:
+        """True relations a class [D, K], those that were found [D], all of them [D]."""
+        weight_DC = np.ones((1, self.groups)) if weight_DC is None else weight_DC
+        positive_DK = np.asarray((self.positives.T @ weight_DC.T).T)
+        found_C = np.bincount(self.group, self.recalled, minlength=self.groups)
+        return positive_DK, weight_DC @ found_C, positive_DK.sum(axis=1)
+
+
+def claims(t: Ints, p: Ints, share_M: Floats, fits_M: Bools, score_R: Floats) -> Bools:
+    """[R]: the predictions that are right: each points at the truth it overlaps most, and is the best-scored one to do so."""
+    claimed = np.full(len(score_R), -1, np.int64)
+    t, p = t[fits_M], p[fits_M]
+    best = tm.best_truths(t, p, share_M[fits_M])
+    claimed[p[best]] = t[best]
+    return first_claims(claimed, score_R)
+
+
+def _share(part_D: Floats, whole_D: Floats | Ints) -> Floats:
+    share: Floats = np.divide(part_D, whole_D, out=np.full(len(part_D), np.nan), where=whole_D > 0)
+    return share

@@ -1,0 +1,140 @@
+"""Open Images V6 relations with one AP a whole triplet, as RLIPv2 scores them; see `open_images_relations` for both protocols."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from diptych.core.errors import ConfigError
+from diptych.core.triplet_rule import TripletRule
+from diptych.tasks._scoring.average_precision import Rule, first_claims
+from diptych.tasks._scoring.intervals import Floats, Ints, codes
+from diptych.tasks.relations import triplet_matching as tm
+from diptych.tasks.relations.graph_records import Ragged, Rules
+from diptych.tasks.relations.open_images_relations import KEPT, RECALLED, Judged, OpenImagesPredicates, claims
+from diptych.tasks.relations.relation_nms import relation_nms
+from diptych.tasks.relations.triplet_matching import Bools
+
+NMS_TRIPLETS, NMS_PHRASES = 0.7, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImagesTriplets(OpenImagesPredicates):
+    """The same numbers with one AP a whole triplet, as RLIPv2 scores them. Fields as in `OpenImagesPredicates`, and:
+
+    nms       weed out near-duplicates of equal names: triplets whose boxes overlap beyond .7, then phrases beyond .5
+    triplets  published: relation x subject x object, boxes as they are, where the detector can follow a rule | detector: by its
+              own `detect`
+    """
+
+    name: ClassVar[str] = "open_images_triplets"
+    version: ClassVar[int] = 2
+
+    nms: bool = True
+    triplets: Rules = "published"
+
+    def __post_init__(self) -> None:
+        OpenImagesPredicates.__post_init__(self)
+        if self.triplets not in ("published", "detector"):
+            raise ConfigError(f"triplets is {self.triplets!r} (expected published | detector)")
+
+    @property
+    def _rule_of_triplets(self) -> TripletRule | None:
+        return TripletRule("scored", top=KEPT) if self.triplets == "published" else None
+
+    @property
+    def _rules(self) -> dict[str, str]:
+        return {
+            "scorer": "Open Images V6 relations, AP per triplet",
+            "ap_rule": "11-point",
+            "iou": "rel: both boxes >= 0.5, phr: enclosing box >= 0.5",
+            "relation_nms": f"triplets {NMS_TRIPLETS}, then phrases {NMS_PHRASES}" if self.nms else "none",
+            "places": f"every predicate of every pair, {KEPT} triplets an image, {RECALLED} for recall",
+        }
+
+    @property
+    def _rule(self) -> Rule:
+        return "11-point"
+
+    @property
+    def _absent_count(self) -> bool:
+        return False
+
+    def _judge(self, truth: Ragged, found: Ragged, objects: int, predicates: int) -> Judged:
+        score = found.confidence
+        true_names, names = tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates)
+        kinds, truth_kind = np.unique(true_names % (objects * predicates * objects), return_inverse=True)
+        kind = np.searchsorted(kinds, names % (objects * predicates * objects))
+        known = kinds[np.minimum(kind, len(kinds) - 1)] == names % (objects * predicates * objects)
+        if self.compat:
+            known &= np.diff(truth.box_start)[found.image_of_relation] > 0
+        order = tm.Order.of(found.image_of_relation, score)
+        judged = known[order.row] | bool(self.compat)  # classes do not touch each other, save in the published scorer
+        rows = self._kept(found, names, order.row[judged & (order.rank <= KEPT)])
+        few = self._kept(found, names, order.row[judged & (order.rank <= RECALLED)])
+        t, p = tm.equal_pairs(true_names, names)
+        both = tm.both_overlaps(truth, found, t, p, inclusive=bool(self.compat))
+        phrase = tm.phrase_overlaps(truth, found, t, p, inclusive=bool(self.compat))
+        hit = claims(t, p, both, (both >= 0.5) & _among(rows, len(score))[p], score)
+        found_rows = _claimed(t, p, both, (both >= 0.5) & _among(few, len(score))[p])
+        recalled = np.zeros(len(truth.predicate))
+        recalled[found_rows] = 1.0
+        phrase_rows, judged_by = self._phrases(found, names, rows)
+        phrase_hit = claims(t, p, phrase, (phrase >= 0.5) & _among(phrase_rows, len(score))[p], score)
+        if judged_by is not phrase_rows:
+            phrase_hit = _misjudged(t, p, phrase, phrase_rows, judged_by, score, known)
+        group_N, groups = codes(truth.groups)
+        curves = []
+        for right, some in ((hit, rows), (phrase_hit, phrase_rows)):
+            some = some[known[some]]
+            group = group_N[found.image_of_relation[some]]
+            curves.append(self._curves(truth, right[some], score[some], kind[some], group, len(kinds), truth_kind))
+        return Judged(curves[0], curves[1], recalled, group_N[truth.image_of_relation], groups)
+
+    def _kept(self, found: Ragged, names: Ints, rows: Ints) -> Ints:
+        """The rows that triplet NMS leaves."""
+        if not self.nms:
+            return rows
+        return relation_nms(found, rows, names[rows], NMS_TRIPLETS, inclusive=bool(self.compat))
+
+    def _phrases(self, found: Ragged, names: Ints, rows: Ints) -> tuple[Ints, Ints]:
+        """The rows that phrase NMS leaves, and the rows by whose boxes they are judged: the same, save in the published scorer."""
+        if not self.nms:
+            return rows, rows
+        image, score, inclusive = found.image_of_relation, found.confidence, bool(self.compat)
+        rows = rows[np.lexsort((-score[rows], image[rows]))]
+        box = tm.enclosing(found.box[found.subject[rows]], found.box[found.object[rows]])
+        rows = rows[tm.suppress(names[rows], lambda i, j: tm.overlap(box[i], box[j], inclusive=inclusive), NMS_PHRASES)]
+        if not self.compat:
+            return rows, rows
+        first = np.unique(names[rows], return_index=True)
+        appears = first[1][np.searchsorted(first[0], names[rows])]
+        listed = rows[np.lexsort((appears, image[rows]))]  # class by class, as NMS left them
+        return listed[np.lexsort((-score[listed], image[listed]))], listed
+
+
+def _claimed(t: Ints, p: Ints, share_M: Floats, fits_M: Bools) -> Ints:
+    """The truths that any prediction points at."""
+    t, p = t[fits_M], p[fits_M]
+    return np.unique(t[tm.best_truths(t, p, share_M[fits_M])])
+
+
+def _misjudged(t: Ints, p: Ints, share_M: Floats, rows: Ints, judged_by: Ints, score_R: Floats, known_R: Bools) -> Bools:
+    """As `claims`, each of `rows` by the box and the names of its entry in `judged_by`. A phrase whose own class has no truth takes
+    nothing, whatever its entry overlaps: the released scorer passes it over before it marks a truth as taken."""
+    fits = (share_M >= 0.5) & _among(judged_by, len(score_R))[p]
+    points_at = np.full(len(score_R), -1, np.int64)
+    best = tm.best_truths(t[fits], p[fits], share_M[fits])
+    points_at[p[fits][best]] = t[fits][best]
+    claimed = np.full(len(score_R), -1, np.int64)
+    claimed[rows] = points_at[judged_by]
+    claimed[~known_R] = -1
+    return first_claims(claimed, score_R)
+
+
+def _among(rows: Ints, count: int) -> Bools:
+    there = np.zeros(count, bool)
+    there[rows] = True
+    return there

@@ -1,0 +1,251 @@
+"""Which predicted triplets answer which true ones, for all images at once.
+
+Everything works on rows of relations of two `Ragged` sides and on pairs of such rows: first the pairs of one image with equal names,
+found by sorting, and only for those the boxes. So the work grows with what could match, not with images x predictions x truths.
+
+Two conventions of overlap are in use. Boxes here are half-open (width = x1 - x0), and so is the right overlap; most published
+scorers count the last pixel in (width = x1 - x0 + 1), which makes small boxes overlap more. `inclusive` asks for theirs.
+
+Letters: R relations, M pairs of rows, D detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.tasks.relations.graph_records import Ragged
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Compat = Literal["", "published"]
+FAR = 1 << 40  # a rank that nothing reaches
+
+
+def overlap(one_M4: Floats, other_M4: Floats, *, inclusive: bool = False) -> Floats:
+    """Intersection over union of boxes row by row.
+
+    >>> overlap(np.array([[0.0, 0, 4, 4]]), np.array([[2.0, 0, 6, 4]])).round(3).tolist()
+    [0.333]
+    """
+    extra = 1.0 if inclusive else 0.0
+    low = np.maximum(one_M4[:, :2], other_M4[:, :2])
+    side = np.minimum(one_M4[:, 2:], other_M4[:, 2:]) - low + extra
+    both = np.maximum(side[:, 0], 0.0) * np.maximum(side[:, 1], 0.0)
+    total = _area(one_M4, extra) + _area(other_M4, extra) - both
+    share: Floats = np.divide(both, total, out=np.zeros(len(both)), where=total > 0)
+    return share
+
+
+def enclosing(one_M4: Floats, other_M4: Floats) -> Floats:
+    """The smallest box around both, row by row: the box of a phrase."""
+    low, high = np.minimum(one_M4[:, :2], other_M4[:, :2]), np.maximum(one_M4[:, 2:], other_M4[:, 2:])
+    return np.concatenate([low, high], axis=1)
+
+
+def names_of(side: Ragged, objects: int, predicates: int) -> Ints:
+    """[R]: one number for (image, subject label, predicate, object label); equal numbers, equal names in one image."""
+    names = (side.label[side.subject] * predicates + side.predicate) * objects + side.label[side.object]
+    numbers: Ints = side.image_of_relation * (objects * predicates * objects) + names
+    return numbers
+
+
+def equal_pairs(one_R: Ints, other_R: Ints) -> tuple[Ints, Ints]:
+    """Rows (i, j) with one[i] == other[j], all of them, ordered by j and then by i."""
+    order = np.argsort(one_R, kind="stable")
+    keys = one_R[order]
+    candidates = _sieved(one_R, other_R)
+    wanted = other_R[candidates]
+    start, stop = np.searchsorted(keys, wanted, side="left"), np.searchsorted(keys, wanted, side="right")
+    count = stop - start
+    m = np.repeat(np.arange(len(candidates)), count)
+    within = np.arange(len(m)) - np.repeat(np.cumsum(count) - count, count)
+    return order[start[m] + within], candidates[m]
+
+
+def _sieved(one_R: Ints, other_R: Ints) -> Ints:
+    """Positions in `other` that may occur in `one`, by the last bits of the keys: most predictions have no truth of their name."""
+    size = 1 << (8 * len(one_R)).bit_length()
+    seen = np.zeros(size, bool)
+    seen[one_R & (size - 1)] = True
+    return np.flatnonzero(seen[other_R & (size - 1)])
+
+
+def both_overlaps(truth: Ragged, found: Ragged, t: Ints, p: Ints, *, inclusive: bool) -> Floats:
+    """The smaller of the overlaps of subjects and of objects, for pairs of relation rows."""
+    subject = overlap(truth.box[truth.subject[t]], found.box[found.subject[p]], inclusive=inclusive)
+    other = overlap(truth.box[truth.object[t]], found.box[found.object[p]], inclusive=inclusive)
+    return np.minimum(subject, other)
+
+
+def phrase_overlaps(truth: Ragged, found: Ragged, t: Ints, p: Ints, *, inclusive: bool) -> Floats:
+    """The overlap of the boxes around subject and object, for pairs of relation rows."""
+    one = enclosing(truth.box[truth.subject[t]], truth.box[truth.object[t]])
+    other = enclosing(found.box[found.subject[p]], found.box[found.object[p]])
+    return overlap(one, other, inclusive=inclusive)
+
+
+# ---------------------------------------------------------------- order
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Predicted relations, image by image, best first; of equal scores the earlier row comes first.
+
+    row       rows of the relations, in that order
+    rank      [D] place within the image, from 1
+    above     [D] how many of the image have a strictly higher score
+    tied      [D] how many of the image have this score
+    """
+
+    row: Ints
+    rank: Ints
+    above: Ints
+    tied: Ints
+
+    @classmethod
+    def of(cls, image_R: Ints, score_R: Floats, rows: Ints | None = None) -> Order:
+        rows = np.arange(len(image_R)) if rows is None else rows
+        row = rows[best_first(image_R[rows], score_R[rows])]
+        return cls.sorted(image_R[row], score_R[row], row)
+
+    @classmethod
+    def sorted(cls, image_D: Ints, score_D: Floats, row_D: Ints) -> Order:
+        """From rows that are in order already."""
+        place = np.arange(len(row_D))
+        new_image = _starts(image_D)
+        new_score = new_image | _starts(score_D)
+        image_start, score_start = _last_start(new_image, place), _last_start(new_score, place)
+        run = np.cumsum(new_score) - 1
+        size = np.bincount(run) if len(run) else np.zeros(0, np.int64)
+        return cls(row_D, place - image_start + 1, score_start - image_start, size[run].astype(np.int64))
+
+    def keep(self, which_D: Bools, image_R: Ints, score_R: Floats) -> Order:
+        """The same order with some left out, ranks counted anew."""
+        row = self.row[which_D]
+        return Order.sorted(image_R[row], score_R[row], row)
+
+
+def best_first(image_D: Ints, score_D: Floats) -> Ints:
+    """The order by image and falling score, of equal scores the earlier row first.
+
+    Rows that already lie image by image, as records do, are sorted as one matrix with an image a line, which is several times
+    faster than one long sort; where a few crowded images would make that matrix mostly padding, the long sort it is.
+    """
+    start = np.flatnonzero(_starts(image_D))
+    size = np.diff(start, append=len(image_D))
+    if not len(start) or len(start) * size.max() > 4 * len(image_D) or (np.diff(image_D) < 0).any():
+        return np.lexsort((-score_D, image_D))
+    place_NP = np.arange(size.max())
+    there_NP = place_NP < size[:, None]
+    score_NP = np.full(there_NP.shape, np.inf)
+    score_NP[there_NP] = -score_D
+    order_NP = np.argsort(score_NP, axis=1, kind="stable")
+    order: Ints = (order_NP + start[:, None])[there_NP]
+    return order
+
+
+def first_of_each(key_D: Ints, most: int = 1) -> Bools:
+    """Which entries are among the first `most` with their key, in the order given."""
+    order = np.argsort(key_D, kind="stable")
+    place = np.arange(len(key_D))
+    nth = place - _last_start(_starts(key_D[order]), place)
+    first = np.zeros(len(key_D), bool)
+    first[order[nth < most]] = True
+    return first
+
+
+# ---------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAnswers:
+    """For each true relation, where its best answer stands, in the numbers that `ranks.hits` takes. No answer: all FAR."""
+
+    above: Ints
+    tied: Ints
+    tied_relevant: Ints
+    by_index: Ints
+
+
+def first_answers(t: Ints, p: Ints, order: Order, truths: int, relations: int) -> FirstAnswers:
+    """From pairs (true row, predicted row) that match. A prediction may answer several truths; a truth counts once."""
+    place_R = np.full(relations, -1, np.int64)
+    place_R[order.row] = np.arange(len(order.row))
+    d = place_R[p]
+    t, d = t[d >= 0], d[d >= 0]
+    by_index = np.full(truths, FAR, np.int64)
+    np.minimum.at(by_index, t, order.rank[d])
+    best = order.rank[d] == by_index[t]
+    above, tied = np.full(truths, FAR, np.int64), np.ones(truths, np.int64)
+    above[t[best]], tied[t[best]] = order.above[d[best]], order.tied[d[best]]
+    same = order.above[d] == above[t]
+    relevant = np.bincount(t[same], minlength=truths).astype(np.int64)
+    return FirstAnswers(above, tied, np.maximum(relevant, 1), by_index)
+
+
+def best_truths(t: Ints, p: Ints, share_M: Floats) -> Ints:
+    """Positions in the pairs: for each prediction its truth with the highest overlap, of equal ones the earlier truth.
+
+    Pairs stand in the order of `equal_pairs`, by prediction and then by truth; some may be left out.
+    """
+    if not len(t):
+        return np.zeros(0, np.int64)
+    start = np.flatnonzero(_starts(p))
+    highest_M = np.repeat(np.maximum.reduceat(share_M, start), np.diff(start, append=len(p)))
+    among = np.flatnonzero(share_M == highest_M)
+    return among[_starts(p[among])]
+
+
+# ---------------------------------------------------------------- suppression
+
+
+def suppress(key_D: Ints, share: Callable[[Ints, Ints], Floats], limit: float) -> Bools:
+    """Greedy non-maximum suppression among entries with equal keys, in the order given: True for what stays.
+
+    An entry goes when an earlier one that stays overlaps it by more than `limit`. Solved in rounds for all groups at once: whoever
+    has no undecided rival above stays, whoever has a rival above that stays goes.
+    """
+    order = np.argsort(key_D, kind="stable")
+    place = np.arange(len(key_D))
+    before = place - _last_start(_starts(key_D[order]), place)  # entries of equal key that come earlier
+    later = np.repeat(place, before)
+    i, j = order[later - 1 - (np.arange(len(later)) - np.repeat(np.cumsum(before) - before, before))], order[later]
+    close = share(i, j) > limit
+    i, j = i[close], j[close]
+    stays, decided = np.zeros(len(key_D), bool), np.zeros(len(key_D), bool)
+    while not decided.all():
+        beaten = np.zeros(len(key_D), bool)
+        beaten[j[stays[i]]] = True
+        waiting = np.zeros(len(key_D), bool)
+        waiting[j[~decided[i] & ~beaten[i]]] = True
+        new = ~decided & ~beaten & ~waiting
+        stays |= new
+        decided |= new | beaten
+        live = ~decided[j]
+        i, j = i[live], j[live]
+    return stays
+
+
+# ---------------------------------------------------------------- runs in sorted arrays
+
+
+def _starts(values: npt.NDArray[np.generic]) -> Bools:
+    """Whether an entry differs from the one before."""
+    new = np.ones(len(values), bool)
+    new[1:] = values[1:] != values[:-1]
+    return new
+
+
+def _last_start(new: Bools, place: Ints) -> Ints:
+    return np.maximum.accumulate(np.where(new, place, 0)) if len(place) else place
+
+
+def _area(box_M4: Floats, extra: float) -> Floats:
+    area: Floats = (box_M4[:, 2] - box_M4[:, 0] + extra) * (box_M4[:, 3] - box_M4[:, 1] + extra)
+    return area

@@ -1,0 +1,246 @@
+"""V-COCO: role average precision over the actions of people.  Protocol `v_coco`, version 2 (Gupta and Malik, 2015).
+
+A prediction is a person, an action with a role ("hit instr"), the box that plays the role, and a score. It goes to the true person
+whose box it overlaps best. It is right when that person does the action, both boxes overlap by .5 or more, and no better-scored
+prediction of the action and role took that person before. Every person who does the action counts as one to be found, with or
+without an object. When the true person's object is not in the picture, scenario 1 wants the prediction to say so, scenario 2
+accepts any box. AP is the area under the precision envelope, boxes count both edge pixels.
+
+AP role is the mean over 24 action-roles: the 25 of the annotations without "point instr", which the literature leaves out. All 25
+are reported beside it, and the agent AP over 26 actions, which asks for the person and the action alone.
+
+How a graph says it, in truth and prediction alike: a relation person --"hit instr"--> object for an action with its object, and a
+relation of the person to itself ("hit instr", or "stand") for an action without one. People of COCO whom V-COCO did not look at
+are neither right nor wrong: a column `annotated` of the data says box by box who was; without it, everybody was.
+
+What a detector is asked, as RLIPv2 (Yuan et al., 2023) was: action-roles as phrases ("sit instr" is "sit on/at", "hit instr" is "hit
+with"), COCO's 80 objects and an 81st, "missing objects", which says that the object is not in the picture. Where it can follow a rule, the
+score is relation x object, every subject is a person, and nothing is cut: each query says something of each action. Version 1 asked by
+the names of action-roles, without the 81st object, and took `detect`.
+
+Boxes of the truth are taken to end on their last pixel, as the released scorer makes them from COCO's (x + w - 1), predictions are
+taken as they come, and then both get one pixel more ("inclusive"). So a prediction of exactly the true box overlaps it by a little
+less than 1. `iou="half_open"` compares the boxes as they are.
+
+Where others differ: scorers of the DETR family print an 11-point mean over 24 classes ("mAP_thesis"), which is no AP role but
+protocol `v_coco_triplets`; images without a true person crash the released scorer and here hold false positives. Objects have no
+class in this protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Detector
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
+from diptych.core.triplet_rule import TripletRule
+from diptych.data.vocabularies import MISSING, PERSON, vocabulary
+from diptych.tasks._scoring.average_precision import Curves, Rule, Ties, by_class, first_claims, mean_average_precision
+from diptych.tasks._scoring.intervals import codes
+from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.relations.graph_records import Convention, Ragged, Rules, names_in, nms_ran, predict
+from diptych.tasks.relations.relation_nms import nms_words, relation_nms
+from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, equal_pairs, overlap
+from diptych.tasks.relations.v_coco_asked import Texts, possible_pairs
+from diptych.tasks.relations.v_coco_people import ACTION_OF_ROLE, ACTIONS, ANNOTATED, HAS_ROLE, ROLES, People, with_annotated
+
+LEFT_OUT = "point instr"
+
+
+@dataclass(frozen=True, slots=True)
+class VCoco:
+    """AP role in scenario 1 and 2 (24 action-roles, and all 25), and agent AP.
+
+    nms   relation NMS: a triplet goes when IoU_s x IoU_o ** .5 with a better one of its role is above this; 0 is off
+    ap    area (under the envelope) | 11-point
+    iou   inclusive (both edge pixels count, "+1") | half_open
+    ties  what equal scores are worth: together (no order) | index (earlier row first, as published)
+    texts     published: phrases, and "missing objects" | roles: the names of action-roles and 80 objects
+    possible  a file of numpy, the published ``corre_vcoco.npy``: [29, 80], above 0 where an object can play a role; all other
+              combinations are left out. "": all can be. What is missing can always be
+    triplets  published: by the rule above, where the detector can follow one | detector: by its own `detect`
+    """
+
+    name: ClassVar[str] = "v_coco"
+    version: ClassVar[int] = 2
+    needs: ClassVar[type] = Detector
+    main: ClassVar[str] = "scenario_1"
+
+    nms: float = 0.0
+    ap: Rule = "area"
+    iou: Convention = "inclusive"
+    ties: Ties = "together"
+    texts: Texts = "published"
+    possible: str = ""
+    triplets: Rules = "published"
+    draws: int = 500
+    seed: int = 0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        choices = {
+            "ap": ("area", "11-point"),
+            "iou": ("inclusive", "half_open"),
+            "ties": ("together", "index"),
+            "texts": ("published", "roles"),
+            "triplets": ("published", "detector"),
+        }
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} is {value!r} (expected {' | '.join(known)})")
+        if not 0 <= self.nms < 1 or self.draws < 0:
+            raise ConfigError("nms must be from 0 up to 1, draws 0 or above")
+
+    def predict(self, model: Detector, data: Dataset) -> pa.Table:
+        """One row an image. The detector is asked for the 29 action-roles, COCO's 80 objects, and the one that is missing."""
+        annotated: dict[str, list[bool] | None] = {}
+        for row in range(len(data)):
+            sample = data[row]
+            annotated[sample.uid] = sample.extras.get(ANNOTATED)
+            if strange := [r.predicate for r in sample.relations if r.predicate not in ROLES]:
+                problem = f"{strange[0]!r} is no action-role of V-COCO"
+                raise DataError(
+                    problem, file=data.name, row=row, field="relations", expected=f"such as {ROLES[0]!r}, {ROLES[1]!r}"
+                )
+        known, rule = vocabulary("v-coco"), self.rule() if self.triplets == "published" else None
+        objects, words = (known.objects, ROLES) if self.texts == "roles" else (known.asked_objects, known.asked_predicates)
+        means = dict(zip(words, ROLES, strict=True))
+        table = predict(model, data, objects, words, rule=rule, means=means, missing=known.missing, batch_size=self.batch_size)
+        return with_facts(with_annotated(table, [annotated[uid] for uid in table["uid"].to_pylist()]), options=asdict(self))
+
+    def rule(self) -> TripletRule:
+        """How published numbers make triplets of a detector's answers."""
+        missing = MISSING if self.texts == "published" else ""
+        possible = possible_pairs(Path(self.possible), self.texts) if self.possible else None
+        return TripletRule("given", PERSON, possible, missing, top=self._cut)
+
+    @property
+    def _cut(self) -> int:
+        return 0
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers."""
+        people, found = People.of(records, inclusive=self.iou == "inclusive"), self._predictions(records)
+        groups = codes(people.graphs.groups)
+        subject, share = people.nearest(found.graphs, inclusive=self.iou == "inclusive")
+        roles = self._role_curves(people, found, subject, share, groups)
+        agents = self._agent_curves(people, found, subject, share, groups)
+        metrics: dict[str, Metric] = {}
+        role_ap: dict[str, dict[str, float]] = {}
+        for name, curves in roles.items():
+            means, ap_K = self._means(curves, {name: HAS_ROLE & (np.array(ROLES) != LEFT_OUT), f"{name}_25": HAS_ROLE})
+            metrics |= means
+            role_ap[name] = _by_name(ap_K, ROLES, HAS_ROLE)
+        means, agent_ap_K = self._means(agents, {"agent": np.ones(len(ACTIONS), bool)})
+        metrics |= means
+        notes = {
+            **facts_of(records),
+            "scorer": "vcoco/official",
+            "ap_rule": self.ap,
+            "iou": f"{self.iou}{', true boxes end on their last pixel' * (self.iou == 'inclusive')}, at least .5 for both boxes",
+            "relation_nms": nms_ran(facts_of(records), nms_words(self.nms)),
+            "ties": self.ties,
+            "action_roles": f"24, without {LEFT_OUT!r}; all 25 under _25",
+            "share_tied": roles["scenario_1"].share_tied,
+            "people": int((people.is_person & ~people.ignored).sum()),
+            "people_ignored": int(people.ignored.sum()),
+            "predictions_without_person": found.without_person,
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+            "role_ap": role_ap,
+            "agent_ap": _by_name(agent_ap_K, ACTIONS, np.ones(len(ACTIONS), bool)),
+        }
+        return Result(self.name, self.version, self.main, metrics, len(people.graphs), groups[1], notes=notes)
+
+    def _predictions(self, records: pa.Table) -> Predictions:
+        graphs = Ragged.of(records, "prediction", objects=(labels := names_in(records, "label")), predicates=ROLES)
+        of_person = graphs.label[graphs.subject] == (labels.index(PERSON) if PERSON in labels else -1)
+        rows = np.flatnonzero(of_person)
+        if self.nms:
+            nothing = graphs.subject[rows] == graphs.object[rows]
+            key = (graphs.image_of_relation[rows] * len(ROLES) + graphs.predicate[rows]) * 2 + nothing
+            rows = relation_nms(graphs, rows, key, self.nms, inclusive=self.iou == "inclusive")
+        rows = rows[by_class(graphs.predicate[rows], graphs.confidence[rows])]
+        return Predictions(graphs, rows, int((~of_person).sum()))
+
+    def _role_curves(
+        self, people: People, found: Predictions, subject: Ints, share: Floats, groups: tuple[Ints, int]
+    ) -> dict[str, Curves]:
+        """For each scenario. `subject` and `share` say of every predicted box which person it goes to, and the overlap."""
+        graphs, truth = found.graphs, people.graphs
+        rows = found.rows[~people.skipped(subject[graphs.subject[found.rows]])]
+        person, role = subject[graphs.subject[rows]], graphs.predicate[rows]
+        says_nothing = graphs.subject[rows] == graphs.object[rows]
+        doing = people.doing(person, ACTION_OF_ROLE[role]) & (share[graphs.subject[rows]] >= 0.5)
+        with_object = np.flatnonzero(truth.subject != truth.object)
+        in_picture = np.zeros((len(truth.box) + 1, len(ROLES)), bool)  # the last row is nobody's (-1)
+        in_picture[truth.subject[with_object], truth.predicate[with_object]] = True
+        has_object = in_picture[person, role]
+        slot = truth.subject[with_object] * len(ROLES) + truth.predicate[with_object]
+        wanted = person * len(ROLES) + role
+        asked = np.flatnonzero(doing & has_object & ~says_nothing)
+        t, p = equal_pairs(slot, wanted[asked])
+        boxes = truth.box[truth.object[with_object[t]]], graphs.box[graphs.object[rows[asked[p]]]]
+        fits = overlap(*boxes, inclusive=self.iou == "inclusive") >= 0.5
+        found_object = np.zeros(len(rows), bool)
+        found_object[asked[p[fits]]] = True
+        curves = {}
+        for name, excused in (("scenario_1", says_nothing), ("scenario_2", np.ones(len(rows), bool))):
+            right = doing & (found_object | (~has_object & excused))
+            hit = first_claims(np.where(right, wanted, -1), graphs.confidence[rows])
+            curves[name] = self._curves(
+                hit, graphs.confidence[rows], role, graphs.image_of_relation[rows], people, ACTION_OF_ROLE, groups
+            )
+        return curves
+
+    def _agent_curves(self, people: People, found: Predictions, subject: Ints, share: Floats, groups: tuple[Ints, int]) -> Curves:
+        """A person does an action with the best score of its relations of that action."""
+        graphs = found.graphs
+        key = graphs.subject[found.rows] * len(ACTIONS) + ACTION_OF_ROLE[graphs.predicate[found.rows]]
+        said, place = np.unique(key, return_inverse=True)
+        score = np.full(len(said), -np.inf)
+        np.maximum.at(score, place.reshape(-1), graphs.confidence[found.rows])
+        box, action = np.divmod(said, len(ACTIONS))
+        counted = ~people.skipped(subject[box])
+        box, action, score = box[counted], action[counted], score[counted]
+        person = subject[box]
+        right = people.doing(person, action) & (share[box] >= 0.5)
+        hit = first_claims(np.where(right, person * len(ACTIONS) + action, -1), score)
+        return self._curves(hit, score, action, graphs.image_of_box[box], people, np.arange(len(ACTIONS)), groups)
+
+    def _curves(
+        self, hit: Bools, score: Floats, kind: Ints, image: Ints, people: People, action_K: Ints, groups: tuple[Ints, int]
+    ) -> Curves:
+        person, truth_class = np.nonzero(people.does[:, action_K] & ~people.ignored[:, None])
+        return Curves.of(
+            hit,
+            score,
+            kind,
+            groups[0][image],
+            truth_class=truth_class,
+            truth_group=groups[0][people.graphs.image_of_box[person]],
+            classes=len(action_K),
+            groups=groups[1],
+            ties=self.ties,
+        )
+
+    def _means(self, curves: Curves, parts: dict[str, Bools]) -> tuple[dict[str, Metric], Floats]:
+        return mean_average_precision(curves, parts, rule=self.ap, draws=self.draws, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Relations with a person as subject, role by role and best first; the others are counted."""
+
+    graphs: Ragged
+    rows: Ints
+    without_person: int
+
+
+def _by_name(ap_K: Floats, names: tuple[str, ...], part: Bools) -> dict[str, float]:
+    return {names[k]: float(ap_K[k]) for k in np.flatnonzero(part & np.isfinite(ap_K)).tolist()}

@@ -1,0 +1,289 @@
+"""Recall of scene graphs: PredCls, SGCls and SGDet, with and without graph constraint.  Protocols `vg150*`, version 1.
+
+The protocol of the Visual Genome tables (Xu et al., 2017; Zellers et al., 2018; mean recall: Chen et al. and Tang et al., 2019), for
+VG150 or for any other names. A true relation is found at K when one of the first K predicted triplets of its image has the same
+three names and both boxes overlap by at least .5. One prediction may answer several truths; a truth counts once, and the same
+truth written down twice counts twice in the denominator.
+
+    r@K    share of true relations found, mean over images
+    mr@K   the same for each predicate alone, mean over its images, then mean over predicates: the rare ones count as much
+    zr@K   r@K over those relations whose (subject, predicate, object) never occurs in training
+    f1@K   harmonic mean of r@K and mr@K
+    ng_*   no graph constraint: every predicate of every pair competes; without the prefix each ordered pair of regions keeps its
+           best predicate only
+
+PredCls gives boxes and labels, SGCls gives boxes, SGDet gives nothing; the pairs are never given. Triplets are ranked by
+`Relation.confidence`, which detectors make from predicate x subject x object, or by that times both region scores ("product").
+
+What published scorers do differently, and `compat="published"` does too: images without any predicted relation are left out
+instead of counting as 0; predicates without a true relation count as recall 0 in mr; overlaps count the last pixel in (width =
+x1 - x0 + 1); ties are broken by row; with relation NMS and "product" the score of the subject counts twice and that of the object
+not at all (PE-Net). Recall in pairs that are given ("A@K") is another task; its sign is r@50 = r@100.
+
+Letters: N images, R true relations, M numbers a relation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Detector, Relater
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.intervals import Floats, Ints, percentiles, resampled_class_means, resampled_means
+from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.relations import given_regions, graph_records
+from diptych.tasks.relations import triplet_matching as tm
+from diptych.tasks.relations.graph_records import Ragged, nms_ran
+from diptych.tasks.relations.predicate_nms import predicate_nms
+from diptych.tasks.relations.triplet_names import names_asked, seen_triplets, sides, vocabulary_of, with_unseen
+
+IOU = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class VG150:
+    """Scene-graph detection: neither boxes nor labels are given (SGDet).
+
+    vocabulary    "vg150", "open-images", ... ; "" takes the names that occur in the data
+    ks            numbers of triplets an image; (5,) suits worlds with a few relations
+    train         data whose triplets count as seen, for zr@K
+    seen          or a JSON file of them: a list of [subject, predicate, object]
+    ranking       what orders triplets: "confidence" as the detector gives it, or its "product" with both region scores
+    relation_nms  under the graph constraint, let near-duplicate pairs not share a predicate, as PE-Net's evaluation does
+    ties          what tied triplets are worth: expected | pessimistic | optimistic | index
+    compat        "published" repeats what released scorers do differently (docs: relation protocols)
+    """
+
+    name: ClassVar[str] = "vg150"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Detector
+    main: ClassVar[str] = "r@50"
+    setting: ClassVar[str] = "SGDet"
+
+    vocabulary: str = ""
+    ks: tuple[int, ...] = (20, 50, 100)
+    train: Any = field(default=None, compare=False, repr=False)
+    seen: str = ""
+    ranking: Literal["confidence", "product"] = "confidence"
+    relation_nms: bool = False
+    ties: rk.Ties = "expected"
+    compat: tm.Compat = ""
+    draws: int = 500
+    seed: int = 0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        rk.check_ties(self.ties)
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"ks is {self.ks} (expected whole numbers from 1)")
+        if self.ranking not in ("confidence", "product"):
+            raise ConfigError(f"ranking is {self.ranking!r} (expected confidence | product)")
+        if self.compat not in ("", "published"):
+            raise ConfigError(f"compat is {self.compat!r} (expected published, or nothing)")
+
+    def predict(self, model: Any, data: Dataset) -> pa.Table:
+        """One row an image: its true graph, the predicted one and, where training triplets are known, which truths are unseen."""
+        objects, relations = names_asked(self.vocabulary, [data] if self.train is None else [data, self.train])
+        table = self._ask(model, data, objects, relations)
+        seen = seen_triplets(self.seen or self.train)
+        if seen is not None:
+            table = with_unseen(table, seen)
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "train"}
+        return with_facts(table, options=options, triplets_seen=None if seen is None else len(seen))
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers. Each draw resamples groups of images."""
+        truth, found = sides(records)
+        if not len(truth.predicate):
+            raise DataError("there is nothing to score: no image has a true relation", field="relations")
+        every, one_a_pair = self._orders(found)
+        objects, predicates = vocabulary_of(records)
+        pairs = self._pairs(truth, found, len(objects), len(predicates))
+        hits, share_tied = self._hits(pairs, {"": one_a_pair, "ng_": every}, len(truth.predicate), len(found.predicate))
+        metrics, by_predicate = self._metrics(truth, found, hits, records)
+        notes = {
+            **facts_of(records),
+            "scorer": f"VG150 {self.setting}, recall" + (" (published habits)" if self.compat else ""),
+            "ap_rule": "none: recall of the first K triplets of an image",
+            "iou": f"both boxes >= {IOU}, " + ("inclusive (last pixel counted in)" if self.compat else "half_open"),
+            "relation_nms": nms_ran(facts_of(records), "PE-Net's, before ranking" if self.relation_nms else "none"),
+            "graph_constraint": "one predicate an ordered pair; ng_: none",
+            "ranking": self.ranking,
+            "ties": self._ties,
+            "share_tied": share_tied,
+            "ceiling": self._ceilings(truth),
+            "images_without_prediction": int((np.diff(found.relation_start)[np.diff(truth.relation_start) > 0] == 0).sum()),
+            "by_predicate": {predicates[p]: value for p, value in by_predicate.items()},
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+        }
+        images = np.unique(truth.image_of_relation)
+        main = self.main if self.main in metrics else f"r@{max(self.ks)}"
+        groups = len({truth.groups[n] for n in images})
+        return Result(self.name, self.version, main, metrics, len(images), groups, notes=notes)
+
+    @property
+    def _ties(self) -> rk.Ties:
+        return "index" if self.compat else self.ties
+
+    # ------------------------------------------------------------ asking
+
+    def _ask(self, model: Any, data: Dataset, objects: Sequence[str], relations: Sequence[str]) -> pa.Table:
+        return graph_records.predict(model, data, objects, relations, batch_size=self.batch_size)
+
+    # ------------------------------------------------------------ scoring
+
+    def _orders(self, found: Ragged) -> tuple[tm.Order, tm.Order]:
+        """All relations best first, and those that the graph constraint leaves."""
+        score, weight = found.confidence, np.ones(len(found.confidence))
+        if self.ranking == "product":
+            weight = found.score[found.subject] * found.score[found.object]
+        every = tm.Order.of(found.image_of_relation, score * weight)
+        pair = found.subject[every.row] * max(len(found.box), 1) + found.object[every.row]
+        if not self.relation_nms:
+            return every, every.keep(tm.first_of_each(pair), found.image_of_relation, score * weight)
+        left = np.flatnonzero(predicate_nms(found, inclusive=bool(self.compat)))
+        if self.ranking == "product" and self.compat:
+            weight = found.score[found.subject] ** 2
+        return every, tm.Order.of(found.image_of_relation, score * weight, left)
+
+    def _pairs(self, truth: Ragged, found: Ragged, objects: int, predicates: int) -> tuple[Ints, Ints]:
+        """Rows of true and predicted relations that fit: names equal, both boxes overlap."""
+        t, p = tm.equal_pairs(tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates))
+        fits = tm.both_overlaps(truth, found, t, p, inclusive=bool(self.compat)) >= IOU
+        return t[fits], p[fits]
+
+    def _hits(
+        self, pairs: tuple[Ints, Ints], orders: dict[str, tm.Order], truths: int, relations: int
+    ) -> tuple[dict[str, Floats], float]:
+        """For each constraint and K the worth of every true relation, and the share of relations that a tie decides."""
+        hits: dict[str, Floats] = {}
+        touched = np.zeros(truths, bool)
+        for prefix, order in orders.items():
+            first = tm.first_answers(*pairs, order, truths, relations)
+            for k in self.ks:
+                hits[f"{prefix}{k}"] = rk.hits(first.above, first.tied, first.tied_relevant, k, self._ties, first.by_index)
+                touched |= (first.above < k) & (k - first.above <= first.tied - first.tied_relevant)
+        return hits, float(touched.mean())
+
+    def _ceilings(self, truth: Ragged) -> dict[str, float]:
+        """What r@K is when the first K triplets are as good as they can be: of a pair with two true predicates the graph constraint
+        lets one through, and of more than K true triplets K are found. (Near-duplicate boxes, which one prediction may answer
+        together, are not counted in.)"""
+        pair = truth.subject * max(len(truth.box), 1) + truth.object
+        triplet, first, written = np.unique(
+            np.stack([pair, truth.predicate], axis=1), axis=0, return_index=True, return_counts=True
+        )
+        pairs, place = np.unique(triplet[:, 0], return_inverse=True)
+        best = np.zeros(len(pairs), np.int64)
+        np.maximum.at(best, place, written)
+        image_of_pair = np.zeros(len(pairs), np.int64)
+        image_of_pair[place] = truth.image_of_relation[first]
+        images, counts = np.unique(truth.image_of_relation, return_counts=True)
+        reached = {}
+        for prefix, image, worth in (("", image_of_pair, best), ("ng_", truth.image_of_relation[first], written)):
+            order = np.lexsort((-worth, image))
+            start = np.searchsorted(image[order], images)
+            rank = np.arange(len(order)) - start[np.searchsorted(images, image[order])]
+            for k in self.ks:
+                kept = np.bincount(np.searchsorted(images, image[order]), worth[order] * (rank < k), minlength=len(images))
+                reached[f"{prefix}r@{k}"] = float((kept / counts).mean())
+        return reached
+
+    def _metrics(
+        self, truth: Ragged, found: Ragged, hits: dict[str, Floats], records: pa.Table
+    ) -> tuple[dict[str, Metric], dict[int, float]]:
+        image, predicate = truth.image_of_relation, truth.predicate
+        counted = np.ones(len(image), bool)
+        if self.compat:
+            counted = np.diff(found.relation_start)[image] > 0
+        value_RM = np.stack(list(hits.values()), axis=1)
+        classes = len(vocabulary_of(records)[1])
+        r = self._mean_of_images(truth, image[counted], value_RM[counted])
+        mr, by_predicate = self._mean_of_predicates(truth, image[counted], predicate[counted], value_RM[counted], classes)
+        parts = {"r": r, "mr": mr}
+        if "truth_unseen" in records.column_names:
+            unseen = records.column("truth_unseen").combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(bool)
+            parts["zr"] = self._mean_of_images(truth, image[counted & unseen], value_RM[counted & unseen])
+        parts["f1"] = _harmonic(r[0], mr[0]), _harmonic(r[1], mr[1])
+        metrics = {}
+        for column, name in enumerate(hits):
+            prefix, k = ("ng_", name[3:]) if name.startswith("ng_") else ("", name)
+            for kind, (value_M, drawn_DM) in parts.items():
+                span = percentiles(drawn_DM[:, column]) if self.draws else ()
+                metrics[f"{prefix}{kind}@{k}"] = Metric(float(value_M[column]), *span)
+        return metrics, by_predicate
+
+    def _mean_of_images(self, truth: Ragged, image: Ints, value_RM: Floats) -> tuple[Floats, Floats]:
+        """[M] and, for every draw, [D, M]; NaN where no image is left."""
+        images, value_NM = _means(image, value_RM)
+        if not len(images):
+            return np.full(value_RM.shape[1], np.nan), np.full((self.draws, value_RM.shape[1]), np.nan)
+        drawn = np.zeros((0, value_RM.shape[1]))
+        if self.draws:
+            drawn = resampled_means(value_NM, [truth.groups[n] for n in images], draws=self.draws, seed=self.seed)
+        return value_NM.mean(axis=0), drawn
+
+    def _mean_of_predicates(
+        self, truth: Ragged, image: Ints, predicate: Ints, value_RM: Floats, classes: int
+    ) -> tuple[tuple[Floats, Floats], dict[int, float]]:
+        """As above, over predicates; and the recall of each predicate at the largest K under the graph constraint."""
+        empty = np.full(value_RM.shape[1], np.nan), np.full((self.draws, value_RM.shape[1]), np.nan)
+        if not len(image):
+            return empty, {}
+        key, value_NM = _means(image * classes + predicate, value_RM)
+        kinds, each_KM = _means(key % classes, value_NM)
+        scale = len(kinds) / classes if self.compat else 1.0
+        drawn = np.zeros((0, value_RM.shape[1]))
+        if self.draws:
+            groups = [truth.groups[n] for n in key // classes]
+            columns = [
+                resampled_class_means(value_N, key % classes, groups, draws=self.draws, seed=self.seed) for value_N in value_NM.T
+            ]
+            drawn = np.stack(columns, axis=1) * scale
+        largest = int(np.argmax(self.ks))
+        by_predicate = {int(k): float(v) for k, v in zip(kinds, each_KM[:, largest], strict=True)}
+        return (each_KM.mean(axis=0) * scale, drawn), by_predicate
+
+
+@dataclass(frozen=True, slots=True)
+class VG150SGCls(VG150):
+    """Scene-graph classification: boxes are given, labels and relations are not (SGCls). Fields as in `VG150`."""
+
+    name: ClassVar[str] = "vg150_sgcls"
+    needs: ClassVar[type] = Relater
+    setting: ClassVar[str] = "SGCls"
+
+    def _ask(self, model: Any, data: Dataset, objects: Sequence[str], relations: Sequence[str]) -> pa.Table:
+        return given_regions.predict(model, data, objects, relations, labels_known=False, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class VG150PredCls(VG150):
+    """Predicate classification: boxes and labels are given, relations are not (PredCls). Fields as in `VG150`."""
+
+    name: ClassVar[str] = "vg150_predcls"
+    needs: ClassVar[type] = Relater
+    setting: ClassVar[str] = "PredCls"
+
+    def _ask(self, model: Any, data: Dataset, objects: Sequence[str], relations: Sequence[str]) -> pa.Table:
+        return given_regions.predict(model, data, objects, relations, labels_known=True, batch_size=self.batch_size)
+
+
+def _means(key_R: Ints, value_RM: Floats) -> tuple[Ints, Floats]:
+    """The distinct keys, and the mean of their rows."""
+    keys, place = np.unique(key_R, return_inverse=True)
+    size = np.bincount(place, minlength=len(keys))
+    total = [np.bincount(place, column, minlength=len(keys)) for column in value_RM.T]
+    return keys, np.stack(total, axis=1) / size[:, None]
+
+
+def _harmonic(one: Floats, other: Floats) -> Floats:
+    both = one + other
+    return np.divide(2 * one * other, both, out=np.where(np.isnan(both), np.nan, 0.0), where=both > 0)

