@@ -75,4 +75,5 @@ def claims() -> tuple[Claim, ...]:
         sentence=f"Also where CLIP trains {TIMES} times as long, a linear probe finds shapes better in the patches of TIPS",
         baseline=Arm("clip, longer", Segmented(as_clip(small(TIMES * STEPS))), around(tips.lr)),
         equal_budget=("cpu_seconds",),
+        why_long=f"the baseline trains {TIMES} times as long, and a step of TIPS reads masked and small views as well",
     )
