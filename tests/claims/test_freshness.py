@@ -184,10 +184,10 @@ def test_check_on_a_copy_of_the_tree(copy: Path, tmp_path: Path) -> None:
 
 def _entry(claim: Any) -> ledger.Entry:
     """As good as a verdict for the check: closure, hash and trace are real, the numbers are made up."""
-    side = ledger.Side("made up", {claim.metric: [0.0]}, None, {})
+    side = ledger.Side("made up", {claim.metric: [0.0, 0.0, 0.0]}, None, {})
     return ledger.Entry(
         claim.key, claim.kind, "2026-01-01", "abc", claim.hash(), ledger.claim_closure(claim), {}, (1001,), "", claim.metric, True,
-        0.02, 0.02, side, side, (), (), {}, 0.0, (0.0, 0.0), 1.0, 1.0, "open", "", {}, 3, 0.0, trace(claim),
+        0.02, 0.02, side, side, (), (), {}, 0.0, (0.0, 0.0), 1.0, 0.0, "equal within the margin", "", {}, 3, 0.0, trace(claim),
     )  # fmt: skip
 
 

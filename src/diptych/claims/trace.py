@@ -35,7 +35,7 @@ def trace(claim: Claim) -> Trace:
             with TemporaryDirectory() as folder:
                 cell = Cell(arm.name, SEED, Path(folder, "cell"), rate=min(arm.rates, default=None), size="trace")
                 scores = run_cell(cell, arm.run).scores
-            kept = {name: scores[name] for name in (claim.metric, *claim.reported) if not name.endswith("seconds")}
+            kept = {name: scores[name] for name in (claim.metric, *claim.reported) if name in scores}
             found[side] = {"losses": cell.spending.losses, "scores": kept}
     finally:
         torch.set_num_threads(threads)
