@@ -209,6 +209,8 @@ WORLDS = Registry(
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
+        "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
     },
 )
 INDEXES = Registry(

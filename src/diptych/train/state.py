@@ -150,7 +150,7 @@ class Training:
 
     def _adopt(self, model: nn.Module) -> None:
         """Makes a module the one that is trained: on the device, wrapped and with an optimiser where the engine descends."""
-        self.model = self.module = model.to(self.world.device)
+        self.model = self.module = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
         self.model.train()
         self.optimiser = None
         if not self.engine.descends and self.world.size > 1 and self.options.shard == "fsdp":
@@ -199,7 +199,13 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        batch: Batch = item.batch.to(self.world.device)
+        return self._placed(item.batch)
+
+    def _placed(self, batch: Batch) -> Batch:
+        """On the device, in the precision of the run."""
+        batch = batch.to(self.world.device)
+        if self.precision == "fp64":
+            batch = gradient_cache.map_tensors(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
         return batch
 
     @property
@@ -376,11 +382,11 @@ class Training:
         key = keyed_seed(self.options.seed, "extra", seed)
         rank, world, limit = self.world.rank, self.world.size, self.options.bad_limit
         for item in batches(self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit):
-            yield item.batch.to(self.world.device)
+            yield self._placed(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield item.batch.to(self.world.device)
+            yield self._placed(item.batch)
 
     @property
     def snapshots(self) -> Path:
