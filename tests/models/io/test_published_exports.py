@@ -61,7 +61,7 @@ def test_transformers_takes_over_activation_and_eps(tmp_path: Path, act: str, ep
         ({"pre_norm": False}, {}, {}, "no first norm"),
         ({}, {"pooling": "last"}, {}, "at the last place"),
         ({}, {}, {"project_image": False}, "is not projected"),
-        ({}, {}, {"text_bias": True}, "with a bias"),
+        ({}, {}, {"projection_bias": "text"}, "projections have a bias"),
     ],
 )
 def test_what_clip_model_cannot_hold_is_named(
@@ -75,7 +75,7 @@ def test_onnxruntime_agrees_with_siglips_parts(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     parts = {"pool": "attention", "patch_bias": True, "pre_norm": False, "act": "gelu_tanh", "eps": 1e-6}
     words = {"name": "text_siglip"}
-    ours = embedder(parts, words, project_image=False, text_bias=True, bias=-10.0)
+    ours = embedder(parts, words, project_image=False, projection_bias="text", bias=-10.0)
     to_onnx(ours, tmp_path / "onnx")
     image = onnxruntime.InferenceSession(tmp_path / "onnx" / "image.onnx")
     text = onnxruntime.InferenceSession(tmp_path / "onnx" / "text.onnx")
