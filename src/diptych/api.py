@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-FOREIGN = ("hf:", "open_clip:", "timm:")
 # ---------------------------------------------------------------- data
 
 
@@ -259,19 +258,9 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
         raise UnknownName("engine", engine, ("torch", "onnx"))
     if engine == "onnx" or (Path(name) / "onnx.json").is_file():
         return _on_onnx(name, download)
-    if str(name).startswith(FOREIGN):
-        from diptych.models.io.foreign import load_foreign
+    from diptych.models.io.opened import open_address
 
-        foreign: Embedder = load_foreign(str(name), download=download)
-        return foreign
-    from diptych.models.io.deployed import open_model
-
-    folder = Path(name)
-    if (folder / "run.json").is_file():
-        if not (folder / "model" / "config.json").is_file():
-            raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
-        folder = folder / "model"
-    model: Embedder = open_model(folder)
+    model: Embedder = open_address(name, download=download)
     return model
 
 
@@ -337,7 +326,7 @@ def evaluate(
     task     "retrieval", "zero_shot", "vg150", ... (`diptych.core.registry.TASKS`), or a task object
     split    which rows; needed when the data have several held-out splits (`evaluate_splits` does them all)
     out      a folder for the records (Parquet) and the result (JSON)
-    options  fields of the task: language="de", label="group_name", ...
+    options  fields of the task: language="de", label="group_name", ...; whom it asks beside the model, by role: snapshots="RUN/snapshots"
     """
     whole = read(data)
     if split:
@@ -362,14 +351,19 @@ def evaluate_splits(
 
 
 def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | None, options: dict[str, Any]) -> Result:
+    from diptych.core.registry import TASKS
     from diptych.tasks import find
     from diptych.tasks.evaluate import evaluate as run_task
+    from diptych.tasks.roles import roles_of
 
     opened = load(model) if isinstance(model, str | Path) else model
-    made = find(task, **options) if isinstance(task, str) else task
+    roles = {role.name for role in roles_of(TASKS.load(task) if isinstance(task, str) else task)}
+    own = {name: value for name, value in options.items() if name not in roles}
+    made = find(task, **own) if isinstance(task, str) else task
     if getattr(made, "train", "none wanted") is None and "train" in split_names(whole):
         made = replace(made, train=whole.split("train"))  # type: ignore[type-var]
-    return run_task(made, opened, part, out=Path(out) if out else None)
+    others = {name: value for name, value in options.items() if name in roles}
+    return run_task(made, opened, part, others=others, out=Path(out) if out else None)
 
 
 def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
@@ -465,6 +459,7 @@ def compare(
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> Arm:
     from diptych.claims.compare import Arm
     from diptych.claims.spelling import spelled
+    from diptych.models.io.opened import FOREIGN
 
     if isinstance(arm, Recipe):
         return Arm(arm.slug, recipe(arm, **changes))
