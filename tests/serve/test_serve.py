@@ -257,7 +257,12 @@ CUT = b64(encoded(flat((1, 2, 3)))[:70])
         ("/v1/embeddings", {"input": [{"image": b64(b"hello")}]}, 400, "input[0] is not an image"),
         ("/v1/embeddings", {"input": {"image": "https://example.org/a.png"}}, 400, "fetches nothing"),
         ("/v1/embeddings", {"input": {"image": "data:image/png,abc"}}, 400, "without base64"),
-        ("/v1/embeddings", {"input": {"image": BIG}}, 413, "100 x 200 pixels (expected at most 10,000"),
+        (
+            "/v1/embeddings",
+            {"input": {"image": BIG}},
+            413,
+            "input is too large: 100 x 200 = 20,000 pixels are more than the limit of 10,000",
+        ),
         ("/v1/embeddings", {"input": {"image": CUT}}, 400, "input is not an image that can be read"),
         ("/v1/embeddings", {"input": "a", "model": "other"}, 404, "unknown model 'other'; this service has 'stub/colours'"),
         ("/v1/embeddings", {"input": "a", "dimensions": 2}, 422, "dimensions is 2 ('stub/colours' gives 3)"),

@@ -38,6 +38,10 @@ class DecodeError(DataError):
     """An image whose bytes cannot be trusted: truncated, not an image, too large. Costs that sample only."""
 
 
+class TooLarge(DecodeError):
+    """An image that may be sound, and asks for more memory or work than is allowed."""
+
+
 class ShapeError(DiptychError, ValueError):
     """A tensor or array of the wrong shape. Says the expected and the received shape."""
 
