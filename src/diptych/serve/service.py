@@ -14,7 +14,6 @@ from diptych.core.contracts import Dataset, Detector, Embedder, TokenEmbedder
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, BytesImage, ImageSource
 from diptych.index.base import Index
-from diptych.index.dense import DenseIndex
 from diptych.index.facts import Info
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
 from diptych.serve.facets import facets
@@ -58,16 +57,6 @@ class Side:
     def aligns(self) -> str:
         """How a text is laid over a picture: by the model's own patches and words, by covering parts, or ""."""
         return "patches" if isinstance(self.model, TokenEmbedder) else "occlusion" if self.embeds else ""
-
-    @property
-    def combines(self) -> bool:
-        """Whether its index can add and subtract texts, pictures and examples."""
-        return isinstance(self.index, DenseIndex)
-
-    @property
-    def by_vectors(self) -> bool:
-        """Whether a plain query is a vector, so that those of several requests can be embedded together."""
-        return self.index is not None and self.index.kind in ("dense", "nested")
 
 
 class Service:
