@@ -218,6 +218,11 @@ class Pool:
         return self._relations is not None
 
     @property
+    def texts(self) -> Ragged:
+        """The texts of every row, by column: string, language, origin."""
+        return self._texts.ragged.take(self._rows)
+
+    @property
     def regions(self) -> Ragged | None:
         """The regions of every row, by column; None for a pool without."""
         return None if self._regions is None else self._regions.take(self._rows)
@@ -361,7 +366,7 @@ class Pool:
         """The same rows with images from elsewhere (a decoded cache); `images` counts the rows of this pool."""
         return self._but(
             columns={name: self.arrow(name) for name in self._columns},
-            texts=Texts(self._texts.ragged.take(self._rows)),
+            texts=Texts(self.texts),
             images=images,
             regions=self.regions,
             relations=self.relations,
