@@ -15,7 +15,6 @@ from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
-from diptych.index.dense import DenseIndex
 from diptych.index.facts import Info
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
 from diptych.serve.decoders import Decoders
@@ -63,16 +62,6 @@ class Side:
     def aligns(self) -> str:
         """How a text is laid over a picture: by the model's own patches and words, by covering parts, or ""."""
         return "patches" if isinstance(self.model, TokenEmbedder) else "occlusion" if self.embeds else ""
-
-    @property
-    def combines(self) -> bool:
-        """Whether its index can add and subtract texts, pictures and examples."""
-        return isinstance(self.index, DenseIndex)
-
-    @property
-    def by_vectors(self) -> bool:
-        """Whether a plain query is a vector, so that those of several requests can be embedded together."""
-        return self.index is not None and self.index.kind in ("dense", "nested")
 
 
 class Service:
