@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import UnknownName
 from diptych.core.image import ImageSource
+from diptych.core.media import MediaItem
 from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
@@ -60,11 +61,13 @@ class Draw:
 
     rng        keyed by (seed, epoch, uid): augmentation and the choice of a text come from here and nowhere else
     image_HWC  uint8 RGB, decoded at `Recipe.decode_size` or larger; None when the sample has no image or the recipe wants none
+    media      what else `Recipe.load` decoded, by name
     """
 
     sample: Sample
     rng: np.random.Generator
     image_HWC: npt.NDArray[np.uint8] | None = None
+    media: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +366,7 @@ class Recipe(ABC):
     slug: ClassVar[str] = ""
     engine: ClassVar[Literal["supervised", "preference", "policy"]] = "supervised"
     needs: ClassVar[tuple[str, ...]] = ("image", "texts")
-    """Fields of `Sample` that must be there; a name that is not a field is looked up in `extras`."""
+    """Fields of `Sample` that must be there; a name that is not a field is looked up in `media`, then in `extras`."""
     cacheable: ClassVar[bool] = True
     """False when features of a chunk depend on the other chunks (say why in the docstring)."""
     presets: ClassVar[tuple[str, ...]] = ("tiny", "paper")
@@ -395,6 +398,16 @@ class Recipe(ABC):
     def decode_size(self) -> int | None:
         """Short side in pixels below which a decoded image must not fall; 0 asks for full size, None for no decoding at all."""
         return 0
+
+    def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
+        """What a draw of this sample holds: decoded media by name, "image" as `Draw.image_HWC`. The default decodes the picture.
+
+        Runs in loader workers with the draw's own generator, before `batch`. A `DecodeError` costs that sample alone. A recipe
+        of clips returns ``{"clip": sample.media["clip"].decode(frames=8, rng=rng)}`` and says ``needs = ("clip", "texts")``.
+        """
+        if sample.image is None or self.decode_size is None:
+            return {}
+        return {"image": MediaItem("image", (sample.image,)).decode(min_side=self.decode_size)}
 
     @abstractmethod
     def batch(self, draws: Draws) -> Any:

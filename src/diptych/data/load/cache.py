@@ -48,7 +48,7 @@ class DecodedImages:
 
     def identity(self, row: int) -> str:
         """That of the encoded image, so that a cached pool keeps its fingerprint."""
-        return Objects([self.pool[row].image]).identity(0)
+        return Objects([self.pool.own_image(row)]).identity(0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"file": self.file, "rows": self.rows, "pool": self.pool}
