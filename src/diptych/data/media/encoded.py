@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import DecodeError
-from diptych.core.image import BytesImage, FileImage, SliceImage
+from diptych.core.image import ArrayImage, BytesImage, FileImage, SliceImage
 from diptych.core.media import ArraySource, MediaItem, MediaLimit, Source
 
 NUMPY = b"\x93NUMPY"
@@ -28,6 +28,17 @@ def read_parts(item: MediaItem, limit: MediaLimit) -> list[bytes]:
         _refuse_bytes(total, item, limit)
         found.append(data)
     return found
+
+
+def held(item: MediaItem, limit: MediaLimit) -> MediaItem:
+    """The same item in memory, read once: arrays stay as they are. The limits of bytes and parts are kept."""
+    arrays = (ArrayImage, ArraySource)
+    if len(item.parts) > limit.parts:
+        raise DecodeError(f"{len(item.parts):,} parts are more than the limit of {limit.parts:,}", **place_of(item))
+    encoded = tuple(part for part in item.parts if not isinstance(part, arrays))
+    read = iter(read_parts(MediaItem(item.medium, encoded), limit) if encoded else ())
+    parts = tuple(part if isinstance(part, arrays) else BytesImage(next(read), part.name) for part in item.parts)
+    return MediaItem(item.medium, parts)
 
 
 def read_part(part: Source, medium: str) -> bytes:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.core.errors import DecodeError
-from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.image import ArrayImage
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Source
 from diptych.data.media.decode import MAX_PIXELS, Pixels, decode, encode_png, encode_webp, probe
-from diptych.data.media.encoded import read_part, read_parts, refuse_elements
+from diptych.data.media.encoded import held, read_part, refuse_elements
 
 ENDINGS = {"jpeg": "jpg", "tiff": "tif"}
 WEBP_LIMIT = 16_383  # pixels a side
@@ -73,25 +73,17 @@ def decode_part(part: Source, medium: str, limit: MediaLimit, min_side: int = 0)
         raise DecodeError(error.problem, file=error.file, expected=error.expected, medium=medium) from error
 
 
-def read_pictures(item: MediaItem, limit: MediaLimit) -> list[Source]:
+def read_pictures(item: MediaItem, limit: MediaLimit) -> tuple[Source, ...]:
     """The pictures of an item in memory, read once, their pixels held against the limit together and by their headers."""
-    if len(item.parts) > limit.parts:
-        raise DecodeError(
-            f"{len(item.parts):,} parts are more than the limit of {limit.parts:,}", file=item.name, medium=item.medium
-        )
-    encoded = tuple(part for part in item.parts if not isinstance(part, ArrayImage))
-    read = iter(read_parts(MediaItem(item.medium, encoded), limit) if encoded else ())
-    found: list[Source] = []
+    parts = held(item, limit).parts
     pixels = 0
-    for part in item.parts:
+    for part in parts:
         if isinstance(part, ArrayImage):
-            found.append(part)
             pixels += part.pixels_HWC.shape[0] * part.pixels_HWC.shape[1]
         else:
-            found.append(BytesImage(next(read), part.name))
-            pixels += _pixels(found[-1].read(), part.name, item.medium, limit)
+            pixels += _pixels(part.read(), part.name, item.medium, limit)
         refuse_elements(pixels, "pixels", item, limit)
-    return found
+    return parts
 
 
 def _pixels(data: bytes, name: str, medium: str, limit: MediaLimit) -> int:

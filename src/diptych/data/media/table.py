@@ -96,3 +96,8 @@ class MediaRows:
 
     def identity(self, row: int) -> list[Any]:
         return self.media.identity(int(self.rows[row])) if self.rows[row] >= 0 else []
+
+
+def member_label(name: str, medium: str) -> str:
+    """How a medium is called between the key and the ending of its file: ``KEY.clip.gif``, ``KEY.raster-radar.npy``."""
+    return medium if name == medium else f"{medium}-{name}"
