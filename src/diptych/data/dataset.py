@@ -173,6 +173,10 @@ class Pool:
         """What a row has beside its image, by name."""
         return self._media.of(int(self._rows[row])) if self._media else {}
 
+    def media_identity(self, row: int) -> list[Any]:
+        """What tells the media of two rows apart without decoding, see `data.media.table.Media`."""
+        return self._media.identity(int(self._rows[row])) if self._media else []
+
     @property
     def has_media(self) -> bool:
         """Whether anything but images was given."""

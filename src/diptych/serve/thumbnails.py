@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
 from PIL import Image
 
-from diptych.core.errors import DecodeError
-from diptych.core.image import ImageSource
-from diptych.data.media.decode import decode
+from diptych.core.errors import DecodeError, MissingExtra
+from diptych.core.media import MediaItem, medium_of
 
 REMEMBERED = 64 << 20  # bytes
 
@@ -30,11 +30,14 @@ class Thumbnails:
             self._recent.move_to_end((uid, side))
             return self._recent[uid, side]
 
-    def make(self, uid: str, source: ImageSource, side: int, max_pixels: int) -> bytes | None:
-        """At most `side` pixels a side, never enlarged; None when the image cannot be read."""
+    def make(self, uid: str, item: MediaItem, side: int, max_pixels: int) -> bytes | None:
+        """At most `side` pixels a side, never enlarged; None when the medium cannot be read. A picture may have `max_pixels`; other
+        media keep the limit of their kind."""
+        medium = medium_of(item.medium)
+        limit = replace(medium.limit, elements=max_pixels) if item.medium == "image" else medium.limit
         try:
-            picture = Image.fromarray(decode(source, min_side=side, max_pixels=max_pixels))
-        except (DecodeError, OSError):
+            picture = Image.fromarray(medium.thumbnail(item, side=side, limit=limit))
+        except (DecodeError, MissingExtra, OSError):
             return None
         picture.thumbnail((side, side))
         buffer = io.BytesIO()
