@@ -53,6 +53,12 @@ class MediaTable:
     def by_uid(cls, table: pa.Table, uids: pa.Array, root: Path | str) -> MediaTable:
         return cls(Ragged.by_uid(table, uids), str(root))
 
+    @classmethod
+    def by_row(cls, parts: Sequence[Mapping[str, Any]], rows: int, root: Path | str) -> MediaTable:
+        """`parts` have the columns of the schema, as far as they are known, and a "row" in place of the uid."""
+        table = pa.Table.from_pylist([{"offset": -1, **part} for part in parts], pa.schema(list(MEDIA_SCHEMA)[1:]))
+        return cls(Ragged.by_row(table, np.array([part["row"] for part in parts], np.int64), rows), str(root))
+
     def of(self, row: int) -> dict[str, MediaItem]:
         found: dict[str, tuple[str, list[Source]]] = {}
         for part in self.ragged.row(row):
