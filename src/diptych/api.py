@@ -413,6 +413,8 @@ def compare(
     preset: str = "tiny",
     out: str | Path = "runs/compare",
     options: TrainOptions | None = None,
+    matters: float = 0.01,
+    equal: float = 0.0,
     download: bool = False,
     say: Say | None = None,
     **changes: Any,
@@ -424,12 +426,14 @@ def compare(
     tasks    "retrieval", "zero_shot:label=group_name", ...; all on every held-out split
     seeds    how many (0, 1, ...), or which; three at least for a verdict
     budget   "steps:N", "samples:N" or "seconds:N" of training; "" takes the steps of the first recipe
+    matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
     out      folder of the cells: what is finished there is read, what is half done goes on
     changes  fields of every recipe: batch_size=64
     """
     from diptych.claims.compare import check_version
     from diptych.claims.compare import compare as run_comparison
     from diptych.claims.spelling import Budget
+    from diptych.claims.verdict import Margins
 
     count = range(seeds) if isinstance(seeds, int) else tuple(seeds)
     if not count:
@@ -453,6 +457,7 @@ def compare(
         seeds=count,
         budget=spend,
         options=options,
+        margins=Margins(matters, equal or matters),
         say=say or (lambda line: None),
     )
 

@@ -19,6 +19,7 @@ from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.core.image import BytesImage
 from diptych.core.media import ArraySource, MediaItem
+from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.batch import TensorBatch, group_ids, pair_batch
@@ -34,9 +35,9 @@ WORDS = Tokenizer.train(["red bus", "tree number 0123456789"], 270)
 @dataclass(frozen=True)
 class Seen(TensorBatch):
     pairs_1: Any
-    uids_B: tuple[str, ...]
-    group_B: torch.Tensor
-    draw_B: torch.Tensor
+    uids_B: Rows[tuple[str, ...]]
+    group_B: Rows[torch.Tensor]
+    draw_B: Rows[torch.Tensor]
     step_draw: float
 
     def __len__(self):

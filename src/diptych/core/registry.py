@@ -6,6 +6,7 @@
     PIPELINES   what `diptych run` takes            diptych.pipelines
     WORLDS      what stands after "world:"          diptych.worlds
     INDEXES     what `index build --kind` takes     diptych.indexes
+    ENGINES     how a recipe comes to its weights   diptych.engines
     MODELS      the kinds of model folders          diptych.models
     MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
@@ -209,6 +210,8 @@ WORLDS = Registry(
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
+        "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
     },
 )
 INDEXES = Registry(
@@ -223,12 +226,23 @@ INDEXES = Registry(
         "graphs": ("diptych.index.graphs:GraphIndex", "scene graphs, by triplet"),
     },
 )
+ENGINES = Registry(
+    "engine",
+    "diptych.engines",
+    {
+        "supervised": ("diptych.train.engines.supervised:Supervised", "gradients of losses on batches"),
+        "solve": ("diptych.train.engines.solve:Solve", "closed form, one pass over the data"),
+        "preference": ("diptych.train.engines.preference:Preference", "which of two answers is better"),
+        "policy": ("diptych.train.engines.policy:Policy", "answers that the model gives itself, and their reward"),
+    },
+)
 MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
@@ -265,6 +279,7 @@ REGISTRIES: tuple[Registry, ...] = (
     PIPELINES,
     WORLDS,
     INDEXES,
+    ENGINES,
     MODELS,
     MEDIA,
     IMAGE_WEIGHTS,

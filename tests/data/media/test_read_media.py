@@ -19,6 +19,7 @@ from PIL import Image
 from diptych.cli.data_command import main as data_command
 from diptych.core.contracts import Draws, Recipe
 from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
 from diptych.data.load.stream import batches
@@ -106,8 +107,8 @@ def write_tar(files: Mapping[str, bytes], path: Path) -> Path:
 
 @dataclass(frozen=True)
 class MediumBatch(TensorBatch):
-    content_B: torch.Tensor
-    number_B: torch.Tensor
+    content_B: Rows[torch.Tensor]
+    number_B: Rows[torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -314,7 +314,7 @@ def test_quality_and_focal_agree_with_torchvision_on_plain_targets() -> None:
     torch.testing.assert_close(terms["relations"], want)
 
 
-def test_pairs_of_twins_are_twice_the_detr_loss_of_transformers() -> None:
+def test_pairs_of_twins_are_twice_the_detr_loss_of_transformers(parity: Any) -> None:
     """Subject and object are one and the same thing: match, labels and boxes are those of a plain detector."""
     from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
 
@@ -336,6 +336,8 @@ def test_pairs_of_twins_are_twice_the_detr_loss_of_transformers() -> None:
     want = torch.autograd.grad(2 * (expected["loss_ce"] + expected["loss_bbox"] + expected["loss_giou"]), inputs)
     for one, two in zip(got, want, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-12)
+    pairs = list(zip(got, want, strict=True))
+    parity("rlipv2", "gradients of labels and boxes of pairs of twins", "DETR's loss of transformers", pairs, tolerance=1e-8)
 
 
 def test_wrong_options_and_missing_texts_are_named() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.core.rows import Rows
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_attention import DeformableAttention
@@ -123,11 +124,11 @@ class PairSet:
     relation_text_RD   the relation texts as encoded, before they met any image: what label similarity is measured by
     """
 
-    subject_box_BSQ4: Tensor
-    object_box_BSQ4: Tensor
-    subject_logit_BSQC: Tensor
-    object_logit_BSQC: Tensor
-    relation_logit_BSQR: Tensor
+    subject_box_BSQ4: Rows[Tensor]
+    object_box_BSQ4: Rows[Tensor]
+    subject_logit_BSQC: Rows[Tensor]
+    object_logit_BSQC: Rows[Tensor]
+    relation_logit_BSQR: Rows[Tensor]
     relation_text_RD: Tensor
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, Stage
 from diptych.core.errors import ConfigError
+from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
@@ -34,10 +35,10 @@ from diptych.train.snapshots import Snapshots
 class MaskedPairBatch(PairBatch):
     """Pairs, and each text once more with some words hidden (`data/text/masked_words.py`)."""
 
-    masked_BL: Tensor
-    hidden_BL: Tensor
-    place_BM: Tensor
-    word_BM: Tensor
+    masked_BL: Rows[Tensor]
+    hidden_BL: Rows[Tensor]
+    place_BM: Rows[Tensor]
+    word_BM: Rows[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
