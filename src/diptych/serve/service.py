@@ -135,10 +135,6 @@ class Service:
 
     async def item_picture(self, uid: str) -> ArrayImage:
         """The picture of an item, decoded. Raises Refused: 404 without data, item or image."""
-        pool, row = self.row(uid)
-        shown = await self.aside(lambda: pool[row].shown)
-        if shown is not None and shown.medium != "image":
-            return self.thumbnails.keep(uid, side, await self._medium_thumbnail(shown, side))
         source = await self._item_source(uid)
         try:
             if isinstance(source, ArrayImage):
