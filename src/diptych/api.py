@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-FOREIGN = ("hf:", "open_clip:", "timm:")
 # ---------------------------------------------------------------- data
 
 
@@ -41,7 +40,7 @@ def read(source: Any, *, split: str = "", **columns: Any) -> Any:
     source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
              COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set
     split    only the rows of that split
-    columns  which columns hold what: image=, text=, group=, split=, uid=, licence=, language= (tables only)
+    columns  which columns hold what: image=, text=, media=, group=, split=, uid=, licence=, language=
     """
     data = open_data(source, **columns)
     return data.split(split) if split else data
@@ -259,19 +258,9 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
         raise UnknownName("engine", engine, ("torch", "onnx"))
     if engine == "onnx" or (Path(name) / "onnx.json").is_file():
         return _on_onnx(name, download)
-    if str(name).startswith(FOREIGN):
-        from diptych.models.io.foreign import load_foreign
+    from diptych.models.io.opened import open_address
 
-        foreign: Embedder = load_foreign(str(name), download=download)
-        return foreign
-    from diptych.models.io.deployed import open_model
-
-    folder = Path(name)
-    if (folder / "run.json").is_file():
-        if not (folder / "model" / "config.json").is_file():
-            raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
-        folder = folder / "model"
-    model: Embedder = open_model(folder)
+    model: Embedder = open_address(name, download=download)
     return model
 
 
@@ -337,7 +326,7 @@ def evaluate(
     task     "retrieval", "zero_shot", "vg150", ... (`diptych.core.registry.TASKS`), or a task object
     split    which rows; needed when the data have several held-out splits (`evaluate_splits` does them all)
     out      a folder for the records (Parquet) and the result (JSON)
-    options  fields of the task: language="de", label="group_name", ...
+    options  fields of the task: language="de", label="group_name", ...; whom it asks beside the model, by role: snapshots="RUN/snapshots"
     """
     whole = read(data)
     if split:
@@ -362,14 +351,19 @@ def evaluate_splits(
 
 
 def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | None, options: dict[str, Any]) -> Result:
+    from diptych.core.registry import TASKS
     from diptych.tasks import find
     from diptych.tasks.evaluate import evaluate as run_task
+    from diptych.tasks.roles import roles_of
 
     opened = load(model) if isinstance(model, str | Path) else model
-    made = find(task, **options) if isinstance(task, str) else task
+    roles = {role.name for role in roles_of(TASKS.load(task) if isinstance(task, str) else task)}
+    own = {name: value for name, value in options.items() if name not in roles}
+    made = find(task, **own) if isinstance(task, str) else task
     if getattr(made, "train", "none wanted") is None and "train" in split_names(whole):
         made = replace(made, train=whole.split("train"))  # type: ignore[type-var]
-    return run_task(made, opened, part, out=Path(out) if out else None)
+    others = {name: value for name, value in options.items() if name in roles}
+    return run_task(made, opened, part, others=others, out=Path(out) if out else None)
 
 
 def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
@@ -413,6 +407,8 @@ def compare(
     preset: str = "tiny",
     out: str | Path = "runs/compare",
     options: TrainOptions | None = None,
+    matters: float = 0.01,
+    equal: float = 0.0,
     download: bool = False,
     say: Say | None = None,
     **changes: Any,
@@ -424,12 +420,14 @@ def compare(
     tasks    "retrieval", "zero_shot:label=group_name", ...; all on every held-out split
     seeds    how many (0, 1, ...), or which; three at least for a verdict
     budget   "steps:N", "samples:N" or "seconds:N" of training; "" takes the steps of the first recipe
+    matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
     out      folder of the cells: what is finished there is read, what is half done goes on
     changes  fields of every recipe: batch_size=64
     """
     from diptych.claims.compare import check_version
     from diptych.claims.compare import compare as run_comparison
     from diptych.claims.spelling import Budget
+    from diptych.claims.verdict import Margins
 
     count = range(seeds) if isinstance(seeds, int) else tuple(seeds)
     if not count:
@@ -453,6 +451,7 @@ def compare(
         seeds=count,
         budget=spend,
         options=options,
+        margins=Margins(matters, equal or matters),
         say=say or (lambda line: None),
     )
 
@@ -460,6 +459,7 @@ def compare(
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> Arm:
     from diptych.claims.compare import Arm
     from diptych.claims.spelling import spelled
+    from diptych.models.io.opened import FOREIGN
 
     if isinstance(arm, Recipe):
         return Arm(arm.slug, recipe(arm, **changes))

@@ -42,6 +42,7 @@ def add(app: FastAPI, service: Service) -> None:
 def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
     sample = pool[row]
     width, height = _size(sample.image, max_pixels)
+    image = sample.image is not None and width is not None
     return {
         "uid": sample.uid,
         "texts": [{"text": t.string, "language": t.language, "origin": t.origin} for t in sample.texts],
@@ -49,9 +50,11 @@ def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
         "licence": sample.licence,
         "source": sample.source,
         "columns": _columns(sample),
-        "image": sample.image is not None and width is not None,
+        "image": image,
         "width": width,
         "height": height,
+        "shown": image or bool(sample.media),
+        "media": {name: item.medium for name, item in sample.media.items()},
         "graph": graph_answer(sample.graph, width, height) if sample.regions and width and height else None,
     }
 

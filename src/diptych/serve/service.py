@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from diptych.core.contracts import Dataset, Detector, Embedder, TokenEmbedder
-from diptych.core.errors import DecodeError, TooLarge
+from diptych.core.errors import DecodeError, MissingExtra, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.media import MediaItem, medium_of
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
-from diptych.index.dense import DenseIndex
 from diptych.index.facts import Info
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
 from diptych.serve.decoders import Decoders
@@ -63,16 +63,6 @@ class Side:
     def aligns(self) -> str:
         """How a text is laid over a picture: by the model's own patches and words, by covering parts, or ""."""
         return "patches" if isinstance(self.model, TokenEmbedder) else "occlusion" if self.embeds else ""
-
-    @property
-    def combines(self) -> bool:
-        """Whether its index can add and subtract texts, pictures and examples."""
-        return isinstance(self.index, DenseIndex)
-
-    @property
-    def by_vectors(self) -> bool:
-        """Whether a plain query is a vector, so that those of several requests can be embedded together."""
-        return self.index is not None and self.index.kind in ("dense", "nested")
 
 
 class Service:
@@ -158,6 +148,10 @@ class Service:
         known = self.thumbnails.known(uid, side)
         if known is not None:
             return known
+        pool, row = self.row(uid)
+        shown = await self.aside(lambda: pool[row].shown)
+        if shown is not None and shown.medium != "image":
+            return self.thumbnails.keep(uid, side, await self._medium_thumbnail(shown, side))
         source = await self._item_source(uid)
         try:
             if isinstance(source, ArrayImage):
@@ -167,6 +161,13 @@ class Service:
         except DecodeError:
             raise Refused(404, "that item has no image that can be shown") from None
         return self.thumbnails.keep(uid, side, data)
+
+    async def _medium_thumbnail(self, item: MediaItem, side: int) -> bytes:
+        """A clip, a cloud, a volume as one small picture, within the limits of its medium."""
+        try:
+            return await self.aside(lambda: small_webp(ArrayImage(medium_of(item.medium).thumbnail(item, side=side)), side))
+        except (DecodeError, MissingExtra, OSError):
+            raise Refused(404, "that item has nothing that can be shown") from None
 
     async def _decoded(self, data: bytes, name: str) -> ArrayImage:
         """Room is taken for it when its header has been read, and given back when the request ends."""

@@ -11,7 +11,6 @@ from fastapi import FastAPI, Response
 from diptych import __version__
 from diptych.serve.refusals import Json
 from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, OneModel, State
-from diptych.serve.search_routes import modes
 from diptych.serve.service import Service, Side
 
 
@@ -63,8 +62,8 @@ def _model(service: Service, side: Side) -> ModelInfo:
         fingerprint=str(getattr(side.model, "fingerprint", "")),
         embeds=side.embeds,
         aligns=side.aligns,  # type: ignore[arg-type]
-        modes=modes(side),
-        combines=side.combines,
+        modes=[] if side.index is None else list(side.index.modes),
+        combines=side.index is not None and side.index.combines,
         columns=service.facets(side),
         **facts,
     )

@@ -80,13 +80,13 @@ def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_p
     [255, 255, 255]
     """
     if isinstance(source, ArrayImage):
-        return _on_white(_checked(source, max_pixels))
+        return on_white(_checked(source, max_pixels))
     data = _read(source)
     if min_side > 0 and not exact and data[:3] == b"\xff\xd8\xff":
         pixels_HWC = _jpeg(data, source.name, min_side, max_pixels)
         if pixels_HWC is not None:
             return pixels_HWC
-    return _on_white(_pil(data, source.name, max_pixels))
+    return on_white(_pil(data, source.name, max_pixels))
 
 
 def decode_rgba(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -229,7 +229,8 @@ def _refuse_bomb(width: int, height: int, name: str, max_pixels: int) -> None:
         raise TooLarge(f"{size} are more than the limit of {max_pixels:,}", file=name)
 
 
-def _on_white(pixels_HWC: Pixels) -> Pixels:
+def on_white(pixels_HWC: Pixels) -> Pixels:
+    """RGB as it is, RGBA composited on white."""
     if pixels_HWC.shape[2] == 3:
         return pixels_HWC
     white_HWC = np.empty((*pixels_HWC.shape[:2], 3), np.uint8)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
+from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -42,10 +43,10 @@ from diptych.models.towers.towers import image_tower
 class Captions:
     """logit_BLV answers at place l for the token at l + 1; `patch_BPD` and `code_BPD` are what the codebook's losses compare."""
 
-    logit_BLV: Tensor
-    patch_BPD: Tensor
-    code_BPD: Tensor
-    id_BP: Tensor
+    logit_BLV: Rows[Tensor]
+    patch_BPD: Rows[Tensor]
+    code_BPD: Rows[Tensor]
+    id_BP: Rows[Tensor]
 
 
 class CodebookCaptioner(nn.Module):
