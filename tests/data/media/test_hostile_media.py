@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,18 +55,20 @@ WHOLE = [(medium, data) for medium, found in SOUND.items() for data in found]
 
 
 def holds(medium: str, data: bytes) -> None:
-    item = MediaItem(medium, (BytesImage(data, "hostile"),))
-    kind = medium_of(medium)
-    for read in (
+    item, kind = MediaItem(medium, (BytesImage(data, "hostile"),)), medium_of(medium)
+    reads: list[Callable[[], Any]] = [
         lambda: kind.facts(kind.decode(item, limit=LIMIT)),
         lambda: kind.thumbnail(item, side=16, limit=LIMIT),
         lambda: kind.encode(item.parts[0]),
-    ):
+    ]
+    for read in reads:
+        refusal = ""
         try:
             read()
         except DecodeError as error:
-            assert "\n" not in str(error)
-            assert len(str(error)) < 600
+            refusal = str(error)
+        assert "\n" not in refusal
+        assert len(refusal) < 600
 
 
 @pytest.mark.parametrize(("medium", "data"), WHOLE, ids=[f"{medium}-{n}" for n, (medium, _) in enumerate(WHOLE)])
@@ -92,9 +96,10 @@ def test_any_bytes(medium: str, data: bytes) -> None:
     holds(medium, data)
 
 
-@pytest.mark.parametrize(
-    "shape", ["(-1,)", "(-2, 3, 4)", "(2, 3, -4)", "(0, 3, 4)", "()", "(True, 3, 4)", "(10**30, 3, 4)", "(99999, 99999, 99999)"]
-)
+SHAPES = ["(-1,)", "(-2, 3, 4)", "(2, 3, -4)", "(0, 3, 4)", "()", "(True, 3, 4)", "(10**30, 3, 4)", "(99999, 99999, 99999)"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("medium", ["raster", "volume", "cloud", "clip"])
 def test_odd_shapes_of_a_numpy_file(medium: str, shape: str) -> None:
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
