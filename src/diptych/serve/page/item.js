@@ -2,7 +2,7 @@
 
 import { ask, pictureOf } from "./ask.js";
 import { pick } from "./basket.js";
-import { $, make, number, shape } from "./dom.js";
+import { $, inert, make, number, shape } from "./dom.js";
 import { rove } from "./focus.js";
 import { detectPanel, graphPanel, wordsPanel } from "./panels.js";
 import { example } from "./search.js";
@@ -52,7 +52,7 @@ function frameItem(title, source) {
 
 function fillItem(item) {
   const positive = item.texts.find(text => text.origin !== "negative");
-  if (positive) $("itemtitle").textContent = positive.text;
+  if (positive) $("itemtitle").textContent = inert(positive.text);
   if (view.shown.uid && item.shown) {
     const stage = $("stage");
     if (item.image) stage.style.aspectRatio = `${item.width} / ${item.height}`;

@@ -2,7 +2,7 @@
 
 import { pictureOf } from "./ask.js";
 import { pick, showBasket } from "./basket.js";
-import { $, make, number, say } from "./dom.js";
+import { $, inert, make, number, say } from "./dom.js";
 import { rove } from "./focus.js";
 import { look } from "./item.js";
 import { example, searching } from "./search.js";
@@ -53,7 +53,7 @@ function card(hit) {
 }
 
 function fill(node, hit, elsewhere, two) {
-  node.querySelector(".title").textContent = caption(hit.payload) || hit.uid;
+  node.querySelector(".title").textContent = inert(caption(hit.payload) || hit.uid);
   node.querySelector(".score").textContent = hit.score.toFixed(3);
   node.querySelector(".minus").hidden = !current()?.combines || empty();
   const also = node.querySelector(".also");
