@@ -54,6 +54,10 @@ class DecodeError(DataError):
         self.medium = medium
 
 
+class TooLarge(DecodeError):
+    """An image that may be sound, and asks for more memory or work than is allowed."""
+
+
 class ShapeError(DiptychError, ValueError):
     """A tensor or array of the wrong shape. Says the expected and the received shape."""
 

@@ -238,6 +238,21 @@ class Pool:
     def has_relations(self) -> bool:
         return self._relations is not None
 
+    @property
+    def texts(self) -> Ragged:
+        """The texts of every row, by column: string, language, origin."""
+        return self._texts.ragged.take(self._rows)
+
+    @property
+    def regions(self) -> Ragged | None:
+        """The regions of every row, by column; None for a pool without."""
+        return None if self._regions is None else self._regions.take(self._rows)
+
+    @property
+    def relations(self) -> Ragged | None:
+        """The relations of every row, by column; None for a pool without."""
+        return None if self._relations is None else self._relations.take(self._rows)
+
     def texts_table(self) -> pa.Table:
         """All texts: uid, string, language, origin; several rows a uid, in order."""
         return self._texts.ragged.to_table(self.arrow("uid"), self._rows)
@@ -370,20 +385,13 @@ class Pool:
 
     def with_images(self, images: Images) -> Pool:
         """The same rows with images from elsewhere (a decoded cache); `images` counts the rows of this pool."""
-
-        def own(ragged: Ragged | None) -> Ragged | None:
-            if ragged is None:
-                return None
-            position, record = ragged.flat(self._rows)
-            return Ragged.by_row(ragged.table.take(pa.array(record)), position, len(self))
-
         return self._but(
             columns={name: self.arrow(name) for name in self._columns},
-            texts=Texts(own(self._texts.ragged) or self._texts.ragged),
+            texts=Texts(self.texts),
             images=images,
             media=MediaRows(self._media, self._rows) if self._media else None,
-            regions=own(self._regions),
-            relations=own(self._relations),
+            regions=self.regions,
+            relations=self.relations,
             objects={name: self.column(name) for name in self._objects},
             rows=np.arange(len(self)),
         )

@@ -10,10 +10,10 @@ from diptych.core.contracts import Dataset
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.data.media.decode import probe
+from diptych.data.media.decode import upright_size
 from diptych.serve.answers import graph_answer, plain
-from diptych.serve.page import HEADERS
-from diptych.serve.refusals import Json, Refused
+from diptych.serve.page import PRIVATE
+from diptych.serve.refusals import Json
 from diptych.serve.schema import ItemAnswer
 from diptych.serve.service import Service
 
@@ -35,18 +35,8 @@ def add(app: FastAPI, service: Service) -> None:
     )
     async def image(uid: Uid, side: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:
         """A picture of at most `side` pixels a side. Nothing of the file but its pixels goes out."""
-        data = service.thumbnails.known(uid, side)
-        if data is None:
-            pool, row = service.row(uid)
-            data = await service.aside(lambda: _thumbnail(service, pool, row, uid, side))
-        if data is None:
-            raise Refused(404, "that item has no image that can be shown")
-        return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **HEADERS})
-
-
-def _thumbnail(service: Service, pool: Dataset, row: int, uid: str, side: int) -> bytes | None:
-    shown = pool[row].shown
-    return None if shown is None else service.thumbnails.make(uid, shown, side, service.limits.image_pixels)
+        data = await service.thumbnail(uid, side)
+        return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **PRIVATE})
 
 
 def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
@@ -86,7 +76,6 @@ def _size(image: ImageSource | None, max_pixels: int) -> tuple[int, int] | tuple
     if image is None:
         return None, None
     try:
-        info = probe(image.read(), name="image", max_pixels=max_pixels)
+        return upright_size(image.read(), name="image", max_pixels=max_pixels)
     except (DecodeError, OSError):
         return None, None
-    return info.width, info.height

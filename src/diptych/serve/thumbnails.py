@@ -1,16 +1,9 @@
-"""Small pictures of the items of a pool, encoded anew and remembered for a while."""
+"""Small pictures of the items of a pool, remembered for a while."""
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
-from dataclasses import replace
-
-from PIL import Image
-
-from diptych.core.errors import DecodeError, MissingExtra
-from diptych.core.media import MediaItem, medium_of
 
 REMEMBERED = 64 << 20  # bytes
 
@@ -30,19 +23,8 @@ class Thumbnails:
             self._recent.move_to_end((uid, side))
             return self._recent[uid, side]
 
-    def make(self, uid: str, item: MediaItem, side: int, max_pixels: int) -> bytes | None:
-        """At most `side` pixels a side, never enlarged; None when the medium cannot be read. A picture may have `max_pixels`; other
-        media keep the limit of their kind."""
-        medium = medium_of(item.medium)
-        limit = replace(medium.limit, elements=max_pixels) if item.medium == "image" else medium.limit
-        try:
-            picture = Image.fromarray(medium.thumbnail(item, side=side, limit=limit))
-        except (DecodeError, MissingExtra, OSError):
-            return None
-        picture.thumbnail((side, side))
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=85)
-        data = buffer.getvalue()
+    def keep(self, uid: str, side: int, data: bytes) -> bytes:
+        """Remember it; what has not been asked for the longest is forgotten."""
         with self._lock:
             self._held += len(data) - len(self._recent.pop((uid, side), b""))
             self._recent[uid, side] = data
