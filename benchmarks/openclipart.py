@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from diptych.claims.noisy_texts import for_noisy_pairs
+from diptych.claims.cells.pairs import sized_for
 from diptych.core.environment import environment
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Text
@@ -78,7 +78,7 @@ def small(pool: Pool, pixels: dict[str, np.ndarray], texts: dict[str, list[str]]
 
 
 def retrieval(rows: Pool, seed: int, steps: int, folder: Path) -> dict[str, float]:
-    recipe = replace(for_noisy_pairs(CLIP.tiny()), batch_size=128, steps=steps, image_size=SIDE, pieces=2000)
+    recipe = replace(sized_for(CLIP.tiny()), batch_size=128, steps=steps, image_size=SIDE, pieces=2000)
     if not (folder / "model").is_dir():
         fit(recipe, rows, folder, TrainOptions(seed=seed, progress=False, save_every=100))
     task, test = Retrieval(draws=1), read("emoji").split("unseen_style").in_language("en")

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from diptych.claims import ledger, registry
+from diptych.claims import registry
+from diptych.claims.table import rows
 from diptych.core import systems
 from diptych.core.contracts import Recipe
 
@@ -17,7 +18,14 @@ FIELDS = {
     "regions": "boxes with names",
     "relations": "relations between boxes",
 }
-WORDS = {"shown": "helped", "not shown": "no difference seen", "reversed": "hurt"}
+WORDS = {
+    "shown": "helped",
+    "reversed": "hurt",
+    "equal within the margin": "made no difference that matters",
+    "open": "undecided",
+    "no verdict": "withheld: a control did as well",
+    "not judged": "not judged",
+}
 HEAD = """# Which system for my data
 
 A published system was shown to help on its authors' data, at their size. What it does on yours, nobody knows before it is tried. This
@@ -27,16 +35,16 @@ Everything below was computed from the recipes and from the [ledger](../claims/i
 """
 CAUTION = """## What was shown, and how small
 
-Every line is a system against its own baseline at equal budget, over the seeds named; *helped* and *hurt* mean a two-sided t test over
-seed-paired differences at .05. **All of it was run on two processor cores, with small presets, on rendered scenes or on emoji**: it
-shows that a mechanism does something and in which direction, not how much it will do at a thousand times the size. *No difference seen*
-is weak evidence: the effect may be smaller than the seeds' spread.
+Every line is a system against its own baseline at equal, measured budget, over the seeds named, with controls; *helped* and *hurt* mean
+a two-sided t test over seed-paired differences at .05 whose interval reaches what was declared to matter. **All of it was run on two
+processor cores, with small presets, on rendered scenes or on emoji**: it shows that a mechanism does something and in which direction,
+not how much it will do at a thousand times the size. *Undecided* is weak evidence: the effect may be smaller than the seeds' spread.
 """
 
 
-def guide(ledger_file: Path) -> str:
+def guide(folder: Path) -> str:
     """The page, in Markdown, to lie in `systems/`."""
-    return "\n".join([HEAD, *by_data(), "", CAUTION, *by_verdict(ledger_file), "", *decide()]) + "\n"
+    return "\n".join([HEAD, CAUTION, *by_verdict(folder), "", *by_data(), "", *decide()]) + "\n"
 
 
 def by_data() -> list[str]:
@@ -47,9 +55,9 @@ def by_data() -> list[str]:
         if inspect.isclass(entry) and issubclass(entry, Recipe):
             groups[tuple(entry.needs)].append(row)
     lines = ["## What your samples carry", "", "| every sample has | then you can train | what it does |", "|---|---|---|"]
-    for needs, rows in sorted(groups.items(), key=lambda item: (len(item[0]), item[0])):
+    for needs, members in sorted(groups.items(), key=lambda item: (len(item[0]), item[0])):
         what = ", ".join(FIELDS.get(need, f"`{need}`") for need in needs)
-        for row in rows:
+        for row in members:
             lines.append(f"| {what} | [`{row.slug}`]({row.slug}.md) | {does(row)} |")
             what = ""
     planned = sum(not row.built for row in systems.SYSTEMS)
@@ -61,23 +69,21 @@ def by_data() -> list[str]:
     ]
 
 
-def by_verdict(ledger_file: Path) -> list[str]:
-    """One line a claim, the newest verdict of each."""
-    lines = ["| system | claim | on | verdict | difference |", "|---|---|---|---|---|"]
-    waiting = []
+def by_verdict(folder: Path) -> list[str]:
+    """One line a claim that has a verdict, the best news first."""
     order = list(WORDS)
-    found = [(claim, ledger.latest(ledger_file, claim.key)) for claim in registry.every()]
-    for claim, line in sorted(found, key=lambda pair: order.index(pair[1].verdict) if pair[1] else len(order)):
-        if line is None:
-            waiting.append(f"`{claim.key}`")
-            continue
-        low, high = line.interval
-        stale = "" if line.source_hash == claim.source_hash() else " (its code has changed since)"
+    found = sorted(rows(folder, registry.every()), key=lambda row: order.index(row.verdict))
+    judged = [(row, row.entry) for row in found if row.entry]
+    waiting = [f"`{row.claim.key}`" for row in found if row.entry is None]
+    lines = ["| system | claim | verdict | difference |", "|---|---|---|---|"] if judged else []
+    for row, entry in judged:
+        low, high = entry.interval
+        state = "" if row.state == "fresh" else " (its code has changed since)"
         lines.append(
-            f"| [`{claim.slug}`]({claim.slug}.md) | {claim.sentence} | {claim.data}; {claim.budget} | {WORDS[line.verdict]}{stale} "
-            f"| {line.difference:+.3f} [{low:+.3f}, {high:+.3f}], {len(line.seeds)} seeds |"
+            f"| [`{row.claim.slug}`]({row.claim.slug}.md) | {row.claim.sentence} | {WORDS[row.verdict]}{state} "
+            f"| {entry.difference:+.3f} [{low:+.3f}, {high:+.3f}], {len(entry.seeds)} seeds |"
         )
-    return [*lines, "", f"Not run yet: {', '.join(waiting)}."] if waiting else lines
+    return [*lines, "", f"Not judged by the present rules yet: {', '.join(waiting)}."] if waiting else lines
 
 
 def decide() -> list[str]:

@@ -12,14 +12,14 @@ from docs_guide import guide
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from diptych.claims import ledger, registry
-from diptych.claims.claim import Claim
-from diptych.claims.remarks import REMARKS
+from diptych.claims import registry
+from diptych.claims.ledger import Entry, Side, Superseded
+from diptych.claims.table import Row, forest, rows
 from diptych.core import systems
 from diptych.core.contracts import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-LEDGER = ROOT / "docs/claims/ledger.jsonl"
+LEDGER = ROOT / "docs/claims"
 ROOMS = {
     "core": "the shared nouns and contracts",
     "data": "readers, writers, splits, decoding, tokenising, samplers",
@@ -72,17 +72,20 @@ def systems_index() -> str:
         "# Systems",
         "",
         f"{len(systems.SYSTEMS)} published systems and {len(systems.BASELINES)} baselines. Today {built} of the systems are built and {working} "
-        "*work*: their file composes the mechanism, their checks pass, and the ledger holds a verdict. The rest is a plan, and named as such.",
+        "*work*: they answer the command line, have a page, a recorded parity with something independent, and a fresh verdict with controls, "
+        "whatever it says. What was *shown* stands apart. The rest is a plan, and named as such.",
         "",
         "## Built",
         "",
-        "| system | what it is | room | state | what is missing |",
-        "|---|---|---|---|---|",
+        "| system | what it is | room | state | main claim | what is missing |",
+        "|---|---|---|---|---|---|",
     ]
     for row in every_row():
         if row.built:
             state = "works" if row.works else "built"
-            lines.append(f"| [`{row.slug}`]({row.slug}.md) | {row.title} | {row.room} | {state} | {', '.join(row.missing)} |")
+            lines.append(
+                f"| [`{row.slug}`]({row.slug}.md) | {row.title} | {row.room} | {state} | {row.verdict} | {', '.join(row.missing)} |"
+            )
     lines += ["", "## Planned", "", "| system | what it is | room |", "|---|---|---|"]
     lines += [f"| `{row.slug}` | {row.title} | {row.room} |" for row in every_row() if not row.built]
     return "\n".join(lines) + "\n"
@@ -128,43 +131,93 @@ def value(recipe: Any, name: str) -> str:
 def claim_lines(slug: str) -> list[str]:
     if slug not in registry.slugs():
         return ["No claim is written for it yet."]
-    return [line for claim in registry.of(slug) for line in [*one_claim(claim), ""]]
+    found = rows(LEDGER, registry.of(slug))
+    picture = [forest(found), ""] if any(row.entry for row in found) else []
+    return [*picture, *(line for row in found for line in [*one_claim(row), ""])]
 
 
-def one_claim(claim: Claim) -> list[str]:
-    line = ledger.latest(LEDGER, claim.key)
-    lines = [f"**{claim.sentence}** ({claim.source})", "", f"Refuted by: {claim.refuted}", ""]
-    if line is None:
-        return [*lines, "It was not run yet."]
-    stale = " The sources have changed since, so this line is stale." if line.source_hash != claim.source_hash() else ""
-    remark = ["", REMARKS[claim.key]] if claim.key in REMARKS else []
-    return [*lines, f"Verdict: **{line.verdict}**. {numbers(line)}{stale}", *remark]
+def one_claim(row: Row) -> list[str]:
+    claim = row.claim
+    lines = [f"**{claim.sentence}** ({claim.kind}; {claim.source})", "", f"Refuted by: {claim.refuted}", ""]
+    if row.entry is None:
+        lines.append("Verdict: **not judged** by the present rules.")
+    else:
+        state = {"fresh": "", "changed": " Code that it reaches has changed since.", "stale": " Its code behaves otherwise now."}[
+            row.state or "fresh"
+        ]
+        why = f" ({row.entry.why})" if row.entry.why else ""
+        lines += [f"Verdict: **{row.entry.verdict}**{why}. {numbers(row.entry)}{state}", "", *sides(row.entry)]
+    if row.remark:
+        lines += ["", row.remark]
+    return [*lines, *(item for line in row.before for item in ["", earlier(line)])]
 
 
-def numbers(line: ledger.Entry) -> str:
-    base, method = (side["scores"][line.metric] for side in (line.baseline, line.method))
-    low, high = line.interval
+def numbers(entry: Entry) -> str:
+    low, high = entry.interval
     return (
-        f"{line.metric}: {line.method['name']} {sum(method) / len(method):.3f}, {line.baseline['name']} {sum(base) / len(base):.3f}, "
-        f"difference {line.difference:+.3f} [{low:+.3f}, {high:+.3f}], p = {line.p:.2g}, {len(line.seeds)} seeds, {line.data}, {line.budget}; "
-        f"commit {line.commit}, {line.date}, {line.machine.get('cores')} cores, {line.seconds / 60:.0f} minutes."
+        f"{entry.metric}: difference {entry.difference:+.3f} [{low:+.3f}, {high:+.3f}], p = {entry.p:.2g}, {len(entry.seeds)} seeds; "
+        f"{entry.matters:g} would matter, within {entry.equivalence:g} counts as equal; {entry.data}; held equal: "
+        f"{', '.join(name.replace('_', ' ') for name in entry.equal_budget)}; commit {entry.commit}, {entry.date}, "
+        f"{entry.cpu_seconds / 60:.0f} processor minutes."
+    )
+
+
+def sides(entry: Entry) -> list[str]:
+    """A table of arms and controls with what each had to spend."""
+    head = ["arm", entry.metric, "rate", "steps", "samples", "trusted", "labelled", "trained", "processor s"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    keys = ("steps", "samples", "trusted", "labelled", "trained_parameters", "cpu_seconds")
+
+    def line(side: Side, note: str) -> str:
+        values = side.scores[entry.metric]
+        spent = [side.budget.get(key) for key in keys]
+        cells = [f"{side.name}{note}", f"{sum(values) / len(values):.3f}", "" if side.rate is None else f"{side.rate:g}"]
+        return "| " + " | ".join([*cells, *("" if value is None else f"{value:,.0f}" for value in spent)]) + " |"
+
+    edges = {name: ", the lowest or highest tried" if found["at_edge"] else "" for name, found in entry.sweep.items()}
+    arms = [line(side, edges.get(side.name, "")) for side in (entry.baseline, entry.method)]
+    return [*lines, *arms, *(line(side, " (control)") for side in entry.controls)]
+
+
+def earlier(line: Superseded) -> str:
+    plain = line.line
+    arms = f"{plain['method']['name']} against {plain['baseline']['name']}"
+    return (
+        f"Superseded, {plain['date']} (commit {plain['commit']}): {plain['verdict']}, {arms}, {plain['metric']} {plain['difference']:+.3f}. "
+        f"Why it counts no more: {line.superseded}."
     )
 
 
 def claims_index() -> str:
+    found = rows(LEDGER, registry.every())
     lines = [
         "# Claims",
         "",
-        "Every system is compared with its own baseline at equal budget, over several seeds. What is claimed, the metric and its direction stand in a "
-        "file before the first run; the verdict is a two-sided t test over seed-paired differences at .05. What does not show is written down as "
-        "*not shown*.",
+        "Every system is held against its own baseline at equal, measured budget, over several seeds, with controls beside it. What is claimed, "
+        "the margins, the rates to sweep and the controls stand in a file before the first run ([claiming](../claiming.md)). *Shown* and "
+        "*reversed* are two-sided t tests over seed-paired differences at .05 whose interval reaches what matters; *equal within the margin* is "
+        "two one-sided tests; *open* is neither; *no verdict* says that a control reaches both arms. Holm's correction is over the main claims.",
         "",
-        "Run any of them again: `diptych claims run SLUG --seeds 201,202,203 --dry`.",
+        "Try any of them on other seeds: `diptych claims run SLUG --seeds 201,202,203`.",
         "",
+        forest(found),
+        "",
+        "| claim | kind | verdict | difference | p | Holm | by earlier rules |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for slug in registry.slugs():
-        built = slug in systems.slugs(built=True)
-        lines += [f"## [`{slug}`](../systems/{slug}.md)" if built else f"## `{slug}`", "", *claim_lines(slug), ""]
+    built = set(systems.slugs(built=True))
+    for row in found:
+        name = f"[`{row.claim.key}`](../systems/{row.claim.slug}.md)" if row.claim.slug in built else f"`{row.claim.key}`"
+        before = ", ".join(f"{line.line['verdict']} (against {line.line['baseline']['name']})" for line in row.before)
+        entry = row.entry
+        if entry is None:
+            lines.append(f"| {name} | {row.claim.kind} | not judged | | | | {before} |")
+            continue
+        low, high = entry.interval
+        state = "" if row.state == "fresh" else f" ({row.state})"
+        corrected = "" if row.p_holm != row.p_holm else f"{row.p_holm:.2g}"
+        span = f"{entry.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"| {name} | {row.claim.kind} | {row.verdict}{state} | {span} | {entry.p:.2g} | {corrected} | {before} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,24 +1,29 @@
-"""Computes from facts which systems work, into src/diptych/core/systems.json and a paragraph of the README.
+"""Computes from facts which systems work and what was shown, into src/diptych/core/systems.json and a paragraph of the README.
 
-With --check it only says whether these are up to date. A system works when its entry point loads under its own slug, a test
-file of its own exists, its docstring makes a page, and the ledger holds a
-verdict on each of its claims, over at least three seeds and not stale.
+With --check it only says whether these are up to date. A system works when its entry point loads under its own slug, its command
+answers, its docstring makes a page, a test recorded what its mechanism agrees with (tests/parity/SLUG.json), and the ledger holds a
+fresh verdict with controls on its main claim, whatever the verdict says. Whether the claim was shown stands apart.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from diptych.claims import ledger, registry
-from diptych.claims.verdict import MINIMUM_SEEDS
+from diptych.claims import registry
+from diptych.claims.table import NOT_JUDGED, rows
+from diptych.cli import main as main_command
 from diptych.core import systems
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "src/diptych/core/systems.json"
-LEDGER = ROOT / "docs/claims/ledger.jsonl"
+LEDGER = ROOT / "docs/claims"
+PARITY = ROOT / "tests/parity"
+COMMANDS = {"recipes": "train", "curate": "curate", "tasks": "eval", "pipelines": "run", "worlds": "data"}
 README = ROOT / "README.md"
 BEGIN, END = "<!-- systems:begin -->\n", "<!-- systems:end -->"
 
@@ -32,19 +37,45 @@ def facts(system: systems.System) -> dict[str, Any]:
         missing.append("entry point under its slug")
     if len((entry.__doc__ or "").strip().splitlines()) < 3:
         missing.append("docs page")
-    if not list((ROOT / "tests").rglob(f"test_{system.slug}.py")):
-        missing.append("tests of its own")
-    claims = registry.of(system.slug) if system.slug in registry.slugs() else ()
-    lines = {claim.key: ledger.latest(LEDGER, claim.key) for claim in claims}
-    if not claims:
+    if not answers(system):
+        missing.append("command")
+    agreed = parity(system.slug)
+    if not agreed:
+        missing.append("recorded parity")
+    found = rows(LEDGER, registry.of(system.slug)) if system.slug in registry.slugs() else []
+    verdict = NOT_JUDGED
+    if not found:
         missing.append("claim")
-    for claim in claims:
-        line = lines[claim.key]
-        if line is None or len(line.seeds) < MINIMUM_SEEDS:
-            missing.append(f"verdict in the ledger on {claim.key}")
-        elif line.source_hash != claim.source_hash():
-            missing.append(f"fresh verdict on {claim.key} (the one in the ledger is stale)")
-    return {"missing": missing, "verdicts": {key: line.verdict for key, line in lines.items() if line}}
+    elif found[0].entry is None:
+        missing.append("verdict")
+    elif found[0].state != "fresh":
+        missing.append("fresh verdict (`diptych claims check` says whether it still holds)")
+    else:
+        verdict = found[0].verdict
+    return {
+        "missing": missing,
+        "verdict": verdict,
+        "verdicts": {row.claim.key: row.verdict for row in found if row.state == "fresh"},
+        "parity": agreed,
+    }
+
+
+def answers(system: systems.System) -> bool:
+    """Whether the command that runs the system knows it: its help is printed."""
+    words = [COMMANDS[system.room], system.slug, "--help"]
+    silent = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+            return main_command(words) == 0
+    except SystemExit as end:
+        return end.code in (0, None)
+
+
+def parity(slug: str) -> list[str]:
+    """What the mechanism was found to agree with, in words; tests write it when they pass."""
+    path = PARITY / f"{slug}.json"
+    checks = json.loads(path.read_text(encoding="utf-8"))["checks"] if path.exists() else []
+    return [f"{check['what']}: {check['against']}, within {check['difference']:.1e}" for check in checks]
 
 
 def paragraph(found: dict[str, dict[str, Any]]) -> str:
@@ -52,13 +83,13 @@ def paragraph(found: dict[str, dict[str, Any]]) -> str:
     published = {system.slug: found[system.slug]["missing"] for system in systems.SYSTEMS}
     work = [f"`{slug}`" for slug, missing in published.items() if not missing]
     built = [f"`{slug}`" for slug, missing in published.items() if missing and missing != ["not built"]]
+    shown = [f"`{system.slug}`" for system in systems.SYSTEMS if found[system.slug].get("verdict") == "shown"]
     baselines = ", ".join(f"`{system.slug}`" for system in systems.BASELINES)
-    lines = [f"Of {len(published)} published systems on the list, {len(work)} work"]
-    if work:
-        lines[0] += f" ({', '.join(work)})"
+    lines = [f"Of {len(published)} published systems on the list, {len(work)} work" + (f" ({', '.join(work)})" if work else "")]
     if built:
-        lines.append(f"and {len(built)} are built without a fresh verdict in the ledger ({', '.join(built)})")
-    return ", ".join(lines) + f", beside the baselines {baselines}; the others are planned and answer so.\n"
+        lines.append(f"{len(built)} are built and lack a recorded parity or a fresh verdict with controls ({', '.join(built)})")
+    lines.append(f"the main claim of {len(shown)} is shown" + (f" ({', '.join(shown)})" if shown else ""))
+    return ", ".join(lines) + f"; beside them stand the baselines {baselines}. The others are planned and answer so.\n"
 
 
 def main() -> int:

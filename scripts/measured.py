@@ -22,7 +22,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.report.side_by_side import over_seeds
 
 ROOT = Path(__file__).resolve().parents[1]
-STORE, LEDGER = Path("docs/measured"), Path("docs/claims/ledger.jsonl")
+STORE, LEDGER = Path("docs/measured"), Path("docs/claims")
 README, GUIDE = Path("README.md"), Path("docs/detecting.md")
 LOOKS = {
     "flat": "`look=flat`, drawn shapes",
@@ -139,9 +139,9 @@ def stored(root: Path, name: str) -> Stored:
 
 
 def verdicts(root: Path) -> dict[str, Stored]:
-    """The last line of the ledger for every claim."""
-    lines = (root / LEDGER).read_text(encoding="utf-8").splitlines()
-    return {row["claim"]: row for row in map(json.loads, lines)}
+    """The last verdict on every claim, also one by earlier rules where no other has been taken since."""
+    lines = [line for path in sorted((root / LEDGER).glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["claim"]: row for row in map(json.loads, lines) if "interval" in row}
 
 
 def keep(root: Path, name: str, run: Path) -> None:

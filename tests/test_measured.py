@@ -31,7 +31,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def copy(tmp_path: Path, measured: Any) -> Path:
-    for folder in (measured.STORE, measured.LEDGER.parent):
+    for folder in (measured.STORE, measured.LEDGER):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for page in (measured.README, measured.GUIDE):
         shutil.copy(ROOT / page, tmp_path / page)

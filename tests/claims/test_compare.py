@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.claims import cell as cells
-from diptych.claims.cell import CellResult, Job
+from diptych.claims import job as cells
+from diptych.claims.cell import CellResult
 from diptych.claims.compare import Arm, Comparison, check_version, compare
+from diptych.claims.job import Job
 from diptych.claims.results import decided
 from diptych.claims.spelling import Budget, listed, options, spelled
-from diptych.claims.verdict import paired_difference
+from diptych.claims.verdict import Margins, equivalence_p, paired_difference
 from diptych.core.contracts import Draws
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.data.dataset import Pool
@@ -30,6 +31,7 @@ from diptych.worlds.scenes import scenes
 
 RETRIEVAL = "retrieval:draws=100"
 QUIET = TrainOptions(progress=False)
+ONE_POINT = Margins(0.01, 0.01)
 SMALL = {"batch_size": 8, "steps": 2, "warmup": 0.0, "width": 16, "image_size": 32, "text_length": 12, "pieces": 300}
 
 
@@ -74,7 +76,7 @@ def test_an_arm_that_is_the_first_under_another_name_gives_no_difference(done: C
     for measure in done.measured.measures:
         assert measure.values["clip again"] == measure.values["clip"]
         assert measure.contrasts[1].difference == 0.0
-        assert measure.contrasts[1].verdict == "not shown"
+        assert measure.contrasts[1].verdict == "equal within the margin"
 
 
 def test_the_item_view_of_the_first_seed_agrees_with_its_results(done: Comparison) -> None:
@@ -108,7 +110,7 @@ def _rows() -> Any:
 
 def test_a_comparison_that_was_killed_runs_only_what_is_missing(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
     arms = [Arm("clip", clip()), Arm("siglip", siglip())]
-    run, calls = cells.run_cell, []
+    run, calls = cells.run_job, []
 
     def killed(job: Job, whole: Any, **more: Any) -> CellResult:
         if len(calls) == 3:
@@ -116,7 +118,7 @@ def test_a_comparison_that_was_killed_runs_only_what_is_missing(world: Any, tmp_
         calls.append((job.arm, job.seed))
         return run(job, whole, **more)
 
-    monkeypatch.setattr(cells, "run_cell", killed)
+    monkeypatch.setattr(cells, "run_job", killed)
     with pytest.raises(KeyboardInterrupt):
         compare(arms, world, tmp_path, seeds=(0, 1), options=QUIET)
     assert calls == [("clip", 0), ("siglip", 0), ("clip", 1)]
@@ -137,11 +139,11 @@ def test_a_half_run_goes_on_and_ends_where_a_whole_one_does(world: Any, tmp_path
 
     monkeypatch.setattr(cells, "score", fail)
     with pytest.raises(MemoryError):
-        cells.run_cell(job, world)
+        cells.run_job(job, world)
     assert CellResult.read(job.folder) is None
     monkeypatch.setattr(cells, "score", score)
-    resumed = cells.run_cell(job, world)
-    straight = cells.run_cell(replace(job, folder=tmp_path / "whole"), world)
+    resumed = cells.run_job(job, world)
+    straight = cells.run_job(replace(job, folder=tmp_path / "whole"), world)
     assert resumed.resumed
     assert not straight.resumed
     assert math.isnan(resumed.cost["wall_seconds"])
@@ -153,10 +155,10 @@ def test_a_half_run_goes_on_and_ends_where_a_whole_one_does(world: Any, tmp_path
 
 def test_a_run_killed_before_cell_json_is_not_scored_again(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
     job = Job("clip", 0, clip(), QUIET, ("retrieval",), tmp_path / "cell")
-    before = cells.run_cell(job, world)
+    before = cells.run_job(job, world)
     (job.folder / "cell.json").unlink()
     monkeypatch.setattr(cells, "score", lambda *args: pytest.fail("scored again"))
-    assert cells.run_cell(job, world).results == before.results
+    assert cells.run_job(job, world).results == before.results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,8 @@ def test_one_seed_gives_numbers_and_two_give_no_verdict(world: Any, tmp_path: Pa
     arms = [Arm("clip", clip()), Arm("siglip", siglip())]
     one = compare(arms, world, tmp_path, seeds=(0,), options=QUIET).measured.main_measures[0].contrasts[0]
     two = compare(arms, world, tmp_path, seeds=(0, 1), options=QUIET).measured.main_measures[0].contrasts[0]
-    assert one.verdict == two.verdict == "not enough seeds"
+    assert one.verdict == two.verdict == "no verdict"
+    assert (one.why, two.why) == ("one seed", "2 seeds; a verdict needs 3")
     assert math.isnan(one.low)
     assert math.isfinite(two.low)
 
@@ -229,7 +232,7 @@ def test_words_of_arms_and_tasks() -> None:
 
 
 def test_what_cannot_be_compared_is_refused(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(cells, "run_cell", lambda *args, **more: pytest.fail("something was trained"))
+    monkeypatch.setattr(cells, "run_job", lambda *args, **more: pytest.fail("something was trained"))
     two = [Arm("clip", clip()), Arm("siglip", siglip())]
 
     def ask(arms: Sequence[Arm] = two, data: Any = world, **more: Any) -> None:
@@ -296,14 +299,14 @@ def test_given_models_are_decided_over_items_and_swapping_mirrors(tmp_path: Path
     one, two = (m.main_measures[0].contrasts[0] for m in (there, back))
     assert there.given
     assert there.seeds == ()
-    assert one.verdict == "better"
-    assert two.verdict == "worse"
+    assert one.verdict == "shown"
+    assert two.verdict == "reversed"
     assert (one.difference, one.low, one.high) == pytest.approx((-two.difference, -two.high, -two.low))
     assert one.items is not None
     assert two.items is not None
     assert (one.items.wins, one.items.losses) == (two.items.losses, two.items.wins)
     equal = compare([good, replace(good, name="twin")], data, tmp_path / "c").measured.main_measures[0].contrasts[0]
-    assert equal.verdict == "not shown"
+    assert equal.verdict == "equal within the margin"
     assert equal.p == 1.0
 
 
@@ -312,7 +315,7 @@ def test_given_models_are_decided_over_items_and_swapping_mirrors(tmp_path: Path
 
 def contrast(first: Sequence[float], other: Sequence[float]) -> Contrast:
     d = paired_difference(first, other)
-    return Contrast("other", d.mean, d.low, d.high, d.p, d.p, "not enough seeds")
+    return Contrast("other", d.mean, d.low, d.high, d.p, d.p, "no verdict", p_equal=equivalence_p(d, ONE_POINT.equivalence))
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -323,8 +326,8 @@ def test_two_thousand_null_comparisons_are_seldom_called_a_difference(seeds: int
     for _ in range(2000):
         shared = rng.normal(0.6, 0.02, seeds)
         arms = [rng.binomial(2000, np.clip(shared + rng.normal(0, 0.03, seeds), 0, 1)) / 2000 for _ in range(2)]
-        found = decided([contrast(*arms)], seeds_decide=True, higher_is_better=True, pairs=[seeds])
-        false += found[0].verdict != "not shown"
+        found = decided([contrast(*arms)], ONE_POINT, seeds_decide=True, higher_is_better=True, pairs=[seeds])
+        false += found[0].p_holm < 0.05
         (a, b), n = (arms[0][0], arms[1][0]), 2000
         items_would += abs(b - a) > 1.96 * math.sqrt((a * (1 - a) + b * (1 - b)) / n)
     assert items_would / 2000 > 0.4  # an interval over the items of one run would call half of them a difference
@@ -335,19 +338,21 @@ def test_swapped_arms_give_the_mirrored_verdict_and_equal_ones_none() -> None:
     low, high = (0.50, 0.52, 0.51), (0.60, 0.61, 0.62)
 
     def word(first: Sequence[float], other: Sequence[float], *, more: bool = True) -> str:
-        return decided([contrast(first, other)], seeds_decide=True, higher_is_better=more, pairs=[3])[0].verdict
+        return decided([contrast(first, other)], ONE_POINT, seeds_decide=True, higher_is_better=more, pairs=[3])[0].verdict
 
-    assert (word(low, high), word(high, low), word(low, low)) == ("better", "worse", "not shown")
-    assert word(low, high, more=False) == "worse"
+    assert (word(low, high), word(high, low), word(low, low)) == ("shown", "reversed", "equal within the margin")
+    assert word(low, high, more=False) == "reversed"
 
 
 def test_holm_counts_the_arms() -> None:
     """p = .04 decides alone and not among three: the smallest of three is held against .05 / 3."""
     one = replace(contrast((0.1, 0.2, 0.3), (0.2, 0.3, 0.4)), p=0.04, p_holm=0.04)
-    assert decided([one], seeds_decide=True, higher_is_better=True, pairs=[3])[0].verdict == "better"
-    three = decided([one, replace(one, p=0.5), replace(one, p=0.9)], seeds_decide=True, higher_is_better=True, pairs=[3] * 3)
+    assert decided([one], ONE_POINT, seeds_decide=True, higher_is_better=True, pairs=[3])[0].verdict == "shown"
+    three = decided(
+        [one, replace(one, p=0.5), replace(one, p=0.9)], ONE_POINT, seeds_decide=True, higher_is_better=True, pairs=[3] * 3
+    )
     assert three[0].p_holm == pytest.approx(0.12)
-    assert three[0].verdict == "not shown"
+    assert three[0].verdict == "open"
 
 
 def test_measured_values_stay_plain() -> None:

@@ -53,7 +53,7 @@ def measured(tmp_path: Path, data: Any) -> Measured:
         ]
         write_atomic(folder / "metrics.jsonl", "\n".join(lines))
     view = ItemView(0.1, -0.2, 0.4, 0.5, 3, 2, 0.3, 8, 4)
-    contrast = Contrast("b", -0.05, -0.09, -0.01, 0.03, 0.03, "worse", view, 7, 29400)
+    contrast = Contrast("b", -0.05, -0.09, -0.01, 0.03, 0.03, "reversed", view, 7, 29400)
     measure = Measure(
         "retrieval", "test", "r@1", True, True, 0.25, 8, 4, {"a": {0: 0.5, 1: 0.6}, "b": {0: 0.5, 1: 0.5}}, (contrast,)
     )
@@ -77,7 +77,7 @@ def measured(tmp_path: Path, data: Any) -> Measured:
 def test_the_page_holds_what_was_measured_and_nothing_from_elsewhere(measured: Measured, data: Any, tmp_path: Path) -> None:
     html = comparison_report(tmp_path / "report.html", measured, data).read_text(encoding="utf-8")
     for words in (
-        "b against a: worse on test",
+        "b against a: shown to be worse on test",
         "−0.050 [−0.090, −0.010]",
         "for these runs only",
         "the disk is full",
@@ -115,9 +115,9 @@ def test_configurations_are_shown_where_they_differ(measured: Measured) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("better", "b against a: better on test (−0.050)."),
-        ("not shown", "b against a: no difference shown on test (−0.050)."),
-        ("not enough seeds", "b against a: too few seeds for a verdict on test (−0.050)."),
+        ("shown", "b against a: shown to be better on test (−0.050)."),
+        ("equal within the margin", "b against a: equal within the margin on test (−0.050)."),
+        ("open", "b against a: open on test (−0.050)."),
     ],
 )
 def test_an_arm_in_a_sentence(measured: Measured, word: Any, said: str) -> None:
@@ -129,7 +129,7 @@ def test_an_arm_in_a_sentence(measured: Measured, word: Any, said: str) -> None:
 def test_a_sentence_names_the_metric_where_there_are_several(measured: Measured) -> None:
     probe = replace(measured.measures[0], task="probe:minimum=2", metric="macro", split="unseen_style")
     words = summary(replace(measured, measures=(*measured.measures, probe), tasks=("retrieval", "probe:minimum=2")), "b")
-    assert words == "b against a: worse on retrieval r@1 of test (−0.050) and probe macro of unseen style (−0.050)."
+    assert words == "b against a: shown to be worse on retrieval r@1 of test (−0.050) and probe macro of unseen style (−0.050)."
 
 
 def test_the_difference_chart_has_zero_and_every_seed(measured: Measured) -> None:

@@ -20,13 +20,14 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.graphs import write
+from diptych.data.media.decode import encode_png
 from diptych.data.vocabularies import vocabulary
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks import find
 from diptych.tasks.evaluate import rescore
 
 WORLD = "world:links?n=16&val=4&test=4&unseen=0"
-RULES = ("scorer: ", "ap rule: ", "iou: ", "relation nms: ")
+RULES = ("scorer: ", "ap rule: ", "iou: ", "triplet score: ", "impossible pairs: ", "relation nms: ")
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +107,17 @@ def test_every_protocol_scores_published_files_by_command(
     assert kept.notes["protocol"] == f"{task} v{version}"
     again = rescore(find(task, **kept.notes["options"]), records)
     assert {k: repr(m.value) for k, m in again.metrics.items()} == {k: repr(m.value) for k, m in kept.metrics.items()}
+    assert ("by the detector" in kept.notes["relation_nms"]) == (
+        task in ("vg150", "open_images_predicates")
+    )  # these take `detect`
     if task == "hico_det":
         assert {"unseen", "seen", "rare", "ko_full"} <= set(kept.metrics)
-        assert "0.7" in kept.notes["relation_nms"]
+        assert kept.notes["relation_nms"] == "IoU_s x IoU_o ** .5 above 0.7"
+        assert "triplet score: relation x object" in out
+        assert "impossible pairs: masked before the cut" in out
+        own = said(capsys, *words, "--draws", "0", "--triplets", "detector")
+        assert "triplet score: relation x subject x object" in own
+        assert "relation nms: by the detector: triplets of equal names" in own
 
 
 @pytest.mark.parametrize(
@@ -129,6 +138,15 @@ def test_a_rendered_world_is_scored_by_command(
     assert result["n_items"] == 4
     assert {"scorer", "ap_rule", "iou", "relation_nms", "protocol"} <= set(result["notes"])
     assert (tmp_path / f"{task}-links-test.parquet").is_file()
+
+
+def test_detect_names_its_own_rule(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "grey.png").write_bytes(encode_png(np.full((40, 60, 3), 90, np.uint8)))
+    words = ("detect", str(run), str(tmp_path / "grey.png"), "--objects", "circle,ring", "--relations", "near above")
+    payload = json.loads(said(capsys, *words, "--min-score", "0", "--json"))
+    assert payload["rule"]["triplet_score"] == "relation x subject x object"
+    assert ".7" in payload["rule"]["detector_nms"]
+    assert payload["images"][0]["relations"]
 
 
 def test_given_boxes_are_related_by_command_and_other_models_are_refused_in_one_line(

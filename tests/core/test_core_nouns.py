@@ -86,6 +86,8 @@ def test_config_round_trip_and_hash(tmp_path: Path) -> None:
         ({"steps": "many"}, r"Outer.steps is 'many' \(expected int\)"),
         ({"steps": True}, r"Outer.steps is True \(expected int\)"),
         ({"inner": {"rate": "fast"}}, r"Inner.rate is 'fast' \(expected float\)"),
+        ({"size": "big"}, r"Outer.size is 'big' \(expected int \| nothing\)"),
+        ({"inner": {"names": ["x", 3]}}, r"Inner.names\[1\] is 3 \(expected str\)"),
     ],
 )
 def test_config_refuses_what_it_does_not_know(plain: dict[str, object], problem: str) -> None:

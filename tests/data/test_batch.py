@@ -8,6 +8,7 @@ import torch
 from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
+from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids, pair_batch
 from diptych.data.media.transforms import HALF, Preprocess
@@ -18,13 +19,13 @@ TEXTS = (Text("a red bus", "en"), Text("the bus", "en"), Text("ein Bus", "de"), 
 
 @dataclass(frozen=True)
 class Mixed(TensorBatch):
-    box_NQ4: torch.Tensor
-    names_B: tuple[str, ...]
-    parts_B: tuple[torch.Tensor, ...]
+    box_NQ4: Rows[torch.Tensor]
+    names_B: Rows[tuple[str, ...]]
+    parts_B: Rows[tuple[torch.Tensor, ...]]
     label_KD: torch.Tensor
     group_by: Any
     step: int
-    mask_BL: torch.Tensor | None = None
+    mask_BL: Rows[torch.Tensor] | None = None
 
 
 def mixed():
@@ -33,7 +34,7 @@ def mixed():
     )
 
 
-def test_rows_cut_only_what_starts_with_b_or_n():
+def test_rows_cut_only_what_is_declared():
     part = mixed().rows(1, 3)
     assert len(part) == 2
     assert part.box_NQ4.tolist() == mixed().box_NQ4[1:].tolist()

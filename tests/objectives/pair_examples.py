@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diptych.core.pairs import PairPredictions, PairTargets
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 
 
 def boxes(*lead: int, generator: torch.Generator) -> Tensor:

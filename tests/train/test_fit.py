@@ -354,3 +354,13 @@ def test_batches_are_moved_to_the_device_of_the_run(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(ToyBatch, "to", lambda self, device: (places.append(str(device)), whole(self, device))[1])
     fit(Toy(steps=2), toy_pool(), tmp_path / "run", quiet(device="cpu"))
     assert places == ["cpu", "cpu"]
+
+
+def test_features_whose_rows_are_not_those_of_the_batch_are_refused_at_the_first_step(tmp_path: Path) -> None:
+    class Short(Toy):
+        def features(self, model: nn.Module, batch: ToyBatch) -> Any:
+            pairs = super().features(model, batch)
+            return type(pairs)(pairs.image_ND[1:], pairs.text_ND[1:], pairs.scale)
+
+    with pytest.raises(ConfigError, match=r"ToyPairs.image_ND is declared `Rows` and has 7, the batch has 8 rows"):
+        fit(Short(steps=2), toy_pool(), tmp_path / "run", quiet())

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from toy import WIDTH, Toy, ToyBatch, ToyModel, ToyPairs
 
 from diptych.core.errors import ConfigError, RunError
-from diptych.train.gradient_cache import backward, is_row_field, join, map_tensors, tensors
+from diptych.core.rows import Rows
+from diptych.train.gradient_cache import backward, join, map_tensors, tensors
 
 
 def toy_batch(rows: int = 10) -> ToyBatch:
@@ -89,9 +90,9 @@ class Rich:
 
     pairs: ToyPairs
     label_KD: Tensor
-    frozen_ND: Tensor
-    target_N: Tensor
-    words_B: tuple[Tensor, ...]
+    frozen_ND: Rows[Tensor]
+    target_N: Rows[Tensor]
+    words_B: Rows[tuple[Tensor, ...]]
     width: int
     nothing: Tensor | None = None
 
@@ -216,14 +217,24 @@ def test_what_cannot_work_is_refused() -> None:
         backward(Vector(), Toy().model(), toy_batch())
 
 
-def test_names_tell_rows_from_what_is_shared() -> None:
-    rows = ["image_ND", "mask_BP", "tokens_BPD", "label_N", "box_BQ4"]
-    shared = ["scale", "label_KD", "log_scale", "image_D", "n_B_d", "N", "queue_QD"]
-    assert [name for name in rows + shared if is_row_field(name)] == rows
-    parts = [{"a_BD": torch.ones(2, 3) * n, "b_K": torch.ones(4) * n, "c_B": (n,)} for n in (1, 2)]
-    joined = join(parts)
-    assert joined["a_BD"].shape == (4, 3)
-    assert joined["b_K"].sum() == 4
-    assert joined["c_B"] == (1, 2)
-    assert [t.sum().item() for t in tensors(map_tensors(joined, lambda t: t * 2))] == [36, 8]
-    assert torch.equal(join([torch.zeros(1, 2), torch.ones(2, 2)]).sum(1), torch.tensor([0.0, 2.0, 2.0]))
+@dataclass
+class Layers:
+    """Records in a tuple and in a mapping, as a decoder of several layers returns them."""
+
+    layers: tuple[ToyPairs, ...]
+    named: dict[str, ToyPairs]
+    nothing_N: Rows[Tensor] | None = None
+
+
+def test_records_in_sequences_and_mappings_are_joined_by_place() -> None:
+    def part(value: float, rows: int) -> Layers:
+        pairs = ToyPairs(torch.full((rows, 2), value), torch.full((rows, 2), -value), torch.tensor([value]))
+        return Layers((pairs, pairs), {"last": pairs})
+
+    joined = join([part(1, 2), part(2, 1)])
+    for pairs in (*joined.layers, joined.named["last"]):
+        assert pairs.image_ND[:, 0].tolist() == [1, 1, 2]
+        assert pairs.text_ND[:, 0].tolist() == [-1, -1, -2]
+        assert pairs.scale.tolist() == [1]
+    assert joined.nothing_N is None
+    assert [t.sum().item() for t in tensors(map_tensors(joined, lambda t: t * 2))] == [16, -16, 2] * 3

@@ -92,24 +92,58 @@ def test_sgd_keeps_decay_out_of_the_momentum() -> None:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
-def test_lamb_equals_the_one_of_timm() -> None:
-    from timm.optim.lamb import Lamb as Reference
+class Written(torch.optim.Optimizer):
+    """LAMB as it is written (1904.00962, algorithm 2), a count of steps with every parameter."""
 
-    def groups(model: nn.Module) -> list[dict[str, Any]]:
-        every = list(model.parameters())
-        return [
-            {"params": [p for p in every if p.ndim > 1], "weight_decay": 0.1},
-            {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
-        ]
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        (b1, b2), eps = (0.9, 0.99), 1e-6
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                s = self.state[p]
+                s["t"] = s.get("t", 0) + 1
+                s["m"] = b1 * s.get("m", 0) + (1 - b1) * p.grad
+                s["v"] = b2 * s.get("v", 0) + (1 - b2) * p.grad**2
+                update = s["m"] / (1 - b1 ** s["t"]) / ((s["v"] / (1 - b2 ** s["t"])).sqrt() + eps)
+                ratio = 1.0
+                if group["weight_decay"]:
+                    update = update + group["weight_decay"] * p
+                    if p.norm() > 0 and update.norm() > 0:
+                        ratio = float(p.norm() / update.norm())
+                p.sub_(0.03 * ratio * update)
 
+
+def decayed(model: nn.Module) -> list[dict[str, Any]]:
+    every = list(model.parameters())
+    return [
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def test_lamb_is_as_written_also_when_a_parameter_joins_late_or_the_run_stops() -> None:
     model, twin = network(), network()
-    with torch.no_grad():
-        model[0].weight.zero_()  # a norm of zero: ratio one
-        twin[0].weight.zero_()
-    ours = train(model, Lamb(groups(model), lr=0.03, betas=(0.9, 0.99), eps=1e-6))
-    theirs = train(twin, Reference(groups(twin), lr=0.03, betas=(0.9, 0.99), eps=1e-6, max_grad_norm=None))
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)  # timm adds eps in another place of the formula
+    for one in (model, twin):
+        one[0].weight.data.zero_()  # a norm of zero: ratio one
+    ours, written = Lamb(decayed(model), lr=0.03, betas=(0.9, 0.99), eps=1e-6), Written(decayed(twin), {})
+    for step in range(10):
+        if step == 6:  # as checkpoints do: what is remembered, by parameter
+            memory = {parameter: dict(ours.state[parameter]) for parameter in model.parameters()}
+            ours = Lamb(decayed(model), lr=0.03, betas=(0.9, 0.99), eps=1e-6)
+            ours.state.update(memory)
+        torch.manual_seed(step)
+        x_BD = torch.randn(5, 4, dtype=torch.float64)
+        for one, optimiser in ((model, ours), (twin, written)):
+            optimiser.zero_grad()
+            one[-1].weight.requires_grad_(step > 2)
+            one(x_BD).square().mean().backward()
+            optimiser.step()
+    counts = [ours.state[parameter]["step"] for parameter in model.parameters()]
+    assert sorted(set(counts)) == [7, 10]
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])

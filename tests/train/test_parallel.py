@@ -21,8 +21,8 @@ def launch(processes: int, plan: dict[str, Any], *, program: str = "toy.py") -> 
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def trained(processes: int, out: Path, **plan: Any) -> dict[str, torch.Tensor]:
-    done = launch(processes, {"out": str(out), **plan})
+def trained(processes: int, out: Path, *, program: str = "toy.py", **plan: Any) -> dict[str, torch.Tensor]:
+    done = launch(processes, {"out": str(out), **plan}, program=program)
     assert done.returncode == 0, done.stderr[-3000:]
     return load_file(out / "model" / "model.safetensors")
 

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from diptych.core.contracts import Draws, Hook, Optimiser, Recipe, Rule
 from diptych.core.files import atomic_folder, write_json
 from diptych.core.randomness import keyed_rng
+from diptych.core.rows import Embeddings, Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.objectives.pairs.info_nce import info_nce
@@ -35,9 +36,9 @@ def toy_pool(count: int = 50) -> Pool:
 
 @dataclass
 class ToyBatch:
-    image_BD: Tensor
-    text_BD: Tensor
-    uid_B: tuple[str, ...]
+    image_BD: Rows[Tensor]
+    text_BD: Rows[Tensor]
+    uid_B: Rows[tuple[str, ...]]
 
     def __len__(self) -> int:
         return len(self.uid_B)
@@ -51,8 +52,8 @@ class ToyBatch:
 
 @dataclass
 class ToyPairs:
-    image_ND: Tensor
-    text_ND: Tensor
+    image_ND: Embeddings[Tensor]
+    text_ND: Embeddings[Tensor]
     scale: Tensor
 
 

@@ -1,80 +1,118 @@
-"""What a claim is. Everything that could be bent afterwards (metric, direction, budget) stands here before the first run."""
+"""What a claim is: a declaration. Everything that could be bent afterwards stands here before the first run.
+
+Metric, direction, margins, controls, rates, what is held equal, and by its hash the seeds of the verdict: an edited claim gets others.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
+from diptych.claims.budget import QUANTITIES, Quantity
+from diptych.claims.cell import Work
+from diptych.claims.declared import declared_hash
+from diptych.claims.sweep import TUNING_SEEDS
+from diptych.claims.verdict import MINIMUM_SEEDS, Margins
 from diptych.core.errors import ConfigError
 
-Scores = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One arm under one seed. `folder` may hold a run that a kill interrupted; the arm goes on with it.
-
-    smoke asks for the smallest thing that still exercises the code: two steps, a handful of samples.
-    """
-
-    seed: int
-    folder: Path
-    smoke: bool = False
+Kind = Literal["paper's claim", "mechanism check"]
+SMALLEST_VERDICT_SEED, VERDICT_SEEDS = 1_000, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A side of a claim: a name and what runs one cell of it and returns metric values.
+    """A side of a claim, or a control: a name and what runs one cell of it.
 
-    shared   its cells stand for all claims of its system that have the same sources and this arm: run once. The name must be its own there
+    run    a frozen dataclass with `__call__(cell)`, whose fields are its configuration, or a function
+    rates  learning rates to sweep, three at least, in the arm's own neighbourhood; none where nothing is trained
     """
 
     name: str
-    run: Callable[[Cell], Scores]
-    shared: bool = False
+    run: Work
+    rates: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rates and len(set(self.rates)) < 3:
+            raise ConfigError(f"arm '{self.name}' sweeps {len(set(self.rates))} rates (expected three at least, or none at all)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """`method` beats `baseline` in `metric` under one budget.
+    """`method` beats `baseline` in `metric`, and no control reaches both.
 
-    sentence   the claim in words, as a reader would repeat it
-    source     paper and year, and which of its findings this is
-    refuted    what result would speak against it
-    budget     the same for both arms, in words ("200 steps x 256 pairs")
-    sources    modules whose text decides the result; when one changes, the ledger line is stale
+    name              tells a system's further claims from its main one, which has none
+    kind              the paper's claim (its metric and baseline, made small), or a check that a part does what it says
+    sentence          the claim in words, as a reader would repeat it
+    source            paper and year, and which of its findings this is
+    refuted           what result would speak against it
+    controls          what a reader would ask first: untrained, raw input, the trivial recipe. They never sweep
+    margins           the smallest difference that would matter, and how close counts as equal
+    equal_budget      quantities that must be within a tenth in both arms; the others are measured and shown
+    tuned_by          metric by which rates are chosen; "" takes `metric`
+    reported          further metrics that are written down and never decide
+    seeds             how many give the verdict
+    tuning_seeds      which ones choose the rates
+    why_long          why a verdict takes more than twenty minutes of two cores, where it does
     """
 
     slug: str
+    kind: Kind
     sentence: str
     source: str
     refuted: str
     baseline: Arm
     method: Arm
+    controls: tuple[Arm, ...]
     metric: str
-    budget: str
+    margins: Margins
     data: str
-    sources: tuple[str, ...]
     higher_is_better: bool = True
-    reported: tuple[str, ...] = field(default=())
-    """Further metrics that are written down and never decide."""
+    equal_budget: tuple[Quantity, ...] = QUANTITIES
+    tuned_by: str = ""
+    reported: tuple[str, ...] = ()
+    seeds: int = 5
+    tuning_seeds: tuple[int, ...] = (0, 1, 2)
     name: str = ""
-    """Tells a system's further claims from its main one, which has none."""
+    why_long: str = ""
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.every_arm]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"claim '{self.key}': two of its arms and controls have the same name ({', '.join(names)})")
+        if not self.controls:
+            raise ConfigError(f"claim '{self.key}' names no control (expected one at least, such as the untrained model)")
+        if any(control.rates for control in self.controls):
+            raise ConfigError(f"claim '{self.key}': controls sweep no rates")
+        if self.seeds < MINIMUM_SEEDS:
+            raise ConfigError(f"claim '{self.key}' has {self.seeds} seeds (expected at least {MINIMUM_SEEDS})")
+        if not set(self.tuning_seeds) <= TUNING_SEEDS or not self.tuning_seeds:
+            raise ConfigError(f"claim '{self.key}' tunes on seeds {self.tuning_seeds} (expected some of {sorted(TUNING_SEEDS)})")
 
     @property
     def key(self) -> str:
         """What the command line and the ledger call it: "clip", or "clip/combinations"."""
         return f"{self.slug}/{self.name}" if self.name else self.slug
 
-    def source_hash(self) -> str:
-        """Twelve hex digits over the text of `sources`, in order."""
-        digest = hashlib.sha256()
-        for name in self.sources:
-            spec = find_spec(name)
-            if spec is None or spec.origin is None:
-                raise ConfigError(f"claim '{self.key}': there is no module {name}")
-            digest.update(Path(spec.origin).read_bytes())
-        return digest.hexdigest()[:12]
+    @property
+    def arms(self) -> tuple[Arm, Arm]:
+        return self.baseline, self.method
+
+    @property
+    def every_arm(self) -> tuple[Arm, ...]:
+        return (*self.arms, *self.controls)
+
+    def hash(self) -> str:
+        """Twelve hex digits over the declaration and the configuration and code of its arms, not over words that explain it."""
+        return declared_hash(self, without=("refuted", "source", "why_long"))
+
+    def verdict_seeds(self, count: int = 0) -> tuple[int, ...]:
+        """The seeds of the verdict, drawn from the hash: nobody chooses them, and an edited claim gets fresh ones."""
+        found: list[int] = []
+        draw = 0
+        while len(found) < (count or self.seeds):
+            digest = hashlib.sha256(f"{self.hash()}/{draw}".encode()).digest()
+            seed = SMALLEST_VERDICT_SEED + int.from_bytes(digest[:8], "big") % (VERDICT_SEEDS - SMALLEST_VERDICT_SEED)
+            found += [seed] if seed not in found else []
+            draw += 1
+        return tuple(found)

@@ -25,10 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from diptych.claims import cell as cells
-from diptych.claims.cell import CellResult, Job
+from diptych.claims import job as cells
+from diptych.claims.cell import CellResult
+from diptych.claims.job import Job
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
+from diptych.claims.verdict import Margins
 from diptych.core.config import config_hash, prepared_fields, to_plain
 from diptych.core.contracts import Embedder, Recipe
 from diptych.core.environment import environment
@@ -39,6 +41,7 @@ from diptych.train.options import TrainOptions
 from diptych.worlds.address import held_out, training_rows
 
 Say = Callable[[str], None]
+ONE_POINT = Margins(0.01, 0.01)
 REHEARSED = 256  # rows of a held-out split on which a task is tried before anything is trained
 
 
@@ -88,6 +91,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     budget: Budget | None = None,
     options: TrainOptions | None = None,
+    margins: Margins = ONE_POINT,
     say: Say = lambda line: None,
 ) -> Comparison:
     """Run what is missing and say what came out.
@@ -96,6 +100,7 @@ def compare(
              when there is an address, else in this one (then peak memory is not known)
     tasks    names, with options if need be: "zero_shot:label=group_name"
     budget   of each arm; None takes the steps of the first recipe
+    margins  the smallest difference that would matter, and how close counts as equal; the same for every metric
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.
     """
     _check_arms(arms)
@@ -123,12 +128,13 @@ def compare(
         budget=words,
         tasks=tuple(tasks),
         given=given,
-        measures=tuple(measures_of(names, found, folders, whole, tuple(tasks), given=given)),
+        measures=tuple(measures_of(names, found, folders, whole, tuple(tasks), given=given, margins=margins)),
         costs=tuple(_cost(arm, [c for c in found if c.arm == arm.name]) for arm in arms if any(c.arm == arm.name for c in found)),
         failures=tuple(failures),
         folders=folders,
         configs=configs,
         environment=environment(),
+        margins=(margins.matters, margins.equivalence),
     )
     write_json(out / "comparison.json", measured.to_json())
     return Comparison(measured, out, whole)
@@ -286,7 +292,7 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult
             say(f"[{jobs.index(job) + 1}/{len(jobs)}] {place}: {job.recipe.steps:,} steps{_time_left(spent, len(waiting))}")
             begin = time.perf_counter()
             try:
-                done = cells.run_apart(job, say) if job.portable else cells.run_cell(job, whole)
+                done = cells.run_apart(job, say) if job.portable else cells.run_job(job, whole)
             except Exception as error:  # whatever a recipe does wrong costs its own cell
                 reason = str(error) if isinstance(error, DiptychError) else f"{type(error).__name__}: {error}"
                 failures.append(Failure(job.arm, job.seed, reason))
@@ -355,7 +361,7 @@ def _score_models(
             begin = time.perf_counter()
             results = cells.score(arm.model, whole, tasks, folder / "records")
             cost = {"wall_seconds": time.perf_counter() - begin}
-            done = CellResult(arm.name, 0, 0, False, cost, results)
+            done = CellResult(arm.name, 0, False, {}, cost, results)
             done.write(folder)
         found.append(replace(done, arm=arm.name))
         folders[arm.name] = {0: str(folder)}

@@ -1,92 +1,179 @@
-"""Runs the cells of a claim and gives the verdict. A finished cell is a file; what is missing is run, what is there is read."""
+"""Runs a claim: sweeps the rates, runs both arms and the controls under fresh seeds, gives the verdict.
+
+Cells are kept by a hash over the arm's configuration, its code and all code that it reaches: an arm that stands in several claims
+runs once, and a changed loss or reader means another cell.
+"""
 
 from __future__ import annotations
 
-import json
-import time
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from diptych.claims import ledger
-from diptych.claims.claim import Arm, Cell, Claim
-from diptych.claims.verdict import MINIMUM_SEEDS, TUNING_SEEDS, paired_difference, verdict
-from diptych.core.environment import commit, environment
+from diptych.claims.budget import check_equal, spent
+from diptych.claims.cell import Cell, CellResult, run_cell
+from diptych.claims.claim import Arm, Claim
+from diptych.claims.closure import closure_hash
+from diptych.claims.declared import declared_hash, modules_of
+from diptych.claims.ledger import Entry, Side, claim_closure
+from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, choose
+from diptych.claims.trace import trace
+from diptych.claims.verdict import MINIMUM_SEEDS, judge, seeds_needed
+from diptych.core.environment import environment
 from diptych.core.errors import ConfigError
-from diptych.core.files import write_json
+
+OnCell = Callable[[Cell, CellResult], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """Scores of one cell and how long it took."""
+class Swept:
+    """What the sweep of an arm found; nothing where the arm has no rates. `cells` are those of the chosen rate."""
 
-    scores: dict[str, float]
-    seconds: float
-
-
-def run_cell(claim: Claim, arm: Arm, seed: int, folder: Path, *, smoke: bool = False) -> Finished:
-    """Run one cell, or read it when it is finished. The file's name carries the source hash: other sources, other cell."""
-    name = f"{arm.name}-{seed}"
-    done = folder / (claim.slug if arm.shared else claim.key) / claim.source_hash() / f"{name}.json"
-    if done.exists() and not smoke:
-        plain = json.loads(done.read_text(encoding="utf-8"))
-        return Finished(plain["scores"], plain["seconds"])
-    start = time.perf_counter()
-    scores = dict(arm.run(Cell(seed, done.with_suffix(""), smoke)))
-    if claim.metric not in scores:
-        raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' returned {sorted(scores)} but not '{claim.metric}'")
-    finished = Finished(scores, time.perf_counter() - start)
-    if not smoke:
-        write_json(done, {"scores": scores, "seconds": finished.seconds})
-    return finished
+    rate: float | None
+    record: dict[str, Any]
+    cells: tuple[CellResult, ...]
+    cpu_seconds: float
 
 
-def run(
-    claim: Claim, seeds: Sequence[int], *, cells: Path, on_cell: Callable[[str, int, Finished], None] | None = None
-) -> ledger.Entry:
-    """Both arms under every seed, then the verdict. Does not write the ledger.
+def run(claim: Claim, *, cells: Path, commit: str, seeds: Sequence[int] = (), on_cell: OnCell = lambda cell, done: None) -> Entry:
+    """The verdict on a claim. Writes nothing but cells.
 
-    Seeds used for tuning may not give a verdict, and fewer than three can not.
+    seeds  others than the claim's own, for whoever wants to see the verdict again; a verdict on them does not enter the ledger
+    Raises ConfigError when seeds were used for tuning, budgets are unequal, or an arm trains without a sweep.
     """
+    seeds = tuple(seeds) or claim.verdict_seeds()
+    check_seeds(seeds)
+    swept = {arm.name: _sweep(claim, arm, cells, on_cell) for arm in claim.arms}
+    tuned = {name: spent(found.cells) for name, found in swept.items() if found.cells}
+    if len(tuned) == len(claim.arms):
+        check_equal(claim.key, tuned, claim.equal_budget)
+    found: dict[str, list[CellResult]] = {arm.name: [] for arm in claim.every_arm}
+    for seed in seeds:
+        for arm in claim.every_arm:
+            rate = swept[arm.name].rate if arm.name in swept else None
+            cell = Cell(arm.name, seed, folder_of(cells, arm) / _stem(rate, seed), rate=rate)
+            found[arm.name].append(_run(claim, arm, cell, on_cell))
+    for arm in claim.arms:
+        if not arm.rates and any(done.steps for done in found[arm.name]):
+            raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
+    check_equal(claim.key, {arm.name: spent(found[arm.name]) for arm in claim.arms}, claim.equal_budget)
+    return _entry(claim, seeds, found, swept, commit)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that can give no verdict."""
     if len(set(seeds)) < MINIMUM_SEEDS:
         raise ConfigError(f"a verdict needs at least {MINIMUM_SEEDS} different seeds, got {len(set(seeds))}")
-    if tuned := sorted(TUNING_SEEDS & set(seeds)):
-        raise ConfigError(f"seeds {tuned} are for tuning; a verdict needs fresh ones (101, 102, ...)")
-    results: dict[str, list[Finished]] = {claim.baseline.name: [], claim.method.name: []}
-    for seed in seeds:
-        for arm in (claim.baseline, claim.method):
-            finished = run_cell(claim, arm, seed, cells)
-            results[arm.name].append(finished)
-            if on_cell:
-                on_cell(arm.name, seed, finished)
-    scores = {
-        name: {metric: [cell.scores[metric] for cell in side] for metric in (claim.metric, *claim.reported)}
-        for name, side in results.items()
-    }
-    base, method = scores[claim.baseline.name], scores[claim.method.name]
-    difference = paired_difference(base[claim.metric], method[claim.metric])
-    return ledger.Entry(
-        claim=claim.key,
-        date=datetime.now(UTC).date().isoformat(),
-        commit=commit(),
-        source_hash=claim.source_hash(),
-        machine=environment(),
-        seeds=tuple(seeds),
-        budget=claim.budget,
-        data=claim.data,
-        metric=claim.metric,
-        baseline={"name": claim.baseline.name, "scores": base},
-        method={"name": claim.method.name, "scores": method},
-        difference=difference.mean,
-        interval=(difference.low, difference.high),
-        p=difference.p,
-        verdict=verdict(difference, higher_is_better=claim.higher_is_better),
-        seconds=sum(f.seconds for side in results.values() for f in side),
-    )
+    if used := sorted(TUNING_SEEDS & set(seeds)):
+        raise ConfigError(f"seeds {used} are for tuning; a verdict needs fresh ones")
 
 
 def smoke(claim: Claim, folder: Path) -> None:
-    """Both arms at their smallest, to see that they run. Gives no verdict and stores nothing."""
-    for arm in (claim.baseline, claim.method):
-        run_cell(claim, arm, 0, folder, smoke=True)
+    """Both arms and all controls at their smallest, to see that they run. Gives no verdict and stores nothing."""
+    for arm in claim.every_arm:
+        _run(claim, arm, Cell(arm.name, 0, folder / _stem(None, 0) / _safe(arm.name), size="smoke"), lambda cell, done: None)
+
+
+def folder_of(cells: Path, arm: Arm) -> Path:
+    """Where the cells of an arm are kept: for as long as its configuration and all code that it reaches stay as they are."""
+    key = f"{declared_hash(arm, without=('rates',))}{closure_hash(*sorted(modules_of(arm.run)))}"
+    return cells / f"{_safe(arm.name)}-{key}"
+
+
+def _run(claim: Claim, arm: Arm, cell: Cell, on_cell: OnCell) -> CellResult:
+    done = run_cell(cell, arm.run)
+    if claim.metric not in done.scores:
+        raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' returned {sorted(done.scores)} but not '{claim.metric}'")
+    on_cell(cell, done)
+    return done
+
+
+def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell) -> Swept:
+    if not arm.rates:
+        return Swept(None, {}, (), 0.0)
+    metric = claim.tuned_by or claim.metric
+    found: dict[float, list[CellResult]] = {rate: [] for rate in sorted(arm.rates)}
+    for seed in claim.tuning_seeds:
+        for rate, done in found.items():
+            folder = folder_of(cells, arm) / f"tuning-{_stem(rate, seed)}"
+            done.append(_run(claim, arm, Cell(arm.name, seed, folder, rate=rate, share=TUNING_SHARE), on_cell))
+    scores = {rate: [cell.scores[metric] for cell in done] for rate, done in found.items()}
+    best = choose(scores, higher_is_better=claim.higher_is_better)
+    record = {
+        "rates": {f"{rate:g}": values for rate, values in scores.items()},
+        "chosen": best.rate,
+        "at_edge": best.at_edge,
+        "metric": metric,
+        "seeds": list(claim.tuning_seeds),
+        "rule": RULE,
+    }
+    return Swept(best.rate, record, tuple(found[best.rate]), _cpu([cell for done in found.values() for cell in done]))
+
+
+def _entry(
+    claim: Claim, seeds: tuple[int, ...], found: dict[str, list[CellResult]], swept: dict[str, Swept], commit: str
+) -> Entry:
+    values = {name: [cell.scores[claim.metric] for cell in cells] for name, cells in found.items()}
+    judged = judge(
+        values[claim.baseline.name],
+        values[claim.method.name],
+        {control.name: values[control.name] for control in claim.controls},
+        claim.margins,
+        higher_is_better=claim.higher_is_better,
+    )
+
+    def side(arm: Arm) -> Side:
+        cells = found[arm.name]
+        metrics = [name for name in (claim.metric, *claim.reported) if all(name in cell.scores for cell in cells)]
+        scores = {name: [cell.scores[name] for cell in cells] for name in metrics}
+        rate = swept[arm.name].rate if arm.name in swept else None
+        budget = {name: value if math.isfinite(value) else None for name, value in spent(cells).items()}
+        return Side(arm.name, scores, rate, budget)
+
+    return Entry(
+        claim=claim.key,
+        kind=claim.kind,
+        date=datetime.now(UTC).date().isoformat(),
+        commit=commit,
+        hash=claim.hash(),
+        closure=claim_closure(claim),
+        machine=environment(),
+        seeds=seeds,
+        data=claim.data,
+        metric=claim.metric,
+        higher_is_better=claim.higher_is_better,
+        matters=claim.margins.matters,
+        equivalence=claim.margins.equivalence,
+        baseline=side(claim.baseline),
+        method=side(claim.method),
+        controls=tuple(side(control) for control in claim.controls),
+        equal_budget=claim.equal_budget,
+        sweep={name: arm.record for name, arm in swept.items() if arm.record},
+        difference=judged.difference.mean,
+        interval=(judged.difference.low, judged.difference.high),
+        p=judged.difference.p,
+        p_equal=judged.p_equal,
+        verdict=judged.verdict,
+        why=judged.why,
+        reached={name: list(arms) for name, arms in judged.reached.items()},
+        seeds_needed=seeds_needed(judged.difference.spread, claim.margins.matters),
+        cpu_seconds=sum(_cpu(cells) for cells in found.values()) + sum(arm.cpu_seconds for arm in swept.values()),
+        trace=trace(claim),
+    )
+
+
+def _cpu(cells: Sequence[CellResult]) -> float:
+    """Of cells that ran through; one that was stopped and went on is not known."""
+    return sum(seconds for cell in cells if (seconds := cell.cost["cpu_seconds"]) == seconds)
+
+
+def _stem(rate: float | None, seed: int) -> str:
+    return f"{seed}" if rate is None else f"{rate:g}-{seed}"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "arm"

@@ -1,64 +1,195 @@
-"""The ledger: one JSON line a verdict, written only by the command. A line whose sources have changed since is stale."""
+"""The ledger: one file a system, ``docs/claims/SLUG.jsonl``, with a remark beside it. Written only by the command, never edited.
+
+A line is a verdict, a check that its claim still behaves as it did, or a verdict of earlier rules that is kept and superseded.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from diptych.core.errors import DataError
+from diptych.claims.claim import Claim
+from diptych.claims.closure import closure_hash
+from diptych.claims.declared import modules_of
+from diptych.claims.verdict import Margins, judge
+from diptych.core.config import from_plain
+from diptych.core.errors import ConfigError, DataError
+
+LOG = "log.jsonl"
+"""Every run, also those that were dry, smoke tests excepted: there is no quiet second try."""
+State = Literal["fresh", "changed", "stale"]
+"""`changed`: code that the claim reaches has changed since, and no trace has told yet whether that matters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """An arm or control. `scores`: metric -> one value a seed; `budget`: means a cell, see `claims/budget.py`."""
+
+    name: str
+    scores: dict[str, list[float]]
+    rate: float | None
+    budget: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One run of one claim.
+    """A verdict.
 
-    claim              its key: "clip", or "clip/combinations"
-    baseline, method   {"name": ..., "scores": {metric: [one value a seed]}}
-    machine            what `core.environment` says: cores, memory, processor flags, versions
+    hash, closure    of the declaration, and of the syntax of all modules that it reaches
+    sweep            arm -> {"rates": {rate: [a score a tuning seed]}, "chosen": rate, "at_edge": bool}
+    reached          control -> the arms that are not above it
+    p, p_equal       of the two-sided t test, and of the two one-sided tests at the equivalence margin
+    seeds_needed     for power .8 at the margin that matters, at the spread that was seen
+    cpu_seconds      of all cells, the sweep and the controls included
+    trace            see `claims/trace.py`
     """
+
+    claim: str
+    kind: str
+    date: str
+    commit: str
+    hash: str
+    closure: str
+    machine: dict[str, Any]
+    seeds: tuple[int, ...]
+    data: str
+    metric: str
+    higher_is_better: bool
+    matters: float
+    equivalence: float
+    baseline: Side
+    method: Side
+    controls: tuple[Side, ...]
+    equal_budget: tuple[str, ...]
+    sweep: dict[str, Any]
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    p_equal: float
+    verdict: str
+    why: str
+    reached: dict[str, list[str]]
+    seeds_needed: int
+    cpu_seconds: float
+    trace: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """That a claim, with a closure of this hash, has the trace that stands with its verdict."""
 
     claim: str
     date: str
     commit: str
-    source_hash: str
-    machine: dict[str, Any]
-    seeds: tuple[int, ...]
-    budget: str
-    data: str
-    metric: str
-    baseline: dict[str, Any]
-    method: dict[str, Any]
-    difference: float
-    interval: tuple[float, float]
-    p: float
-    verdict: str
-    seconds: float
+    hash: str
+    closure: str
+    checked: Literal["equal trace"] = "equal trace"
 
 
-def append(path: Path, entry: Entry) -> None:
-    """Add one line. The file is only ever appended to, so two branches merge by union."""
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A verdict of earlier rules, kept with why it counts no more; `line` holds all of it."""
+
+    claim: str
+    superseded: str
+    line: dict[str, Any] = field(repr=False)
+
+
+Line = Entry | Check | Superseded
+
+
+def path_of(folder: Path, key: str) -> Path:
+    """The file of the system of this claim."""
+    return folder / f"{key.partition('/')[0]}.jsonl"
+
+
+def append(path: Path, line: Entry | Check | dict[str, Any]) -> None:
+    """Add one line. A file is only ever appended to, so two branches merge by union."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(asdict(entry), ensure_ascii=False, allow_nan=False)
+    plain = line if isinstance(line, dict) else asdict(line)
+    text = json.dumps(_finite(plain), ensure_ascii=False, allow_nan=False)
     with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write(text + "\n")
 
 
-def entries(path: Path) -> list[Entry]:
-    """Every line, oldest first; an empty list when there is no ledger yet."""
+def lines(path: Path) -> Iterator[Line]:
+    """Every line, oldest first; nothing when there is no file yet."""
     if not path.exists():
-        return []
-    found = []
-    for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        return
+    for row, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            plain = json.loads(line)
-            found.append(Entry(**{**plain, "seeds": tuple(plain["seeds"]), "interval": tuple(plain["interval"])}))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            plain = json.loads(text)
+            if "superseded" in plain:
+                yield Superseded(plain["claim"], plain["superseded"], plain)
+            else:
+                yield from_plain(Check, plain) if "checked" in plain else from_plain(Entry, plain)
+        except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
             raise DataError(f"not a ledger line ({error})", file=path, row=row) from error
-    return found
 
 
-def latest(path: Path, key: str) -> Entry | None:
-    """The newest line of a claim."""
-    return next((entry for entry in reversed(entries(path)) if entry.claim == key), None)
+def entries(folder: Path, key: str) -> list[Entry]:
+    """The verdicts on a claim by the present rules, oldest first."""
+    return [line for line in lines(path_of(folder, key)) if isinstance(line, Entry) and line.claim == key]
+
+
+def latest(folder: Path, key: str) -> Entry | None:
+    """The newest verdict on a claim by the present rules."""
+    return next(reversed(entries(folder, key)), None)
+
+
+def superseded(folder: Path, key: str) -> list[Superseded]:
+    """The verdicts on a claim by earlier rules, oldest first."""
+    return [line for line in lines(path_of(folder, key)) if isinstance(line, Superseded) and line.claim == key]
+
+
+def remark(folder: Path, key: str) -> str:
+    """What stands under the heading ``## KEY`` in the system's remark file; "" when nothing does."""
+    path = path_of(folder, key).with_suffix(".md")
+    if not path.exists():
+        return ""
+    found: list[str] = []
+    inside = False
+    for text in path.read_text(encoding="utf-8").splitlines():
+        if text.startswith("## "):
+            inside = text[3:].strip() == key
+        elif inside:
+            found.append(text)
+    return "\n".join(found).strip()
+
+
+def claim_closure(claim: Claim) -> str:
+    """The hash of all code that a claim reaches, from the modules of its arms, their recipes and data."""
+    return closure_hash(*sorted(modules_of(claim)))
+
+
+def state(folder: Path, claim: Claim, entry: Entry) -> State:
+    """Whether a verdict still speaks about the code that is there."""
+    if entry.hash != claim.hash():
+        return "stale"
+    closure = claim_closure(claim)
+    checked = {line.closure for line in lines(path_of(folder, claim.key)) if isinstance(line, Check) and line.claim == claim.key}
+    return "fresh" if closure == entry.closure or closure in checked else "changed"
+
+
+def recomputed(entry: Entry) -> str:
+    """What the present rule says about the scores of a line; another word than the line's own means that the rule has changed."""
+    judged = judge(
+        entry.baseline.scores[entry.metric],
+        entry.method.scores[entry.metric],
+        {side.name: side.scores[entry.metric] for side in entry.controls},
+        Margins(entry.matters, entry.equivalence),
+        higher_is_better=entry.higher_is_better,
+    )
+    return judged.verdict
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

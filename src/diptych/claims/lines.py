@@ -39,7 +39,7 @@ def _difference(measured: Measured, c: Contrast) -> str:
     span = f" [{c.low:+.3f}, {c.high:+.3f}]" if math.isfinite(c.low) else ""
     p = f", p {c.p_holm:.3g}" if math.isfinite(c.p_holm) else ""
     holm = " (Holm)" if p and len(measured.arms) > 2 else ""
-    return f"{c.difference:+.3f}{span}{p}{holm}: {c.verdict}"
+    return f"{c.difference:+.3f}{span}{p}{holm}: {c.verdict}" + (f" ({c.why})" if c.why else "")
 
 
 def _remarks(measured: Measured, c: Contrast) -> list[str]:

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from scipy import stats
 
-from diptych.claims import cell as cells
+from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.statistics import item_view, items_needed
-from diptych.claims.verdict import LEVEL, MINIMUM_SEEDS, holm, paired_difference, seeds_needed
+from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, word
 from diptych.core.contracts import TaskByItem
 from diptych.core.result import Result
-from diptych.report.measured import Contrast, ItemView, Measure, Word
+from diptych.report.measured import Contrast, ItemView, Measure
 from diptych.tasks._scoring.records import read_records
 from diptych.worlds.address import held_out
 
 POINT = 0.01
+NORMAL_95 = 1.959964
 
 
 def measures_of(
@@ -32,6 +34,7 @@ def measures_of(
     tasks: Sequence[str],
     *,
     given: bool,
+    margins: Margins,
 ) -> list[Measure]:
     """Every metric of every task on every held-out split, the main one of each first."""
     parts = {split: part.name for split, part in held_out(whole).items()}
@@ -57,8 +60,10 @@ def measures_of(
                         view = item_view(one, two, partial(made.item_values, metric=metric))
                     pair = [[values[side][seed] for seed in seeds] for side in (arms[0], arm)]
                     view = replace(view, seed=seeds[0]) if view else None
-                    contrasts.append(_given(arm, pair, view) if given else _trained(arm, pair, view, metric == example.main))
-                measures.append(_measure(task, split, metric, example, values, contrasts, given=given))
+                    contrasts.append(
+                        _given(arm, pair, view, margins) if given else _trained(arm, pair, view, metric == example.main, margins)
+                    )
+                measures.append(_measure(task, split, metric, example, values, contrasts, margins, given=given))
     return measures
 
 
@@ -77,6 +82,7 @@ def _measure(
     example: Result,
     values: dict[str, dict[int, float]],
     contrasts: Sequence[Contrast],
+    margins: Margins,
     *,
     given: bool,
 ) -> Measure:
@@ -94,40 +100,55 @@ def _measure(
         n_items=example.n_items,
         n_groups=example.n_groups,
         values=values,
-        contrasts=tuple(decided(contrasts, seeds_decide=not given, higher_is_better=higher, pairs=pairs)),
+        contrasts=tuple(decided(contrasts, margins, seeds_decide=not given, higher_is_better=higher, pairs=pairs)),
     )
 
 
-def _trained(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, main: bool) -> Contrast:
+def _trained(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, main: bool, margins: Margins) -> Contrast:
     first, other = pair
     if not first or not all(map(math.isfinite, [*first, *other])):
-        return Contrast(arm, math.nan, math.nan, math.nan, math.nan, math.nan, "no verdict", view)
+        return Contrast(
+            arm, math.nan, math.nan, math.nan, math.nan, math.nan, "no verdict", view, why="no cell of it came to a result"
+        )
     if len(first) == 1:
-        return Contrast(arm, other[0] - first[0], math.nan, math.nan, math.nan, math.nan, "not enough seeds", view)
+        return Contrast(arm, other[0] - first[0], math.nan, math.nan, math.nan, math.nan, "no verdict", view, why="one seed")
     d = paired_difference(first, other)
     needed = seeds_needed(d.spread, POINT) if main else 0
     items = items_needed(view.discordant) if view else 0
-    return Contrast(arm, d.mean, d.low, d.high, d.p, d.p, "not enough seeds", view, needed, items)
+    p_equal = equivalence_p(d, margins.equivalence)
+    return Contrast(arm, d.mean, d.low, d.high, d.p, d.p, "no verdict", view, needed, items, p_equal)
 
 
-def _given(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None) -> Contrast:
+def _given(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, margins: Margins) -> Contrast:
     first, other = pair
     difference = other[0] - first[0] if first else math.nan
     if view is None:
-        return Contrast(arm, difference, math.nan, math.nan, math.nan, math.nan, "no verdict")
+        why = "the metric is no mean over items"
+        return Contrast(arm, difference, math.nan, math.nan, math.nan, math.nan, "no verdict", why=why)
     needed = items_needed(view.discordant)
-    return Contrast(arm, view.difference, view.low, view.high, view.p, view.p, "no verdict", view, 0, needed)
+    error = (view.high - view.low) / (2 * NORMAL_95)  # the resampled means are close to normal
+    room = margins.equivalence - abs(view.difference)
+    p_equal = float(stats.norm.sf(room / error)) if error else float(room <= 0)
+    return Contrast(arm, view.difference, view.low, view.high, view.p, view.p, "no verdict", view, 0, needed, p_equal)
 
 
-def decided(contrasts: Sequence[Contrast], *, seeds_decide: bool, higher_is_better: bool, pairs: Sequence[int]) -> list[Contrast]:
+def decided(
+    contrasts: Sequence[Contrast], margins: Margins, *, seeds_decide: bool, higher_is_better: bool, pairs: Sequence[int]
+) -> list[Contrast]:
     """The same with Holm-adjusted p and a verdict, where there is enough to give one. `pairs` counts the seeds of each."""
     known = [i for i, c in enumerate(contrasts) if math.isfinite(c.p)]
     adjusted = dict(zip(known, holm([contrasts[i].p for i in known]), strict=True))
+    equal = dict(zip(known, holm([contrasts[i].p_equal for i in known]), strict=True))
     done = []
     for i, contrast in enumerate(contrasts):
-        word: Word = contrast.verdict
-        p = adjusted.get(i, math.nan)
-        if math.isfinite(p) and (not seeds_decide or pairs[i] >= MINIMUM_SEEDS):
-            word = "not shown" if p >= LEVEL else "better" if (contrast.difference > 0) == higher_is_better else "worse"
-        done.append(replace(contrast, p_holm=p, verdict=word))
+        if i not in adjusted:
+            done.append(contrast)
+            continue
+        found = replace(contrast, p_holm=adjusted[i], p_equal=equal[i])
+        if seeds_decide and pairs[i] < MINIMUM_SEEDS:
+            done.append(replace(found, why=f"{pairs[i]} seeds; a verdict needs {MINIMUM_SEEDS}"))
+            continue
+        interval = (contrast.low, contrast.high)
+        verdict = word(contrast.difference, interval, adjusted[i], equal[i], margins, higher_is_better=higher_is_better)
+        done.append(replace(found, verdict=verdict))
     return done

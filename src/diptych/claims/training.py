@@ -1,48 +1,82 @@
-"""A cell that trains: one recipe, one seed, one budget; retrieval on held-out splits. Goes on with a run that was killed."""
+"""What cells share: training a recipe once, under the cell's seed, rate and share, and the same towers untrained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from diptych.claims.claim import Cell, Scores
+import torch
+
+from diptych.claims.cell import Cell
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model
-from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import as_drawn, open_data
+from diptych.worlds.address import as_drawn
 
-SMOKE_ROWS = 16
-
-
-def retrieval_cell(recipe: Recipe, *, data: str = "emoji", parts: Sequence[str]) -> Callable[[Cell], Scores]:
-    """What runs an arm: trains `recipe` on the split "train" and returns "PART/METRIC" for every held-out part."""
-
-    def run(cell: Cell) -> Scores:
-        pool = open_data(data)
-        rows, steps = pool.split("train"), recipe
-        held = {part: pool.split(part) for part in parts}
-        if cell.smoke:
-            rows = rows.select(range(SMOKE_ROWS))
-            steps = replace(recipe, steps=2, batch_size=min(recipe.batch_size, 16))
-            held = {part: rest.select(range(min(SMOKE_ROWS, len(rest)))) for part, rest in held.items()}
-        run_folder = trained(steps, rows, cell)
-        model = open_model(run_folder.model)
-        task = Retrieval(draws=1)
-        scores: dict[str, float] = {}
-        for part, rest in held.items():
-            result = task.score(task.predict(model, rest))
-            scores |= {f"{part}/{name}": metric.value for name, metric in result.metrics.items()}
-        return scores | {"train_seconds": run_folder.training_seconds()}
-
-    return run
+NOT_LOSSES = frozenset({"step", "kind", "seconds", "images_per_second"})
 
 
-def trained(recipe: Recipe, rows: Dataset, cell: Cell) -> RunFolder:
-    """The finished run of this cell: resumed when its folder holds a part of it."""
+def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2) -> RunFolder:
+    """The finished run of this cell, counted in its spending: resumed when its folder holds a part of it.
+
+    Claims train in float32 on every machine, so that machines agree; a trace trains in float64.
+    """
+    recipe = cell.sized(recipe, smoke_steps=smoke_steps)
     rows = as_drawn(rows, recipe)
-    if (cell.folder / "run.json").exists():
-        return resume(cell.folder, rows, kind=type(recipe))
-    return fit(recipe, rows, cell.folder, TrainOptions(seed=cell.seed, progress=False, save_every=100))
+    if begun(cell.folder):
+        folder = resume(cell.folder, rows, kind=type(recipe))
+    else:
+        traced = cell.size == "trace"
+        options = TrainOptions(
+            seed=cell.seed,
+            progress=False,
+            save_every=100,
+            precision="fp64" if traced else "fp32",
+            device="cpu",
+            log_every=1 if traced else 10,
+        )
+        with _float64(traced):
+            folder = fit(recipe, rows, cell.folder, options)
+    cell.spending.add(folder, type(recipe))
+    if cell.size == "trace":
+        lines = [line for line in folder.metrics() if line.get("kind") == "train"]
+        cell.spending.losses += [{name: value for name, value in line.items() if name not in NOT_LOSSES} for line in lines]
+    return folder
+
+
+def opened(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2) -> Any:
+    """The trained model of a cell, as `diptych.load` opens it."""
+    return open_model(trained(recipe, rows, cell, smoke_steps=smoke_steps).model)
+
+
+def untrained(recipe: Recipe, rows: Dataset, cell: Cell) -> Any:
+    """The same model as it is before the first step: what a metric gives for nothing."""
+    prepared = cell.sized(recipe).prepare(rows)
+    torch.manual_seed(cell.seed)
+    return prepared.deploy(prepared.model().eval())
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is a run to go on with; one that was killed before it wrote its configuration is removed."""
+    if not folder.exists():
+        return False
+    if (folder / "run.json").is_file() and (folder / "config.yaml").is_file() and "data" in RunFolder.open(folder).state:
+        return True
+    shutil.rmtree(folder)
+    return False
+
+
+@contextmanager
+def _float64(wanted: bool) -> Iterator[None]:
+    """Tensors that a model makes on its way are of double precision too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if wanted else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,27 +1,48 @@
-"""Is the difference between two recipes real? Training noise decides, so the unit is the seed.
+"""Is the difference between two recipes real, does it matter, and could the test have said anything? The unit is the seed.
 
-The test is a two-sided t over seed-paired differences at .05. Intervals over test items or groups are about these runs only: when
-training noise is larger than item noise they reject true null hypotheses far too often, so they never decide.
+Two margins are declared before the run: the smallest difference that would matter, and how close two arms have to be to count as
+equal. The verdict comes from seed-paired differences d (Student's t):
+
+    equal within the margin   two one-sided tests at .05: d lies within the equivalence margin (Schuirmann, 1987)
+    shown, reversed           two-sided t at .05, and the 95 % interval reaches a difference that matters
+    open                      none of these
+    no verdict                withheld: a control reaches both arms, or there are too few seeds
+
+A significant interval excludes zero, so its far end is less than twice the mean: a difference below half of what matters is never
+`shown`, however small its spread. Intervals over test items are about these runs only and never decide about recipes: when training
+noise is larger than item noise they reject true null hypotheses far too often.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
 
 from diptych.core.errors import ConfigError
+from diptych.report.measured import Word
 
 LEVEL = 0.05
 MINIMUM_SEEDS = 3
-TUNING_SEEDS = frozenset(range(5))
-FRESH_SEEDS = (101, 102, 103, 104, 105)
 
-Word = Literal["shown", "not shown", "reversed"]
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """Declared before the run, in units of the metric.
+
+    matters      the smallest difference that would matter to a user
+    equivalence  arms closer than this count as equal; at most `matters`
+    """
+
+    matters: float
+    equivalence: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.equivalence <= self.matters < math.inf:
+            raise ConfigError(f"margins are {self.equivalence} and {self.matters} (expected 0 < equivalence <= matters)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +58,81 @@ class Difference:
     p: float
     spread: float
     seeds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the seeds of a claim say.
+
+    why      what withheld the verdict
+    reached  control -> the arms ("baseline", "method") that are not above it
+    """
+
+    difference: Difference
+    p_equal: float
+    verdict: Word
+    why: str = ""
+    reached: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def judge(
+    baseline: Sequence[float],
+    method: Sequence[float],
+    controls: Mapping[str, Sequence[float]],
+    margins: Margins,
+    *,
+    higher_is_better: bool = True,
+) -> Judgement:
+    """The verdict on one value a seed for every side, in the same order of seeds.
+
+    Withheld when a control reaches both arms: then the metric measures nothing that either arm has learned.
+    """
+    difference = paired_difference(baseline, method)
+    p_equal = equivalence_p(difference, margins.equivalence)
+    if difference.seeds < MINIMUM_SEEDS:
+        raise ConfigError(f"a verdict needs at least {MINIMUM_SEEDS} seeds, got {difference.seeds}")
+    sides = {"baseline": baseline, "method": method}
+    reached = {
+        name: tuple(side for side, arm in sides.items() if reaches(values, arm, higher_is_better=higher_is_better))
+        for name, values in controls.items()
+    }
+    too_good = [name for name, arms in reached.items() if len(arms) == len(sides)]
+    if too_good:
+        why = f"neither arm is above the control '{too_good[0]}'"
+        return Judgement(difference, p_equal, "no verdict", why, reached)
+    found = word(
+        difference.mean,
+        (difference.low, difference.high),
+        difference.p,
+        p_equal,
+        margins,
+        higher_is_better=higher_is_better,
+    )
+    return Judgement(difference, p_equal, found, "", reached)
+
+
+def word(
+    mean: float,
+    interval: tuple[float, float],
+    p: float,
+    p_equal: float,
+    margins: Margins,
+    *,
+    higher_is_better: bool = True,
+    level: float = LEVEL,
+) -> Word:
+    """The rule of this module, on p values that may have been adjusted for several comparisons."""
+    if p_equal < level:
+        return "equal within the margin"
+    if p < level and max(map(abs, interval)) >= margins.matters:
+        return "shown" if (mean > 0) == higher_is_better else "reversed"
+    return "open"
+
+
+def reaches(control: Sequence[float], arm: Sequence[float], *, higher_is_better: bool = True) -> bool:
+    """Whether an arm is not shown to be better than a control: two-sided t over seed-paired differences at .05."""
+    above = paired_difference(control, arm)
+    return not (above.p < LEVEL and (above.mean > 0) == higher_is_better)
 
 
 def paired_difference(baseline: Sequence[float], method: Sequence[float]) -> Difference:
@@ -57,13 +153,12 @@ def paired_difference(baseline: Sequence[float], method: Sequence[float]) -> Dif
     return Difference(mean, mean - half, mean + half, p, spread, n)
 
 
-def verdict(difference: Difference, *, higher_is_better: bool = True, level: float = LEVEL) -> Word:
-    """`shown` when the method is better, `reversed` when it is worse, `not shown` when the data do not say."""
-    if difference.seeds < MINIMUM_SEEDS:
-        raise ConfigError(f"a verdict needs at least {MINIMUM_SEEDS} seeds, got {difference.seeds}")
-    if difference.p >= level:
-        return "not shown"
-    return "shown" if (difference.mean > 0) == higher_is_better else "reversed"
+def equivalence_p(difference: Difference, margin: float) -> float:
+    """The larger p of two one-sided t tests (TOST): small when the difference lies within the margin on both sides."""
+    room = margin - abs(difference.mean)
+    if difference.spread == 0.0:
+        return 0.0 if room > 0 else 1.0
+    return float(stats.t.sf(room / (difference.spread / math.sqrt(difference.seeds)), difference.seeds - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,47 +1,65 @@
-"""``diptych claims list | run SLUG... | table``."""
+"""``diptych claims list | run SLUG... | check [SLUG...] | table``."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from diptych.claims import engine, ledger, registry
-from diptych.claims.verdict import FRESH_SEEDS
+from diptych.claims.cell import Cell, CellResult
+from diptych.claims.claim import Claim
+from diptych.claims.table import rows, table_lines
+from diptych.claims.trace import differences, trace
+from diptych.claims.tree import Tree, tree
 from diptych.cli.output import finish, parse, say
 from diptych.cli.subcommands import dispatch
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, RunError
 
-LEDGER = Path("docs/claims/ledger.jsonl")
+LEDGER = Path("docs/claims")
 CELLS = Path("runs/claims")
-WIDTH = 24  # of a claim's name in a table
+LONG = 2 * 20 * 60  # processor seconds
+WIDTH = 24  # of a claim's name in a list
 
 
 @dataclass(frozen=True)
 class Run:
     slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="a system (all its claims), or one claim: SLUG/NAME")]
-    seeds: Annotated[str, arg(help="how many fresh seeds, or a list such as 201,202,203")] = "5"
-    dry: Annotated[bool, arg(help="leave the ledger alone")] = False
-    smoke: Annotated[bool, arg(help="both arms at their smallest; gives no verdict")] = False
-    ledger: Annotated[Path, arg(help="the file that verdicts are added to")] = LEDGER
+    seeds: Annotated[str, arg(help="others than the claim's own, such as 201,202,203, or how many; writes no verdict")] = ""
+    dry: Annotated[bool, arg(help="write no verdict; the run is logged all the same")] = False
+    dirty: Annotated[bool, arg(help="run on changed sources too; writes no verdict")] = False
+    smoke: Annotated[bool, arg(help="arms and controls at their smallest; gives no verdict")] = False
+    ledger: Annotated[Path, arg(help="the folder of verdicts, a file a system, and of the log")] = LEDGER
     cells: Annotated[Path, arg(help="where finished cells are kept")] = CELLS
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 @dataclass(frozen=True)
+class Check:
+    slugs: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all that have a verdict when left out")
+    ] = ()
+    ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+@dataclass(frozen=True)
 class Table:
-    ledger: Annotated[Path, arg(help="the file of verdicts")] = LEDGER
+    ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
+    plot: Annotated[Path | None, arg(help="also write the forest plot of all claims to this SVG file")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
     subs = {
         "list": (_list, "every claim in a sentence"),
-        "run": (_run, "run what is missing, give the verdict, write the ledger"),
+        "run": (_run, "sweep the rates, run what is missing, give the verdict, write the ledger"),
+        "check": (_check, "whether verdicts still speak about the code that is there"),
         "table": (_table, "the newest verdict of every claim"),
     }
     return dispatch("claims", subs, argv)
@@ -50,59 +68,121 @@ def main(argv: Sequence[str]) -> int:
 def _list(argv: Sequence[str]) -> int:
     args = parse(Table, argv, "claims list", "Every claim in a sentence.")
     claims = registry.every()
-    rows = [{"claim": c.key, "sentence": c.sentence, "metric": c.metric, "budget": c.budget, "data": c.data} for c in claims]
-    return finish({"claims": rows}, [f"{c.key:<{WIDTH}}{c.sentence}" for c in claims], args.json)
+    plain = [{"claim": c.key, "kind": c.kind, "sentence": c.sentence, "metric": c.metric, "data": c.data} for c in claims]
+    return finish({"claims": plain}, [f"{c.key:<{WIDTH}}{c.sentence}" for c in claims], args.json)
 
 
 def _run(argv: Sequence[str]) -> int:
-    args = parse(Run, argv, "claims run", "Method against baseline at equal budget, over seeds.")
-    claims = [claim for name in args.slugs for claim in ([registry.find(name)] if "/" in name else registry.of(name))]
+    args = parse(Run, argv, "claims run", "Method against baseline at equal budget, with controls, over fresh seeds.")
     lines: list[str] = []
     entries: list[dict[str, Any]] = []
-    for claim in claims:
+    now = tree()
+    for claim in _chosen(args.slugs):
         if args.smoke:
             with tempfile.TemporaryDirectory() as folder:
                 engine.smoke(claim, Path(folder))
             lines.append(f"{claim.key}: runs")
             continue
-        entry = engine.run(claim, seeds(args.seeds), cells=args.cells, on_cell=_report)
-        if not args.dry:
-            ledger.append(args.ledger, entry)
+        entry = _verdict(claim, args, now)
         entries.append(asdict(entry))
         low, high = entry.interval
         difference = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p = {entry.p:.3g}"
-        lines.append(f"{claim.key}: {entry.verdict}; {difference}, {len(entry.seeds)} seeds, {entry.seconds / 60:.1f} minutes")
+        spent = f"{len(entry.seeds)} seeds, {entry.cpu_seconds / 60:.1f} processor minutes"
+        why = f" ({entry.why})" if entry.why else ""
+        power = f"; a difference of {entry.matters:g} needs {entry.seeds_needed} seeds" if entry.verdict == "open" else ""
+        lines.append(f"{claim.key}: {entry.verdict}{why}; {difference}, {spent}{power}")
+        if entry.cpu_seconds > LONG and not claim.why_long:
+            say(f"note: {claim.key} took more than twenty minutes of two cores, and its file does not say why (`why_long`)")
     return finish({"entries": entries}, lines, args.json)
 
 
-def _report(arm: str, seed: int, finished: engine.Finished) -> None:
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in finished.scores.items())
-    say(f"  {arm} seed {seed}: {scores} ({finished.seconds:.0f} s)")
-
-
-def seeds(text: str) -> tuple[int, ...]:
-    """``5`` to the first five fresh seeds, ``201,202,203`` to these."""
+def _verdict(claim: Claim, args: Run, now: Tree) -> ledger.Entry:
+    """Runs a claim; logs that it was run, and whatever came of it."""
+    if not now.clean and not (args.dirty or args.dry):
+        what = f"{len(now.changed)} files differ from the commit ({', '.join(now.changed[:3])})" if now.commit else "no checkout"
+        raise RunError(f"a verdict needs sources that can be found again: {what}; commit them, or try with --dirty")
+    seeds = _seeds(args.seeds, claim)
+    own = seeds == claim.verdict_seeds()
+    writes = own and not args.dry and not args.dirty
+    commit = now.commit + ("" if now.clean else "+")
+    facts = {
+        "claim": claim.key,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "hash": claim.hash(),
+        "seeds": list(seeds),
+        "writes": writes,
+    }
+    log = args.ledger / ledger.LOG
+    ledger.append(log, {**facts, "event": "begun"})
     try:
-        numbers = [int(part) for part in text.split(",")]
+        entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, on_cell=_report)
+    except BaseException as error:
+        ledger.append(log, {**facts, "event": "ended", "verdict": None, "reason": f"{type(error).__name__}: {error}"})
+        raise
+    found = {"verdict": entry.verdict, "difference": entry.difference, "p": entry.p, "cpu_seconds": entry.cpu_seconds}
+    ledger.append(log, {**facts, "event": "ended", **found})
+    if writes:
+        ledger.append(ledger.path_of(args.ledger, claim.key), entry)
+    return entry
+
+
+def _report(cell: Cell, done: CellResult) -> None:
+    rate = "" if cell.rate is None else f" rate {cell.rate:g}"
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in done.scores.items())
+    say(f"  {cell.arm}{rate} seed {cell.seed}: {scores} ({done.cost['cpu_seconds']:.0f} s of processor)")
+
+
+def _seeds(text: str, claim: Claim) -> tuple[int, ...]:
+    """Nothing: the claim's own; ``7``: so many drawn in the same way; ``201,202,203``: these."""
+    if not text:
+        return claim.verdict_seeds()
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--seeds is {text!r} (expected a number such as 5, or a list such as 201,202,203)") from None
-    return tuple(FRESH_SEEDS[0] + k for k in range(numbers[0])) if "," not in text else tuple(numbers)
+    seeds = claim.verdict_seeds(numbers[0]) if "," not in text else numbers
+    engine.check_seeds(seeds)
+    return seeds
+
+
+def _check(argv: Sequence[str]) -> int:
+    args = parse(Check, argv, "claims check", "Recomputes the trace of verdicts whose code has changed; seconds a claim.")
+    found: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for claim in _chosen(args.slugs) if args.slugs else registry.every():
+        entry = ledger.latest(args.ledger, claim.key)
+        if entry is None:
+            continue
+        state, parted = ledger.state(args.ledger, claim, entry), list[str]()
+        if state == "changed":
+            parted = differences(entry.trace, trace(claim))
+            rule = ledger.recomputed(entry)
+            parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
+            state = "stale" if parted else "fresh"
+            if not parted:
+                check = ledger.Check(
+                    claim.key, datetime.now(UTC).date().isoformat(), tree().commit, claim.hash(), ledger.claim_closure(claim)
+                )
+                ledger.append(ledger.path_of(args.ledger, claim.key), check)
+        elif state == "stale":
+            parted = ["the claim itself was edited"]
+        found.append({"claim": claim.key, "state": state, "differences": parted})
+        lines += [f"{claim.key:<{WIDTH}}{state}", *(f"  {words}" for words in parted[:5])]
+    stale = any(row["state"] == "stale" for row in found)
+    finish({"claims": found}, lines or ["no claim has a verdict yet"], args.json)
+    return 1 if stale else 0
 
 
 def _table(argv: Sequence[str]) -> int:
     args = parse(Table, argv, "claims table", "The newest verdict of every claim.")
-    rows: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for claim in registry.every():
-        key, entry = claim.key, ledger.latest(args.ledger, claim.key)
-        stale = entry is not None and entry.source_hash != claim.source_hash()
-        rows.append({"claim": key, "entry": asdict(entry) if entry else None, "stale": stale})
-        if entry is None:
-            lines.append(f"{key:<{WIDTH}}not run")
-        else:
-            low, high = entry.interval
-            words = f"{entry.verdict}{' (stale)' if stale else ''}"
-            lines.append(
-                f"{key:<{WIDTH}}{words:<20}{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}]  {entry.date} {entry.commit}"
-            )
-    return finish({"claims": rows}, lines or ["no claims"], args.json)
+    found = rows(args.ledger, registry.every())
+    if args.plot:
+        from diptych.claims.table import forest
+
+        args.plot.write_text(forest(found), encoding="utf-8")
+    return finish({"claims": [row.to_json() for row in found]}, table_lines(found) or ["no claims"], args.json)
+
+
+def _chosen(names: Sequence[str]) -> list[Claim]:
+    return [claim for name in names for claim in ([registry.find(name)] if "/" in name else registry.of(name))]

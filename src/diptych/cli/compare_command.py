@@ -28,6 +28,8 @@ class Compare:
     seeds: Annotated[int, arg(help="runs of each recipe; three at least for a verdict")] = 5
     budget: Annotated[str, arg(help="steps:N, samples:N or seconds:N of training; '' takes the steps of the first recipe")] = ""
     preset: Annotated[Literal["tiny", "paper"], arg(help="sizes for two cores, or the published configuration")] = "tiny"
+    matters: Annotated[float, arg(help="the smallest difference that would matter, in units of the metric")] = 0.01
+    equal: Annotated[float, arg(help="arms closer than this count as equal; 0 takes --matters")] = 0.0
     out: Annotated[Path, arg(help="folder of the cells and of report.html")] = Path("runs/compare")
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of every recipe: batch_size=64 width=64")] = ()
     workers: Annotated[int, arg(help="loader processes of a run")] = 0
@@ -55,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
         preset=args.preset,
         out=args.out,
         options=TrainOptions(workers=args.workers),
+        matters=args.matters,
+        equal=args.equal,
         download=args.download,
         say=say,
         **options(args.set),

@@ -13,6 +13,11 @@ from diptych.cli.output import finish, listed, parse
 from diptych.core.errors import ConfigError
 from diptych.core.scene_graph import SceneGraph
 
+DESCRIPTION = (
+    "Find things and the relations between them, named by your own words. Scores are relation x subject x object, and near repeats are "
+    "merged; `diptych eval` follows the rule of its benchmark instead."
+)
+
 
 @dataclass(frozen=True)
 class Detect:
@@ -32,7 +37,7 @@ class Detect:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Detect, argv, "detect", "Find things and the relations between them, named by your own words.")
+    args = parse(Detect, argv, "detect", DESCRIPTION)
     for path in args.images:
         if not path.is_file():
             raise ConfigError(f"{path} does not exist")
@@ -59,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
             written = _place(args.graph, path, ".json", len(args.images))
             write_graph(graph, written)
             lines.append(f"  graph: {written}")
-    return finish({"images": answers}, lines, args.json)
+    return finish({"images": answers, "rule": dict(getattr(model, "detect_rule", {}))}, lines, args.json)
 
 
 def _place(wanted: Path, image: Path, suffix: str, count: int) -> Path:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import types
 import typing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -48,13 +49,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        problems = []
         for option in args:
-            try:
+            with suppress(ConfigError):
                 return _coerce(option, value, where)
-            except ConfigError as error:
-                problems.append(str(error))
-        raise ConfigError(problems[-1])
+        raise ConfigError(f"{where} is {value!r} (expected {' | '.join(_said(option) for option in args)})")
     if origin is typing.Literal:
         if value in args:
             return value
@@ -69,11 +67,11 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise ConfigError(f"{where} has {len(value)} values (expected {len(kinds)})")
-        return tuple(_coerce(k, v, where) for k, v in zip(kinds, value, strict=True))
+        return tuple(_coerce(k, v, f"{where}[{n}]") for n, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if origin is dict:
-        return {k: _coerce(args[1], v, where) for k, v in value.items()}
+        return {k: _coerce(args[1], v, f"{where}[{k!r}]") for k, v in value.items()}
     if origin is list:
-        return [_coerce(args[0], v, where) for v in value]
+        return [_coerce(args[0], v, f"{where}[{n}]") for n, v in enumerate(value)]
     if hint is type(None):
         if value is None:
             return None
@@ -85,6 +83,13 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
         raise ConfigError(f"{where} is {value!r} (expected {hint.__name__})")
     return value
+
+
+def _said(hint: Any) -> str:
+    """A type in words: its name, the values of a Literal, "nothing" for None."""
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(str, typing.get_args(hint)))
+    return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def config_hash(value: Any) -> str:

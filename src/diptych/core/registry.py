@@ -6,7 +6,9 @@
     PIPELINES   what `diptych run` takes            diptych.pipelines
     WORLDS      what stands after "world:"          diptych.worlds
     INDEXES     what `index build --kind` takes     diptych.indexes
+    ENGINES     how a recipe comes to its weights   diptych.engines
     MODELS      the kinds of model folders          diptych.models
+    MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
@@ -208,6 +210,8 @@ WORLDS = Registry(
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
+        "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
     },
 )
 INDEXES = Registry(
@@ -222,17 +226,41 @@ INDEXES = Registry(
         "graphs": ("diptych.index.graphs:GraphIndex", "scene graphs, by triplet"),
     },
 )
+ENGINES = Registry(
+    "engine",
+    "diptych.engines",
+    {
+        "supervised": ("diptych.train.engines.supervised:Supervised", "gradients of losses on batches"),
+        "solve": ("diptych.train.engines.solve:Solve", "closed form, one pass over the data"),
+        "preference": ("diptych.train.engines.preference:Preference", "which of two answers is better"),
+        "policy": ("diptych.train.engines.policy:Policy", "answers that the model gives itself, and their reward"),
+    },
+)
 MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )
 """The word in config.json -> the class that reads it. A word and not an import path: a model folder may come from anywhere."""
+MEDIA = Registry(
+    "medium",
+    "diptych.media",
+    {
+        "image": ("diptych.data.media.picture:Picture", "one picture of 8 bits a channel"),
+        "images": ("diptych.data.media.picture:Pictures", "several pictures"),
+        "clip": ("diptych.data.media.clip:Clip", "frames of a video: pictures, or an animated GIF or WebP"),
+        "cloud": ("diptych.data.media.cloud:Cloud", "points with features"),
+        "volume": ("diptych.data.media.volume:Volume", "slices of a scan"),
+        "slide": ("diptych.data.media.slide:Slide", "a whole slide, read by region"),
+        "raster": ("diptych.data.media.raster:Raster", "bands of 8, 16 or 32 bits, or of floats"),
+    },
+)
 IMAGE_WEIGHTS = Registry(
     "image encoder",
     "diptych.image_weights",
@@ -251,7 +279,9 @@ REGISTRIES: tuple[Registry, ...] = (
     PIPELINES,
     WORLDS,
     INDEXES,
+    ENGINES,
     MODELS,
+    MEDIA,
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
 )

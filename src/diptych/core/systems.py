@@ -46,7 +46,18 @@ class System:
 
     @property
     def works(self) -> bool:
+        """Command line, page, recorded parity and a fresh verdict with controls, whatever the verdict says."""
         return not facts(self.slug)["missing"] if self.slug in _facts() else False
+
+    @property
+    def verdict(self) -> str:
+        """The fresh verdict on the system's main claim, in words; a system may work although its claim was reversed."""
+        return str(facts(self.slug).get("verdict", "not judged")) if self.slug in _facts() else "not judged"
+
+    @property
+    def shown(self) -> bool:
+        """Whether the main claim has a fresh verdict `shown`."""
+        return self.verdict == "shown"
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -72,6 +83,8 @@ class System:
             "sheet": self.sheet,
             "built": self.built,
             "works": self.works,
+            "verdict": self.verdict,
+            "shown": self.shown,
             "missing": list(self.missing),
         }
 
@@ -165,6 +178,7 @@ SYSTEMS: tuple[System, ...] = (
 BASELINES: tuple[System, ...] = (
     System("siglip", "SigLIP, a sigmoid for every pair (baseline)", "objectives", "diptych.recipes.contrastive.siglip:SigLIP"),
     System("locked", "Locked towers with cached features (baseline)", "objectives", "diptych.recipes.contrastive.locked:Locked"),
+    System("linear_map", "A linear map between two frozen encoders, in closed form (baseline)", "objectives", "diptych.recipes.contrastive.linear_map:LinearMap"),
 )
 # fmt: on
 
@@ -196,7 +210,7 @@ def slugs(room: str = "", *, built: bool = False) -> list[str]:
 
 
 def facts(slug: str) -> dict[str, Any]:
-    """What `make systems` found out about a system: {"missing": [...], ...}."""
+    """What `make systems` found out about a system: {"missing": [...], "verdict": ..., "verdicts": {...}, "parity": [...]}."""
     return dict(_facts()[slug])
 
 

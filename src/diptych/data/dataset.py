@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
+from diptych.core.media import MediaItem, first_picture
 from diptych.core.sample import Sample
 from diptych.data.fingerprint import content_fingerprint
 from diptych.data.media.images import Images, Objects
+from diptych.data.media.table import Media, MediaObjects, MediaRows
 from diptych.data.metadata import Metadata
 from diptych.data.quarantine import Bad
 from diptych.data.ragged import Ragged, with_records
@@ -53,6 +55,7 @@ class Pool:
         texts: Texts,
         images: Images,
         *,
+        media: Media | None = None,
         regions: Ragged | None = None,
         relations: Ragged | None = None,
         objects: Mapping[str, Sequence[Any]] | None = None,
@@ -66,7 +69,7 @@ class Pool:
         self.name = name
         self.quarantine, self.notes = list(quarantine), list(notes)
         self._metadata = Metadata.whole(columns, objects or {}, json_columns)
-        self._texts, self._images = texts, images
+        self._texts, self._images, self._media = texts, images, media
         self._regions, self._relations = regions, relations
         self._relabelled = False  # the relations are not those that came with the data, so they are part of the fingerprint
         self._fingerprint = fingerprint
@@ -87,7 +90,8 @@ class Pool:
             name,
             found.columns,
             Texts.from_lists(s.texts for s in items),
-            Objects(tuple(s.image for s in items)),
+            Objects(tuple(s.own_image for s in items)),
+            media=MediaObjects(tuple(s.media for s in items)) if any(s.media for s in items) else None,
             regions=Ragged.by_uid(pa.Table.from_pylist(regions, REGION_SCHEMA), uids) if regions else None,
             relations=Ragged.by_uid(pa.Table.from_pylist(relations, RELATION_SCHEMA), uids) if relations else None,
             objects=found.objects,
@@ -111,14 +115,32 @@ class Pool:
             string("licence", base),
             string("source", base),
             self._metadata.extras(base),
+            self._media.of(base) if self._media else {},
         )
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[row] for row in range(len(self)))
 
     def image(self, row: int) -> ImageSource | None:
-        """Where the image of a row lies, without making the whole sample."""
+        """Where the image of a row lies, without making the whole sample: its own, or the first of its pictures."""
+        return self.own_image(row) or first_picture(self.media(row))
+
+    def own_image(self, row: int) -> ImageSource | None:
+        """The image of a row, unless it is one of its media."""
         return self._images.source(int(self._metadata.rows[row]))
+
+    def media(self, row: int) -> dict[str, MediaItem]:
+        """What a row has beside its image, by name."""
+        return self._media.of(int(self._metadata.rows[row])) if self._media else {}
+
+    def media_identity(self, row: int) -> list[Any]:
+        """What tells the media of two rows apart without decoding, see `data.media.table.Media`."""
+        return self._media.identity(int(self._metadata.rows[row])) if self._media else []
+
+    @property
+    def has_media(self) -> bool:
+        """Whether anything but images was given."""
+        return self._media is not None
 
     # ------------------------------------------------------------ columns
 
@@ -277,9 +299,14 @@ class Pool:
             metadata=self._metadata.copied(),
             texts=Texts(self.texts),
             images=images,
+            media=MediaRows(self._media, self._metadata.rows) if self._media else None,
             regions=self.regions,
             relations=self.relations,
         )
+
+    def with_media(self, media: Media) -> Pool:
+        """The same rows with media from elsewhere; `media` counts the rows of this pool."""
+        return self._but(media=MediaRows(media, self._metadata.place()))
 
     def _but(self, *, name: str | None = None, **changes: Any) -> Pool:
         """The same pool with other parts. What was worked out from the old ones is worked out anew."""
@@ -294,15 +321,15 @@ class Pool:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits over every uid, its texts, group and image (sha256 where known, else size), in whatever order; and over the
-        relations where a table gave them."""
+        """Sixteen hex digits over every uid, its texts, group, image and media (sha256 where known, else size), in whatever order; and
+        over the relations where a table gave them."""
         if not self._fingerprint:
             self._fingerprint = self.content_fingerprint(relations=self._relabelled)
         return self._fingerprint
 
     def content_fingerprint(self, *, relations: bool = False) -> str:
         """The fingerprint worked out from the content, whatever was written down; over the relations too where asked."""
-        return content_fingerprint(self._metadata, self._texts, self._images, self._relations if relations else None)
+        return content_fingerprint(self._metadata, self._texts, self._images, self._media, self._relations if relations else None)
 
     def __repr__(self) -> str:
         return f"Pool({self.name!r}, {len(self):,} samples)"

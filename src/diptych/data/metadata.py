@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.sample import Sample
-from diptych.data.columns import column_of
+from diptych.data.columns import column_of, refuse_duplicates
 
 Ints = npt.NDArray[np.int64]
 
@@ -120,6 +119,12 @@ class Metadata:
     def _is_whole(self) -> bool:
         return len(self.rows) == len(self.columns["uid"]) and bool(np.all(self.rows == np.arange(len(self.rows))))
 
+    def place(self) -> Ints:
+        """Where each row of the columns stands among the rows that count; -1: nowhere."""
+        place = np.full(len(self.columns["uid"]), -1, np.int64)
+        place[self.rows] = np.arange(len(self))
+        return place
+
     # ------------------------------------------------------------ changed
 
     def chosen(self, rows: Sequence[int] | npt.NDArray[Any], pool: str) -> Metadata:
@@ -149,9 +154,7 @@ class Metadata:
                 objects[name] = list(values)
             else:
                 arrays[name] = array
-        place = np.full(len(self.columns["uid"]), -1, np.int64)
-        place[self.rows] = np.arange(len(self))
-        return self._joined(arrays, objects, place, ())
+        return self._joined(arrays, objects, self.place(), ())
 
     def with_table(self, table: pa.Table) -> Metadata:
         """The columns of a table with one row a uid. Unknown uids are ignored; a uid without row gets a gap."""
@@ -183,15 +186,3 @@ class Metadata:
             objects={**{k: v for k, v in self.objects.items() if k not in names}, **spread},
             json=(self.json - names) | set(json_columns),
         )
-
-
-def refuse_duplicates(uids: pa.Array | pa.ChunkedArray) -> None:
-    """Raise a `DataError` that names both rows of the first uid that comes twice."""
-    if pc.count_distinct(uids).as_py() == len(uids):
-        return
-    values = uids.to_pylist()
-    twice = next(uid for uid, count in Counter(values).items() if count > 1)
-    first = values.index(twice)
-    raise DataError(
-        f"uid {twice!r} comes twice: rows {first} and {values.index(twice, first + 1)}", field="uid", expected="uids that differ"
-    )

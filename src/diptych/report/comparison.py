@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from diptych.core.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
 from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart, ticks
+from diptych.report.escape import escape
 from diptych.report.measured import Contrast, Measure, Measured
 from diptych.report.pictures import Album
 from diptych.report.side_by_side import over_seeds
@@ -85,10 +85,10 @@ def summary(m: Measured, arm: str) -> str:
                 by = f" ({_signed(c.difference)})" if math.isfinite(c.difference) else ""
                 said.setdefault(c.verdict, []).append(_where(m, measure) + by)
     words = {
-        "better": "better on",
-        "worse": "worse on",
-        "not shown": "no difference shown on",
-        "not enough seeds": "too few seeds for a verdict on",
+        "shown": "shown to be better on",
+        "reversed": "shown to be worse on",
+        "equal within the margin": "equal within the margin on",
+        "open": "open on",
         "no verdict": "no verdict on",
     }
     return f"{arm} against {m.arms[0]}: " + "; ".join(f"{words[v]} {_listed(said[v])}" for v in words if v in said) + "."
@@ -172,7 +172,7 @@ def _table(m: Measured) -> str:
                     measure.mean(arm),
                     span or (_signed(c.difference) if c else "reference"),
                     "" if c is None or math.isnan(c.p_holm) else f"{c.p_holm:.3g}",
-                    "" if c is None else c.verdict,
+                    "" if c is None else c.verdict + (f" ({c.why})" if c.why else ""),
                     *([] if m.given else [runs]),
                     _needed(m, c) if c else "",
                 )
@@ -191,8 +191,10 @@ def _rule(m: Measured) -> str:
             "independent items would show a difference of .01 with power .8."
         )
     words = (
-        "What decides is the two-sided t test over seed-paired differences at .05; a verdict needs three seeds. 'For these runs only' "
-        "is the interval over test items (whole groups resampled) of the first seed's two runs: it says nothing about the recipes."
+        f"What decides are t tests over seed-paired differences at .05; a verdict needs three seeds. A difference of "
+        f"{m.margins[0]:g} matters; arms closer than {m.margins[1]:g} by two one-sided tests are equal; what neither settles is open. "
+        "'For these runs only' is the interval over test items (whole groups resampled) of the first seed's two runs: it says "
+        "nothing about the recipes."
     )
     words += " '1 point needs': so many seeds would show a difference of .01 with power .8, if the spread stays what it was here."
     if len(m.arms) > 2:

@@ -9,7 +9,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Word = Literal["better", "worse", "not shown", "not enough seeds", "no verdict"]
+Word = Literal["shown", "reversed", "equal within the margin", "open", "no verdict"]
+"""The verdicts on an arm against its baseline; `claims/verdict.py` gives the rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Contrast:
 
     difference     mean over seeds (for given models: over items), arm minus first, with its 95 % interval
     p, p_holm      of the test that decides, as it is and adjusted for the number of arms that are compared
+    p_equal        of two one-sided tests that the difference lies within the equivalence margin
+    why            what withheld the verdict
     items          the item-level view of the first seed, where the metric is a mean over items
     seeds_a_point  seeds that would show a difference of one point with power .8; items_a_point likewise, for given models
     """
@@ -56,6 +59,8 @@ class Contrast:
     items: ItemView | None = None
     seeds_a_point: int = 0
     items_a_point: int = 0
+    p_equal: float = math.nan
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ class Failure:
 class Measured:
     """Everything a comparison found. `given` marks trained or foreign models, which have no seeds.
 
+    margins  the smallest difference that matters, and how close counts as equal; in units of each metric
     folders  arm -> seed -> run folder (models: folder of the records)
     configs  arm -> its resolved configuration as plain values
     """
@@ -133,6 +139,7 @@ class Measured:
     folders: dict[str, dict[int, str]] = field(repr=False)
     configs: dict[str, dict[str, Any]] = field(repr=False)
     environment: dict[str, Any] = field(repr=False)
+    margins: tuple[float, float] = (0.01, 0.01)
 
     @property
     def main_measures(self) -> list[Measure]:

@@ -42,6 +42,8 @@ def _conditions(where: str) -> dict[str, Any]:
         found = json.loads(where) if where else {}
     except (json.JSONDecodeError, RecursionError):
         found = None
+    except ValueError:  # Python reads no whole numbers of more than 4,300 digits
+        raise Refused(400, "where holds a number of far too many digits") from None
     if not isinstance(found, dict):
         raise Refused(422, 'where is no JSON object (expected one such as {"split": "train"})')
     return found

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diptych.core.contracts import Hook, Run
+from diptych.core.contracts import Batch, Hook, Run
 from diptych.core.errors import ConfigError
 
 Collect = Callable[[Any, Any], Mapping[str, Tensor]]
@@ -35,7 +35,7 @@ class Episodes(Hook):
             raise ConfigError(f"an episode of {steps} steps (expected 1 or more)")
         self.steps, self.collect, self.learn, self.active = steps, collect, learn, active
 
-    def before_step(self, run: Run, batch: Any) -> None:
+    def before_step(self, run: Run, batch: Batch) -> None:
         if run.step == 0 or run.step % self.steps or not self.active(run.recipe):
             return
         run.model.eval()

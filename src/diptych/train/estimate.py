@@ -17,6 +17,7 @@ import torch
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
+from diptych.train.gradient_cache import tensors
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import World
@@ -50,8 +51,9 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
     parameters = list(run.model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     stored = sum(t.nbytes for name, t in run.model.state_dict().items() if run.recipe.stored(name))
-    remembered = sum(v.nbytes for s in run.optimiser.state.values() for v in s.values() if isinstance(v, torch.Tensor))
-    checkpoint = stored + remembered
+    memories = run.optimiser.state.values() if run.optimiser else ()
+    remembered = sum(v.nbytes for memory in memories for v in memory.values() if isinstance(v, torch.Tensor))
+    checkpoint = stored + remembered + sum(tensor.nbytes for tensor in tensors(run.engine.state()))
     return {
         "steps": run.steps,
         "epochs": run.steps * run.recipe.batch_size / len(data),
@@ -71,8 +73,7 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
 
 def _timed_step(run: Training) -> float:
     began = time.perf_counter()
-    batch = run.next_batch()
-    run.update(run.backward(batch), batch)
+    run.take_step(run.next_batch())
     if run.world.device.type == "cuda":
         torch.cuda.synchronize(run.world.device)
     return time.perf_counter() - began

@@ -160,7 +160,7 @@ def _train(
 
 
 def _loop(run: Training, evaluators: Sequence[Evaluator], stop: StopSignal, begin: Checkpoint | None) -> bool:
-    """The one supervised loop. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
+    """The one loop, whatever the engine. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
     options, hooks = run.options, run.hooks
     first = begin.state["stage"] if begin else 0
     for phase in run.phases[first:]:
@@ -175,7 +175,7 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: StopSignal, begi
                 hook.on_stage(run, phase.stage)
         run.restart_clock()
         while run.step < phase.stop:
-            if options.eval_every and run.step and run.step % options.eval_every == 0:
+            if run.engine.descends and options.eval_every and run.step and run.step % options.eval_every == 0:
                 evaluate(run, evaluators)
             if options.save_every and run.step and run.step % options.save_every == 0:
                 run.save()
@@ -188,11 +188,10 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: StopSignal, begi
             batch = run.next_batch()
             for hook in hooks.values():
                 hook.before_step(run, batch)
-            outcome = run.backward(batch)  # features in chunks, losses once, gradients of the whole batch
-            run.update(outcome, batch)  # clipping, optimiser, what the module remembers
-            losses = run.report(outcome, batch)
+            losses = run.report(run.take_step(batch))
             for hook in hooks.values():
                 hook.after_step(run, losses)
+        run.finish()
         run.save()  # before the hooks, which are asked again when the run resumes from here
         for hook in hooks.values():
             hook.on_stage_end(run, phase.stage)

@@ -18,34 +18,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Recipe
+from diptych.core.contracts import Batch, Outcome, Recipe
 from diptych.core.errors import ConfigError, RunError
+from diptych.core.rows import is_record, row_fields
 from diptych.train.precision import Autocast
 
 Visit = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one backward pass leaves behind: the loss terms and the features of the process's whole batch, all detached."""
-
-    losses: dict[str, Tensor]
-    features: Any
-
-
 def backward(
     recipe: Recipe,
     model: nn.Module,
-    batch: Any,
+    batch: Batch,
     *,
     micro_batch: int = 0,
     autocast: Autocast = nullcontext,
@@ -62,7 +53,7 @@ def backward(
             features = widen(recipe.features(model, batch))
         losses = recipe.losses(features, batch)
         _total(losses).backward()
-        return Outcome({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach))
+        return Outcome({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach), batch)
     if not recipe.cacheable:
         raise ConfigError(
             f"micro_batch is {micro_batch}, but the features of {type(recipe).__name__} need the whole batch (expected 0)"
@@ -70,15 +61,30 @@ def backward(
     return _in_chunks(recipe, model, batch, micro_batch, autocast, unsynced)
 
 
+@torch.no_grad()
+def ask(recipe: Recipe, model: nn.Module, batch: Batch, *, micro_batch: int = 0, autocast: Autocast = nullcontext) -> Any:
+    """The features of a batch without gradient, in chunks as `backward` takes them."""
+    size = micro_batch if recipe.cacheable and micro_batch else len(batch)
+    parts = []
+    for chunk in _chunks(batch, size):
+        with autocast():
+            parts.append(widen(recipe.features(model, chunk)))
+    return join(parts) if len(parts) > 1 else parts[0]
+
+
+def _chunks(batch: Batch, size: int) -> list[Batch]:
+    return [batch.rows(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
+
+
 def _in_chunks(
     recipe: Recipe,
     model: nn.Module,
-    batch: Any,
+    batch: Batch,
     size: int,
     autocast: Autocast,
     unsynced: Callable[[], AbstractContextManager[object]],
 ) -> Outcome:
-    chunks = [batch.rows(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
+    chunks = _chunks(batch, size)
     random_states, leaves = [], []
     for chunk in chunks:
         random_states.append(_random_state())
@@ -101,7 +107,7 @@ def _in_chunks(
                 if pairs:
                     torch.autograd.backward([a for a, _ in pairs], [g for _, g in pairs])
     _restore(after_losses)
-    return Outcome({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach))
+    return Outcome({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach), batch)
 
 
 def _total(losses: Mapping[str, Tensor]) -> Tensor:
@@ -128,15 +134,6 @@ def widen(features: Any) -> Any:
 # ---------------------------------------------------------------- features: trees of dataclasses, mappings and sequences
 
 
-def is_row_field(name: str) -> bool:
-    """Whether a field is cut with the batch: its name ends in a shape whose first letter is B or N.
-
-    >>> is_row_field("image_ND"), is_row_field("label_KD"), is_row_field("scale")
-    (True, False, False)
-    """
-    return re.search(r"_[BN][A-Z0-9]*$", name) is not None
-
-
 def tensors(value: Any) -> list[Tensor]:
     """Every tensor of the tree, in a fixed order."""
     found: list[Tensor] = []
@@ -146,35 +143,37 @@ def tensors(value: Any) -> list[Tensor]:
 
 def map_tensors(value: Any, visit: Visit) -> Any:
     """The same tree with every tensor replaced by what `visit` makes of it."""
-    if isinstance(value, Tensor):
-        return visit(value)
-    return _rebuild([value], "", lambda parts, _: map_tensors(parts[0], visit))
+    return visit(value) if isinstance(value, Tensor) else _rebuild([value], lambda parts: map_tensors(parts[0], visit))
 
 
-def join(parts: list[Any], name: str = "") -> Any:
-    """The features of a batch from those of its chunks: row fields one after the other, the others from the first chunk.
-
-    A bare tensor, or a bare tuple of tensors, holds rows.
-    """
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts) if not name or is_row_field(name) else parts[0]
-    if isinstance(parts[0], tuple | list) and not hasattr(parts[0], "_fields") and is_row_field(name):
-        return type(parts[0])(item for part in parts for item in part)
-    return _rebuild(parts, name, join)
-
-
-def _rebuild(parts: list[Any], name: str, merge: Callable[[list[Any], str], Any]) -> Any:
-    """One tree from several of equal shape; `merge` sees the children of equal place and the name of their field."""
+def join(parts: list[Any]) -> Any:
+    """The features of a batch from those of its chunks: fields that are declared `Rows` one after the other, records (also in
+    mappings and sequences) field by field, everything else from the first chunk."""
     first = parts[0]
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+    if not is_record(first):
+        return first if isinstance(first, Tensor) else _rebuild(parts, join)
+    rows = row_fields(type(first))
+    named = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(first) if f.init}
+    return dataclasses.replace(first, **{name: (_stacked if name in rows else join)(found) for name, found in named.items()})
+
+
+def _stacked(parts: list[Any]) -> Any:
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return None if parts[0] is None else type(parts[0])(item for part in parts for item in part)
+
+
+def _rebuild(parts: list[Any], merge: Callable[[list[Any]], Any]) -> Any:
+    """One tree from several of equal shape; `merge` sees the children of equal place."""
+    first = parts[0]
+    if is_record(first):
         names = [f.name for f in dataclasses.fields(first) if f.init]
-        return dataclasses.replace(first, **{key: merge([getattr(p, key) for p in parts], key) for key in names})
+        return dataclasses.replace(first, **{name: merge([getattr(part, name) for part in parts]) for name in names})
     if isinstance(first, Mapping):
-        return {key: merge([p[key] for p in parts], key) for key in first}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(merge([getattr(p, key) for p in parts], key) for key in first._fields))
+        return {key: merge([part[key] for part in parts]) for key in first}
     if isinstance(first, tuple | list):
-        return type(first)(merge(list(group), name) for group in zip(*parts, strict=True))
+        children = [merge(list(group)) for group in zip(*parts, strict=True)]
+        return type(first)(*children) if hasattr(first, "_fields") else type(first)(children)
     return first
 
 

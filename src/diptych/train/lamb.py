@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import timm.optim
 import torch
-from torch import Tensor
-
-from diptych.train.parallel import full, local
 
 
-class Lamb(torch.optim.Optimizer):
-    """update = m / (sqrt(v) + eps) + decay * weight; weight -= lr * (|weight| / |update|) * update.
+class Lamb(timm.optim.Lamb):  # type: ignore[misc]
+    """timm's, with the published choices: bias correction, no clipping of its own, and no rescaling in groups without decay (biases,
+    norms, scale).
 
-    m and v are bias-corrected. The ratio is 1 where either norm is 0 and for groups without decay (biases, norms, scale), as in
-    the published experiments. Norms are those of the whole tensor also when it is sharded. Gradients are not clipped here.
+    timm counts steps by group. Here every parameter has its own count among its state, as in torch's optimisers: checkpoints are by
+    parameter, and a module that grows has old and new parameters in one group.
     """
 
-    def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+    param_groups: list[dict[str, Any]]
+
+    def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=0.0, max_grad_norm=None)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step(parameter, group)
+    def step(self, closure: None = None) -> None:
+        groups = self.param_groups
+        self.param_groups = [part for group in groups for part in self._by_count(group)]
+        try:
+            super().step()
+            for part in self.param_groups:
+                for parameter in part["params"]:
+                    self.state[parameter]["step"] = int(part["step"])
+        finally:
+            self.param_groups = groups
 
-    def _step(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
-        state["step"] += 1
-        first, second = group["betas"]
-        assert parameter.grad is not None
-        grad = parameter.grad
-        state["exp_avg"].lerp_(grad, 1 - first)
-        state["exp_avg_sq"].mul_(second).addcmul_(grad, grad, value=1 - second)
-        mean = state["exp_avg"] / (1 - first ** state["step"])
-        root = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt()
-        update = mean / (root + group["eps"])
-        if decay := group["weight_decay"]:
-            update = update + decay * parameter
-            weight_norm, update_norm = full(parameter.norm()), full(update.norm())
-            ratio = torch.where((weight_norm > 0) & (update_norm > 0), weight_norm / update_norm, torch.ones_like(weight_norm))
-            local(parameter).sub_(group["lr"] * ratio * local(update))
-        else:
-            parameter.sub_(update, alpha=group["lr"])
+    def _by_count(self, group: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The group's parameters that have a gradient, one part for each number of steps that they have taken: one as a rule."""
+        counts: dict[int, list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                counts.setdefault(self.state.get(parameter, {}).get("step", 0), []).append(parameter)
+        for count, parameters in counts.items():
+            yield {**group, "params": parameters, "step": torch.tensor(float(count))}

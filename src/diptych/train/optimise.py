@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,8 +105,8 @@ def _fusable(groups: dict[tuple[float, bool], list[nn.Parameter]]) -> bool:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for parameters in groups.values() for p in parameters)
 
 
-def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, str, Tensor | float | int]]:
-    """(parameter name, key, value) for everything that the optimiser remembers, shards put together."""
+def optimiser_state(model: nn.Module, memory: Mapping[Any, Mapping[str, Any]]) -> Iterator[tuple[str, str, Tensor | float | int]]:
+    """(parameter name, key, value) for everything that an optimiser remembers of the parameters, shards put together."""
     for name, parameter in model.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
+        for key, value in memory.get(parameter, {}).items():
             yield name, key, full(value) if isinstance(value, Tensor) else value

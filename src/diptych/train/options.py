@@ -7,7 +7,7 @@ from typing import Literal
 
 from diptych.core.errors import ConfigError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp64"]
 Shard = Literal["none", "ddp", "fsdp"]
 
 
@@ -21,7 +21,8 @@ class TrainOptions:
     keep         checkpoints that stay on disk, at least two, so that a damaged one costs `save_every` steps and not the run
     micro_batch  samples that go through the model at once; 0 is the whole batch of a process. Smaller ones save memory and
                  change nothing else: gradients stay those of the whole batch (`gradient_cache.py`)
-    precision    "auto" is bf16 where the processor multiplies it in hardware, else fp32; weights are kept in fp32 either way
+    precision    "auto" is bf16 where the processor multiplies it in hardware, else fp32; weights are kept in fp32 either way;
+                 "fp64" trains weights and batches in double precision, to compare runs to the last digits
     device       "auto" takes CUDA when there is one
     eval_every   steps between evaluations; 0 evaluates once, at the end
     log_every    steps between lines of `metrics.jsonl`

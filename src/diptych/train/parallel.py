@@ -134,6 +134,16 @@ def average(values: Mapping[str, Tensor], world: World) -> dict[str, float]:
     return dict(zip(values, numbers.tolist(), strict=True))
 
 
+def summed(values: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+    """The sums over processes of tensors that all of them have under the same names and in the same shapes."""
+    if world.size == 1:
+        return dict(values)
+    totals = {name: value.clone() for name, value in values.items()}
+    for name in sorted(totals):
+        dist.all_reduce(totals[name])
+    return totals
+
+
 def anywhere(flag: bool, world: World) -> bool:
     """Whether the flag is up on any process."""
     if world.size == 1:

@@ -10,6 +10,7 @@ from diptych.core.contracts import Dataset, Recipe, Run, Stage
 from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
 from diptych.data.shards.build import build, open_built
+from diptych.train.engines import engine_kind
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import World, barrier
 
@@ -27,6 +28,8 @@ class Phase:
 def total_steps(recipe: Recipe, data: Dataset, options: TrainOptions) -> int:
     """Optimiser steps of the run: those of the options, else of the recipe, else its epochs over the data."""
     steps = options.steps or recipe.steps or math.ceil(recipe.epochs * len(data) / recipe.batch_size)
+    if engine_kind(recipe).once:
+        steps = min(steps, math.ceil(len(data) / recipe.batch_size))
     if steps < 1:
         raise ConfigError(f"a run of {steps} steps trains nothing: {len(data)} samples, {recipe.epochs} epochs")
     return steps

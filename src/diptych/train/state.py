@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.config import config_hash, to_plain
-from diptych.core.contracts import Dataset, Hook, Recipe
+from diptych.core.contracts import Batch, Dataset, Engine, Hook, Outcome, Recipe
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.randomness import keyed_seed
+from diptych.core.rows import check_rows
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache
 from diptych.train.checkpoint import Checkpoint
-from diptych.train.gradient_cache import Outcome
+from diptych.train.engines import engine_kind
 from diptych.train.log import Log, quarantined
 from diptych.train.optimise import (
     build_optimiser,
@@ -34,9 +35,13 @@ from diptych.train.optimise import (
     silent_parameters,
 )
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import World, anywhere, average, barrier, full, gather_text, like, unsynced, whole, wrap
+from diptych.train.parallel import World, anywhere, average, barrier, full, gather_text, like, summed, unsynced, whole, wrap
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
+from diptych.train.weights import carry_equal, copy_equal, load_weights, padded
+
+ENGINE = "engine"
+"""The key of what the engine remembers, among that of the hooks, whose keys hold a colon."""
 
 
 class Training:
@@ -48,7 +53,8 @@ class Training:
 
     model: nn.Module
     module: nn.Module
-    optimiser: torch.optim.Optimizer
+    engine: Engine
+    optimiser: torch.optim.Optimizer | None
 
     def __init__(
         self,
@@ -84,6 +90,8 @@ class Training:
         before = self.whole_model() if hasattr(self, "model") else None
         remembered = self._remembered() if before is not None and phase.stage.keep_optimiser else {}
         self.phase = phase
+        self.engine = engine_kind(self.recipe)()
+        self._checked = False
         if phase.stage.recipe.batch_size % self.world.size:
             raise ConfigError(f"batch_size {self.recipe.batch_size} cannot be shared equally by {self.world.size} processes")
         if before is not None and begin is None:
@@ -93,6 +101,8 @@ class Training:
         model = self.recipe.model()
         if begin is not None:
             for key, state in begin.hooks.items():
+                if key == ENGINE:
+                    continue
                 if key not in self.hooks:
                     raise RunError(f"the checkpoint of step {begin.step} knows a hook '{key}', the recipe does not")
                 self.hooks[key].load(state)
@@ -110,9 +120,10 @@ class Training:
             self.log("note", text=f"{taken} of {len(model.state_dict())} tensors start from {self.options.init}")
         self._adopt(model)
         if begin is not None:
+            self.engine.load(begin.hooks.get(ENGINE, {}))
             self._load_optimiser(begin)
         for name, parameter in self.model.named_parameters():
-            if begin is None and name in remembered and remembered[name][0] == parameter.shape:
+            if begin is None and self.optimiser and name in remembered and remembered[name][0] == parameter.shape:
                 self.optimiser.state[parameter] = remembered[name][1]
         if before is None or begin is not None:
             self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
@@ -120,8 +131,13 @@ class Training:
 
     def _remembered(self) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
         """Shape and optimiser state of every parameter, by name."""
-        state = self.optimiser.state
+        state = self._memory
         return {name: (p.shape, state[p]) for name, p in self.model.named_parameters() if p in state}
+
+    @property
+    def _memory(self) -> MutableMapping[Any, Any]:
+        """What the optimiser remembers of each parameter."""
+        return self.optimiser.state if self.optimiser else {}
 
     def _add_hooks(self, phase: Phase) -> None:
         """The run's hooks live through all phases; a phase brings its own when its recipe is another system."""
@@ -133,11 +149,17 @@ class Training:
             self.hooks |= {f"stage{phase.index}:{n}:{hook.name}": hook for n, hook in enumerate(own)}
 
     def _adopt(self, model: nn.Module) -> None:
-        self.model = model.to(self.world.device)
+        """Makes a module the one that is trained: on the device, wrapped and with an optimiser where the engine descends."""
+        self.model = self.module = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
         self.model.train()
-        freeze(self.model, self.recipe.optimiser())
-        self.module = wrap(self.model, self.world, self.options.shard)
-        self.optimiser = build_optimiser(self.model, self.recipe.optimiser())
+        self.optimiser = None
+        if not self.engine.descends and self.world.size > 1 and self.options.shard == "fsdp":
+            raise ConfigError(f"the engine '{self.recipe.engine}' takes no gradient steps that fsdp could share: use --shard ddp")
+        self.engine.begin(self, self.model)
+        if self.engine.descends:
+            freeze(self.model, self.recipe.optimiser())
+            self.module = wrap(self.model, self.world, self.options.shard)
+            self.optimiser = build_optimiser(self.model, self.recipe.optimiser())
 
     def _open(self, stop: int) -> Iterator[Step]:
         """Batches from the present step up to step `stop` of the phase's own order."""
@@ -169,7 +191,7 @@ class Training:
         epoch = (first + size - 1) // rows
         return epoch if first == 0 or epoch != (first - 1) // rows else None
 
-    def next_batch(self) -> Any:
+    def next_batch(self) -> Batch:
         """The batch of the coming step, on the device. From here on the step's random numbers are its own."""
         try:
             item = next(self._stream)
@@ -177,11 +199,38 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        return item.batch.to(self.world.device)
+        return self._placed(item.batch)
 
-    def backward(self, batch: Any) -> Outcome:
+    def _placed(self, batch: Batch) -> Batch:
+        """On the device, in the precision of the run."""
+        batch = batch.to(self.world.device)
+        if self.precision == "fp64":
+            batch = gradient_cache.map_tensors(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+        return batch
+
+    @property
+    def fresh_rows(self) -> int:
+        share = self.recipe.batch_size // self.world.size
+        first = (self.step - self.phase.start) * self.recipe.batch_size + self.world.rank * share
+        return min(max(len(self.data) - first, 0), share)
+
+    def take_step(self, batch: Batch) -> Outcome:
+        """One step of the phase's engine; `step` has counted on when this returns."""
+        if self.step == self.phase.start:
+            check_rows(batch, len(batch))
+        outcome = self.engine.step(self, batch)
+        self.step += 1
+        return outcome
+
+    def ask(self, model: nn.Module, batch: Batch) -> Any:
+        return gradient_cache.ask(self.recipe, model, batch, micro_batch=self.options.micro_batch, autocast=self.autocast)
+
+    def summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return summed(values, self.world)
+
+    def backward(self, batch: Batch) -> Outcome:
         """Gradients of the global batch in every parameter's `grad`; says which parameters get none."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self._descent.zero_grad(set_to_none=True)
         outcome = gradient_cache.backward(
             self.recipe,
             self.module,
@@ -190,46 +239,70 @@ class Training:
             autocast=self.autocast,
             unsynced=unsynced(self.module),
         )
-        if self.step == self.phase.start and (silent := silent_parameters(self.model)):
+        if self.step == self.phase.start and not self._checked:
+            self._check(outcome)
+        return outcome
+
+    @property
+    def _descent(self) -> torch.optim.Optimizer:
+        if self.optimiser is None:
+            raise RunError(f"the engine '{self.recipe.engine}' does not descend: it has no optimiser")
+        return self.optimiser
+
+    def _check(self, outcome: Outcome) -> None:
+        """The first gradients of a phase show whether rows are what is declared, and which parameters nothing trains."""
+        self._checked = True
+        check_rows(outcome.batch, len(outcome.batch))
+        check_rows(outcome.features, len(outcome.batch))
+        if silent := silent_parameters(self.model):
             names = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
             if isinstance(self.module, DistributedDataParallel):
                 raise RunError(f"no gradient reaches {names}: freeze them with a Rule(lr_scale=0), or use --shard fsdp")
             self.journal.note(self.step, f"no gradient reaches {names}")
-        return outcome
 
-    def update(self, outcome: Outcome, batch: Any) -> None:
-        """Clips, steps, and lets the recipe's module remember. `step` has counted on when this returns."""
-        spec = self.recipe.optimiser()
+    def update(self, outcome: Outcome) -> None:
+        """Clips, moves the parameters, and lets the recipe's module remember."""
+        spec, optimiser = self.recipe.optimiser(), self._descent
         length = self.phase.stop - self.phase.start
         self.rate = learning_rate(spec, self.step - self.phase.start, length)
-        set_learning_rate(self.optimiser, self.rate)
+        set_learning_rate(optimiser, self.rate)
         self.grad_norm = clip(self.model.parameters(), spec.clip_norm)
-        self.optimiser.step()
-        self.step += 1
+        optimiser.step()
+        progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():
-            self.recipe.after_update(self.model, outcome.features, batch, (self.step - self.phase.start) / length)
+            self.recipe.after_update(self.model, outcome.features, outcome.batch, progress)
 
-    def report(self, outcome: Outcome, batch: Any) -> dict[str, float]:
+    def report(self, outcome: Outcome) -> dict[str, float]:
         """The step's losses as numbers, averaged over processes; a line in the log when one is due."""
         due = self.step % self.options.log_every == 0 or self.step == self.steps
         if not (due or self.hooks):
             self.journal.advance(self.step)
             return {}
         losses = average(outcome.losses, self.world)
-        loss = sum(losses.values())
+        loss = sum(losses.values()) if losses else None
         if due:
-            with torch.no_grad():
-                extra = average(self.recipe.metrics(outcome.features, batch), self.world)
+            values: dict[str, float] = dict(losses)
+            if losses:
+                with torch.no_grad():
+                    values |= average(self.recipe.metrics(outcome.features, outcome.batch), self.world)
+            if self.engine.descends:
+                values |= {"lr": self.rate, "grad_norm": self.grad_norm}
             now = time.perf_counter()
             seconds, steps = now - self._since, self.step - self._logged
-            speed = {"images_per_second": steps * self.recipe.batch_size / seconds, "seconds": seconds / steps}
-            values = {"loss": loss, **losses, **extra, "lr": self.rate, "grad_norm": self.grad_norm, **speed}
-            values["loss"] = loss  # the sum, also where a term bears that name
-            self.journal.write(self.step, "train", **values)
+            values |= {"images_per_second": steps * self.recipe.batch_size / seconds, "seconds": seconds / steps}
+            values |= outcome.numbers
+            if loss is not None:
+                values = {"loss": loss} | values | {"loss": loss}  # the sum comes first, also where a term bears that name
+            self.journal.write(self.step, "train" if losses else self.recipe.engine, **values)
             self._since, self._logged = now, self.step
             self._write_failures()
         self.journal.advance(self.step, loss)
         return losses
+
+    def finish(self) -> None:
+        """What the engine does after the last step of a phase."""
+        if numbers := self.engine.finish(self):
+            self.journal.write(self.step, self.recipe.engine, **numbers)
 
     def restart_clock(self) -> None:
         """Leaves what came between two steps (evaluation, saving) out of the speed."""
@@ -254,10 +327,10 @@ class Training:
                 if keep_here:
                     model[name] = value.detach().cpu()
         optimiser: dict[str, dict[str, Tensor | float | int]] = {}
-        for name, key, memory in optimiser_state(self.model, self.optimiser):
+        for name, key, memory in optimiser_state(self.model, self._memory):
             if keep_here:
                 optimiser.setdefault(name, {})[key] = memory.detach().cpu() if isinstance(memory, Tensor) else memory
-        hooks = {key: whole(hook.state()) for key, hook in self.hooks.items()}
+        hooks = {key: whole(hook.state()) for key, hook in self.hooks.items()} | {ENGINE: whole(self.engine.state())}
         self._write_failures()
         if keep_here:
             self.journal.sync()
@@ -276,11 +349,14 @@ class Training:
         self.restart_clock()
 
     def _load_optimiser(self, begin: Checkpoint) -> None:
+        if self.optimiser is None:
+            return
+        fused = self.optimiser.defaults.get("fused")
         for name, parameter in self.model.named_parameters():
             for key, value in begin.optimiser.get(name, {}).items():
                 if isinstance(value, Tensor) and key != "step":
                     value = like(value, parameter.detach())
-                elif isinstance(value, Tensor) and self.optimiser.defaults.get("fused"):
+                elif isinstance(value, Tensor) and fused:
                     value = value.to(parameter.device)
                 self.optimiser.state[parameter][key] = value
 
@@ -290,7 +366,7 @@ class Training:
             return self.model
         state = {name: full(value) for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
         with torch.random.fork_rng():
-            model = self.recipe.model()
+            model: nn.Module = self.recipe.model()
         for hook in self.hooks.values():
             model = hook.reshape(model)
         model = model.to(self.world.device)
@@ -302,15 +378,15 @@ class Training:
     def log(self, kind: str, **values: Any) -> None:
         self.journal.write(self.step, kind, **values)
 
-    def batches(self, count: int, *, seed: int) -> Iterator[Any]:
+    def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
         key = keyed_seed(self.options.seed, "extra", seed)
         rank, world, limit = self.world.rank, self.world.size, self.options.bad_limit
         for item in batches(self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit):
-            yield item.batch.to(self.world.device)
+            yield self._placed(item.batch)
 
-    def ahead(self, count: int) -> Iterator[Any]:
+    def ahead(self, count: int) -> Iterator[Batch]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield item.batch.to(self.world.device)
+            yield self._placed(item.batch)
 
     @property
     def snapshots(self) -> Path:
@@ -327,57 +403,14 @@ class Training:
     def replace_model(self, model: nn.Module, grown: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({})) -> None:
         if self.options.shard == "fsdp" and self.world.size > 1:
             raise RunError("the model cannot change its structure while it is sharded: use --shard ddp")
-        memory = dict(self.optimiser.state)
+        memory = dict(self._memory)
         self._adopt(model)
         for parameter in self.model.parameters():
             if parameter in memory:
-                self.optimiser.state[parameter] = memory[parameter]
+                self._memory[parameter] = memory[parameter]
             elif parameter in grown and grown[parameter] in memory:
-                self.optimiser.state[parameter] = {
-                    key: padded(value, parameter) for key, value in memory[grown[parameter]].items()
-                }
+                self._memory[parameter] = {key: padded(value, parameter) for key, value in memory[grown[parameter]].items()}
 
     def stopped_by(self, asked: bool) -> bool:
         """Whether any process was asked to stop, so that all stop after the same step."""
         return anywhere(asked, self.world)
-
-
-def padded(value: Any, parameter: Tensor) -> Any:
-    """A moment with zeros at the end of every axis that grew; counts of steps as they are."""
-    if not isinstance(value, Tensor) or value.ndim != parameter.ndim:
-        return value
-    wider = torch.zeros_like(parameter)
-    wider[tuple(slice(size) for size in value.shape)] = value
-    return wider
-
-
-@torch.no_grad()
-def load_weights(model: nn.Module, saved: Mapping[str, Tensor], recipe: Recipe) -> None:
-    """Copies saved tensors into the model; names and shapes have to agree, but for those that the recipe does not store."""
-    own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    missing = [name for name in own if name not in saved and recipe.stored(name)]
-    if missing or (unknown := [name for name in saved if name not in own]):
-        what = f"lacks '{missing[0]}'" if missing else f"has '{unknown[0]}', which the model has not"
-        raise RunError(f"the checkpoint does not fit the model of {type(recipe).__name__}: it {what}")
-    for name, tensor in saved.items():
-        if tensor.shape != own[name].shape:
-            raise RunError(f"'{name}' is {list(tensor.shape)} in the checkpoint and {list(own[name].shape)} in the model")
-        own[name].copy_(like(tensor, own[name]))
-
-
-@torch.no_grad()
-def carry_equal(before: nn.Module, after: nn.Module) -> None:
-    """Copies the tensors whose name and shape are the same in both."""
-    copy_equal(before.state_dict(), after)
-
-
-@torch.no_grad()
-def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> int:
-    """Copies every tensor that the model has under the same name and in the same shape; says how many those were."""
-    taken = 0
-    for name, own in model.state_dict().items():
-        given = tensors.get(name)
-        if isinstance(own, Tensor) and isinstance(given, Tensor) and given.shape == own.shape:
-            own.copy_(given)
-            taken += 1
-    return taken

@@ -26,7 +26,7 @@ def resolve(address: str) -> Rendered:
     options = _options(make, query)
     n = options.pop("n", inspect.signature(make).parameters["n"].default)
     sizes = {"train": n} | {split: options.pop(split, max(1, min(HELD_OUT, n // 4))) for split in ("val", "test", "unseen")}
-    whole = make(1, **options)
+    whole = make(n, **options)
     rows = tuple(row for split in whole.world.splits for row in rows_of(whole.world, split, sizes[split]))
     return Rendered(name, whole.world, rows)
 
@@ -50,6 +50,11 @@ def _value(key: str, text: str, default: Any) -> Any:
         if text.lower() not in ("true", "false", "1", "0"):
             raise ConfigError(f"{key} is {text!r} (expected true or false)")
         return text.lower() in ("true", "1")
+    if isinstance(default, float):
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"{key} is {text!r} (expected a number)") from None
     if isinstance(default, int):
         try:
             return int(text)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.core.pairs import Pairs
+from diptych.data.graphs.pairs import Pairs
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder
 from diptych.models.detection.feature_pyramid import FeaturePyramid, Pyramid

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
-from diptych.core.pairs import Pairs
+from diptych.data.graphs.pairs import Pairs
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import label_encoder

@@ -19,10 +19,10 @@ from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
 from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.core.pairs import PairPredictions, PairTargets
 from diptych.core.randomness import keyed_rng
 from diptych.data.graphs.batch import graph_batch
 from diptych.data.graphs.label_lists import CorpusNames, ListSampler
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.data.graphs.transforms import Squashed
 from diptych.objectives.boxes.matching import PairCost, assign, relation_cost
 from diptych.objectives.boxes.pair_set import Matched, PairSetLoss
@@ -314,7 +314,7 @@ def test_quality_and_focal_agree_with_torchvision_on_plain_targets() -> None:
     torch.testing.assert_close(terms["relations"], want)
 
 
-def test_pairs_of_twins_are_twice_the_detr_loss_of_transformers() -> None:
+def test_pairs_of_twins_are_twice_the_detr_loss_of_transformers(parity: Any) -> None:
     """Subject and object are one and the same thing: match, labels and boxes are those of a plain detector."""
     from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
 
@@ -336,6 +336,8 @@ def test_pairs_of_twins_are_twice_the_detr_loss_of_transformers() -> None:
     want = torch.autograd.grad(2 * (expected["loss_ce"] + expected["loss_bbox"] + expected["loss_giou"]), inputs)
     for one, two in zip(got, want, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-12)
+    pairs = list(zip(got, want, strict=True))
+    parity("rlipv2", "gradients of labels and boxes of pairs of twins", "DETR's loss of transformers", pairs, tolerance=1e-8)
 
 
 def test_wrong_options_and_missing_texts_are_named() -> None:

@@ -179,7 +179,7 @@ def test_permuting_pairs_permutes_losses_and_mispairing_does_not() -> None:
     assert not torch.allclose(info_nce(image[order], text, scale=SCALE)[0], info_nce(image, text, scale=SCALE)[0])
 
 
-def test_open_clip_loss_and_every_gradient() -> None:
+def test_open_clip_loss_and_every_gradient(parity: Any) -> None:
     from open_clip.loss import ClipLoss
 
     image, text = units(50, 8, seed=0).requires_grad_(), units(50, 8, seed=1).requires_grad_()
@@ -187,8 +187,11 @@ def test_open_clip_loss_and_every_gradient() -> None:
     ours, theirs = info_nce(image, text, scale=scale, tile=16)[0], ClipLoss()(image, text, scale)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
     wanted = torch.autograd.grad(theirs, (image, text, scale))
-    for got, want in zip(torch.autograd.grad(ours, (image, text, scale)), wanted, strict=True):
+    found = torch.autograd.grad(ours, (image, text, scale))
+    for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    pairs = list(zip((ours, *found), (theirs, *wanted), strict=True))
+    parity("clip", "loss and every gradient", "ClipLoss of open_clip", pairs, tolerance=1e-9)
 
 
 def test_transformers_clip_loss_and_every_gradient() -> None:

@@ -106,15 +106,18 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda i, t, s, b: sigmoid_pairs(i, t, scale=s, bias=b, **options)[0], inputs)
 
 
-def test_open_clip_loss_and_every_gradient() -> None:
+def test_open_clip_loss_and_every_gradient(parity: Any) -> None:
     from open_clip.loss import SigLipLoss
 
     inputs = units(50, 8, seed=0).requires_grad_(), units(50, 8, seed=1).requires_grad_(), number(10.0), number(-10.0)
     image, text, scale, bias = inputs
     ours, theirs = sigmoid_pairs(image, text, scale=scale, bias=bias, tile=16)[0], SigLipLoss()(image, text, scale, bias)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
-    for got, want in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):
+    found, wanted = torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs)
+    for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    pairs = list(zip((ours, *found), (theirs, *wanted), strict=True))
+    parity("siglip", "loss and every gradient", "SigLipLoss of open_clip", pairs, tolerance=1e-9)
 
 
 def test_transformers_siglip_loss() -> None:

@@ -22,7 +22,7 @@ from diptych.train.fit import fit, resume
 from diptych.train.halving import rungs, successive_halving
 from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
-from diptych.train.state import padded
+from diptych.train.weights import padded
 from diptych.worlds.scenes import scenes
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32", keep=9)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from invariants import on_two_processes
 
-from diptych.claims.noisy_texts import NoisyPairs
 from diptych.data.load.stream import batches
 from diptych.models.io.deployed import open_model
 from diptych.recipes.generation.codebook_captioner import CodebookCaptioner
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
+from diptych.worlds.small_pairs import SmallPairs
 
 
 def small() -> CodebookCaptioner:
@@ -32,7 +32,7 @@ def small() -> CodebookCaptioner:
 
 
 def test_every_parameter_gets_a_gradient_and_terms_add_up() -> None:
-    rows = NoisyPairs(32).pool("train", 0)
+    rows = SmallPairs(32).pool("train", 0)
     recipe = small().prepare(rows)
     torch.manual_seed(0)
     model = recipe.model()
@@ -51,7 +51,7 @@ def test_every_parameter_gets_a_gradient_and_terms_add_up() -> None:
 
 def moved_codes(rank: int, world: int, restart: int = 1) -> dict[str, torch.Tensor]:
     """The codebook after one `after_update` on this process's share of a batch."""
-    rows = NoisyPairs(32).pool("train", 0)
+    rows = SmallPairs(32).pool("train", 0)
     recipe = replace(small(), restart=restart).prepare(rows)
     torch.manual_seed(0)
     model = recipe.model()
@@ -83,11 +83,11 @@ def test_published_size() -> None:
 
 @pytest.mark.slow
 def test_it_learns_to_name_what_it_sees(tmp_path: Path) -> None:
-    rows = NoisyPairs(1000, captioned=False).pool("train", 0)
+    rows = SmallPairs(1000, captioned=False).pool("train", 0)
     recipe = replace(small(), steps=250, batch_size=64)
     run = fit(recipe, rows, tmp_path / "run", TrainOptions(seed=0, progress=False))
     model = open_model(run.model)
-    test = NoisyPairs(60).pool("test", 1)
+    test = SmallPairs(60).pool("test", 1)
     written = model.generate([s.image for s in test], [""] * 60, max_tokens=18)
     colours = [set(s.texts[0].string.split()) & {"red", "green", "blue", "yellow", "purple", "white"} for s in test]
     said = [set(text.split()) & {"red", "green", "blue", "yellow", "purple", "white"} for text in written]

@@ -17,6 +17,7 @@ from diptych.core.errors import ConfigError, DataError, DecodeError, ShapeError
 from diptych.core.image import BytesImage, ImageSource
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.core.triplet_rule import FoundGraph, FoundRegion
 from diptych.data.dataset import Pool
 from diptych.data.vocabularies import vocabulary
 from diptych.tasks import find
@@ -249,6 +250,23 @@ def test_known_object_goes_by_image_level_labels_where_there_are_any() -> None:
 def test_the_fault_of_python_scorers_forgets_false_positives_of_images_without_boxes() -> None:
     truths, found = [riding(), SceneGraph()], [riding(0.5), riding(0.9)]
     assert value(truths, found, compat="qpic") == 1.0
+
+
+def test_a_predicted_box_without_area_is_a_pixel_wide_except_to_the_scorers_that_look_for_area_first() -> None:
+    """Both edges counted, it is 1 of the 2 pixels of the true box."""
+    truth = SceneGraph((Region((10, 0, 11, 9), "person"), Region((0, 0, 9, 19), "horse")), (Relation(0, "ride", 1),))
+    flat = FoundGraph(
+        (FoundRegion((10, 0, 10, 9), "person"), FoundRegion((0, 0, 9, 19), "horse")), (Relation(0, "ride", 1, 0.9),)
+    )
+    table = records(["u0"], [truth], [flat])
+    for compat, iou, expected in (
+        ("", "inclusive", 1.0),
+        ("", "half_open", 0.0),
+        ("matlab", "inclusive", 1.0),
+        ("qpic", "inclusive", 0.0),
+    ):
+        task = HicoDet(vocabulary="data", draws=0, compat=compat, iou=iou)  # type: ignore[arg-type]
+        assert task.score(table).value == expected, (compat, iou)
 
 
 def test_exact_recall_of_three_in_ten_reaches_its_threshold() -> None:

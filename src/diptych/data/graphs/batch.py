@@ -24,9 +24,10 @@ from torch import Tensor
 
 from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import DataError
-from diptych.core.pairs import Pairs, PairTargets
+from diptych.core.rows import Rows
 from diptych.core.scene_graph import Box
 from diptych.data.graphs.label_lists import LabelLists, ListSampler
+from diptych.data.graphs.pairs import Pairs, PairTargets
 from diptych.data.graphs.region_noise import RegionNoise
 from diptych.data.graphs.transforms import Picture, Views
 from diptych.data.load.batch import TensorBatch, pixels
@@ -59,21 +60,21 @@ class GraphBatch(TensorBatch):
     text_TL           `lists.texts` (objects, "no objects", relations) as the label encoder takes them, and their mask; None: not made
     """
 
-    image_BCHW: Tensor
-    pixel_BHW: Tensor
-    size_B2: Tensor
-    box_BK4: Tensor
-    label_BK: Tensor
-    region_mask_BK: Tensor
-    pair_BG2: Tensor
-    relation_BGR: Tensor
-    confidence_BG: Tensor
-    pair_mask_BG: Tensor
+    image_BCHW: Rows[Tensor]
+    pixel_BHW: Rows[Tensor]
+    size_B2: Rows[Tensor]
+    box_BK4: Rows[Tensor]
+    label_BK: Rows[Tensor]
+    region_mask_BK: Rows[Tensor]
+    pair_BG2: Rows[Tensor]
+    relation_BGR: Rows[Tensor]
+    confidence_BG: Rows[Tensor]
+    pair_mask_BG: Rows[Tensor]
     lists: LabelLists
     text_TL: Tensor | None = None
     text_mask_TL: Tensor | None = None
-    given_box_BK4: Tensor | None = None
-    given_label_BK: Tensor | None = None
+    given_box_BK4: Rows[Tensor] | None = None
+    given_label_BK: Rows[Tensor] | None = None
 
     def true_pairs(self) -> PairTargets:
         """The pairs by their ends. Without an object the box is zero and the label `lists.missing`."""

@@ -1,11 +1,10 @@
-"""Draws to a batch of tensors. Field names end in their shape; its first letter says whether chunking cuts the field.
+"""Draws to a batch of tensors. Fields that are declared `Rows` are cut by chunking, the others are shared by all chunks.
 
 Letters: B batch, C channel, H W pixels, L text tokens.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -17,22 +16,21 @@ from torch import Tensor
 from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_seed
+from diptych.core.rows import Rows, row_fields
 from diptych.core.sample import Sample, Text
 from diptych.data.media.transforms import Preprocess, flipped, random_crop
 from diptych.data.text.tokenize import Tokenizer
-
-SHAPE = re.compile(r"_([A-Z][A-Z0-9]*)$")
 
 
 @dataclass(frozen=True)
 class TensorBatch:
     """Base of a recipe's batch: a frozen dataclass of tensors, and of tuples where rows are ragged.
 
-    A field whose shape starts with B or N has one entry a row and is cut by `rows`; every other field is shared by all chunks.
+    A field that is declared `Rows` has one entry a row and is cut by `rows`; every other field is shared by all chunks.
 
     >>> @dataclass(frozen=True)
     ... class Points(TensorBatch):
-    ...     point_B3: Tensor
+    ...     point_B3: Rows[Tensor]
     ...     label_KD: Tensor
     >>> points = Points(torch.zeros(5, 3), torch.zeros(2, 8))
     >>> len(points), len(points.rows(1, 3)), points.rows(1, 3).label_KD.shape[0]
@@ -40,15 +38,15 @@ class TensorBatch:
     """
 
     def __len__(self) -> int:
-        for name in self._row_fields():
+        for name in row_fields(type(self)):
             value = getattr(self, name)
             if value is not None:
                 return len(value)
-        raise TypeError(f"{type(self).__name__} has no field whose shape starts with B or N")
+        raise TypeError(f"{type(self).__name__} has no field that is declared `Rows`")
 
     def rows(self, start: int, stop: int) -> Self:
         """Only the rows start..stop-1; views of the same tensors."""
-        cut = {name: value[start:stop] for name in self._row_fields() if (value := getattr(self, name)) is not None}
+        cut = {name: value[start:stop] for name in row_fields(type(self)) if (value := getattr(self, name)) is not None}
         return replace(self, **cut)
 
     def to(self, device: torch.device | str) -> Self:
@@ -57,10 +55,6 @@ class TensorBatch:
     def pin_memory(self) -> Self:
         """Page-locked copies, from which `to` a GPU does not block; called by the loader."""
         return self._tensors(lambda tensor: tensor.pin_memory())
-
-    def _row_fields(self) -> list[str]:
-        shapes = {field.name: SHAPE.search(field.name) for field in fields(self)}
-        return [name for name, found in shapes.items() if found and found.group(1)[0] in "BN"]
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
         return replace(self, **{field.name: _changed(getattr(self, field.name), change) for field in fields(self)})
@@ -83,10 +77,10 @@ class PairBatch(TensorBatch):
     truncated     how many of the texts were longer than L and were cut
     """
 
-    image_BCHW: Tensor
-    text_BL: Tensor
-    text_mask_BL: Tensor
-    group_B: Tensor
+    image_BCHW: Rows[Tensor]
+    text_BL: Rows[Tensor]
+    text_mask_BL: Rows[Tensor]
+    group_B: Rows[Tensor]
     truncated: int = 0
 
 
@@ -98,9 +92,9 @@ class TripletBatch(PairBatch):
                   that it does not, -1 where the data do not know
     """
 
-    caption_BL: Tensor
-    caption_mask_BL: Tensor
-    mismatched_B: Tensor
+    caption_BL: Rows[Tensor]
+    caption_mask_BL: Rows[Tensor]
+    mismatched_B: Rows[Tensor]
 
 
 def pair_batch(

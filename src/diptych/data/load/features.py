@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from diptych.core.errors import DataError
 from diptych.core.files import atomic_folder
 
-Rows = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]
 
 
 class FeatureTable:
@@ -26,11 +26,11 @@ class FeatureTable:
         self.folder = folder
         keys = pq.read_table(folder / "keys.parquet")["key"].to_pylist()
         self._row = {key: row for row, key in enumerate(keys)}
-        self.value_ND: Rows = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+        self.value_ND: Vectors = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
 
     @classmethod
     def made(
-        cls, folder: Path, keys: Sequence[str], encode: Callable[[Sequence[int]], Rows], *, block: int = 2048
+        cls, folder: Path, keys: Sequence[str], encode: Callable[[Sequence[int]], Vectors], *, block: int = 2048
     ) -> FeatureTable:
         """Open the table at `folder`, or compute it first: `encode` gets positions in `keys` and returns one row for each.
 
@@ -51,7 +51,7 @@ class FeatureTable:
     def __contains__(self, key: str) -> bool:
         return key in self._row
 
-    def rows(self, keys: Sequence[str]) -> Rows:
+    def rows(self, keys: Sequence[str]) -> Vectors:
         """[len(keys), D], in the order of the keys."""
         try:
             return np.asarray(self.value_ND[[self._row[key] for key in keys]])

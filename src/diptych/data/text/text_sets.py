@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.rows import Rows
 from diptych.core.sample import Text
 from diptych.data.columns import read_table
 from diptych.data.load.batch import TensorBatch, group_ids, view
@@ -39,11 +40,11 @@ class TextSetBatch(TensorBatch):
     truncated      how many of the texts were longer than L and were cut
     """
 
-    image_BCHW: Tensor
-    text_BKL: Tensor
-    text_mask_BKL: Tensor
-    text_id_BK: Tensor
-    group_B: Tensor
+    image_BCHW: Rows[Tensor]
+    text_BKL: Rows[Tensor]
+    text_mask_BKL: Rows[Tensor]
+    text_id_BK: Rows[Tensor]
+    group_B: Rows[Tensor]
     truncated: int = 0
 
 

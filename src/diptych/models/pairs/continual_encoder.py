@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions, mix_
 from diptych.models.layers.feature_queue import FeatureQueue
 from diptych.models.layers.transformer import normalised
@@ -30,15 +31,15 @@ class Remembered(Pairs):
     word_NMV            logits for hidden words; None without a fusion reader. momentum_word_NMV: the momentum model's
     """
 
-    momentum_image_ND: Tensor | None = None
-    momentum_text_ND: Tensor | None = None
+    momentum_image_ND: Embeddings[Tensor] | None = None
+    momentum_text_ND: Embeddings[Tensor] | None = None
     queue_image_KD: Tensor | None = None
     queue_text_KD: Tensor | None = None
     queue_group_K: Tensor | None = None
-    reference_image_ND: Tensor | None = None
-    reference_text_ND: Tensor | None = None
-    word_NMV: Tensor | None = None
-    momentum_word_NMV: Tensor | None = None
+    reference_image_ND: Embeddings[Tensor] | None = None
+    reference_text_ND: Embeddings[Tensor] | None = None
+    word_NMV: Rows[Tensor] | None = None
+    momentum_word_NMV: Rows[Tensor] | None = None
 
 
 class ContinualEncoder(DualEncoder):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
+from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.bare import bare
@@ -35,14 +36,14 @@ class DensePairs(Pairs):
     class_centre_K, patch_centre_K       the teacher's centres as they were before this step
     """
 
-    class_ND: Tensor
-    second_ND: Tensor | None = None
-    caption_ND: Tensor | None = None
+    class_ND: Embeddings[Tensor]
+    second_ND: Embeddings[Tensor] | None = None
+    caption_ND: Embeddings[Tensor] | None = None
     second_scale: Tensor | None = None
-    local_NVK: Tensor | None = None
-    teacher_N1K: Tensor | None = None
-    patch_NMK: Tensor | None = None
-    teacher_patch_NMK: Tensor | None = None
+    local_NVK: Rows[Tensor] | None = None
+    teacher_N1K: Rows[Tensor] | None = None
+    patch_NMK: Rows[Tensor] | None = None
+    teacher_patch_NMK: Rows[Tensor] | None = None
     class_centre_K: Tensor | None = None
     patch_centre_K: Tensor | None = None
 

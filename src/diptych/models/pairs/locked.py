@@ -22,6 +22,7 @@ from diptych.models.io.card import model_card
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import PairModule
 from diptych.models.pairs.embedder import FORMAT, evaluating, fingerprint, load_weights, parameters, read_config, save_weights
+from diptych.models.pairs.linear_map import LinearPair
 from diptych.models.towers.outputs import Pairs
 
 
@@ -78,10 +79,11 @@ class LockedEmbedder:
     """
 
     kind: ClassVar[str] = "locked"
+    module: ClassVar[type[LockedPair | LinearPair]] = LockedPair
 
     def __init__(
         self,
-        heads: LockedPair,
+        heads: LockedPair | LinearPair,
         images: weights.FrozenImages,
         texts: weights.FrozenTexts,
         name: str,
@@ -114,8 +116,8 @@ class LockedEmbedder:
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         return self._through(self.heads.text_head, self.texts.encode_texts(texts, batch_size=batch_size))
 
-    def _through(self, head: Head, features_ND: Unit) -> Unit:
-        device = self.heads.log_scale.device
+    def _through(self, head: nn.Module, features_ND: Unit) -> Unit:
+        device = next(self.heads.parameters()).device
         with torch.inference_mode(), evaluating(self.heads):
             embedded_ND: Tensor = head(torch.from_numpy(features_ND).to(device))
         return embedded_ND.cpu().numpy()
@@ -145,7 +147,7 @@ class LockedEmbedder:
         """The embedder of a folder that `save` wrote; refused when the installed encoders are not those it was trained on."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
-            heads = LockedPair(**config["heads"])
+            heads = cls.module(**config["heads"])
             images, texts = weights.image(**config["image_encoder"]), weights.text(**config["text_encoder"])
         load_weights(heads, folder)
         found = {"image": images.fingerprint, "text": texts.fingerprint}
@@ -155,3 +157,10 @@ class LockedEmbedder:
                 f"{folder}: the installed {' and '.join(sides)} encoder differs from the one the heads were trained on"
             )
         return cls(heads.eval(), images, texts, config["name"], card=config.get("card"))
+
+
+class LinearMapEmbedder(LockedEmbedder):
+    """The same with a `LinearPair` on top: what the recipe `linear_map` deploys."""
+
+    kind: ClassVar[str] = "linear_map"
+    module: ClassVar[type[LockedPair | LinearPair]] = LinearPair

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
+from diptych.core.rows import Embeddings
 from diptych.models.layers.companions import Companions
 from diptych.models.layers.pooling import mean_pool
 from diptych.models.layers.sine_position import box_sine
@@ -35,13 +36,13 @@ class MixedPairs(Pairs):
                    those
     """
 
-    other_ND: Tensor | None = None
+    other_ND: Embeddings[Tensor] | None = None
     class_KD: Tensor | None = None
-    view_ND: Tensor | None = None
-    other_view_ND: Tensor | None = None
-    target_ND: Tensor | None = None
-    patch_NMD: Tensor | None = None
-    target_patch_NMD: Tensor | None = None
+    view_ND: Embeddings[Tensor] | None = None
+    other_view_ND: Embeddings[Tensor] | None = None
+    target_ND: Embeddings[Tensor] | None = None
+    patch_NMD: Embeddings[Tensor] | None = None
+    target_patch_NMD: Embeddings[Tensor] | None = None
 
 
 class MixedEncoder(DualEncoder):

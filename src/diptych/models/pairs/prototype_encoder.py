@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs, Tower
@@ -60,10 +61,10 @@ class PrototypePairs(Pairs):
     label_N3                     the row's cluster of each kind, -1 where the episode does not know the row
     """
 
-    head_image_ND: Tensor
-    head_text_ND: Tensor
+    head_image_ND: Embeddings[Tensor]
+    head_text_ND: Embeddings[Tensor]
     head_scale: Tensor
-    label_N3: Tensor
+    label_N3: Rows[Tensor]
     prototypes: Prototypes
 
     def labels(self, kind: Kind) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Tower
@@ -22,11 +23,11 @@ class TextSets:
     patch_mask_NP  True where a patch is real; towers of square images have no other
     """
 
-    image_ND: Tensor
-    text_NKD: Tensor
+    image_ND: Embeddings[Tensor]
+    text_NKD: Embeddings[Tensor]
     scale: Tensor
-    patch_NPD: Tensor | None = None
-    patch_mask_NP: Tensor | None = None
+    patch_NPD: Embeddings[Tensor] | None = None
+    patch_mask_NP: Rows[Tensor] | None = None
 
 
 class TextSetEncoder(DualEncoder):

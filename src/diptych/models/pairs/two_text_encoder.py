@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.core.rows import Embeddings
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs, Tower
 
@@ -23,7 +24,7 @@ class Triplets(Pairs):
     mean_3      raw text with caption, image with raw text, image with caption; shared by all rows, no gradient
     """
 
-    caption_ND: Tensor
+    caption_ND: Embeddings[Tensor]
     mean_3: Tensor
 
 

@@ -19,10 +19,10 @@ from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
-from diptych.core.pairs import Pairs
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import FoundGraph, TripletRule
 from diptych.data.graphs.label_lists import LabelLists
+from diptych.data.graphs.pairs import Pairs
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Pixels
 from diptych.models.detection.backbone import detection_backbone

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diptych.core.pairs import Pairs
+from diptych.data.graphs.pairs import Pairs
 
 HideTwins = Literal["always", "training", "never"]
 EDGE = 1e-5  # boxes are kept so far from 0 and 1 before the inverse sigmoid

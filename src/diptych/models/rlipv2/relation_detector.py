@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.core.pairs import PairPredictions, Pairs
+from diptych.data.graphs.pairs import PairPredictions, Pairs
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_attention import DeformableAttention

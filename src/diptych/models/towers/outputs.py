@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from diptych.core.rows import Embeddings
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -30,8 +32,8 @@ class Pairs:
     bias   [1], or None for models that have none
     """
 
-    image_ND: Tensor
-    text_ND: Tensor
+    image_ND: Embeddings[Tensor]
+    text_ND: Embeddings[Tensor]
     scale: Tensor
     bias: Tensor | None = None
 

@@ -25,7 +25,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from diptych.core.errors import ShapeError
-from diptych.core.pairs import PairPredictions, PairTargets
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.objectives.boxes.boxes import pairwise_giou, pairwise_l1, xyxy_from_cxcywh
 from diptych.objectives.boxes.pair_tensors import at_least_float32, check_fit
 

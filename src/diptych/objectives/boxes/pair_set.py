@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.core.pairs import PairPredictions, PairTargets
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.objectives.boxes.boxes import giou_loss, l1_loss, xyxy_from_cxcywh
 from diptych.objectives.boxes.focal import corner_focal, quality_focal
 from diptych.objectives.boxes.matching import CostFunction, Missing, PairCost, assign

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ShapeError
-from diptych.core.pairs import PairPredictions, PairTargets
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 
 
 def wide(predictions: PairPredictions) -> PairPredictions:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draws, Recipe
 from diptych.core.errors import ConfigError, DataError
@@ -25,7 +25,7 @@ VOCABULARY_ROWS = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairRecipe(Recipe):
+class PairRecipe(Recipe[DualEncoder, PairBatch, Pairs]):
     """A dual encoder over image-text pairs. Subclasses choose the loss.
 
     act          the activation of both towers: "gelu", "quick_gelu" (as OpenAI released CLIP), "gelu_tanh" (as SigLIP's code has it); None
@@ -120,18 +120,17 @@ class PairRecipe(Recipe):
             language=self.language,
         )
 
-    def features(self, model: nn.Module, batch: PairBatch) -> Pairs:
+    def features(self, model: DualEncoder, batch: PairBatch) -> Pairs:
         pairs: Pairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
         return pairs
 
     def metrics(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
         return {"scale": features.scale.detach()}
 
-    def after_update(self, model: nn.Module, features: Pairs, batch: PairBatch, progress: float) -> None:
-        model.clamp_scale_()  # type: ignore[operator]
+    def after_update(self, model: DualEncoder, features: Pairs, batch: PairBatch, progress: float) -> None:
+        model.clamp_scale_()
 
-    def deploy(self, model: nn.Module) -> PairEmbedder:
-        assert isinstance(model, DualEncoder)
+    def deploy(self, model: DualEncoder) -> PairEmbedder:
         return PairEmbedder(model, self.preprocess, self.words(), self.text_length, name=self.slug)
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, Self
 
-from torch import nn
-
 from diptych.core.contracts import Dataset, Draws, Recipe
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
@@ -22,14 +20,14 @@ from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.images import DetectionImages
 from diptych.models.io import weights
 from diptych.models.rlipv2.graph_detector import GraphDetector
-from diptych.models.rlipv2.relation_detector import RelationDetector
+from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector
 from diptych.models.towers.label_texts import LabelTexts, NumberTexts, TokenTexts, VectorTexts
 
 Triplet = tuple[str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphRecipe(Recipe):
+class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
     """A detector of relations that is asked by name. Subclasses choose module and loss.
 
     lists           names that a step asks for: its own and others of the corpus ("sampled"), or all of a closed set ("closed")
@@ -226,8 +224,7 @@ class GraphRecipe(Recipe):
             multiple=1 if self.square else self.images.stride,
         )
 
-    def deploy(self, model: nn.Module) -> GraphDetector:
-        assert isinstance(model, RelationDetector)
+    def deploy(self, model: RelationDetector) -> GraphDetector:
         return GraphDetector(model, self.label_texts(), self.images, name=self.slug, lists=self.default_lists())
 
 

@@ -174,7 +174,8 @@ class ALIP(PairRecipe):
         return replace(super().optimiser(), betas=(0.9, 0.98))
 
     def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
-        model.remember_(self.means(features))  # type: ignore[operator]
+        assert isinstance(model, TripletEncoder)
+        model.remember_(self.means(features))
         super().after_update(model, features, batch, progress)
 
     def deploy(self, model: nn.Module) -> PairEmbedder:

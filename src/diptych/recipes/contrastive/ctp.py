@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, Stage
 from diptych.core.errors import ConfigError
+from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
@@ -34,10 +35,10 @@ from diptych.train.snapshots import Snapshots
 class MaskedPairBatch(PairBatch):
     """Pairs, and each text once more with some words hidden (`data/text/masked_words.py`)."""
 
-    masked_BL: Tensor
-    hidden_BL: Tensor
-    place_BM: Tensor
-    word_BM: Tensor
+    masked_BL: Rows[Tensor]
+    hidden_BL: Rows[Tensor]
+    place_BM: Rows[Tensor]
+    word_BM: Rows[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ class CTP(PairRecipe):
     released code trains its epochs over both (`replays="added"`, in `paper_er`).
 
     Each task starts the optimiser and its schedule afresh; queues go on. After each task the model is kept in `snapshots/`; protocol
-    `continual` (`diptych eval RUN continual:history=RUN/snapshots --data D`) makes the score matrix from them.
+    `continual` (`diptych eval RUN continual --snapshots RUN/snapshots --stream RUN/snapshots/stream.json --data D`) makes the
+    score matrix from them.
 
     We depart in these points: keys come from all processes (`keys="own"` has the released form, in which every process contrasts with
     its own batch alone, so that two processes learn something else than one); the queue starts empty and wraps; samples of one

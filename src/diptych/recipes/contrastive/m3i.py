@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Dataset, Draw, Draws, Hook
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
+from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, choose_text, group_ids
 from diptych.data.media.views import View, hidden_patches, patches_in, placed_view
@@ -44,13 +45,13 @@ class MixedBatch(PairBatch):
     teacher_BCHW, box_BP4  the other view that the teacher sees, and where its patches lie in the image; None where it sees the image
     """
 
-    mixed_BCHW: Tensor
-    own_BP: Tensor
-    place_BM: Tensor
-    told_B: Tensor
-    label_B: Tensor
-    teacher_BCHW: Tensor | None = None
-    box_BP4: Tensor | None = None
+    mixed_BCHW: Rows[Tensor]
+    own_BP: Rows[Tensor]
+    place_BM: Rows[Tensor]
+    told_B: Rows[Tensor]
+    label_B: Rows[Tensor]
+    teacher_BCHW: Rows[Tensor] | None = None
+    box_BP4: Rows[Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -10,21 +9,19 @@ from typing import Any, Literal, Self
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
+from diptych.core.rows import embedding_fields
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.objectives.pairs.nested import Reduction, first, reduced
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes._shared.presets import pair_fields
 from diptych.recipes.contrastive.clip import CLIP
-
-FEATURE = re.compile(r"_[BN][A-Z0-9]*D$")
-"""Names of features whose last axis is the embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +99,7 @@ class MRL(PairRecipe):
     def batch(self, draws: Draws) -> Any:
         return self.inner.batch(draws)
 
-    def features(self, model: nn.Module, batch: Any) -> Any:
+    def features(self, model: DualEncoder, batch: Any) -> Any:
         return self.inner.features(model, batch)
 
     def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
@@ -117,7 +114,7 @@ class MRL(PairRecipe):
     def optimiser(self) -> Optimiser:
         return self.inner.optimiser()
 
-    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
+    def after_update(self, model: DualEncoder, features: Any, batch: Any, progress: float) -> None:
         self.inner.after_update(model, features, batch, progress)
 
     def stored(self, name: str) -> bool:
@@ -126,7 +123,7 @@ class MRL(PairRecipe):
     def hooks(self) -> Sequence[Hook]:
         return self.inner.hooks()
 
-    def deploy(self, model: nn.Module) -> PairEmbedder:
+    def deploy(self, model: DualEncoder) -> PairEmbedder:
         embedder = self.inner.deploy(model)
         embedder.name, embedder.dims = self.slug, self.dims
         return embedder
@@ -156,5 +153,5 @@ def bases() -> list[str]:
 
 def cut(features: Any, d: int) -> Any:
     """The same features, embeddings cut to their first d numbers and normalised again; whatever is no embedding stays."""
-    named = {f.name: getattr(features, f.name) for f in fields(features)}
-    return replace(features, **{name: first(x, d) for name, x in named.items() if x is not None and FEATURE.search(name)})
+    named = {name: getattr(features, name) for name in embedding_fields(type(features))}
+    return replace(features, **{name: first(x, d) for name, x in named.items() if x is not None})

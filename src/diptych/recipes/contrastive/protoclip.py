@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Draws, Hook, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
+from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.bare import bare
 from diptych.models.pairs.embedder import PairEmbedder
@@ -28,8 +29,8 @@ from diptych.train.episodes import Episodes, from_first
 class EpisodeBatch(PairBatch):
     """Pairs, the number by which an episode knows each row, and the external teacher's features (width 0 without one)."""
 
-    row_B: Tensor
-    teacher_BD: Tensor
+    row_B: Rows[Tensor]
+    teacher_BD: Rows[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

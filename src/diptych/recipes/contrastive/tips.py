@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Hook
 from diptych.core.errors import ConfigError
+from diptych.core.rows import Rows
 from diptych.data.load.batch import TripletBatch
 from diptych.data.media.views import hidden_patches, local_views
 from diptych.models.pairs.dense_encoder import DenseEncoder, DensePairs, Token
@@ -31,9 +32,9 @@ from diptych.recipes.contrastive.clip import CLIP
 class DenseBatch(TripletBatch):
     """Two texts an image, small views of it, and which of its patches are hidden from the student."""
 
-    local_BVCHW: Tensor
-    hidden_BP: Tensor
-    place_BM: Tensor
+    local_BVCHW: Rows[Tensor]
+    hidden_BP: Rows[Tensor]
+    place_BM: Rows[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class CodebookCaptioner(PairRecipe):
         captions: Captions = model(batch.image_BCHW, batch.text_BL)
         return captions
 
-    def losses(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:  # type: ignore[override]
         caption = caption_loss(features.logit_BLV, batch.text_BL, batch.text_mask_BL)
         return {"caption": caption, **codebook_terms(features.patch_BPD, features.code_BPD, beta=self.beta, legacy=self.legacy)}
 

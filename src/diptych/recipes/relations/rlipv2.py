@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.core.contracts import Draws, Optimiser, Rule
 from diptych.data.graphs.batch import GraphBatch
@@ -238,7 +238,7 @@ class RLIPv2(GraphRecipe):
             hidden=_hidden(self.hide),
         )
 
-    def features(self, model: nn.Module, batch: GraphBatch) -> PairSet:
+    def features(self, model: RelationDetector, batch: GraphBatch) -> PairSet:
         said: PairSet = model(
             batch.image_BCHW,
             batch.text_TL,

@@ -36,12 +36,12 @@ class Triplets:
         return cls(graphs, rows, kind[rows].astype(np.int64), image, confidence, len(kind) - len(rows))
 
 
-def claims(found: Triplets, truth: Triplets, convention: Convention, *, strict: bool) -> Ints:
-    """For every prediction the true triplet of its class that it overlaps best, -1 where that is too little."""
+def claims(found: Triplets, truth: Triplets, convention: Convention, *, strict: bool, touching: bool = True) -> Ints:
+    """For every prediction the true triplet of its class that it overlaps best, -1 where that is too little. `touching`: see `overlap`."""
     width = int(max(found.kind.max(initial=0), truth.kind.max(initial=0))) + 1
     t, p = equal_pairs(truth.image * width + truth.kind, found.image * width + found.kind)
     inclusive = convention == "inclusive"
-    share = both_overlaps(truth.graphs, found.graphs, truth.rows[t], found.rows[p], inclusive=inclusive)
+    share = both_overlaps(truth.graphs, found.graphs, truth.rows[t], found.rows[p], inclusive=inclusive, touching=touching)
     chosen = best_truths(t, p, share)
     chosen = chosen[share[chosen] > 0.5] if strict else chosen[share[chosen] >= 0.5]
     claimed = np.full(len(found.rows), -1)

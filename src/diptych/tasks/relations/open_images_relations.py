@@ -20,9 +20,9 @@ In both a prediction goes to the true relation that it overlaps most, and is wro
 
 `compat="published"` repeats the habits of the released scorers. Both: overlaps count the last pixel in (width = x1 - x0 + 1), ties
 are broken by row. Predicates: a predicate without a true relation counts as AP 0 in mAP. Triplets: false alarms in images without
-any true box are dropped; a recall of exactly .3 falls short of its threshold; after NMS, phrases are sorted by score while their
-overlaps are not, so a phrase is judged by the box of another one, and phrases of classes without a true relation are passed over before
-they can take a truth.
+any true box are dropped; a box without area overlaps nothing; a recall of exactly .3 falls short of its threshold; after NMS, phrases
+are sorted by score while their overlaps are not, so a phrase is judged by the box of another one, and phrases of classes without a true
+relation are passed over before they can take a truth.
 The 100 (or 50) places of an image take tied triplets in the order of the rows.
 
 Letters: R relations, D draws, C groups, K classes.

@@ -4,7 +4,9 @@ Everything works on rows of relations of two `GraphArrays` sides and on pairs of
 found by sorting, and only for those the boxes. So the work grows with what could match, not with images x predictions x truths.
 
 Two conventions of overlap are in use. Boxes here are half-open (width = x1 - x0), and so is the right overlap; most published
-scorers count the last pixel in (width = x1 - x0 + 1), which makes small boxes overlap more. `inclusive` asks for theirs.
+scorers count the last pixel in (width = x1 - x0 + 1), which makes small boxes overlap more. `inclusive` asks for theirs. Those that
+descend from PPDM's (QPIC, RLIPv2) first ask whether the half-open boxes overlap at all, so that boxes that only touch, and a box without
+area, overlap nothing: `touching=False`.
 
 Letters: R relations, M pairs of rows, D detections.
 """
@@ -27,7 +29,7 @@ Compat = Literal["", "published"]
 FAR = 1 << 40  # a rank that nothing reaches
 
 
-def overlap(one_M4: Floats, other_M4: Floats, *, inclusive: bool = False) -> Floats:
+def overlap(one_M4: Floats, other_M4: Floats, *, inclusive: bool = False, touching: bool = True) -> Floats:
     """Intersection over union of boxes row by row.
 
     >>> overlap(np.array([[0.0, 0, 4, 4]]), np.array([[2.0, 0, 6, 4]])).round(3).tolist()
@@ -37,6 +39,8 @@ def overlap(one_M4: Floats, other_M4: Floats, *, inclusive: bool = False) -> Flo
     low = np.maximum(one_M4[:, :2], other_M4[:, :2])
     side = np.minimum(one_M4[:, 2:], other_M4[:, 2:]) - low + extra
     both = np.maximum(side[:, 0], 0.0) * np.maximum(side[:, 1], 0.0)
+    if not touching:
+        both = np.where((side > extra).all(axis=1), both, 0.0)
     total = _area(one_M4, extra) + _area(other_M4, extra) - both
     share: Floats = np.divide(both, total, out=np.zeros(len(both)), where=total > 0)
     return share
@@ -76,18 +80,20 @@ def _sieved(one_R: Ints, other_R: Ints) -> Ints:
     return np.flatnonzero(seen[other_R & (size - 1)])
 
 
-def both_overlaps(truth: GraphArrays, found: GraphArrays, t: Ints, p: Ints, *, inclusive: bool) -> Floats:
+def both_overlaps(truth: GraphArrays, found: GraphArrays, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True) -> Floats:
     """The smaller of the overlaps of subjects and of objects, for pairs of relation rows."""
-    subject = overlap(truth.box[truth.subject[t]], found.box[found.subject[p]], inclusive=inclusive)
-    other = overlap(truth.box[truth.object[t]], found.box[found.object[p]], inclusive=inclusive)
+    subject = overlap(truth.box[truth.subject[t]], found.box[found.subject[p]], inclusive=inclusive, touching=touching)
+    other = overlap(truth.box[truth.object[t]], found.box[found.object[p]], inclusive=inclusive, touching=touching)
     return np.minimum(subject, other)
 
 
-def phrase_overlaps(truth: GraphArrays, found: GraphArrays, t: Ints, p: Ints, *, inclusive: bool) -> Floats:
+def phrase_overlaps(
+    truth: GraphArrays, found: GraphArrays, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True
+) -> Floats:
     """The overlap of the boxes around subject and object, for pairs of relation rows."""
     one = enclosing(truth.box[truth.subject[t]], truth.box[truth.object[t]])
     other = enclosing(found.box[found.subject[p]], found.box[found.object[p]])
-    return overlap(one, other, inclusive=inclusive)
+    return overlap(one, other, inclusive=inclusive, touching=touching)
 
 
 # ---------------------------------------------------------------- order

@@ -8,7 +8,8 @@ ignored, whoever was annotated. An image answers with its 100 best triplets, AP 
 `thesis` is the mean over the 24 action-roles with an object and without "point instr", `all` the mean over all 29.
 
 `compat="published"` repeats what the released scorer does differently: among the 24 a class without a true relation counts 0, a
-recall of exactly 3 in 10 falls short of its threshold, and equal scores are in the order of the rows.
+recall of exactly 3 in 10 falls short of its threshold, equal scores are in the order of the rows, and a box without area overlaps
+nothing.
 """
 
 from __future__ import annotations
@@ -131,5 +132,5 @@ class VCocoTriplets(VCoco):
 
     def _share(self, truth: GraphArrays, found: GraphArrays, one: Ints, other: Ints) -> Floats:
         """How far boxes of equal labels overlap; different ones do not."""
-        share = overlap(truth.box[one], found.box[other], inclusive=self.iou == "inclusive")
+        share = overlap(truth.box[one], found.box[other], inclusive=self.iou == "inclusive", touching=not self.compat)
         return np.where(truth.label[one] == found.label[other], share, 0.0)

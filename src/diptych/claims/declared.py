@@ -1,0 +1,61 @@
+"""The hash of a declaration: plain values as they are, arms by their configuration and by the syntax of what runs them."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.claims.syntax import stripped
+
+
+def declared_hash(value: Any, *, without: Sequence[str] = ()) -> str:
+    """Twelve hex digits over a dataclass; fields named in `without` do not count."""
+    fields = [f for f in dataclasses.fields(value) if f.name not in without and getattr(value, f.name) != _default(f)]
+    plain = {f.name: _plain(getattr(value, f.name)) for f in fields}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """JSON of a value; a callable is the syntax of its source with the values that it closes over."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = [f for f in dataclasses.fields(value) if getattr(value, f.name) != _default(f)]
+        fields = {f.name: _plain(getattr(value, f.name)) for f in changed}
+        return {"kind": type(value).__qualname__, **fields, **({"code": _code(type(value))} if callable(value) else {})}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [_plain(item) for item in value]
+        return sorted(items, key=json.dumps) if isinstance(value, set | frozenset) else items
+    if inspect.isfunction(value):
+        return {"code": _code(value), "values": _plain(inspect.getclosurevars(value).nonlocals)}
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value) if isinstance(value, Path) else repr(type(value))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """Fields at their default are left out, so that a new option which changes nothing leaves the hash as it is."""
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _code(value: type | Callable[..., Any]) -> str:
+    return stripped(ast.parse(textwrap.dedent(inspect.getsource(value))))
+
+
+def modules_of(value: Any) -> set[str]:
+    """The modules that define a value, what it holds, and what it closes over: where its import closure begins."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        held = [getattr(value, f.name) for f in dataclasses.fields(value)]
+        return {type(value).__module__}.union(*map(modules_of, held))
+    if isinstance(value, list | tuple | set | frozenset):
+        return set().union(*map(modules_of, value))
+    if inspect.isfunction(value):
+        return {value.__module__}.union(*map(modules_of, inspect.getclosurevars(value).nonlocals.values()))
+    return {value.__module__} if isinstance(value, type) else set()

@@ -1,0 +1,220 @@
+"""One cell of a comparison: a recipe under one seed, trained and evaluated, in a process of its own where that is possible.
+
+    python -m diptych.claims.job OUT/cells/NAME.job.json
+
+Its own process, so that peak memory and processor time are the cell's alone and a crash costs the cell alone. What it found stands
+in NAME/cell.json, inside its run folder; a crash leaves NAME.failed.json beside it. A cell that was killed goes on where its newest
+checkpoint is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from diptych.claims.cell import Cell, CellResult, Results, Scores, run_cell
+from diptych.claims.spelling import spelled
+from diptych.claims.training import begun
+from diptych.core.config import from_plain, to_plain
+from diptych.core.contracts import Dataset, Recipe, Task
+from diptych.core.errors import DiptychError, RunError
+from diptych.core.files import write_json
+from diptych.core.result import Result
+from diptych.core.run_folder import RunFolder
+from diptych.train.options import TrainOptions
+from diptych.worlds.address import as_drawn, held_out, open_data, training_rows
+
+STDERR = 2  # the file descriptor: what a cell prints must not mix with the comparison's own output
+LISTEN = 20.0  # seconds between lines about a cell at work
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a cell is told. `source` is the address of the data, or "" when they are an object of the calling process."""
+
+    arm: str
+    seed: int
+    recipe: Recipe
+    options: TrainOptions
+    tasks: tuple[str, ...]
+    folder: Path
+    source: str = ""
+    fingerprint: str = ""
+
+    @property
+    def portable(self) -> bool:
+        """Whether another process can be told the same: by addresses, without pickling anything."""
+        return bool(self.source) and type(self.recipe).__module__ != "__main__"
+
+
+# ---------------------------------------------------------------- data
+
+
+def make_task(words: str, rows: Dataset | None = None) -> Task:
+    """A task with its options, as in ``zero_shot:label=group_name``; a probe that trains gets the training rows."""
+    from diptych.tasks import find
+
+    name, options = spelled(words)
+    task = find(name, **options)
+    return replace(task, train=rows) if rows is not None and hasattr(task, "train") else task  # type: ignore[type-var]
+
+
+def score(model: Any, whole: Any, tasks: tuple[str, ...], records: Path) -> Results:
+    """Every task on every held-out split; the records are kept."""
+    from diptych.tasks.evaluate import evaluate
+
+    rows = training_rows(whole)
+    return {
+        words: {split: evaluate(make_task(words, rows), model, part, out=records) for split, part in held_out(whole).items()}
+        for words in tasks
+    }
+
+
+def records_of(folder: Path, words: str, part: str) -> Path:
+    """Where `score` keeps the records of a task on rows of that name, for the table (.parquet) and the result (.json)."""
+    from diptych.tasks.evaluate import file_stem
+
+    return folder / "records" / f"{file_stem(make_task(words).name, part)}.parquet"
+
+
+# ---------------------------------------------------------------- one cell
+
+
+def run_job(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
+    """Train what is not trained yet, score it, write `cell.json`. Raises RunError when the run was asked to stop."""
+    from diptych.train.fit import fit, resume
+
+    rows = training_rows(whole)
+    if job.fingerprint and rows.fingerprint != job.fingerprint:
+        raise RunError(
+            f"'{rows.name}' changed while it was compared: fingerprint {job.fingerprint} before, {rows.fingerprint} now"
+        )
+    rows = as_drawn(rows, job.recipe)
+    scored: Results = {}
+
+    def ask(model: Any) -> Mapping[str, float]:
+        scored.update(score(model, whole, job.tasks, job.folder / "records"))
+        return _values(scored)
+
+    def work(cell: Cell) -> Scores:
+        if begun(job.folder):
+            folder = resume(job.folder, rows, [("compare", ask)], kind=type(job.recipe))
+        else:
+            record = {"source": job.source, "arm": job.arm}
+            folder = fit(job.recipe, rows, job.folder, job.options, [("compare", ask)], record=record)
+        if folder.state["status"] != "finished":
+            raise RunError(f"stopped after {folder.state.get('step')} steps; the same command goes on with it")
+        cell.spending.add(folder, type(job.recipe))
+        scored.update({} if scored else _kept(job, whole))
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)  # the cell is finished: nothing goes on from here
+        return _values(scored)
+
+    return run_cell(Cell(job.arm, job.seed, job.folder), work, results=scored, own_process=own_process)
+
+
+def _values(scored: Results) -> dict[str, float]:
+    return {f"{task}/{split}": result.value for task, parts in scored.items() for split, result in parts.items()}
+
+
+def _kept(job: Job, whole: Any) -> Results:
+    """The results of a run that was killed between its evaluation and `cell.json`."""
+
+    def read(words: str, part: Dataset) -> Result:
+        path = records_of(job.folder, words, part.name).with_suffix(".json")
+        return Result.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+    return {words: {split: read(words, part) for split, part in held_out(whole).items()} for words in job.tasks}
+
+
+# ---------------------------------------------------------------- its own process
+
+
+def run_apart(job: Job, say: Say) -> CellResult:
+    """The same in a process of its own. Raises RunError with the reason when the cell came to nothing."""
+    told, failed = Path(f"{job.folder}.job.json"), Path(f"{job.folder}.failed.json")
+    failed.unlink(missing_ok=True)
+    kind = type(job.recipe)
+    plain = {**to_plain(job), "entry": f"{kind.__module__}:{kind.__qualname__}", "parent": os.getpid()}
+    write_json(told, plain)
+    # A session of its own: Ctrl-C reaches the comparison alone, which then asks the cell once to stop (a second time would kill).
+    words = [sys.executable, "-m", "diptych.claims.job", str(told)]
+    child = subprocess.Popen(words, stdout=STDERR, start_new_session=True)
+    try:
+        while True:
+            try:
+                code = child.wait(timeout=LISTEN)
+                break
+            except subprocess.TimeoutExpired:
+                if not sys.stderr.isatty() and (line := _last_line(job.folder)):
+                    say(f"  {job.arm}, seed {job.seed}: {line}")
+    except BaseException:
+        child.send_signal(signal.SIGTERM)  # it saves and stops
+        child.wait()
+        raise
+    found = CellResult.read(job.folder)
+    if code == 0 and found is not None:
+        told.unlink(missing_ok=True)
+        return found
+    if failed.is_file():
+        raise RunError(json.loads(failed.read_text(encoding="utf-8"))["reason"])
+    ended = f"was killed by signal {-code} (9 is often a lack of memory)" if code < 0 else f"ended with code {code}"
+    raise RunError(f"the process of the cell {ended}")
+
+
+def _last_line(folder: Path) -> str:
+    line = ""
+    for found in RunFolder(folder).metrics():
+        if found.get("kind") == "train":
+            line = f"step {found['step']}, loss {found['loss']:.3f}" if found.get("loss") is not None else ""
+    return line
+
+
+def main(path: Path) -> int:
+    """Read a job and do it."""
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    parent = plain.pop("parent")
+    threading.Thread(target=_stop_without, args=(parent,), daemon=True).start()
+    module, _, name = plain.pop("entry").partition(":")
+    kind = getattr(import_module(module), name)
+    failed = path.with_name(path.name.removesuffix(".job.json") + ".failed.json")
+    try:
+        job = Job(
+            **{
+                **plain,
+                "recipe": from_plain(kind, plain["recipe"]),
+                "options": from_plain(TrainOptions, plain["options"]),
+                "tasks": tuple(plain["tasks"]),
+                "folder": Path(plain["folder"]),
+            }
+        )
+        run_job(job, open_data(job.source), own_process=True)
+    except Exception as error:
+        own = isinstance(error, DiptychError)
+        write_json(failed, {"reason": str(error) if own else f"{type(error).__name__}: {error}"})
+        if not own:
+            raise
+        return 1
+    return 0
+
+
+def _stop_without(parent: int) -> None:
+    """When the comparison itself was killed, save and stop: two processes must not write one cell."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

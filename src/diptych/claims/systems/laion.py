@@ -1,0 +1,85 @@
+"""Pairs that a small model finds to agree, against the whole noisy pool and against as many rows drawn by chance, at equal steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from diptych.claims.cell import Cell
+from diptych.claims.cells.pairs import Drawn, Paired, drawn, sized_for
+from diptych.claims.claim import Arm, Claim
+from diptych.claims.sweep import around
+from diptych.claims.training import trained
+from diptych.claims.verdict import Margins
+from diptych.core.randomness import keyed_rng
+from diptych.curate.operators.laion import LAION
+from diptych.data.dataset import Pool
+from diptych.recipes.contrastive.clip import CLIP
+from diptych.worlds.small_pairs import SmallPairs
+
+MISMATCHED, ROWS, TRUSTED, KNOWN, STEPS, BATCH = 0.5, 3000, 1000, 500, 300, 128
+LOST = 0.1
+"""The threshold is where so many trusted pairs would be lost: published ones were set by eye on such a histogram."""
+
+
+@dataclass(frozen=True)
+class Agreeing:
+    """What the LAION step keeps when a CLIP that was trained on trusted pairs alone is asked; or as many rows drawn by chance."""
+
+    pool: SmallPairs
+    scorer: CLIP
+    by_chance: bool = False
+
+    def __call__(self, cell: Cell) -> Pool:
+        trusted = drawn(SmallPairs(TRUSTED), cell, elsewhere=1)
+        known = drawn(SmallPairs(KNOWN), cell, elsewhere=2)
+        cell.spending.count(trusted=len(trusted) + len(known))
+        model = trained(self.scorer, trusted, cell.part("scorer")).model
+        ask = LAION(min_bytes=0, model=str(model), similarity=-1.0, similarity_other=-1.0)
+        level = float(np.quantile(list(ask(known).columns["similarity"].values()), LOST))
+        pool = drawn(self.pool, cell)
+        kept = set(replace(ask, similarity=level, similarity_other=level)(pool).kept)
+        rows = np.array([row for row, uid in enumerate(pool.uids) if uid in kept], np.int64)
+        if self.by_chance:
+            rows = np.sort(keyed_rng("by chance", cell.seed).permutation(len(pool))[: len(rows)])
+        return pool.select(rows)
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """The trusted pairs alone: what a reader would train on first."""
+
+    def __call__(self, cell: Cell) -> Pool:
+        rows = drawn(SmallPairs(TRUSTED), cell, elsewhere=1)
+        cell.spending.count(trusted=len(rows))
+        return rows
+
+
+def claims() -> tuple[Claim, ...]:
+    clip, pool = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS), SmallPairs(ROWS, MISMATCHED)
+    agreeing = Agreeing(pool, clip)
+    raw = Claim(
+        slug="laion",
+        kind="paper's claim",
+        sentence=f"With {MISMATCHED:.0%} of pairs mismatched, pairs that a model of trusted ones finds to agree beat all",
+        source="2210.08402, pairs kept by the cosine of CLIP (about 90 % of candidates left), and what was trained on them",
+        refuted="a difference whose interval lies below zero, or a recall no higher than that of the trusted pairs alone",
+        baseline=Arm("raw", Paired(replace(clip, steps=2 * STEPS), Drawn(pool)), around(clip.lr)),
+        method=Arm("agreeing", Paired(clip, agreeing), around(clip.lr)),
+        controls=(Arm("untrained", Paired(clip, Drawn(pool), learns=False)), Arm("trusted alone", Paired(clip, Trusted()))),
+        metric="test/i2t_r@1",
+        margins=Margins(matters=0.02, equivalence=0.02),
+        equal_budget=("steps", "samples", "trained_parameters"),
+        data=f"{ROWS:,} rendered images of two shapes, {TRUSTED + KNOWN:,} trusted ones for the filter; retrieval among 500 clean pairs. "
+        "The raw pool is trained on for as many steps as model and scorer together",
+        reported=("test/t2i_r@1", "rows", "mismatched"),
+    )
+    size = replace(
+        raw,
+        name="size",
+        kind="mechanism check",
+        sentence="At equal steps and rows, pairs whose image and text agree give a higher R@1 than pairs drawn by chance from the pool",
+        baseline=Arm("by chance", Paired(clip, replace(agreeing, by_chance=True)), around(clip.lr)),
+    )
+    return raw, size

@@ -1,0 +1,99 @@
+"""All claims with their newest verdicts: what the table, the pages and the forest plot show. Holm's correction is over the main claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diptych.claims import ledger
+from diptych.claims.claim import Claim
+from diptych.claims.ledger import Entry, State, Superseded
+from diptych.claims.verdict import holm
+from diptych.report.forest import Mark, Span, forest_plot
+
+WIDTH = 24
+NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """p_holm  of the newest verdict, adjusted over all main claims that have one; not a number for further claims"""
+
+    claim: Claim
+    entry: Entry | None
+    state: State | None
+    before: tuple[Superseded, ...] = ()
+    p_holm: float = math.nan
+    remark: str = field(default="", repr=False)
+
+    @property
+    def verdict(self) -> str:
+        return self.entry.verdict if self.entry else NOT_JUDGED
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "claim": self.claim.key,
+            "kind": self.claim.kind,
+            "verdict": self.verdict,
+            "state": self.state,
+            "p_holm": None if math.isnan(self.p_holm) else self.p_holm,
+            "entry": asdict(self.entry) if self.entry else None,
+            "superseded": [line.line for line in self.before],
+        }
+
+
+def rows(folder: Path, claims: Sequence[Claim]) -> list[Row]:
+    """In the order of the claims."""
+    found = [(claim, ledger.latest(folder, claim.key)) for claim in claims]
+    main = [(claim.key, entry.p) for claim, entry in found if entry and not claim.name and entry.verdict != "no verdict"]
+    adjusted = dict(zip((key for key, _ in main), holm([p for _, p in main]), strict=True))
+    return [
+        Row(
+            claim,
+            entry,
+            ledger.state(folder, claim, entry) if entry else None,
+            tuple(ledger.superseded(folder, claim.key)),
+            adjusted.get(claim.key, math.nan),
+            ledger.remark(folder, claim.key),
+        )
+        for claim, entry in found
+    ]
+
+
+def table_lines(found: Sequence[Row]) -> list[str]:
+    """A line a claim for a terminal."""
+    lines = []
+    for row in found:
+        if row.entry is None:
+            before = f"  (by earlier rules: {row.before[-1].line.get('verdict')})" if row.before else ""
+            lines.append(f"{row.claim.key:<{WIDTH}}{NOT_JUDGED}{before}")
+            continue
+        entry, (low, high) = row.entry, row.entry.interval
+        words = f"{entry.verdict}{'' if row.state == 'fresh' else f' ({row.state})'}"
+        corrected = "" if math.isnan(row.p_holm) else f", Holm {row.p_holm:.2g}"
+        numbers = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p {entry.p:.2g}{corrected}"
+        lines.append(f"{row.claim.key:<{WIDTH}}{words:<32}{numbers}  {entry.date} {entry.commit}")
+    return lines
+
+
+def forest(found: Sequence[Row]) -> str:
+    """All claims that have a verdict, sorted by their gain in units of what matters; the SVG text."""
+    judged = [(row, row.entry) for row in found if row.entry]
+    spans = []
+    for row, entry in judged:
+        unit = entry.matters * (1 if entry.higher_is_better else -1)
+        ends = sorted(value / unit for value in entry.interval)
+        base = _mean(entry.baseline.scores[entry.metric])
+        marks = tuple(Mark(side.name, (_mean(side.scores[entry.metric]) - base) / unit) for side in entry.controls)
+        dots = zip(entry.baseline.scores[entry.metric], entry.method.scores[entry.metric], strict=True)
+        each = tuple((method - baseline) / unit for baseline, method in dots)
+        name = row.claim.key if row.state == "fresh" else f"{row.claim.key} ({row.state})"
+        spans.append(Span(name, entry.difference / unit, (ends[0], ends[1]), row.verdict, each, marks))
+    return forest_plot(sorted(spans, key=lambda span: span.mean, reverse=True))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,72 @@
+"""A trace of a claim: what its arms do in their first steps, to twelve digits. Equal traces mean equal behaviour.
+
+Both arms at seed 0, at smoke-test size, weights and batches in float64, one thread: the named losses of the first steps of everything
+that trains, and the scores at the end. Tidying and moving leave a trace as it is; another crop, loss, optimiser or metric does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from diptych.claims.cell import Cell, run_cell
+from diptych.claims.claim import Claim
+
+SEED = 0
+LOSS_TOLERANCE = 1e-8
+"""Relative: sums in another order on another processor differ by about 1e-12."""
+SCORE_TOLERANCE = 1e-6
+Trace = dict[str, Any]
+"""Arm ("baseline", "method") -> {"losses": [{name: value}, ...], "scores": {metric: value}}."""
+
+
+def trace(claim: Claim) -> Trace:
+    """Runs both arms at their smallest; seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found: Trace = {}
+    try:
+        for side, arm in (("baseline", claim.baseline), ("method", claim.method)):
+            with TemporaryDirectory() as folder:
+                cell = Cell(arm.name, SEED, Path(folder, "cell"), rate=min(arm.rates, default=None), size="trace")
+                scores = run_cell(cell, arm.run).scores
+            kept = {name: scores[name] for name in (claim.metric, *claim.reported) if name in scores}
+            found[side] = {"losses": cell.spending.losses, "scores": kept}
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def differences(before: Trace, now: Trace) -> list[str]:
+    """Where two traces part, in words; empty when they are equal."""
+    found = []
+    for side in sorted(before.keys() | now.keys()):
+        old, new = before.get(side, {}), now.get(side, {})
+        steps = old.get("losses", []), new.get("losses", [])
+        if len(steps[0]) != len(steps[1]):
+            found.append(f"{side}: {len(steps[0])} logged steps before, {len(steps[1])} now")
+        for place, (a, b) in enumerate(zip(*steps, strict=False), 1):
+            found += [f"{side}, logged step {place}: {words}" for words in _unequal(a, b, relative=LOSS_TOLERANCE)]
+        scores = old.get("scores", {}), new.get("scores", {})
+        found += [f"{side}, score {words}" for words in _unequal(*scores, absolute=SCORE_TOLERANCE)]
+    return found
+
+
+def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], *, relative: float = 0.0, absolute: float = 0.0) -> list[str]:
+    missing = sorted(a.keys() ^ b.keys())
+    found = [f"'{name}' is {'gone' if name in a else 'new'}" for name in missing]
+    for name in sorted(a.keys() & b.keys()):
+        if not _close(a[name], b[name], relative, absolute):
+            found.append(f"'{name}' was {a[name]} and is {b[name]}")
+    return found
+
+
+def _close(a: Any, b: Any, relative: float, absolute: float) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=relative, abs_tol=absolute or 1e-15)

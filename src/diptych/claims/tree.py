@@ -1,0 +1,35 @@
+"""Which commit the sources are at, and whether they are exactly that: a verdict on changed sources could not be found again."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+WATCHED = ("src", "pyproject.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """`commit` is "" outside a checkout; `changed` names what differs from it, untracked files too."""
+
+    commit: str
+    changed: tuple[str, ...]
+
+    @property
+    def clean(self) -> bool:
+        return bool(self.commit) and not self.changed
+
+
+def tree(root: Path = ROOT) -> Tree:
+    """The state of the sources; the ledger itself may differ, since runs write it."""
+    if not (root / ".git").exists():
+        return Tree("", ())
+    head = _git(root, "rev-parse", "--short", "HEAD").strip()
+    status = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *WATCHED)
+    return Tree(head, tuple(line[3:] for line in status.splitlines()))
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=30, check=True).stdout

@@ -1,0 +1,65 @@
+"""What the rooms promise each other, one noun a file. `train` meets recipes and tasks, and `curate` meets models, only through these.
+
+torch is imported for type checking only.
+"""
+
+from diptych.core.contracts.capabilities import (
+    ClipEmbedder,
+    DenseEmbedder,
+    Deployable,
+    Detector,
+    Embedder,
+    Generator,
+    LexicalEmbedder,
+    PointEmbedder,
+    Relater,
+    Segmenter,
+    TokenEmbedder,
+    Unit,
+)
+from diptych.core.contracts.curation import Curated, Drop, Operator
+from diptych.core.contracts.data import Batch, Dataset, Draw, Draws
+from diptych.core.contracts.engine import Acting, Engine, Outcome, Preferring, Solvable, Trainer
+from diptych.core.contracts.optimiser import Optimiser, Rule
+from diptych.core.contracts.recipe import Recipe, Stage
+from diptych.core.contracts.role import AsksOthers, Role
+from diptych.core.contracts.run import Hook, Run
+from diptych.core.contracts.task import Task, TaskByItem
+
+__all__ = [
+    "Acting",
+    "AsksOthers",
+    "Batch",
+    "ClipEmbedder",
+    "Curated",
+    "Dataset",
+    "DenseEmbedder",
+    "Deployable",
+    "Detector",
+    "Draw",
+    "Draws",
+    "Drop",
+    "Embedder",
+    "Engine",
+    "Generator",
+    "Hook",
+    "LexicalEmbedder",
+    "Operator",
+    "Optimiser",
+    "Outcome",
+    "PointEmbedder",
+    "Preferring",
+    "Recipe",
+    "Relater",
+    "Role",
+    "Rule",
+    "Run",
+    "Segmenter",
+    "Solvable",
+    "Stage",
+    "Task",
+    "TaskByItem",
+    "TokenEmbedder",
+    "Trainer",
+    "Unit",
+]

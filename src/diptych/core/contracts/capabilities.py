@@ -1,0 +1,129 @@
+"""What a trained model can do. Tasks and indexes ask for a capability, never for a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.image import ImageSource
+from diptych.core.prompt import Asked
+from diptych.core.scene_graph import Region, SceneGraph
+
+Unit = npt.NDArray[np.float32]  # [N, D], rows of norm 1
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Images and texts in one space. Rows are unit-norm float32 in the order given."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the weights or the preprocessing; an index refuses to mix two of them."""
+
+    def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit: ...
+
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit: ...
+
+
+@runtime_checkable
+class TokenEmbedder(Protocol):
+    """Per patch and per word: lists of [P, D] and [L, D] arrays, rows unit-norm, padding left out."""
+
+    def embed_patches(self, images: Sequence[ImageSource]) -> list[Unit]: ...
+
+    def embed_words(self, texts: Sequence[str]) -> list[Unit]: ...
+
+
+@runtime_checkable
+class DenseEmbedder(Protocol):
+    """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
+
+    def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
+class LexicalEmbedder(Protocol):
+    """Sparse weights over a vocabulary: a dict term -> weight > 0 for each input."""
+
+    def lexicalise_images(self, images: Sequence[ImageSource]) -> list[dict[str, float]]: ...
+
+    def lexicalise_texts(self, texts: Sequence[str]) -> list[dict[str, float]]: ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Regions and relations for the given names, as one `SceneGraph` an image."""
+
+    def detect(
+        self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()
+    ) -> list[SceneGraph]: ...
+
+
+@runtime_checkable
+class Relater(Protocol):
+    """Relations between regions that are given: the same regions in the same order, one `SceneGraph` an image.
+
+    With `labels_known` the labels of the regions are true and stay; without, they are "" and the model fills in names of
+    `objects` and scores.
+    """
+
+    def relate(
+        self,
+        images: Sequence[ImageSource],
+        regions: Sequence[Sequence[Region]],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str],
+        labels_known: bool,
+    ) -> list[SceneGraph]: ...
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Label maps int32 [H, W] at each image's own size; index into `labels`."""
+
+    def segment(self, images: Sequence[ImageSource], labels: Sequence[str]) -> list[npt.NDArray[np.int32]]: ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Text from images and prompts, one each: words about the picture, a list of parts, or a dialogue that awaits an answer
+    (`core.prompt`). `images` are the first pictures that parts mean by their place; further ones a part brings itself. A model that cannot
+    read a part raises `DataError` and leaves nothing out in silence."""
+
+    def generate(self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 64) -> list[str]: ...
+
+
+@runtime_checkable
+class PointEmbedder(Protocol):
+    """Point clouds [P, 3 + F] into the space of the texts."""
+
+    def embed_points(self, clouds: Sequence[npt.NDArray[np.float32]]) -> Unit: ...
+
+
+@runtime_checkable
+class ClipEmbedder(Protocol):
+    """Videos, each a sequence of frames, into the space of the texts."""
+
+    def embed_clips(self, clips: Sequence[Sequence[ImageSource]]) -> Unit: ...
+
+
+class Deployable(Protocol):
+    """What stays of a run when training is over: answers capabilities and lives in one folder (`model/`).
+
+    `save` writes config.json (with "kind" and "format"), model.safetensors, tokenizer files and README.md.
+    """
+
+    kind: ClassVar[str]
+
+    def save(self, folder: Path) -> None: ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self: ...

@@ -1,0 +1,43 @@
+"""Pool in, what stays out, and why the rest left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from diptych.core.contracts.data import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Why a row left the pool."""
+
+    uid: str
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curated:
+    """What a curation step did: the rows that stay, why the others left, new columns keyed by uid, what it cost.
+
+    columns  by name: a mapping uid -> value, or an Arrow table of "uid" and the column where rows are many
+    files    what else it found out, to lie beside the tables: file name -> content
+    """
+
+    kept: tuple[str, ...]
+    dropped: tuple[Drop, ...] = ()
+    columns: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class Operator(Protocol):
+    """A curation step: a frozen dataclass (its configuration), pool in, `Curated` out. Independent of the order of rows."""
+
+    slug: ClassVar[str]
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        """Items, unit cost, expected seconds, without doing it."""
+
+    def __call__(self, data: Dataset) -> Curated: ...

@@ -1,0 +1,137 @@
+"""How a recipe is brought to its weights: what an engine does in a step, and what each engine asks of a recipe.
+
+The loop is one for all of them (`train/fit.py`): run folder, log, checkpoints, resume, hooks, stages and evaluation. An engine says
+what a step is, and what follows the last one. `Recipe.engine` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from typing_extensions import TypeVar
+
+from diptych.core.contracts.data import Batch
+from diptych.core.contracts.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+M = TypeVar("M", bound="nn.Module", default=Any, contravariant=True)
+B = TypeVar("B", bound=Batch, default=Any)
+Rowed = TypeVar("Rowed", bound=Batch, default=Any, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one step leaves behind, without gradient.
+
+    losses    named scalars whose sum was minimised; empty where a step minimises nothing
+    features  what they were taken of; None without losses
+    batch     whose features those are: that of the step, or what the engine made of it
+    numbers   further numbers for the log, equal on all processes
+    """
+
+    losses: dict[str, Tensor]
+    features: Any
+    batch: Batch
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer(Run, Protocol):
+    """A run as its engine sees it."""
+
+    @property
+    def fresh_rows(self) -> int:
+        """How many rows of this process's batch, from its first on, belong to the first pass over the data."""
+
+    def ask(self, model: nn.Module, batch: Batch) -> Any:
+        """The recipe's features of a batch by any module of its kind, without gradient, in chunks of `micro_batch`."""
+
+    def backward(self, batch: Batch) -> Outcome:
+        """Gradients of the recipe's losses over the global batch, in every parameter's `grad`."""
+
+    def update(self, outcome: Outcome) -> None:
+        """Clips, sets the step's learning rate, moves the parameters, lets the module remember (`Recipe.after_update`)."""
+
+    def summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sums over all processes."""
+
+
+class Engine(Protocol):
+    """One object a phase of a run. Everything but `step` does nothing by default.
+
+    descends  it takes gradient steps: the run freezes by the rules of the optimiser, builds it, and wraps the module; without, there is
+              nothing to evaluate before the end
+    once      it wants every sample once at most: a run is cut to one pass over the data
+    """
+
+    descends: ClassVar[bool]
+    once: ClassVar[bool]
+
+    def begin(self, run: Trainer, model: nn.Module) -> None:
+        """When a phase begins, with the bare module on its device before it is wrapped; also on resume, when `load` follows, and
+        when `replace_model` brings another module."""
+
+    def step(self, run: Trainer, batch: Batch) -> Outcome:
+        """Everything between the batch and the log. The step's random numbers are its own (seed, step, rank)."""
+
+    def finish(self, run: Trainer) -> dict[str, float]:
+        """After the last step of a phase; asked again when a run resumes there. Numbers for the log, empty for none."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold beside module, optimiser and hooks: nested dicts of JSON values and tensors."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave."""
+
+
+@runtime_checkable
+class Solvable(Protocol[M, Rowed]):
+    """What the engine "solve" asks of a recipe: sums over rows from which the weights follow at once.
+
+    `features` and `losses` stay what they are: the objective whose minimum `solve` writes into the module.
+    """
+
+    def statistics(self, model: M, batch: Rowed) -> dict[str, Tensor]:
+        """Sums over the rows of a batch, which may have none; float64, so that order hardly matters. The module is not changed."""
+
+    def solve(self, model: M, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """Writes the weights that the totals over all rows determine; numbers about them for the log."""
+
+
+@runtime_checkable
+class Preferring(Protocol[M, B]):
+    """What the engine "preference" asks of a recipe: answers of which one is better, and models that stay as they are."""
+
+    def companions(self, model: M) -> dict[str, nn.Module]:
+        """Frozen models of the run by name, made at the start of a phase; {"reference": a copy of `model`} as a rule."""
+
+    def judged(self, batch: B, said: Mapping[str, Any]) -> B:
+        """The batch with what the companions say of it, such as log-probabilities, in fields of its own. `said` holds the
+        features of the batch by each companion."""
+
+
+@runtime_checkable
+class Acting(Protocol[M, B]):
+    """What the engine "policy" asks of a recipe: rollouts of the present model, which several updates learn from.
+
+    passes      updates see each rollout so many times
+    minibatch   rows an update of this process; 0 is the whole rollout
+    """
+
+    @property
+    def passes(self) -> int: ...
+
+    @property
+    def minibatch(self) -> int: ...
+
+    def companions(self, model: M) -> dict[str, nn.Module]:
+        """As for `Preferring`: the reference policy, a reward model."""
+
+    def rollout(self, model: M, companions: Mapping[str, nn.Module], batch: B) -> B:
+        """What the model does for a batch (prompts), one row an answer: actions, their log-probabilities as they are now, rewards,
+        advantages. Without gradient; random numbers from torch's generator, which belongs to the step."""

@@ -1,0 +1,37 @@
+"""An optimiser as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How parameters whose name matches `pattern` (a regular expression, `re.search`) differ from the rest.
+
+    lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). decay None keeps the default.
+    The first rule that matches wins.
+    """
+
+    pattern: str
+    lr_scale: float = 1.0
+    decay: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Optimiser:
+    """The optimiser as data; `train/optimise.py` builds it. Weight decay is decoupled and spares every parameter with
+    fewer than two dimensions (biases, norms, scale) unless a rule says otherwise."""
+
+    kind: Literal["adamw", "sgd", "lamb"] = "adamw"
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    schedule: Literal["cosine", "linear", "constant", "step"] = "cosine"
+    warmup: float = 0.0  # steps when >= 1, else a share of the run
+    final_lr: float = 0.0  # share of lr at the end
+    drop_at: float = 0.75  # "step": share of the run from which the rate is a tenth
+    clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
+    rules: tuple[Rule, ...] = ()

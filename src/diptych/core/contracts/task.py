@@ -1,0 +1,39 @@
+"""An evaluation protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from diptych.core.contracts.data import Dataset
+from diptych.core.result import Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+
+@runtime_checkable
+class Task(Protocol):
+    """An evaluation protocol in two phases: `predict` asks the model and writes rows, `score` reads rows and nothing else."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    needs: ClassVar[type]
+    main: ClassVar[str]
+
+    def predict(self, model: Any, data: Dataset) -> pa.Table: ...
+
+    def score(self, records: pa.Table) -> Result: ...
+
+
+@runtime_checkable
+class TaskByItem(Task, Protocol):
+    """A task with metrics that are means over items, so that two models can be compared item by item."""
+
+    def item_values(self, records: pa.Table, metric: str) -> npt.NDArray[np.float64] | None:
+        """[N, M]: what each item adds to that metric, NaN where a column does not apply. None when it is no mean over items.
+
+        The metric is the mean over columns of the mean over items.
+        """
+        ...

@@ -1,0 +1,104 @@
+"""What recipes over two frozen encoders share: features of every image and text, computed once and found again by fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import TypeVar
+
+from diptych.core.cache import cache_folder
+from diptych.core.contracts import Dataset, Draws, Recipe
+from diptych.core.errors import DataError
+from diptych.core.image import ImageSource
+from diptych.core.rows import Rows
+from diptych.data.load.batch import TensorBatch, choose_text, group_ids
+from diptych.data.load.features import FeatureTable, Vectors
+from diptych.models.io import weights
+from diptych.recipes._shared.pairs import texts_of
+
+M = TypeVar("M", bound=nn.Module, default=Any)
+F = TypeVar("F", default=Any)
+
+
+@dataclass(frozen=True)
+class FeatureBatch(TensorBatch):
+    """Features of B pairs: image_BD of the image encoder, text_BE of the text encoder, group ids."""
+
+    image_BD: Rows[Tensor]
+    text_BE: Rows[Tensor]
+    group_B: Rows[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenPairs(Recipe[M, FeatureBatch, F]):
+    """Two trained encoders that stay as they are. Subclasses choose what is learned on top of their features.
+
+    encoder_size   side of the images that the image encoder gets, in pixels; the default trades a little quality for speed
+    language       texts of this language or of an unknown one; "" takes all
+    """
+
+    image_encoder: str = "efficientnet-lite0"
+    text_encoder: str = "minilm-l6"
+    encoder_size: int = 112
+    text_length: int = 64
+    language: str = "en"
+    data_fingerprint: str = field(default="", metadata={"prepared": True})
+
+    def prepare(self, data: Dataset) -> Self:
+        """Encode what is not encoded yet. The features lie in the cache folder and are found again by fingerprint."""
+        prepared = replace(self, data_fingerprint=data.fingerprint)
+        images, texts = self.encoders()
+        strings = list(dict.fromkeys(text.string for text in texts_of(data, self.language)))
+        uids = list(data.uids)
+        table(prepared, "images", uids, lambda rows: images.encode_images([_image(data, row) for row in rows]))
+        table(prepared, "texts", strings, lambda rows: texts.encode_texts([strings[row] for row in rows]))
+        return prepared
+
+    def encoders(self) -> tuple[weights.FrozenImages, weights.FrozenTexts]:
+        return _encoders(self.image_encoder, self.encoder_size, self.text_encoder, self.text_length)
+
+    @property
+    def decode_size(self) -> None:
+        """Batches are made of features: images are not decoded."""
+        return None
+
+    def batch(self, draws: Draws) -> FeatureBatch:
+        """The features of each image and of one of its texts."""
+        image_BD = table(self, "images").rows([draw.sample.uid for draw in draws])
+        text_BE = table(self, "texts").rows([choose_text(draw, self.language).string for draw in draws])
+        return FeatureBatch(torch.from_numpy(image_BD), torch.from_numpy(text_BE), group_ids(draws))
+
+
+def table(
+    recipe: FrozenPairs, side: str, keys: Sequence[str] = (), encode: Callable[[Sequence[int]], Vectors] | None = None
+) -> FeatureTable:
+    """The features of one side, "images" by uid or "texts" by string; computed first where `encode` is given and they are not there."""
+    images, texts = recipe.encoders()
+    encoder = images if side == "images" else texts
+    folder = (
+        cache_folder() / "features" / f"{recipe.data_fingerprint}-{recipe.language or 'all'}-{side}-{encoder.fingerprint[:16]}"
+    )
+    return _opened(str(folder)) if encode is None else FeatureTable.made(folder, keys, encode)
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: str) -> FeatureTable:
+    return FeatureTable(Path(folder))
+
+
+@lru_cache(maxsize=2)
+def _encoders(image: str, size: int, text: str, length: int) -> tuple[weights.FrozenImages, weights.FrozenTexts]:
+    return weights.image(image, image_size=size), weights.text(text, length=length)
+
+
+def _image(data: Dataset, row: int) -> ImageSource:
+    sample = data[row]
+    if sample.image is None:
+        raise DataError("the sample has no image", file=data.name, row=row, field="image", expected="an image for every sample")
+    return sample.image

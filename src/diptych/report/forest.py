@@ -1,0 +1,100 @@
+"""A forest plot: one line an experiment, its mean and interval coloured by verdict, seeds as dots, controls as ticks. Plain SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+COLOURS = {
+    "shown": "#1a7f4b",
+    "reversed": "#b3261e",
+    "equal within the margin": "#3b6fb6",
+    "open": "#8a6d1a",
+    "no verdict": "#777777",
+}
+"""Of equal weight on white and on black; the verdict also stands in words, so that no reader depends on colour."""
+WIDTH, LEFT, RIGHT, ROW, TOP, BOTTOM = 760, 190, 170, 26, 26, 44
+REACH = 12.0
+"""Units of what matters at which the axis ends; what lies beyond is drawn at the edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A control, at its distance from the baseline."""
+
+    name: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One experiment: method minus baseline in units of the smallest difference that matters, positive where the method is better."""
+
+    name: str
+    mean: float
+    interval: tuple[float, float]
+    verdict: str
+    seeds: tuple[float, ...] = ()
+    controls: tuple[Mark, ...] = ()
+
+
+def forest_plot(spans: Sequence[Span], *, title: str = "Method against baseline") -> str:
+    """The SVG text. One unit is the difference that was declared to matter; the band between -1 and 1 is shaded."""
+    if not spans:
+        return _svg(title, 60, [f'<text x="{WIDTH / 2}" y="34" text-anchor="middle">No claim has a verdict yet.</text>'])
+    height = TOP + ROW * len(spans) + BOTTOM
+    ends = [abs(value) for span in spans for value in (*span.interval, *span.seeds)]
+    reach = min(REACH, max(2.0, *ends))
+
+    def x(value: float) -> float:
+        inside = max(-reach, min(reach, value))
+        return LEFT + (inside + reach) / (2 * reach) * (WIDTH - LEFT - RIGHT)
+
+    floor = height - BOTTOM + 4
+    parts = [
+        f'<rect x="{x(-1):.1f}" y="{TOP - 8}" width="{x(1) - x(-1):.1f}" height="{floor - TOP + 8}" fill="currentColor" opacity=".07"/>',
+        f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP - 8}" y2="{floor}" stroke="currentColor" opacity=".5"/>',
+    ]
+    for value in _ticks(reach):
+        parts.append(f'<text x="{x(value):.1f}" y="{floor + 14}" text-anchor="middle" opacity=".7">{value:+g}</text>')
+    words = "times the difference that matters; band: smaller than that; short ticks: controls"
+    parts.append(f'<text x="{x(0):.1f}" y="{floor + 32}" text-anchor="middle" opacity=".7">{words}</text>')
+    for row, span in enumerate(spans):
+        parts += _row(span, TOP + ROW * (row + 0.5), x)
+    return _svg(title, height, parts)
+
+
+def _row(span: Span, y: float, place: Callable[[float], float]) -> list[str]:
+    colour = COLOURS.get(span.verdict, "currentColor")
+    low, high = (place(value) for value in span.interval)
+    parts = [
+        f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(span.name)}</text>',
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="4" stroke-opacity=".45"/>',
+    ]
+    for seed in span.seeds:
+        parts.append(f'<circle cx="{place(seed):.1f}" cy="{y:.1f}" r="2.6" fill="{colour}" fill-opacity=".75"/>')
+    for control in span.controls:
+        at = place(control.at)
+        parts.append(
+            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}" stroke="currentColor" opacity=".7">'
+            f"<title>{escape(control.name)}</title></line>"
+        )
+    at = place(span.mean)
+    parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y - 7:.1f}" y2="{y + 7:.1f}" stroke="{colour}" stroke-width="3"/>')
+    parts.append(f'<text x="{WIDTH - RIGHT + 12}" y="{y + 4:.1f}" fill="{colour}">{escape(span.verdict)}</text>')
+    return parts
+
+
+def _ticks(reach: float) -> list[float]:
+    step = next(step for step in (0.5, 1.0, 2.0, 4.0) if reach / step <= 4)
+    count = int(reach / step)
+    return [step * place for place in range(-count, count + 1)]
+
+
+def _svg(title: str, height: float, parts: Sequence[str]) -> str:
+    name = escape(title)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{name}" '
+        f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor"><title>{name}</title>{"".join(parts)}</svg>\n'
+    )

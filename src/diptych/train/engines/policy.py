@@ -1,0 +1,54 @@
+"""Policies: the model answers, is rewarded, and learns from its own answers (PPO and its kin)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from diptych.core.contracts import Batch, Engine, Outcome, Trainer
+from diptych.core.errors import ConfigError
+from diptych.train.engines.asked import acting
+from diptych.train.engines.companions import Companions
+
+
+class Policy(Engine):
+    """A step is one rollout of the model as it is, and `passes` times over its rows an update for every `minibatch` of them. The
+    log-probabilities of the rollout are stored in it, so that `losses` can compare the moving policy with the one that acted.
+
+    Minibatches are consecutive rows; the rows come in the run's random order already. The module acts in evaluation mode. A step has
+    one learning rate. Losses in the log are the mean over the step's updates, metrics those of the last.
+    """
+
+    descends: ClassVar[bool] = True
+    once: ClassVar[bool] = False
+    companions: Companions
+
+    def begin(self, run: Trainer, model: nn.Module) -> None:
+        recipe = acting(run.recipe)
+        if recipe.passes < 1 or recipe.minibatch < 0:
+            raise ConfigError(f"passes is {recipe.passes}, minibatch {recipe.minibatch} (expected at least 1, and 0 or more)")
+        self.companions = Companions(recipe.companions(model), model, run.recipe)
+
+    def step(self, run: Trainer, batch: Batch) -> Outcome:
+        recipe = acting(run.recipe)
+        run.model.eval()
+        with torch.no_grad():
+            rollout = recipe.rollout(run.model, self.companions, batch)
+        run.model.train()
+        size = recipe.minibatch or len(rollout)
+        outcomes: list[Outcome] = []
+        for _ in range(recipe.passes):
+            for start in range(0, len(rollout), size):
+                outcomes.append(run.backward(rollout.rows(start, min(start + size, len(rollout)))))
+                run.update(outcomes[-1])
+        last = outcomes[-1]
+        losses = {name: torch.stack([one.losses[name] for one in outcomes]).mean() for name in last.losses}
+        return Outcome(losses, last.features, last.batch)
+
+    def state(self) -> dict[str, Any]:
+        return self.companions.state()
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.companions.load(state)

@@ -1,0 +1,138 @@
+"""What the command writes: a verdict only on the claim's own seeds and clean sources, and every run in the log, also a failed one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diptych.claims import ledger, registry
+from diptych.claims.cell import Cell
+from diptych.claims.claim import Arm, Claim
+from diptych.claims.tree import Tree, tree
+from diptych.claims.verdict import Margins
+from diptych.cli import claims_command, main
+
+CLEAN, CHANGED = Tree("abc1234", ()), Tree("abc1234", ("src/diptych/train/optimise.py",))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    level: float
+
+    def __call__(self, cell: Cell) -> dict[str, float]:
+        return {"recall": self.level + np.random.default_rng(cell.seed).normal(0, 0.001) * self.level}
+
+
+CLAIM = Claim(
+    slug="clip",
+    kind="mechanism check",
+    sentence="more is more",
+    source="nobody",
+    refuted="less",
+    baseline=Arm("plain", Fixed(0.2)),
+    method=Arm("better", Fixed(0.4)),
+    controls=(Arm("untrained", Fixed(0.1)),),
+    metric="recall",
+    margins=Margins(0.02, 0.02),
+    equal_budget=("steps",),
+    data="none",
+)
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    monkeypatch.setattr(registry, "of", lambda slug: (CLAIM,))
+    monkeypatch.setattr(registry, "every", lambda: [CLAIM])
+
+    def call(*words: str, state: Tree = CLEAN) -> tuple[int, dict[str, Any], str]:
+        monkeypatch.setattr(claims_command, "tree", lambda: state)
+        more = ("--cells", str(tmp_path / "cells")) if words[0] == "run" else ()
+        code = main(["claims", *words, "--ledger", str(tmp_path), *more, "--json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out.startswith("{") else {}, err
+
+    return call
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / ledger.LOG).read_text().splitlines()]
+
+
+def test_a_run_writes_a_verdict_and_two_lines_of_the_log(ask: Any, tmp_path: Path) -> None:
+    code, answer, _ = ask("run", "clip")
+    assert code == 0
+    entry = ledger.latest(tmp_path, "clip")
+    assert entry is not None
+    assert (entry.verdict, entry.commit, entry.seeds) == ("shown", "abc1234", CLAIM.verdict_seeds())
+    assert answer["entries"][0]["verdict"] == "shown"
+    assert [(line["event"], line["writes"]) for line in logged(tmp_path)] == [("begun", True), ("ended", True)]
+
+
+@pytest.mark.parametrize("words", [("--dry",), ("--seeds", "2001,2002,2003"), ("--seeds", "6")])
+def test_other_seeds_and_dry_runs_are_logged_and_write_no_verdict(words: tuple[str, ...], ask: Any, tmp_path: Path) -> None:
+    code, answer, _ = ask("run", "clip", *words)
+    assert code == 0
+    assert answer["entries"][0]["verdict"] == "shown"
+    assert ledger.latest(tmp_path, "clip") is None
+    assert [(line["event"], line["writes"]) for line in logged(tmp_path)] == [("begun", False), ("ended", False)]
+    assert logged(tmp_path)[1]["verdict"] == "shown"
+
+
+def test_changed_sources_are_refused_and_the_override_writes_no_verdict(ask: Any, tmp_path: Path) -> None:
+    code, _, err = ask("run", "clip", state=CHANGED)
+    assert code == 1
+    assert "src/diptych/train/optimise.py" in err
+    assert not (tmp_path / ledger.LOG).exists()
+    code, _, _ = ask("run", "clip", "--dirty", state=CHANGED)
+    assert code == 0
+    assert ledger.latest(tmp_path, "clip") is None
+    assert logged(tmp_path)[0]["commit"] == "abc1234+"
+
+
+def test_a_run_that_fails_stands_in_the_log(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Fixed, cell: Cell) -> dict[str, float]:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Fixed, "__call__", broken)
+    with pytest.raises(MemoryError):
+        ask("run", "clip")
+    assert logged(tmp_path)[-1]["reason"] == "MemoryError: no room"
+
+
+def test_check_and_table_speak_about_what_is_there(ask: Any, tmp_path: Path) -> None:
+    assert ask("table")[1]["claims"][0]["verdict"] == "not judged"
+    ask("run", "clip")
+    assert ask("check")[1]["claims"] == [{"claim": "clip", "state": "fresh", "differences": []}]
+    plot = tmp_path / "claims.svg"
+    _, answer, _ = ask("table", "--plot", str(plot))
+    assert (answer["claims"][0]["verdict"], answer["claims"][0]["state"]) == ("shown", "fresh")
+    alone = answer["claims"][0]
+    assert alone["p_holm"] == pytest.approx(alone["entry"]["p"], abs=1e-12), "one main claim: nothing to correct"
+    assert plot.read_text().count("<circle") == 5
+
+
+def test_the_tree_is_clean_when_only_the_ledger_differs(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True
+        )
+
+    assert tree(tmp_path) == Tree("", ())
+    assert not tree(tmp_path).clean
+    for path in ("src/a.py", "docs/claims/clip.jsonl"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("1\n")
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "one")
+    assert tree(tmp_path).clean
+    (tmp_path / "docs/claims/clip.jsonl").write_text("2\n")
+    assert tree(tmp_path).clean
+    (tmp_path / "src/new.py").write_text("")
+    assert tree(tmp_path).changed == ("src/new.py",)

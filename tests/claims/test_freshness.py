@@ -1,0 +1,202 @@
+"""A verdict stays fresh through comments, renames and moves, and goes stale with another optimiser, crop, loss sign or metric."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych.claims import ledger, registry
+from diptych.claims.cell import Cell
+from diptych.claims.closure import SOURCES, closure, closure_hash
+from diptych.claims.trace import differences, trace
+from diptych.tasks.pairs.zero_shot import ZeroShot
+
+CLAIM = "diptych.claims.systems.clip"
+KEY = "clip/names"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package's sources in another place, without the emoji."""
+    shutil.copytree(SOURCES / "diptych", tmp_path / "src/diptych", ignore=shutil.ignore_patterns("__pycache__", "emoji", "page*"))
+    return tmp_path / "src"
+
+
+def edited(sources: Path, file: str, old: str, new: str) -> Path:
+    path = sources / "diptych" / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text, f"{file} no longer holds {old!r}"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return sources
+
+
+def moved(sources: Path, old: str, new: str) -> Path:
+    """A module under another name, and every import of it."""
+    there = sources.joinpath(*new.split(".")).with_suffix(".py")
+    there.parent.mkdir(exist_ok=True)
+    (there.parent / "__init__.py").touch()
+    sources.joinpath(*old.split(".")).with_suffix(".py").rename(there)
+    for path in (sources / "diptych").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(rf"\b{re.escape(old)}\b", new, text), encoding="utf-8")
+    return sources
+
+
+# ---------------------------------------------------------------- by the closure alone
+
+
+def test_the_closure_holds_what_a_claim_reaches_and_nothing_else() -> None:
+    found = closure(CLAIM)
+    assert {
+        "diptych.objectives.pairs.info_nce",
+        "diptych.train.optimise",
+        "diptych.data.load.batch",
+        "diptych.tasks.pairs.zero_shot",
+    } <= found
+    assert {"diptych.claims.verdict", "diptych.claims.training"} <= found
+    assert not {"diptych.api", "diptych.serve.app", "diptych.recipes.relations.rlipv2", "diptych.claims.systems.siglip"} & found
+
+
+def test_comments_docstrings_formatting_and_moves_leave_the_closure_as_it_is(copy: Path) -> None:
+    before = closure_hash(CLAIM, sources=copy)
+    assert before == closure_hash(CLAIM)
+    edited(copy, "objectives/pairs/info_nce.py", '"""', '"""In other words. ')
+    edited(copy, "train/optimise.py", "def learning_rate(", "# a comment\n\n\ndef learning_rate(")
+    edited(copy, "claims/systems/clip.py", "TESTED = 6000, 1500", "TESTED = 6_000, 1500")
+    assert closure_hash(CLAIM, sources=copy) == before
+    moved(copy, "diptych.objectives.pairs.info_nce", "diptych.objectives.two_sides.info_nce")
+    moved(copy, "diptych.worlds.small_pairs", "diptych.worlds.tiny_pairs")
+    assert "diptych.worlds.tiny_pairs" in closure(CLAIM, sources=copy)
+    assert closure_hash(CLAIM, sources=copy) == before
+
+
+CHANGES = {
+    "optimiser": ("train/optimise.py", "return spec.lr *", "return 0.5 * spec.lr *"),
+    "crop": (
+        "data/load/batch.py",
+        "return flipped(image_HWC, draw.rng) if flip else image_HWC",
+        "return random_crop(image_HWC, size, draw.rng, (0.5, 0.6))",
+    ),
+    "loss sign": ("objectives/pairs/info_nce.py", "return loss, ", "return -loss, "),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_other_behaviour_changes_the_closure(what: str, copy: Path) -> None:
+    before = closure_hash(CLAIM, sources=copy)
+    assert closure_hash(CLAIM, sources=edited(copy, *CHANGES[what])) != before
+
+
+def test_what_a_claim_does_not_reach_leaves_the_closure_as_it_is(copy: Path) -> None:
+    before = closure_hash(CLAIM, sources=copy)
+    (copy / "diptych/objectives/boxes/focal.py").write_text("raise SystemExit\n")
+    assert closure_hash(CLAIM, sources=copy) == before
+
+
+# ---------------------------------------------------------------- by the trace
+
+
+def method_trace(claim: Any) -> dict[str, Any]:
+    return trace(replace(claim, baseline=replace(claim.baseline, run=claim.controls[0].run)))
+
+
+def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = registry.find(KEY)
+    before = method_trace(claim)
+    assert len(before["method"]["losses"]) == 4
+    assert {"loss", "lr", "grad_norm"} <= set(before["method"]["losses"][0])
+    assert differences(before, json.loads(json.dumps(method_trace(claim)))) == []
+
+    batch, clip, state = (
+        import_module(f"diptych.{name}") for name in ("data.load.batch", "recipes.contrastive.clip", "train.state")
+    )
+    build, view, info_nce, score = state.build_optimiser, batch.view, clip.info_nce, ZeroShot.score
+
+    def decaying(model: Any, spec: Any) -> Any:
+        return build(model, replace(spec, weight_decay=spec.weight_decay + 0.05))
+
+    changes: list[tuple[Any, str, Callable[..., Any]]] = [
+        (state, "build_optimiser", decaying),
+        (batch, "view", lambda *args: view(*args)[:, ::-1].copy()),
+        (clip, "info_nce", lambda *args, **more: (-info_nce(*args, **more)[0], info_nce(*args, **more)[1])),
+        (ZeroShot, "score", lambda self, records: _spoiled(score(self, records))),
+    ]
+    for place, name, change in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, change)
+            assert differences(before, method_trace(claim)), f"{name} changed and the trace did not"
+
+
+def _spoiled(result: Any) -> Any:
+    metric = result.metrics["acc@1"]
+    return replace(result, metrics={**result.metrics, "acc@1": replace(metric, value=metric.value + 0.01)})
+
+
+def test_differences_name_side_step_and_value() -> None:
+    one = {"method": {"losses": [{"loss": 1.0, "a": 2.0}], "scores": {"r": 0.5}}}
+    two = {"method": {"losses": [{"loss": 1.0 + 1e-11, "b": 2.0}], "scores": {"r": 0.6}}}
+    assert differences(one, two) == [
+        "method, logged step 1: 'a' is gone",
+        "method, logged step 1: 'b' is new",
+        "method, score 'r' was 0.5 and is 0.6",
+    ]
+    assert differences(one, {"method": {"losses": [], "scores": {"r": 0.5}}}) == ["method: 1 logged steps before, 0 now"]
+
+
+@pytest.mark.slow
+def test_check_on_a_copy_of_the_tree(copy: Path, tmp_path: Path) -> None:
+    """The command itself: renamed functions stay fresh by their trace, then the optimiser, the crop and the loss sign do not."""
+    claim = registry.find(KEY)
+    entry = asdict(_entry(claim))
+    folder = tmp_path / "ledger"
+
+    def check() -> dict[str, Any]:
+        shutil.rmtree(folder, ignore_errors=True)
+        ledger.append(ledger.path_of(folder, KEY), entry)
+        words = [sys.executable, "-m", "diptych.cli", "claims", "check", KEY, "--ledger", str(folder), "--json"]
+        done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False)
+        assert done.stdout, done.stderr
+        return dict(json.loads(done.stdout)["claims"][0])
+
+    assert check()["state"] == "fresh"
+    for file in ("train/optimise.py", "train/state.py"):
+        path = copy / "diptych" / file
+        path.write_text(path.read_text().replace("set_learning_rate", "put_rate"))
+    assert closure_hash(CLAIM, sources=copy) != entry["closure"]
+    assert check()["state"] == "fresh"
+    assert '"checked": "equal trace"' in ledger.path_of(folder, KEY).read_text()
+    for file, old, new in CHANGES.values():
+        edited(copy, file, old, new)
+        assert check()["state"] == "stale"
+        edited(copy, file, new, old)
+
+
+def _entry(claim: Any) -> ledger.Entry:
+    """As good as a verdict for the check: closure, hash and trace are real, the numbers are made up."""
+    side = ledger.Side("made up", {claim.metric: [0.0, 0.0, 0.0]}, None, {})
+    return ledger.Entry(
+        claim.key, claim.kind, "2026-01-01", "abc", claim.hash(), ledger.claim_closure(claim), {}, (1001,), "", claim.metric, True,
+        0.02, 0.02, side, side, (), (), {}, 0.0, (0.0, 0.0), 1.0, 0.0, "equal within the margin", "", {}, 3, 0.0, trace(claim),
+    )  # fmt: skip
+
+
+def test_a_cell_trains_at_the_rate_and_share_it_is_told(tmp_path: Path) -> None:
+    recipe = registry.find(KEY).method.run.recipe  # type: ignore[attr-defined]
+    half = Cell("clip", 0, tmp_path, rate=3e-3, share=0.5).sized(recipe)
+    assert (half.lr, half.steps, half.batch_size) == (3e-3, recipe.steps // 2, recipe.batch_size)
+    part = Cell("clip", 0, tmp_path, rate=3e-3, share=0.5).part("scorer")
+    assert (part.sized(recipe).lr, part.sized(recipe).steps) == (recipe.lr, recipe.steps // 2)
+    assert part.spending is Cell("x", 0, tmp_path, spending=part.spending).spending
+    traced = Cell("clip", 0, tmp_path, size="trace").sized(recipe)
+    assert (traced.steps, traced.batch_size, traced.warmup) == (4, 16, 2.0)

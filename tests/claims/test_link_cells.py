@@ -1,0 +1,68 @@
+"""What claims about relations ask: a perfect detector gets everything, one that does not know unseen names gets nothing of those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diptych.claims.cells.links import SIDE, drawn, every_link
+from diptych.core.scene_graph import SceneGraph
+from diptych.worlds.link_changes import JITTER, jittered, with_colours
+from diptych.worlds.links import HELD_OUT
+
+
+class Oracle:
+    """Knows the truth by the name of the image; says relations that are asked for and that it does not forget."""
+
+    name, fingerprint = "oracle", "0"
+
+    def __init__(self, forgets: Sequence[str] = ()) -> None:
+        self.truth = {s.image.name: s.graph for s in (drawn("test", 60, 7)[i] for i in range(60)) if s.image is not None}
+        self.forgets = forgets
+
+    def detect(self, images: Sequence[Any], *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
+        return [self.said(self.truth[image.name], relations) for image in images]
+
+    def said(self, graph: SceneGraph, asked: Sequence[str]) -> SceneGraph:
+        kept = tuple(r for r in graph.relations if r.predicate in asked and r.predicate not in self.forgets)
+        return SceneGraph(graph.regions, kept)
+
+
+def test_recall_is_told_apart_by_what_training_had() -> None:
+    test = drawn("test", 60, 7)
+    every = every_link(Oracle(), test)
+    assert every == {"r@5": 1.0, "mr@5": 1.0, "unseen/r@5": 1.0, "seen/r@5": 1.0}
+    partly = every_link(Oracle(forgets=HELD_OUT), test)
+    assert partly["seen/r@5"] == 1.0
+    assert partly["unseen/r@5"] == 0.0
+    assert 0 < partly["r@5"] < 1
+
+
+def test_jitter_is_bounded_and_the_same_every_time() -> None:
+    moved = 0
+    for row in range(20):
+        sample = drawn("test", 60, 7)[row]
+        again, once = jittered(sample), jittered(sample)
+        assert again == once
+        for before, after in zip(sample.regions, again.regions, strict=True):
+            side = np.array([before.box[2] - before.box[0], before.box[3] - before.box[1]] * 2)
+            off = np.abs(np.array(after.box) - np.array(before.box))
+            assert (off <= JITTER * side + 1e-6).all()
+            assert min(after.box) >= 0 <= SIDE - max(after.box)
+            moved += off.max() > 0.5
+    assert moved > 40
+
+
+def test_colours_join_the_names() -> None:
+    sample = drawn("test", 60, 7)[0]
+    assert [r.label for r in with_colours(sample).regions] == [f"{r.attributes[0]} {r.label}" for r in sample.regions]
+
+
+@pytest.mark.parametrize("row", range(3))
+def test_a_colour_world_is_no_other_world(row: int) -> None:
+    sample = drawn("test", 60, 7)[row]
+    assert with_colours(sample).relations == sample.relations
+    assert [r.box for r in with_colours(sample).regions] == [r.box for r in sample.regions]

@@ -1,0 +1,42 @@
+"""Every claim stands in the registry under its key and runs at its smallest, in this process; none of that gives a verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diptych.claims import engine, registry
+from diptych.claims.cell import Cell, run_cell
+from diptych.claims.trace import differences, trace
+
+EVERY = [claim.key for claim in registry.every()]
+
+
+@pytest.mark.parametrize("key", [key for key in EVERY if "/" not in key])
+def test_the_method_of_a_main_claim_runs(key: str, tmp_path: Path) -> None:
+    claim = registry.find(key)
+    cell = Cell(claim.method.name, 0, tmp_path / "cell", rate=min(claim.method.rates), size="smoke")
+    done = run_cell(cell, claim.method.run)
+    assert {claim.metric, claim.tuned_by or claim.metric, *claim.reported} <= set(done.scores)
+    assert 0.0 <= done.scores[claim.metric] <= 1.0
+    assert done.cost["steps"] >= 2
+    assert done.cost["trained_parameters"] > 1000
+    assert not (tmp_path / "cell/cell.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", EVERY)
+def test_both_arms_and_all_controls_run_and_a_trace_repeats(key: str, tmp_path: Path) -> None:
+    claim = registry.find(key)
+    engine.smoke(claim, tmp_path)
+    assert not list(tmp_path.rglob("cell.json"))
+    assert differences(trace(claim), trace(claim)) == []
+
+
+def test_keys_and_seeds_are_each_claims_own() -> None:
+    claims = [registry.find(key) for key in EVERY]
+    assert [claim.key for claim in claims] == EVERY
+    assert len({claim.hash() for claim in claims}) == len(claims)
+    seeds = [seed for claim in claims for seed in claim.verdict_seeds()]
+    assert len(set(seeds)) > 0.99 * len(seeds)

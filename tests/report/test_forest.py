@@ -1,0 +1,38 @@
+"""The forest plot places means, intervals, seeds and controls where their numbers say, and names every verdict in words."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from diptych.report.forest import COLOURS, LEFT, RIGHT, WIDTH, Mark, Span, forest_plot
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_every_number_is_where_it_belongs() -> None:
+    spans = [
+        Span("clip", 2.0, (1.0, 3.0), "shown", (1.5, 2.5), (Mark("untrained <towers>", -1.0),)),
+        Span("siglip", -0.5, (-4.0, 3.0), "open"),
+    ]
+    tree = ET.fromstring(forest_plot(spans))
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    unit = (WIDTH - LEFT - RIGHT) / 8  # the axis goes from -4 to 4, the longest interval
+    circles = [float(dot.attrib["cx"]) for dot in tree.iter(f"{SVG}circle")]
+    assert circles == pytest.approx([middle + 1.5 * unit, middle + 2.5 * unit], abs=0.06)
+    bars = [line.attrib for line in tree.iter(f"{SVG}line") if line.attrib.get("stroke-width") == "4"]
+    assert [float(bar["x1"]) for bar in bars] == pytest.approx([middle + unit, middle - 4 * unit], abs=0.06)
+    assert [bar["stroke"] for bar in bars] == [COLOURS["shown"], COLOURS["open"]]
+    tick = next(line for line in tree.iter(f"{SVG}line") if line.find(f"{SVG}title") is not None)
+    assert float(tick.attrib["x1"]) == pytest.approx(middle - unit, abs=0.06)
+    assert tick.findtext(f"{SVG}title") == "untrained <towers>"
+    words = [text.text for text in tree.iter(f"{SVG}text")]
+    assert {"clip", "siglip", "shown", "open"} <= set(words)
+
+
+def test_what_lies_beyond_the_axis_is_drawn_at_its_edge() -> None:
+    svg = forest_plot([Span("far", 40.0, (30.0, 50.0), "shown", (45.0,))])
+    assert max(float(x) for x in re.findall(r'c?x\d?="([\d.]+)"', svg)) <= WIDTH
+    ET.fromstring(forest_plot([]))
