@@ -1,10 +1,11 @@
 """The service under load, on this machine: what batching gains, how long answers take, what happens beyond what it can do.
 
-    python benchmarks/serving.py [--only load engines memory] [--seconds 8] [--requests 20000]
+    python benchmarks/serving.py [--only alive load engines memory] [--seconds 8] [--requests 20000]
 
 A small dual encoder with fresh weights (text: 6 layers of width 256; images: a transformer of 64 pixels) over 1,000 rendered scenes.
 Service and clients share the cores; clients are plain sockets that stay open. Each service is a process of its own.
 
+    alive    one request after the other on one open connection, milliseconds: with TCP_NODELAY, and as it was without
     load     searches by text. As many as come back in a closed loop of 32 clients (full load), in batches of one and of up to 64; half of
              that, coming by themselves (Poisson); twice of that, with a queue of 32: how many are refused, how long the others take
     engines  PyTorch against ONNX Runtime, milliseconds an input
@@ -82,11 +83,13 @@ def model(image: str = "vit_tiny") -> PairEmbedder:
 
 
 @contextmanager
-def served(folder: Path, *options: str, index: str = "index") -> Iterator[int]:
+def served(folder: Path, *options: str, index: str = "index", before: str = "") -> Iterator[int]:
+    """The port of `diptych serve`; `before` is run in its process first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "diptych.cli", "serve", str(folder / "model"), str(folder / index), "--data", WORLD]
+    start = f"{before}import sys; from diptych.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", start, "serve", str(folder / "model"), str(folder / index), "--data", WORLD]
     process = subprocess.Popen([*command, "--port", str(port), *options], stderr=subprocess.DEVNULL)
     try:
         while True:
@@ -208,6 +211,38 @@ async def opened(port: int, ask: Callable[[int], bytes], rate: float, seconds: f
 
 
 # ---------------------------------------------------------------- the parts
+
+DELAYED = "import socket, diptych.serve.server as server; server.listening_socket = lambda *place: socket.create_server(place); "
+
+
+def alive(folder: Path) -> dict[str, dict[str, Any]]:
+    """Both services stay up and take turns. `DELAYED` undoes what gives the listening socket its protocol number."""
+    rows: dict[str, dict[str, Any]] = {}
+    shutil.copytree(folder / "index", folder / "copy", dirs_exist_ok=True)
+    with served(folder) as with_nodelay, served(folder, index="copy", before=DELAYED) as without:
+        for name, request in (("GET /healthz", get("/healthz")), ("POST /search", words(0))):
+            took: dict[str, list[float]] = {"with": [], "without": []}
+            for _ in range(5):
+                for way, port in (("with", with_nodelay), ("without", without)):
+                    took[way] += asyncio.run(one_by_one(port, request, 40))
+            rows[name] = {f"{cut}_ms_{way}_nodelay": _cut(took[way], cut) for way in took for cut in ("p50", "p99")}
+    return rows
+
+
+async def one_by_one(port: int, request: bytes, count: int) -> list[float]:
+    """Milliseconds of each answer on a connection that stays open."""
+    line, took = Line(port), list[float]()
+    for _ in range(count):
+        start = time.perf_counter()
+        status, _ = await line.send(request)
+        took.append(1000 * (time.perf_counter() - start))
+        if status != 200:
+            raise SystemExit(f"the service answered {status}")
+    return took
+
+
+def _cut(ms: list[float], name: str) -> float:
+    return round(statistics.quantiles(ms, n=100)[int(name[1:]) - 1], 2)
 
 
 def load(folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
@@ -350,6 +385,7 @@ def main() -> None:
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, dict[str, Any]]]] = {
+    "alive": lambda folder, options: alive(folder),
     "load": lambda folder, options: load(folder, options.seconds),
     "engines": lambda folder, options: engines(folder),
     "memory": lambda folder, options: {"all kinds of requests": memory(folder, options.requests)},

@@ -7,9 +7,10 @@ from PIL import Image
 
 from diptych.core.errors import DataError, DecodeError
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.media import ArraySource, MediaItem
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.data.load.cache import decoded
+from diptych.data.load.cache import decoded, decoded_media
 from diptych.data.media.decode import decode, encode_png
 
 
@@ -77,3 +78,51 @@ def test_large_jpegs_are_cached_at_the_scale_they_are_decoded_at(tmp_path):
     Image.fromarray(np.full((160, 160, 3), 90, np.uint8)).save(file, "JPEG")
     ready = decoded(Pool.from_samples([Sample("a", BytesImage(file.getvalue()))]), 20, tmp_path)
     assert ready[0].image.pixels_HWC.shape == (20, 20, 3)
+
+
+def clips(count=5, shape=(6, 8, 9, 3)):
+    rng = np.random.default_rng(1)
+    for i in range(count):
+        frames = rng.integers(0, 256, shape, np.uint8)
+        media = {
+            "clip": MediaItem("clip", tuple(BytesImage(encode_png(frame), f"{i}.{t}") for t, frame in enumerate(frames))),
+            "cloud": MediaItem("cloud", (ArraySource(rng.normal(size=(7, 4)).astype(np.float32)),)),
+        }
+        yield Sample(f"s{i}", texts=(Text(f"number {i}"),), media=media)
+
+
+def test_a_medium_is_cached_as_it_is_decoded(tmp_path):
+    pool = Pool.from_samples(clips()).select([3, 0, 1])
+    ready = decoded_media(pool, "clip", tmp_path, frames=2)
+    ready = pickle.loads(pickle.dumps(ready))
+    for row in range(3):
+        before, after = pool[row].media, ready[row].media
+        assert isinstance(after["clip"].parts[0], ArraySource)
+        np.testing.assert_array_equal(after["clip"].decode(), before["clip"].decode(frames=2))
+        np.testing.assert_array_equal(after["cloud"].decode(), before["cloud"].decode())
+    assert ready.fingerprint == pool.fingerprint == ready.content_fingerprint()
+    assert ready.select([1]).fingerprint == pool.select([1]).fingerprint
+    points = decoded_media(ready, "cloud", tmp_path)
+    assert points[2].media["cloud"].decode().dtype == np.float32
+    np.testing.assert_array_equal(points[2].media["cloud"].decode(), pool[2].media["cloud"].decode())
+    np.testing.assert_array_equal(points[2].media["clip"].decode(), pool[2].media["clip"].decode(frames=2))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_bad_and_missing_media_stay_what_they_are(tmp_path):
+    items = list(clips(4))
+    items[1] = replace(items[1], media={"clip": MediaItem("clip", (BytesImage(b"no clip", "1.gif"),))})
+    items[2] = replace(items[2], media={})
+    ready = decoded_media(Pool.from_samples(items), "clip", tmp_path)
+    with pytest.raises(DecodeError, match=r"1\.gif"):
+        ready[1].media["clip"].decode()
+    assert ready[2].media == {}
+    np.testing.assert_array_equal(ready[3].media["clip"].decode(), items[3].media["clip"].decode())
+
+
+def test_media_of_different_sizes_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"'s0' is uint8 \[6, 8, 9, 3\] but 'odd' is uint8 \[5, 8, 9, 3\]"):
+        decoded_media(Pool.from_samples([*clips(2), replace(next(clips(1, (5, 8, 9, 3))), uid="odd")]), "clip", tmp_path)
+    several = Sample("x", media={"images": MediaItem("images", (ArrayImage(np.zeros((4, 4, 3), np.uint8)),))})
+    with pytest.raises(DataError, match="no single array"):
+        decoded_media(Pool.from_samples([several]), "images", tmp_path)

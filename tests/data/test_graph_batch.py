@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -80,21 +82,21 @@ def test_boxes_pairs_and_padding() -> None:
 def test_true_pairs_are_the_regions_at_both_ends() -> None:
     batch = graph_batch(draws_of(EMPTY, PAIR), views=AsIs(), labels=LISTS)
     true = batch.true_pairs()
-    assert true["subject_label_BG"][1].tolist() == [0, 0, 2]
-    assert true["object_label_BG"][1].tolist() == [2, 1, 4]  # "walking" has no object
-    torch.testing.assert_close(true["subject_box_BG4"][1], batch.box_BK4[1, [0, 0, 1]])
-    torch.testing.assert_close(true["object_box_BG4"][1, :2], batch.box_BK4[1, [1, 2]])
-    assert true["object_box_BG4"][1, 2].tolist() == [0, 0, 0, 0]
-    assert true["has_object_BG"].tolist() == [[True] * 3, [True, True, False]]
-    assert true["valid_BG"].tolist() == [[False] * 3, [True] * 3]
+    assert true.subject_label_BG[1].tolist() == [0, 0, 2]
+    assert true.object_label_BG[1].tolist() == [2, 1, 4]  # "walking" has no object
+    torch.testing.assert_close(true.subject_box_BG4[1], batch.box_BK4[1, [0, 0, 1]])
+    torch.testing.assert_close(true.object_box_BG4[1, :2], batch.box_BK4[1, [1, 2]])
+    assert true.object_box_BG4[1, 2].tolist() == [0, 0, 0, 0]
+    assert true.has_object_BG.tolist() == [[True] * 3, [True, True, False]]
+    assert true.valid_BG.tolist() == [[False] * 3, [True] * 3]
 
 
 def test_an_object_that_is_not_in_the_picture_has_its_own_name_where_that_is_asked_for() -> None:
     lists = LabelLists((*LISTS.objects, "missing objects"), LISTS.relations)
     true = graph_batch(draws_of(EMPTY, PAIR), views=AsIs(), labels=lists).true_pairs()
-    assert true["object_label_BG"][1].tolist() == [2, 1, 4]
+    assert true.object_label_BG[1].tolist() == [2, 1, 4]
     assert lists.background == 5  # behind it
-    assert true["has_object_BG"][1].tolist() == [True, True, False]
+    assert true.has_object_BG[1].tolist() == [True, True, False]
 
 
 def test_boxes_are_shares_of_their_own_picture_whatever_it_is_padded_to() -> None:
@@ -209,7 +211,7 @@ def test_any_mixture_of_graphs_makes_a_batch(counts: list[int], key: int) -> Non
     assert batch.region_mask_BK.sum(1).tolist() == counts
     assert len({batch.image_BCHW.shape[0], len(batch), len(counts)}) == 1
     assert ((batch.box_BK4 >= 0) & (batch.box_BK4 <= 1)).all()
-    assert all(len(value) == len(counts) for value in batch.true_pairs().values())
+    assert all(len(value) == len(counts) for value in dataclasses.asdict(batch.true_pairs()).values())
     part = batch.rows(0, 1)
     assert len(part) == 1
     assert part.lists is batch.lists
@@ -248,19 +250,18 @@ def test_an_image_of_one_pixel() -> None:
 def test_given_pairs_share_the_noise_of_a_region() -> None:
     plain = graph_batch(draws_of(EMPTY, PAIR), views=AsIs(), labels=LISTS)
     true, asked = plain.true_pairs(), plain.given_pairs()
-    torch.testing.assert_close(asked["subject_box_BN4"], true["subject_box_BG4"])
-    torch.testing.assert_close(asked["subject_label_BN"], true["subject_label_BG"])
+    torch.testing.assert_close(asked.subject_box_BG4, true.subject_box_BG4)
+    torch.testing.assert_close(asked.subject_label_BG, true.subject_label_BG)
     noisy = graph_batch(draws_of(EMPTY, PAIR), views=AsIs(), labels=LISTS, noise=RegionNoise(box=0.3, label=0.0))
-    torch.testing.assert_close(noisy.true_pairs()["subject_box_BG4"], true["subject_box_BG4"])
+    torch.testing.assert_close(noisy.true_pairs().subject_box_BG4, true.subject_box_BG4)
     given = noisy.given_pairs()
-    assert (given["subject_box_BN4"][1] != true["subject_box_BG4"][1]).any()
-    torch.testing.assert_close(given["subject_box_BN4"][1, 0], given["subject_box_BN4"][1, 1])  # both are the man
-    torch.testing.assert_close(given["object_label_BN"][1, :2], true["object_label_BG"][1, :2])
-    assert set(given) == {"subject_box_BN4", "object_box_BN4", "subject_label_BN", "object_label_BN", "valid_BN"}
+    assert (given.subject_box_BG4[1] != true.subject_box_BG4[1]).any()
+    torch.testing.assert_close(given.subject_box_BG4[1, 0], given.subject_box_BG4[1, 1])  # both are the man
+    torch.testing.assert_close(given.object_label_BG[1, :2], true.object_label_BG[1, :2])
 
 
 def test_a_batch_without_a_single_region() -> None:
     batch = graph_batch(draws_of(EMPTY, EMPTY), views=AsIs(), labels=LISTS, noise=RegionNoise())
     assert batch.box_BK4.shape == (2, 0, 4)
-    assert batch.true_pairs()["subject_box_BG4"].shape == (2, 0, 4)
-    assert batch.given_pairs()["object_label_BN"].shape == (2, 0)
+    assert batch.true_pairs().subject_box_BG4.shape == (2, 0, 4)
+    assert batch.given_pairs().object_label_BG.shape == (2, 0)

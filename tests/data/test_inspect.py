@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.media import ArraySource, MediaItem
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.inspect import inspect
@@ -138,3 +139,22 @@ def test_a_recipe_says_batch_and_length() -> None:
     pool = Pool.from_samples([Sample("a", texts=(Text("one two three"),)), Sample("b", texts=(Text("one"),))])
     report = inspect(pool, Recipe(tokenizer=Words()))
     assert (report.batch_size, report.truncated) == (32, 1)
+
+
+def test_media_are_counted_measured_and_found_broken() -> None:
+    clouds = [np.ones((50 + n % 2, 3), np.float32) for n in range(6)]
+    samples = [
+        Sample(f"u{n}", texts=(Text(f"number {n}"),), media={"scan": MediaItem("cloud", (ArraySource(cloud),))})
+        for n, cloud in enumerate(clouds)
+    ]
+    broken = {"scan": MediaItem("cloud", (BytesImage(b"no cloud", "broken"),))}
+    pool = Pool.from_samples([*samples, Sample("u6", texts=(Text("bad"),), media=broken), Sample("u7", texts=(Text("bare"),))])
+    report = inspect(pool)
+    assert report.media == {"cloud-scan": 7}
+    assert report.shapes == {"cloud-scan": {"float32 50 x 3": 3, "float32 51 x 3": 3}}
+    assert report.without_image == 1
+    assert [uid for uid, _ in report.broken] == ["u6"]
+    lines = "\n".join(report.lines())
+    assert "1 samples have no image and no other medium" in lines
+    assert "1 of 7 samples looked at are broken, such as u6" in lines
+    assert "media: cloud-scan 7" in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -63,6 +64,44 @@ def test_what_cannot_work_is_refused() -> None:
         split(pool, {"train": 1.0, "test": 0.0})
     with pytest.raises(ConfigError, match="together holds 'groups'"):
         split(pool, together=("groups",))  # type: ignore[arg-type]
+
+
+sample = st.tuples(
+    st.integers(0, 4), st.integers(0, 4), st.lists(st.sampled_from(["A  b", "a B", "c", " ", "d"]), max_size=3), st.integers(0, 3)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(sample, max_size=25), st.randoms())
+def test_leaks_equal_a_comparison_of_all_rows(made: list[tuple[int, int, list[str], int]], random: Random) -> None:
+    """Number 0 is: no group, no hash, no split."""
+    samples = [
+        Sample(f"u{i}", texts=(*map(Text, texts), Text("e", origin="negative")), group=f"g{group}" if group else "")
+        for i, (group, _, texts, _) in enumerate(made)
+    ]
+    pool = Pool.from_samples(samples).with_columns(
+        {"sha256": [f"h{n}" if n else None for _, n, _, _ in made], "split": [f"s{n}" if n else "" for *_, n in made]}
+    )
+    order = list(range(len(made)))
+    random.shuffle(order)
+    pool, made = pool.select(order), [made[i] for i in order]
+    carried = {
+        "group": [{f"g{group}" if group else uid} for uid, (group, *_) in zip(pool.uids, made, strict=True)],
+        "image": [{n} - {0} for _, n, _, _ in made],
+        "text": [{"".join(text.split()).casefold() for text in texts} - {""} for _, _, texts, _ in made],
+    }
+    expected = {}
+    for kind, each in carried.items():
+        for one, other in combinations(pool.split_names, 2):
+            rows_of = [[i for i, (*_, n) in enumerate(made) if f"s{n}" == name] for name in (one, other)]
+            shared = set().union(*(each[i] for i in rows_of[0])) & set().union(*(each[i] for i in rows_of[1]))
+            if shared:
+                rows = sum(len(each[i] & shared) for i in rows_of[0] + rows_of[1])
+                first = {key: tuple(next(pool.uids[i] for i in rows if key in each[i]) for rows in rows_of) for key in shared}
+                expected[kind, (one, other)] = (len(shared), rows, set(first.values()))
+    report = leaks(pool, examples=99)
+    assert {(x.kind, x.splits): (x.shared, x.rows, set(x.examples)) for x in report.leaks} == expected
+    assert report.known == (("group", "image", "text") if any(carried["image"]) else ("group", "text"))
 
 
 def test_planted_leaks_are_found() -> None:

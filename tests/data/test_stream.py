@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.core.image import BytesImage
+from diptych.core.media import ArraySource, MediaItem
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -267,3 +268,40 @@ def test_what_cannot_work_is_named():
         steps(rank=2, world=2)
     with pytest.raises(DataError, match="'trees' has no samples"):
         steps(pool(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfClips(Watching):
+    """Reads three frames of each clip, with the draw's own generator, and no picture."""
+
+    needs = ("clip", "texts")
+
+    def load(self, sample, rng):
+        return {"clip": sample.media["clip"].decode(frames=3, rng=rng)}
+
+    def batch(self, draws):
+        assert all(draw.image_HWC is None for draw in draws)
+        clips = np.stack([draw.media["clip"] for draw in draws])
+        drawn = torch.tensor([d.rng.random() for d in draws], dtype=torch.float64)
+        return Seen(torch.from_numpy(clips), tuple(d.sample.uid for d in draws), group_ids(draws), drawn, 0.0)
+
+
+def test_a_recipe_says_what_a_draw_holds():
+    frame_NTHWC = np.random.default_rng(0).integers(0, 256, (12, 9, 4, 5, 3), dtype=np.uint8)
+    items = [
+        replace(s, media={"clip": MediaItem("clip", (ArraySource(frame_NTHWC[i], s.uid),))}) for i, s in enumerate(samples(12))
+    ]
+    items[3] = replace(items[3], media={"clip": MediaItem("clip", (BytesImage(b"no clip", "bad.gif"),))})
+    items[4] = replace(items[4], media={})
+    found = steps(Pool.from_samples(items), OfClips(), stop=4)
+    failures = {failure.uid: failure for step in found for failure in step.failures}
+    assert {uid: failure.stage for uid, failure in failures.items()} == {"s3": "clip", "s4": "clip"}
+    assert failures["s3"].reason.startswith("bad.gif: not an image")
+    drawn = defaultdict(set)
+    for step in found:
+        for uid, clip_THWC in zip(step.batch.uids_B, step.batch.pairs_1.numpy(), strict=True):
+            whole = frame_NTHWC[int(uid[1:])]
+            taken = tuple(next(t for t in range(9) if np.array_equal(whole[t], frame)) for frame in clip_THWC)
+            assert [t // 3 for t in taken] == [0, 1, 2]  # one of each third
+            drawn[uid].add(taken)
+    assert sum(len(each) > 1 for each in drawn.values()) > len(drawn) / 2  # anew in every epoch

@@ -17,7 +17,7 @@ import pytest
 from diptych.core.errors import ConfigError, DataError, RunError, ShapeError, UnknownName
 from diptych.core.image import BytesImage
 from diptych.data.dataset import Pool
-from diptych.index import base
+from diptych.index import collection
 from diptych.index.dense import DenseIndex, point_id
 from diptych.index.exact import ExactIndex
 
@@ -38,7 +38,7 @@ CONDITIONS: list[Any] = [
 
 @pytest.mark.parametrize("indexed_from", [0, 10_000])
 def test_finds_what_exact_search_finds(kit: Any, tmp_path: Path, indexed_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "INDEXED_FROM", indexed_from)
+    monkeypatch.setattr(collection, "INDEXED_FROM", indexed_from)
     pool = kit.pool(0, 600)
     queries = np.stack([kit.vector(f"q{i}", 16) for i in range(20)])
     with DenseIndex.build(kit.model(), pool, tmp_path / "index") as index:

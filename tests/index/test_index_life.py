@@ -27,7 +27,7 @@ from diptych.index.facts import Facts
 from diptych.index.kinds import open_index
 from diptych.index.lexical import LexicalIndex
 from diptych.index.lexicon import Words
-from diptych.index.query import Query
+from diptych.index.plan import SearchPlan
 
 
 def bare(kit: Any, start: int, stop: int) -> Pool:
@@ -324,7 +324,7 @@ def test_examples_and_arithmetic(kit: Any, tmp_path: Path) -> None:
     with DenseIndex.build(kit.model(), pool, tmp_path / "index") as index:
 
         def ask(**parts: Any) -> list[str]:
-            return [hit.uid for hit in index.search_query(Query(**parts), 7)]
+            return [hit.uid for hit in index.answer(SearchPlan.of(**parts, k=7))]
 
         others = [uid for uid in pool.uids if uid not in ("u1", "u2", "u3")]
         assert [hit.uid for hit in index.search_like("u1", 7)] == best(kit, [u for u in pool.uids if u != "u1"], a, 7)
@@ -335,16 +335,16 @@ def test_examples_and_arithmetic(kit: Any, tmp_path: Path) -> None:
         assert ask(text="a text", weight=-1.0) == best(kit, pool.uids, -text, 7)
         assert ask(text="a text") == best(kit, pool.uids, text, 7)
         with pytest.raises(ConfigError, match="cancel out"):
-            index.search_query(Query(like=("u1",), unlike=("u1",), against=1.0))
+            index.answer(SearchPlan.of(like=("u1",), unlike=("u1",), against=1.0))
         with pytest.raises(DataError, match=r"no item of .* has the uid 'nobody'"):
             index.search_like("nobody")
         with pytest.raises(ConfigError, match="nothing to search for"):
-            Query(unlike=("u1",))
+            SearchPlan.of(unlike=("u1",))
     with LexicalIndex.build(Words(), pool, tmp_path / "words") as words:
-        assert words.search_query(Query(text="text 5"), 1)[0].uid == "u5"
-        assert words.search_query(Query(like=("u5",)), 1)[0].uid != "u5"
+        assert words.answer(SearchPlan.of(text="text 5", k=1))[0].uid == "u5"
+        assert words.answer(SearchPlan.of(like=("u5",), k=1))[0].uid != "u5"
         with pytest.raises(ConfigError, match="cannot add and subtract"):
-            words.search_query(Query(text="text 5", unlike=("u1",)))
+            words.answer(SearchPlan.of(text="text 5", unlike=("u1",)))
 
 
 @pytest.mark.parametrize("threshold", [0.94, 0.3, -1.0])

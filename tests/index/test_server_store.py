@@ -17,7 +17,7 @@ from diptych.core.errors import MissingExtra, RunError
 from diptych.index.dense import DenseIndex
 from diptych.index.kinds import open_index
 from diptych.index.nested import NestedIndex
-from diptych.index.query import Query
+from diptych.index.plan import SearchPlan
 
 server = import_module("diptych.index.server")  # `diptych.index` by attribute is the function of the public face
 
@@ -137,8 +137,8 @@ def same_life(kit: Any, folder: Path, kind: Any, **options: Any) -> None:
             assert [h.uid for h in a] == [h.uid for h in b]
             np.testing.assert_allclose([h.score for h in a], [h.score for h in b], atol=1e-5)
             assert [h.payload for h in a] == [h.payload for h in b]
-        query = Query(like=("u1", "u2"), unlike=("u3",))
-        a, b = (index.search_query(query, 9, distinct=0.5) for index in both)
+        plan = SearchPlan.of(like=("u1", "u2"), unlike=("u3",), k=9, distinct=0.5)
+        a, b = (index.answer(plan) for index in both)
         assert [h.uid for h in a] == [h.uid for h in b]
         for index in both:
             assert index.remove(["u5", "absent"]) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diptych.objectives.boxes.pair_tensors import PairPredictions, PairTargets
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 
 
 def boxes(*lead: int, generator: torch.Generator) -> Tensor:
@@ -37,4 +37,4 @@ def targets(counts: list[int], names: int, relations: int, *, seed: int = 1, wit
         has_object = torch.rand(lead, generator=generator) < 0.6
         object_box = object_box * has_object[..., None]
         object_ = torch.where(has_object, object_, names - 1)
-    return PairTargets(subject_box, object_box, subject, object_, relation, valid, has_object)
+    return PairTargets(subject_box, object_box, subject, object_, valid, relation, has_object)

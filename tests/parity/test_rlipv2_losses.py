@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.objectives.boxes.pair_set import PairSetLoss
-from diptych.objectives.boxes.pair_tensors import PairPredictions, PairTargets
 
 STORED = Path(__file__).parent / "rlipv2_losses.npz"
 CORNER = {"focal": "corner", "quality": False}

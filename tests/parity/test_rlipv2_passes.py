@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from diptych.data.graphs.pairs import Pairs
 from diptych.models.detection.backbone import DetectionBackbone
-from diptych.models.rlipv2.pair_queries import GivenPairs
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import label_encoder
 
@@ -96,13 +96,13 @@ def pixels(columns: int) -> Tensor:
     return real
 
 
-def given_pairs(*, full: bool) -> GivenPairs:
+def given_pairs(*, full: bool) -> Pairs:
     """Pairs among five regions, so that regions recur; `full` fills every slot of both images."""
     box = numbers("boxes", 2, 5, 4, reach=0.2) + 0.4
     label = torch.tensor([[0, 1, 2, 1, 4], [3, 3, 0, 2, 1]])
     subject, object_ = torch.tensor([0, 1, 2, 3, 0, 4, 2, 1]), torch.tensor([1, 0, 3, 2, 4, 1, 0, 3])
     valid = torch.arange(PAIRS) < torch.tensor([[PAIRS], [PAIRS]] if full else [[6], [3]])
-    return GivenPairs(box[:, subject], box[:, object_], label[:, subject], label[:, object_], valid)
+    return Pairs(box[:, subject], box[:, object_], label[:, subject], label[:, object_], valid)
 
 
 def answer(name: str) -> PairSet:
@@ -129,7 +129,7 @@ def test_boxes_and_logits_of_every_layer_equal_the_release(name: str) -> None:
     changes, training, _ = PASSES[name]
     real_BQ = torch.ones(2, PAIRS, dtype=torch.bool)
     if changes.get("given"):
-        real_BQ = given_pairs(full=training).valid_BN
+        real_BQ = given_pairs(full=training).valid_BG
     with np.load(STORED) as stored:
         for field in FIELDS:
             released, ours = torch.from_numpy(stored[f"{name}/{field}"]), getattr(said, field)

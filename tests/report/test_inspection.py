@@ -12,6 +12,7 @@ import pytest
 
 from diptych.cli import main
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.media import ArraySource, MediaItem
 from diptych.core.sample import Sample, Text
 from diptych.data.columns import MadeBy
 from diptych.data.dataset import Pool
@@ -19,6 +20,7 @@ from diptych.data.inspect import inspect
 from diptych.data.shards.build import build, open_built
 from diptych.data.split import save_split
 from diptych.report.inspection import inspection_page
+from diptych.report.pictures import data_uri
 
 
 class Seen(HTMLParser):
@@ -126,3 +128,15 @@ def test_the_command_writes_text_json_and_page(planted: Pool, tmp_path: Path, ca
     assert facts["text_length"] == 4
     assert facts["duplicate_images"] == 5
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_other_media_are_shown_by_their_thumbnails() -> None:
+    volumes = [np.arange(3 * 20 * 30, dtype=np.int16).reshape(3, 20, 30) + n for n in range(4)]
+    media = [{"volume": MediaItem("volume", (ArraySource(volume),))} for volume in volumes]
+    pool = Pool.from_samples([Sample(f"u{n}", texts=(Text(f"number {n}"),), media=one) for n, one in enumerate(media)])
+    page = seen(inspection_page(pool, inspect(pool)))
+    words = " ".join(page.words)
+    assert "int16 3 x 20 x 30" in words
+    assert len(set(page.pictures)) == 1  # four scans that differ by a constant look alike, and are not grey squares
+    grey = data_uri(np.full((96, 96, 3), 200, np.uint8))
+    assert page.pictures[0] != grey

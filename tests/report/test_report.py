@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.media import MediaItem
 from diptych.core.run_folder import RunFolder
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -82,8 +83,8 @@ def test_interval_over_seeds_is_students_t() -> None:
 def test_pictures_are_small_and_a_broken_one_costs_itself() -> None:
     big = np.zeros((400, 200, 3), np.uint8)
     assert len(data_uri(big, side=32)) < 1000
-    assert thumbnail(ArrayImage(big)).startswith("data:image/webp;base64,")
-    assert thumbnail(BytesImage(b"no image")).startswith("data:image/webp;base64,")
+    assert thumbnail(MediaItem("image", (ArrayImage(big),))).startswith("data:image/webp;base64,")
+    assert thumbnail(MediaItem("image", (BytesImage(b"no image"),))).startswith("data:image/webp;base64,")
 
 
 def test_an_album_knows_captions_and_what_it_lacks() -> None:

@@ -509,7 +509,7 @@ def test_with_a_token_it_is_asked_for_once_and_pictures_come(browser: Any, tmp_p
 def test_a_busy_service_is_asked_again(browser: Any, tmp_path: Path) -> None:
     pool, model = shades(), Stub()
     index = DenseIndex.build(model, pool, tmp_path / "index", progress=False)
-    app = create_app(model, index, pool=pool, limits=Limits(rate=1, burst=1))
+    app = create_app(model, index, pool=pool, limits=Limits(rate=0.3, burst=1))
     with index, listening(app) as address:
         page = Page(browser, address)
         page.open("/?q=red")
@@ -541,6 +541,40 @@ def test_hostile_data_is_text_and_nothing_more(browser: Any, tmp_path: Path) -> 
         page.tab.locator("#item dl").wait_for()
         assert nasty in page.tab.inner_text("#item")
         assert dialogs == []
+        page.check()
+
+
+def test_characters_that_act_on_a_display_are_spelled_out(browser: Any, tmp_path: Path) -> None:
+    nasty = "bus \u202egpj.exe\x1b[2J\x85"
+    spelled = "bus \\u202egpj.exe\\x1b[2J\\x85"
+    samples = [
+        Sample(
+            f"{nasty}{i}",
+            BytesImage(encoded(flat(COLOURS["red"]))),
+            (Text(nasty),),
+            licence=f"{nasty}{i}",
+            extras={"kind": nasty},
+        )
+        for i in range(2)
+    ]
+    pool, model = Pool.from_samples(samples), Stub()
+    index = DenseIndex.build(model, pool, tmp_path / "index", progress=False)
+    with index, listening(create_app(model, index, pool=pool)) as address:
+        page = Page(browser, address)
+        page.open("/?q=red")
+        page.tab.wait_for_selector(".card")
+        assert spelled in page.tab.inner_text(".card >> nth=0")
+        assert spelled in page.tab.inner_text("#filters")
+        page.tab.click(".card >> nth=0 >> .look")  # its address still holds the uid as it is
+        page.tab.locator("#item dl").wait_for()
+        assert page.tab.inner_text("#item").count(spelled) >= 4  # title, text, uid, licence, kind
+        assert page.tab.get_attribute("#stage img", "alt") == spelled
+        everything = page.tab.evaluate("document.documentElement.innerText")
+        assert not re.search("[\u202e\x1b\x85]", everything)
+        page.tab.get_by_label("Close (Esc)").click()
+        page.tab.locator("#filters input[type=checkbox]").first.check()  # a filter still asks for the value as it is
+        page.settled()
+        assert len(page.uids()) == 1
         page.check()
 
 

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import httpx
 import pytest
 
 from diptych.core.errors import ConfigError
+from diptych.core.image import ArrayImage
 from diptych.serve import Limits, create_app
-from diptych.serve.guard import Rate
+from diptych.serve.batching import Batcher, Job
 from diptych.serve.logs import JsonLines
+from diptych.serve.rate import Rate
 
 from .conftest import Running, Stub, b64, encoded, flat, listening, refusal, running
 
@@ -278,3 +281,26 @@ def test_a_client_that_leaves_early_costs_nothing_more(service: Running) -> None
             break
         time.sleep(0.02)
     assert service.http.get("/search", params={"q": "red"}).status_code == 200
+
+
+def test_a_job_that_nobody_waits_for_holds_no_pictures() -> None:
+    started, go = threading.Event(), threading.Event()
+    batcher = Batcher(queue=10, batch=1)
+
+    def block(texts: object, images: object) -> None:
+        started.set()
+        go.wait(10)
+
+    batcher.submit(Job(None, block))
+    assert started.wait(10)
+    image = ArrayImage(flat((1, 2, 3)))
+    pixels = weakref.ref(image.pixels_HWC)
+    waiting = batcher.submit(Job(None, lambda texts, images, kept=image: kept, images=[image], inside=2))
+    assert batcher.waiting == 3
+    del image
+    assert waiting.cancel()
+    assert pixels() is None
+    assert batcher.waiting == 3  # its place is given back when its turn comes
+    go.set()
+    batcher.close()
+    assert batcher.waiting == 0

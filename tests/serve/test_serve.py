@@ -257,7 +257,12 @@ CUT = b64(encoded(flat((1, 2, 3)))[:70])
         ("/v1/embeddings", {"input": [{"image": b64(b"hello")}]}, 400, "input[0] is not an image"),
         ("/v1/embeddings", {"input": {"image": "https://example.org/a.png"}}, 400, "fetches nothing"),
         ("/v1/embeddings", {"input": {"image": "data:image/png,abc"}}, 400, "without base64"),
-        ("/v1/embeddings", {"input": {"image": BIG}}, 413, "100 x 200 pixels (expected at most 10,000"),
+        (
+            "/v1/embeddings",
+            {"input": {"image": BIG}},
+            413,
+            "input is too large: 100 x 200 = 20,000 pixels are more than the limit of 10,000",
+        ),
         ("/v1/embeddings", {"input": {"image": CUT}}, 400, "input is not an image that can be read"),
         ("/v1/embeddings", {"input": "a", "model": "other"}, 404, "unknown model 'other'; this service has 'stub/colours'"),
         ("/v1/embeddings", {"input": "a", "dimensions": 2}, 422, "dimensions is 2 ('stub/colours' gives 3)"),
@@ -388,3 +393,49 @@ def test_decode_errors_of_a_model_are_the_sender_s_fault() -> None:
         answer = httpx.post(f"{address}/v1/embeddings", json={"input": [{"image": b64(encoded(flat((1, 1, 1))))}]})
         assert answer.status_code == 400
         assert refusal(answer) == "input[0]: the scan ends early"
+
+
+# ---------------------------------------------------------------- numbers of any length
+
+LONG = [
+    "9" * 20,
+    "9" * 309,
+    "9" * 4000,
+    "9" * 5000,
+    "-" + "9" * 5000,
+    "1e400",
+    "-1e400",
+    "1" + "0" * 400 + ".5",
+    "NaN",
+    "Infinity",
+]
+
+
+@pytest.mark.parametrize("digits", LONG, ids=lambda digits: f"{digits[:8]}-{len(digits)}")
+@pytest.mark.parametrize(
+    "where", ['{"score": %s}', '{"score": [0.5, %s]}', '{"score": {">=": %s}}', '{"style": %s}', '{"split": {"<": [%s]}}']
+)
+def test_a_number_of_any_length_in_where_is_the_clients_mistake(client: httpx.Client, where: str, digits: str) -> None:
+    answer = client.get("/search", params={"q": "red", "where": where % digits})
+    assert answer.status_code in (400, 422), answer.text
+    refusal(answer)
+    answer = client.post(
+        "/search", content='{"text": "red", "where": %s}' % (where % digits), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (400, 422), answer.text
+    refusal(answer)
+
+
+def test_five_thousand_digits_are_400(client: httpx.Client) -> None:
+    where = '{"score": %s}' % ("9" * 5000)
+    assert client.get("/search", params={"q": "red", "where": where}).status_code == 400
+    body = f'{{"text": "red", "where": {where}}}'
+    assert client.post("/search", content=body, headers={"Content-Type": "application/json"}).status_code == 400
+
+
+@pytest.mark.parametrize("field", ["k", "weight", "against", "distinct", "min_score"])
+@pytest.mark.parametrize("digits", LONG, ids=lambda digits: f"{digits[:8]}-{len(digits)}")
+def test_a_number_of_any_length_in_a_field_is_never_an_error_of_ours(client: httpx.Client, field: str, digits: str) -> None:
+    body = f'{{"text": "red", "like": "red-1", "{field}": {digits}}}'
+    answer = client.post("/search", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (200, 400, 422), answer.text

@@ -19,7 +19,7 @@ from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import RuledDetector, TripletRule
 from diptych.data.vocabularies import MISSING, vocabulary
 from diptych.tasks.evaluate import evaluate
-from diptych.tasks.relations.graph_records import names_in
+from diptych.tasks.relations.graph_arrays import names_in
 from diptych.tasks.relations.hico_det import HicoDet
 from diptych.tasks.relations.open_images_triplets import OpenImagesTriplets
 from diptych.tasks.relations.v_coco import VCoco

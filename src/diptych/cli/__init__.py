@@ -78,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: DiptychError, code: int, as_json: bool) -> int:
-    from diptych.cli.output import emit
+    from diptych.cli.output import emit, say
 
-    print(f"error: {error}", file=sys.stderr)
+    say(f"error: {error}")
     if as_json:
         emit({"error": str(error), "kind": type(error).__name__})
     return code

@@ -27,6 +27,9 @@ class Columns:
 
     image: Annotated[str, arg(help="column of the image: a path or bytes")] = ""
     text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
+    media: Annotated[
+        tuple[str, ...], arg(help="further media: a column or an ending of file names, and its kind, as npy=volume")
+    ] = ()
     uid: str = ""
     group: Annotated[str, arg(help="the unit that must not leak between splits")] = ""
     split: str = ""
@@ -36,7 +39,13 @@ class Columns:
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
 
     def given(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(Columns) if getattr(self, f.name)}
+        given = {f.name: getattr(self, f.name) for f in fields(Columns) if getattr(self, f.name)}
+        if self.media:
+            pairs = [one.partition("=") for one in self.media]
+            if wrong := next(("".join(pair) for pair in pairs if not (pair[0] and pair[2])), ""):
+                raise ConfigError(f"--media {wrong} names no kind (expected COLUMN=KIND or ENDING=KIND, as npy=volume)")
+            given["media"] = {name: kind for name, _, kind in pairs}
+        return given
 
 
 @dataclass(frozen=True)

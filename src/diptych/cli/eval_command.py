@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,14 +39,15 @@ def main(argv: Sequence[str]) -> int:
             return 0
         raise ConfigError(f"say which model and which task: {usage}")
     kind = type(find(words[1]))
-    every = flat("Options", [(Eval, None), (kind, None)], leave_out=("train", "val", "train_split", "test_split"))
+    roles = _roles(kind)
+    every = flat("Options", [(Eval, None), (kind, None), (roles, None)], leave_out=("train", "val", "train_split", "test_split"))
     args: Any = parse(
         every, argv, f"eval {words[0]} {words[1]}", "Numbers with 95 % intervals over groups, and their level of chance."
     )
     from diptych.api import evaluate, evaluate_splits, load
 
     own = {f.name for f in fields(Eval)}
-    options = {name: value for name, value in pick(kind, args).items() if name not in own}
+    options = {name: value for name, value in {**pick(kind, args), **pick(roles, args)}.items() if name not in own}
     out = args.out if args.out != Path() else Path(args.model) / "records" if Path(args.model, "run.json").is_file() else None
     model = load(args.model, download=args.download)
     if args.split:
@@ -55,6 +56,17 @@ def main(argv: Sequence[str]) -> int:
         results = evaluate_splits(model, args.task, args.data, out=out, **options)
     lines = [line for name, result in results.items() for line in table(name, result)]
     return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
+
+
+def _roles(kind: Any) -> type[Any]:
+    """An option for each model that the task asks beside the one that is evaluated."""
+    from diptych.tasks.roles import roles_of
+
+    made = [
+        (role.name, Annotated[str, arg(metavar="FOLDER" if role.many else "MODEL", help=role.about)], "")
+        for role in roles_of(kind)
+    ]
+    return make_dataclass("Roles", made, frozen=True)
 
 
 RULES = (

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import tyro
 
 from diptych.core.config import to_plain
+from diptych.core.visible import visible, visible_json
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ def listed(text: str) -> tuple[str, ...]:
 
 def emit(payload: dict[str, Any]) -> None:
     """One line, one JSON object, on stdout."""
-    print(json.dumps(to_plain(payload), ensure_ascii=False, allow_nan=False), file=sys.stdout, flush=True)
+    print(visible_json(json.dumps(to_plain(payload), ensure_ascii=False, allow_nan=False)), file=sys.stdout, flush=True)
 
 
 def finish(payload: dict[str, Any], lines: Iterable[str], as_json: bool) -> int:
@@ -43,10 +44,10 @@ def finish(payload: dict[str, Any], lines: Iterable[str], as_json: bool) -> int:
         emit(payload)
     else:
         for line in lines:
-            print(line)
+            print(visible(line))
     return 0
 
 
 def say(line: str) -> None:
     """Something on the way to the result: to stderr, so that stdout stays clean."""
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)

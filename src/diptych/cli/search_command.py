@@ -40,12 +40,13 @@ def main(argv: Sequence[str]) -> int:
     text, image = _said(args)
     from diptych.api import open_index
     from diptych.core.image import FileImage
-    from diptych.index.query import Query
+    from diptych.index.plan import SearchPlan
 
-    query = Query(text, FileImage(image) if image else None, args.like, args.unlike, args.weight)
+    shown = FileImage(image) if image else None
     with open_index(args.index, model=args.model) as opened:
         where = filters(args.where, opened.info.columns)
-        hits = opened.search_query(query, args.k, where=where, distinct=args.distinct)
+        asked: dict[str, Any] = {"k": args.k, "where": where, "distinct": args.distinct}
+        hits = opened.answer(SearchPlan.of(text, shown, args.like, args.unlike, args.weight, **asked))
     lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
     return finish({"query": args.query, "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
 
@@ -53,15 +54,14 @@ def main(argv: Sequence[str]) -> int:
 def _by_triplet(args: Search) -> int:
     if args.query or args.image or args.like or args.unlike:
         raise ConfigError("--triplet is the whole question (expected no words, picture or examples beside it)")
-    from diptych.index.graphs import GraphIndex, triplet
+    from diptych.index.graphs import triplet
     from diptych.index.kinds import open_index
+    from diptych.index.plan import ByTriplet, SearchPlan
 
     wanted = triplet(args.triplet)
     with open_index(args.index) as opened:
-        if not isinstance(opened, GraphIndex):
-            raise ConfigError(f"{args.index} is an index of kind '{opened.kind}': triplets are searched in one of kind 'graphs'")
         where = filters(args.where, opened.info.columns)
-        hits = opened.search_triplet(wanted, args.k, where=where, distinct=args.distinct)
+        hits = opened.answer(SearchPlan((ByTriplet(wanted),), args.k, where, args.distinct))
     lines = [f"{hit.score:6.3f}  {hit.uid}  {_best(hit.payload['triplets'])}" for hit in hits]
     return finish({"triplet": list(wanted), "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
 

@@ -35,7 +35,27 @@ class DataError(DiptychError):
 
 
 class DecodeError(DataError):
-    """An image whose bytes cannot be trusted: truncated, not an image, too large. Costs that sample only."""
+    """A medium whose bytes cannot be trusted: truncated, not what it should be, too large. Costs that sample only.
+
+    medium  the kind of medium, which is the stage of its row in the quarantine
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        medium: str = "image",
+        file: object = None,
+        row: int | None = None,
+        field: str | None = None,
+        expected: str | None = None,
+    ) -> None:
+        super().__init__(problem, file=file, row=row, field=field, expected=expected)
+        self.medium = medium
+
+
+class TooLarge(DecodeError):
+    """An image that may be sound, and asks for more memory or work than is allowed."""
 
 
 class ShapeError(DiptychError, ValueError):

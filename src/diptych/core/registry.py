@@ -8,6 +8,7 @@
     INDEXES     what `index build --kind` takes     diptych.indexes
     ENGINES     how a recipe comes to its weights   diptych.engines
     MODELS      the kinds of model folders          diptych.models
+    MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
@@ -247,6 +248,19 @@ MODELS = Registry(
     },
 )
 """The word in config.json -> the class that reads it. A word and not an import path: a model folder may come from anywhere."""
+MEDIA = Registry(
+    "medium",
+    "diptych.media",
+    {
+        "image": ("diptych.data.media.picture:Picture", "one picture of 8 bits a channel"),
+        "images": ("diptych.data.media.picture:Pictures", "several pictures"),
+        "clip": ("diptych.data.media.clip:Clip", "frames of a video: pictures, or an animated GIF or WebP"),
+        "cloud": ("diptych.data.media.cloud:Cloud", "points with features"),
+        "volume": ("diptych.data.media.volume:Volume", "slices of a scan"),
+        "slide": ("diptych.data.media.slide:Slide", "a whole slide, read by region"),
+        "raster": ("diptych.data.media.raster:Raster", "bands of 8, 16 or 32 bits, or of floats"),
+    },
+)
 IMAGE_WEIGHTS = Registry(
     "image encoder",
     "diptych.image_weights",
@@ -267,6 +281,7 @@ REGISTRIES: tuple[Registry, ...] = (
     INDEXES,
     ENGINES,
     MODELS,
+    MEDIA,
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
 )

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from diptych.core.errors import DataError
 from diptych.core.image import ImageSource
+from diptych.core.media import MediaItem, first_picture
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 
 Origin = Literal["alt", "caption", "label", "tags", "rewrite", "synthetic", "negative"]
@@ -31,12 +32,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image, its texts, and what is known about it.
+    """A picture or other media, their texts, and what is known about them.
 
+    image    the picture; of a sample with several (`media["images"]`) and none of its own, the first of them
+    media    further media by name: ``sample.media["clip"].decode(frames=8)``. None is read before it is asked for
     uid      stable, unique in its data set, no dots or slashes; every column table is keyed by it
     group    the unit that must not leak between splits and whose members are never each other's negatives
              (patient, identity, article, concept); "" means the sample stands alone
-    extras   whatever else a recipe needs (labels, points, frames), by column name
+    extras   whatever else a recipe needs (labels, scores), by column name
     """
 
     uid: str
@@ -48,10 +51,29 @@ class Sample:
     licence: str = ""
     source: str = ""
     extras: dict[str, Any] = field(default_factory=dict)
+    media: dict[str, MediaItem] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.uid:
             raise DataError("a sample needs a uid", field="uid", expected="a non-empty string")
+        if not self.media:
+            return
+        if "image" in self.media:
+            raise DataError("the picture called 'image' is a field of its own", field="media", expected="Sample(uid, image=...)")
+        if self.image is None:
+            object.__setattr__(self, "image", first_picture(self.media))
+
+    @property
+    def own_image(self) -> ImageSource | None:
+        """The picture, unless it is one of `media`: what is stored and counted beside them."""
+        return None if self.media and self.image is first_picture(self.media) else self.image
+
+    @property
+    def shown(self) -> MediaItem | None:
+        """What stands for the sample where it is shown: its picture, else the first of its media, else nothing."""
+        if self.image is not None:
+            return MediaItem("image", (self.image,))
+        return next(iter(self.media.values()), None)
 
     @property
     def graph(self) -> SceneGraph:

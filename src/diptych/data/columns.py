@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diptych.core.config import config_hash, to_plain
@@ -117,3 +119,15 @@ def column_of(values: list[Any]) -> pa.Array | None:
         return pa.array(values)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         return None
+
+
+def refuse_duplicates(uids: pa.Array | pa.ChunkedArray) -> None:
+    """Raise a `DataError` that names both rows of the first uid that comes twice."""
+    if pc.count_distinct(uids).as_py() == len(uids):
+        return
+    values = uids.to_pylist()
+    twice = next(uid for uid, count in Counter(values).items() if count > 1)
+    first = values.index(twice)
+    raise DataError(
+        f"uid {twice!r} comes twice: rows {first} and {values.index(twice, first + 1)}", field="uid", expected="uids that differ"
+    )

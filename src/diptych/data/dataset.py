@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +17,11 @@ import pyarrow.compute as pc
 
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
+from diptych.core.media import MediaItem, first_picture
 from diptych.core.sample import Sample
-from diptych.data.columns import column_of
+from diptych.data.columns import column_of, refuse_duplicates
 from diptych.data.media.images import Images, Objects
+from diptych.data.media.table import Media, MediaObjects, MediaRows
 from diptych.data.quarantine import Bad
 from diptych.data.ragged import (
     REGION_SCHEMA,
@@ -63,6 +64,7 @@ class Pool:
         texts: Texts,
         images: Images,
         *,
+        media: Media | None = None,
         regions: Ragged | None = None,
         relations: Ragged | None = None,
         objects: Mapping[str, Sequence[Any]] | None = None,
@@ -78,7 +80,7 @@ class Pool:
         those that came with the data, so they are part of the fingerprint."""
         self.name = name
         self.quarantine, self.notes = list(quarantine), list(notes)
-        self._columns, self._texts, self._images = dict(columns), texts, images
+        self._columns, self._texts, self._images, self._media = dict(columns), texts, images, media
         self._regions, self._relations = regions, relations
         self._objects, self._json = dict(objects or {}), frozenset(json_columns)
         self._rows: Ints = np.arange(len(self._columns["uid"])) if rows is None else rows
@@ -117,7 +119,8 @@ class Pool:
             name,
             columns,
             Texts.from_lists(s.texts for s in items),
-            Objects(tuple(s.image for s in items)),
+            Objects(tuple(s.own_image for s in items)),
+            media=MediaObjects(tuple(s.media for s in items)) if any(s.media for s in items) else None,
             regions=Ragged.by_uid(pa.Table.from_pylist(regions, REGION_SCHEMA), uids) if regions else None,
             relations=Ragged.by_uid(pa.Table.from_pylist(relations, RELATION_SCHEMA), uids) if relations else None,
             objects=objects,
@@ -148,6 +151,7 @@ class Pool:
             self._string("licence", base),
             self._string("source", base),
             extras,
+            self._media.of(base) if self._media else {},
         )
 
     def __iter__(self) -> Iterator[Sample]:
@@ -158,8 +162,25 @@ class Pool:
         return "" if column is None else column[base].as_py() or ""
 
     def image(self, row: int) -> ImageSource | None:
-        """Where the image of a row lies, without making the whole sample."""
+        """Where the image of a row lies, without making the whole sample: its own, or the first of its pictures."""
+        return self.own_image(row) or first_picture(self.media(row))
+
+    def own_image(self, row: int) -> ImageSource | None:
+        """The image of a row, unless it is one of its media."""
         return self._images.source(int(self._rows[row]))
+
+    def media(self, row: int) -> dict[str, MediaItem]:
+        """What a row has beside its image, by name."""
+        return self._media.of(int(self._rows[row])) if self._media else {}
+
+    def media_identity(self, row: int) -> list[Any]:
+        """What tells the media of two rows apart without decoding, see `data.media.table.Media`."""
+        return self._media.identity(int(self._rows[row])) if self._media else []
+
+    @property
+    def has_media(self) -> bool:
+        """Whether anything but images was given."""
+        return self._media is not None
 
     # ------------------------------------------------------------ columns
 
@@ -216,6 +237,21 @@ class Pool:
     @property
     def has_relations(self) -> bool:
         return self._relations is not None
+
+    @property
+    def texts(self) -> Ragged:
+        """The texts of every row, by column: string, language, origin."""
+        return self._texts.ragged.take(self._rows)
+
+    @property
+    def regions(self) -> Ragged | None:
+        """The regions of every row, by column; None for a pool without."""
+        return None if self._regions is None else self._regions.take(self._rows)
+
+    @property
+    def relations(self) -> Ragged | None:
+        """The relations of every row, by column; None for a pool without."""
+        return None if self._relations is None else self._relations.take(self._rows)
 
     def texts_table(self) -> pa.Table:
         """All texts: uid, string, language, origin; several rows a uid, in order."""
@@ -349,22 +385,22 @@ class Pool:
 
     def with_images(self, images: Images) -> Pool:
         """The same rows with images from elsewhere (a decoded cache); `images` counts the rows of this pool."""
-
-        def own(ragged: Ragged | None) -> Ragged | None:
-            if ragged is None:
-                return None
-            position, record = ragged.flat(self._rows)
-            return Ragged.by_row(ragged.table.take(pa.array(record)), position, len(self))
-
         return self._but(
             columns={name: self.arrow(name) for name in self._columns},
-            texts=Texts(own(self._texts.ragged) or self._texts.ragged),
+            texts=Texts(self.texts),
             images=images,
-            regions=own(self._regions),
-            relations=own(self._relations),
+            media=MediaRows(self._media, self._rows) if self._media else None,
+            regions=self.regions,
+            relations=self.relations,
             objects={name: self.column(name) for name in self._objects},
             rows=np.arange(len(self)),
         )
+
+    def with_media(self, media: Media) -> Pool:
+        """The same rows with media from elsewhere; `media` counts the rows of this pool."""
+        place = np.full(len(self._columns["uid"]), -1, np.int64)
+        place[self._rows] = np.arange(len(self))
+        return self._but(media=MediaRows(media, place))
 
     def _but(self, **changes: Any) -> Pool:
         same = {
@@ -372,6 +408,7 @@ class Pool:
             "columns": self._columns,
             "texts": self._texts,
             "images": self._images,
+            "media": self._media,
             "regions": self._regions,
             "relations": self._relations,
             "objects": self._objects,
@@ -390,8 +427,8 @@ class Pool:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits over every uid, its texts, group and image (sha256 where known, else size), in whatever order; and over the
-        relations where a table gave them."""
+        """Sixteen hex digits over every uid, its texts, group, image and media (sha256 where known, else size), in whatever order; and
+        over the relations where a table gave them."""
         if not self._fingerprint:
             self._fingerprint = self.content_fingerprint(relations=self._relabelled)
         return self._fingerprint
@@ -405,21 +442,10 @@ class Pool:
             base = int(self._rows[row])
             texts = [(t.string, t.language, t.origin) for t in self._texts.of(base)]
             image = hashes[row] or self._images.identity(base)
-            given = [self._relations.row(base)] if relations and self._relations else []
+            given: list[Any] = [{"media": parts}] if self._media and (parts := self._media.identity(base)) else []
+            given += [self._relations.row(base)] if relations and self._relations else []
             digest.update(json.dumps([uids[row], groups[row], image, texts, *given]).encode())
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
         return f"Pool({self.name!r}, {len(self):,} samples)"
-
-
-def refuse_duplicates(uids: pa.Array | pa.ChunkedArray) -> None:
-    """Raise a `DataError` that names both rows of the first uid that comes twice."""
-    if pc.count_distinct(uids).as_py() == len(uids):
-        return
-    values = uids.to_pylist()
-    twice = next(uid for uid, count in Counter(values).items() if count > 1)
-    first = values.index(twice)
-    raise DataError(
-        f"uid {twice!r} comes twice: rows {first} and {values.index(twice, first + 1)}", field="uid", expected="uids that differ"
-    )

@@ -13,6 +13,7 @@ import numpy as np
 from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
 from diptych.data.graphs.facts import GraphFacts, graph_facts
+from diptych.data.media.table import member_label
 from diptych.data.quarantine import Bad, first_lines
 from diptych.data.split import LeakReport, leaks
 
@@ -50,6 +51,8 @@ class DataReport:
     broken: list[tuple[str, str]] = field(default_factory=list)
     sides: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
+    media: dict[str, int] = field(default_factory=dict)  # samples with a medium beside the image, by its name and kind
+    shapes: dict[str, dict[str, int]] = field(default_factory=dict)  # of the media that were looked at
     languages: dict[str, int] = field(default_factory=dict)
     languages_read: dict[str, int] = field(default_factory=dict)  # of a sample of the texts whose language is not stated
     licences: dict[str, int] = field(default_factory=dict)
@@ -74,7 +77,7 @@ class DataReport:
         elif self.without_text:
             found.append(f"{self.without_text:,} samples have no text")
         if self.without_image:
-            found.append(f"{self.without_image:,} samples have no image")
+            found.append(f"{self.without_image:,} samples have no image" + (" and no other medium" if self.media else ""))
         if self.quarantined:
             found.append(f"{self.quarantined:,} rows, or parts of them, were left out or cut while reading (see the quarantine)")
         found += self.graphs.warnings if self.graphs else []
@@ -88,8 +91,8 @@ class DataReport:
             share = self.truncated / max(self.texts, 1)
             found.append(f"{self.truncated:,} texts ({share:.1%}) are longer than {self.text_length} tokens and will be cut")
         if self.broken:
-            uid, reason = self.broken[0]
-            found.append(f"{len(self.broken)} of {self.checked_images} images looked at are broken, such as {uid}: {reason}")
+            (uid, reason), kind = self.broken[0], "samples" if self.media else "images"
+            found.append(f"{len(self.broken)} of {self.checked_images} {kind} looked at are broken, such as {uid}: {reason}")
         found += map(str, self.leaks.leaks)
         if self.same_text_pairs >= 1:
             found.append(
@@ -117,6 +120,8 @@ class DataReport:
             f"duplicate images: {dup}; duplicate texts: {self.duplicate_texts:,} samples",
             *([f"longest side of those looked at, pixels: {_mix(self.sides)}"] if self.sides else []),
             *([f"formats of those looked at: {_mix(self.formats)}"] if self.formats else []),
+            *([f"media: {_mix(self.media)}"] if self.media else []),
+            *(f"shapes of {name} looked at: {_mix(found)}" for name, found in self.shapes.items()),
             *([f"words a text: {_mix(self.words)}"] if self.words else []),
             f"languages: {_mix(self.languages)}",
             *([f"languages as they read, of those not stated: {_mix(self.languages_read)}"] if self.languages_read else []),
@@ -248,10 +253,13 @@ def _pairs(report: DataReport, pool: Pool, groups: Sequence[str], first: Sequenc
 
 
 def _images(report: DataReport, pool: Pool, look_at: int, seed: int) -> None:
-    """Sizes, formats and hashes from the manifest where there is one; a sample of images is decoded in any case."""
-    from diptych.data.shards.write import check_image
+    """Sizes, formats and hashes from the manifest where there is one; a sample of images and media is decoded in any case."""
+    from diptych.data.shards.write import check_sample
 
-    there = [row for row in range(len(pool)) if pool.image(row) is not None]
+    media = [pool.media(row) for row in range(len(pool))] if pool.has_media else []
+    kinds = Counter(member_label(name, item.medium) for items in media for name, item in items.items())
+    report.media = dict(sorted(kinds.items()))
+    there = [row for row in range(len(pool)) if pool.image(row) is not None or (media and media[row])]
     report.without_image = len(pool) - len(there)
     built = "sha256" in pool.column_names
     report.duplicate_images = -1
@@ -262,16 +270,22 @@ def _images(report: DataReport, pool: Pool, look_at: int, seed: int) -> None:
         formats = [value for value in pool.column("image_format") if value]
     chosen = keyed_rng(seed, "inspect").permutation(len(there))[:look_at]
     seen_sides, seen_formats = [], []
+    seen_shapes: dict[str, Counter[str]] = {}
     for row in np.sort(chosen).tolist():
-        found = check_image(pool[there[row]])
+        found = check_sample(pool[there[row]])
         report.checked_images += 1
-        if found is None:
-            continue
         if isinstance(found, Bad):
             report.broken.append((found.uid, found.reason))
-        else:
-            seen_sides.append(max(found.width, found.height))
-            seen_formats.append(found.format)
+            continue
+        image, items = found
+        if image is not None:
+            seen_sides.append(max(image.width, image.height))
+            seen_formats.append(image.format)
+        for item in items:
+            if item.facts is not None:
+                shape = f"{item.facts.dtype} {' x '.join(map(str, item.facts.shape))}"
+                seen_shapes.setdefault(member_label(item.name, item.medium), Counter())[shape] += 1
+    report.shapes = {name: _top(shapes.elements()) for name, shapes in sorted(seen_shapes.items())}
     report.sides = _histogram(longest if built else seen_sides)
     report.formats = _top(formats if built else seen_formats)
 

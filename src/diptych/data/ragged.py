@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +65,61 @@ class Ragged:
             table = table.take(pa.array(order))
         return cls(start_N1, table.combine_chunks())
 
+    @classmethod
+    def of_lists(cls, table: pa.Table, names: Mapping[str, str], uids: Sequence[str]) -> Ragged:
+        """From a table with one row a row and a list a column: its columns `names.values()`, as `names`. A null is an empty list.
+
+        Raises DataError, with row and uid, when the lists of a row differ in length from those of the first column.
+        """
+        start_N1, columns = np.zeros(1, np.int64), list[pa.Array]()
+        for column in names.values():
+            lists = _one_chunk(table.column(column))
+            lengths = pc.fill_null(pc.list_value_length(lists), 0)
+            own_N1 = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64)
+            if not columns:
+                start_N1 = own_N1
+            elif len(uneven := np.flatnonzero(own_N1 != start_N1)):
+                row = int(uneven[0]) - 1
+                raise DataError(f"{uids[row]} has lists of unequal length", row=row, field=column)
+            columns.append(lists.flatten())
+        return cls(start_N1, pa.table(columns, list(names)))
+
     def row(self, row: int) -> list[dict[str, Any]]:
         start, stop = int(self.start_N1[row]), int(self.start_N1[row + 1])
         rows: list[dict[str, Any]] = self.table.slice(start, stop - start).to_pylist() if stop > start else []
         return rows
+
+    def column(self, name: str) -> pa.Array:
+        """All records of one column."""
+        return _one_chunk(self.table[name])
+
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """All records of one column of numbers without gaps."""
+        values: npt.NDArray[Any] = self.column(name).to_numpy(zero_copy_only=False)
+        return values
+
+    def lists(self, name: str) -> pa.ListArray:
+        """One column as a list a row."""
+        return pa.ListArray.from_arrays(pa.array(self.start_N1, pa.int32()), self.column(name))
+
+    def rows(self) -> Ints:
+        """The row of every record."""
+        return np.repeat(np.arange(len(self.start_N1) - 1), np.diff(self.start_N1))
+
+    def with_column(self, name: str, values: pa.Array) -> Ragged:
+        """The same records with one more value each."""
+        return Ragged(self.start_N1, self.table.append_column(name, values))
+
+    def mapped(self, change: Callable[[pa.Table], pa.Table]) -> Ragged:
+        """The same records in other columns."""
+        return Ragged(self.start_N1, change(self.table))
+
+    def take(self, rows: Ints) -> Ragged:
+        """The records of these rows, in this order."""
+        if len(rows) == len(self.start_N1) - 1 and np.array_equal(rows, np.arange(len(rows))):
+            return self
+        start_N1 = np.concatenate([[0], np.cumsum(self.start_N1[rows + 1] - self.start_N1[rows])]).astype(np.int64)
+        return Ragged(start_N1, self.table.take(pa.array(self.flat(rows)[1])).combine_chunks())
 
     def flat(self, rows: Ints) -> tuple[Ints, Ints]:
         """For these rows in this order: (position in `rows`, record number) of every record."""
@@ -206,4 +257,6 @@ def relation_of(record: dict[str, Any]) -> Relation:
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which would copy even a single chunk

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
 from diptych.data.columns import MadeBy, write_table
 from diptych.data.dataset import Pool
 
+Ints = npt.NDArray[np.int64]
 Tie = Literal["group", "image", "text"]
 TIES: tuple[Tie, ...] = ("group", "image", "text")
 
@@ -68,32 +70,40 @@ def _units(pool: Pool, together: Sequence[Tie]) -> Any:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    rows, keys = [], []
-    names: dict[tuple[str, str], int] = {}
+    rows, keys, size = [], [], len(pool)
     for tie in together:
-        for row, values in enumerate(_values(pool, tie)):
-            for value in values:
-                rows.append(row)
-                keys.append(len(pool) + names.setdefault((tie, value), len(names)))
-    size = len(pool) + len(names)
-    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, keys)), shape=(size, size))
+        row_V, key_V = _shared(pool, tie)
+        rows.append(row_V)
+        keys.append(size + key_V)
+        size += int(key_V.max(initial=-1)) + 1
+    row_V, key_V = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (rows, keys))
+    graph = coo_matrix((np.ones(len(row_V), np.int8), (row_V, key_V)), shape=(size, size))
     return connected_components(graph, directed=False)[1][: len(pool)]
 
 
-def _values(pool: Pool, tie: Tie) -> list[list[str]]:
-    """What each row shares: its group, the hash of its image, its texts (case and outer space aside)."""
+def _shared(pool: Pool, tie: Tie) -> tuple[Ints, Ints]:
+    """row_V and key_V: rows with equal keys have the same group, the same hash of their image, or a text in common (case and outer
+    space aside). A row may come several times, with as many keys, or not at all."""
     if tie == "group":
-        return [[group] for group in pool.groups]
+        return np.arange(len(pool)), _codes(pa.array(pool.groups, pa.string()))
     if tie == "image":
-        hashes = pool.column("sha256") if "sha256" in pool.column_names else [None] * len(pool)
-        return [[value] if value else [] for value in hashes]
-    texts: list[list[str]] = [[] for _ in range(len(pool))]
-    row_of = {uid: row for row, uid in enumerate(pool.uids)}
-    table = pool.texts_table()
-    for uid, string, origin in zip(*(table[name].to_pylist() for name in ("uid", "string", "origin")), strict=True):
-        if origin != "negative" and (plain := " ".join(string.casefold().split())):
-            texts[row_of[uid]].append(plain)
-    return texts
+        known = pool.column("sha256") if "sha256" in pool.column_names else [None] * len(pool)
+        hashes = pa.array(known, pa.string())
+        row_V = np.flatnonzero(pc.not_equal(hashes, "").fill_null(False).to_numpy(zero_copy_only=False))
+        return row_V, _codes(hashes.take(pa.array(row_V)))
+    texts = pool.texts
+    strings = texts.column("string").dictionary_encode()
+    plain = pa.array([" ".join(string.casefold().split()) for string in strings.dictionary.to_pylist()], pa.large_string())
+    key_V = _codes(plain)[strings.indices.to_numpy(zero_copy_only=False)]
+    said = pc.not_equal(plain, "").take(strings.indices)
+    counts = pc.and_(said, pc.not_equal(texts.column("origin"), "negative")).to_numpy(zero_copy_only=False)
+    return texts.rows()[counts], key_V[counts]
+
+
+def _codes(names: pa.Array) -> Ints:
+    """Equal numbers for equal names, in order of first appearance."""
+    codes: Ints = names.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
 
 
 def save_split(folder: Path, pool: Pool, made_by: MadeBy) -> Path:
@@ -141,24 +151,55 @@ class LeakReport:
 
 
 def leaks(pool: Pool, *, examples: int = 3) -> LeakReport:
-    """What any two splits share. Rows without a split are not looked at."""
-    splits, uids = pool.column("split"), pool.uids
-    known = [tie for tie in TIES if tie != "image" or any(_values(pool, "image"))]
-    found: dict[tuple[Tie, str, str], list[tuple[str, str, int]]] = defaultdict(list)
-    order = {name: place for place, name in enumerate(pool.split_names)}
-    for tie in known:
-        where: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for row, values in enumerate(_values(pool, tie)):
-            for value in set(values) if splits[row] else ():
-                where[value][splits[row]].append(row)
-        for by_split in where.values():
-            for one, other in combinations(sorted(by_split, key=order.__getitem__), 2):
-                pair = (uids[by_split[one][0]], uids[by_split[other][0]])
-                found[tie, one, other].append((*pair, len(by_split[one]) + len(by_split[other])))
-    return LeakReport(
-        tuple(
-            Leak(tie, (one, other), len(items), sum(n for _, _, n in items), tuple((a, b) for a, b, _ in items[:examples]))
-            for (tie, one, other), items in found.items()
-        ),
-        tuple(known),
-    )
+    """What any two splits share. Rows without a split are not looked at. Pairs of splits, and examples, come in the order of rows."""
+    names, uids = pool.split_names, pool.uids
+    split_N = pc.index_in(pa.array(pool.column("split"), pa.string()), value_set=pa.array(names, pa.string()))
+    split_N = split_N.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    found: list[Leak] = []
+    known: list[Tie] = []
+    for tie in TIES:
+        row_V, key_V = _shared(pool, tie)
+        if tie == "image" and not len(row_V):
+            continue
+        known.append(tie)
+        common = _Common.of(row_V, key_V, split_N, len(names))
+        pair_C = common.one * len(names) + common.other
+        by_pair = np.argsort(pair_C, kind="stable")
+        starts = np.unique(pair_C[by_pair], return_index=True)[1]
+        for line_C in sorted(np.split(by_pair, starts[1:]) if len(starts) else [], key=lambda line_C: int(line_C[0])):
+            shown = [(uids[common.row[c]], uids[common.other_row[c]]) for c in line_C[:examples].tolist()]
+            one, other = names[common.one[line_C[0]]], names[common.other[line_C[0]]]
+            found.append(Leak(tie, (one, other), len(line_C), int(common.rows[line_C].sum()), tuple(shown)))
+    return LeakReport(tuple(found), tuple(known))
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What two splits have in common, a line a key and pair of splits, in order of the key's first row: the splits by number, the
+    first row of each that has it, and how many rows of both have it."""
+
+    one: Ints
+    other: Ints
+    row: Ints
+    other_row: Ints
+    rows: Ints
+
+    @classmethod
+    def of(cls, row_V: Ints, key_V: Ints, split_N: Ints, splits: int) -> _Common:
+        has_split = split_N[row_V] >= 0
+        row_V, key_V = row_V[has_split], key_V[has_split]
+        _, first, key_V = np.unique(key_V, return_index=True, return_inverse=True)
+        key_V = np.argsort(np.argsort(first))[key_V.reshape(-1)]  # in order of first appearance
+        key_U, row_U = np.divmod(np.unique(key_V * len(split_N) + row_V), max(len(split_N), 1))  # a row has a key once
+        order = np.lexsort((row_U, split_N[row_U], key_U))
+        place_U = (key_U * max(splits, 1) + split_N[row_U])[order]
+        place_P, start, count = np.unique(place_U, return_index=True, return_counts=True)
+        key_P, split_P = np.divmod(place_P, max(splits, 1))
+        row_P = row_U[order][start]
+        steps = range(1, int(np.bincount(key_P).max(initial=1)))  # the splits of a key stand side by side
+        parts = [np.flatnonzero(key_P[:-step] == key_P[step:]) for step in steps]
+        left = np.concatenate([np.zeros(0, np.int64), *parts])
+        right = left + np.repeat(np.array(steps, np.int64), [len(part) for part in parts])
+        order = np.lexsort((right, left))
+        left, right = left[order], right[order]
+        return cls(split_P[left], split_P[right], row_P[left], row_P[right], count[left] + count[right])

@@ -1,5 +1,5 @@
 """The life of any index: built, opened, added to, searched, cut down, compacted, exported. Each kind says in a file of its own how
-a sample becomes vectors and how a question becomes a ranking.
+a sample becomes vectors and how a search (`plan`) becomes what the engine is asked (`ranking`).
 
     FOLDER/index.json   what it is (`facts`): kind, model and data by fingerprint, columns
     FOLDER/shard/       the engine's files (`edge`), unless they lie on a server (`server`)
@@ -14,41 +14,29 @@ model is refused.
 from __future__ import annotations
 
 import shutil
-import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
-from itertools import islice
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, Unpack, get_args
+
+import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.core.files import publish
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
+from diptych.index.collection import Collection
 from diptych.index.exact import Hit
 from diptych.index.facts import FILE, Facts, Info, read_facts
-from diptych.index.filters import Kind, Where, check_where, merge_kinds
-from diptych.index.items import Block, What, hit_of, image_items, point_id, storable, text_items
-from diptych.index.places import (
-    create_store,
-    drop_collection,
-    load_store,
-    new_collection,
-    next_shard,
-    refuse_target,
-    sweep,
-)
+from diptych.index.items import Block, What, image_items, text_items
+from diptych.index.places import drop_collection, new_collection, refuse_target, sweep
+from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Options, Part, SearchPlan, picture
 from diptych.index.progress import shown
-from diptych.index.query import Query, first_of_its_kind
-from diptych.index.store import PAGE, Choice, Dense, Item, Scored, Space, Store, Terms, Vectors
+from diptych.index.ranking import Ranking, hits_of
+from diptych.index.store import Dense, Space, Vectors
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-SHOWN_ONLY = frozenset({"caption", "text"})  # columns that no one filters by: not indexed in the engine
-INDEXED_FROM = (
-    10_000  # items; among fewer a condition is checked about as fast without an index of its column, which takes time to make
-)
 
 Existing = Literal["replace", "skip"]
 
@@ -59,11 +47,16 @@ class Index(ABC):
     kind: ClassVar[str] = ""
     compare: ClassVar[str] = ""
     """The space in which two items are compared with each other (duplicates)."""
+    modes: ClassVar[tuple[Mode, ...]] = ()
+    """What it offers beside its usual search."""
+    combines: ClassVar[bool] = False
+    """Whether it adds and subtracts the parts of a plan."""
     deepest: int = 0
     """How far down a ranking a search with `distinct` looks; 0 to its end. A service sets a limit, so that nobody can keep it busy."""
 
-    def __init__(self, folder: Path, facts: Facts, store: Store | None, model: Any) -> None:
-        self.folder, self._facts, self._store, self._model = folder, facts, store, model
+    def __init__(self, folder: Path, facts: Facts, model: Any) -> None:
+        self.folder, self._model = folder, model
+        self._collection = Collection(folder, facts, self.spaces)
         self._batch_size = 64
 
     # ------------------------------------------------------------ what a kind says
@@ -97,40 +90,65 @@ class Index(ABC):
         """One set of vectors a text. `uids` is for messages."""
 
     @abstractmethod
-    def search_text(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        """The k items nearest to a text, best first. distinct: of items more alike than this cosine only the best."""
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """How the engine is asked. Indexes that do not combine get plans of one part."""
 
-    @abstractmethod
-    def search_image(
-        self, image: ImageSource | Path | str, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        """The k items nearest to an image, best first; the image itself, when it is in the index, is among them."""
+    def takes_vectors(self, plan: SearchPlan) -> bool:
+        """Whether the texts and pictures of a plan may be given as the model's embeddings (`SearchPlan.embedded`), so that a service
+        can embed those of several requests together."""
+        return False
 
-    @abstractmethod
-    def search_like(self, uid: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        """The k items most like one that is there, without it."""
-
-    def search_query(self, query: Query, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        """A query of one part or several; examples themselves are not among the hits."""
-        options: dict[str, Any] = {"where": where, "distinct": distinct}
-        alone = (query.text != "") + (query.image is not None) + len(query.like) == 1 and not query.unlike
-        if alone and query.image is not None:
-            return self.search_image(query.image, k, **options)
-        if alone and query.like:
-            return self.search_like(query.like[0], k, **options)
-        if alone and query.weight > 0:
-            return self.search_text(query.text, k, **options)
-        return self.search_combined(query, k, **options)
-
-    def search_combined(
-        self, query: Query, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        """A query of several parts. Only kinds with one vector an item can add and subtract."""
-        raise ConfigError(f"an index of kind '{self.kind}' cannot add and subtract: ask with one text, one image or one uid")
-
-    def search_vectors(self, query_QD: Unit, k: int = 10, *, where: Where | None = None) -> list[list[Hit]]:
-        """The k items nearest to each unit vector."""
+    def checked_vectors(self, query_QD: Unit) -> Unit:
+        """Unit vectors to search by."""
         raise ConfigError(f"an index of kind '{self.kind}' does not search by vectors: ask with a text, an image or a uid")
+
+    # ------------------------------------------------------------ searching
+
+    def answer(self, plan: SearchPlan) -> list[Hit]:
+        """The hits of a plan, best first; examples themselves are not among them.
+
+        Raises ConfigError for what this kind of index cannot do, DataError for a uid that is not there.
+        """
+        self.check_mode(plan)
+        if plan.only is None and not self.combines:
+            raise ConfigError(f"an index of kind '{self.kind}' cannot add and subtract: ask with one text, one image or one uid")
+        engine, columns = self._collection.engine, self._facts.columns
+        return hits_of(self.ranking(plan), plan, engine, columns, compare=self.compare, deepest=self.deepest)
+
+    def check_mode(self, plan: SearchPlan) -> None:
+        """Raise ConfigError unless the index has what the plan asks for beside its usual search."""
+        mode = plan.mode
+        if mode is None or isinstance(plan.only, ByVector):
+            return
+        if mode not in self.modes:
+            raise ConfigError(f"mode is {mode} (an index of kind '{self.kind}' has {' or '.join(self.modes) or 'no mode'})")
+        if mode == "lexical" and not isinstance(plan.only, ByText):
+            raise ConfigError("mode lexical needs a text alone")
+        if not isinstance(plan.only, ByText | ByImage):
+            raise ConfigError(f"mode {mode} needs a text alone or an image alone")
+
+    def search(self, query: str | Path | ImageSource, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+        """By a text, or by an image: an `ImageSource`, a `Path`, or a string that names an image file that exists."""
+        if isinstance(query, str) and not (Path(query).suffix.lower() in PICTURES and Path(query).is_file()):
+            return self.search_text(query, k, **options)
+        return self.search_image(query, k, **options)
+
+    def search_text(self, text: str, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+        """The k items nearest to a text, best first. Options are those of `SearchPlan`."""
+        return self.answer(SearchPlan((ByText(text),), k, **options))
+
+    def search_image(self, image: ImageSource | Path | str, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+        """The k items nearest to an image, best first; the image itself, when it is in the index, is among them."""
+        return self.answer(SearchPlan((ByImage(picture(image)),), k, **options))
+
+    def search_like(self, uid: str, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+        """The k items most like one that is there, without it."""
+        return self.answer(SearchPlan((ByExamples((uid,)),), k, **options))
+
+    def search_vectors(self, query_QD: Unit, k: int = 10, **options: Unpack[Options]) -> list[list[Hit]]:
+        """The k items nearest to each unit vector, fewer when fewer satisfy `where`."""
+        rows_QD = self.checked_vectors(np.asarray(query_QD, np.float32))
+        return [self.answer(SearchPlan((ByVector(row_D),), k, **options)) for row_D in rows_QD]
 
     # ------------------------------------------------------------ opening
 
@@ -177,13 +195,13 @@ class Index(ABC):
         work = folder.parent / f".{folder.name}.building"
         index = cls._started(work, facts, model)
         try:
-            done = set(index.uids()) if index._store is not None else set()
+            done = set(index.uids()) if index._collection.is_open else set()
             index._fill(pool, batch_size=batch_size, progress=progress, skip=done, once=True)
-            if index._store is None or not len(index):
+            if not index._collection.is_open or not len(index):
                 raise DataError(f"nothing in '{pool.name}' could be embedded", field=what, expected=f"samples with {what}")
-            index._settle()
+            index._collection.settle()
         except DiptychError:  # started again, it would fail again
-            index._destroy()
+            index._collection.destroy()
             raise
         finally:
             index.close()
@@ -205,7 +223,8 @@ class Index(ABC):
             raise RunError(f"{folder} is an index of kind '{facts.kind}' (expected '{cls.kind}')")
         if model is not None:
             facts.refuse_other_model(folder, model)
-        index = cls(folder, facts, load_store(folder, facts), model)
+        index = cls(folder, facts, model)
+        index._collection.load()
         sweep(folder, facts)
         return index
 
@@ -214,18 +233,17 @@ class Index(ABC):
         """An index in the working folder: what an interrupted build of the same thing left there, or a new one."""
         if (work / FILE).is_file():
             before = read_facts(work)
-            index = cls(work, before, load_store(work, before), model)  # raises when another process is building there
+            index = cls(work, before, model)
+            index._collection.load()  # raises when another process is building there
             if before.same_build(facts):
                 return index
-            index._destroy()
+            index._collection.destroy()
         shutil.rmtree(work, ignore_errors=True)  # killed before its first block
         work.mkdir(parents=True)
-        return cls(work, facts, None, model)
+        return cls(work, facts, model)
 
     def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        self._collection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -234,7 +252,7 @@ class Index(ABC):
         self.close()
 
     def __len__(self) -> int:
-        return self._engine().count()
+        return self._collection.engine.count()
 
     @property
     def embedder(self) -> Any:
@@ -244,15 +262,7 @@ class Index(ABC):
     @property
     def info(self) -> Info:
         dim = next((space.dim for space in self.spaces() if isinstance(space, Dense)), 0)
-        return self._facts.info(count=len(self), dim=dim, size=self._engine().bytes())
-
-    def search(
-        self, query: str | Path | ImageSource, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        """By a text, or by an image: an `ImageSource`, a `Path`, or a string that names an image file that exists."""
-        if isinstance(query, str) and not (Path(query).suffix.lower() in PICTURES and Path(query).is_file()):
-            return self.search_text(query, k, where=where, distinct=distinct)
-        return self.search_image(query, k, where=where, distinct=distinct)
+        return self._facts.info(count=len(self), dim=dim, size=self._collection.engine.bytes())
 
     # ------------------------------------------------------------ changing
 
@@ -267,7 +277,7 @@ class Index(ABC):
         self._ready()
         skip = set(self.uids()) if existing == "skip" else set()
         stored = self._fill(pool, batch_size=batch_size, progress=progress, skip=skip)
-        self._settle()
+        self._collection.settle()
         return stored
 
     def remove(self, uids: Iterable[str]) -> int:
@@ -276,32 +286,21 @@ class Index(ABC):
         No search finds them again from this moment. Their bytes leave the disk with `compact`.
         """
         names = list(dict.fromkeys(uids))
-        if not names:
-            return 0
-        before = len(self)
-        self._engine().delete(Choice(uids=names))
-        self._forget_unreadable(names)
-        return before - len(self)
+        return self._collection.remove(names) if names else 0
 
     def uids(self) -> list[str]:
         """The uids of all items, sorted; a sample with several texts in an index of texts is there once."""
-        return sorted({str(item.payload["uid"]) for item in self._engine().scroll(uid_only=True)})
+        return self._collection.uids()
 
     def compact(self) -> int:
         """Write all items anew, so that nothing of removed ones stays on disk. Returns how many bytes that saved. A server does
         this by itself."""
-        if self._facts.url:
-            return 0
-        before = self._engine().bytes()
-        self._copy_to(replace(self._facts, indexed={}, shard=next_shard(self._facts)))
-        return before - self._engine().bytes()
+        return 0 if self._facts.url else self._collection.compact()
 
     def move(self, url: str) -> None:
         """Bring all items to a Qdrant server, or with "" from there into the folder; then let go of them where they were. What
         goes wrong on the way leaves the index as it was."""
-        collection = new_collection(self.folder) if url else ""
-        facts = replace(self._facts, indexed={}, url=url, collection=collection, shard=next_shard(self._facts))
-        self._copy_to(facts)
+        self._collection.move(url)
 
     def export(self, out: Path | str, *, vectors: bool = True) -> int:
         """Write all items to a Parquet file (uid, columns, vectors by space), or their uids to a text file, one a line. Returns how
@@ -314,7 +313,7 @@ class Index(ABC):
         if out.suffix != ".parquet":
             raise ConfigError(f"{out} ends in '{out.suffix}' (expected .parquet, or .txt for the uids alone)")
         spaces = self.spaces() if vectors else []
-        items = self._engine().scroll(vectors=[space.name for space in spaces])
+        items = self._collection.scroll(spaces)
         return export_parquet(items, self._facts.columns, spaces, self.vocabulary_terms(), out)
 
     def vocabulary_terms(self) -> list[str]:
@@ -334,7 +333,7 @@ class Index(ABC):
                 if uid in seen:
                     raise DataError(f"uid {uid} is there twice", field="uid", expected="uids that differ")
                 seen.add(uid)
-            self._put(block, over=not once)
+            self._collection.put(block, over=not once)
             stored += len(block.items)
         return stored
 
@@ -343,97 +342,15 @@ class Index(ABC):
             return image_items(self.encode_samples, pool, needs_image=self.needs_image())
         return text_items(self.encode_texts, pool)
 
-    def _put(self, block: Block, *, over: bool) -> None:
-        """Store a block. over: there may be items of the same samples already."""
-        if block.items:
-            if self._store is None:
-                self._create(block.items[0].vectors)
-            self._declare(merge_kinds(self._facts.columns, (item.payload for item in block.items)))
-            self._engine().upsert([replace(item, payload=storable(item.payload)) for item in block.items])
-        if over and self._facts.what == "texts":  # samples that had more texts before
-            self._engine().delete(Choice(uids=block.uids, without=[item.id for item in block.items]))
-        known = {u["uid"]: u for u in self._facts.unreadable if u["uid"] not in block.uids}
-        known |= {u.uid: asdict(u) for u in block.unreadable}
-        if list(known.values()) != self._facts.unreadable:
-            self._facts.unreadable = list(known.values())
-            if self._store is not None:
-                self._facts.write(self.folder)
+    # ------------------------------------------------------------ inside: what kinds use
 
-    def _create(self, first: Vectors) -> None:
-        """The engine, once the widths are known. The facts come last: a folder without them is started anew."""
-        self._facts.dims = {name: int(v.shape[-1]) for name, v in first.items() if not isinstance(v, Terms)}
-        self._store = create_store(self.folder, self._facts, self.spaces())
-        self._facts.write(self.folder)
+    @property
+    def _facts(self) -> Facts:
+        return self._collection.facts
 
-    def _declare(self, columns: dict[str, Kind]) -> None:
-        """Write new columns down before any item that has them."""
-        if columns != self._facts.columns:
-            self._facts.columns = columns
-            self._facts.write(self.folder)
-
-    def _settle(self) -> None:
-        """After a change: indexes of columns where the items are many (or a server may insist), graphs, everything on disk."""
-        new = {name: kind for name, kind in self._facts.columns.items() if self._facts.indexed.get(name) != kind}
-        if self._facts.url or len(self) >= INDEXED_FROM:
-            for name in new.keys() - SHOWN_ONLY:
-                self._engine().declare(name, new[name])
-            if new:
-                self._facts.indexed = dict(self._facts.columns)
-                self._facts.write(self.folder)
-        self._engine().settle()
-
-    def _copy_to(self, facts: Facts) -> None:
-        old, before, names = self._engine(), self._facts, [space.name for space in self.spaces()]
-        sweep(self.folder, before)  # what an earlier attempt left
-        new = create_store(self.folder, facts, self.spaces())
-        items = old.scroll(vectors=names)
-        while page := list(islice(items, PAGE)):
-            new.upsert(page)
-        new.settle()
-        facts.write(self.folder)  # from here on the new place is the index
-        self._facts, self._store = facts, new
-        self._settle()
-        old.close()
-        drop_collection(before)
-        sweep(self.folder, facts)
-
-    def _forget_unreadable(self, uids: Iterable[str]) -> None:
-        gone = set(uids)
-        kept = [u for u in self._facts.unreadable if u["uid"] not in gone]
-        if len(kept) != len(self._facts.unreadable):
-            self._facts.unreadable = kept
-            self._facts.write(self.folder)
-
-    def _destroy(self) -> None:
-        """An unfinished build that can never be finished."""
-        if self._store is not None:
-            self.close()
-            drop_collection(self._facts)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    # ------------------------------------------------------------ inside: answering
-
-    def _answer(self, rank: Callable[[int, Sequence[str]], list[Scored]], k: int, distinct: float | None) -> list[Hit]:
-        """Hits of a ranking. `rank(limit, spaces)` gives its beginning, with the vectors of those spaces."""
-        if k < 1:
-            raise ConfigError(f"k is {k} (expected 1 or more)")
-        if distinct is None:
-            found = rank(k, ())
-        else:
-            found = first_of_its_kind(lambda limit: rank(limit, (self.compare,)), self.compare, k, distinct, deepest=self.deepest)
-        return [hit_of(item, self._facts.columns) for item in found]
-
-    def _choice(self, where: Where | None, without: Sequence[uuid.UUID] = ()) -> Choice:
-        check_where(where or {}, self._facts.columns)
-        return Choice(where or {}, self._facts.columns, without=without)
-
-    def _items_of(self, uid: str, spaces: Sequence[str]) -> list[Item]:
-        """The items of a sample: one, or one a text."""
-        items = list(self._engine().scroll(Choice(uids=[uid]), vectors=spaces))
-        if not items:
-            raise DataError(f"no item of {self.folder} has the uid '{uid}'", field="uid", expected="a uid that is there")
-        first = (point_id(uid), point_id(uid, 0))
-        return sorted(items, key=lambda item: item.id not in first)
+    def _cannot_take(self, part: Part) -> ConfigError:
+        """The error for a part that this kind of index does not know."""
+        return ConfigError(f"an index of kind '{self.kind}' does not search by {part.noun}: ask with a text, an image or a uid")
 
     def _ready(self) -> Any:
         """The model, or an error that says which one is missing."""
@@ -441,8 +358,3 @@ class Index(ABC):
             name = self._facts.model["name"]
             raise RunError(f"{self.folder} was opened without a model: texts and images need '{name}' (open(folder, model))")
         return self._model
-
-    def _engine(self) -> Store:
-        if self._store is None:
-            raise RunError(f"{self.folder} is closed")
-        return self._store

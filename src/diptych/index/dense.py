@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from diptych.core.contracts import Embedder, Unit
 from diptych.core.errors import ConfigError, RunError, ShapeError
-from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import checked, embed_texts, images_of
-from diptych.index.exact import Hit
 from diptych.index.facts import Info
-from diptych.index.filters import Where
 from diptych.index.items import What, point_id
-from diptych.index.query import Query, combine, picture
-from diptych.index.store import Ask, Choice, Dense, Scored, Space, Terms, Vector, Vectors
+from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Part, SearchPlan
+from diptych.index.ranking import Ranking
+from diptych.index.store import Ask, Dense, Space, Terms, Vector, Vectors
+from diptych.index.vectors import combine
 
 __all__ = ["DenseIndex", "Info", "point_id"]
 
@@ -34,6 +32,8 @@ class DenseIndex(Index):
     """Searches by text, by image, by vectors, by uid, and by sums and differences of them."""
 
     kind: ClassVar[str] = "dense"
+    modes: ClassVar[tuple[Mode, ...]] = ("exact",)
+    combines: ClassVar[bool] = True
 
     @classmethod
     def check_model(cls, model: Any, what: What) -> None:
@@ -58,96 +58,49 @@ class DenseIndex(Index):
 
     # ------------------------------------------------------------ searching
 
-    def search_text(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        return self._nearest(self._text(text), k, where=where, distinct=distinct)
+    def takes_vectors(self, plan: SearchPlan) -> bool:
+        return True
 
-    def search_image(
-        self, image: ImageSource | Path | str, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        return self._nearest(self._image(picture(image)), k, where=where, distinct=distinct)
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """By the one part, or by the sum of all, each `weight` times."""
+        vectors, examples = [], list[uuid.UUID]()
+        for part in plan.parts:
+            row_D, ids = self._vector_of(part)
+            vectors.append((row_D, part.weight))
+            examples += ids
+        query_D = vectors[0][0] if plan.only is not None else combine(vectors)
 
-    def search_like(self, uid: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        return self.search_combined(Query(like=(uid,)), k, where=where, distinct=distinct)
+        def asks(limit: int) -> list[Ask]:
+            return [self.ask(query_D, limit, exact=plan.exact, effort=plan.effort)]
 
-    def search_combined(
-        self, query: Query, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        """By the sum of the picture, the mean of the good examples, and `weight` times the text, less `against` times the mean of the
-        bad examples."""
-        parts: list[tuple[Unit, float]] = []
-        if query.image is not None:
-            parts.append((self._image(query.image), 1.0))
-        if query.text:
-            parts.append((self._text(query.text), query.weight))
-        without: list[uuid.UUID] = []
-        for uids, weight in ((query.like, 1.0), (query.unlike, -query.against)):
-            found = [item for uid in uids for item in self._items_of(uid, ("",))]
-            without += [item.id for item in found]
-            if found:
-                parts.append((combine([(_row(item.vectors[""]), 1.0) for item in found]), weight))
-        return self._nearest(combine(parts), k, where=where, distinct=distinct, without=without)
-
-    def search_vectors(
-        self,
-        query_QD: Unit,
-        k: int = 10,
-        *,
-        where: Where | None = None,
-        exact: bool = False,
-        effort: int = 0,
-        distinct: float | None = None,
-    ) -> list[list[Hit]]:
-        """The k items nearest to each unit vector, fewer when fewer satisfy `where`.
-
-        exact     compare with everything instead of walking the graph
-        effort    candidates that are kept on the way (128 of a graph): more is slower and closer to exact
-        distinct  of items more alike than this cosine only the best
-        """
-        rows_QD = self._checked_queries(query_QD)
-        options: dict[str, Any] = {"where": where, "exact": exact, "effort": effort, "distinct": distinct}
-        return [self._nearest(row_D, k, **options) for row_D in rows_QD]
+        return Ranking(asks, without=tuple(examples))
 
     def ask(self, query_D: Unit, limit: int, *, exact: bool = False, effort: int = 0) -> Ask:
-        """How the engine is asked for the nearest items."""
+        """How the engine is asked for the nearest items. effort: candidates that a walk over the graph keeps (128)."""
         return Ask("", query_D, limit, exact=exact, effort=effort or EFFORT)
 
-    # ------------------------------------------------------------ inside
-
-    def _nearest(
-        self,
-        query_D: Unit,
-        k: int,
-        *,
-        where: Where | None,
-        exact: bool = False,
-        effort: int = 0,
-        distinct: float | None = None,
-        without: Sequence[uuid.UUID] = (),
-    ) -> list[Hit]:
-        choice = self._choice(where, without)
-
-        def rank(limit: int, vectors: Sequence[str]) -> list[Scored]:
-            return self._ranked(self.ask(query_D, limit, exact=exact, effort=effort), choice, vectors)
-
-        return self._answer(rank, k, distinct)
-
-    def _ranked(self, ask: Ask, choice: Choice, vectors: Sequence[str]) -> list[Scored]:
-        return self._engine().query(ask, choice, vectors=vectors)
-
-    def _checked_queries(self, query_QD: Unit) -> Unit:
+    def checked_vectors(self, query_QD: Unit) -> Unit:
         query_QD = np.asarray(query_QD, np.float32)
         dim = self._facts.dims[""]
         if query_QD.ndim != 2 or query_QD.shape[1] != dim:
             raise ShapeError(f"queries are {list(query_QD.shape)} (expected [Q, {dim}])")
         return checked(query_QD, [f"number {row}" for row in range(len(query_QD))], "query")
 
-    def _text(self, text: str) -> Unit:
-        row_D: Unit = self._checked_queries(self._ready().embed_texts([text]))[0]
-        return row_D
+    # ------------------------------------------------------------ inside
 
-    def _image(self, image: ImageSource) -> Unit:
-        row_D: Unit = self._checked_queries(self._ready().embed_images([image]))[0]
-        return row_D
+    def _vector_of(self, part: Part) -> tuple[Unit, list[uuid.UUID]]:
+        """What a part stands for, [D], and the items that it names."""
+        match part:
+            case ByText(string):
+                return self.checked_vectors(self._ready().embed_texts([string]))[0], []
+            case ByImage(image):
+                return self.checked_vectors(self._ready().embed_images([image]))[0], []
+            case ByVector(row_D):
+                return self.checked_vectors(row_D[None])[0], []
+            case ByExamples(uids):
+                items = [item for uid in uids for item in self._collection.items_of(uid, ("",))]
+                return combine([(_row(item.vectors[""]), 1.0) for item in items]), [item.id for item in items]
+        raise self._cannot_take(part)
 
 
 def _row(vector: Vector) -> Unit:

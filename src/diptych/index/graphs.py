@@ -8,12 +8,11 @@ the confidence of the best triplet that fits. So a question is one look-up in an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, UnknownName
@@ -23,11 +22,11 @@ from diptych.core.scene_graph import SceneGraph
 from diptych.index.base import Index
 from diptych.index.embed import images_of
 from diptych.index.exact import Hit
-from diptych.index.filters import Where
 from diptych.index.items import Block, What
 from diptych.index.lexicon import Vocabulary
-from diptych.index.query import picture
-from diptych.index.store import Ask, Scored, Space, Sparse, Terms, Vectors
+from diptych.index.plan import ByExamples, ByImage, ByText, ByTriplet, Options, Part, SearchPlan
+from diptych.index.ranking import Ranking
+from diptych.index.store import Ask, Item, Space, Sparse, Terms, Vectors
 
 TRIPLETS = "triplets"  # the space
 ANY = ""  # a name that is left open
@@ -136,32 +135,43 @@ class GraphIndex(Index):
 
     # ------------------------------------------------------------ answering
 
-    def search_text(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        return self.search_triplet(triplet(text), k, where=where, distinct=distinct)
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """A triplet finds the pictures with the most confident triplet of that form, and a hit's `triplets` are those that fit; a
+        picture or an example finds those that share what is in it."""
+        vector, shown, examples = self._terms_of(plan.parts[0])
+        return Ranking(
+            lambda limit: [Ask(TRIPLETS, vector, limit)] if len(vector.indices) else [],
+            without=tuple(item.id for item in examples),
+            shown=shown,
+        )
 
-    def search_triplet(
-        self, pattern: Pattern, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        """The k pictures with the most confident triplet of that form; a hit's `triplets` are those that fit. A name may be "", which
-        leaves it open. Raises ConfigError when all are, UnknownName for a name that no picture has."""
-        wanted = self._known_names(pattern)
-        vector = self._vocabulary.encode({_term(wanted): 1.0})
-        return [fitting(hit, wanted) for hit in self._find(vector, k, where, distinct)]
+    def search_triplet(self, pattern: Pattern, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+        """By a triplet, in which a name may be "", which leaves it open. Raises ConfigError when all are, UnknownName for a name
+        that no picture has."""
+        return self.answer(SearchPlan((ByTriplet(pattern),), k, **options))
 
-    def search_image(
-        self, image: ImageSource | Path | str, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        """Pictures that share what the detector finds in this one."""
+    def _terms_of(self, part: Part) -> tuple[Terms, Callable[[Hit], Hit], list[Item]]:
+        """The terms to look up, what is shown of a hit, and the items that the part names."""
+        match part:
+            case ByText(string):
+                return self._terms_of(ByTriplet(triplet(string)))
+            case ByTriplet(names):
+                wanted = self._known_names(names)
+                return self._vocabulary.encode({_term(wanted): 1.0}), lambda hit: fitting(hit, wanted), []
+            case ByImage(image):
+                return self._vocabulary.encode(terms_of(self._read(image))), lambda hit: hit, []
+            case ByExamples(uids):
+                items = self._collection.items_of(uids[0], (TRIPLETS,))
+                vector = items[0].vectors[TRIPLETS]
+                assert isinstance(vector, Terms)
+                return vector, lambda hit: hit, items
+        raise self._cannot_take(part)
+
+    def _read(self, image: ImageSource) -> SceneGraph:
+        """What the detector finds in a picture."""
         if isinstance(self._ready(), Annotations):
             raise ConfigError("an index of annotations cannot read a picture: ask for a triplet, or build it with a detector")
-        graph = self._detected([picture(image)])[0].strongest(top=TOP, min_score=self._facts.options["min_confidence"])
-        return self._find(self._vocabulary.encode(terms_of(graph)), k, where, distinct)
-
-    def search_like(self, uid: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        items = self._items_of(uid, (TRIPLETS,))
-        vector = items[0].vectors[TRIPLETS]
-        assert isinstance(vector, Terms)
-        return self._find(vector, k, where, distinct, without=items[0].id)
+        return self._detected([image])[0].strongest(top=TOP, min_score=self._facts.options["min_confidence"])
 
     def _known_names(self, pattern: Pattern) -> Pattern:
         """The pattern in the spelling of the index."""
@@ -173,16 +183,6 @@ class GraphIndex(Index):
             name and _spelled(role, name, sorted({known[place] for known in there}))
             for place, (role, name) in enumerate(zip(roles, pattern, strict=True))
         )
-
-    def _find(self, vector: Terms, k: int, where: Where | None, distinct: float | None, without: Any = None) -> list[Hit]:
-        choice = self._choice(where, () if without is None else (without,))
-
-        def rank(limit: int, vectors: Sequence[str]) -> list[Scored]:
-            if not len(vector.indices):
-                return []
-            return self._engine().query(Ask(TRIPLETS, vector, limit), choice, vectors=vectors)
-
-        return self._answer(rank, k, distinct)
 
 
 def triplet(text: str) -> Pattern:

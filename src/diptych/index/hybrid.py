@@ -6,15 +6,13 @@ A text asks both; a picture asks the dense half, and the lexical one too where t
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
-from diptych.core.contracts import Dataset, LexicalEmbedder, Unit
+from diptych.core.contracts import Dataset, LexicalEmbedder
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.index.dense import EFFORT, DenseIndex
 from diptych.index.exact import Hit
@@ -23,7 +21,8 @@ from diptych.index.fusion import RULES, fuse
 from diptych.index.items import What
 from diptych.index.lexical import WORDS, Lexicon, lexical_settings
 from diptych.index.lexicon import Vocabulary, Words
-from diptych.index.query import picture
+from diptych.index.plan import ByImage, ByText, Mode, SearchPlan
+from diptych.index.ranking import Ranking
 from diptych.index.store import Ask, Scored, Space, Sparse, Vectors
 
 
@@ -38,6 +37,7 @@ class HybridIndex(DenseIndex):
     """
 
     kind: ClassVar[str] = "hybrid"
+    modes: ClassVar[tuple[Mode, ...]] = ("dense", "lexical")
 
     @classmethod
     def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
@@ -67,39 +67,39 @@ class HybridIndex(DenseIndex):
         dense = super().encode_texts(strings, uids)
         return [{**a, **b} for a, b in zip(dense, self._lexicon.of_texts(strings, uids), strict=True)]
 
-    def search_text(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        return self._fused(self._text(text), self._lexicon.query_text(text), k, where, distinct)
+    def takes_vectors(self, plan: SearchPlan) -> bool:
+        return not self._asks_both(plan) and plan.half != "lexical"
 
-    def search_image(
-        self, image: ImageSource | Path | str, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        if isinstance(self._lexicon.model, Words):
-            return super().search_image(image, k, where=where, distinct=distinct)
-        source = picture(image)
-        return self._fused(self._image(source), self._lexicon.query_image(source), k, where, distinct)
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """A text or a picture alone asks both halves; sums, examples and vectors the dense one."""
+        if plan.half == "lexical":
+            return self._lexical_ranking(plan)
+        return self._fused(plan) if self._asks_both(plan) else super().ranking(plan)
 
     def search_words(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        """By the words of a text alone; the dense half is `search_vectors`."""
-        choice, terms = self._choice(where), self._lexicon.vocabulary.encode(self._lexicon.query_text(text))
+        """By the words of a text alone; the dense half is `search_text(..., half="dense")`."""
+        return self.search_text(text, k, where=where, distinct=distinct, half="lexical")
 
-        def rank(limit: int, vectors: Sequence[str]) -> list[Scored]:
-            return self._ranked(Ask(WORDS, terms, limit), choice, vectors) if len(terms.indices) else []
+    def _asks_both(self, plan: SearchPlan) -> bool:
+        if plan.half:
+            return False
+        reads_pictures = not isinstance(self._lexicon.model, Words)
+        return isinstance(plan.only, ByText) or (isinstance(plan.only, ByImage) and reads_pictures)
 
-        return self._answer(rank, k, distinct)
+    def _lexical_ranking(self, plan: SearchPlan) -> Ranking:
+        terms = self._lexicon.query(plan.parts[0])
+        return Ranking(lambda limit: [Ask(WORDS, terms, limit)] if len(terms.indices) else [])
 
-    def _fused(
-        self, query_D: Unit, weights: Mapping[str, float], k: int, where: Where | None, distinct: float | None
-    ) -> list[Hit]:
-        choice = self._choice(where)
-        terms = self._lexicon.vocabulary.encode(weights)
+    def _fused(self, plan: SearchPlan) -> Ranking:
+        query_D, _ = self._vector_of(plan.parts[0])
+        terms = self._lexicon.query(plan.parts[0])
 
-        def rank(limit: int, vectors: Sequence[str]) -> list[Scored]:
+        def asks(limit: int) -> list[Ask]:
             depth = max(limit, self._facts.options["depth"])
-            asks = [self.ask(query_D, depth, effort=max(EFFORT, depth))]
-            asks += [Ask(WORDS, terms, depth)] if len(terms.indices) else []
-            return self._fuse([self._ranked(ask, choice, vectors) for ask in asks])[:limit]
+            words = [Ask(WORDS, terms, depth)] if len(terms.indices) else []
+            return [self.ask(query_D, depth, effort=max(EFFORT, depth)), *words]
 
-        return self._answer(rank, k, distinct)
+        return Ranking(asks, merge=self._fuse)
 
     def _fuse(self, rankings: Sequence[Sequence[Scored]]) -> list[Scored]:
         share = self._facts.options["lexical"]

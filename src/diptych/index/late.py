@@ -7,9 +7,8 @@ first: the model's own embedding where it has one, else the mean of the tokens. 
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +20,11 @@ from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import checked, images_of
 from diptych.index.exact import Hit
-from diptych.index.filters import Where
 from diptych.index.items import What
-from diptych.index.query import combine, picture
-from diptych.index.store import Ask, Dense, Scored, Space, Vectors
+from diptych.index.plan import ByExamples, ByImage, ByText, Mode, Part, SearchPlan
+from diptych.index.ranking import Ranking
+from diptych.index.store import Ask, Dense, Item, Space, Vectors
+from diptych.index.vectors import combine
 
 POOLED, TOKENS, SHORTLIST = "pooled", "tokens", 200
 
@@ -34,6 +34,7 @@ class LateIndex(Index):
 
     kind: ClassVar[str] = "late"
     compare: ClassVar[str] = POOLED
+    modes: ClassVar[tuple[Mode, ...]] = ("exact",)
 
     @classmethod
     def check_model(cls, model: Any, what: What) -> None:
@@ -70,58 +71,32 @@ class LateIndex(Index):
         pooled_ND = model.embed_images(images) if isinstance(model, Embedder) else [_mean(x_TD) for x_TD in tokens]
         return _both(pooled_ND, tokens, uids, "image")
 
-    def search_text(
-        self,
-        text: str,
-        k: int = 10,
-        *,
-        where: Where | None = None,
-        distinct: float | None = None,
-        exact: bool = False,
-        effort: int = 0,
-    ) -> list[Hit]:
-        """exact: compare the words with all tokens of all items. effort: as many in the shortlist, if more than the index's own."""
-        query = self.encode_texts([text], ["the query"])[0]
-        return self._find(query, k, where, distinct, exact=exact, effort=effort)
-
-    def search_image(
-        self,
-        image: ImageSource | Path | str,
-        k: int = 10,
-        *,
-        where: Where | None = None,
-        distinct: float | None = None,
-        exact: bool = False,
-        effort: int = 0,
-    ) -> list[Hit]:
-        query = self._of_images([picture(image)], ["the query"])[0]
-        return self._find(query, k, where, distinct, exact=exact, effort=effort)
-
-    def search_like(self, uid: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        items = self._items_of(uid, (POOLED, TOKENS))
-        return self._find(items[0].vectors, k, where, distinct, without=[item.id for item in items])
-
-    def _find(
-        self,
-        query: Vectors,
-        k: int,
-        where: Where | None,
-        distinct: float | None,
-        *,
-        exact: bool = False,
-        effort: int = 0,
-        without: Sequence[uuid.UUID] = (),
-    ) -> list[Hit]:
-        choice = self._choice(where, without)
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """exact: compare with all tokens of all items. effort: as many in the shortlist, if more than the index's own."""
+        query, examples = self._tokens_of(plan.parts[0])
         tokens_TD: Any = query[TOKENS]
 
-        def rank(limit: int, vectors: Sequence[str]) -> list[Scored]:
-            shortlist = max(self._facts.options["shortlist"], limit, effort)
-            first = None if exact else Ask(POOLED, query[POOLED], shortlist, effort=shortlist)
-            return self._engine().query(Ask(TOKENS, tokens_TD, limit, exact=exact, first=first), choice, vectors=vectors)
+        def asks(limit: int) -> list[Ask]:
+            shortlist = max(self._facts.options["shortlist"], limit, plan.effort)
+            first = None if plan.exact else Ask(POOLED, query[POOLED], shortlist, effort=shortlist)
+            return [Ask(TOKENS, tokens_TD, limit, exact=plan.exact, first=first)]
 
-        hits = self._answer(rank, k, distinct)  # the engine adds up; a mean does not grow with the length of a text
-        return [Hit(hit.uid, hit.score / len(tokens_TD), hit.payload) for hit in hits]
+        def mean(hit: Hit) -> Hit:  # the engine adds up; a mean does not grow with the length of a text
+            return replace(hit, score=hit.score / len(tokens_TD))
+
+        return Ranking(asks, without=tuple(item.id for item in examples), shown=mean)
+
+    def _tokens_of(self, part: Part) -> tuple[Vectors, list[Item]]:
+        """The vectors that a part stands for, and the items that it names."""
+        match part:
+            case ByText(string):
+                return self.encode_texts([string], ["the query"])[0], []
+            case ByImage(image):
+                return self._of_images([image], ["the query"])[0], []
+            case ByExamples(uids):
+                items = self._collection.items_of(uids[0], (POOLED, TOKENS))
+                return items[0].vectors, items
+        raise self._cannot_take(part)
 
 
 def _tokens(x_TD: Unit, name: str) -> Unit:

@@ -6,26 +6,23 @@ With a lexical model (LexLIP, 2023: images and texts as weights over words) the 
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from diptych.core.contracts import Dataset, LexicalEmbedder
 from diptych.core.errors import ConfigError
-from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import images_of
 from diptych.index.exact import Hit
-from diptych.index.filters import Where
 from diptych.index.items import What
 from diptych.index.lexicon import Vocabulary, Words, heaviest, unit_weights, words_of
-from diptych.index.query import picture
-from diptych.index.store import Ask, Scored, Space, Sparse, Vectors
+from diptych.index.plan import ByExamples, ByImage, ByTerms, ByText, Options, Part, SearchPlan
+from diptych.index.ranking import Ranking
+from diptych.index.store import Ask, Item, Space, Sparse, Terms, Vectors
 
 WORDS = "words"  # the space
 
@@ -72,36 +69,24 @@ class LexicalIndex(Index):
     def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
         return self._lexicon.of_texts(strings, uids)
 
-    def search_text(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        return self.search_terms(self._lexicon.query_text(text), k, where=where, distinct=distinct)
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """Items without any of the terms are not found, so there may be fewer than k."""
+        part = plan.parts[0]
+        items: list[Item] = []
+        if isinstance(part, ByExamples):
+            items = self._collection.items_of(part.uids[0], (WORDS,))
+            terms: Any = items[0].vectors[WORDS]
+        elif isinstance(part, ByText | ByImage | ByTerms):
+            terms = self._lexicon.query(part, most=self._facts.options["query_terms"])
+        else:
+            raise self._cannot_take(part)
+        return Ranking(
+            lambda limit: [Ask(WORDS, terms, limit)] if len(terms.indices) else [], without=tuple(item.id for item in items)
+        )
 
-    def search_image(
-        self, image: ImageSource | Path | str, k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        """By the words that a lexical model reads in a picture."""
-        return self.search_terms(self._lexicon.query_image(picture(image)), k, where=where, distinct=distinct)
-
-    def search_like(self, uid: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        items = self._items_of(uid, (WORDS,))
-        vector = items[0].vectors[WORDS]
-        return self._find(vector, k, where, distinct, [item.id for item in items])
-
-    def search_terms(
-        self, weights: Mapping[str, float], k: int = 10, *, where: Where | None = None, distinct: float | None = None
-    ) -> list[Hit]:
-        """By weighted terms. Items without any of them are not found, so there may be fewer than k."""
-        kept = heaviest(weights, self._facts.options["query_terms"])
-        return self._find(self._lexicon.vocabulary.encode(kept), k, where, distinct, ())
-
-    def _find(self, vector: Any, k: int, where: Where | None, distinct: float | None, without: Sequence[uuid.UUID]) -> list[Hit]:
-        choice = self._choice(where, without)
-
-        def rank(limit: int, vectors: Sequence[str]) -> list[Scored]:
-            if not len(vector.indices):
-                return []
-            return self._engine().query(Ask(WORDS, vector, limit), choice, vectors=vectors)
-
-        return self._answer(rank, k, distinct)
+    def search_terms(self, weights: Mapping[str, float], k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+        """By weighted terms."""
+        return self.answer(SearchPlan((ByTerms(weights),), k, **options))
 
 
 class Lexicon:
@@ -123,15 +108,23 @@ class Lexicon:
         found = self.model.lexicalise_texts(list(strings))
         return self._stored([unit_weights(w, f"a text of {uid}") for w, uid in zip(found, uids, strict=True)])
 
-    def query_text(self, text: str) -> dict[str, float]:
-        if isinstance(self.model, Words):
-            return self.model.query(text)
-        return unit_weights(self.model.lexicalise_texts([text])[0], "the query")
+    def query(self, part: Part, most: int = 0) -> Terms:
+        """The terms that a part asks for, by number. most: only so many of the heaviest; 0 for all."""
+        return self.vocabulary.encode(heaviest(self._weights(part), most))
 
-    def query_image(self, image: ImageSource) -> dict[str, float]:
-        if isinstance(self.model, Words):
-            raise ConfigError("an index of words reads texts only: search with words, or build it with a lexical model")
-        return unit_weights(self.model.lexicalise_images([image])[0], "the query")
+    def _weights(self, part: Part) -> Mapping[str, float]:
+        match part:
+            case ByText(string) if isinstance(self.model, Words):
+                return self.model.query(string)
+            case ByText(string):
+                return unit_weights(self.model.lexicalise_texts([string])[0], "the query")
+            case ByImage() if isinstance(self.model, Words):
+                raise ConfigError("an index of words reads texts only: search with words, or build it with a lexical model")
+            case ByImage(image):
+                return unit_weights(self.model.lexicalise_images([image])[0], "the query")
+            case ByTerms(terms):
+                return terms
+        raise ConfigError(f"words are read in texts and pictures, not in {part.noun}")
 
     def _documents(self, texts: Sequence[str]) -> list[dict[str, float]]:
         return self.model.documents(texts, self._options["mean_length"])  # type: ignore[no-any-return]

@@ -18,8 +18,8 @@ from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.index.dense import EFFORT, DenseIndex
 from diptych.index.items import What
-from diptych.index.query import unit_rows
 from diptych.index.store import Ask, Dense, Space, Vectors
+from diptych.index.vectors import unit_rows
 
 PREFIX, SHORTLIST = "prefix", 200
 ORDERS = ("given", "principal")
@@ -59,7 +59,7 @@ class NestedIndex(DenseIndex):
                 f"prefix is {width}, and the model's vectors have {rows_ND.shape[1]} numbers (expected at most those)"
             )
         file = self.folder / FILE
-        if self._facts.options["order"] == "principal" and self._store is None and not file.is_file():
+        if self._facts.options["order"] == "principal" and not self._collection.is_open and not file.is_file():
             with file.open("wb") as out:
                 np.save(out, principal(rows_ND, width), allow_pickle=False)
         return [{"": row_D, PREFIX: first_P} for row_D, first_P in zip(rows_ND, self._first(rows_ND), strict=True)]

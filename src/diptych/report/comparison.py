@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from diptych.core.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
 from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart, ticks
+from diptych.report.escape import escape
 from diptych.report.measured import Contrast, Measure, Measured
 from diptych.report.pictures import Album
 from diptych.report.side_by_side import over_seeds

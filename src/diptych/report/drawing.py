@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from html import escape
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from diptych.data.media.decode import encode_webp
+from diptych.report.escape import escape
 from diptych.report.page import style
 
 Pixels = npt.NDArray[np.uint8]

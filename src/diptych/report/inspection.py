@@ -132,6 +132,10 @@ def _pictures(pool: Pool, report: DataReport, shown: _Shown) -> Section:
         by_area = sorted(known, key=lambda k: (k[1] * k[2], k[0]))
         for name, chosen in (("smallest", by_area), ("largest", by_area[::-1]), ("most elongated", longest)):
             blocks.append(query_row(name, "", shown.figures((uid for uid, _, _ in chosen[:EACH]), note=True)))
+    if report.media:
+        blocks.append(charts([bar_chart("media", report.media)]))
+        kinds = [(name, shape, count) for name, shapes in report.shapes.items() for shape, count in shapes.items()]
+        blocks.append(table(("medium", "type and shape", "how many of those looked at"), kinds))
     if report.broken:
         blocks.append(heading(f"Broken, of {report.checked_images:,} that were looked at"))
         blocks.append(table(("sample", "why"), report.broken[:20]))

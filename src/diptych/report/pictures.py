@@ -10,17 +10,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from diptych.core.contracts import Dataset
-from diptych.core.errors import DecodeError
-from diptych.core.image import ImageSource
+from diptych.core.errors import DecodeError, MissingExtra
+from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
-from diptych.data.media.decode import decode, encode_webp
+from diptych.data.media.decode import encode_webp
 
 
-def thumbnail(source: ImageSource, *, side: int = 96) -> str:
-    """A data URI of the image, its longer side at most `side` pixels; an image that cannot be decoded becomes a grey square."""
+def thumbnail(item: MediaItem, *, side: int = 96) -> str:
+    """A data URI of a medium, its longer side at most `side` pixels; one that cannot be shown becomes a grey square."""
     try:
-        pixels_HWC = decode(source, exact=True)
-    except DecodeError:
+        pixels_HWC = item.thumbnail()
+    except (DecodeError, MissingExtra):
         pixels_HWC = np.full((side, side, 3), 200, np.uint8)
     return data_uri(pixels_HWC, side=side)
 
@@ -50,7 +50,7 @@ class Album:
         if uid not in self._made:
             sample = self.sample(uid)
             words = next((text.string for text in sample.positives("en")), "") or next((t.string for t in sample.positives()), "")
-            picture = thumbnail(sample.image) if sample.image else data_uri(np.full((8, 8, 3), 235, np.uint8))
+            picture = thumbnail(sample.shown) if sample.shown else data_uri(np.full((8, 8, 3), 235, np.uint8))
             self._made[uid] = (picture, words)
         return self._made[uid]
 

@@ -41,7 +41,6 @@ class Job:
     result. `finish` too runs in the one thread, so it may call models and indexes itself.
 
     inside  inputs that `finish` gives to the model by itself
-    bytes   what the job keeps in memory while it waits
     """
 
     model: Any
@@ -49,19 +48,21 @@ class Job:
     texts: Sequence[str] = ()
     images: Sequence[ImageSource] = ()
     inside: int = 0
-    bytes: int = 0
     result: Future[Any] = field(default_factory=Future)
+    inputs: int = field(init=False)
 
-    @property
-    def inputs(self) -> int:
-        return max(1, len(self.texts) + len(self.images) + self.inside)
+    def __post_init__(self) -> None:
+        self.inputs = max(1, len(self.texts) + len(self.images) + self.inside)
+
+    def drop(self) -> None:
+        """Let go of everything, for nobody waits for the result; the job itself keeps its place in the queue."""
+        self.texts, self.images, self.finish = (), (), lambda texts, images: None
 
 
 class Batcher:
     """The thread and its queue.
 
     queue     inputs that may wait
-    room      bytes that they may hold
     batch     inputs that the model gets at once
     observed  is told of every batch: inputs, seconds
     """
@@ -71,12 +72,11 @@ class Batcher:
         *,
         queue: int,
         batch: int,
-        room: int = 1 << 40,
         observed: Callable[[int, float], None] = lambda inputs, seconds: None,
     ) -> None:
-        self._queue, self._batch, self._room, self._observed = queue, batch, room, observed
+        self._queue, self._batch, self._observed = queue, batch, observed
         self._jobs: deque[Job] = deque()
-        self._waiting, self._held = 0, 0
+        self._waiting = 0
         self._stopped = False
         self._seconds_an_input = 0.01
         self._changed = threading.Condition()
@@ -88,26 +88,25 @@ class Batcher:
         with self._changed:
             if self._stopped:
                 raise Stopped
-            full = self._waiting + job.inputs > self._queue or self._held + job.bytes > self._room
-            if self._jobs and full:
+            if self._jobs and self._waiting + job.inputs > self._queue:
                 raise QueueFull(max(1.0, self._waiting * self._seconds_an_input))
             self._jobs.append(job)
             self._waiting += job.inputs
-            self._held += job.bytes
             self._changed.notify()
+        job.result.add_done_callback(lambda result: job.drop() if result.cancelled() else None)
         return job.result
 
     @property
     def waiting(self) -> int:
         return self._waiting
 
-    def close(self) -> None:
-        """Finish what is in the queue, then stop."""
+    def close(self, seconds: float | None = None) -> None:
+        """Finish what is in the queue, then stop. Waits so many seconds for it: the thread does not keep the process alive."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(seconds)
 
     def _work(self) -> None:
         while jobs := self._take():
@@ -131,7 +130,6 @@ class Batcher:
                 jobs.append(self._jobs.popleft())
                 size += jobs[-1].inputs
             self._waiting -= size
-            self._held -= sum(job.bytes for job in jobs)
             return jobs
 
 

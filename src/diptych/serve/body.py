@@ -7,34 +7,37 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diptych.serve.limits import Limits
+from diptych.serve.memory import Memory
 from diptych.serve.refusals import Refused, refused
-
-CLOSE = {"Connection": "close"}
 
 
 class LimitBody:
-    """ASGI middleware: reads at most so many bytes of a body in so many seconds, then passes it on in one piece. All bodies that are
-    there at once share `limits.queue_bytes`."""
+    """ASGI middleware: reads at most so many bytes of a body in so many seconds, then passes it on in one piece. What it reads counts as
+    memory of the request until that ends."""
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self.app, self.limits = app, limits
-        self._held = 0
+    def __init__(self, app: ASGIApp, limits: Limits, memory: Memory) -> None:
+        self.app, self.limits, self.memory = app, limits, memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        parts: list[bytes] = []
-        try:
-            declared = dict(scope["headers"]).get(b"content-length", b"0")
-            if declared.isdigit() and int(declared[:20]) > self.limits.body_bytes:
-                raise self._too_large()
-            if await self._read_in_time(receive, parts):
+        with self.memory.request():
+            if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+                await self.app(scope, receive, send)
+                return
+            parts: list[bytes] = []
+            try:
+                declared = dict(scope["headers"]).get(b"content-length", b"0")
+                if declared.isdigit() and int(declared[:20]) > self.limits.body_bytes:
+                    raise self._too_large()
+                there = await self._read_in_time(receive, parts)
+            except Refused as error:
+                error.headers["Connection"] = "close"  # the rest may still be on its way
+                await refused(error)(scope, receive, send)
+                return
+            if there:
                 await self.app(scope, _replay(b"".join(parts), receive), send)
-        except Refused as error:
-            await refused(error)(scope, receive, send)
-        finally:
-            self._held -= sum(map(len, parts))
 
     async def _read_in_time(self, receive: Receive, parts: list[bytes]) -> bool:
         try:
@@ -42,7 +45,7 @@ class LimitBody:
                 return await self._read(receive, parts)
         except TimeoutError:
             text = f"the body did not arrive within {self.limits.body_seconds:g} seconds"
-            raise Refused(408, text, headers=CLOSE) from None
+            raise Refused(408, text) from None
 
     async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
         """The body, piece by piece, into `parts`; False when the client left."""
@@ -53,16 +56,14 @@ class LimitBody:
                 return False
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            self._held += len(parts[-1])
             if size > self.limits.body_bytes:
                 raise self._too_large()
-            if self._held > self.limits.queue_bytes:
-                raise Refused(429, "too many large requests at once: try again later", retry_after=1, headers=CLOSE)
+            self.memory.take(len(parts[-1]))
             more = message.get("more_body", False)
         return True
 
     def _too_large(self) -> Refused:
-        return Refused(413, f"the body has more than {self.limits.body_bytes:,} bytes", headers=CLOSE)
+        return Refused(413, f"the body has more than {self.limits.body_bytes:,} bytes")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

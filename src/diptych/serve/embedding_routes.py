@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import FastAPI, Response
 
 from diptych.core.contracts import Unit
-from diptych.index.query import unit_rows
+from diptych.index.vectors import unit_rows
 from diptych.serve.refusals import Json, Refused
 from diptych.serve.schema import EmbeddingAnswer, EmbeddingRequest, ImageInput, text_of
 from diptych.serve.service import Service, Side

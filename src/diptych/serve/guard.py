@@ -8,42 +8,20 @@ from __future__ import annotations
 import hmac
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diptych.serve.logs import event, failed
+from diptych.serve.rate import Rate
 from diptych.serve.refusals import Refused, broken, refused
 from diptych.serve.service import Service
 
 OPEN = ("/", "/healthz", "/readyz")
-"""What anybody may ask: none of it tells anything about models or data."""
+"""What anybody may ask, with the parts of the page: none of it tells anything about models or data."""
 LIGHT = (*OPEN, "/info", "/metrics", "/openapi.json", "/v1/models")
 """What costs next to nothing, and so counts for no limit; pictures of items do not count for the rate."""
-PICTURES = "/image/"
-CLIENTS = 10_000  # remembered for the rate
-
-
-class Rate:
-    """A bucket of tokens a client: `burst` at first, filled up by `rate` a second. The clients seen longest ago are forgotten."""
-
-    def __init__(self, rate: float, burst: int, *, now: Callable[[], float] = time.monotonic) -> None:
-        self.rate, self.burst, self._now = rate, burst, now
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait(self, client: str) -> float:
-        """0 when the client may come in (which is counted), else the seconds until it may."""
-        if not self.rate:
-            return 0.0
-        now = self._now()
-        left, seen = self._buckets.pop(client, (float(self.burst), now))
-        left = min(float(self.burst), left + (now - seen) * self.rate)
-        allowed = left >= 1
-        self._buckets[client] = (left - 1 if allowed else left, now)
-        if len(self._buckets) > CLIENTS:
-            self._buckets.popitem(last=False)
-        return 0.0 if allowed else (1 - left) / self.rate
+PAGE, PICTURES = "/page/", "/image/"
 
 
 class Guard:
@@ -81,10 +59,11 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1").rpartition("@")[2]
         if self._hosts and _name(host) not in self._hosts:
             raise Refused(403, "this service does not go by that host name")
-        if self._token and path not in OPEN and not _carries(headers.get(b"authorization", b""), self._token):
+        open_to_all = path in OPEN or path.startswith(PAGE)
+        if self._token and not open_to_all and not _carries(headers.get(b"authorization", b""), self._token):
             self.service.metrics.refused("token")
             raise Refused(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
-        if path in LIGHT:
+        if open_to_all or path in LIGHT:
             return
         if self.service.draining:
             raise Refused(503, "the service is stopping", retry_after=5)

@@ -10,10 +10,10 @@ from diptych.core.contracts import Dataset
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.data.media.decode import probe
+from diptych.data.media.decode import upright_size
 from diptych.serve.answers import graph_answer, plain
-from diptych.serve.page import HEADERS
-from diptych.serve.refusals import Json, Refused
+from diptych.serve.page import PRIVATE
+from diptych.serve.refusals import Json
 from diptych.serve.schema import ItemAnswer
 from diptych.serve.service import Service
 
@@ -35,23 +35,14 @@ def add(app: FastAPI, service: Service) -> None:
     )
     async def image(uid: Uid, side: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:
         """A picture of at most `side` pixels a side. Nothing of the file but its pixels goes out."""
-        data = service.thumbnails.known(uid, side)
-        if data is None:
-            pool, row = service.row(uid)
-            data = await service.aside(lambda: _thumbnail(service, pool, row, uid, side))
-        if data is None:
-            raise Refused(404, "that item has no image that can be shown")
-        return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **HEADERS})
-
-
-def _thumbnail(service: Service, pool: Dataset, row: int, uid: str, side: int) -> bytes | None:
-    source = pool[row].image
-    return None if source is None else service.thumbnails.make(uid, source, side, service.limits.image_pixels)
+        data = await service.thumbnail(uid, side)
+        return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **PRIVATE})
 
 
 def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
     sample = pool[row]
     width, height = _size(sample.image, max_pixels)
+    image = sample.image is not None and width is not None
     return {
         "uid": sample.uid,
         "texts": [{"text": t.string, "language": t.language, "origin": t.origin} for t in sample.texts],
@@ -59,9 +50,11 @@ def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
         "licence": sample.licence,
         "source": sample.source,
         "columns": _columns(sample),
-        "image": sample.image is not None and width is not None,
+        "image": image,
         "width": width,
         "height": height,
+        "shown": image or bool(sample.media),
+        "media": {name: item.medium for name, item in sample.media.items()},
         "graph": graph_answer(sample.graph, width, height) if sample.regions and width and height else None,
     }
 
@@ -83,7 +76,6 @@ def _size(image: ImageSource | None, max_pixels: int) -> tuple[int, int] | tuple
     if image is None:
         return None, None
     try:
-        info = probe(image.read(), name="image", max_pixels=max_pixels)
+        return upright_size(image.read(), name="image", max_pixels=max_pixels)
     except (DecodeError, OSError):
         return None, None
-    return info.width, info.height

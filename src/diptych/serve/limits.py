@@ -12,20 +12,26 @@ class Limits:
     """What is larger is refused: with 413 (bytes, pixels, characters), 422 (counts), 408 or 503 (time), 429 (too much at once).
 
     body_bytes       of a request
-    image_pixels     of a picture, read from its header before anything is decoded
+    image_pixels     of a picture, read from its header before anything is decoded; JPEGs with very many scans are too large as well
     inputs           texts or pictures in one request
     names            labels, objects or relations in one request
     text_characters  of one text
     k                results of one search
     depth            items of a ranking that a search with `distinct` looks at, at most
     queue            inputs that wait for the model; more than that is answered with 429
-    queue_bytes      memory of the pictures that wait, and of the bodies that are being read; more is answered with 429
+    queue_bytes      memory of all bodies and decoded pictures (by the size that their headers declare); more is answered with 429
     batch            inputs that the model gets at once, at most
     requests         that are open at once
     rate             requests a second and client, on average; 0 sets no limit
     burst            requests that a client may send at once before `rate` holds
+    connections      that are open at once; more are answered with 503, unless one that only waits can make room
+    client_connections  the same, of one client (address; of IPv6, its first 64 bits)
+    header_seconds   until the head of a request has arrived, from the connection or from its first byte
+    idle_seconds     that a connection stays open between requests
+    request_seconds  from the first byte of a request until the client has taken the last byte of its answer
     body_seconds     until a body has arrived
-    seconds          from then until the answer
+    decode_seconds   of one picture
+    seconds          from then until the answer, whatever is asked
     drain_seconds    for requests that are under way when the service is told to stop
     """
 
@@ -42,7 +48,13 @@ class Limits:
     requests: int = 512
     rate: float = 0.0
     burst: int = 40
+    connections: int = 512
+    client_connections: int = 256
+    header_seconds: float = 10.0
+    idle_seconds: float = 20.0
+    request_seconds: float = 120.0
     body_seconds: float = 20.0
+    decode_seconds: float = 10.0
     seconds: float = 60.0
     drain_seconds: float = 30.0
 

@@ -1,4 +1,8 @@
-"""One JSON line an event on stderr. Never in it: what clients sent (texts, pictures, uids, filters), or their addresses."""
+"""One JSON line an event on stderr. Never in it: what clients sent (texts, pictures, uids, filters), or their addresses.
+
+Lines are short whatever was sent, and there are only so many a second: what comes faster is counted in the next line of its kind
+(`left_out`).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,18 @@ import logging
 import sys
 import time
 import traceback
+from collections import Counter
 from typing import Any
 
 from starlette.types import Scope
 
+from diptych.serve.rate import Rate
+
 log = logging.getLogger("diptych.serve")
+LONGEST = 200
+"""Characters of a message."""
+OURS, FOREIGN = (100.0, 1000), (0.2, 5)
+"""Lines a second and at once, of each event of the service, and of each kind of line of the libraries under it."""
 
 
 class JsonLines(logging.Formatter):
@@ -19,22 +30,52 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        head = {"time": f"{seconds}.{int(record.msecs):03d}Z", "level": record.levelname.lower(), "event": record.getMessage()}
+        message = record.getMessage()[:LONGEST]
+        head = {"time": f"{seconds}.{int(record.msecs):03d}Z", "level": record.levelname.lower(), "event": message}
         return json.dumps(head | getattr(record, "fields", {}))
 
 
+class Sparing(logging.Filter):
+    """Lets so many lines of a kind through. A kind is an event of ours, or a place in the code of others."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        super().__init__()
+        self._rate = Rate(rate, burst)
+        self._left_out: Counter[tuple[str, int, str]] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = (record.pathname, record.lineno, str(record.msg) if record.name == log.name else "")
+        if self._rate.wait(kind):
+            self._left_out[kind] += 1
+            return False
+        if missing := self._left_out.pop(kind, 0):
+            record.fields = {**getattr(record, "fields", {}), "left_out": missing}
+        return True
+
+
 def to_stderr() -> None:
-    """Send the service's log to stderr as JSON lines, instead of wherever logging is configured to go; and the server's warnings,
-    of which only the message is taken."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    for one, level in ((log, logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING)):
+    """Send the service's log to stderr as JSON lines, instead of wherever logging is configured to go; and the warnings of the server
+    and of its event loop, of which only the message is taken."""
+    for name, level, often in (
+        (log.name, logging.INFO, OURS),
+        ("uvicorn.error", logging.WARNING, FOREIGN),
+        ("asyncio", logging.WARNING, FOREIGN),
+    ):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines())
+        handler.addFilter(Sparing(*often))
+        one = logging.getLogger(name)
         one.handlers, one.propagate = [handler], False
         one.setLevel(level)
 
 
 def event(name: str, **fields: Any) -> None:
     log.info(name, extra={"fields": fields})
+
+
+def trouble(error: str) -> None:
+    """Something outside of any request; `error` is a type."""
+    log.warning("trouble", extra={"fields": {"error": error}})
 
 
 def failed(scope: Scope, error: BaseException) -> None:

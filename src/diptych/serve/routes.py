@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from diptych import __version__
-from diptych.serve import embedding_routes, item_routes, picture_routes, search_routes, status_routes
+from diptych.serve import embedding_routes, item_routes, page_routes, picture_routes, search_routes, status_routes
 from diptych.serve.body import LimitBody
+from diptych.serve.deadline import Deadline
 from diptych.serve.guard import Guard, Observe
 from diptych.serve.refusals import answer_errors
 from diptych.serve.schema import Refusal
@@ -34,7 +35,7 @@ def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        service.close()
+        await service.close()
 
     # The interactive pages of FastAPI load scripts from elsewhere; /openapi.json says the same.
     app = FastAPI(
@@ -47,13 +48,15 @@ def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts:
         generate_unique_id_function=status_routes.unique_id,
     )
     answer_errors(app)
-    status_routes.add(app, service, token=bool(token))
+    page_routes.add(app, token=bool(token))
+    status_routes.add(app, service)
     embedding_routes.add(app, service)
     search_routes.add(app, service)
     picture_routes.add(app, service)
     item_routes.add(app, service)
     # The last one added is the outermost.
-    app.add_middleware(LimitBody, limits=service.limits)
+    app.add_middleware(Deadline, service=service)
+    app.add_middleware(LimitBody, limits=service.limits, memory=service.memory)
     app.add_middleware(Guard, service=service, token=token, hosts=hosts)
     if cors:
         headers = ["Retry-After", "X-Request-Id"]

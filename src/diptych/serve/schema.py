@@ -203,9 +203,11 @@ class ItemAnswer(BaseModel):
     licence: str
     source: str
     columns: dict[str, Any]
-    image: bool
+    image: bool = Field(description="whether it has a picture that models can be asked about")
     width: int | None
     height: int | None
+    shown: bool = Field(description="whether /image/UID has something to show: its picture, or a thumbnail of another medium")
+    media: dict[str, str] = Field(description="what it has beside the picture: name and kind of medium")
     graph: GraphAnswer | None = Field(description="regions and relations that the data hold")
 
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
 
 from diptych.core.contracts import Unit
-from diptych.core.image import ImageSource
+from diptych.core.errors import ConfigError
 from diptych.index.base import Index
-from diptych.index.dense import DenseIndex
 from diptych.index.exact import Hit
-from diptych.index.hybrid import HybridIndex
-from diptych.index.late import LateIndex
-from diptych.index.query import Query as Asked
+from diptych.index.plan import SearchPlan
 from diptych.serve.answers import plain
 from diptych.serve.refusals import Json, Refused
 from diptych.serve.schema import SearchAnswer, SearchRequest, text_of, texts_of
-from diptych.serve.service import Service, Side
-
-Ask = Callable[[Unit, Unit], list[Hit]]
+from diptych.serve.service import Service
 
 
 def add(app: FastAPI, service: Service) -> None:
@@ -43,18 +37,13 @@ def add(app: FastAPI, service: Service) -> None:
         return await _search(service, request)
 
 
-def modes(side: Side) -> list[str]:
-    """What `mode` may be with an index of that kind."""
-    if isinstance(side.index, HybridIndex):
-        return ["dense", "lexical"]
-    return ["exact"] if isinstance(side.index, DenseIndex | LateIndex) else []
-
-
 def _conditions(where: str) -> dict[str, Any]:
     try:
         found = json.loads(where) if where else {}
     except (json.JSONDecodeError, RecursionError):
         found = None
+    except ValueError:  # Python reads no whole numbers of more than 4,300 digits
+        raise Refused(400, "where holds a number of far too many digits") from None
     if not isinstance(found, dict):
         raise Refused(422, 'where is no JSON object (expected one such as {"split": "train"})')
     return found
@@ -66,25 +55,27 @@ async def _search(service: Service, request: SearchRequest) -> Response:
         raise Refused(404, f"'{side.name}' has no index to search: start the service with one (diptych serve MODEL INDEX)")
     if request.k > service.limits.k:
         raise Refused(422, f"k is {request.k} (expected 1..{service.limits.k})")
-    if request.mode and request.mode not in modes(side):
-        can = " or ".join(modes(side)) or "no mode"
-        raise Refused(422, f"mode is {request.mode} (an index of kind '{side.index.kind}' has {can})")
-    asked = await _asked(service, request)
-    hits = await _find(service, side, side.index, asked, request)
+    plan = await _plan(service, request)
+    try:
+        side.index.check_mode(plan)
+    except ConfigError as error:
+        raise Refused(422, str(error)) from None
+    hits = await _answer(service, side.model, side.index, plan)
     kept = [hit for hit in hits if request.min_score is None or hit.score >= request.min_score]
     found = [{"uid": hit.uid, "score": float(hit.score), "payload": plain(hit.payload)} for hit in kept]
     return Json({"hits": found})
 
 
-async def _asked(service: Service, request: SearchRequest) -> Asked:
-    """The request as a query of the index, its parts held against the limits."""
+async def _plan(service: Service, request: SearchRequest) -> SearchPlan:
+    """The request as a plan, its parts held against the limits."""
     limits = service.limits
     text = "" if request.text is None else text_of(request.text, "text", limits)
     like, unlike = (_uids(getattr(request, name), name, service) for name in ("like", "unlike"))
     image = None if request.image is None else await service.picture(request.image, "image")
     if not text and image is None and not like:
         raise Refused(422, "nothing to search for (expected text, image or like)")
-    return Asked(text, image, like, unlike, request.weight, request.against)
+    asked: dict[str, Any] = {"k": request.k, "where": request.where or None, "distinct": request.distinct, "mode": request.mode}
+    return SearchPlan.of(text, image, like, unlike, request.weight, request.against, **asked)
 
 
 def _uids(given: str | list[str], name: str, service: Service) -> tuple[str, ...]:
@@ -92,31 +83,15 @@ def _uids(given: str | list[str], name: str, service: Service) -> tuple[str, ...
     return tuple(texts_of(listed, name, service.limits.inputs, service.limits))
 
 
-async def _find(service: Service, side: Side, index: Index, asked: Asked, request: SearchRequest) -> list[Hit]:
+async def _answer(service: Service, model: Any, index: Index, plan: SearchPlan) -> list[Hit]:
     """What can be embedded together with other requests is; the rest the index embeds for itself."""
-    options: dict[str, Any] = {"where": request.where or None, "distinct": request.distinct}
-    alone = (asked.text != "") + (asked.image is not None) + len(asked.like) == 1 and not asked.unlike and asked.weight > 0
-    by_text, by_image = alone and asked.text != "", alone and asked.image is not None
-    inside: list[ImageSource] = [asked.image] if asked.image is not None else []
-    if isinstance(index, HybridIndex) and request.mode == "lexical":
-        if not by_text:
-            raise Refused(422, "mode lexical needs a text alone")
-        found = await service.ask(side.model, lambda t, i: index.search_words(asked.text, request.k, **options))
-    elif isinstance(index, DenseIndex) and (by_text or by_image) and (side.by_vectors or request.mode == "dense"):
-        options["exact"] = request.mode == "exact"
-        parts: dict[str, Any] = {"texts": [asked.text]} if by_text else {"images": inside}
+    hits: list[Hit]
+    if index.takes_vectors(plan):
 
         def nearest(text_ND: Unit, image_ND: Unit) -> list[Hit]:
-            return index.search_vectors(text_ND if by_text else image_ND, request.k, **options)[0]
+            return index.answer(plan.embedded(text_ND, image_ND))
 
-        found = await service.ask(side.model, nearest, **parts)
-    elif isinstance(index, LateIndex) and (by_text or by_image) and request.mode == "exact":
-        query: Any = asked.text if by_text else asked.image
-        find = index.search_text if by_text else index.search_image
-        found = await service.ask(side.model, lambda t, i: find(query, request.k, exact=True, **options), inside=inside)
-    elif request.mode in ("exact", "dense"):
-        raise Refused(422, f"mode {request.mode} needs a text alone or an image alone")
+        hits = await service.ask(model, nearest, texts=plan.texts, images=plan.images)
     else:
-        found = await service.ask(side.model, lambda t, i: index.search_query(asked, request.k, **options), inside=inside)
-    hits: list[Hit] = found
+        hits = await service.ask(model, lambda texts, images: index.answer(plan), inside=plan.images)
     return hits

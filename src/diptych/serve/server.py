@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import warnings
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import uvicorn
@@ -15,18 +17,44 @@ import uvicorn
 from diptych.core.errors import RunError
 from diptych.core.image import ArrayImage
 from diptych.serve import logs
+from diptych.serve.connections import BACKLOG, Connection, Connections, make_room
 from diptych.serve.service import Service
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+SWEEP_SECONDS = 0.5
+
 
 class Server(uvicorn.Server):
-    """Tells the service that it stops, before connections are closed."""
+    """Keeps connections within their limits, and tells the service that it stops before they are closed."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, app: FastAPI) -> None:
+        self.service: Service = app.state.service
+        limits = self.service.limits
+        self.connections = Connections(limits, self.service.metrics.refused)
+        config = uvicorn.Config(
+            app,
+            http=partial(Connection, self.connections),  # type: ignore[arg-type]  # called like the class that it makes
+            ws="none",
+            log_config=None,  # uvicorn's own lines hold addresses and query strings
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=max(1, round(limits.idle_seconds)),
+            timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
+            proxy_headers=False,  # anybody could write another client into them; limits count connections' own addresses
+        )
         super().__init__(config)
-        self.service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_noted)
+        await super().startup(sockets)
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._sweeper.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.service.draining:
@@ -35,31 +63,41 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit and sig == signal.SIGINT  # Ctrl-C twice
         self.should_exit = True  # uvicorn's own handler would also raise the signal again at the end
 
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.connections.sweep()
+
 
 def listen(app: FastAPI, host: str, port: int, said: Callable[[str], None]) -> None:
     """`said` gets the address once the port is taken. Raises RunError when it cannot be."""
     service: Service = app.state.service
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    make_room(service.limits)
     try:
-        line = socket.create_server((host, port), family=family, backlog=2048)
+        line = listening_socket(host, port)
     except OSError as error:
         raise RunError(f"{host}:{port} cannot be listened on: {(error.strerror or str(error)).lower()}") from error
     _warm(service)
     said(f"http://{f'[{host}]' if ':' in host else host}:{line.getsockname()[1]}/")
     logs.to_stderr()
     warnings.filterwarnings("ignore", module="PIL")  # what it thinks of clients' pictures is no line of JSON
-    config = uvicorn.Config(
-        app,
-        log_config=None,  # uvicorn's own lines hold addresses and query strings
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=20,
-        timeout_graceful_shutdown=max(1, round(service.limits.drain_seconds)),
-        proxy_headers=False,  # anybody could write another client into them; the rate limit counts connections' own addresses
-    )
     logs.event("starting", models=len(service.sides), items=service.first.facts.count if service.first.facts else 0)
-    Server(config, service).run(sockets=[line])
+    Server(app).run(sockets=[line])
     logs.event("stopped")
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A TCP socket that knows that it is one. `create_server` leaves the protocol number at 0, accepted connections inherit that, and
+    asyncio sets TCP_NODELAY only on protocol 6: then the body of each answer on a kept-alive connection waits some 40 ms, for the
+    client's delayed acknowledgement of its head."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    line = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    return socket.socket(fileno=line.detach())  # asks the system for the number
+
+
+def _noted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What goes wrong in the event loop, as a line without addresses and tracebacks: connections that broke, descriptors that ran out."""
+    logs.trouble(type(context.get("exception")).__name__)
 
 
 def _warm(service: Service) -> None:

@@ -11,21 +11,26 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from diptych.core.contracts import Dataset, Detector, Embedder, TokenEmbedder
-from diptych.core.errors import DecodeError
-from diptych.core.image import ArrayImage, BytesImage, ImageSource
+from diptych.core.errors import DecodeError, MissingExtra, TooLarge
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.media import MediaItem, medium_of
+from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
-from diptych.index.dense import DenseIndex
 from diptych.index.facts import Info
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
+from diptych.serve.decoders import Decoders
 from diptych.serve.facets import facets
 from diptych.serve.limits import Limits
+from diptych.serve.memory import Memory
 from diptych.serve.metrics import Metrics
-from diptych.serve.pictures import kept, picture_of
+from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import Refused
 from diptych.serve.thumbnails import Thumbnails
 
 T = TypeVar("T")
 
+CLOSE_SECONDS = 2.0
+"""For the model's thread, once every request has been answered or given up."""
 UNSHOWN = ("uid", "caption", "text", "group")  # columns that differ from item to item
 
 
@@ -59,16 +64,6 @@ class Side:
         """How a text is laid over a picture: by the model's own patches and words, by covering parts, or ""."""
         return "patches" if isinstance(self.model, TokenEmbedder) else "occlusion" if self.embeds else ""
 
-    @property
-    def combines(self) -> bool:
-        """Whether its index can add and subtract texts, pictures and examples."""
-        return isinstance(self.index, DenseIndex)
-
-    @property
-    def by_vectors(self) -> bool:
-        """Whether a plain query is a vector, so that those of several requests can be embedded together."""
-        return self.index is not None and self.index.kind in ("dense", "nested")
-
 
 class Service:
     """Everything behind the routes. `close` it to finish what is in the queue."""
@@ -80,7 +75,8 @@ class Service:
         self.pool, self.limits = pool, limits
         self.draining = False
         self.metrics = Metrics(lambda: self.batcher.waiting)
-        self.batcher = Batcher(queue=limits.queue, room=limits.queue_bytes, batch=limits.batch, observed=self.metrics.batch)
+        self.memory = Memory(limits.queue_bytes)
+        self.batcher = Batcher(queue=limits.queue, batch=limits.batch, observed=self.metrics.batch)
         self.thumbnails = Thumbnails()
         self._facets: dict[str, dict[str, dict[str, Any]]] = {}
         for side in sides:
@@ -88,7 +84,9 @@ class Service:
                 side.index.deepest = limits.depth
                 _ = side.facts
                 self._facets[side.name] = facets(pool, frozenset(side.index.uids()))
-        self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="diptych-decode")
+        few = min(4, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(few, thread_name_prefix="diptych-aside")
+        self._decoders = Decoders(few, limits.decode_seconds, limits.image_pixels)
 
     def side(self, name: str | None) -> Side:
         if not name:
@@ -108,36 +106,89 @@ class Service:
         inside: Sequence[ImageSource] = (),
         times: int = 1,
     ) -> Any:
-        """Embed and finish in the model's thread. Raises Refused: 429 when the queue is full, 503 when it took too long.
+        """Embed and finish in the model's thread. Raises Refused (429) when the queue is full.
 
         inside, times  pictures that `finish` gives to the model by itself, and how often
         """
-        held = sum(map(_bytes, (*images, *inside)))
         try:
-            future = self.batcher.submit(Job(model, finish, texts, images, inside=times * len(inside), bytes=held))
+            future = self.batcher.submit(Job(model, finish, texts, images, inside=times * len(inside)))
         except QueueFull as full:
             self.metrics.refused("queue")
             raise Refused(429, "too many requests wait for the model: try again later", retry_after=full.seconds) from None
         except Stopped:
             raise Refused(503, "the service is stopping", retry_after=5) from None
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self.limits.seconds)
-        except TimeoutError:
-            self.metrics.refused("time")
-            raise Refused(503, f"no answer within {self.limits.seconds:g} seconds", retry_after=5) from None
+        return await asyncio.wrap_future(future)
 
     async def aside(self, work: Callable[[], T]) -> T:
-        """Work on pictures, outside of the model's thread and of the server's loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        """Short work outside of the model's thread and of the server's loop: reading files, encoding."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def picture(self, encoded: str, name: str) -> ImageSource:
-        """A picture of a request, checked and decoded."""
-        return await self.aside(lambda: picture_of(encoded, name, self.limits))
+    async def picture(self, encoded: str, name: str) -> ArrayImage:
+        """A picture of a request, decoded. Raises Refused: 400 when it is no sound image, 413 when it is too large."""
+        data = await self.aside(lambda: bytes_of(encoded, name))
+        try:
+            return await self._decoded(data, name)
+        except TooLarge as error:
+            raise Refused(413, f"{name} is too large: {error.problem}") from None
+        except DecodeError as error:
+            raise Refused(400, f"{name} is not an image that can be read: {error.problem}") from None
 
-    async def item_picture(self, uid: str) -> ImageSource:
+    async def item_picture(self, uid: str) -> ArrayImage:
         """The picture of an item, decoded. Raises Refused: 404 without data, item or image."""
+        source = await self._item_source(uid)
+        try:
+            if isinstance(source, ArrayImage):
+                return ArrayImage(await self.aside(lambda: decode(source, max_pixels=self.limits.image_pixels)), source.name)
+            return await self._decoded(source, "the image of that item")
+        except DecodeError:
+            raise Refused(404, "the image of that item cannot be read") from None
+
+    async def thumbnail(self, uid: str, side: int) -> bytes:
+        """The picture of an item as WebP of at most `side` pixels a side. Raises Refused (404)."""
+        known = self.thumbnails.known(uid, side)
+        if known is not None:
+            return known
         pool, row = self.row(uid)
-        return await self.aside(lambda: _picture(pool, row, self.limits))
+        shown = await self.aside(lambda: pool[row].shown)
+        if shown is not None and shown.medium != "image":
+            return self.thumbnails.keep(uid, side, await self._medium_thumbnail(shown, side))
+        source = await self._item_source(uid)
+        try:
+            if isinstance(source, ArrayImage):
+                data = await self.aside(lambda: small_webp(source, side, max_pixels=self.limits.image_pixels))
+            else:
+                data = await self._decoders.thumbnail(source, "the image of that item", side)
+        except DecodeError:
+            raise Refused(404, "that item has no image that can be shown") from None
+        return self.thumbnails.keep(uid, side, data)
+
+    async def _medium_thumbnail(self, item: MediaItem, side: int) -> bytes:
+        """A clip, a cloud, a volume as one small picture, within the limits of its medium."""
+        try:
+            return await self.aside(lambda: small_webp(ArrayImage(medium_of(item.medium).thumbnail(item, side=side)), side))
+        except (DecodeError, MissingExtra, OSError):
+            raise Refused(404, "that item has nothing that can be shown") from None
+
+    async def _decoded(self, data: bytes, name: str) -> ArrayImage:
+        """Room is taken for it when its header has been read, and given back when the request ends."""
+        return ArrayImage(
+            await self._decoders.pixels(data, name, lambda width, height: self.memory.take(3 * width * height)), name
+        )
+
+    async def _item_source(self, uid: str) -> ArrayImage | bytes:
+        pool, row = self.row(uid)
+
+        def read() -> ArrayImage | bytes | None:
+            image = pool[row].image
+            return image if image is None or isinstance(image, ArrayImage) else image.read()
+
+        try:
+            found = await self.aside(read)
+        except OSError:
+            found = None
+        if not found:
+            raise Refused(404, "that item has no image that can be shown")
+        return found
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
@@ -158,20 +209,8 @@ class Service:
         columns = {name: kind for name, kind in sorted(side.facts.columns.items()) if name not in UNSHOWN}
         return {name: {"kind": kind, **self._facets[side.name].get(name, {})} for name, kind in columns.items()}
 
-    def close(self) -> None:
-        self.batcher.close()
-        self._decoders.shutdown()
-
-
-def _bytes(image: ImageSource) -> int:
-    return image.pixels_HWC.nbytes if isinstance(image, ArrayImage) else len(image.data) if isinstance(image, BytesImage) else 0
-
-
-def _picture(pool: Dataset, row: int, limits: Limits) -> ImageSource:
-    image = pool[row].image
-    if image is None:
-        raise Refused(404, "that item has no image")
-    try:
-        return kept(image, "the image of that item", limits)
-    except DecodeError:
-        raise Refused(404, "the image of that item cannot be read") from None
+    async def close(self) -> None:
+        """End decoders, and the model's thread when it is done; a model that is busy for longer is left to the end of the process."""
+        await self._decoders.close()
+        await asyncio.to_thread(self.batcher.close, CLOSE_SECONDS)
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Is it up, is it ready, what does it have, what has it done; and the page."""
+"""Is it up, is it ready, what does it have, what has it done."""
 
 from __future__ import annotations
 
@@ -7,24 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Response
-from starlette.responses import HTMLResponse
 
 from diptych import __version__
-from diptych.serve.page import HEADERS, page, policy
 from diptych.serve.refusals import Json
 from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, OneModel, State
-from diptych.serve.search_routes import modes
 from diptych.serve.service import Service, Side
 
 
-def add(app: FastAPI, service: Service, *, token: bool) -> None:
-    html = page(token=token)
-    headers = {"Content-Security-Policy": policy(html), **HEADERS}
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def home() -> HTMLResponse:
-        return HTMLResponse(html, headers=headers)
-
+def add(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
     async def health() -> State:
         """The process is up. Says nothing about what it serves."""
@@ -72,8 +62,8 @@ def _model(service: Service, side: Side) -> ModelInfo:
         fingerprint=str(getattr(side.model, "fingerprint", "")),
         embeds=side.embeds,
         aligns=side.aligns,  # type: ignore[arg-type]
-        modes=modes(side),
-        combines=side.combines,
+        modes=[] if side.index is None else list(side.index.modes),
+        combines=side.index is not None and side.index.combines,
         columns=service.facets(side),
         **facts,
     )

@@ -1,16 +1,9 @@
-"""Small pictures of the items of a pool, encoded anew and remembered for a while."""
+"""Small pictures of the items of a pool, remembered for a while."""
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
-
-from PIL import Image
-
-from diptych.core.errors import DecodeError
-from diptych.core.image import ImageSource
-from diptych.data.media.decode import decode
 
 REMEMBERED = 64 << 20  # bytes
 
@@ -30,16 +23,8 @@ class Thumbnails:
             self._recent.move_to_end((uid, side))
             return self._recent[uid, side]
 
-    def make(self, uid: str, source: ImageSource, side: int, max_pixels: int) -> bytes | None:
-        """At most `side` pixels a side, never enlarged; None when the image cannot be read."""
-        try:
-            picture = Image.fromarray(decode(source, min_side=side, max_pixels=max_pixels))
-        except (DecodeError, OSError):
-            return None
-        picture.thumbnail((side, side))
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=85)
-        data = buffer.getvalue()
+    def keep(self, uid: str, side: int, data: bytes) -> bytes:
+        """Remember it; what has not been asked for the longest is forgotten."""
         with self._lock:
             self._held += len(data) - len(self._recent.pop((uid, side), b""))
             self._recent[uid, side] = data

@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.core import contracts
+import pyarrow as pa
+
 from diptych.core.contracts import Dataset, Task
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import DataError
 from diptych.core.files import write_json
 from diptych.core.result import Result
+from diptych.models.io.opened import require
 from diptych.tasks._scoring.records import read_records, with_facts, write_records
-
-CAPABILITIES = (
-    "Embedder",
-    "TokenEmbedder",
-    "DenseEmbedder",
-    "LexicalEmbedder",
-    "Detector",
-    "Relater",
-    "Segmenter",
-    "Generator",
-    "PointEmbedder",
-    "ClipEmbedder",
-)
+from diptych.tasks.roles import cast
 
 
-def evaluate(task: Task, model: Any, data: Dataset, *, out: Path | None = None) -> Result:
+def evaluate(
+    task: Task, model: Any, data: Dataset, *, others: Mapping[str, Any] | None = None, out: Path | None = None
+) -> Result:
     """The result of one protocol. With `out`, a folder, also OUT/TASK-DATA.parquet (records) and OUT/TASK-DATA.json (result).
 
-    Raises ConfigError when the model lacks what the task asks for, DataError when the data are empty or do not fit.
+    others   for a task with roles: the models, or their addresses, by role
+    Raises ConfigError when a model lacks what the task asks for, DataError when the data are empty or do not fit.
     """
     require(model, task.needs, who=f"task '{task.name}'")
+    parts = cast(task, others or {})
     if not len(data):
         raise DataError(f"'{data.name}' is empty: there is nothing to evaluate", expected="one sample or more")
+    ask: Callable[..., pa.Table] = task.predict
     records = with_facts(
-        task.predict(model, data),
+        ask(model, data, **parts),
         protocol=f"{task.name} v{task.version}",
         data={"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)},
-        model={"name": getattr(model, "name", type(model).__name__), "fingerprint": getattr(model, "fingerprint", "")},
+        model=_identity(model),
+        **({"roles": {name: [_identity(one) for one in _several(part)] for name, part in parts.items()}} if parts else {}),
     )
     result = task.score(records)
     if out is not None:
@@ -49,17 +46,17 @@ def evaluate(task: Task, model: Any, data: Dataset, *, out: Path | None = None) 
     return result
 
 
+def _several(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else [part]
+
+
+def _identity(model: Any) -> dict[str, str]:
+    return {"name": getattr(model, "name", type(model).__name__), "fingerprint": getattr(model, "fingerprint", "")}
+
+
 def rescore(task: Task, path: Path) -> Result:
     """Score kept records again, with this task's tie policy and options; the model is not needed."""
     return task.score(read_records(path))
-
-
-def require(model: Any, capability: type, *, who: str) -> None:
-    """Refuse a model that cannot do what is asked; says what it can do."""
-    if not isinstance(model, capability):
-        offers = [name for name in CAPABILITIES if isinstance(model, getattr(contracts, name))]
-        name = getattr(model, "name", type(model).__name__)
-        raise ConfigError(f"{who} needs a model that is an {capability.__name__}; '{name}' offers {', '.join(offers) or 'none'}")
 
 
 def file_stem(task: str, data: str) -> str:

@@ -49,7 +49,7 @@ class Captioner:
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Captioner:
     model = Captioner()
-    monkeypatch.setattr(module, "open_model", lambda folder: model)
+    monkeypatch.setattr(module, "open_address", lambda folder: model)
     return model
 
 
@@ -117,7 +117,7 @@ def test_code_numbers_are_no_measure_and_code_vectors_are(monkeypatch: pytest.Mo
     for describe in ("vectors", "pooled", "histogram", "ids"):
         for relabelled in (False, True):
             model = Captioner(relabelled)
-            monkeypatch.setattr(module, "open_model", lambda folder, model=model: model)
+            monkeypatch.setattr(module, "open_address", lambda folder, model=model: model)
             kept[describe, relabelled] = TLDR(captioner="x", clusters=6, describe=describe)(data).kept
     assert kept["vectors", False] == kept["vectors", True]
     assert kept["ids", False] != kept["ids", True]
@@ -191,6 +191,6 @@ def test_options_that_cannot_be(options: dict) -> None:
 def test_a_captioner_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="needs a trained codebook captioner"):
         TLDR()(pool())
-    monkeypatch.setattr(module, "open_model", lambda folder: object())
+    monkeypatch.setattr(module, "open_address", lambda folder: object())
     with pytest.raises(ConfigError, match="is no codebook captioner"):
         TLDR(captioner="x")(pool())

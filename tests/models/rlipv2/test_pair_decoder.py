@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from diptych.data.graphs.pairs import Pairs
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder
 from diptych.models.detection.feature_pyramid import FeaturePyramid, Pyramid
@@ -16,7 +17,7 @@ from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
 from diptych.models.layers.sine_position import box_sine, map_sine, sine
 from diptych.models.rlipv2.language_fusion import BidirectionalFusion
 from diptych.models.rlipv2.pair_decoder import EntityDecoder, RelationDecoder
-from diptych.models.rlipv2.pair_queries import AnchorQueries, GivenPairs, GivenQueries, PointQueries
+from diptych.models.rlipv2.pair_queries import AnchorQueries, GivenQueries, PointQueries
 
 WIDTH = 16
 
@@ -238,7 +239,7 @@ def test_relations_start_from_the_fused_pair_or_from_its_slots_or_both() -> None
 
 def test_given_queries_hide_twins_and_padding_but_never_themselves() -> None:
     box = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2]])
-    given = GivenPairs(
+    given = Pairs(
         box[[0, 1, 0]][None],
         box[[1, 0, 0]][None],
         torch.tensor([[0, 1, 0]]),

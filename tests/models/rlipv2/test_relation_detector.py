@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
+from diptych.data.graphs.pairs import Pairs
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.rlipv2.pair_queries import GivenPairs
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import label_encoder
 
@@ -44,10 +44,10 @@ def objective(said: PairSet) -> Tensor:
     return sum((part.square().mean() + part.mean() for part in parts), torch.zeros(()))
 
 
-def given_pairs() -> GivenPairs:
+def given_pairs() -> Pairs:
     box = torch.rand(2, 4, 4) * 0.4 + 0.2
     label = torch.randint(0, 3, (2, 4))
-    return GivenPairs(box[:, :3], box[:, 1:], label[:, :3], label[:, 1:], torch.tensor([[True] * 3, [True, False, False]]))
+    return Pairs(box[:, :3], box[:, 1:], label[:, :3], label[:, 1:], torch.tensor([[True] * 3, [True, False, False]]))
 
 
 @pytest.mark.parametrize("fusion", ["alif", "late", "none"])
@@ -156,7 +156,7 @@ def test_given_pairs_are_related_whatever_stands_in_the_padding(changes: dict[st
     assert not silent
     model.eval()
     said = model(image, text, entities=4, given=given)
-    alone = GivenPairs(*(getattr(given, name)[1:, :1] for name in GivenPairs.__slots__))
+    alone = Pairs(*(getattr(given, name)[1:, :1] for name in Pairs.__slots__))
     torch.testing.assert_close(
         model(image[1:], text, entities=4, given=alone).relation_logit_BSQR,
         said.relation_logit_BSQR[1:, :, :1],

@@ -22,10 +22,10 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.core.randomness import keyed_rng
 from diptych.data.graphs.batch import graph_batch
 from diptych.data.graphs.label_lists import CorpusNames, ListSampler
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.data.graphs.transforms import Squashed
 from diptych.objectives.boxes.matching import PairCost, assign, relation_cost
 from diptych.objectives.boxes.pair_set import Matched, PairSetLoss
-from diptych.objectives.boxes.pair_tensors import PairPredictions, PairTargets
 from diptych.objectives.boxes.relation_quality import label_similarity, pseudo_labels
 from diptych.worlds import links
 
@@ -440,7 +440,7 @@ def test_a_batch_of_graphs_is_what_the_loss_takes() -> None:
     world = links(6, seed=0)
     draws = Draws(tuple(Draw(world[n], keyed_rng(n), world[n].image.pixels_HWC) for n in range(6)), keyed_rng(0))
     batch = graph_batch(draws, views=Squashed(size=32), labels=ListSampler(names=CorpusNames.of(world), length=30))
-    targets = PairTargets(**batch.true_pairs())
+    targets = batch.true_pairs()
     names, relations = batch.lists.background + 1, len(batch.lists.relations)
     said = made.predictions(6, 2, 8, names, relations)
     text = torch.randn(relations, 8, generator=torch.Generator().manual_seed(0))

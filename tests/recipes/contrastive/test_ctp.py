@@ -190,7 +190,7 @@ def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(tmp_path: Path) 
     names = sorted(path.name for path in run.snapshots.iterdir() if path.is_dir())
     assert [name[:2] for name in names] == ["00", "01", "02", "03"]
     assert (run.snapshots / names[-1] / "model.safetensors").read_bytes() == (run.model / "model.safetensors").read_bytes()
-    result = evaluate(load(run.path), "continual", rows(), history=str(run.snapshots))
+    result = evaluate(load(run.path), "continual", rows(), snapshots=run.snapshots, stream=str(run.snapshots / "stream.json"))
     assert {"average", "forgetting", "union_loss", "r[3,1]"} <= set(result.metrics)
 
 

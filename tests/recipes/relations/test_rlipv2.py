@@ -153,9 +153,9 @@ def test_v_coco_is_trained_in_published_words_with_a_class_for_what_is_missing()
     batch = first_batch(recipe, rows)
     assert (batch.lists.objects[80], batch.lists.background, len(batch.lists.relations)) == ("missing objects", 81, 29)
     true = batch.true_pairs()
-    place = true["relation_BGR"][0].argmax(1)
+    place = true.relation_BGR[0].argmax(1)
     assert [batch.lists.relations[n] for n in place.tolist()] == ["sit on/at", "ride on", "hit with"]
-    assert [batch.lists.objects[n] for n in true["object_label_BG"][0].tolist()] == ["chair", "horse", "missing objects"]
+    assert [batch.lists.objects[n] for n in true.object_label_BG[0].tolist()] == ["chair", "horse", "missing objects"]
 
 
 @pytest.mark.parametrize("hide", ["uc_rf", "uc_nf", "uo"])

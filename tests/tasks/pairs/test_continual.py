@@ -12,6 +12,7 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs.continual import Continual, Stream, stream_of, summary, union_loss
 
 MATRIX = np.array([[0.1, 0.2, 0.0], [0.8, 0.3, 0.1], [0.5, 0.9, 0.2], [0.4, 0.6, 0.7]])
@@ -86,7 +87,7 @@ def test_a_column_that_is_not_there_says_what_is() -> None:
 def test_a_stream_survives_its_file(tmp_path: Path) -> None:
     stream = stream_of(pool(), ("domain",))
     stream.write(tmp_path)
-    assert Stream.read(tmp_path) == stream
+    assert Stream.read(tmp_path / "stream.json") == stream
     with pytest.raises(ConfigError, match=r"stream\.json"):
         Stream.read(tmp_path / "elsewhere")
 
@@ -141,8 +142,24 @@ def test_a_model_that_knows_the_last_task_only_forgets_all() -> None:
 
 def test_the_models_of_a_run_are_asked_for(tmp_path: Path) -> None:
     data = pool()
-    with pytest.raises(ConfigError, match="history=RUN/snapshots"):
-        Continual().predict(Knows(data, stream_of(data, ("domain",)), set()), data)
-    stream_of(data, ("domain",)).write(tmp_path)
-    with pytest.raises(ConfigError, match="0 models"):
-        Continual(history=str(tmp_path)).predict(Knows(data, Stream.read(tmp_path), set()), data)
+    stream = stream_of(data, ("domain",))
+    model = Knows(data, stream, set())
+    with pytest.raises(ConfigError, match=r"task 'continual' asks for snapshots: .* \(expected --snapshots FOLDER\)"):
+        evaluate(Continual(), model, data)
+    with pytest.raises(ConfigError, match="asks for no judge"):
+        evaluate(Continual(), model, data, others={"judge": model})
+    with pytest.raises(ConfigError, match="for its snapshots needs a model that is an Embedder"):
+        evaluate(Continual(), model, data, others={"snapshots": [object()]})
+    with pytest.raises(ConfigError, match=r"--stream RUN/snapshots/stream\.json"):
+        evaluate(Continual(), model, data, others={"snapshots": [model]})
+    stream.write(tmp_path)
+    task = Continual(stream=str(tmp_path / "stream.json"))
+    with pytest.raises(ConfigError, match="1 snapshots"):
+        evaluate(task, model, data, others={"snapshots": [model]})
+    with pytest.raises(ConfigError, match="got \\[\\]"):
+        evaluate(task, model, data, others={"snapshots": tmp_path})
+    known = [Knows(data, stream, set(range(count))) for count in range(4)]
+    with pytest.raises(ConfigError, match="is not the model that is evaluated"):
+        evaluate(task, model, data, others={"snapshots": known})
+    result = evaluate(task, known[-1], data, others={"snapshots": known})
+    assert [one["name"] for one in result.notes["roles"]["snapshots"]] == [one.name for one in known]

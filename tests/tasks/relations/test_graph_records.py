@@ -12,7 +12,8 @@ import pytest
 from diptych.core.errors import DataError, ShapeError
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.tasks._scoring.records import read_records, write_records
-from diptych.tasks.relations.graph_records import Ragged, names_in, records
+from diptych.tasks.relations.graph_arrays import GraphArrays, names_in
+from diptych.tasks.relations.graph_records import records
 
 DOG, BALL, CAT = Region((0, 0, 4, 4), "dog", score=0.9), Region((2, 2, 9, 9.5), "ball"), Region((1, 1, 2, 2), "cat")
 CHASE = SceneGraph((DOG, BALL), (Relation(0, "chases", 1, 0.3), Relation(1, "flees", 0, 0.1)))
@@ -36,7 +37,7 @@ def test_rows_survive_parquet_and_hold_both_sides(tmp_path: Path) -> None:
 def test_flat_view_equals_the_graphs_also_of_a_slice() -> None:
     graphs = [SceneGraph(), CHASE, SceneGraph((CAT,)), PAIR]
     table = pa.concat_tables([records(list("wxyz"), graphs[::-1], graphs)] * 2).slice(1, 5)
-    flat = Ragged.of(table, "prediction", objects=OBJECTS, predicates=PREDICATES)
+    flat = GraphArrays.of(table, "prediction", objects=OBJECTS, predicates=PREDICATES)
     expected = (graphs * 2)[1:6]
     assert flat.uids == ("x", "y", "z", "w", "x")
     for n, graph in enumerate(expected):
@@ -59,25 +60,25 @@ def test_flat_view_equals_the_graphs_also_of_a_slice() -> None:
 
 
 def test_truth_has_score_one_and_nothing_is_a_view_too() -> None:
-    flat = Ragged.of(records(["a"], [CHASE], [SceneGraph()]), "truth", objects=OBJECTS, predicates=PREDICATES)
+    flat = GraphArrays.of(records(["a"], [CHASE], [SceneGraph()]), "truth", objects=OBJECTS, predicates=PREDICATES)
     assert flat.score.tolist() == flat.confidence.tolist() == [1.0, 1.0]
-    empty = Ragged.of(records([], [], []), "prediction", objects=[], predicates=[])
+    empty = GraphArrays.of(records([], [], []), "prediction", objects=[], predicates=[])
     assert (len(empty), empty.box.shape, len(empty.subject)) == (0, (0, 4), 0)
 
 
 def test_wrong_rows_are_named() -> None:
     good = records(["a", "b"], [SceneGraph(), CHASE], [SceneGraph(), CHASE])
     with pytest.raises(DataError, match=r"row 1, field 'truth_label': unknown name 'dog' in b \(expected one of 1 names"):
-        Ragged.of(good, "truth", objects=["ball"], predicates=PREDICATES)
+        GraphArrays.of(good, "truth", objects=["ball"], predicates=PREDICATES)
     with pytest.raises(DataError, match="row 1, field 'predicate': unknown name 'flees' in b"):
-        Ragged.of(good, "prediction", objects=OBJECTS, predicates=["chases"])
+        GraphArrays.of(good, "prediction", objects=OBJECTS, predicates=["chases"])
     rows = good.to_pylist()
     rows[1]["object"] = [1, 7]
     with pytest.raises(DataError, match=r"row 1, field 'object': a relation of b points at box 7, .* \(expected 0..1\)"):
-        Ragged.of(pa.Table.from_pylist(rows, good.schema), "prediction", objects=OBJECTS, predicates=PREDICATES)
+        GraphArrays.of(pa.Table.from_pylist(rows, good.schema), "prediction", objects=OBJECTS, predicates=PREDICATES)
     rows[1]["object"] = [1]
     with pytest.raises(DataError, match="row 1, field 'object': b has lists of unequal length"):
-        Ragged.of(pa.Table.from_pylist(rows, good.schema), "prediction", objects=OBJECTS, predicates=PREDICATES)
+        GraphArrays.of(pa.Table.from_pylist(rows, good.schema), "prediction", objects=OBJECTS, predicates=PREDICATES)
     with pytest.raises(ShapeError, match="2 uids, 1 true graphs, 2 predicted"):
         records(["a", "b"], [CHASE], [CHASE, CHASE])
     far = SceneGraph((DOG, Region((0, 0, math.inf, 1), "dog")))

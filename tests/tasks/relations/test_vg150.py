@@ -23,7 +23,8 @@ from diptych.data.dataset import Pool
 from diptych.tasks import find
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.evaluate import evaluate
-from diptych.tasks.relations.graph_records import Ragged, records
+from diptych.tasks.relations.graph_arrays import GraphArrays
+from diptych.tasks.relations.graph_records import records
 from diptych.tasks.relations.predicate_nms import predicate_nms
 from diptych.tasks.relations.triplet_names import with_unseen
 from diptych.tasks.relations.vg150 import VG150, VG150PredCls, VG150SGCls
@@ -392,7 +393,7 @@ def test_predicate_nms_gives_near_duplicates_different_predicates() -> None:
     )
     said = [(0, "on", 2, 0.9), (0, "near", 2, 0.3), (1, "on", 2, 0.8), (1, "near", 2, 0.4), (3, "on", 2, 0.7), (3, "has", 2, 0.1)]
     graph = SceneGraph(regions, tuple(Relation(*each) for each in said))
-    found = Ragged.of(table([graph], [graph]), "prediction", objects=OBJECTS, predicates=PREDICATES)
+    found = GraphArrays.of(table([graph], [graph]), "prediction", objects=OBJECTS, predicates=PREDICATES)
     assert predicate_nms(found).tolist() == [True, False, False, True, True, False]
 
 
@@ -401,7 +402,7 @@ def test_predicate_nms_equals_plain_loops() -> None:
     changed = 0
     for _ in range(150):
         graph = _doubled(random_graph(rng, tied=False), rng)
-        found = Ragged.of(table([graph], [graph]), "prediction", objects=OBJECTS, predicates=PREDICATES)
+        found = GraphArrays.of(table([graph], [graph]), "prediction", objects=OBJECTS, predicates=PREDICATES)
         kept = predicate_nms(found)
         want = _settle(graph)
         assert set(np.flatnonzero(kept).tolist()) == want

@@ -38,7 +38,7 @@ class Streamed:
         task = Continual()
         folder = trained(self.recipe, rows, cell, smoke_steps=SMOKE_STEPS)
         models = [open_model(path) for path in sorted(folder.snapshots.iterdir()) if path.is_dir()]
-        result = task.score(task.records(models, Stream.read(folder.snapshots), test))
+        result = task.score(task.records(models, Stream.read(folder.snapshots / "stream.json"), test))
         found = {name.replace(",", "_"): metric.value for name, metric in result.metrics.items()}
         last = len(models) - 1
         named = {"first_task": found[f"r[{last}_1]"], "last_task": found[f"r[{last}_{last}]"], "first_task_then": found["r[1_1]"]}

@@ -22,11 +22,13 @@ from diptych.core.contracts.data import Batch, Dataset, Draw, Draws
 from diptych.core.contracts.engine import Acting, Engine, Outcome, Preferring, Solvable, Trainer
 from diptych.core.contracts.optimiser import Optimiser, Rule
 from diptych.core.contracts.recipe import Recipe, Stage
+from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.contracts.task import Task, TaskByItem
 
 __all__ = [
     "Acting",
+    "AsksOthers",
     "Batch",
     "ClipEmbedder",
     "Curated",
@@ -49,6 +51,7 @@ __all__ = [
     "Preferring",
     "Recipe",
     "Relater",
+    "Role",
     "Rule",
     "Run",
     "Segmenter",

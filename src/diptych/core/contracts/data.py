@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, overload
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -47,11 +47,13 @@ class Draw:
 
     rng        keyed by (seed, epoch, uid): augmentation and the choice of a text come from here and nowhere else
     image_HWC  uint8 RGB, decoded at `Recipe.decode_size` or larger; None when the sample has no image or the recipe wants none
+    media      what else `Recipe.load` decoded, by name
     """
 
     sample: Sample
     rng: np.random.Generator
     image_HWC: npt.NDArray[np.uint8] | None = None
+    media: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
 
+import numpy as np
 from typing_extensions import TypeVar
 
 from diptych.core.contracts.capabilities import Deployable
@@ -14,6 +15,7 @@ from diptych.core.contracts.data import Batch, Dataset, Draws
 from diptych.core.contracts.optimiser import Optimiser
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.errors import UnknownName
+from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Recipe(ABC, Generic[M, B, F]):
     engine: ClassVar[str] = "supervised"
     """What brings it to its weights: "supervised", "solve", "preference", "policy" (`contracts/engine.py`), or "module:Class"."""
     needs: ClassVar[tuple[str, ...]] = ("image", "texts")
-    """Fields of `Sample` that must be there; a name that is not a field is looked up in `extras`."""
+    """Fields of `Sample` that must be there; a name that is not a field is looked up in `media`, then in `extras`."""
     cacheable: ClassVar[bool] = True
     """False when features of a chunk depend on the other chunks (say why in the docstring)."""
     presets: ClassVar[tuple[str, ...]] = ("tiny", "paper")
@@ -100,6 +102,16 @@ class Recipe(ABC, Generic[M, B, F]):
     def decode_size(self) -> int | None:
         """Short side in pixels below which a decoded image must not fall; 0 asks for full size, None for no decoding at all."""
         return 0
+
+    def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
+        """What a draw of this sample holds: decoded media by name, "image" as `Draw.image_HWC`. The default decodes the picture.
+
+        Runs in loader workers with the draw's own generator, before `batch`. A `DecodeError` costs that sample alone. A recipe
+        of clips returns ``{"clip": sample.media["clip"].decode(frames=8, rng=rng)}`` and says ``needs = ("clip", "texts")``.
+        """
+        if sample.image is None or self.decode_size is None:
+            return {}
+        return {"image": MediaItem("image", (sample.image,)).decode(min_side=self.decode_size)}
 
     @abstractmethod
     def batch(self, draws: Draws) -> B:

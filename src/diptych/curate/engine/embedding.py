@@ -6,7 +6,6 @@ Models are given by address, as for `diptych.load`: a run folder, a model folder
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,16 @@ import pyarrow.compute as pc
 from diptych.core.contracts import Dataset, Embedder, Unit
 from diptych.curate.engine.parts import Parts
 from diptych.index.embed import image_blocks
-from diptych.models.io.deployed import open_model
+from diptych.models.io.opened import open_address, require
 
-FOREIGN = ("hf:", "open_clip:", "timm:")
 PART_ROWS = 2_048
 
 
 def open_embedder(address: str) -> Any:
     """A model that embeds; nothing is downloaded."""
-    if address.startswith(FOREIGN):
-        from diptych.models.io.foreign import load_foreign
-
-        return load_foreign(address)
-    folder = Path(address)
-    return open_model(folder / "model" if (folder / "run.json").is_file() else folder)
+    model = open_address(address)
+    require(model, Embedder, who=f"the step with model {address}")
+    return model
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from diptych.curate.operators.caption_triplets import LabelLinker, TemplateGramm
 from diptych.curate.operators.relation_tags import RelationTags
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.data.read.caption_sources import captions_by_uid
-from diptych.models.io.deployed import open_model
+from diptych.models.io.opened import open_address
 from diptych.models.rlipv2.graph_detector import GraphDetector
 
 BLOCK = 256
@@ -124,8 +124,7 @@ class TagRelations:
     def _tagger(self) -> GraphDetector:
         if not self.tagger:
             raise ConfigError("relation_tags needs a trained tagger (--tagger RUN; diptych train rlipv2 --preset tagger_tiny)")
-        folder = Path(self.tagger)
-        model = open_model(folder / "model" if (folder / "run.json").is_file() else folder)
+        model = open_address(self.tagger)
         if not isinstance(model, GraphDetector) or not model.model.shape.given:
             raise ConfigError(f"{self.tagger} is no tagger (expected rlipv2 trained with --preset tagger or tagger_tiny)")
         return model

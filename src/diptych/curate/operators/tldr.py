@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -34,7 +33,7 @@ from diptych.curate.engine.costs import planned
 from diptych.curate.engine.embedding import embedded, open_embedder
 from diptych.curate.engine.parts import Parts
 from diptych.index.embed import embed_texts, readable
-from diptych.models.io.deployed import open_model
+from diptych.models.io.opened import open_address
 
 Describe = Literal["vectors", "pooled", "histogram", "ids"]
 DESCRIBE: tuple[Describe, ...] = ("vectors", "pooled", "histogram", "ids")
@@ -215,8 +214,7 @@ class TLDR:
     def _captioner(self) -> Any:
         if not self.captioner:
             raise ConfigError("tldr needs a trained codebook captioner (--captioner RUN)")
-        folder = Path(self.captioner)
-        model = open_model(folder / "model" if (folder / "run.json").is_file() else folder)
+        model = open_address(self.captioner)
         if not hasattr(model, "codes"):
             raise ConfigError(f"{self.captioner} is no codebook captioner (expected what recipes.codebook_captioner trains)")
         return model

@@ -27,6 +27,7 @@ from diptych.core.errors import DataError
 from diptych.core.rows import Rows
 from diptych.core.scene_graph import Box
 from diptych.data.graphs.label_lists import LabelLists, ListSampler
+from diptych.data.graphs.pairs import Pairs, PairTargets
 from diptych.data.graphs.region_noise import RegionNoise
 from diptych.data.graphs.transforms import Picture, Views
 from diptych.data.load.batch import TensorBatch, pixels
@@ -75,34 +76,32 @@ class GraphBatch(TensorBatch):
     given_box_BK4: Rows[Tensor] | None = None
     given_label_BK: Rows[Tensor] | None = None
 
-    def true_pairs(self) -> dict[str, Tensor]:
-        """The pairs by their ends, under the names that pair objectives take: subject and object box and label, relation_BGR,
-        valid_BG, has_object_BG. Without an object the box is zero and the label `lists.missing`."""
+    def true_pairs(self) -> PairTargets:
+        """The pairs by their ends. Without an object the box is zero and the label `lists.missing`."""
         subject_BG, object_BG = self.pair_BG2.unbind(-1)
         has_object_BG = (subject_BG != object_BG) | ~self.pair_mask_BG
-        return {
-            "subject_box_BG4": _rows(self.box_BK4, subject_BG),
-            "object_box_BG4": _rows(self.box_BK4, object_BG) * has_object_BG[..., None],
-            "subject_label_BG": _rows(self.label_BK, subject_BG),
-            "object_label_BG": _rows(self.label_BK, object_BG).masked_fill(~has_object_BG, self.lists.missing),
-            "relation_BGR": self.relation_BGR,
-            "valid_BG": self.pair_mask_BG,
-            "has_object_BG": has_object_BG,
-        }
+        return PairTargets(
+            subject_box_BG4=_rows(self.box_BK4, subject_BG),
+            object_box_BG4=_rows(self.box_BK4, object_BG) * has_object_BG[..., None],
+            subject_label_BG=_rows(self.label_BK, subject_BG),
+            object_label_BG=_rows(self.label_BK, object_BG).masked_fill(~has_object_BG, self.lists.missing),
+            valid_BG=self.pair_mask_BG,
+            relation_BGR=self.relation_BGR,
+            has_object_BG=has_object_BG,
+        )
 
-    def given_pairs(self) -> dict[str, Tensor]:
-        """The pairs as a model of given regions is asked about them, under the names that it takes: box and label of subject and object
-        (letter N instead of G), valid_BN."""
+    def given_pairs(self) -> Pairs:
+        """The pairs as a model of given regions is asked about them."""
         box_BK4 = self.box_BK4 if self.given_box_BK4 is None else self.given_box_BK4
         label_BK = self.label_BK if self.given_label_BK is None else self.given_label_BK
         subject_BG, object_BG = self.pair_BG2.unbind(-1)
-        return {
-            "subject_box_BN4": _rows(box_BK4, subject_BG),
-            "object_box_BN4": _rows(box_BK4, object_BG),
-            "subject_label_BN": _rows(label_BK, subject_BG),
-            "object_label_BN": _rows(label_BK, object_BG),
-            "valid_BN": self.pair_mask_BG,
-        }
+        return Pairs(
+            subject_box_BG4=_rows(box_BK4, subject_BG),
+            object_box_BG4=_rows(box_BK4, object_BG),
+            subject_label_BG=_rows(label_BK, subject_BG),
+            object_label_BG=_rows(label_BK, object_BG),
+            valid_BG=self.pair_mask_BG,
+        )
 
 
 def graph_batch(

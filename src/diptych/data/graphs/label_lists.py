@@ -31,7 +31,7 @@ import numpy.typing as npt
 from diptych.core.contracts import Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.scene_graph import SceneGraph
-from diptych.data.dataset import Pool
+from diptych.data.graphs.columns import GraphColumns
 from diptych.data.vocabularies import MISSING
 
 NO_OBJECTS = "no objects"
@@ -122,20 +122,11 @@ class CorpusNames:
 
     @classmethod
     def of(cls, data: Dataset) -> Self:
-        """The names of a data set. A pool is counted by column; of any other data set every sample is made once."""
-        if isinstance(data, Pool):
-            regions, relations = data.regions_table(), data.relations_table()
-            return cls.counted(
-                Counter(regions["label"].to_pylist()) if regions else {},
-                Counter(relations["predicate"].to_pylist()) if relations else {},
-            )
-        things: Counter[str] = Counter()
-        links: Counter[str] = Counter()
-        for row in range(len(data)):
-            graph = data[row].graph
-            things.update(region.label for region in graph.regions)
-            links.update(relation.predicate for relation in graph.relations)
-        return cls.counted(things, links)
+        """The names of a data set."""
+        graphs = GraphColumns.of(data)
+        return cls.counted(
+            Counter(graphs.regions.column("label").to_pylist()), Counter(graphs.relations.column("predicate").to_pylist())
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The published form: object_names, object_freq, relationship_names, relationship_freq."""

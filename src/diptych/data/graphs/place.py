@@ -12,7 +12,7 @@ from diptych.core.files import write_atomic
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.media.decode import encode_png, probe
-from diptych.data.shards.write import EXTENSIONS
+from diptych.data.media.picture import ENDINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Placer:
         else:
             data = sample.image.read()
             info = probe(data, name=sample.image.name)
-            width, height, suffix = info.width, info.height, EXTENSIONS.get(info.format.lower(), info.format.lower())
+            width, height, suffix = info.width, info.height, ENDINGS.get(info.format.lower(), info.format.lower())
         name = f"{place}.{suffix}"
         if self.images:
             write_atomic(self.folder / below / name, data)

@@ -1,14 +1,14 @@
-"""Small images decoded once: a data set whose pixels lie ready in one memory-mapped array.
+"""Small images and media decoded once: a data set whose arrays lie ready in one memory-mapped file.
 
-Worth it where images are small and all of one size (emoji, icons, thumbnails): reading a row of the array costs a hundredth of
-decoding a file. Letters: N rows, H W pixels, C channels.
+Worth it where they are small and all of one size (emoji, icons, clips of a few frames, clouds of equal size): reading a row of the
+array costs a hundredth of decoding a file. Letters: N rows, H W pixels, C channels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ from diptych.core.config import config_hash
 from diptych.core.errors import DataError
 from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.media import ArraySource, MediaItem
+from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 from diptych.data.media.images import Images, Objects
+from diptych.data.media.table import Media
 
 FORMAT = 1
+Array = npt.NDArray[Any]
 
 
 class DecodedImages:
@@ -48,7 +52,7 @@ class DecodedImages:
 
     def identity(self, row: int) -> str:
         """That of the encoded image, so that a cached pool keeps its fingerprint."""
-        return Objects([self.pool[row].image]).identity(0)
+        return Objects([self.pool.own_image(row)]).identity(0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"file": self.file, "rows": self.rows, "pool": self.pool}
@@ -61,36 +65,102 @@ def decoded(pool: Pool, side: int, folder: Path | None = None) -> Pool:
     its order and `side`; later calls only open it. A bad image stays undecoded and fails when it is used, as without a cache. Raises
     `DataError` when decoded sizes differ: such images have no common array.
     """
-    root = folder or cache_folder() / "decoded"
-    rows = hashlib.sha256("\n".join(pool.uids).encode()).hexdigest()
-    place = Path(root, config_hash({"format": FORMAT, "data": pool.fingerprint, "rows": rows, "side": side}))
+    place = _place(pool, folder, {"side": side})
     if not (place / "index.json").is_file():
-        _write(pool, side, place)
+        mark = {"format": FORMAT, "data": pool.fingerprint, "side": side}
+        _write(pool, place, lambda sample: _decoded(sample.image, side), (side, side, 3), mark)
     index = json.loads((place / "index.json").read_text(encoding="utf-8"))
     images: Images = DecodedImages(place / "pixels.npy", index["rows"], pool)
     return pool.with_images(images)
 
 
-def _write(pool: Pool, side: int, place: Path) -> None:
+class DecodedMedia:
+    """One medium of a pool as the rows of an array; rows that could not be decoded, and other media, stay as they were."""
+
+    def __init__(self, file: Path, rows: Sequence[int], name: str, pool: Pool) -> None:
+        """`rows[r]` is the place of row r in the array, or -1."""
+        self.file, self.rows, self.name, self.pool = file, list(rows), name, pool
+
+    @cached_property
+    def array(self) -> Array:
+        array: Array = np.load(self.file, mmap_mode="r", allow_pickle=False)
+        return array
+
+    def of(self, row: int) -> dict[str, MediaItem]:
+        media = self.pool.media(row)
+        if self.rows[row] >= 0:
+            ready = ArraySource(self.array[self.rows[row]], f"{self.file}:{row}")
+            media[self.name] = MediaItem(media[self.name].medium, (ready,))
+        return media
+
+    def identity(self, row: int) -> list[Any]:
+        """That of the encoded media, so that a cached pool keeps its fingerprint."""
+        return self.pool.media_identity(row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"file": self.file, "rows": self.rows, "name": self.name, "pool": self.pool}
+
+
+def decoded_media(pool: Pool, name: str, folder: Path | None = None, **options: Any) -> Pool:
+    """The same samples with the medium `name` decoded to one array each, as ``sample.media[name].decode(**options)`` gives it
+    (``decoded_media(pool, "clip", frames=8, min_side=64)``). Kept like `decoded`, under a name that `options` are part of.
+
+    Raises `DataError` when the arrays differ in shape or type, or when the medium is not decoded to an array (several pictures).
+    """
+    place = _place(pool, folder, {"name": name, "options": options})
+    if not (place / "index.json").is_file():
+
+        def content(sample: Sample) -> Array | None:
+            if name not in sample.media:
+                return None
+            try:
+                found = sample.media[name].decode(**options)
+            except DataError:
+                return None  # the stream reports it when the sample is used
+            if not isinstance(found, np.ndarray):
+                raise DataError(
+                    f"a medium '{sample.media[name].medium}' is no single array",
+                    file=pool.name,
+                    expected="a clip, cloud, volume or raster",
+                )
+            return found
+
+        _write(pool, place, content, (0,), {"format": FORMAT, "data": pool.fingerprint, "name": name})
+    index = json.loads((place / "index.json").read_text(encoding="utf-8"))
+    media: Media = DecodedMedia(place / "pixels.npy", index["rows"], name, pool)
+    return pool.with_media(media)
+
+
+def _place(pool: Pool, folder: Path | None, wanted: dict[str, Any]) -> Path:
+    """Where the array of this pool in this order lies."""
+    rows = hashlib.sha256("\n".join(pool.uids).encode()).hexdigest()
+    key = config_hash({"format": FORMAT, "data": pool.fingerprint, "rows": rows, **wanted})
+    return Path(folder or cache_folder() / "decoded", key)
+
+
+def _write(
+    pool: Pool, place: Path, content: Callable[[Sample], Array | None], empty: tuple[int, ...], mark: dict[str, Any]
+) -> None:
+    """One array of what `content` gives for each sample, and an index of its rows. `empty` is the shape of a row where none is."""
     rows: list[int] = []
     count = 0
-    first: tuple[str, tuple[int, ...]] | None = None
+    first: tuple[str, Array] | None = None
     with atomic_folder(place) as work:
         with (work / "pixels.raw").open("wb") as file:
             for row in range(len(pool)):
                 sample = pool[row]
-                pixels_HWC = _decoded(sample.image, side)
-                rows.append(-1 if pixels_HWC is None else count)
-                if pixels_HWC is None:
+                array = content(sample)
+                rows.append(-1 if array is None else count)
+                if array is None:
                     continue
-                first = first or (sample.uid, pixels_HWC.shape)
-                if pixels_HWC.shape != first[1]:
-                    sizes = f"'{first[0]}' is {_size(first[1])} pixels but '{sample.uid}' is {_size(pixels_HWC.shape)}"
-                    raise DataError(f"cannot be cached: {sizes}", file=pool.name, row=row, expected="images of one size")
-                file.write(np.ascontiguousarray(pixels_HWC).data)
+                first = first or (sample.uid, array)
+                if (array.shape, array.dtype) != (first[1].shape, first[1].dtype):
+                    sizes = f"'{first[0]}' is {_size(first[1])} but '{sample.uid}' is {_size(array)}"
+                    raise DataError(f"cannot be cached: {sizes}", file=pool.name, row=row, expected="all of one size")
+                file.write(np.ascontiguousarray(array).data)
                 count += 1
-        _with_header(work, (count, *(first[1] if first else (side, side, 3))))
-        write_json(work / "index.json", {"format": FORMAT, "data": pool.fingerprint, "side": side, "rows": rows})
+        _with_header(work, (count, *(first[1].shape if first else empty)), first[1].dtype if first else np.dtype(np.uint8))
+        write_json(work / "index.json", {**mark, "rows": rows})
 
 
 def _decoded(image: ImageSource | None, side: int) -> npt.NDArray[np.uint8] | None:
@@ -102,18 +172,20 @@ def _decoded(image: ImageSource | None, side: int) -> npt.NDArray[np.uint8] | No
         return None  # the stream reports it when the sample is used
 
 
-def _with_header(work: Path, shape: tuple[int, ...]) -> None:
+def _with_header(work: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """``pixels.raw`` becomes ``pixels.npy``: the shape is known only at the end."""
     if not shape[0]:
-        np.save(work / "pixels.npy", np.zeros(shape, np.uint8))
+        np.save(work / "pixels.npy", np.zeros(shape, dtype))
     else:
-        raw = np.memmap(work / "pixels.raw", np.uint8, "r", shape=shape)
-        array = np.lib.format.open_memmap(work / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+        raw = np.memmap(work / "pixels.raw", dtype, "r", shape=shape)
+        array = np.lib.format.open_memmap(work / "pixels.npy", mode="w+", dtype=dtype, shape=shape)
         for start in range(0, shape[0], 1024):
             array[start : start + 1024] = raw[start : start + 1024]
         array.flush()
     (work / "pixels.raw").unlink()
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"
+def _size(array: Array) -> str:
+    if array.dtype == np.uint8 and array.ndim == 3:
+        return f"{array.shape[1]} x {array.shape[0]} pixels"
+    return f"{array.dtype} {list(array.shape)}"

@@ -22,11 +22,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
 from diptych.core.contracts import Dataset, Draw, Draws, Recipe
-from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
+from diptych.core.errors import ConfigError, DataError, DecodeError, DiptychError, RunError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.load.order import Order, order, span
-from diptych.data.media.decode import decode
 
 HANDFUL = 5
 """So many bad samples never stop a run, however small the data."""
@@ -36,7 +35,7 @@ LONGEST_BAD_RUN = 100
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A sample that could not be used. stage: "read", "image" or "texts" (or another field that the recipe needs)."""
+    """A sample that could not be used. stage: "read", "load", the medium that could not be decoded, or the field that it lacks."""
 
     uid: str
     stage: str
@@ -212,13 +211,12 @@ class StepData(MapDataset[Any]):
             return Failure(uid, "read", str(error), epoch)
         if lacking := lacks(sample, self.recipe):
             return Failure(uid, lacking, f"the sample has no {lacking}", epoch)
-        image_HWC = None
-        if sample.image is not None and self.recipe.decode_size is not None:
-            try:
-                image_HWC = decode(sample.image, min_side=self.recipe.decode_size)
-            except DataError as error:
-                return Failure(uid, "image", str(error), epoch)
-        return Draw(sample, keyed_rng(self.seed, epoch, sample.uid), image_HWC)
+        rng = keyed_rng(self.seed, epoch, sample.uid)
+        try:
+            media = dict(self.recipe.load(sample, rng))
+        except DataError as error:
+            return Failure(uid, error.medium if isinstance(error, DecodeError) else "load", str(error), epoch)
+        return Draw(sample, rng, media.pop("image", None), media)
 
 
 def lacks(sample: Sample, recipe: Recipe) -> str:
@@ -227,7 +225,7 @@ def lacks(sample: Sample, recipe: Recipe) -> str:
         if name == "texts":
             value: Any = sample.positives(getattr(recipe, "language", ""))
         else:
-            value = getattr(sample, name) if hasattr(sample, name) else sample.extras.get(name)
+            value = getattr(sample, name) if hasattr(sample, name) else sample.media.get(name, sample.extras.get(name))
         if value is None or (isinstance(value, str | tuple | list) and not value):
             return name
     return ""

@@ -20,14 +20,16 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from diptych.core.errors import DecodeError
+from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.data.media.jpeg_scans import refuse_scans, scan_count
 
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. PIL knows many more, some of them programs rather than pictures (EPS)."""
 MAX_PIXELS = 100_000_000
+STRIPE = 1 << 20  # pixels
 ORIENTATION = 0x0112
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -47,10 +49,18 @@ def probe(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -
     """Format and size from the header alone; pixels are not decoded, so a sound header may stand before broken data."""
     try:
         with _open(data, name, max_pixels) as image:
-            width, height = image.size
-            if image.format != "TIFF" and _orientation(image) >= 5:  # PIL turns a TIFF's size itself
-                width, height = height, width
-            return ImageInfo(_format(image), width, height, image.mode, getattr(image, "n_frames", 1))
+            return ImageInfo(_format(image), *_upright_size(image), image.mode, getattr(image, "n_frames", 1))
+    except DecodeError:
+        raise
+    except Exception as error:  # decoders raise anything on hostile bytes
+        raise _broken(data, name, error) from error
+
+
+def upright_size(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height by the header, as `probe` gives them, without looking for frames: a file may hold a million of them."""
+    try:
+        with _open(data, name, max_pixels) as image:
+            return _upright_size(image)
     except DecodeError:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes
@@ -62,7 +72,7 @@ def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_p
 
     min_side    decode a JPEG at the smallest scale (of eighths) whose short side is at least so many pixels; 0: full size
     exact       PIL at full size, whatever `min_side` says: for evaluation
-    max_pixels  refuse larger images by their header, before anything is decoded
+    max_pixels  refuse larger images by their header, and JPEGs of very many scans, before anything is decoded
 
     >>> import numpy as np
     >>> from diptych.core.image import ArrayImage
@@ -70,13 +80,13 @@ def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_p
     [255, 255, 255]
     """
     if isinstance(source, ArrayImage):
-        return _on_white(_checked(source, max_pixels))
+        return on_white(_checked(source, max_pixels))
     data = _read(source)
     if min_side > 0 and not exact and data[:3] == b"\xff\xd8\xff":
         pixels_HWC = _jpeg(data, source.name, min_side, max_pixels)
         if pixels_HWC is not None:
             return pixels_HWC
-    return _on_white(_pil(data, source.name, max_pixels))
+    return on_white(_pil(data, source.name, max_pixels))
 
 
 def decode_rgba(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -96,6 +106,15 @@ def encode_webp(pixels_HWC: Pixels, *, quality: int = 90, lossless: bool = False
     """RGB or RGBA as WebP. `lossless` keeps every value, also the colour of transparent pixels."""
     file = io.BytesIO()
     Image.fromarray(pixels_HWC).save(file, "WEBP", quality=quality, lossless=lossless, exact=lossless, method=4)
+    return file.getvalue()
+
+
+def small_webp(source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, quality: int = 85) -> bytes:
+    """A thumbnail as WebP: at most `side` pixels a side, never enlarged."""
+    picture = Image.fromarray(decode(source, min_side=side, max_pixels=max_pixels))
+    picture.thumbnail((side, side))
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=quality)
     return file.getvalue()
 
 
@@ -146,15 +165,16 @@ def _pil(data: bytes, name: str, max_pixels: int) -> Pixels:
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> Any:
-    """The opened, not yet decoded image; too large and unknown ones are refused."""
+    """The opened, not yet decoded image; unknown ones are refused, and what is too large or asks for too much work."""
     if not data:
         raise DecodeError("the file is empty", file=name, expected="an image")
+    scans = scan_count(data, name)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))
         count = int(found.group()) if found else 0
-        raise DecodeError(f"{count:,} pixels are more than the limit of {max_pixels:,}", file=name) from error
+        raise TooLarge(f"{count:,} pixels are more than the limit of {max_pixels:,}", file=name) from error
     except UnidentifiedImageError as error:
         start = data[:8].hex(" ")
         known = ", ".join(FORMATS)
@@ -162,6 +182,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Any:
     except Exception as error:  # decoders raise anything on hostile bytes
         raise _broken(data, name, error) from error
     _refuse_bomb(*image.size, name, max_pixels)
+    refuse_scans(scans, *image.size, name, max_pixels)
     return image
 
 
@@ -205,15 +226,28 @@ def _checked(source: ArrayImage, max_pixels: int) -> Pixels:
 def _refuse_bomb(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         size = f"{width:,} x {height:,} = {width * height:,} pixels"
-        raise DecodeError(f"{size} are more than the limit of {max_pixels:,}", file=name)
+        raise TooLarge(f"{size} are more than the limit of {max_pixels:,}", file=name)
 
 
-def _on_white(pixels_HWC: Pixels) -> Pixels:
+def on_white(pixels_HWC: Pixels) -> Pixels:
+    """RGB as it is, RGBA composited on white."""
     if pixels_HWC.shape[2] == 3:
         return pixels_HWC
-    alpha_HW1 = pixels_HWC[..., 3:].astype(np.uint16)
-    mixed_HWC = pixels_HWC[..., :3] * alpha_HW1 + 255 * (255 - alpha_HW1)  # at most 255 * 255: fits
-    return ((mixed_HWC + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
+    white_HWC = np.empty((*pixels_HWC.shape[:2], 3), np.uint8)
+    rows = max(1, STRIPE // max(1, pixels_HWC.shape[1]))
+    for top in range(0, len(pixels_HWC), rows):  # 16 bits a channel of all at once would be several times the picture
+        part_HWC = pixels_HWC[top : top + rows]
+        alpha_HW1 = part_HWC[..., 3:].astype(np.uint16)
+        mixed_HWC = part_HWC[..., :3] * alpha_HW1 + 255 * (255 - alpha_HW1)  # at most 255 * 255: fits
+        white_HWC[top : top + rows] = (mixed_HWC + np.uint16(127)) // np.uint16(255)
+    return white_HWC
+
+
+def _upright_size(image: Any) -> tuple[int, int]:
+    width, height = image.size
+    if image.format != "TIFF" and _orientation(image) >= 5:  # PIL turns a TIFF's size itself
+        return height, width
+    return width, height
 
 
 def _orientation(image: Any) -> int:

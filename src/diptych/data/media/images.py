@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.image import ArrayImage, BytesImage, FileImage, ImageSource, SliceImage
+from diptych.core.media import ArraySource
 
 Ints = npt.NDArray[np.int64]
 
@@ -93,16 +94,21 @@ class Objects:
         return self.items[row]
 
     def identity(self, row: int) -> str:
-        image: Any = self.items[row]
-        if image is None:
-            return ""
-        if isinstance(image, ArrayImage):
-            shape = "x".join(map(str, image.pixels_HWC.shape))
-            return f"{shape} {hashlib.sha256(np.ascontiguousarray(image.pixels_HWC).tobytes()).hexdigest()}"
-        if isinstance(image, BytesImage):
-            return hashlib.sha256(image.data).hexdigest()
-        if isinstance(image, SliceImage):
-            return f"size {image.size}"
-        if isinstance(image, FileImage):
-            return f"size {image.path.stat().st_size}" if image.path.exists() else "missing"
-        return str(image.name)
+        image = self.items[row]
+        return "" if image is None else identity_of(image)
+
+
+def identity_of(source: ImageSource) -> str:
+    """A hash of what is in memory, the size of what lies on disk: what tells two sources apart without reading files."""
+    one: Any = source
+    if isinstance(one, ArrayImage | ArraySource):
+        array = one.pixels_HWC if isinstance(one, ArrayImage) else one.array
+        shape = "x".join(map(str, array.shape)) + ("" if isinstance(one, ArrayImage) else f" {array.dtype}")
+        return f"{shape} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}"
+    if isinstance(one, BytesImage):
+        return hashlib.sha256(one.data).hexdigest()
+    if isinstance(one, SliceImage):
+        return f"size {one.size}"
+    if isinstance(one, FileImage):
+        return f"size {one.path.stat().st_size}" if one.path.exists() else "missing"
+    return str(one.name)

@@ -32,6 +32,7 @@ def read(
     *,
     image: str | None = None,
     text: str | Sequence[str] | Mapping[str, str] | None = None,
+    media: Mapping[str, str] | None = None,
     uid: str | None = None,
     group: str | None = None,
     split: str | None = None,
@@ -49,6 +50,8 @@ def read(
               made by `build`, "emoji", a `datasets` object, or a list of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
+    media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:
+              ``{"points": "cloud"}``, ``{"npy": "volume"}``
     uid, group, split, licence, origin (where a sample comes from: its `source`)
               columns (or JSON keys) with these; a folder's sub-folders answer to "folder"
     language  a column, or a code such as "en" for all texts
@@ -56,7 +59,7 @@ def read(
     format    one of `data.graphs.FORMATS`, where a folder of scene graphs is not recognised or holds two forms
     Without names the usual ones are taken; if two fit, the error lists the columns.
     """
-    wanted = Wanted.of(image, text, uid=uid, group=group, split=split, licence=licence, source=origin, language=language)
+    wanted = Wanted.of(image, text, media, uid=uid, group=group, split=split, licence=licence, source=origin, language=language)
     folder = Path(root) if root is not None else None
     if isinstance(source, Pool):
         return source.named(name) if name else source

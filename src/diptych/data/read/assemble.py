@@ -18,9 +18,11 @@ import pyarrow.compute as pc
 from diptych.core.errors import DataError
 from diptych.data.columns import column_of
 from diptych.data.dataset import IDENTITY, STORED, Pool
-from diptych.data.media.images import Blobs, Images, LooseFiles
+from diptych.data.media.images import Blobs, Images, LooseFiles, Objects
+from diptych.data.media.table import Media
 from diptych.data.quarantine import Bad
 from diptych.data.ragged import Ragged, Texts
+from diptych.data.read.media import column_media
 from diptych.data.read.naming import uid_of, uids_of
 from diptych.data.read.rows import is_json
 from diptych.data.read.wanted import ORIGINS, Chosen, Wanted, choose
@@ -34,6 +36,7 @@ class Found:
 
     table   a row a sample; columns by name
     images  where they lie, by row; None: a column of `table` says so (paths relative to `root`, or bytes)
+    media   what else the rows hold; None: columns of `table` say so, or there is nothing else
     places  what tells rows apart, for uids ("00001.tar/000017", "dogs/rex.jpg"); empty: from the image paths or row numbers
     locate  row -> (file, row in that file), for messages
     """
@@ -42,6 +45,7 @@ class Found:
     table: pa.Table
     file: str
     images: Images | None = None
+    media: Media | None = None
     root: str = ""
     names: Sequence[str] = ()
     places: Sequence[str] = ()
@@ -57,11 +61,13 @@ class Found:
 def assemble(found: Found, wanted: Wanted) -> Pool:
     """The pool of what was found. Rows without image, and rows without text where others have one, go to the quarantine."""
     table = found.table
-    chosen = choose(wanted, table.column_names, found.file, image_needed=found.images is None)
+    chosen = choose(wanted, table.column_names, found.file, image_needed=found.images is None, media_columns=found.media is None)
     images, names = found.images, found.names
     paths = None
-    if images is None:
-        images, paths = _images(found, str(chosen.image))
+    if images is None and chosen.image:
+        images, paths = _images(found, chosen.image)
+    elif images is None:
+        paths = _media_paths(found, chosen)
     rows = np.arange(table.num_rows)
     first = rows  # the row that a sample is made from
     if paths is not None and "uid" not in chosen.others and pc.count_distinct(paths, mode="only_valid").as_py() < len(paths):
@@ -70,12 +76,15 @@ def assemble(found: Found, wanted: Wanted) -> Pool:
     base = table.take(pa.array(first)) if len(first) < table.num_rows else table
     if paths is not None:
         paths = paths.take(pa.array(first))
-        images = LooseFiles(found.root, paths)
+        images = LooseFiles(found.root, paths) if chosen.image else None
         names = names or [("" if p is None else p.rpartition(".")[0] or p) for p in paths.to_pylist()]
     uids = _uids(found, chosen, base, names, paths)
     columns, json_columns = _columns(found, chosen, base, uids)
-    assert images is not None
-    pool = Pool(found.name, columns, texts, images, json_columns=json_columns, quarantine=found.bad, notes=found.notes)
+    images = Objects((None,) * base.num_rows) if images is None else images
+    media = column_media(base, chosen.media, found.root, found.file) if chosen.media else found.media
+    pool = Pool(
+        found.name, columns, texts, images, media=media, json_columns=json_columns, quarantine=found.bad, notes=found.notes
+    )
     return _without_gaps(pool, texts, lambda row: found.where(int(first[row])))
 
 
@@ -102,6 +111,14 @@ def _images(found: Found, name: str) -> tuple[Images | None, pa.Array | None]:
             expected="files: fetch them with img2dataset first and read its output",
         )
     return None, values
+
+
+def _media_paths(found: Found, chosen: Chosen) -> pa.Array | None:
+    """The paths of the first medium, which tell samples apart where there are no images; None where it is not a path a row."""
+    column = found.table[next(iter(chosen.media))].combine_chunks()
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return None
+    return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column).cast(pa.string())
 
 
 def _blobs(found: Found, column: pa.Array) -> Blobs:
@@ -266,7 +283,7 @@ def _without_gaps(pool: Pool, texts: Texts, where: Callable[[int], str]) -> Pool
     some_text = bool(has_text.any())
     keep = []
     for row in range(len(pool)):
-        if pool.image(row) is None:
+        if pool.image(row) is None and not pool.media(row):
             pool.quarantine.append(Bad(pool.uids[row], "read", "there is no image", where(row)))
         elif some_text and not has_text[row]:
             pool.quarantine.append(Bad(pool.uids[row], "read", "there is no text", where(row)))

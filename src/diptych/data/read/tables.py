@@ -58,7 +58,10 @@ def _some_image_exists(pool: Pool, found: Found) -> None:
     """A wrong root would otherwise only show when every image fails."""
     from diptych.core.image import FileImage
 
-    images = [pool.image(row) for row in range(min(len(pool), 100))]
+    rows = range(min(len(pool), 100))
+    images = [pool.own_image(row) for row in rows] + [
+        part for row in rows for item in pool.media(row).values() for part in item.parts
+    ]
     files = [image for image in images if isinstance(image, FileImage)]
     if files and not any(image.path.is_file() for image in files):
         raise DataError(

@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,10 @@ import pyarrow as pa
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
+from diptych.data.media.table import MediaTable
 from diptych.data.quarantine import Bad
 from diptych.data.read.assemble import Found, assemble
+from diptych.data.read.media import MediaNames, NamedPart
 from diptych.data.read.naming import uid_of
 from diptych.data.read.rows import Rows
 from diptych.data.read.wanted import Wanted
@@ -34,6 +37,7 @@ class _Sample:
 
     key: str
     images: list[Member] = field(default_factory=list)
+    media: list[tuple[NamedPart, Member]] = field(default_factory=list)
     others: dict[str, Member] = field(default_factory=dict)
     last: int = -1
     apart: bool = False
@@ -47,6 +51,7 @@ class _Gathered:
     keys: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     images: list[tuple[int, int, int, str]] = field(default_factory=list)
+    media: list[dict[str, Any]] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     dotted: int = 0
     apart: int = 0
@@ -54,7 +59,7 @@ class _Gathered:
 
 def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
     """One pool over all tars, in the order given. What is wrong costs the members concerned, and a quarantine row each."""
-    gathered = _Gathered()
+    gathered, named = _Gathered(), MediaNames(wanted.media)
     for number, path in enumerate(paths):
         index = open_index(path)
         gathered.bad += [
@@ -62,10 +67,11 @@ def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
             for p in index.problems
         ]
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _gather(gathered, number, path, index, data, wanted)
+            _gather(gathered, number, path, index, data, wanted, named)
     if not gathered.keys:
         first = f"; first problem: {gathered.bad[0]}" if gathered.bad else ""
         raise DataError(f"no sample with an image{first}", file=paths[0], expected="members KEY.jpg and KEY.txt or KEY.json")
+    named.refuse_unused(paths[0])
     files, offsets, sizes, members = zip(*gathered.images, strict=True)
     images = Slices(
         tuple(paths),
@@ -86,6 +92,7 @@ def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
         gathered.rows.table(),
         str(paths[0] if len(paths) == 1 else paths[0].parent),
         images=images,
+        media=MediaTable.by_row(gathered.media, len(gathered.keys), "") if gathered.media else None,
         names=gathered.keys,
         places=gathered.places,
         bad=gathered.bad,
@@ -94,10 +101,13 @@ def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
     return assemble(found, wanted.with_caption(found.table))
 
 
-def _gather(gathered: _Gathered, number: int, path: Path, index: TarIndex, data: mmap.mmap, wanted: Wanted) -> None:
-    for sample in _group(gathered, path, index):
+def _gather(
+    gathered: _Gathered, number: int, path: Path, index: TarIndex, data: mmap.mmap, wanted: Wanted, named: MediaNames
+) -> None:
+    for sample in _group(gathered, path, index, named):
         uid = uid_of(sample.key)
-        if (image := _only_image(gathered, sample, path, uid)) is None:
+        image = None
+        if (sample.images or not sample.media) and (image := _only_image(gathered, sample, path, uid)) is None:
             continue
         members = {extension: data[offset : offset + size] for extension, (_, offset, size) in sample.others.items()}
         files = {extension: f"{path}:{name}" for extension, (name, _, _) in sample.others.items()}
@@ -105,14 +115,17 @@ def _gather(gathered: _Gathered, number: int, path: Path, index: TarIndex, data:
         if isinstance(row, Bad):
             gathered.bad.append(row)
             continue
+        for part, (_, offset, size) in sorted(sample.media, key=lambda one: (one[0].name, one[0].number)):
+            place = {"file": str(path.resolve()), "offset": offset, "size": size, "row": len(gathered.keys)}
+            gathered.media.append({"name": part.name, "medium": part.medium, **place})
         gathered.rows.add(row)
         gathered.keys.append(sample.key)
         gathered.places.append(f"{path.name}/{sample.key}")
-        gathered.images.append((number, image[1], image[2], image[0]))
+        gathered.images.append((number, image[1], image[2], image[0]) if image else (-1, 0, 0, ""))
         gathered.apart += sample.apart
 
 
-def _group(gathered: _Gathered, path: Path, index: TarIndex) -> list[_Sample]:
+def _group(gathered: _Gathered, path: Path, index: TarIndex, named: MediaNames) -> list[_Sample]:
     """Members by key, in order of first appearance. A name that comes twice counts once."""
     samples: dict[str, _Sample] = {}
     seen: set[str] = set()
@@ -127,12 +140,17 @@ def _group(gathered: _Gathered, path: Path, index: TarIndex) -> list[_Sample]:
             )
             continue
         seen.add(name)
-        gathered.dotted += "." in extension
+        part = named.part(name.rpartition("/")[2])
+        if part is not None and part.key != key.rpartition("/")[2]:
+            part = None  # of a member "a.b.ply", say: the key ends at the first dot
+        gathered.dotted += "." in extension and part is None
         kind = extension.rpartition(".")[2]
         sample = samples.setdefault(key, _Sample(key))
         sample.apart = sample.apart or (sample.last >= 0 and sample.last != position - 1)
         sample.last = position
-        if kind in IMAGES:
+        if part is not None:
+            sample.media.append((part, (name, offset, size)))
+        elif kind in IMAGES:
             sample.images.append((name, offset, size))
         elif kind in KNOWN:
             plain = extension == kind or kind not in sample.others

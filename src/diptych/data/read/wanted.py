@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diptych.core.errors import DataError
@@ -41,7 +41,8 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the user asked for. `text` maps a column to the language of its strings ("": see `language`).
+    """What the user asked for. `text` maps a column to the language of its strings ("": see `language`); `media` a column of a
+    table, or an ending of file names, to a medium.
 
     `language` is a column, or a code such as "en" that holds for every text.
     """
@@ -54,14 +55,21 @@ class Wanted:
     licence: str | None = None
     source: str | None = None
     language: str | None = None
+    media: Mapping[str, str] | None = None
 
     @classmethod
-    def of(cls, image: str | None, text: str | Sequence[str] | Mapping[str, str] | None, **others: str | None) -> Wanted:
+    def of(
+        cls,
+        image: str | None,
+        text: str | Sequence[str] | Mapping[str, str] | None,
+        media: Mapping[str, str] | None = None,
+        **others: str | None,
+    ) -> Wanted:
         if isinstance(text, str):
             text = {text: ""}
         elif text is not None and not isinstance(text, Mapping):
             text = dict.fromkeys(text, "")
-        return cls(image, text, **others)
+        return cls(image, text, media=media, **others)
 
     def with_caption(self, table: Any) -> Wanted:
         """For readers that have put captions into a column "txt": take it unless the user named another."""
@@ -76,16 +84,21 @@ class Chosen:
     text: Mapping[str, str]
     others: Mapping[str, str]
     fixed_language: str = ""
+    media: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def used(self) -> set[str]:
-        return {*self.text, *self.others.values(), *([self.image] if self.image else [])}
+        return {*self.text, *self.others.values(), *self.media, *([self.image] if self.image else [])}
 
 
-def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: bool = True) -> Chosen:
-    """Match what is wanted with the columns that are there. No column is taken for the image where images are known already."""
+def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: bool = True, media_columns: bool = True) -> Chosen:
+    """Match what is wanted with the columns that are there. No column is taken for the image where images are known already, and
+    none has to be there where other media are. `media_columns`: whether `wanted.media` names columns, not endings of files."""
+    asked_media = (wanted.media or {}) if media_columns else {}
+    media = {str(_named(name, names, file)): medium for name, medium in asked_media.items()}
+    names = [name for name in names if name not in media]
     image = (_named(wanted.image, names, file) or _guess("image", IMAGE_NAMES, names, file)) if image_needed else None
-    if image is None and image_needed:
+    if image is None and image_needed and not media:
         raise DataError(f"no column looks like images; columns are {', '.join(names)}", file=file, expected="image=COLUMN")
     if wanted.text is not None:
         text = {str(_named(name, names, file)): language for name, language in wanted.text.items()}
@@ -94,15 +107,15 @@ def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: boo
         guess = _guess("text", TEXT_NAMES, rest, file)
         text = {guess: ""} if guess else {}
     others, language = {}, ""
-    for field, usual in OTHER_NAMES.items():
-        asked = getattr(wanted, field)
-        if field == "language" and asked and asked not in names and _LANGUAGE.fullmatch(asked):
+    for what, usual in OTHER_NAMES.items():
+        asked = getattr(wanted, what)
+        if what == "language" and asked and asked not in names and _LANGUAGE.fullmatch(asked):
             language = asked
             continue
         found = _named(asked, names, file) or next((name for name in usual if name in names and name != image), None)
         if found and (asked or found not in text):
-            others[field] = found
-    return Chosen(image, text, others, language)
+            others[what] = found
+    return Chosen(image, text, others, language, media)
 
 
 def _named(name: str | None, names: Sequence[str], file: Any) -> str | None:

@@ -2,13 +2,15 @@
 
     OUT/diptych.json             format, name, fingerprint, count; written last: a folder without it is not finished
     OUT/manifest.parquet         a row a sample: where its image lies, its size, sha256, group, licence, source, split, extras
-    OUT/shards/00000.tar         WebDataset naming: UID.jpg | .png | .webp beside UID.json; readable by any WebDataset reader
+    OUT/shards/00000.tar         WebDataset naming: UID.jpg | .png | .webp beside UID.json; readable by any WebDataset reader;
+                                 other media as UID.clip.0003.jpg, UID.cloud.npy, ...
     OUT/shards/00000.idx.parquet offset and size of every member
-    OUT/tables/*.parquet         texts, regions, relations; later scores, rewrites, boxes (`data.columns`)
+    OUT/tables/*.parquet         texts, regions, relations, media; later scores, rewrites, boxes (`data.columns`)
     OUT/quarantine.parquet       what was left out: uid, stage, reason
 
 Samples go to shards in the order of a hash of their uid, so that shards are already shuffled, and lie sorted by key within one.
-The same samples give the same bytes. Images are copied byte for byte; pixels without bytes become lossless WebP.
+The same samples give the same bytes. Images and media are copied byte for byte; pixels without bytes become lossless WebP, other
+arrays .npy.
 """
 
 from __future__ import annotations
@@ -34,13 +36,14 @@ from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
 from diptych.data.dataset import JSON, Pool
 from diptych.data.media.images import Slices
+from diptych.data.media.table import MEDIA_SCHEMA, MediaTable
 from diptych.data.quarantine import Bad, first_lines, read_quarantine, write_quarantine
 from diptych.data.ragged import Ragged, Texts
 from diptych.data.shards.write import ShardWriter, Stored, store_shard
 
 FORMAT = 1
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
-BASE_TABLES = ("texts", "regions", "relations")
+BASE_TABLES, MEDIA = ("texts", "regions", "relations"), "media"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def build(
 ) -> BuildReport:
     """Write `pool` to the folder `out`.
 
-    check      decode every image in full once, so that a truncated one is found now and not in the middle of training
+    check      decode every image and medium in full once, so that a truncated one is found now and not in the middle of training
     overwrite  replace a finished data set that lies there
     A build that was killed goes on where it stopped. A full disk ends it with one line and keeps the shards that are finished.
     """
@@ -136,6 +139,7 @@ def open_built(path: Path | str, *, tables: tuple[str, ...] = ()) -> Pool:
         columns,
         Texts.by_uid(_table(folder, "texts"), columns["uid"]),
         images,
+        media=MediaTable.by_uid(_table(folder, MEDIA), columns["uid"], folder / SHARDS) if MEDIA in mark["tables"] else None,
         regions=ragged.get("regions"),
         relations=ragged.get("relations"),
         json_columns=[field.name for field in manifest.schema if (field.metadata or {}).get(b"diptych") == b"json"],
@@ -185,8 +189,14 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.stem}.part.parquet")
 
 
+def _media_part(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.media.parquet")
+
+
 def _write_part(path: Path, key: str, stored: Stored) -> Stored:
-    """The marker of a finished shard: written after the shard, holds its rows of the manifest."""
+    """The marker of a finished shard: written after the shard, holds its rows of the manifest. Its media lie in a file beside it."""
+    if stored.media.num_rows:
+        write_parquet(_media_part(path), stored.media)
     metadata = {b"key": key.encode(), b"bad": json.dumps([asdict(bad) for bad in stored.bad]).encode()}
     write_parquet(_part(path), stored.rows.replace_schema_metadata(metadata))
     return stored
@@ -198,7 +208,8 @@ def _read_part(path: Path, key: str) -> Stored | None:
     rows = read_parquet(_part(path))
     if rows.schema.metadata[b"key"] != key.encode():
         return None
-    return Stored(rows.replace_schema_metadata(None), [Bad(**bad) for bad in json.loads(rows.schema.metadata[b"bad"])])
+    media = read_parquet(_media_part(path)) if _media_part(path).is_file() else MEDIA_SCHEMA.empty_table()
+    return Stored(rows.replace_schema_metadata(None), [Bad(**bad) for bad in json.loads(rows.schema.metadata[b"bad"])], media)
 
 
 def _write_tables(pool: Pool, out: Path, stored: list[Stored], plan: list[list[int]], config: dict[str, Any]) -> None:
@@ -210,7 +221,11 @@ def _write_tables(pool: Pool, out: Path, stored: list[Stored], plan: list[list[i
     located = pa.concat_tables([shard.rows for shard in stored]) if stored else ShardWriter.SCHEMA.empty_table()
     manifest = _manifest(chosen, located)
     made_by = MadeBy("build", config)
+    media = pa.concat_tables([MEDIA_SCHEMA.empty_table(), *(shard.media for shard in stored)])
     tables = {"texts": chosen.texts_table(), "regions": chosen.regions_table(), "relations": chosen.relations_table()}
+    if media.num_rows:
+        tables[MEDIA] = media
+        chosen = chosen.with_media(MediaTable.by_uid(media, chosen.arrow("uid"), out / SHARDS))
     for name, table in tables.items():
         if table is not None:
             write_table(out, name, table, made_by)
@@ -228,6 +243,7 @@ def _write_tables(pool: Pool, out: Path, stored: list[Stored], plan: list[list[i
     write_json(out / MARK, mark)
     for number in range(len(plan)):
         _part(out / SHARDS / f"{number:05d}.tar").unlink(missing_ok=True)
+        _media_part(out / SHARDS / f"{number:05d}.tar").unlink(missing_ok=True)
     (out / UNFINISHED).unlink(missing_ok=True)
 
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from diptych.data.media.picture import SUFFIXES
 from diptych.data.quarantine import Bad
 from diptych.data.read.wanted import TEXT_NAMES, Wanted
 
-IMAGES = frozenset(("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jfif"))
+IMAGES = frozenset(SUFFIXES)
 TEXTS = ("txt", "caption", "text")
 _JSON_TEXT = tuple(name for rank in TEXT_NAMES for name in rank)
 

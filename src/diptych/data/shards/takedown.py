@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from diptych.core.errors import DataError
 from diptych.core.files import write_json
 from diptych.data.columns import FOLDER as TABLES
-from diptych.data.columns import read_parquet, write_parquet
+from diptych.data.columns import read_parquet, table_names, write_parquet
 from diptych.data.quarantine import Bad, read_quarantine, write_quarantine
-from diptych.data.shards.build import MANIFEST, MARK, SHARDS, is_built, open_built
+from diptych.data.shards.build import MANIFEST, MARK, MEDIA, SHARDS, is_built, open_built
 from diptych.data.shards.tar_index import INDEX_SCHEMA, index_path, open_index, write_index
 from diptych.data.shards.write import ShardWriter
 
@@ -84,6 +84,8 @@ def _images(folder: Path, gone: pa.Array) -> tuple[int, int]:
     columns = {"shard": pa.array(shard_N, pa.string()), "image_offset": pa.array(offset_N, pa.int64())}
     for name, column in columns.items():
         kept = kept.set_column(kept.schema.get_field_index(name), name, column)
+    if MEDIA in table_names(folder):
+        _move_media(folder / TABLES / f"{MEDIA}.parquet", moved)  # first: a manifest that is written is never asked again
     write_parquet(folder / MANIFEST, kept)
     used = set(kept["shard"].to_pylist())
     for tar in (folder / SHARDS).glob("*.tar"):
@@ -91,6 +93,19 @@ def _images(folder: Path, gone: pa.Array) -> tuple[int, int]:
             tar.unlink()
             index_path(tar).unlink(missing_ok=True)
     return int(np.count_nonzero(leaves.to_numpy())), len(hit)
+
+
+def _move_media(path: Path, moved: dict[str, tuple[str, dict[int, int]]]) -> None:
+    """The table of media, its parts where they lie now."""
+    table = read_parquet(path)
+    file_N, offset_N = table["file"].to_pylist(), table["offset"].to_pylist()
+    for row, file in enumerate(file_N):
+        if file in moved:
+            file_N[row], offsets = moved[file]
+            offset_N[row] = offsets.get(offset_N[row], -1)  # -1: it leaves
+    for name, column in {"file": pa.array(file_N, pa.string()), "offset": pa.array(offset_N, pa.int64())}.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    write_parquet(path, table)
 
 
 def _rewritten(tar: Path, gone: set[str]) -> tuple[str, dict[int, int]]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
 from diptych.data.quarantine import Bad, read_quarantine, write_quarantine
-from diptych.data.shards.build import MANIFEST, MARK, SHARDS, open_built
+from diptych.data.shards.build import MANIFEST, MARK, MEDIA, SHARDS, open_built
 from diptych.data.shards.tar_index import index_path, index_tar
 
 
@@ -63,7 +63,11 @@ def verify(path: Path | str, *, update: bool = True) -> VerifyReport:
     by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in manifest.select(["uid", "shard", "image_offset", "image_size", "image_format", "sha256"]).to_pylist():
         if row["uid"] not in known:
-            by_shard[row["shard"]].append(row)
+            by_shard[row["shard"]].append({**row, "samples": 1})
+    for row in read_table(folder, MEDIA).table.to_pylist() if MEDIA in table_names(folder) else []:
+        if row["uid"] not in known:
+            place = {"shard": row["file"], "image_offset": row["offset"], "image_size": row["size"]}
+            by_shard[row["file"]].append({"uid": row["uid"], "sha256": row["sha256"], "samples": 0, **place})
     for shard in sorted(by_shard):
         report.bad += _shard(report, folder / SHARDS / shard, by_shard[shard])
     for extra in sorted({tar.name for tar in (folder / SHARDS).glob("*.tar")} - set(manifest["shard"].to_pylist())):
@@ -100,7 +104,7 @@ def _shard(report: VerifyReport, tar: Path, rows: list[dict[str, Any]]) -> Itera
         members = dict(zip(*(fresh.members[name].to_pylist() for name in ("offset", "size")), strict=True))
     with tar.open("rb") as file:
         for row in rows:
-            report.samples += 1
+            report.samples += row["samples"]
             if row["image_offset"] < 0:
                 continue
             file.seek(row["image_offset"])

@@ -1,15 +1,16 @@
-"""Writing one tar shard: each sample's image and JSON side by side, sorted by key, the same bytes for the same samples."""
+"""Writing one tar shard: each sample's image, media and JSON side by side, sorted by key, the same bytes for the same samples."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,24 +18,29 @@ import pyarrow as pa
 
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.media import MediaFacts, MediaItem, medium_of
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
+from diptych.data.media.decode import decode, probe
+from diptych.data.media.encoded import held
+from diptych.data.media.picture import ENDINGS, encoded_picture
+from diptych.data.media.table import MEDIA_SCHEMA, member_label
 from diptych.data.quarantine import Bad
 from diptych.data.shards.tar_index import INDEX_SCHEMA, index_path, write_index
 
-EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp", "tiff": "tif"}
-WEBP_LIMIT = 16_383  # pixels a side
-CHUNK = 64
-"""Images in flight at once: bounds the memory of a build."""
+CHUNK, FEW = 64, 8
+"""Samples in flight at once: bounds the memory of a build. Few where there are other media, which are larger."""
+NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The manifest rows of one shard, and what could not be stored."""
+    """The manifest rows of one shard, what could not be stored, and the rows of the table of media (`MEDIA_SCHEMA`)."""
 
     rows: pa.Table
     bad: list[Bad]
+    media: pa.Table = field(default_factory=MEDIA_SCHEMA.empty_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,16 @@ class Checked:
     width: int
     height: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedItem:
+    """A medium that has been read and decoded once: the bytes of every part and the ending of its file. `facts` None: not decoded."""
+
+    name: str
+    medium: str
+    parts: tuple[tuple[bytes, str], ...]
+    facts: MediaFacts | None
 
 
 class ShardWriter:
@@ -109,16 +125,19 @@ def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: C
 
     `tick` is called after each sample."""
     records: list[dict[str, Any]] = []
+    media: list[dict[str, Any]] = []
     bad: list[Bad] = []
+    status = "ok" if check else "unchecked"
     with ShardWriter(path) as writer:
-        for sample, image in _checked(pool, rows, check):
+        for sample, found in _checked(pool, rows, check):
             tick()
-            if isinstance(image, Bad):
-                bad.append(image)
+            if isinstance(found, Bad):
+                bad.append(found)
                 continue
+            image, items = found
             record = {"uid": sample.uid, "shard": path.name, "image_offset": -1, "image_size": 0, "status": "no image"}
             if image is not None:
-                offset = writer.add(f"{sample.uid}.{EXTENSIONS.get(image.format, image.format)}", image.data)
+                offset = writer.add(f"{sample.uid}.{ENDINGS.get(image.format, image.format)}", image.data)
                 record |= {
                     "image_offset": offset,
                     "image_size": len(image.data),
@@ -126,59 +145,104 @@ def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: C
                     "width": image.width,
                     "height": image.height,
                     "sha256": image.sha256,
-                    "status": "ok" if check else "unchecked",
+                    "status": status,
                 }
+            for item in items:
+                media += _store_item(writer, sample.uid, item, status)
             writer.add(f"{sample.uid}.json", _sidecar(sample, record))
             records.append(record)
     names, offsets, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
     write_index(index_path(path), pa.table([list(names), list(offsets), list(sizes)], schema=INDEX_SCHEMA), path, [])
-    return Stored(pa.Table.from_pylist(records, ShardWriter.SCHEMA), bad)
+    return Stored(pa.Table.from_pylist(records, ShardWriter.SCHEMA), bad, pa.Table.from_pylist(media, MEDIA_SCHEMA))
 
 
-def _checked(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample, Checked | Bad | None]]:
-    """Samples in order with their image read and decoded; decoding runs beside in threads (the decoders release the lock)."""
+def _store_item(writer: ShardWriter, uid: str, item: CheckedItem, status: str) -> Iterator[dict[str, Any]]:
+    """Write the parts of one medium; yields their rows."""
+    label = member_label(item.name, item.medium)
+    for number, (data, ending) in enumerate(item.parts):
+        place = f"{label}.{number:04d}" if len(item.parts) > 1 else label
+        row = {
+            "uid": uid,
+            "name": item.name,
+            "medium": item.medium,
+            "file": writer.path.name,
+            "offset": writer.add(f"{uid}.{place}.{ending}", data),
+            "size": len(data),
+            "format": ending,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "status": status,
+        }
+        if number == 0 and item.facts is not None:
+            row |= {"shape": list(item.facts.shape), "dtype": item.facts.dtype}
+        yield row
 
-    def one(row: int) -> tuple[Sample, Checked | Bad | None]:
+
+Found = tuple[Checked | None, list[CheckedItem]]
+
+
+def _checked(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample, Found | Bad]]:
+    """Samples in order with what they hold, read and decoded; decoding runs beside in threads (the decoders release the lock)."""
+
+    def one(row: int) -> tuple[Sample, Found | Bad]:
         sample = pool[row]
-        return sample, check_image(sample, decode_fully=check)
+        return sample, check_sample(sample, decode_fully=check)
 
     with ThreadPoolExecutor(
         max_workers=min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
     ) as threads:
-        for start in range(0, len(rows), CHUNK):
-            yield from threads.map(one, rows[start : start + CHUNK])
+        chunk = FEW if pool.has_media else CHUNK
+        for start in range(0, len(rows), chunk):
+            yield from threads.map(one, rows[start : start + chunk])
+
+
+def check_sample(sample: Sample, *, decode_fully: bool = True) -> Found | Bad:
+    """The image and the media of a sample, or what is wrong with the first of them that cannot be used."""
+    image = check_image(sample, decode_fully=decode_fully)
+    if isinstance(image, Bad):
+        return image
+    items = []
+    for name, item in sample.media.items():
+        found = check_item(sample.uid, name, item, decode_fully=decode_fully)
+        if isinstance(found, Bad):
+            return found
+        items.append(found)
+    return image, items
+
+
+def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = True) -> CheckedItem | Bad:
+    """Read a medium and decode it in full; what fails comes back as a `Bad` row whose stage is the kind of medium."""
+    medium = medium_of(item.medium)
+    if not NAME.fullmatch(name):
+        raise DataError(f"the medium {name!r} cannot be a file name", field="media", expected="letters, digits, _ and -")
+    try:
+        read = held(item, medium.limit)
+        parts = tuple(map(medium.encode, read.parts))
+        facts = medium.facts(medium.decode(read)) if decode_fully else None
+    except DataError as error:
+        return Bad(uid, item.medium, error.problem, str(error.file or item.name))
+    return CheckedItem(name, item.medium, parts, facts)
 
 
 def check_image(sample: Sample, *, decode_fully: bool = True) -> Checked | Bad | None:
-    """Read an image, look at its header and decode it in full; what fails comes back as a `Bad` row. None: there is no image."""
-    from diptych.data.media.decode import decode, probe
-
-    if sample.image is None:
+    """Read an image, look at its header and decode it in full; what fails comes back as a `Bad` row. None: there is no image, or
+    it is one of the sample's media."""
+    image = sample.own_image
+    if image is None:
         return None
-    name = sample.image.name
     try:
-        if isinstance(sample.image, ArrayImage):
-            decode(sample.image)  # checks the array
-            data = _encoded(sample.image)
+        if isinstance(image, ArrayImage):
+            decode(image)  # checks the array
+            data, _ = encoded_picture(image, "image")
         else:
-            data = sample.image.read()
+            data = image.read()
             if decode_fully:
-                decode(BytesImage(data, name), exact=True)
-        info = probe(data, name=name)
+                decode(BytesImage(data, image.name), exact=True)
+        info = probe(data, name=image.name)
     except OSError as error:
-        return Bad(sample.uid, "read", error.strerror or str(error), name)
+        return Bad(sample.uid, "read", error.strerror or str(error), image.name)
     except DataError as error:
-        return Bad(sample.uid, "image", error.problem, name)
+        return Bad(sample.uid, "image", error.problem, image.name)
     return Checked(data, info.format.lower(), info.width, info.height, hashlib.sha256(data).hexdigest())
-
-
-def _encoded(image: ArrayImage) -> bytes:
-    """Pixels as lossless WebP, or as PNG where WebP's format ends."""
-    from diptych.data.media.decode import encode_png, encode_webp
-
-    if max(image.pixels_HWC.shape[:2]) > WEBP_LIMIT:
-        return encode_png(image.pixels_HWC)
-    return encode_webp(image.pixels_HWC, lossless=True)
 
 
 def _sidecar(sample: Sample, record: dict[str, Any]) -> bytes:
@@ -192,6 +256,8 @@ def _sidecar(sample: Sample, record: dict[str, Any]) -> bytes:
     for name in ("width", "height", "sha256"):
         if name in record:
             plain[name] = record[name]
+    if sample.media:
+        plain["media"] = {name: {"medium": item.medium, "parts": len(item.parts)} for name, item in sample.media.items()}
     if sample.regions:
         plain["regions"] = [_region(region) for region in sample.regions]
     if sample.relations:

@@ -22,6 +22,7 @@ from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import FoundGraph, TripletRule
 from diptych.data.graphs.label_lists import LabelLists
+from diptych.data.graphs.pairs import Pairs
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Pixels
 from diptych.models.detection.backbone import detection_backbone
@@ -36,7 +37,6 @@ from diptych.models.pairs.embedder import (
     read_config,
     save_weights,
 )
-from diptych.models.rlipv2.pair_queries import GivenPairs
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.rlipv2.ruled_triplets import found_graph, selection
 from diptych.models.rlipv2.triplet_selection import (
@@ -190,7 +190,7 @@ class GraphDetector:
         most = min(PAIRS, self.model.relation_decoder.slots or PAIRS)
         for part in parts(list(permutations(range(len(regions)), 2)), most):
             subject_N, object_N = torch.tensor(part).unbind(1)
-            given = GivenPairs(
+            given = Pairs(
                 centre_R4[subject_N][None],
                 centre_R4[object_N][None],
                 label_R[subject_N][None],
@@ -207,13 +207,13 @@ class GraphDetector:
         edges.sort(key=lambda edge: -edge.confidence)
         return SceneGraph(tuple(regions), tuple(edges[: top or None]))
 
-    def _said(self, images: Sequence[Pixels], lists: LabelLists, given: GivenPairs | None = None) -> PairSet:
+    def _said(self, images: Sequence[Pixels], lists: LabelLists, given: Pairs | None = None) -> PairSet:
         image_BCHW, pixel_BHW = self.images(images)
         with self._ready() as device:
             ids, mask = self.texts(lists.texts)
             text_TD = self.model.labels(ids.to(device), None if mask is None else mask.to(device))
             if given is not None:
-                given = GivenPairs(*(getattr(given, name).to(device) for name in GivenPairs.__slots__))
+                given = given.to(device)
             said: PairSet = self.model.detect(
                 image_BCHW.to(device),
                 text_TD,

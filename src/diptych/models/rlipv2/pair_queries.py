@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diptych.data.graphs.pairs import Pairs
+
 HideTwins = Literal["always", "training", "never"]
 EDGE = 1e-5  # boxes are kept so far from 0 and 1 before the inverse sigmoid
 
@@ -25,17 +27,6 @@ class PairQueries:
     reference_BQC: Tensor | None = None
     position_BQD: Tensor | None = None
     hidden_BQQ: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GivenPairs:
-    """Pairs of known regions: boxes cxcywh in 0..1, labels by number in the list of entity texts, `valid_BN` False on padding."""
-
-    subject_box_BN4: Tensor
-    object_box_BN4: Tensor
-    subject_label_BN: Tensor
-    object_label_BN: Tensor
-    valid_BN: Tensor
 
 
 class AnchorQueries(nn.Module):
@@ -102,10 +93,10 @@ class GivenQueries(nn.Module):
             self.box = nn.Linear(4, width)
             self.subject_point, self.object_point = nn.Linear(width, 2), nn.Linear(width, 2)
 
-    def forward(self, given: GivenPairs, text_BTD: Tensor) -> PairQueries:
+    def forward(self, given: Pairs, text_BTD: Tensor) -> PairQueries:
         """`text_BTD` are the entity texts as the decoder sees them."""
-        box_BQ4 = torch.cat((given.subject_box_BN4, given.object_box_BN4), 1)
-        label_BQ = torch.cat((given.subject_label_BN, given.object_label_BN), 1)
+        box_BQ4 = torch.cat((given.subject_box_BG4, given.object_box_BG4), 1)
+        label_BQ = torch.cat((given.subject_label_BG, given.object_label_BG), 1)
         text_BTD = text_BTD.detach().expand(len(box_BQ4), -1, -1)
         content_BQD = text_BTD.gather(1, label_BQ[..., None].expand(-1, -1, text_BTD.shape[-1]))
         reference_BQC, position_BQD = box_BQ4, None
@@ -113,10 +104,10 @@ class GivenQueries(nn.Module):
             position_BQD = self.box(box_BQ4.logit(EDGE))
             subject_BND, object_BND = position_BQD.chunk(2, 1)
             reference_BQC = torch.cat((self.subject_point(subject_BND), self.object_point(object_BND)), 1).sigmoid()
-        return PairQueries(content_BQD, reference_BQC, position_BQD, self._hidden(box_BQ4, label_BQ, given.valid_BN))
+        return PairQueries(content_BQD, reference_BQC, position_BQD, self._hidden(box_BQ4, label_BQ, given.valid_BG))
 
-    def _hidden(self, box_BQ4: Tensor, label_BQ: Tensor, valid_BN: Tensor) -> Tensor:
-        hidden_BQQ = ~valid_BN.repeat(1, 2)[:, None].expand(-1, label_BQ.shape[1], -1)
+    def _hidden(self, box_BQ4: Tensor, label_BQ: Tensor, valid_BG: Tensor) -> Tensor:
+        hidden_BQQ = ~valid_BG.repeat(1, 2)[:, None].expand(-1, label_BQ.shape[1], -1)
         if self.hide_twins == "always" or (self.hide_twins == "training" and self.training):
             same_BQQ = (box_BQ4[:, :, None] == box_BQ4[:, None]).all(-1) & (label_BQ[:, :, None] == label_BQ[:, None])
             hidden_BQQ = hidden_BQQ | same_BQQ

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.core.rows import Rows
+from diptych.data.graphs.pairs import PairPredictions, Pairs
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_attention import DeformableAttention
@@ -23,7 +23,7 @@ from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
 from diptych.models.pairs.label_classifier import LabelClassifier
 from diptych.models.rlipv2.language_fusion import GATES, BidirectionalFusion, GateKind, LateFusion
 from diptych.models.rlipv2.pair_decoder import EntityDecoder, RelationDecoder, RelationPosition, RelationStart
-from diptych.models.rlipv2.pair_queries import AnchorQueries, FreeQueries, GivenPairs, GivenQueries, HideTwins, PointQueries
+from diptych.models.rlipv2.pair_queries import AnchorQueries, FreeQueries, GivenQueries, HideTwins, PointQueries
 from diptych.models.towers.label_encoder import LabelEncoder
 
 Variant = Literal["parse", "parsed", "parseda"]
@@ -117,18 +117,13 @@ class DetectorShape:
 
 
 @dataclass(frozen=True, slots=True)
-class PairSet:
+class PairSet(PairPredictions):
     """What a relation detector says, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
     image without its padding; logits are raw: a softmax over C for entities, R sigmoids for relations.
 
     relation_text_RD   the relation texts as encoded, before they met any image: what label similarity is measured by
     """
 
-    subject_box_BSQ4: Rows[Tensor]
-    object_box_BSQ4: Rows[Tensor]
-    subject_logit_BSQC: Rows[Tensor]
-    object_logit_BSQC: Rows[Tensor]
-    relation_logit_BSQR: Rows[Tensor]
     relation_text_RD: Tensor
 
 
@@ -198,7 +193,7 @@ class RelationDetector(nn.Module):
         *,
         entities: int,
         pixel_BHW: Tensor | None = None,
-        given: GivenPairs | None = None,
+        given: Pairs | None = None,
     ) -> PairSet:
         """label_TL   token ids (or what the label encoder takes) of C entity texts, "no objects" the last of them, then of the
                    relation texts; one list for the whole batch, encoded once
@@ -215,7 +210,7 @@ class RelationDetector(nn.Module):
         *,
         entities: int,
         pixel_BHW: Tensor | None = None,
-        given: GivenPairs | None = None,
+        given: Pairs | None = None,
     ) -> PairSet:
         """The same for labels that are encoded already (`self.labels`): encode a list once for many batches."""
         self._check(image_BCHW, text_TD, entities, given)
@@ -229,7 +224,7 @@ class RelationDetector(nn.Module):
         else:
             queries = self.queries(len(image_BCHW))
         entity_BSED, box_BSE4 = self.entity_decoder(queries, pyramid)
-        hidden_BNN = None if given is None else _padding(given.valid_BN)
+        hidden_BNN = None if given is None else _padding(given.valid_BG)
         relation_BSQD = self.relation_decoder(entity_BSED[:, -1], box_BSE4[:, -1], pyramid, hidden_BNN)
         text = self._decoder_texts(text_SXTD, len(image_BCHW))
         if self.late_entities is not None:
@@ -259,19 +254,19 @@ class RelationDetector(nn.Module):
         relation_BQD: Tensor,
         text_BTD: Tensor,
         entities: int,
-        given: GivenPairs | None,
+        given: Pairs | None,
         hidden: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """entity_BSED, relation_BSQD and text_BSTD after each layer of late fusion, from the decoders' last contents."""
         assert self.late_entities is not None
         assert self.late_relations is not None
-        valid_BN = None if given is None else given.valid_BN
+        valid_BN = None if given is None else given.valid_BG
         valid_BE = None if valid_BN is None else valid_BN.repeat(1, 2)
         entity_BSED, name_BSCD = self.late_entities(entity_BED, text_BTD[:, :entities], valid_BE, hidden[0])
         relation_BSQD, name_BSRD = self.late_relations(relation_BQD, text_BTD[:, entities:], valid_BN, hidden[1])
         return entity_BSED, relation_BSQD, torch.cat((name_BSCD, name_BSRD), 2)
 
-    def _check(self, image_BCHW: Tensor, text_TD: Tensor, entities: int, given: GivenPairs | None) -> None:
+    def _check(self, image_BCHW: Tensor, text_TD: Tensor, entities: int, given: Pairs | None) -> None:
         least = self.backbone.strides[-1]
         if image_BCHW.ndim != 4 or image_BCHW.shape[1] != 3 or min(image_BCHW.shape[2:]) < least:
             raise ShapeError(f"images must be [B, 3, H, W] with sides of {least} pixels or more, got {list(image_BCHW.shape)}")
@@ -286,8 +281,8 @@ class RelationDetector(nn.Module):
                 else "this detector relates given regions (given=True in its shape): pass given="
             )
         slots = self.relation_decoder.slots
-        if given is not None and slots is not None and given.valid_BN.shape[1] > slots:
-            raise ShapeError(f"{given.valid_BN.shape[1]} given pairs for {slots} slots (expected at most as many)")
+        if given is not None and slots is not None and given.valid_BG.shape[1] > slots:
+            raise ShapeError(f"{given.valid_BG.shape[1]} given pairs for {slots} slots (expected at most as many)")
 
 
 def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:

@@ -10,7 +10,7 @@ itself visits them one by one (scipy), after a single copy to the host.
 What implementations get wrong: a target offset that goes astray in later images once an image has more targets than queries; a
 maximum over subject and object that still feels the zero box of an object that does not exist (`missing`); L1 of boxes in pixels.
 
-Letters as in `pair_tensors`; X any leading shape.
+Letters as in `core.pairs`; X any leading shape.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from diptych.core.errors import ShapeError
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.objectives.boxes.boxes import pairwise_giou, pairwise_l1, xyxy_from_cxcywh
-from diptych.objectives.boxes.pair_tensors import PairPredictions, PairTargets, at_least_float32, check_fit
+from diptych.objectives.boxes.pair_tensors import at_least_float32, check_fit
 
 CostFunction = Callable[[PairPredictions, PairTargets], Tensor]
 """Predictions and targets to cost_BSQG; `PairCost` is the published one."""

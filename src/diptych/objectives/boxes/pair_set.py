@@ -15,7 +15,7 @@ into the boxes; 0 * NaN from the zero box of an object that does not exist, or f
 with NaN; here its IoU is 0 and the loss goes on); a batch without a single pair that leaves the box
 heads without a gradient, which stops data-parallel training (here it is zero).
 
-Letters as in `pair_tensors`; M matched pairs of all images and layers together.
+Letters as in `core.pairs`; M matched pairs of all images and layers together.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.objectives.boxes.boxes import giou_loss, l1_loss, xyxy_from_cxcywh
 from diptych.objectives.boxes.focal import corner_focal, quality_focal
 from diptych.objectives.boxes.matching import CostFunction, Missing, PairCost, assign
-from diptych.objectives.boxes.pair_tensors import PairPredictions, PairTargets, check_fit
+from diptych.objectives.boxes.pair_tensors import check_fit, wide
 from diptych.objectives.boxes.relation_quality import label_similarity, pair_quality, pseudo_labels
 from diptych.objectives.pairs.gather import Group, all_gather, mean_over_processes, world
 
@@ -103,7 +104,7 @@ class PairSetLoss:
         With several processes each brings its own images and all call together; their numbers of images and names may differ.
         """
         check_fit(predictions, targets)
-        predictions = predictions.wide()
+        predictions = wide(predictions)
         matched = Matched.of(predictions, targets, self.match(predictions, targets))
         quality_M = matched.quality()
         goal_MR = self._goals(matched, quality_M, relation_text_RD)

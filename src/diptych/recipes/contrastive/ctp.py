@@ -57,7 +57,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     released code trains its epochs over both (`replays="added"`, in `paper_er`).
 
     Each task starts the optimiser and its schedule afresh; queues go on. After each task the model is kept in `snapshots/`; protocol
-    `continual` (`diptych eval RUN continual:history=RUN/snapshots --data D`) makes the score matrix from them.
+    `continual` (`diptych eval RUN continual --snapshots RUN/snapshots --stream RUN/snapshots/stream.json --data D`) makes the
+    score matrix from them.
 
     We depart in these points: keys come from all processes (`keys="own"` has the released form, in which every process contrasts with
     its own batch alone, so that two processes learn something else than one); the queue starts empty and wraps; samples of one

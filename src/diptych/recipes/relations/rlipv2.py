@@ -16,13 +16,12 @@ from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
 from diptych.models.rlipv2.language_fusion import GateKind
 from diptych.models.rlipv2.pair_decoder import RelationStart
-from diptych.models.rlipv2.pair_queries import GivenPairs, HideTwins
+from diptych.models.rlipv2.pair_queries import HideTwins
 from diptych.models.rlipv2.published import BACKBONES, FROZEN, ROBERTA
 from diptych.models.rlipv2.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
 from diptych.models.towers.label_encoder import LabelEncoder, label_encoder
 from diptych.objectives.boxes.matching import Missing
 from diptych.objectives.boxes.pair_set import PairSetLoss
-from diptych.objectives.boxes.pair_tensors import PairPredictions, PairTargets
 from diptych.recipes._shared.scene_graphs import GraphRecipe, Triplet
 from diptych.tasks.relations.hico_det_splits import unseen
 
@@ -246,7 +245,7 @@ class RLIPv2(GraphRecipe):
             batch.text_mask_TL,
             entities=batch.lists.background + 1,
             pixel_BHW=None if self.square else batch.pixel_BHW,
-            given=GivenPairs(**batch.given_pairs()) if self.given else None,
+            given=batch.given_pairs() if self.given else None,
         )
         return said
 
@@ -274,8 +273,7 @@ class RLIPv2(GraphRecipe):
         )
 
     def _terms(self, features: PairSet, batch: GraphBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        predictions = PairPredictions(**{item.name: getattr(features, item.name) for item in fields(PairPredictions)})
-        return self.loss()(predictions, PairTargets(**batch.true_pairs()), relation_text_RD=features.relation_text_RD)
+        return self.loss()(features, batch.true_pairs(), relation_text_RD=features.relation_text_RD)
 
     def optimiser(self) -> Optimiser:
         return replace(

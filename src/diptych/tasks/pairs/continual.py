@@ -32,7 +32,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core.contracts import Dataset, Embedder
+from diptych.core.contracts import Dataset, Embedder, Role
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
@@ -66,10 +66,11 @@ class Stream:
         (folder / FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> Stream:
-        if not (folder / FILE).is_file():
-            raise ConfigError(f"{folder} holds no {FILE} (expected the folder `snapshots` of a run of recipe ctp)")
-        plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    def read(cls, file: Path) -> Stream:
+        """What `write` left. Raises ConfigError where there is no such file."""
+        if not file.is_file():
+            raise ConfigError(f"{file} is no file (expected {FILE} in the folder `snapshots` of a run of recipe ctp)")
+        plain = json.loads(file.read_text(encoding="utf-8"))
         return cls(plain["column"], tuple(tuple(values) for values in plain["values"]))
 
 
@@ -113,8 +114,10 @@ def stream_of(data: Dataset, columns: Sequence[str], *, order: Sequence[str] = (
 class Continual:
     """The whole score matrix of the models of a stream.
 
-    history   folder with the models, in the order of their names, the one from before the first task first, and `stream.json`:
-              `snapshots` of a run of recipe `ctp`. The model that is evaluated has to be the last of them
+    Asks for `snapshots` beside the model: those of a run of recipe `ctp`, the one from before the first task first. The model that is
+    evaluated has to be the last of them.
+
+    stream    the file `stream.json` beside the snapshots, which says what the tasks are
     language, origins   which texts are retrieved, as in `retrieval`
     """
 
@@ -122,26 +125,23 @@ class Continual:
     version: ClassVar[int] = 1
     needs: ClassVar[type] = Embedder
     main: ClassVar[str] = "average"
+    roles: ClassVar[tuple[Role, ...]] = (Role("snapshots", Embedder, "the models of the stream, in order", many=True),)
 
-    history: str = ""
+    stream: str = ""
     language: str = "en"
     origins: tuple[str, ...] = ()
 
-    def predict(self, model: Embedder, data: Dataset) -> pa.Table:
+    def predict(self, model: Embedder, data: Dataset, *, snapshots: Sequence[Embedder] = ()) -> pa.Table:
         """The rows of `retrieval`, with the stage of the model, the task of the query, and `upto`: the tasks in the gallery, -1 for the
         query's own task alone."""
-        from diptych.models.io.deployed import open_model
-
-        if not self.history:
-            raise ConfigError("task 'continual' needs the models of a stream (expected continual:history=RUN/snapshots)")
-        folder = Path(self.history)
-        stream = Stream.read(folder)
-        models = [open_model(path) for path in sorted(folder.iterdir()) if path.is_dir()]
-        if len(models) != len(stream.values) + 1:
-            raise ConfigError(f"{folder} holds {len(models)} models (expected {len(stream.values) + 1}: one more than tasks)")
-        if models[-1].fingerprint != model.fingerprint:
-            raise ConfigError(f"the last model of {folder} is not the one that is evaluated")
-        return self.records(models, stream, data)
+        if not self.stream:
+            raise ConfigError("task 'continual' needs to know the tasks (expected --stream RUN/snapshots/stream.json)")
+        stream = Stream.read(Path(self.stream))
+        if len(snapshots) != len(stream.values) + 1:
+            raise ConfigError(f"there are {len(snapshots)} snapshots (expected {len(stream.values) + 1}: one more than tasks)")
+        if snapshots[-1].fingerprint != model.fingerprint:
+            raise ConfigError("the last of the snapshots is not the model that is evaluated")
+        return self.records(snapshots, stream, data)
 
     def records(self, models: Sequence[Embedder], stream: Stream, data: Dataset) -> pa.Table:
         """Rows for given models, the one from before the first task first."""

@@ -29,9 +29,8 @@ def predict(
     found: list[SceneGraph] = []
     unreadable: list[Unreadable] = []
     for start in range(0, len(data), batch_size):
-        rows = [data[row] for row in range(start, min(start + batch_size, len(data)))]
-        rows = [sample for sample in rows if sample.image is not None]
-        for block in [rows] if rows else []:
+        block = [sample for row in range(start, min(start + batch_size, len(data))) if (sample := data[row]).image is not None]
+        if block:
             good, graphs, bad = _related(model, block, objects, relations, labels_known)
             samples, found, unreadable = samples + good, found + graphs, unreadable + bad
     if not samples:

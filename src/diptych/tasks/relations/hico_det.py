@@ -27,7 +27,6 @@ back by name. Relation NMS (CDN) is off unless asked for, and stands in the note
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
@@ -39,6 +38,7 @@ from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.core.triplet_rule import TripletRule
+from diptych.data.graphs.columns import GraphColumns, extras_of
 from diptych.data.graphs.hico_det_labels import LABELLED
 from diptych.data.vocabularies import PERSON, vocabulary
 from diptych.tasks._scoring.average_precision import (
@@ -52,7 +52,8 @@ from diptych.tasks._scoring.average_precision import (
 )
 from diptych.tasks._scoring.intervals import codes
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks.relations.graph_records import Convention, Ragged, Rules, names_in, nms_ran, predict
+from diptych.tasks.relations.graph_arrays import PREFIX, GraphArrays, names_in
+from diptych.tasks.relations.graph_records import Convention, Rules, nms_ran, predict
 from diptych.tasks.relations.hico_det_splits import Triplet, unseen, unseen_by_count
 from diptych.tasks.relations.hico_det_triplets import Triplets, claims
 from diptych.tasks.relations.relation_nms import nms_words, relation_nms
@@ -127,14 +128,14 @@ class HicoDet:
             objects, predicates = list(vocabulary("hico-det").objects), list(vocabulary("hico-det").predicates)
         rule = self.rule(classes) if self.triplets == "published" else None
         table = predict(model, data, objects, predicates, rule=rule, batch_size=self.batch_size)
-        labelled = {sample.uid: sample.extras.get(LABELLED) for sample in (data[row] for row in range(len(data)))}
+        labelled = dict(zip(data.uids, extras_of(data, LABELLED), strict=True))
         if any(objects is not None for objects in labelled.values()):
             shown = [labelled[uid] for uid in table["uid"].to_pylist()]
             table = table.append_column(LABELLED, pa.array(shown, pa.list_(pa.string())))
         facts: dict[str, Any] = {"options": {f.name: getattr(self, f.name) for f in fields(self) if f.name != "train"}}
         facts["classes"] = [list(triplet) for triplet in classes]
         if self.train is not None:
-            counts = Counter(triplet for row in range(len(self.train)) for triplet in self.train[row].graph.triplets())
+            counts = GraphColumns.of(self.train).triplets()
             facts |= {"train_counts": [counts[triplet] for triplet in classes], "train_fingerprint": self.train.fingerprint}
         return with_facts(table, **facts)
 
@@ -151,7 +152,7 @@ class HicoDet:
         classes = self._classes(records, facts)
         objects, predicates = self._vocabularies(records, classes)
         truth, found = (
-            Triplets.of(Ragged.of(records, side, objects=objects, predicates=predicates), classes, objects, predicates)
+            Triplets.of(GraphArrays.of(records, side, objects=objects, predicates=predicates), classes, objects, predicates)
             for side in SIDES
         )
         claimed_R = claims(found, truth, self.iou, strict=self.compat == "strict", touching=self.compat != "qpic")
@@ -195,23 +196,14 @@ class HicoDet:
 
     def _asked(self, data: Dataset) -> list[Triplet]:
         """The classes in order; a name of the data that they lack is refused before the model is asked."""
-        triplets: dict[Triplet, None] = {}
-        known = vocabulary("hico-det")
-        objects, predicates = set(known.objects), set(known.predicates)
-        for row in range(len(data)):
-            graph = data[row].graph
-            triplets |= dict.fromkeys(graph.triplets())
-            if self.vocabulary == "data":
-                continue
-            strange = [region.label for region in graph.regions if region.label not in objects]
-            strange += [relation.predicate for relation in graph.relations if relation.predicate not in predicates]
-            if strange:
-                problem = f"{strange[0]!r} is no name of HICO-DET"
-                expected = 'its 80 objects and 117 verbs, or vocabulary="data"'
-                raise DataError(problem, file=data.name, row=row, field="relations", expected=expected)
+        graphs, known = GraphColumns.of(data), vocabulary("hico-det")
         if self.vocabulary == "hico-det":
+            if strange := graphs.first_outside(known.objects, known.predicates):
+                problem = f"{strange[1]!r} is no name of HICO-DET"
+                expected = 'its 80 objects and 117 verbs, or vocabulary="data"'
+                raise DataError(problem, file=data.name, row=strange[0], field="relations", expected=expected)
             return list(known.triplets)
-        if not triplets:
+        if not (triplets := graphs.triplets()):
             raise DataError(f"'{data.name}' has no relation to score", field="relations", expected="samples with relations")
         return sorted(triplets)
 
@@ -220,9 +212,7 @@ class HicoDet:
             return list(vocabulary("hico-det").triplets)
         if "classes" in facts:
             return [(subject, predicate, thing) for subject, predicate, thing in facts["classes"]]
-        columns = ("truth_label", "truth_subject", "truth_predicate", "truth_object")
-        rows = zip(*(records.column(name).to_pylist() for name in columns), strict=True)
-        return sorted({(row[0][s], p, row[0][o]) for row in rows for s, p, o in zip(*row[1:], strict=True)})
+        return sorted(GraphColumns.of_lists(records, PREFIX["truth"]).triplets())
 
     def _vocabularies(self, records: pa.Table, classes: Sequence[Triplet]) -> tuple[list[str], list[str]]:
         """Object names and predicates that records may hold."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.tasks.relations.graph_records import Convention, Ragged
+from diptych.tasks.relations.graph_arrays import GraphArrays
+from diptych.tasks.relations.graph_records import Convention
 from diptych.tasks.relations.hico_det_splits import Triplet
 from diptych.tasks.relations.triplet_matching import Floats, Ints, best_truths, both_overlaps, equal_pairs
 
@@ -16,7 +17,7 @@ from diptych.tasks.relations.triplet_matching import Floats, Ints, best_truths, 
 class Triplets:
     """The relations of one side that belong to a class: their rows, classes, images and scores; `outside` counts the others."""
 
-    graphs: Ragged
+    graphs: GraphArrays
     rows: Ints
     kind: Ints
     image: Ints
@@ -24,7 +25,7 @@ class Triplets:
     outside: int
 
     @classmethod
-    def of(cls, graphs: Ragged, classes: Sequence[Triplet], objects: Sequence[str], predicates: Sequence[str]) -> Triplets:
+    def of(cls, graphs: GraphArrays, classes: Sequence[Triplet], objects: Sequence[str], predicates: Sequence[str]) -> Triplets:
         thing, verb = ({name: code for code, name in enumerate(names)} for names in (objects, predicates))
         class_of = np.full((len(objects), len(predicates), len(objects)), -1, np.int32)
         for k, (s, p, o) in enumerate(classes):

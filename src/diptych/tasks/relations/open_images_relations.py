@@ -46,7 +46,7 @@ from diptych.tasks._scoring.intervals import Floats, Ints, codes, group_weights,
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.relations import graph_records
 from diptych.tasks.relations import triplet_matching as tm
-from diptych.tasks.relations.graph_records import Ragged
+from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.triplet_matching import Bools
 from diptych.tasks.relations.triplet_names import names_asked, sides, vocabulary_of
 
@@ -137,7 +137,7 @@ class OpenImagesPredicates:
     def _rule(self) -> Rule:
         return "area"
 
-    def _judge(self, truth: Ragged, found: Ragged, objects: int, predicates: int) -> Judged:
+    def _judge(self, truth: GraphArrays, found: GraphArrays, objects: int, predicates: int) -> Judged:
         score = found.confidence
         inclusive = bool(self.compat)
         order = tm.Order.of(found.image_of_relation, score)
@@ -162,7 +162,7 @@ class OpenImagesPredicates:
         return Judged(relations, phrases, recalled, group_N[truth.image_of_relation], groups)
 
     def _curves(
-        self, truth: Ragged, hit: Bools, score: Floats, kind: Ints, group: Ints, classes: int, truth_kind: Ints | None = None
+        self, truth: GraphArrays, hit: Bools, score: Floats, kind: Ints, group: Ints, classes: int, truth_kind: Ints | None = None
     ) -> Curves:
         group_N, groups = codes(truth.groups)
         return Curves.of(
@@ -179,7 +179,7 @@ class OpenImagesPredicates:
 
     # ------------------------------------------------------------ numbers
 
-    def _metrics(self, truth: Ragged, judged: Judged) -> dict[str, Metric]:
+    def _metrics(self, truth: GraphArrays, judged: Judged) -> dict[str, Metric]:
         value = self._numbers(judged, None)
         drawn: dict[str, list[Floats]] = {name: [] for name in value}
         points = max(int(curves.bounds[-1]) for curves in (judged.relations, judged.phrases))

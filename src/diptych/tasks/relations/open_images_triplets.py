@@ -12,7 +12,8 @@ from diptych.core.triplet_rule import TripletRule
 from diptych.tasks._scoring.average_precision import Rule, first_claims
 from diptych.tasks._scoring.intervals import Floats, Ints, codes
 from diptych.tasks.relations import triplet_matching as tm
-from diptych.tasks.relations.graph_records import Ragged, Rules
+from diptych.tasks.relations.graph_arrays import GraphArrays
+from diptych.tasks.relations.graph_records import Rules
 from diptych.tasks.relations.open_images_relations import KEPT, RECALLED, Judged, OpenImagesPredicates, claims
 from diptych.tasks.relations.relation_nms import relation_nms
 from diptych.tasks.relations.triplet_matching import Bools
@@ -62,7 +63,7 @@ class OpenImagesTriplets(OpenImagesPredicates):
     def _absent_count(self) -> bool:
         return False
 
-    def _judge(self, truth: Ragged, found: Ragged, objects: int, predicates: int) -> Judged:
+    def _judge(self, truth: GraphArrays, found: GraphArrays, objects: int, predicates: int) -> Judged:
         score = found.confidence
         true_names, names = tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates)
         kinds, truth_kind = np.unique(true_names % (objects * predicates * objects), return_inverse=True)
@@ -93,13 +94,13 @@ class OpenImagesTriplets(OpenImagesPredicates):
             curves.append(self._curves(truth, right[some], score[some], kind[some], group, len(kinds), truth_kind))
         return Judged(curves[0], curves[1], recalled, group_N[truth.image_of_relation], groups)
 
-    def _kept(self, found: Ragged, names: Ints, rows: Ints) -> Ints:
+    def _kept(self, found: GraphArrays, names: Ints, rows: Ints) -> Ints:
         """The rows that triplet NMS leaves."""
         if not self.nms:
             return rows
         return relation_nms(found, rows, names[rows], NMS_TRIPLETS, inclusive=bool(self.compat))
 
-    def _phrases(self, found: Ragged, names: Ints, rows: Ints) -> tuple[Ints, Ints]:
+    def _phrases(self, found: GraphArrays, names: Ints, rows: Ints) -> tuple[Ints, Ints]:
         """The rows that phrase NMS leaves, and the rows by whose boxes they are judged: the same, save in the published scorer."""
         if not self.nms:
             return rows, rows

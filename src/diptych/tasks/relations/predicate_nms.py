@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from diptych.tasks.relations.graph_records import Ragged
+from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, overlap
 
 OVERLAP = 0.6  # of subjects and of objects
 ALIKE = 0.7  # sum over predicates of sqrt(p^2 + q^2)
 
 
-def predicate_nms(found: Ragged, *, inclusive: bool = False) -> Bools:
+def predicate_nms(found: GraphArrays, *, inclusive: bool = False) -> Bools:
     """[R]: which relations stay, at most one a pair. `inclusive` counts the last pixel of boxes in.
 
     In each image the highest confidence of all (pair, predicate) wins and settles its pair; the predicate is then closed to every
@@ -31,7 +31,7 @@ def predicate_nms(found: Ragged, *, inclusive: bool = False) -> Bools:
     return stays
 
 
-def _winners(found: Ragged, rows: Ints, inclusive: bool) -> list[int]:
+def _winners(found: GraphArrays, rows: Ints, inclusive: bool) -> list[int]:
     ends = np.stack([found.subject[rows], found.object[rows]], axis=1)
     pairs, pair = np.unique(ends, axis=0, return_inverse=True)
     pair = pair.reshape(-1)
@@ -51,7 +51,7 @@ def _winners(found: Ragged, rows: Ints, inclusive: bool) -> list[int]:
     return won
 
 
-def _rivals(found: Ragged, pairs: Ints, share_QK: Floats, inclusive: bool) -> Bools:
+def _rivals(found: GraphArrays, pairs: Ints, share_QK: Floats, inclusive: bool) -> Bools:
     subject, other = found.label[pairs[:, 0]], found.label[pairs[:, 1]]
     rivals: Bools = (subject[:, None] == subject) & (other[:, None] == other)
     np.fill_diagonal(rivals, False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from diptych.tasks.relations.graph_records import Ragged
+from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.triplet_matching import overlap, suppress
 
 Floats = npt.NDArray[np.float64]
@@ -15,7 +15,7 @@ POWERS = (1.0, 0.5)
 """Of the overlaps of subjects and of objects in their product."""
 
 
-def relation_nms(graphs: Ragged, rows: Ints, key: Ints, threshold: float, *, inclusive: bool) -> Ints:
+def relation_nms(graphs: GraphArrays, rows: Ints, key: Ints, threshold: float, *, inclusive: bool) -> Ints:
     """The relation rows that are left, ascending.
 
     From the best score down, a triplet goes when IoU_s x IoU_o ** .5 with one of equal key that stays is above `threshold`. `key`

@@ -1,6 +1,6 @@
 """Which predicted triplets answer which true ones, for all images at once.
 
-Everything works on rows of relations of two `Ragged` sides and on pairs of such rows: first the pairs of one image with equal names,
+Everything works on rows of relations of two `GraphArrays` sides and on pairs of such rows: first the pairs of one image with equal names,
 found by sorting, and only for those the boxes. So the work grows with what could match, not with images x predictions x truths.
 
 Two conventions of overlap are in use. Boxes here are half-open (width = x1 - x0), and so is the right overlap; most published
@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from diptych.tasks.relations.graph_records import Ragged
+from diptych.tasks.relations.graph_arrays import GraphArrays
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -52,7 +52,7 @@ def enclosing(one_M4: Floats, other_M4: Floats) -> Floats:
     return np.concatenate([low, high], axis=1)
 
 
-def names_of(side: Ragged, objects: int, predicates: int) -> Ints:
+def names_of(side: GraphArrays, objects: int, predicates: int) -> Ints:
     """[R]: one number for (image, subject label, predicate, object label); equal numbers, equal names in one image."""
     names = (side.label[side.subject] * predicates + side.predicate) * objects + side.label[side.object]
     numbers: Ints = side.image_of_relation * (objects * predicates * objects) + names
@@ -80,14 +80,16 @@ def _sieved(one_R: Ints, other_R: Ints) -> Ints:
     return np.flatnonzero(seen[other_R & (size - 1)])
 
 
-def both_overlaps(truth: Ragged, found: Ragged, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True) -> Floats:
+def both_overlaps(truth: GraphArrays, found: GraphArrays, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True) -> Floats:
     """The smaller of the overlaps of subjects and of objects, for pairs of relation rows."""
     subject = overlap(truth.box[truth.subject[t]], found.box[found.subject[p]], inclusive=inclusive, touching=touching)
     other = overlap(truth.box[truth.object[t]], found.box[found.object[p]], inclusive=inclusive, touching=touching)
     return np.minimum(subject, other)
 
 
-def phrase_overlaps(truth: Ragged, found: Ragged, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True) -> Floats:
+def phrase_overlaps(
+    truth: GraphArrays, found: GraphArrays, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True
+) -> Floats:
     """The overlap of the boxes around subject and object, for pairs of relation rows."""
     one = enclosing(truth.box[truth.subject[t]], truth.box[truth.object[t]])
     other = enclosing(found.box[found.subject[p]], found.box[found.object[p]])

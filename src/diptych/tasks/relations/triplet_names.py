@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset
 from diptych.core.errors import DataError
+from diptych.data.graphs.columns import GraphColumns
 from diptych.data.vocabularies import vocabulary
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.relations.graph_records import Ragged, names_in
+from diptych.tasks.relations.graph_arrays import PREFIX, GraphArrays, names_in
 
 Triple = tuple[str, str, str]
 
@@ -23,13 +24,8 @@ def names_asked(name: str, data: Sequence[Dataset]) -> tuple[list[str], list[str
     known = vocabulary(name) if name else None
     if known and known.objects and known.predicates:
         return list(known.objects), list(known.predicates)
-    objects: dict[str, None] = {}
-    predicates: dict[str, None] = {}
-    for each in data:
-        for row in range(len(each)):
-            sample = each[row]
-            objects.update(dict.fromkeys(region.label for region in sample.regions))
-            predicates.update(dict.fromkeys(relation.predicate for relation in sample.relations))
+    labels, named = zip(*(GraphColumns.of(each).names() for each in data), strict=True)
+    objects, predicates = set[str]().union(*labels), set[str]().union(*named)
     return list(known.objects if known and known.objects else sorted(objects)), list(
         known.predicates if known else sorted(predicates)
     )
@@ -44,11 +40,11 @@ def vocabulary_of(records: pa.Table) -> tuple[list[str], list[str]]:
     return sorted(objects), sorted({*names_in(records, "truth_predicate"), *names_in(records, "predicate")})
 
 
-def sides(records: pa.Table) -> tuple[Ragged, Ragged]:
+def sides(records: pa.Table) -> tuple[GraphArrays, GraphArrays]:
     """Truth and prediction as flat arrays with common codes."""
     objects, predicates = vocabulary_of(records)
-    truth = Ragged.of(records, "truth", objects=objects, predicates=predicates)
-    return truth, Ragged.of(records, "prediction", objects=objects, predicates=predicates)
+    truth = GraphArrays.of(records, "truth", objects=objects, predicates=predicates)
+    return truth, GraphArrays.of(records, "prediction", objects=objects, predicates=predicates)
 
 
 def seen_triplets(source: str | Dataset | None) -> set[Triple] | None:
@@ -57,17 +53,14 @@ def seen_triplets(source: str | Dataset | None) -> set[Triple] | None:
         return None
     if isinstance(source, str):
         return {_triple(entry, source, row) for row, entry in enumerate(_listed(Path(source)))}
-    return {triple for row in range(len(source)) for triple in source[row].graph.triplets()}
+    return set(GraphColumns.of(source).triplets())
 
 
 def with_unseen(records: pa.Table, seen: set[Triple]) -> pa.Table:
     """The records with a column `truth_unseen`: for each true relation, whether training never saw its three names together."""
-    columns = [records.column(f"truth_{name}").to_pylist() for name in ("label", "subject", "predicate", "object")]
-    unseen: Iterable[list[bool]] = (
-        [(label[s], name, label[o]) not in seen for s, name, o in zip(subject, predicate, other, strict=True)]
-        for label, subject, predicate, other in zip(*columns, strict=True)
-    )
-    return records.append_column("truth_unseen", pa.array(list(unseen), pa.list_(pa.bool_())))
+    truth = GraphColumns.of_lists(records, PREFIX["truth"])
+    unseen = pa.array([triplet not in seen for triplet in truth.named()], pa.bool_())
+    return records.append_column("truth_unseen", truth.relations.with_column("unseen", unseen).lists("unseen"))
 
 
 def _listed(path: Path) -> list[Any]:

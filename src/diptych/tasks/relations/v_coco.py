@@ -40,11 +40,13 @@ from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.core.triplet_rule import TripletRule
+from diptych.data.graphs.columns import GraphColumns, extras_of
 from diptych.data.vocabularies import MISSING, PERSON, vocabulary
 from diptych.tasks._scoring.average_precision import Curves, Rule, Ties, by_class, first_claims, mean_average_precision
 from diptych.tasks._scoring.intervals import codes
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks.relations.graph_records import Convention, Ragged, Rules, names_in, nms_ran, predict
+from diptych.tasks.relations.graph_arrays import GraphArrays, names_in
+from diptych.tasks.relations.graph_records import Convention, Rules, nms_ran, predict
 from diptych.tasks.relations.relation_nms import nms_words, relation_nms
 from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, equal_pairs, overlap
 from diptych.tasks.relations.v_coco_asked import Texts, possible_pairs
@@ -99,15 +101,10 @@ class VCoco:
 
     def predict(self, model: Detector, data: Dataset) -> pa.Table:
         """One row an image. The detector is asked for the 29 action-roles, COCO's 80 objects, and the one that is missing."""
-        annotated: dict[str, list[bool] | None] = {}
-        for row in range(len(data)):
-            sample = data[row]
-            annotated[sample.uid] = sample.extras.get(ANNOTATED)
-            if strange := [r.predicate for r in sample.relations if r.predicate not in ROLES]:
-                problem = f"{strange[0]!r} is no action-role of V-COCO"
-                raise DataError(
-                    problem, file=data.name, row=row, field="relations", expected=f"such as {ROLES[0]!r}, {ROLES[1]!r}"
-                )
+        annotated = dict(zip(data.uids, extras_of(data, ANNOTATED), strict=True))
+        if strange := GraphColumns.of(data).first_outside(None, ROLES):
+            problem, expected = f"{strange[1]!r} is no action-role of V-COCO", f"such as {ROLES[0]!r}, {ROLES[1]!r}"
+            raise DataError(problem, file=data.name, row=strange[0], field="relations", expected=expected)
         known, rule = vocabulary("v-coco"), self.rule() if self.triplets == "published" else None
         objects, words = (known.objects, ROLES) if self.texts == "roles" else (known.asked_objects, known.asked_predicates)
         means = dict(zip(words, ROLES, strict=True))
@@ -158,7 +155,7 @@ class VCoco:
         return Result(self.name, self.version, self.main, metrics, len(people.graphs), groups[1], notes=notes)
 
     def _predictions(self, records: pa.Table) -> Predictions:
-        graphs = Ragged.of(records, "prediction", objects=(labels := names_in(records, "label")), predicates=ROLES)
+        graphs = GraphArrays.of(records, "prediction", objects=(labels := names_in(records, "label")), predicates=ROLES)
         of_person = graphs.label[graphs.subject] == (labels.index(PERSON) if PERSON in labels else -1)
         rows = np.flatnonzero(of_person)
         if self.nms:
@@ -237,7 +234,7 @@ class VCoco:
 class Predictions:
     """Relations with a person as subject, role by role and best first; the others are counted."""
 
-    graphs: Ragged
+    graphs: GraphArrays
     rows: Ints
     without_person: int
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from diptych.core.errors import DataError
 from diptych.data.vocabularies import PERSON, vocabulary
-from diptych.tasks.relations.graph_records import Ragged, names_in
+from diptych.tasks.relations.graph_arrays import GraphArrays, names_in
 from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, best_truths, equal_pairs, overlap
 
 ANNOTATED = "annotated"
@@ -24,7 +24,7 @@ HAS_ROLE = np.array([name not in ACTIONS for name in ROLES])
 class People:
     """The true people among the boxes of the truth: [B] masks, and [B, 26] who does what."""
 
-    graphs: Ragged
+    graphs: GraphArrays
     is_person: Bools
     ignored: Bools
     does: Bools
@@ -33,7 +33,7 @@ class People:
     def of(cls, records: pa.Table, *, inclusive: bool) -> People:
         """With `inclusive`, boxes end on their last pixel."""
         labels = names_in(records, "truth_label")
-        graphs = Ragged.of(records, "truth", objects=labels, predicates=ROLES)
+        graphs = GraphArrays.of(records, "truth", objects=labels, predicates=ROLES)
         if inclusive:
             low, high = graphs.box[:, :2], graphs.box[:, 2:]
             graphs = replace(graphs, box=np.concatenate([low, np.maximum(high - 1.0, low)], axis=1))
@@ -42,7 +42,7 @@ class People:
         does[graphs.subject, ACTION_OF_ROLE[graphs.predicate]] = True
         return cls(graphs, is_person, is_person & ~_annotated(records, graphs), does & is_person[:, None])
 
-    def nearest(self, found: Ragged, *, inclusive: bool) -> tuple[Ints, Floats]:
+    def nearest(self, found: GraphArrays, *, inclusive: bool) -> tuple[Ints, Floats]:
         """For every predicted box the true person of its image with the highest overlap (-1: there is none), and the overlap."""
         people = np.flatnonzero(self.is_person)
         is_used = np.zeros(len(found.box), bool)
@@ -76,7 +76,7 @@ def with_annotated(records: pa.Table, annotated: Sequence[Sequence[bool] | None]
     return records.append_column(f"truth_{ANNOTATED}", column)
 
 
-def _annotated(records: pa.Table, graphs: Ragged) -> Bools:
+def _annotated(records: pa.Table, graphs: GraphArrays) -> Bools:
     annotated = np.ones(len(graphs.box), bool)
     name = f"truth_{ANNOTATED}"
     if name not in records.column_names:

@@ -25,7 +25,8 @@ from diptych.core.result import Metric, Result
 from diptych.tasks._scoring.average_precision import Curves, Rule, first_claims, mean_average_precision
 from diptych.tasks._scoring.intervals import codes
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.relations.graph_records import Ragged, names_in, nms_ran
+from diptych.tasks.relations.graph_arrays import GraphArrays, names_in
+from diptych.tasks.relations.graph_records import nms_ran
 from diptych.tasks.relations.relation_nms import nms_words, relation_nms
 from diptych.tasks.relations.triplet_matching import Compat, Floats, Ints, Order, best_truths, equal_pairs, overlap
 from diptych.tasks.relations.v_coco import LEFT_OUT, VCoco
@@ -61,7 +62,7 @@ class VCocoTriplets(VCoco):
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
         labels = sorted({*names_in(records, "truth_label"), *names_in(records, "label")})
-        truth, found = (Ragged.of(records, side, objects=labels, predicates=ROLES) for side in ("truth", "prediction"))
+        truth, found = (GraphArrays.of(records, side, objects=labels, predicates=ROLES) for side in ("truth", "prediction"))
         rows = self._kept(found)
         hit = first_claims(self._claims(truth, found, rows), found.confidence[rows])
         group_N, groups = codes(truth.groups)
@@ -102,7 +103,7 @@ class VCocoTriplets(VCoco):
         }
         return Result(self.name, self.version, self.main, metrics, len(truth), groups, notes=notes)
 
-    def _kept(self, found: Ragged) -> Ints:
+    def _kept(self, found: GraphArrays) -> Ints:
         """The rows that count: the best of each image, less what NMS removes."""
         order = Order.of(found.image_of_relation, found.confidence)
         rows = np.sort(order.row[order.rank <= self.top] if self.top else order.row)
@@ -111,7 +112,7 @@ class VCocoTriplets(VCoco):
         key = (found.image_of_relation[rows] * len(ROLES) + found.predicate[rows]) * 2 + (found.subject == found.object)[rows]
         return relation_nms(found, rows, key, self.nms, inclusive=self.iou == "inclusive")
 
-    def _claims(self, truth: Ragged, found: Ragged, rows: Ints) -> Ints:
+    def _claims(self, truth: GraphArrays, found: GraphArrays, rows: Ints) -> Ints:
         """For each of these predictions the true relation that it goes to, -1 where that overlaps too little."""
         key = (side.image_of_relation * len(ROLES) + side.predicate for side in (truth, found))
         t, p = equal_pairs(next(key), next(key)[rows])
@@ -126,10 +127,10 @@ class VCocoTriplets(VCoco):
         return claimed
 
     @staticmethod
-    def _ends(side: Ragged, rows: Ints) -> tuple[Ints, Ints]:
+    def _ends(side: GraphArrays, rows: Ints) -> tuple[Ints, Ints]:
         return side.subject[rows], side.object[rows]
 
-    def _share(self, truth: Ragged, found: Ragged, one: Ints, other: Ints) -> Floats:
+    def _share(self, truth: GraphArrays, found: GraphArrays, one: Ints, other: Ints) -> Floats:
         """How far boxes of equal labels overlap; different ones do not."""
         share = overlap(truth.box[one], found.box[other], inclusive=self.iou == "inclusive", touching=not self.compat)
         return np.where(truth.label[one] == found.label[other], share, 0.0)

@@ -40,7 +40,8 @@ from diptych.tasks._scoring.intervals import Floats, Ints, percentiles, resample
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.relations import given_regions, graph_records
 from diptych.tasks.relations import triplet_matching as tm
-from diptych.tasks.relations.graph_records import Ragged, nms_ran
+from diptych.tasks.relations.graph_arrays import GraphArrays
+from diptych.tasks.relations.graph_records import nms_ran
 from diptych.tasks.relations.predicate_nms import predicate_nms
 from diptych.tasks.relations.triplet_names import names_asked, seen_triplets, sides, vocabulary_of, with_unseen
 
@@ -139,7 +140,7 @@ class VG150:
 
     # ------------------------------------------------------------ scoring
 
-    def _orders(self, found: Ragged) -> tuple[tm.Order, tm.Order]:
+    def _orders(self, found: GraphArrays) -> tuple[tm.Order, tm.Order]:
         """All relations best first, and those that the graph constraint leaves."""
         score, weight = found.confidence, np.ones(len(found.confidence))
         if self.ranking == "product":
@@ -153,7 +154,7 @@ class VG150:
             weight = found.score[found.subject] ** 2
         return every, tm.Order.of(found.image_of_relation, score * weight, left)
 
-    def _pairs(self, truth: Ragged, found: Ragged, objects: int, predicates: int) -> tuple[Ints, Ints]:
+    def _pairs(self, truth: GraphArrays, found: GraphArrays, objects: int, predicates: int) -> tuple[Ints, Ints]:
         """Rows of true and predicted relations that fit: names equal, both boxes overlap."""
         t, p = tm.equal_pairs(tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates))
         fits = tm.both_overlaps(truth, found, t, p, inclusive=bool(self.compat)) >= IOU
@@ -172,7 +173,7 @@ class VG150:
                 touched |= (first.above < k) & (k - first.above <= first.tied - first.tied_relevant)
         return hits, float(touched.mean())
 
-    def _ceilings(self, truth: Ragged) -> dict[str, float]:
+    def _ceilings(self, truth: GraphArrays) -> dict[str, float]:
         """What r@K is when the first K triplets are as good as they can be: of a pair with two true predicates the graph constraint
         lets one through, and of more than K true triplets K are found. (Near-duplicate boxes, which one prediction may answer
         together, are not counted in.)"""
@@ -197,7 +198,7 @@ class VG150:
         return reached
 
     def _metrics(
-        self, truth: Ragged, found: Ragged, hits: dict[str, Floats], records: pa.Table
+        self, truth: GraphArrays, found: GraphArrays, hits: dict[str, Floats], records: pa.Table
     ) -> tuple[dict[str, Metric], dict[int, float]]:
         image, predicate = truth.image_of_relation, truth.predicate
         counted = np.ones(len(image), bool)
@@ -220,7 +221,7 @@ class VG150:
                 metrics[f"{prefix}{kind}@{k}"] = Metric(float(value_M[column]), *span)
         return metrics, by_predicate
 
-    def _mean_of_images(self, truth: Ragged, image: Ints, value_RM: Floats) -> tuple[Floats, Floats]:
+    def _mean_of_images(self, truth: GraphArrays, image: Ints, value_RM: Floats) -> tuple[Floats, Floats]:
         """[M] and, for every draw, [D, M]; NaN where no image is left."""
         images, value_NM = _means(image, value_RM)
         if not len(images):
@@ -231,7 +232,7 @@ class VG150:
         return value_NM.mean(axis=0), drawn
 
     def _mean_of_predicates(
-        self, truth: Ragged, image: Ints, predicate: Ints, value_RM: Floats, classes: int
+        self, truth: GraphArrays, image: Ints, predicate: Ints, value_RM: Floats, classes: int
     ) -> tuple[tuple[Floats, Floats], dict[int, float]]:
         """As above, over predicates; and the recall of each predicate at the largest K under the graph constraint."""
         empty = np.full(value_RM.shape[1], np.nan), np.full((self.draws, value_RM.shape[1]), np.nan)

@@ -1,0 +1,37 @@
+r"""Text from data as it is shown to people: characters that act on a terminal or turn the direction of what follows are spelled out.
+
+A caption may hold an escape sequence that rewrites the screen, or a right-to-left override that makes `exe.gpj` read `jpg.exe`
+(CVE-2021-42574). Data keep them; pages and terminals show `\x1b` and `\u202e`. Joiners stay, for emoji and some scripts need them.
+"""
+
+from __future__ import annotations
+
+import re
+
+ACTIVE = re.compile(
+    "["
+    r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction
+    r"\u200b\u2028\u2029\u2060-\u2064\ufeff\ufff9-\ufffb"  # nothing to see, or a line that is none
+    r"\ud800-\udfff"  # halves of pairs, which cannot be written out
+    "]"
+)
+
+
+def visible(text: str) -> str:
+    r"""The same with such characters escaped; newlines and tabs stay.
+
+    >>> print(visible("red\x1b[2J \u202egpj.exe"))
+    red\x1b[2J \u202egpj.exe
+    """
+    return ACTIVE.sub(lambda found: _escaped(found[0]), text)
+
+
+def visible_json(text: str) -> str:
+    """The same for a line of JSON, in JSON's own spelling, so that it says what it said."""
+    return ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

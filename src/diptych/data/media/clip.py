@@ -1,0 +1,145 @@
+"""A clip: frames in order of time. Pictures of one size, or one animated GIF, WebP or PNG; video files need a decoder of their own.
+
+Letters: T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from diptych.core.errors import DataError, DecodeError
+from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.media import ArraySource, MediaFacts, MediaItem, MediaLimit, Pixels, Source
+from diptych.data.media.decode import FORMATS, on_white, probe
+from diptych.data.media.encoded import NUMPY, array_of, read_npy, read_part, read_parts, refuse_elements, write_npy
+from diptych.data.media.picture import decode_part, encoded_picture, read_pictures
+
+Places = Callable[[int], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames of a video. Never more than the limit of them are decoded at once: ask for as many as the model reads."""
+
+    name: str = "clip"
+    suffixes: tuple[str, ...] = ()
+    limit: MediaLimit = MediaLimit(bytes=1 << 30, elements=400_000_000, parts=4096)
+
+    def decode(
+        self,
+        item: MediaItem,
+        *,
+        limit: MediaLimit | None = None,
+        frames: int = 0,
+        min_side: int = 0,
+        rng: np.random.Generator | None = None,
+    ) -> Pixels:
+        """uint8 [T, H, W, 3]: all frames, or `frames` of them, see `frame_places`.
+
+        min_side  decode JPEG frames at the smallest scale whose short side is at least so many pixels; 0: full size
+        """
+        limit = limit or self.limit
+        return self._at(item, limit, lambda count: frame_places(count, frames, rng), min_side)
+
+    def thumbnail(self, item: MediaItem, *, side: int = 0, limit: MediaLimit | None = None) -> Pixels:
+        """The frame in the middle."""
+        frame_HWC: Pixels = self._at(item, limit or self.limit, lambda count: frame_places(count, 1), side)[0]
+        return frame_HWC
+
+    def facts(self, content: Pixels) -> MediaFacts:
+        return MediaFacts(content.shape, str(content.dtype))
+
+    def encode(self, part: Source) -> tuple[bytes, str]:
+        """A frame or an animation as it is; uint8 [T, H, W, 3] in memory as .npy."""
+        if isinstance(part, ArraySource):
+            return write_npy(part.array), "npy"
+        if not isinstance(part, ArrayImage) and (data := read_part(part, self.name)).startswith(NUMPY):
+            return data, "npy"
+        return encoded_picture(part, self.name)
+
+    def _at(self, item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
+        """The frames at `places(number of frames)`."""
+        if len(item.parts) > 1 or isinstance(item.parts[0], ArrayImage):
+            return _pictures(item, limit, places, min_side)
+        frame_THWC = array_of(item)
+        if frame_THWC is None:
+            data = read_parts(item, limit)[0]
+            if not data.startswith(NUMPY):
+                return _animated(data, item, limit, places, min_side)
+            frame_THWC = read_npy(data, item, replace(limit, elements=3 * limit.elements), "values")
+        return np.ascontiguousarray(_checked(frame_THWC, item, limit)[places(len(frame_THWC))])
+
+
+def frame_places(count: int, frames: int, rng: np.random.Generator | None = None) -> npt.NDArray[np.int64]:
+    """Which of `count` frames to read: the clip is cut into `frames` stretches of equal length and one frame is taken of each, the
+    one in its middle, or with `rng` any of them with equal chance (temporal segment networks, 1608.00859). 0 takes all.
+
+    A clip with fewer frames gives some of them several times.
+
+    >>> frame_places(10, 4).tolist(), frame_places(3, 6).tolist()
+    ([1, 3, 6, 8], [0, 0, 1, 1, 2, 2])
+    """
+    if frames < 0 or count < 1:
+        raise DataError(f"{frames} of {count} frames", field="frames", expected="0 for all, or at least 1")
+    if frames == 0:
+        return np.arange(count)
+    within = np.full(frames, 0.5) if rng is None else rng.random(frames)
+    return np.minimum(((np.arange(frames) + within) * count / frames).astype(np.int64), count - 1)
+
+
+def _pictures(item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
+    """Frames that are pictures of their own. Only those that are asked for are read."""
+    if len(item.parts) > limit.parts:
+        raise DecodeError(_too_many(len(item.parts), limit), file=item.name, medium=item.medium)
+    chosen = MediaItem(item.medium, tuple(item.parts[place] for place in places(len(item.parts)).tolist()))
+    read = read_pictures(chosen, limit)
+    frames = [decode_part(part, item.medium, limit, min_side) for part in read]
+    for part, frame_HWC in zip(read, frames, strict=True):
+        if frame_HWC.shape != frames[0].shape:
+            first, this = (f"{shape[1]} x {shape[0]}" for shape in (frames[0].shape, frame_HWC.shape))
+            raise DecodeError(f"is {this} pixels but the first frame is {first}", file=part.name, medium=item.medium)
+    return np.stack(frames)
+
+
+def _animated(data: bytes, item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
+    """Frames of one file. Each is what a viewer shows at that time: what a frame leaves out is that of the frame before."""
+    try:
+        info = probe(data, name=item.name, max_pixels=limit.elements)
+        if info.frames == 1:
+            return _pictures(MediaItem(item.medium, (BytesImage(data, item.name),)), limit, places, min_side)
+        if info.frames > limit.parts:
+            raise DecodeError(_too_many(info.frames, limit), file=item.name)
+        chosen = places(info.frames).tolist()
+        refuse_elements(len(set(chosen)) * info.width * info.height, "pixels", item, limit)
+        found: dict[int, Pixels] = {}
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            for place in sorted(set(chosen)):
+                image.seek(place)
+                found[place] = on_white(np.asarray(image.convert("RGBA")))
+        return np.stack([found[place] for place in chosen])
+    except DecodeError as error:
+        raise DecodeError(error.problem, file=error.file, expected=error.expected, medium=item.medium) from error
+    except Exception as error:  # decoders raise anything on hostile bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DecodeError(f"cannot be decoded: {reason} ({len(data):,} bytes)", file=item.name, medium=item.medium) from error
+
+
+def _too_many(count: int, limit: MediaLimit) -> str:
+    return f"{count:,} frames are more than the limit of {limit.parts:,}"
+
+
+def _checked(frame_THWC: npt.NDArray[Any], item: MediaItem, limit: MediaLimit) -> Pixels:
+    if frame_THWC.dtype != np.uint8 or frame_THWC.ndim != 4 or frame_THWC.shape[3] != 3 or not frame_THWC.size:
+        came = f"{frame_THWC.dtype} {list(frame_THWC.shape)}"
+        raise DecodeError(f"frames are {came}", file=item.name, medium=item.medium, expected="uint8 [T, H, W, 3]")
+    if len(frame_THWC) > limit.parts:
+        raise DecodeError(_too_many(len(frame_THWC), limit), file=item.name, medium=item.medium)
+    refuse_elements(frame_THWC.size // 3, "pixels", item, limit)
+    return frame_THWC

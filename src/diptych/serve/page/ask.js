@@ -1,0 +1,56 @@
+// The service: JSON, the token that it may want, and pictures of items.
+
+import { $, make, say } from "./dom.js";
+import { facts } from "./state.js";
+
+const key = () => sessionStorage.getItem("diptych-token") ?? "";
+const headers = more => facts.token && key() ? { ...more, Authorization: "Bearer " + key() } : more;
+
+/** GET, or POST where there is a body. Asks for the token and waits for a busy service by itself. */
+export async function ask(path, body, signal) {
+  for (;;) {
+    const answer = body
+      ? await fetch(path, { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body), signal })
+      : await fetch(path, { headers: headers({}), signal });
+    if (answer.status === 401 && facts.token) { await tokenAgain(); continue; }
+    if (answer.status === 429) {
+      const seconds = Math.min(Number(answer.headers.get("Retry-After")) || 1, 30);
+      say(`The service is busy; asking again in ${seconds} s.`);
+      await new Promise((go, stop) => { setTimeout(go, 1000 * seconds); signal?.addEventListener("abort", () => stop(signal.reason)); });
+      continue;
+    }
+    const content = await answer.json();
+    if (!answer.ok) throw new Error(content.error?.message ?? `The service answered ${answer.status}.`);
+    return content;
+  }
+}
+
+let tokenAsked = null;
+function tokenAgain() {
+  tokenAsked ??= new Promise(done => {
+    $("ask").addEventListener("close", () => { sessionStorage.setItem("diptych-token", $("token").value.trim()); tokenAsked = null; done(); }, { once: true });
+    $("token").value = "";
+    $("ask").showModal();
+  });
+  return tokenAsked;
+}
+
+// With a token an <img> cannot ask for itself; then pictures are fetched when they come into view.
+const inView = new IntersectionObserver(entries => {
+  for (const entry of entries) if (entry.isIntersecting) { inView.unobserve(entry.target); fetchPicture(entry.target); }
+}, { rootMargin: "300px" });
+
+async function fetchPicture(image) {
+  const answer = await fetch(image.dataset.from, { headers: headers({}) });
+  if (!answer.ok) { image.dispatchEvent(new Event("error")); return; }
+  const address = URL.createObjectURL(await answer.blob());
+  image.addEventListener("load", () => URL.revokeObjectURL(address), { once: true });
+  image.src = address;
+}
+
+export function pictureOf(uid, side, alt) {
+  const address = `image/${encodeURIComponent(uid)}?side=${side}`;
+  const image = make("img", { alt, loading: "lazy", decoding: "async" });
+  if (facts.token) { image.dataset.from = address; inView.observe(image); } else image.src = address;
+  return image;
+}

@@ -1,0 +1,72 @@
+// What a model says of a picture: the words of a text laid over it, and the things in it with their relations.
+
+import { ask } from "./ask.js";
+import { $, make } from "./dom.js";
+import { drawGraph } from "./graph.js";
+import { lay, pictureBody, view } from "./stage.js";
+import { current, info, state } from "./state.js";
+
+export function wordsPanel(item) {
+  const text = state.text || item.texts.find(one => one.origin !== "negative")?.text || "";
+  const field = make("input", { value: text, "aria-label": "Words to lay over the picture", placeholder: "words" });
+  const out = make("div", {});
+  const go = async () => {
+    const words = field.value.trim(), mine = view.shown;
+    if (!words) return;
+    out.replaceChildren(make("p", { class: "quiet" }, "Asking the model …"));
+    try {
+      const side = current()?.aligns ? current() : info.models.find(model => model.aligns);
+      const found = await ask("explain", { ...pictureBody(), text: words, model: side.name });
+      if (view.shown === mine) heat(found, out);
+    } catch (error) { out.replaceChildren(make("p", { class: "error" }, error.message)); }
+  };
+  lay();
+  $("panel").replaceChildren(make("form", { class: "words", onsubmit: event => { event.preventDefault(); go(); } }, field, make("button", { class: "button" }, "Show")), out);
+  go();
+}
+
+function heat(found, out) {
+  const canvas = make("canvas", { width: found.columns, height: found.rows, "aria-hidden": "true" });
+  const [x0, y0, x1, y1] = found.box;
+  Object.assign(canvas.style, { left: 100 * x0 + "%", top: 100 * y0 + "%", width: 100 * (x1 - x0) + "%", height: 100 * (y1 - y0) + "%" });
+  const buttons = found.words.map((word, place) => make("button", { type: "button", "aria-pressed": "false", onclick: () => paint(place) }, place ? word : "all of it"));
+  function paint(place) {
+    buttons.forEach((button, other) => button.setAttribute("aria-pressed", String(other === place)));
+    const values = found.weights[place].flat(), low = found.method === "patches" ? Math.min(...values) : 0, high = Math.max(...values, low + 1e-6);
+    const pen = canvas.getContext("2d"), pixels = pen.createImageData(found.columns, found.rows);
+    values.forEach((value, at) => {
+      const part = Math.max(0, (value - low) / (high - low));   // a veil with holes where the word is: it works on any picture
+      pixels.data.set([12, 16, 32, Math.round(205 * (1 - part) ** 1.5)], 4 * at);
+    });
+    pen.putImageData(pixels, 0, 0);
+  }
+  lay(canvas);
+  const how = found.method === "patches" ? "Light: patches that fit the word." : "Light: parts whose loss would cost most of the score.";
+  out.replaceChildren(make("p", { class: "chips", role: "group", "aria-label": "Words" }, ...buttons), make("div", { class: "quiet" }, `${how} Score ${found.score.toFixed(3)}.`));
+  paint(0);
+}
+
+export function detectPanel() {
+  const objects = make("input", { value: info.objects.slice(0, 20).join(", "), "aria-label": "Things to look for", placeholder: "things: person, dog" });
+  const relations = make("input", { value: info.relations.slice(0, 20).join(", "), "aria-label": "Relations to look for", placeholder: "relations: riding, holding" });
+  const out = make("div", {});
+  const list = field => field.value.split(",").map(word => word.trim()).filter(Boolean);
+  const go = async () => {
+    const mine = view.shown;
+    out.replaceChildren(make("p", { class: "quiet" }, "Asking the model …"));
+    try {
+      const graph = await ask("detect", { ...pictureBody(), objects: list(objects), relations: list(relations) });
+      if (view.shown === mine) drawGraph(graph, out, `Found by ${info.detector}`);
+    } catch (error) { out.replaceChildren(make("p", { class: "error" }, error.message)); }
+  };
+  lay();
+  $("panel").replaceChildren(make("form", { onsubmit: event => { event.preventDefault(); go(); } },
+    make("div", { class: "words" }, objects), make("div", { class: "words" }, relations, make("button", { class: "button" }, "Detect"))), out);
+  go();
+}
+
+export function graphPanel(graph, words) {
+  const out = make("div", {});
+  $("panel").replaceChildren(out);
+  drawGraph(graph, out, words);
+}
