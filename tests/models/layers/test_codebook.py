@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from diptych.core.contracts import Generator
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
+from diptych.core.prompt import ImagePart, RegionPart, TextPart
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.deployed import open_model
@@ -173,3 +174,7 @@ def test_generates_saves_and_comes_back(captions: CodebookCaptions, tmp_path: Pa
     assert again.generate(some, [""] * 3, max_tokens=6) == written
     with pytest.raises(ConfigError, match="1 prompts for 3 images"):
         captions.generate(some, [""])
+    in_parts = (ImagePart(), TextPart("a "), TextPart("red"))
+    assert captions.generate(some[:1], [in_parts], max_tokens=6) == captions.generate(some[:1], ["a red"], max_tokens=6)
+    with pytest.raises(DataError, match="cannot read this RegionPart"):
+        captions.generate(some[:1], [(RegionPart((0, 0, 4, 4)),)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,13 @@ import torch.multiprocessing as mp
 from torch import distributed as dist
 
 from diptych.core.errors import ConfigError
+from diptych.models import pairs
 from diptych.models.io.clip_layout import from_open_clip
 from diptych.models.layers.transformer import Block
-from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
+from diptych.models.pairs.text_set_encoder import TextSetEncoder
 from diptych.models.towers.towers import image_tower, text_tower
+from diptych.train.weights import copy_equal
 
 
 def small(**changes: float | None) -> DualEncoder:
@@ -175,3 +180,31 @@ def _rank(rank: int, folder: str) -> None:
 def test_two_processes_wrapped_or_sharded_have_the_gradient_of_one(tmp_path: Path) -> None:
     mp.spawn(_rank, (str(tmp_path),), nprocs=2)
     assert len(list(tmp_path.glob("compared-*"))) == 2, "both processes reached the end of their comparisons"
+
+
+def holding() -> TextSetEncoder:
+    of = small()
+    return TextSetEncoder(of.image_tower, of.text_tower, width=8, patches=True)
+
+
+def test_the_encoder_of_a_model_is_the_model_or_what_it_holds() -> None:
+    alone, held = small(), holding()
+    assert encoder_of(alone) is alone
+    assert encoder_of(held) is held.encoder
+    with pytest.raises(ConfigError, match="Linear is no dual encoder"):
+        encoder_of(torch.nn.Linear(2, 2))
+
+
+def test_weights_of_a_dual_encoder_start_a_model_that_holds_one() -> None:
+    """`--init RUN` names a deployed model, whose tensors have no prefix."""
+    given, model = small().state_dict(), holding()
+    assert copy_equal(given, model) == len(given)
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, given[name]), name
+
+
+def test_what_is_a_dual_encoder_is_called_as_one() -> None:
+    for module in pkgutil.iter_modules(pairs.__path__):
+        importlib.import_module(f"{pairs.__name__}.{module.name}")
+    assert {kind.__name__ for kind in DualEncoder.__subclasses__()} == {"GrowingEncoder", "TwoTokenEncoder"}
+    assert all("forward" not in vars(kind) for kind in DualEncoder.__subclasses__())

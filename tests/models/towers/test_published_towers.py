@@ -12,7 +12,7 @@ import torch
 from diptych.core import systems
 from diptych.core.errors import ConfigError
 from diptych.models.io.clip_layout import from_open_clip
-from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.towers.attention_pool import AttentionPool
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.recipes.contrastive.clip import CLIP
@@ -69,8 +69,9 @@ def test_recipes_that_read_places_take_the_residual_network(slug: str) -> None:
     recipe = replace(systems.find(slug).load().tiny(), tokenizer="clip", image_tower="resnet_clip_50", image_size=32, width=1024)
     with torch.device("meta"):
         model = recipe.model()
-        width = model.image_tower(torch.zeros(2, 3, 32, 32)).tokens_BPD.shape[2]
-    assert width == model.image_tower.token_width == 2048
+        tower = encoder_of(model).image_tower
+        width = tower(torch.zeros(2, 3, 32, 32)).tokens_BPD.shape[2]
+    assert width == tower.token_width == 2048
     for name in ("patch_projection",):
         if (projection := getattr(model, name, None)) is not None:
             assert projection.in_features == width

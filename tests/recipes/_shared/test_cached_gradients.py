@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Recipe
 from diptych.data.load.batch import TensorBatch
 from diptych.data.load.stream import batches
+from diptych.models.pairs.dual_encoder import encoder_of
 from diptych.recipes.contrastive.align import ALIGN
 from diptych.recipes.contrastive.alip import ALIP
 from diptych.recipes.contrastive.clip import CLIP
@@ -76,8 +77,9 @@ def assert_exact(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 def test_exact_with_dropout(case: tuple[Recipe, nn.Module, TensorBatch]) -> None:
     recipe, model, batch = case
     model.train()
-    hook = model.image_projection.register_forward_pre_hook(lambda module, args: F.dropout(args[0], 0.3))
-    assert any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.text_tower.modules())
+    encoder = encoder_of(model)
+    hook = encoder.image_projection.register_forward_pre_hook(lambda module, args: F.dropout(args[0], 0.3))
+    assert any(isinstance(module, nn.Dropout) and module.p > 0 for module in encoder.text_tower.modules())
     wanted = gradients(model, lambda: joined(recipe, model, batch, 3))
     found = gradients(model, lambda: backward(recipe, model, batch, micro_batch=3))
     other = gradients(model, lambda: joined(recipe, model, batch, 4))

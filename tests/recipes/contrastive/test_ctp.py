@@ -152,8 +152,10 @@ def test_two_processes_agree_with_one_unless_keys_are_each_ones_own(tmp_path: Pa
     alone = stepped(0, 1, "gathered")
     for found in on_two_processes(stepped_both_ways, tmp_path):
         torch.testing.assert_close(found["gathered"], alone, rtol=1e-8, atol=1e-11)
-        released = found["own"]["grad image_projection.weight"]
-        assert not torch.allclose(released, alone["grad image_projection.weight"], rtol=1e-3), "fewer keys, another gradient"
+        released = found["own"]["grad encoder.image_projection.weight"]
+        assert not torch.allclose(released, alone["grad encoder.image_projection.weight"], rtol=1e-3), (
+            "fewer keys, another gradient"
+        )
         assert torch.equal(found["own"]["queue_image.row_QD"], found["gathered"]["queue_image.row_QD"])
 
 

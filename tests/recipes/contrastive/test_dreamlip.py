@@ -66,7 +66,7 @@ def test_with_one_text_of_one_sentence_it_is_clip() -> None:
     assert torch.equal(again.losses["contrastive"], found.losses["contrastive"])
     other = dict(dream.named_parameters())
     for name, parameter in clip.named_parameters():
-        assert torch.equal(other.pop(name).grad, parameter.grad), name
+        assert torch.equal(other.pop(f"encoder.{name}").grad, parameter.grad), name
     assert not other
 
 
@@ -110,10 +110,9 @@ def test_the_head_for_patches_is_trained_and_left_behind() -> None:
     state = torch.get_rng_state()
     deployed = recipe.deploy(model)
     assert torch.equal(torch.get_rng_state(), state)
-    assert {name for name, _ in model.named_parameters()} - {name for name, _ in deployed.model.named_parameters()} == {
-        "patch_projection.weight"
-    }
-    assert all(dict(model.named_parameters())[name] is p for name, p in deployed.model.named_parameters())
+    trained, kept = dict(model.named_parameters()), dict(deployed.model.named_parameters())
+    assert trained.keys() == {"patch_projection.weight", *(f"encoder.{name}" for name in kept)}
+    assert all(trained[f"encoder.{name}"] is p for name, p in kept.items())
     assert replace(recipe, lambda_s=0.0).model().patch_projection is None
 
 

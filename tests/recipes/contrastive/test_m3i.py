@@ -77,7 +77,9 @@ def test_with_texts_alone_and_no_mixing_it_is_clip() -> None:
     assert set(losses) == {"text"}
     assert losses["text"].item() == pytest.approx(expected.item(), rel=1e-6)
     assert torch.equal(batch.mixed_BCHW, batch.image_BCHW)
-    torch.testing.assert_close(f.image_ND, model.encode_image(batch.image_BCHW), msg="an unmixed image is its deployed vector")
+    torch.testing.assert_close(
+        f.image_ND, model.encoder.encode_image(batch.image_BCHW), msg="an unmixed image is its deployed vector"
+    )
     assert not [name for name in model.state_dict() if name.startswith(("companions", "view_", "patch_", "class_KD"))]
 
 
@@ -87,7 +89,7 @@ def test_with_labels_alone_it_is_a_classifier() -> None:
     f = recipe.features(model, batch)
     expected = F.cross_entropy(f.scale * f.image_ND @ F.normalize(model.class_KD, dim=-1).T, batch.label_B)
     assert recipe.losses(f, batch)["class"].item() == pytest.approx(expected.item(), rel=1e-6)
-    assert not batch.told_B.any()
+    assert not batch.worded_B.any()
 
 
 def test_both_images_of_a_mixture_are_asked_for() -> None:
@@ -112,7 +114,7 @@ def test_an_images_vector_is_read_from_its_own_patches() -> None:
     """With attention between patches switched off, what the other image shows does not matter."""
     recipe = small()
     batch, model = doubled(batch_of(recipe)), made_model(recipe)
-    for block in model.image_tower.blocks:
+    for block in model.encoder.image_tower.blocks:
         block.scale_1_D.data.zero_()
     first = recipe.features(model, batch)
     changed = torch.where(batch.own_BP.reshape(8, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3), batch.mixed_BCHW, 0)
@@ -130,7 +132,7 @@ def test_the_teacher_sees_the_whole_image_and_moves_after_the_update() -> None:
     assert torch.equal(f.target_patch_NMD, other.target_patch_NMD)
     assert not f.target_ND.requires_grad
     assert not f.target_patch_NMD.requires_grad
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    before = {name.removeprefix("encoder."): p.detach().clone() for name, p in model.named_parameters()}
     recipe.after_update(model, f, batch, 0.0)
     for name, p in model.companions["teacher"].named_parameters():
         expected = 0.99 * before[f"companions.teacher.{name}"] + 0.01 * before[name]
@@ -174,7 +176,7 @@ def test_the_teacher_sees_another_view_and_all_of_its_patches_are_guessed() -> N
 def test_a_guess_depends_on_its_place_and_on_the_images_own_patches_alone() -> None:
     recipe = elsewhere()
     batch, model = with_other_view(batch_of(recipe)), made_model(recipe)
-    for block in model.image_tower.blocks:
+    for block in model.encoder.image_tower.blocks:
         block.scale_1_D.data.zero_()
     first = recipe.features(model, batch).patch_NMD
     own_B1HW = batch.own_BP.reshape(8, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
@@ -198,7 +200,7 @@ def test_samples_have_a_label_or_a_text_or_neither_always_the_same_ones() -> Non
     batch, again = batch_of(recipe, without), batch_of(recipe, without)
     assert torch.equal(batch.label_B, again.label_B)
     assert 0 < int((batch.label_B >= 0).sum()) < 24
-    assert 0 < int(batch.told_B.sum()) < 24
+    assert 0 < int(batch.worded_B.sum()) < 24
     model = recipe.model()
     f = recipe.features(model, batch)
     known = batch.label_B >= 0
@@ -207,7 +209,7 @@ def test_samples_have_a_label_or_a_text_or_neither_always_the_same_ones() -> Non
     expected = F.cross_entropy(logits[0][known], batch.label_B[known])
     expected = (expected + F.cross_entropy(logits[1][known[other]], batch.label_B[other][known[other]])) / 2
     assert recipe.losses(f, batch)["class"].item() == pytest.approx(expected.item(), rel=1e-5)
-    nobody = replace(batch, told_B=torch.zeros(24, dtype=torch.bool), label_B=torch.full((24,), -1))
+    nobody = replace(batch, worded_B=torch.zeros(24, dtype=torch.bool), label_B=torch.full((24,), -1))
     assert recipe.losses(f, nobody)["text"].item() == 0
     assert recipe.losses(f, nobody)["class"].item() == 0
 

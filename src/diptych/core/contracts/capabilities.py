@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.image import ImageSource
+from diptych.core.prompt import Asked
 from diptych.core.scene_graph import Region, SceneGraph
 
 Unit = npt.NDArray[np.float32]  # [N, D], rows of norm 1
@@ -93,9 +94,11 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """Text from images and a prompt."""
+    """Text from images and prompts, one each: words about the picture, a list of parts, or a dialogue that awaits an answer
+    (`core.prompt`). `images` are the first pictures that parts mean by their place; further ones a part brings itself. A model that cannot
+    read a part raises `DataError` and leaves nothing out in silence."""
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[str], *, max_tokens: int = 64) -> list[str]: ...
+    def generate(self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 64) -> list[str]: ...
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
+from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -104,14 +105,17 @@ class CodebookCaptions:
         return fingerprint(self.model, {"preprocess": self.preprocess.to_json()})
 
     def generate(
-        self, images: Sequence[ImageSource], prompts: Sequence[str], *, max_tokens: int = 30, batch_size: int = 64
+        self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 30, batch_size: int = 64
     ) -> list[str]:
-        """The likeliest token, again and again, until the end mark. A prompt is how the caption begins; "" asks for a whole one."""
+        """The likeliest token, again and again, until the end mark. A prompt is how the caption begins; "" asks for a whole one.
+
+        Raises DataError for a prompt of anything but words, which may stand behind the picture."""
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        begun = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
         found: list[str] = []
         with torch.no_grad(), evaluating(self.model):
-            for pairs in parts(list(zip(images, prompts, strict=True)), batch_size):
+            for pairs in parts(list(zip(images, begun, strict=True)), batch_size):
                 code_BPD = self._quantised([image for image, _ in pairs]).code_BPD
                 if any(prompt for _, prompt in pairs):  # of different lengths, so one by one
                     found += [self._written(code_BPD[row : row + 1], prompt, max_tokens) for row, (_, prompt) in enumerate(pairs)]

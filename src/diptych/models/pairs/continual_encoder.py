@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions, mix_
@@ -42,8 +42,8 @@ class Remembered(Pairs):
     momentum_word_NMV: Rows[Tensor] | None = None
 
 
-class ContinualEncoder(DualEncoder):
-    """A `DualEncoder` whose parameters keep their names, with companions and queues beside them.
+class ContinualEncoder(nn.Module):
+    """A `DualEncoder` with a reader of hidden words, companions and queues beside it.
 
     fusion_layers  blocks that read words and patches to guess hidden words; 0 leaves the guessing out
     projection_bias  which projections have one: "both" in the released code
@@ -66,7 +66,8 @@ class ContinualEncoder(DualEncoder):
         companions: Sequence[str],
         projection_bias: Bias = "none",
     ) -> None:
-        super().__init__(image_tower, text_tower, width=width, scale=scale, projection_bias=projection_bias)
+        super().__init__()
+        self.encoder = DualEncoder(image_tower, text_tower, width=width, scale=scale, projection_bias=projection_bias)
         self.reader: FusionReader | None = None
         if fusion_layers:
             self.reader = FusionReader(text_tower, image_width=image_tower.token_width, layers=fusion_layers, heads=fusion_heads)
@@ -74,7 +75,7 @@ class ContinualEncoder(DualEncoder):
         self.queue_image = FeatureQueue(queue, width) if queue else None
         self.queue_text = FeatureQueue(queue, width) if queue else None
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         image_BCHW: Tensor,
         text_BL: Tensor,
@@ -84,14 +85,14 @@ class ContinualEncoder(DualEncoder):
         place_BM: Tensor,
     ) -> Remembered:
         given = (image_BCHW, text_BL, text_mask_BL, masked_BL, hidden_BL, place_BM)
-        image_ND, text_ND, word_NMV = self.told(*given)
-        found = Remembered(image_ND=image_ND, text_ND=text_ND, scale=self.log_scale.exp(), word_NMV=word_NMV)
+        image_ND, text_ND, word_NMV = self.encode(*given)
+        found = Remembered(image_ND=image_ND, text_ND=text_ND, scale=self.encoder.log_scale.exp(), word_NMV=word_NMV)
         with torch.no_grad():
             if "momentum" in self.companions:
-                image_ND, text_ND, word_NMV = cast(ContinualEncoder, self.companions["momentum"]).told(*given)
+                image_ND, text_ND, word_NMV = cast(ContinualEncoder, self.companions["momentum"]).encode(*given)
                 found = replace(found, momentum_image_ND=image_ND, momentum_text_ND=text_ND, momentum_word_NMV=word_NMV)
             if "reference" in self.companions:
-                reference = cast(ContinualEncoder, self.companions["reference"])
+                reference = cast(ContinualEncoder, self.companions["reference"]).encoder
                 image_ND, text_ND = reference.encode_image(image_BCHW), reference.encode_text(text_BL, text_mask_BL)
                 found = replace(found, reference_image_ND=image_ND, reference_text_ND=text_ND)
         if self.queue_image is not None and self.queue_text is not None:
@@ -99,7 +100,7 @@ class ContinualEncoder(DualEncoder):
             found = replace(found, queue_image_KD=image_KD, queue_text_KD=text_KD, queue_group_K=group_K)
         return found
 
-    def told(
+    def encode(
         self,
         image_BCHW: Tensor,
         text_BL: Tensor,
@@ -109,12 +110,13 @@ class ContinualEncoder(DualEncoder):
         place_BM: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """image_ND and text_ND of norm 1, and the guesses of hidden words [N, M, V]."""
-        seen = self.image_tower(image_BCHW)
-        image_ND = normalised(self.image_projection(seen.pooled_BD))
-        text_ND = self.encode_text(text_BL, text_mask_BL)
+        encoder = self.encoder
+        seen = encoder.image_tower(image_BCHW)
+        image_ND = normalised(encoder.image_projection(seen.pooled_BD))
+        text_ND = encoder.encode_text(text_BL, text_mask_BL)
         if self.reader is None:
             return image_ND, text_ND, None
-        return image_ND, text_ND, self.reader(self.text_tower, masked_BL, hidden_BL, text_mask_BL, seen.tokens_BPD, place_BM)
+        return image_ND, text_ND, self.reader(encoder.text_tower, masked_BL, hidden_BL, text_mask_BL, seen.tokens_BPD, place_BM)
 
     def begin_task_(self) -> None:
         """The reference, and the momentum model with it, become this model as it is now."""
@@ -123,7 +125,7 @@ class ContinualEncoder(DualEncoder):
 
     def follow_(self, own: float, source: float, reference: float) -> None:
         """momentum model <- own * itself + source * this model + reference * the frozen reference."""
-        others: list[tuple[float, torch.nn.Module]] = [(source, self)]
+        others: list[tuple[float, nn.Module]] = [(source, self)]
         if "reference" in self.companions:
             others.append((reference, self.companions["reference"]))
         mix_(self.companions["momentum"], own, *others)

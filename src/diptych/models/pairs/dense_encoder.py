@@ -16,7 +16,6 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions
 from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.bare import bare
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.prototype_head import PrototypeHead
 from diptych.models.towers.dense_vit import DenseViT
@@ -48,12 +47,13 @@ class DensePairs(Pairs):
     patch_centre_K: Tensor | None = None
 
 
-class DenseEncoder(DualEncoder):
-    """A `DualEncoder` over a `DenseViT`, whose parameters keep their names.
+class DenseEncoder(nn.Module):
+    """A `DualEncoder` over a `DenseViT`, prototype heads and a teacher; with two image vectors a `TwoTokenEncoder`.
 
     teacher            another `DenseEncoder` of the same sizes, whose tower and heads the teacher starts from; None: this one, as it
                        is built. `reset_teacher_` makes it anew, say after weights were loaded
     two_tokens         project the second class token, too, with a temperature of its own, for captions
+    token              which of both the deployed model embeds an image by
     distilled, masked  the two self-supervised terms; each has its own prototypes, and either brings the teacher
     """
 
@@ -72,15 +72,17 @@ class DenseEncoder(DualEncoder):
         prototypes: int,
         hidden: int,
         bottleneck: int,
+        token: Token = "first",
         teacher: DenseEncoder | None = None,
     ) -> None:
-        super().__init__(image_tower, text_tower, width=width)
-        self.two_tokens, self.distilled, self.masked = two_tokens, distilled, masked
+        super().__init__()
+        self.encoder: DualEncoder = (
+            TwoTokenEncoder(image_tower, text_tower, width=width, token=token)
+            if two_tokens
+            else DualEncoder(image_tower, text_tower, width=width)
+        )
+        self.distilled, self.masked = distilled, masked
         tower = image_tower.width
-        if two_tokens:
-            self.second_projection = nn.Linear(tower, width, bias=False)
-            nn.init.normal_(self.second_projection.weight, std=tower**-0.5)
-            self.log_second_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
         if distilled:
             self.class_head = PrototypeHead(tower, prototypes, hidden=hidden, bottleneck=bottleneck)
             self.register_buffer("class_centre_K", torch.zeros(prototypes))
@@ -95,9 +97,9 @@ class DenseEncoder(DualEncoder):
     def _image_side(self) -> nn.ModuleDict:
         """What the teacher is a copy of: the image tower with its prototype heads."""
         heads = {name: getattr(self, name) for name in ("class_head", "patch_head") if hasattr(self, name)}
-        return nn.ModuleDict({"image_tower": self.image_tower, **heads})
+        return nn.ModuleDict({"image_tower": self.encoder.image_tower, **heads})
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         image_BCHW: Tensor,
         text_BL: Tensor,
@@ -108,19 +110,20 @@ class DenseEncoder(DualEncoder):
         hidden_BP: Tensor,
         place_BM: Tensor,
     ) -> DensePairs:
-        seen = self.image_tower(image_BCHW)
+        encoder = self.encoder
+        seen = encoder.image_tower(image_BCHW)
         found = DensePairs(
-            image_ND=normalised(self.image_projection(seen.pooled_BD)),
-            text_ND=self.encode_text(text_BL, text_mask_BL),
-            scale=self.log_scale.exp(),
+            image_ND=normalised(encoder.image_projection(seen.pooled_BD)),
+            text_ND=encoder.encode_text(text_BL, text_mask_BL),
+            scale=encoder.log_scale.exp(),
             class_ND=seen.pooled_BD,
         )
-        if self.two_tokens:
+        if isinstance(encoder, TwoTokenEncoder):
             found = replace(
                 found,
-                second_ND=normalised(self.second_projection(seen.second_BD)),
-                caption_ND=self.encode_text(caption_BL, caption_mask_BL),
-                second_scale=self.log_second_scale.exp(),
+                second_ND=normalised(encoder.second_projection(seen.second_BD)),
+                caption_ND=encoder.encode_text(caption_BL, caption_mask_BL),
+                second_scale=encoder.log_second_scale.exp(),
             )
         if not len(self.companions):
             return found
@@ -128,13 +131,13 @@ class DenseEncoder(DualEncoder):
         with torch.no_grad():
             whole = teacher["image_tower"](image_BCHW)
         if self.distilled:
-            local_ND = self.image_tower(local_BVCHW.flatten(0, 1)).pooled_BD
+            local_ND = encoder.image_tower(local_BVCHW.flatten(0, 1)).pooled_BD
             with torch.no_grad():
                 teacher_N1K = teacher["class_head"](whole.pooled_BD)[:, None]
             local_NVK = self.class_head(local_ND).unflatten(0, local_BVCHW.shape[:2])
             found = replace(found, local_NVK=local_NVK, teacher_N1K=teacher_N1K, class_centre_K=self.class_centre_K.clone())
         if self.masked:
-            guessed_NMD = _at(self.image_tower(image_BCHW, hidden_BP).tokens_BPD, place_BM)
+            guessed_NMD = _at(encoder.image_tower(image_BCHW, hidden_BP).tokens_BPD, place_BM)
             with torch.no_grad():
                 teacher_NMK = teacher["patch_head"](_at(whole.tokens_BPD, place_BM))
             patch_NMK = self.patch_head(guessed_NMD)
@@ -157,27 +160,10 @@ class DenseEncoder(DualEncoder):
             if centre_K is not None:
                 getattr(self, name).copy_(centre_K)
 
-    @torch.no_grad()
-    def clamp_scale_(self) -> None:
-        """Keep both temperatures in [1, max_scale]."""
-        super().clamp_scale_()
-        if self.two_tokens:
-            self.log_second_scale.clamp_(0.0, math.log(self.max_scale))
-
-    def deployed(self, token: Token) -> DualEncoder:
-        """What inference needs, of the same parameters: both image vectors where there are two. Copies nothing."""
-        if not self.two_tokens:
-            return bare(self)
-        with torch.device("meta"):
-            plain = TwoTokenEncoder(self.image_tower, self.text_tower, width=self.width, max_scale=self.max_scale, token=token)
-        plain.image_projection, plain.text_projection = self.image_projection, self.text_projection
-        plain.second_projection, plain.log_second_scale = self.second_projection, self.log_second_scale
-        plain.log_scale = self.log_scale
-        return plain
-
 
 class TwoTokenEncoder(DualEncoder):
-    """A `DualEncoder` that embeds an image by its first class token (trained on raw texts) or by its second (on captions)."""
+    """A `DualEncoder` that embeds an image by its first class token (trained on raw texts) or by its second (on captions), with a
+    temperature for each."""
 
     def __init__(self, image_tower: Tower, text_tower: Tower, *, width: int, token: Token = "first", **options: Any) -> None:
         super().__init__(image_tower, text_tower, width=width, **options)
@@ -185,13 +171,20 @@ class TwoTokenEncoder(DualEncoder):
             raise ConfigError(f"token is {token!r} (expected first | second)")
         self.token: Token = token
         self.second_projection = nn.Linear(image_tower.width, width, bias=False)
-        self.log_second_scale = nn.Parameter(torch.zeros(1))
+        nn.init.normal_(self.second_projection.weight, std=image_tower.width**-0.5)
+        self.log_second_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         seen = self.image_tower(image_BCHW)
         if self.token == "first":
             return normalised(self.image_projection(seen.pooled_BD))
         return normalised(self.second_projection(seen.second_BD))
+
+    @torch.no_grad()
+    def clamp_scale_(self) -> None:
+        """Keep both temperatures in [1, max_scale]."""
+        super().clamp_scale_()
+        self.log_second_scale.clamp_(0.0, math.log(self.max_scale))
 
     def variant(self) -> dict[str, Any]:
         """How it is built again, beside what every `DualEncoder` has."""

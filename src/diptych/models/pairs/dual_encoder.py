@@ -91,6 +91,17 @@ class DualEncoder(PairModule):
         return normalised(self.text_projection(self.text_tower(text, mask_BL).pooled_BD))
 
 
+def encoder_of(model: nn.Module) -> DualEncoder:
+    """The dual encoder that a model is, or that it holds as `encoder`.
+
+    Heads, companions, queues and memories lie beside it: it alone is what is deployed. Copies nothing. Raises ConfigError.
+    """
+    encoder = model if isinstance(model, DualEncoder) else getattr(model, "encoder", None)
+    if not isinstance(encoder, DualEncoder):
+        raise ConfigError(f"{type(model).__name__} is no dual encoder (expected one, or a model that holds one as `encoder`)")
+    return encoder
+
+
 def _projection(tower: Tower, width: int, *, bias: bool = False) -> nn.Linear:
     projection = nn.Linear(tower.width, width, bias=bias)
     nn.init.normal_(projection.weight, std=tower.width**-0.5)

@@ -45,7 +45,7 @@ class MixedPairs(Pairs):
     target_patch_NMD: Embeddings[Tensor] | None = None
 
 
-class MixedEncoder(DualEncoder):
+class MixedEncoder(nn.Module):
     """A `DualEncoder` over a `DenseViT` that pools by the mean of patches: the mean over the patches of one image is that image's vector.
 
     classes  class embeddings in the space of the texts; 0 without
@@ -67,7 +67,8 @@ class MixedEncoder(DualEncoder):
         teacher_view: TeacherView = "same",
         teacher: MixedEncoder | None = None,
     ) -> None:
-        super().__init__(image_tower, text_tower, width=width)
+        super().__init__()
+        self.encoder = DualEncoder(image_tower, text_tower, width=width)
         if image_tower.pool != "mean":
             raise ConfigError("a mixture is read by means of patches (expected an image tower with pool mean)")
         image_tower.mask_D.requires_grad_(False)
@@ -99,9 +100,9 @@ class MixedEncoder(DualEncoder):
 
     def _image_side(self) -> nn.ModuleDict:
         head = {"view_projection": self.view_projection} if self.views else {}
-        return nn.ModuleDict({"image_tower": self.image_tower, **head})
+        return nn.ModuleDict({"image_tower": self.encoder.image_tower, **head})
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         image_BCHW: Tensor,
         mixed_BCHW: Tensor,
@@ -113,17 +114,18 @@ class MixedEncoder(DualEncoder):
     ) -> MixedPairs:
         """image_BCHW is what the teacher sees. own_BP says which patches of the mixture are the image's own; place_BM are the others.
         box_BP4, for a teacher with another view, are its patches in the student's (`data.media.views.patches_in`)."""
-        tokens_BPD = self.image_tower(mixed_BCHW).tokens_BPD
+        encoder = self.encoder
+        tokens_BPD = encoder.image_tower(mixed_BCHW).tokens_BPD
         own_BD = mean_pool(tokens_BPD, own_BP)
         found = MixedPairs(
-            image_ND=normalised(self.image_projection(own_BD)),
-            text_ND=self.encode_text(text_BL, text_mask_BL),
-            scale=self.log_scale.exp(),
+            image_ND=normalised(encoder.image_projection(own_BD)),
+            text_ND=encoder.encode_text(text_BL, text_mask_BL),
+            scale=encoder.log_scale.exp(),
             class_KD=None if self.class_KD is None else normalised(self.class_KD),
         )
         other_BD = mean_pool(tokens_BPD, ~own_BP) if place_BM.shape[1] else None
         if other_BD is not None:
-            found = replace(found, other_ND=normalised(self.image_projection(other_BD)))
+            found = replace(found, other_ND=normalised(encoder.image_projection(other_BD)))
         if not self.views:
             return found
         return self._with_views(found, image_BCHW, tokens_BPD, own_BP, place_BM, own_BD, other_BD, box_BP4)

@@ -121,8 +121,8 @@ class EpisodeMemory(nn.Module):
             getattr(self, name).copy_(getattr(prototypes, name))
 
 
-class PrototypeEncoder(DualEncoder):
-    """A `DualEncoder` whose parameters keep their names; heads read the projected vectors before they are normalised.
+class PrototypeEncoder(nn.Module):
+    """A `DualEncoder`, and heads that read its projected vectors before they are normalised.
 
     The text head starts as a copy of the image head, as published, so that prototypes of both begin in one space.
     """
@@ -130,21 +130,21 @@ class PrototypeEncoder(DualEncoder):
     def __init__(
         self, image_tower: Tower, text_tower: Tower, *, width: int, hidden: int, head_width: int, rows: int, clusters: int
     ) -> None:
-        super().__init__(image_tower, text_tower, width=width)
+        super().__init__()
+        self.encoder = DualEncoder(image_tower, text_tower, width=width)
         self.image_head = ProjectionHead(width, hidden, head_width)
         self.text_head = copy.deepcopy(self.image_head)
         self.log_head_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
         self.episode = EpisodeMemory(rows, clusters, head_width)
 
-    def forward(  # type: ignore[override]
-        self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor, row_B: Tensor
-    ) -> PrototypePairs:
-        image_ND = self.image_projection(self.image_tower(image_BCHW).pooled_BD)
-        text_ND = self.text_projection(self.text_tower(text_BL, text_mask_BL).pooled_BD)
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor, row_B: Tensor) -> PrototypePairs:
+        encoder = self.encoder
+        image_ND = encoder.image_projection(encoder.image_tower(image_BCHW).pooled_BD)
+        text_ND = encoder.text_projection(encoder.text_tower(text_BL, text_mask_BL).pooled_BD)
         return PrototypePairs(
             image_ND=normalised(image_ND),
             text_ND=normalised(text_ND),
-            scale=self.log_scale.exp(),
+            scale=encoder.log_scale.exp(),
             head_image_ND=normalised(self.image_head(image_ND)),
             head_text_ND=normalised(self.text_head(text_ND)),
             head_scale=self.log_head_scale.exp(),
@@ -153,7 +153,6 @@ class PrototypeEncoder(DualEncoder):
         )
 
     @torch.no_grad()
-    def clamp_scale_(self) -> None:
-        """Keep both temperatures in [1, max_scale]."""
-        super().clamp_scale_()
-        self.log_head_scale.clamp_(0.0, math.log(self.max_scale))
+    def clamp_head_scale_(self) -> None:
+        """Keep the heads' temperature in [1, max_scale]."""
+        self.log_head_scale.clamp_(0.0, math.log(self.encoder.max_scale))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings, Rows
@@ -30,8 +29,8 @@ class TextSets:
     patch_mask_NP: Rows[Tensor] | None = None
 
 
-class TextSetEncoder(DualEncoder):
-    """A `DualEncoder` whose `forward` takes K texts an image; its parameters bear the same names, so either starts from the other.
+class TextSetEncoder(nn.Module):
+    """A `DualEncoder` that is given K texts an image.
 
     patches  project the image tower's patch tokens, too, by a head of their own without bias
     """
@@ -46,25 +45,19 @@ class TextSetEncoder(DualEncoder):
         scale: float = 1 / 0.07,
         max_scale: float = 100.0,
     ) -> None:
-        super().__init__(image_tower, text_tower, width=width, scale=scale, max_scale=max_scale)
+        super().__init__()
+        self.encoder = DualEncoder(image_tower, text_tower, width=width, scale=scale, max_scale=max_scale)
         self.patch_projection: nn.Linear | None = None
         if patches:
             self.patch_projection = nn.Linear(image_tower.token_width, width, bias=False)
             nn.init.normal_(self.patch_projection.weight, std=image_tower.token_width**-0.5)
 
-    def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor) -> TextSets:  # type: ignore[override]
-        seen = self.image_tower(image_BCHW)
-        image_BD = normalised(self.image_projection(seen.pooled_BD))
-        text_ND = self.encode_text(text_BKL.flatten(0, 1), text_mask_BKL.flatten(0, 1))
-        text_BKD, scale = text_ND.reshape(*text_BKL.shape[:2], self.width), self.log_scale.exp()
+    def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor) -> TextSets:
+        encoder = self.encoder
+        seen = encoder.image_tower(image_BCHW)
+        image_BD = normalised(encoder.image_projection(seen.pooled_BD))
+        text_ND = encoder.encode_text(text_BKL.flatten(0, 1), text_mask_BKL.flatten(0, 1))
+        text_BKD, scale = text_ND.reshape(*text_BKL.shape[:2], encoder.width), encoder.log_scale.exp()
         if self.patch_projection is None:
             return TextSets(image_BD, text_BKD, scale)
         return TextSets(image_BD, text_BKD, scale, normalised(self.patch_projection(seen.tokens_BPD)), seen.mask_BP)
-
-    def dual_encoder(self) -> DualEncoder:
-        """What inference needs: a `DualEncoder` of the same parameters, without the head for patches. Copies nothing."""
-        with torch.device("meta"):
-            bare = DualEncoder(self.image_tower, self.text_tower, width=self.width, max_scale=self.max_scale)
-        bare.image_projection, bare.text_projection = self.image_projection, self.text_projection
-        bare.log_scale = self.log_scale
-        return bare

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -28,9 +28,9 @@ class Triplets(Pairs):
     mean_3: Tensor
 
 
-class TripletEncoder(DualEncoder):
-    """One image tower and one text tower for both texts. `mean_3` is a buffer: it is in every checkpoint and not in the
-    deployed model, which is `dual_encoder`.
+class TripletEncoder(nn.Module):
+    """A `DualEncoder` whose text tower reads both texts. `mean_3` is a buffer: it is in every checkpoint and not in the deployed model,
+    which is `encoder`.
 
     `forward` changes nothing, so it may be called in chunks and twice; what the step made of the means is stored by `remember_`.
     """
@@ -38,10 +38,11 @@ class TripletEncoder(DualEncoder):
     mean_3: Tensor
 
     def __init__(self, image_tower: Tower, text_tower: Tower, *, mean_3: Tensor, **options: Any) -> None:
-        super().__init__(image_tower, text_tower, **options)
+        super().__init__()
+        self.encoder = DualEncoder(image_tower, text_tower, **options)
         self.register_buffer("mean_3", mean_3)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         image_BCHW: Tensor,
         text_BL: Tensor,
@@ -51,8 +52,8 @@ class TripletEncoder(DualEncoder):
     ) -> Triplets:
         both_BL, mask_BL = torch.cat([text_BL, caption_BL]), torch.cat([text_mask_BL, caption_mask_BL])
         # Copies, since sharding hangs its hooks on what forward returns and a view would lose them.
-        text_ND, caption_ND = (part_ND.clone() for part_ND in self.encode_text(both_BL, mask_BL).chunk(2))
-        pairs = self.pairs(self.encode_image(image_BCHW), text_ND)
+        text_ND, caption_ND = (part_ND.clone() for part_ND in self.encoder.encode_text(both_BL, mask_BL).chunk(2))
+        pairs = self.encoder.pairs(self.encoder.encode_image(image_BCHW), text_ND)
         return Triplets(
             image_ND=pairs.image_ND,
             text_ND=pairs.text_ND,
@@ -65,18 +66,3 @@ class TripletEncoder(DualEncoder):
     @torch.no_grad()
     def remember_(self, mean_3: Tensor) -> None:
         self.mean_3.copy_(mean_3)
-
-    def dual_encoder(self) -> DualEncoder:
-        """What inference needs: the same towers, projections and scalars, without the running means."""
-        with torch.random.fork_rng(devices=[]):
-            bare = DualEncoder(
-                self.image_tower,
-                self.text_tower,
-                width=self.width,
-                bias=None if self.bias is None else 0.0,
-                max_scale=self.max_scale,
-                project_image=self.project_image,
-            )
-        bare.image_projection, bare.text_projection = self.image_projection, self.text_projection
-        bare.log_scale, bare.bias = self.log_scale, self.bias
-        return bare

@@ -38,6 +38,12 @@ class Pairs:
     bias: Tensor | None = None
 
 
+def present(*features: Tensor | None) -> tuple[Tensor, ...]:
+    """Features that a model returns together or not at all: all of them, or an empty tuple."""
+    found = tuple(tensor for tensor in features if tensor is not None)
+    return found if len(found) == len(features) else ()
+
+
 class Tower(nn.Module):
     """A module that turns images, or texts with their mask, into `Tokens`.
 

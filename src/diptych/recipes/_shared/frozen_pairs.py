@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids
 from diptych.data.load.features import FeatureTable, Vectors
 from diptych.models.io import weights
-from diptych.recipes._shared.pairs import texts_of
+from diptych.recipes._shared.pairs import positives, strings_of
 
 M = TypeVar("M", bound=nn.Module, default=Any)
 F = TypeVar("F", default=Any)
@@ -54,7 +54,8 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
         """Encode what is not encoded yet. The features lie in the cache folder and are found again by fingerprint."""
         prepared = replace(self, data_fingerprint=data.fingerprint)
         images, texts = self.encoders()
-        strings = list(dict.fromkeys(text.string for text in texts_of(data, self.language)))
+        texts_of = partial(positives, language=self.language)
+        strings = list(dict.fromkeys(strings_of(data, texts_of, language=self.language)))
         uids = list(data.uids)
         table(prepared, "images", uids, lambda rows: images.encode_images([_image(data, row) for row in rows]))
         table(prepared, "texts", strings, lambda rows: texts.encode_texts([strings[row] for row in rows]))

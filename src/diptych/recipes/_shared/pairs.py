@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import TypeVar
 
-from diptych.core.contracts import Dataset, Draws, Recipe
-from diptych.core.errors import ConfigError, DataError
-from diptych.core.sample import Text
+from diptych.core.contracts import Batch, Dataset, Draws, Recipe
+from diptych.core.errors import DataError
+from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, pair_batch
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, pools_last, text_tower
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
 
 VOCABULARY_ROWS = 200_000
 """A vocabulary is learned from at most so many rows, evenly spaced."""
 
+M = TypeVar("M", bound=nn.Module, default=Any)
+B = TypeVar("B", bound=Batch, default=Any)
+F = TypeVar("F", default=Any)
+
+
+class Scaled(Protocol):
+    """Features with the factor [1] that multiplies their similarities."""
+
+    @property
+    def scale(self) -> Tensor: ...
+
+
+S = TypeVar("S", bound=Scaled, default=Any)
+
 
 @dataclass(frozen=True, kw_only=True)
-class PairRecipe(Recipe[DualEncoder, PairBatch, Pairs]):
-    """A dual encoder over image-text pairs. Subclasses choose the loss.
+class PairRecipe(Recipe[M, B, F]):
+    """A recipe over image-text pairs: its data, towers and tokeniser. Subclasses choose module and loss.
 
     act          the activation of both towers: "gelu", "quick_gelu" (as OpenAI released CLIP), "gelu_tanh" (as SigLIP's code has it); None
                  takes each tower's own. A tower without such a choice (convolutions, transformers' or timm's) refuses one
@@ -66,17 +82,19 @@ class PairRecipe(Recipe[DualEncoder, PairBatch, Pairs]):
     vocabulary: str = field(default="", metadata={"prepared": True})
 
     def prepare(self, data: Dataset) -> Self:
+        """Learns the vocabulary, where it is the data's own."""
         if self.tokenizer != "data" or self.vocabulary:
             return self
-        texts = texts_of(data, self.language, stride=max(1, len(data) // VOCABULARY_ROWS))
-        learned = Tokenizer.train((text.string for text in texts), self.pieces)
-        return replace(self, vocabulary=learned.to_json())
+        texts = strings_of(data, self.texts_of, stride=max(1, len(data) // VOCABULARY_ROWS), language=self.language)
+        return replace(self, vocabulary=learned_vocabulary(texts, self.pieces))
+
+    def texts_of(self, sample: Sample) -> Iterable[str]:
+        """The texts of a sample that a step may draw."""
+        return positives(sample, self.language)
 
     def words(self) -> Tokenizer:
         """The tokeniser in use."""
-        if self.tokenizer == "data" and not self.vocabulary:
-            raise ConfigError("tokenizer 'data' is learned from the data: call prepare(data) first")
-        return _tokenizer(self.vocabulary or self.tokenizer)
+        return tokenizer_of(self.tokenizer, self.vocabulary)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -105,11 +123,8 @@ class PairRecipe(Recipe[DualEncoder, PairBatch, Pairs]):
     def towers(self) -> tuple[Tower, Tower]:
         return image_tower(self.image_tower, **self.image_options()), text_tower(self.text_tower, **self.text_options())
 
-    def model(self) -> DualEncoder:
-        image, text = self.towers()
-        return DualEncoder(image, text, width=self.width)
-
-    def batch(self, draws: Draws) -> PairBatch:
+    def pair_batch(self, draws: Draws) -> PairBatch:
+        """One text and one crop of every draw."""
         return pair_batch(
             draws,
             preprocess=self.preprocess,
@@ -120,35 +135,75 @@ class PairRecipe(Recipe[DualEncoder, PairBatch, Pairs]):
             language=self.language,
         )
 
+    def contrast(
+        self,
+        image_ND: Tensor,
+        text_ND: Tensor,
+        *,
+        scale: Tensor,
+        group_B: Tensor,
+        smoothing: float = 0.0,
+        weight_N: Tensor | None = None,
+    ) -> Tensor:
+        """CLIP's loss, the mean of both directions' cross-entropies; samples of one group as `same_group` says."""
+        loss, _ = info_nce(
+            image_ND,
+            text_ND,
+            scale=scale,
+            smoothing=smoothing,
+            weight_N=weight_N,
+            group_N=group_B,
+            group_M=group_B,
+            same=self.same_group,
+        )
+        return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe(PairRecipe[M, B, S]):
+    """Trains a dual encoder, alone or with heads, companions and memories beside it, and deploys the encoder."""
+
+    def metrics(self, features: S, batch: B) -> dict[str, Tensor]:
+        return {"scale": features.scale.detach()}
+
+    def after_update(self, model: M, features: S, batch: B, progress: float) -> None:
+        encoder_of(model).clamp_scale_()
+
+    def deploy(self, model: M) -> PairEmbedder:
+        return PairEmbedder(encoder_of(model), self.preprocess, self.words(), self.text_length, name=self.slug)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualEncoderRecipe(EncoderRecipe[DualEncoder, PairBatch, Pairs]):
+    """Trains a dual encoder on one text an image, with nothing beside it. Subclasses choose the loss."""
+
+    def model(self) -> DualEncoder:
+        image, text = self.towers()
+        return DualEncoder(image, text, width=self.width)
+
+    def batch(self, draws: Draws) -> PairBatch:
+        return self.pair_batch(draws)
+
     def features(self, model: DualEncoder, batch: PairBatch) -> Pairs:
         pairs: Pairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
         return pairs
 
-    def metrics(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
-        return {"scale": features.scale.detach()}
 
-    def after_update(self, model: DualEncoder, features: Pairs, batch: PairBatch, progress: float) -> None:
-        model.clamp_scale_()
-
-    def deploy(self, model: DualEncoder) -> PairEmbedder:
-        return PairEmbedder(model, self.preprocess, self.words(), self.text_length, name=self.slug)
+def positives(sample: Sample, language: str) -> list[str]:
+    """The positive texts of a sample in that language."""
+    return [text.string for text in sample.positives(language)]
 
 
-def texts_of(data: Dataset, language: str, *, stride: int = 1) -> Iterator[Text]:
-    """The positive texts of a data set in that language, from every `stride`-th row. None at all is refused."""
+def strings_of(data: Dataset, texts: Callable[[Sample], Iterable[str]], *, language: str = "", stride: int = 1) -> Iterator[str]:
+    """What `texts` finds in every `stride`-th row of a data set. None at all is refused."""
     found = False
     for row in range(0, len(data), stride):
-        for text in data[row].positives(language):
+        for string in texts(data[row]):
             found = True
-            yield text
+            yield string
     if not found:
         raise DataError(
             f"'{data.name}' has no text in language '{language}'",
             field="texts",
             expected="another --language, or '' for every language",
         )
-
-
-@lru_cache(maxsize=8)
-def _tokenizer(spec: str) -> Tokenizer:
-    return Tokenizer.from_spec(spec)

@@ -22,6 +22,7 @@ from diptych.models.io import weights
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector
 from diptych.models.towers.label_texts import LabelTexts, NumberTexts, TokenTexts, VectorTexts
+from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
 
 Triplet = tuple[str, str, str]
 
@@ -93,7 +94,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
                 raise DataError(f"no image of '{data.name}' has a relation", field="relations", expected="scene graphs")
             made = replace(made, corpus=json.dumps(names.to_json(), ensure_ascii=False, separators=(",", ":")))
         if made._token_source() == "data" and not made.learned_words:
-            made = replace(made, learned_words=Tokenizer.train(made.all_names(), made.pieces).to_json())
+            made = replace(made, learned_words=learned_vocabulary(made.all_names(), made.pieces))
         return made
 
     @property
@@ -162,10 +163,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
 
     def words(self) -> Tokenizer:
         """The tokeniser in use."""
-        source = self._token_source()
-        if source == "data" and not self.learned_words:
-            raise ConfigError("tokenizer 'data' is learned from the names of the data: call prepare(data) first")
-        return _tokenizer(self.learned_words if source == "data" else source)
+        return tokenizer_of(self._token_source(), self.learned_words)
 
     def _token_source(self) -> str:
         """What `Tokenizer.from_spec` takes, "data" among it; "" where names are no tokens."""
@@ -243,11 +241,6 @@ def in_words(sample: Sample, words: Mapping[str, str]) -> Sample:
 @lru_cache(maxsize=8)
 def _corpus(text: str) -> CorpusNames:
     return CorpusNames.from_json(json.loads(text))
-
-
-@lru_cache(maxsize=8)
-def _tokenizer(spec: str) -> Tokenizer:
-    return Tokenizer.from_spec(spec)
 
 
 @lru_cache(maxsize=2)

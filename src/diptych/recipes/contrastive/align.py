@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from torch import Tensor
@@ -12,16 +12,14 @@ from diptych.core.errors import ConfigError
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
-from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.pairs import PairRecipe
-from diptych.recipes._shared.presets import pair_fields
-from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes._shared.pairs import DualEncoderRecipe
+from diptych.recipes._shared.presets import SMALL_CLIP
 
 HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALIGN(PairRecipe):
+class ALIGN(DualEncoderRecipe):
     """Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision (Jia et al., 2021, arXiv 2102.05918).
     Baseline: `clip`.
 
@@ -79,45 +77,22 @@ class ALIGN(PairRecipe):
         return DualEncoder(image, text, width=self.width, scale=1 / self.start_sigma, project_image=self.project_image)
 
     def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
-        loss, _ = info_nce(
-            features.image_ND,
-            features.text_ND,
-            scale=features.scale,
-            smoothing=self.smoothing,
-            group_N=batch.group_B,
-            group_M=batch.group_B,
-            same=self.same_group,
+        mean = self.contrast(
+            features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B, smoothing=self.smoothing
         )
-        return {"contrastive": 2 * loss}  # the sum of both directions; info_nce gives their mean
+        return {"contrastive": 2 * mean}  # the sum of both directions
 
     def metrics(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
         return {"sigma": 1 / features.scale.detach()}
 
     def optimiser(self) -> Optimiser:
-        return Optimiser(
-            kind=self.optimiser_kind,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            warmup=self.warmup,
-            clip_norm=self.clip_norm,
-        )
+        return replace(super().optimiser(), kind=self.optimiser_kind, betas=self.betas, eps=self.eps, schedule=self.schedule)
 
     @classmethod
     def tiny(cls) -> Self:
         """The towers, batch and optimiser of `clip`'s: the loss and the schedule differ. Published shape in small:
         `--image-tower timm:efficientnet_lite0 --text-tower bert_tiny --optimiser-kind lamb`."""
-        same = CLIP.tiny()
-        return cls(
-            **pair_fields(same),
-            optimiser_kind="adamw",
-            betas=same.betas,
-            eps=same.eps,
-            start_sigma=0.07,
-            project_image=True,
-        )
+        return cls(**SMALL_CLIP, optimiser_kind="adamw", betas=(0.9, 0.98), start_sigma=0.07, project_image=True)
 
     @classmethod
     def paper(cls) -> Self:

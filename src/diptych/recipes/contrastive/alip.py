@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draw, Draws, Optimiser
-from diptych.core.errors import DataError
-from diptych.core.sample import Sample
-from diptych.data.load.batch import TripletBatch, texts_by_origin, triplet_batch
-from diptych.data.text.text_sets import caption_table
-from diptych.data.text.tokenize import Tokenizer
-from diptych.models.pairs.embedder import PairEmbedder
+from diptych.core.contracts import Draws, Optimiser
+from diptych.data.load.batch import TripletBatch
 from diptych.models.pairs.two_text_encoder import TripletEncoder, Triplets
 from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
 from diptych.objectives.pairs.gather import mean_over_processes
-from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.pairs import VOCABULARY_ROWS, PairRecipe
-from diptych.recipes._shared.presets import pair_fields
-from diptych.recipes.contrastive.clip import CLIP
-
-Kind = Literal["raw", "synthetic"]
-
-LOOKED_AT = 64
-"""Samples, evenly spaced, that are asked for both texts before training begins."""
+from diptych.recipes._shared.presets import SMALL_CLIP
+from diptych.recipes._shared.two_texts import TwoTextRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALIP(PairRecipe):
+class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     """Adaptive Language-Image Pre-Training with Synthetic Caption (Yang et al., 2023, arXiv 2308.08428). Baseline: `clip`.
 
     Each image has a raw text (path 0) and a synthetic caption (path 1), read by one text tower. The loss is the sum of two
@@ -47,9 +35,6 @@ class ALIP(PairRecipe):
     gamma_language     steepness of the language gate; 0 turns it off
     gamma_description  steepness of both description gates; 0 turns them off. Both 0: two paths without weights
     momentum           of the running means
-    raw                origins of the raw text; the first that a sample has is taken, one of its texts drawn each time
-    synthetic          origins of the synthetic caption, likewise
-    captions           folder in which `diptych curate template_captions DATA FOLDER` left its table; "" takes the data's own texts
     """
 
     slug = "alip"
@@ -57,9 +42,6 @@ class ALIP(PairRecipe):
     gamma_language: float = 2.0
     gamma_description: float = 2.0
     momentum: float = 0.99
-    raw: tuple[str, ...] = ("alt", "label", "caption")
-    synthetic: tuple[str, ...] = ("synthetic",)
-    captions: str = ""
 
     batch_size: int = 4096
     lr: float = 1e-3
@@ -68,63 +50,14 @@ class ALIP(PairRecipe):
     clip_norm: float = 1.0
     crop: tuple[float, float] = (0.7, 1.0)
 
-    def prepare(self, data: Dataset) -> Self:
-        """Learns the vocabulary from both texts. Data without one of them are refused, with what makes it."""
-        for row in range(0, len(data), max(1, len(data) // LOOKED_AT)):
-            sample = data[row]
-            self.choices(sample, "raw")
-            self.choices(sample, "synthetic")
-        if self.tokenizer != "data" or self.vocabulary:
-            return self
-        samples = (data[row] for row in range(0, len(data), max(1, len(data) // VOCABULARY_ROWS)))
-        texts = (text for sample in samples for kind in get_args(Kind) for text in self.choices(sample, kind))
-        return replace(self, vocabulary=Tokenizer.train(texts, self.pieces).to_json())
-
-    def choices(self, sample: Sample, kind: Kind) -> list[str]:
-        """The texts of a sample that can be drawn as its raw text or as its synthetic caption; none at all is an error."""
-        origins = self.raw if kind == "raw" else self.synthetic
-        if kind == "synthetic" and self.captions:
-            caption = caption_table(self.captions).get(sample.uid)
-            found = [caption] if caption else []
-        else:
-            found = [text.string for text in texts_by_origin(sample, origins, self.language)]
-        if found:
-            return found
-        if kind == "synthetic":
-            here = f" in {self.captions}" if self.captions else ""
-            raise DataError(
-                f"sample '{sample.uid}' has no synthetic caption{here}",
-                field="texts",
-                expected=f"a text of origin {' or '.join(origins)}; or make captions with `diptych curate template_captions DATA "
-                "FOLDER` and pass --captions FOLDER",
-            )
-        raise DataError(
-            f"sample '{sample.uid}' has no raw text",
-            field="texts",
-            expected=f"a text of origin {' or '.join(origins)} (--raw names others)",
-        )
-
     def model(self) -> TripletEncoder:
         image, text = self.towers()
         return TripletEncoder(image, text, width=self.width, mean_3=first_means())
 
     def batch(self, draws: Draws) -> TripletBatch:
-        def chosen(draw: Draw, kind: Kind) -> str:
-            texts = self.choices(draw.sample, kind)
-            return texts[int(draw.rng.integers(len(texts)))]
+        return self.triplet_batch(draws)
 
-        return triplet_batch(
-            draws,
-            raw=lambda draw: chosen(draw, "raw"),
-            caption=lambda draw: chosen(draw, "synthetic"),
-            preprocess=self.preprocess,
-            tokenizer=self.words(),
-            text_length=self.text_length,
-            crop_scale=self.crop,
-            flip=self.flip,
-        )
-
-    def features(self, model: nn.Module, batch: Any) -> Triplets:
+    def features(self, model: TripletEncoder, batch: TripletBatch) -> Triplets:
         triplets: Triplets = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL)
         return triplets
 
@@ -142,23 +75,15 @@ class ALIP(PairRecipe):
             gamma_description=self.gamma_description,
         )
 
-    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+    def losses(self, features: Triplets, batch: TripletBatch) -> dict[str, Tensor]:
         gates = self.gates(features)
         paths = {"raw": (features.text_ND, gates.raw_N), "synthetic": (features.caption_ND, gates.synthetic_N)}
         return {
-            path: info_nce(
-                features.image_ND,
-                text_ND,
-                scale=features.scale,
-                weight_N=weight_N,
-                group_N=batch.group_B,
-                group_M=batch.group_B,
-                same=self.same_group,
-            )[0]
+            path: self.contrast(features.image_ND, text_ND, scale=features.scale, group_B=batch.group_B, weight_N=weight_N)
             for path, (text_ND, weight_N) in paths.items()
         }
 
-    def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
+    def metrics(self, features: Triplets, batch: TripletBatch) -> dict[str, Tensor]:
         """Scale; mean weights of both paths; of the raw path also for matched and mismatched samples, where that is known."""
         gates = self.gates(features)
         found = {"scale": features.scale, "weight_raw": gates.raw_N.mean(), "weight_synthetic": gates.synthetic_N.mean()}
@@ -173,20 +98,15 @@ class ALIP(PairRecipe):
     def optimiser(self) -> Optimiser:
         return replace(super().optimiser(), betas=(0.9, 0.98))
 
-    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
-        assert isinstance(model, TripletEncoder)
+    def after_update(self, model: TripletEncoder, features: Triplets, batch: TripletBatch, progress: float) -> None:
         model.remember_(self.means(features))
         super().after_update(model, features, batch, progress)
-
-    def deploy(self, model: nn.Module) -> PairEmbedder:
-        assert isinstance(model, TripletEncoder)
-        return PairEmbedder(model.dual_encoder(), self.preprocess, self.words(), self.text_length, name=self.slug)
 
     @classmethod
     def tiny(cls) -> Self:
         """The same towers, batch and steps as `clip`'s. Data without texts of origin "synthetic" get a stand-in for the caption: a
         paraphrase (scene world), else the tags (emoji, where the raw text is the label)."""
-        return cls(**pair_fields(CLIP.tiny()), synthetic=("synthetic", "rewrite", "tags"))
+        return cls(**SMALL_CLIP, synthetic=("synthetic", "rewrite", "tags"))
 
     @classmethod
     def paper(cls) -> Self:

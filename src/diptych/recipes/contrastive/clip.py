@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from torch import Tensor
@@ -10,12 +10,12 @@ from torch import Tensor
 from diptych.core.contracts import Optimiser
 from diptych.data.load.batch import PairBatch
 from diptych.models.towers.outputs import Pairs
-from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes._shared.pairs import DualEncoderRecipe
+from diptych.recipes._shared.presets import SMALL
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIP(PairRecipe):
+class CLIP(DualEncoderRecipe):
     """Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021, arXiv 2103.00020).
 
     Two towers give unit vectors; the loss is the mean of two cross-entropies over the similarities of the batch, image to text and
@@ -37,44 +37,15 @@ class CLIP(PairRecipe):
     eps: float = 1e-6
 
     def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
-        loss, _ = info_nce(
-            features.image_ND,
-            features.text_ND,
-            scale=features.scale,
-            group_N=batch.group_B,
-            group_M=batch.group_B,
-            same=self.same_group,
-        )
-        return {"contrastive": loss}
+        return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
 
     def optimiser(self) -> Optimiser:
-        return Optimiser(
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            warmup=self.warmup,
-            clip_norm=self.clip_norm,
-        )
+        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     @classmethod
     def tiny(cls) -> Self:
         """64 pixels, 17 tokens an image: minutes on two cores. Learning rate, steps and text length were chosen on seed 0."""
-        return cls(
-            image_tower="vit_tiny",
-            text_tower="text_tiny",
-            width=128,
-            image_size=64,
-            text_length=16,
-            tokenizer="data",
-            pieces=4096,
-            batch_size=256,
-            steps=285,
-            lr=8e-4,
-            warmup=20.0,
-            weight_decay=0.1,
-            clip_norm=1.0,
-        )
+        return cls(**SMALL)
 
     @classmethod
     def paper(cls) -> Self:

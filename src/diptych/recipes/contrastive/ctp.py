@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,14 @@ from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
 from diptych.data.text.masked_words import mask_words
-from diptych.models.pairs.bare import bare
 from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
-from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.outputs import present
 from diptych.objectives.distillation.topology import topology
 from diptych.objectives.language.masked_words import masked_distillation, masked_words
 from diptych.objectives.pairs.gather import all_gather, world
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.pairs import PairRecipe
-from diptych.recipes._shared.presets import pair_fields
-from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.tasks.pairs.continual import Stream, stream_of
 from diptych.train.snapshots import Snapshots
 
@@ -42,7 +40,7 @@ class MaskedPairBatch(PairBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTP(PairRecipe):
+class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     """CTP: Towards Vision-Language Continual Pretraining via Compatible Momentum Contrast and Topology Preservation (Zhu et al.,
     2023, arXiv 2308.07146). Baseline: `clip`, trained on one task after the other.
 
@@ -205,7 +203,7 @@ class CTP(PairRecipe):
         return (*kept, "reference") if self.task and (kept or self.weight_topology) else kept
 
     def batch(self, draws: Draws) -> MaskedPairBatch:
-        pairs, words = super().batch(draws), self.words()
+        pairs, words = self.pair_batch(draws), self.words()
         special = {words.pad_id, *words.prefix, *words.suffix}
         masked = mask_words(
             pairs.text_BL,
@@ -223,37 +221,24 @@ class CTP(PairRecipe):
             word_BM=masked.word_BM,
         )
 
-    def features(self, model: nn.Module, batch: Any) -> Remembered:
+    def features(self, model: ContinualEncoder, batch: MaskedPairBatch) -> Remembered:
         found: Remembered = model(
             batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.masked_BL, batch.hidden_BL, batch.place_BM
         )
         return found
 
-    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
-        matched, _ = info_nce(
-            features.image_ND,
-            features.text_ND,
-            scale=features.scale,
-            group_N=batch.group_B,
-            group_M=batch.group_B,
-            same=self.same_group,
-        )
-        found = {"contrastive": matched}
+    def losses(self, features: Remembered, batch: MaskedPairBatch) -> dict[str, Tensor]:
+        found = {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
         if self.weight_momentum:
             found["momentum"] = self.weight_momentum * self.momentum_contrast(features, batch)
-        if self.weight_topology and features.reference_image_ND is not None:
-            kept = topology(
-                features.image_ND,
-                features.text_ND,
-                features.reference_image_ND,
-                features.reference_text_ND,
-                scale=features.scale,
-            )
+        reference = present(features.reference_image_ND, features.reference_text_ND)
+        if self.weight_topology and reference:
+            kept = topology(features.image_ND, features.text_ND, *reference, scale=features.scale)
             found["topology"] = self.weight_topology * kept
         if features.word_NMV is None:
             return found
         found["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
-        if self.weight_distilled:
+        if self.weight_distilled and features.momentum_word_NMV is not None:
             distilled = masked_distillation(features.word_NMV, features.momentum_word_NMV, mask_NM=batch.word_BM >= 0)
             found["distilled"] = self.weight_distilled * distilled
         return found
@@ -285,26 +270,21 @@ class CTP(PairRecipe):
         return torch.stack(both).mean()
 
     def optimiser(self) -> Optimiser:
-        fixed = (Rule(r"^log_scale$", lr_scale=0.0),)
+        fixed = (Rule(r"^encoder\.log_scale$", lr_scale=0.0),)
         return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, final_lr=self.final_lr, rules=fixed)
 
-    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
-        assert isinstance(model, ContinualEncoder)
-        if not self.remembers:
+    def after_update(self, model: ContinualEncoder, features: Remembered, batch: MaskedPairBatch, progress: float) -> None:
+        keys = present(features.momentum_image_ND, features.momentum_text_ND, batch.group_B)
+        if not keys:
             return
         shares = self.compatible if self.task else (self.momentum, 1 - self.momentum, 0.0)
         model.follow_(*shares)
-        keys = (features.momentum_image_ND, features.momentum_text_ND, batch.group_B)
         model.remember_(*(all_gather(rows).flatten(0, 1) for rows in keys))
-
-    def deploy(self, model: nn.Module) -> PairEmbedder:
-        assert isinstance(model, ContinualEncoder)
-        return super().deploy(bare(model))
 
     @classmethod
     def tiny(cls) -> Self:
         """The towers and the budget of `clip`'s; three tasks, by vendor (emoji) or by the planned relation (scene world)."""
-        same = {**pair_fields(CLIP.tiny()), "warmup": 10.0, "lr": 5e-4}
+        same = {**SMALL_CLIP, "warmup": 10.0, "lr": 5e-4}
         return cls(**same, column=("task", "style", "predicate"), at_most=3, fusion_layers=1, fusion_heads=3)
 
     @classmethod

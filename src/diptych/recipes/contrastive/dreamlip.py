@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draws
+from diptych.core.contracts import Dataset, Draws, Optimiser
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.text.text_sets import TextSetBatch, caption_table, sub_captions, text_set_batch
-from diptych.data.text.tokenize import Tokenizer
-from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.text_set_encoder import TextSetEncoder, TextSets
-from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.patch_grouping import patch_grouping
-from diptych.recipes._shared.pairs import VOCABULARY_ROWS
-from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.presets import SMALL
 
 LOOKED_AT = 200
 """Rows that `prepare` looks at, evenly spaced, for an image with more than one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamLIP(CLIP):
+class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
     """DreamLIP: Language-Image Pre-training with Long Captions (Zheng et al., 2024, arXiv 2403.17007). Baseline: `clip`.
 
     All texts of an image are cut into sentences, and K of them are drawn at a step. Each of the K is matched with the image as in
@@ -62,6 +60,10 @@ class DreamLIP(CLIP):
     negatives: Literal["image", "batch"] = "image"
     captions: str = ""
 
+    batch_size: int = 32_768
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+
     def __post_init__(self) -> None:
         if self.texts < 1 or self.merged < 1:
             raise ConfigError(f"texts is {self.texts} and merged is {self.merged} (expected 1 or more)")
@@ -74,34 +76,34 @@ class DreamLIP(CLIP):
     def prepare(self, data: Dataset) -> Self:
         """Learn the vocabulary; refuse data in which no image has a second text."""
         rows = range(0, len(data), max(1, len(data) // LOOKED_AT))
-        if self.texts > 1 and all(
-            len(sub_captions(self.told(data[row]).positives(self.language), self.merged)) < 2 for row in rows
-        ):
+        if self.texts > 1 and all(len(sub_captions(self._texts(data[row]), self.merged)) < 2 for row in rows):
             advice = "`diptych curate template_captions DATA FOLDER` makes a second, for --captions FOLDER; --texts 1 trains as clip does"
             raise DataError(
                 f"no image of '{data.name}' has more than one sentence",
                 field="texts",
                 expected=f"several sentences or texts; {advice}",
             )
-        if not self.captions or self.tokenizer != "data" or self.vocabulary:
-            return super().prepare(data)
-        samples = (self.told(data[row]) for row in range(0, len(data), max(1, len(data) // VOCABULARY_ROWS)))
-        strings = (text.string for sample in samples for text in sample.positives(self.language))
-        return replace(self, vocabulary=Tokenizer.train(strings, self.pieces).to_json())
+        return super().prepare(data)
 
-    def told(self, sample: Sample) -> Sample:
-        """The sample with what `captions` says about it as a further text."""
+    def texts_of(self, sample: Sample) -> Iterable[str]:
+        return [text.string for text in self._texts(sample)]
+
+    def captioned(self, sample: Sample) -> Sample:
+        """The sample with the text that `captions` has for it as a further one."""
         caption = caption_table(self.captions).get(sample.uid) if self.captions else None
         return replace(sample, texts=(*sample.texts, Text(caption, self.language, "synthetic"))) if caption else sample
+
+    def _texts(self, sample: Sample) -> Sequence[Text]:
+        return self.captioned(sample).positives(self.language)
 
     def model(self) -> TextSetEncoder:
         image, text = self.towers()
         return TextSetEncoder(image, text, width=self.width, patches=self.grouping)
 
-    def batch(self, draws: Draws) -> TextSetBatch:  # type: ignore[override]
-        told = tuple(replace(draw, sample=self.told(draw.sample)) for draw in draws)
+    def batch(self, draws: Draws) -> TextSetBatch:
+        items = tuple(replace(draw, sample=self.captioned(draw.sample)) for draw in draws)
         return text_set_batch(
-            replace(draws, items=told),
+            replace(draws, items=items),
             count=self.texts,
             merged=self.merged,
             keep_first=self.raw_first,
@@ -113,20 +115,13 @@ class DreamLIP(CLIP):
             language=self.language,
         )
 
-    def features(self, model: nn.Module, batch: TextSetBatch) -> TextSets:  # type: ignore[override]
+    def features(self, model: TextSetEncoder, batch: TextSetBatch) -> TextSets:
         sets: TextSets = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL)
         return sets
 
-    def losses(self, features: TextSets, batch: TextSetBatch) -> dict[str, Tensor]:  # type: ignore[override]
+    def losses(self, features: TextSets, batch: TextSetBatch) -> dict[str, Tensor]:
         matched = [
-            info_nce(
-                features.image_ND,
-                text_ND,
-                scale=features.scale,
-                group_N=batch.group_B,
-                group_M=batch.group_B,
-                same=self.same_group,
-            )[0]
+            self.contrast(features.image_ND, text_ND, scale=features.scale, group_B=batch.group_B)
             for text_ND in features.text_NKD.unbind(1)
         ]
         losses = {"contrastive": self.lambda_mp * torch.stack(matched).mean()}
@@ -143,23 +138,16 @@ class DreamLIP(CLIP):
             losses["grouping"] = self.lambda_s * grouped
         return losses
 
-    def metrics(self, features: TextSets, batch: TextSetBatch) -> dict[str, Tensor]:  # type: ignore[override]
-        return {"scale": features.scale.detach()}
-
-    def after_update(self, model: nn.Module, features: TextSets, batch: TextSetBatch, progress: float) -> None:  # type: ignore[override]
-        model.clamp_scale_()  # type: ignore[operator]
-
-    def deploy(self, model: nn.Module) -> PairEmbedder:
-        assert isinstance(model, TextSetEncoder)
-        return super().deploy(model.dual_encoder())
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     @classmethod
     def tiny(cls) -> Self:
         """The towers, data and budget of `clip`'s, with three texts an image."""
-        return replace(super().tiny(), texts=3, lambda_s=0.1)
+        return cls(**SMALL, texts=3, lambda_s=0.1)
 
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16, 150,013,953 parameters with the head for patches; batch and learning rate are CLIP's. The raw text and six sentences
         a step and both weights 1, as in the released code; GELU, since the code stands on open_clip's ViT-B-16."""
-        return replace(super().paper(), image_tower="vit_b16", act=None, raw_first=True, texts=6, lambda_mp=1.0, lambda_s=1.0)
+        return cls(image_tower="vit_b16", raw_first=True, texts=6, lambda_mp=1.0, lambda_s=1.0, same_group="negative")

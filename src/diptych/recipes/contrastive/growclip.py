@@ -10,24 +10,24 @@ from itertools import product
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from diptych.core.contracts import Hook, Run, Stage
+from diptych.core.contracts import Hook, Optimiser, Run, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
-from diptych.models.pairs.embedder import PairEmbedder
+from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.growing_encoder import GrowingEncoder
 from diptych.models.towers.growth import Inherit, Shape
-from diptych.models.towers.outputs import Tower
+from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, text_tower
-from diptych.recipes._shared.presets import pair_fields
-from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes._shared.pairs import DualEncoderRecipe
+from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.train.halving import successive_halving
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowCLIP(CLIP):
+class GrowCLIP(DualEncoderRecipe):
     """GrowCLIP: Data-aware Automatic Model Growing for Large-scale Contrastive Language-Image Pre-training (Deng et al., 2023,
     arXiv 2308.11331). Baseline: `clip`.
 
@@ -68,6 +68,10 @@ class GrowCLIP(CLIP):
     trial: int = 500
     beta: float = 0.9
     identity: bool = True
+
+    batch_size: int = 32_768
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
 
     part: int = field(default=0, metadata={"prepared": True})
 
@@ -130,9 +134,11 @@ class GrowCLIP(CLIP):
             raise ConfigError(f"nothing larger than {now} is within a budget of {self.budget:g} (expected a larger one)")
         return fitting[: self.candidates]
 
-    def deploy(self, model: nn.Module) -> PairEmbedder:
-        assert isinstance(model, GrowingEncoder)
-        return PairEmbedder(model, self.preprocess, self.words(), self.text_length, name=self.slug)
+    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+        return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -145,7 +151,7 @@ class GrowCLIP(CLIP):
             "trial": 6,
             "budget": 2.5,
         }
-        return cls(**{**pair_fields(CLIP.tiny()), "warmup": 10.0}, **own)
+        return cls(**{**SMALL_CLIP, "warmup": 10.0}, **own)
 
     @classmethod
     def paper(cls) -> Self:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Draws, Hook
 from diptych.core.errors import ConfigError, DataError
@@ -18,17 +18,14 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, choose_text, group_ids
 from diptych.data.media.views import View, hidden_patches, patches_in, placed_view
-from diptych.models.pairs.bare import bare
-from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.mixed_image_encoder import MixedEncoder, MixedPairs, TeacherView
 from diptych.models.towers.dense_vit import DenseViT
-from diptych.models.towers.outputs import Tower
+from diptych.models.towers.outputs import Tower, present
 from diptych.models.towers.towers import image_tower, patches_a_side
 from diptych.objectives.pairs.mutual_information import MutualInformation
-from diptych.recipes._shared.pairs import PairRecipe
-from diptych.recipes._shared.presets import pair_fields
+from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.teachers import TeacherFromStart
-from diptych.recipes.contrastive.clip import CLIP
 
 TEXTS = MutualInformation(symmetric=True)
 VIEWS = MutualInformation()
@@ -40,7 +37,7 @@ class MixedBatch(PairBatch):
     """Images, each mixed with another of the batch (row 2k with row 2k + 1), and what is known of each.
 
     own_BP, place_BM  which patches of the mixture are the image's own, and where the other's are
-    told_B            whether there is a text
+    worded_B          whether there is a text
     label_B           number of the class, -1 where it is not known
     teacher_BCHW, box_BP4  the other view that the teacher sees, and where its patches lie in the image; None where it sees the image
     """
@@ -48,14 +45,14 @@ class MixedBatch(PairBatch):
     mixed_BCHW: Rows[Tensor]
     own_BP: Rows[Tensor]
     place_BM: Rows[Tensor]
-    told_B: Rows[Tensor]
+    worded_B: Rows[Tensor]
     label_B: Rows[Tensor]
     teacher_BCHW: Rows[Tensor] | None = None
     box_BP4: Rows[Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class M3I(PairRecipe):
+class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
     """Towards All-in-one Pre-training via Maximizing Multi-modal Mutual Information (Su et al., 2022, arXiv 2211.09807). Baseline: `clip`.
 
     One form (`objectives/pairs/mutual_information.py`) has supervised, image-text and self-supervised pre-training as special
@@ -163,7 +160,7 @@ class M3I(PairRecipe):
             text_mask_BL=torch.from_numpy(encoded.mask_BL),
             group_B=group_ids(draws),
             truncated=encoded.truncated,
-            told_B=torch.tensor([string is not None for string in strings]),
+            worded_B=torch.tensor([string is not None for string in strings]),
             label_B=torch.tensor([self._label(draw.sample) for draw in draws], dtype=torch.int64),
             **_mixed(image_BCHW, hidden_BP, side),
             **self._teachers(draws, views, side),
@@ -189,13 +186,13 @@ class M3I(PairRecipe):
             return -1
         return self.classes.index(str(value))
 
-    def features(self, model: nn.Module, batch: Any) -> MixedPairs:
+    def features(self, model: MixedEncoder, batch: MixedBatch) -> MixedPairs:
         whole_BCHW = batch.image_BCHW if batch.teacher_BCHW is None else batch.teacher_BCHW
         images = (whole_BCHW, batch.mixed_BCHW, batch.own_BP, batch.place_BM)
         found: MixedPairs = model(*images, batch.text_BL, batch.text_mask_BL, batch.box_BP4)
         return found
 
-    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+    def losses(self, features: MixedPairs, batch: MixedBatch) -> dict[str, Tensor]:
         """Each term is the mean over both images of a mixture, where it is one."""
         other = torch.arange(len(batch), device=features.image_ND.device) ^ 1
         sides: list[tuple[Any, Any, Any]] = [(features.image_ND, features.view_ND, slice(None))]
@@ -205,40 +202,35 @@ class M3I(PairRecipe):
         for image_ND, view_ND, of in sides:
             group_N = batch.group_B[of]
             if self.weight_text:
-                told = {"counted_N": batch.told_B[of], "group_N": self._same(group_N)}
-                terms.setdefault("text", []).append(TEXTS(image_ND, features.text_ND[of], scale=features.scale, **told))
+                known = {"counted_N": batch.worded_B[of], "group_N": self._same(group_N)}
+                terms.setdefault("text", []).append(TEXTS(image_ND, features.text_ND[of], scale=features.scale, **known))
             if self.weight_class and features.class_KD is not None:
                 index_N = batch.label_B[of]
-                said = CLASSES(image_ND, index_N, scale=features.scale, set_KD=features.class_KD, counted_N=index_N >= 0)
-                terms.setdefault("class", []).append(said)
-            if self.weight_view:
-                seen = VIEWS(view_ND, features.target_ND[of], scale=1 / self.tau_view, group_N=self._same(group_N))
-                terms.setdefault("view", []).append(seen)
-        if self.weight_patch and features.patch_NMD is not None:
-            patches = MutualInformation("gaussian", variance=features.patch_NMD[0].numel() / 2)  # the mean over numbers
-            terms["patch"] = [patches(features.patch_NMD, features.target_patch_NMD)]
+                term = CLASSES(image_ND, index_N, scale=features.scale, set_KD=features.class_KD, counted_N=index_N >= 0)
+                terms.setdefault("class", []).append(term)
+            if self.weight_view and features.target_ND is not None:
+                term = VIEWS(view_ND, features.target_ND[of], scale=1 / self.tau_view, group_N=self._same(group_N))
+                terms.setdefault("view", []).append(term)
+        if self.weight_patch and (patches := present(features.patch_NMD, features.target_patch_NMD)):
+            mean = MutualInformation("gaussian", variance=patches[0][0].numel() / 2)  # the mean over numbers
+            terms["patch"] = [mean(*patches)]
         return {name: getattr(self, f"weight_{name}") * torch.stack(values).mean() for name, values in terms.items()}
 
     def _same(self, group_N: Tensor) -> Tensor | None:
         return None if self.same_group == "negative" else group_N
 
-    def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
-        known = {"texts": batch.told_B.float().mean(), "labels": (batch.label_B >= 0).float().mean()}
+    def metrics(self, features: MixedPairs, batch: MixedBatch) -> dict[str, Tensor]:
+        known = {"texts": batch.worded_B.float().mean(), "labels": (batch.label_B >= 0).float().mean()}
         return {"scale": features.scale.detach(), **known}
 
-    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
-        assert isinstance(model, MixedEncoder)
+    def after_update(self, model: MixedEncoder, features: MixedPairs, batch: MixedBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)
         model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-    def deploy(self, model: nn.Module) -> PairEmbedder:
-        assert isinstance(model, MixedEncoder)
-        return super().deploy(bare(model))
 
     @classmethod
     def tiny(cls) -> Self:
         """The budget of `clip`'s with an image tower of 64 patches."""
-        same = {**pair_fields(CLIP.tiny()), "image_tower": "dense_tiny"}
+        same = {**SMALL_CLIP, "image_tower": "dense_tiny"}
         return cls(**same, momentum=0.99)
 
     @classmethod

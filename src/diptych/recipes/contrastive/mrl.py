@@ -5,27 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Dataset, Draws, Hook, Optimiser
+from diptych.core.contracts import Batch, Dataset, Draws, Hook, Optimiser
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.core.rows import embedding_fields
-from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.objectives.pairs.nested import Reduction, first, reduced
-from diptych.recipes._shared.pairs import PairRecipe
-from diptych.recipes._shared.presets import pair_fields
-from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, S, Scaled
+from diptych.recipes._shared.presets import PAPER_CLIP, SMALL_CLIP
 
 
 @dataclass(frozen=True, kw_only=True)
-class MRL(PairRecipe):
+class MRL(EncoderRecipe[nn.Module, Batch, Scaled]):
     """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147). Baseline: `clip`, its vectors cut short.
 
     A modifier: the losses of the recipe `base` are taken on the first d numbers of every feature, for each d of `dims`, and
@@ -74,7 +72,7 @@ class MRL(PairRecipe):
             raise ConfigError(f"{len(self.weights)} weights for {len(self.dims)} dims (expected one each, or none)")
 
     @cached_property
-    def inner(self) -> PairRecipe:
+    def inner(self) -> EncoderRecipe:
         """The recipe that is modified."""
         name, _, words = self.base.partition(":")
         kind = RECIPES.load(name)
@@ -87,26 +85,31 @@ class MRL(PairRecipe):
                 f"'{min(taken)}' is a field of mrl itself: say --{min(taken).replace('_', '-')} instead of base '{self.base}'"
             )
         preset = kind.tiny() if self.base_preset == "tiny" else kind.paper()
-        found: PairRecipe = from_plain(kind, {**to_plain(preset), **to_plain({key: getattr(self, key) for key in shared}), **own})
+        found: EncoderRecipe = from_plain(
+            kind, {**to_plain(preset), **to_plain({key: getattr(self, key) for key in shared}), **own}
+        )
         return found
 
     def prepare(self, data: Dataset) -> Self:
         return replace(self, vocabulary=self.inner.prepare(data).vocabulary)
 
-    def model(self) -> DualEncoder:
-        return self.inner.model()
+    def model(self) -> nn.Module:
+        model: nn.Module = self.inner.model()
+        return model
 
-    def batch(self, draws: Draws) -> Any:
-        return self.inner.batch(draws)
+    def batch(self, draws: Draws) -> Batch:
+        batch: Batch = self.inner.batch(draws)
+        return batch
 
-    def features(self, model: DualEncoder, batch: Any) -> Any:
-        return self.inner.features(model, batch)
+    def features(self, model: nn.Module, batch: Batch) -> Scaled:
+        features: Scaled = self.inner.features(model, batch)
+        return features
 
-    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+    def losses(self, features: Scaled, batch: Batch) -> dict[str, Tensor]:
         every = [self.inner.losses(cut(features, d), batch) for d in self.dims]
         return {name: reduced([losses[name] for losses in every], self.weights or None, self.reduction) for name in every[0]}
 
-    def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
+    def metrics(self, features: Scaled, batch: Batch) -> dict[str, Tensor]:
         """Those of the base, and its whole loss at every width."""
         each = {f"first_{d}": torch.stack(list(self.inner.losses(cut(features, d), batch).values())).sum() for d in self.dims}
         return {**self.inner.metrics(features, batch), **each}
@@ -114,7 +117,7 @@ class MRL(PairRecipe):
     def optimiser(self) -> Optimiser:
         return self.inner.optimiser()
 
-    def after_update(self, model: DualEncoder, features: Any, batch: Any, progress: float) -> None:
+    def after_update(self, model: nn.Module, features: Scaled, batch: Batch, progress: float) -> None:
         self.inner.after_update(model, features, batch, progress)
 
     def stored(self, name: str) -> bool:
@@ -123,7 +126,7 @@ class MRL(PairRecipe):
     def hooks(self) -> Sequence[Hook]:
         return self.inner.hooks()
 
-    def deploy(self, model: DualEncoder) -> PairEmbedder:
+    def deploy(self, model: nn.Module) -> PairEmbedder:
         embedder = self.inner.deploy(model)
         embedder.name, embedder.dims = self.slug, self.dims
         return embedder
@@ -131,12 +134,12 @@ class MRL(PairRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """The towers, data and budget of `clip`'s."""
-        return cls(**pair_fields(CLIP.tiny()), base_preset="tiny", dims=(4, 8, 16, 32, 64, 128))
+        return cls(**SMALL_CLIP, base_preset="tiny", dims=(4, 8, 16, 32, 64, 128))
 
     @classmethod
     def paper(cls) -> Self:
         """CLIP with prefixes from 8 on, summed, 151,277,313 parameters. The paper's own models are ResNet-50 and ALIGN."""
-        return cls(**pair_fields(CLIP.paper()), reduction="sum")
+        return cls(**PAPER_CLIP, reduction="sum")
 
 
 def refusal(kind: Any) -> str:
@@ -151,7 +154,8 @@ def bases() -> list[str]:
     return sorted(name for name in RECIPES if not refusal(RECIPES.load(name)))
 
 
-def cut(features: Any, d: int) -> Any:
+def cut(features: S, d: int) -> S:
     """The same features, embeddings cut to their first d numbers and normalised again; whatever is no embedding stays."""
     named = {name: getattr(features, name) for name in embedding_fields(type(features))}
-    return replace(features, **{name: first(x, d) for name, x in named.items() if x is not None})
+    shorter: S = replace(cast(Any, features), **{name: first(x, d) for name, x in named.items() if x is not None})
+    return shorter

@@ -15,12 +15,10 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
-from diptych.models.pairs.bare import bare
-from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
 from diptych.objectives.pairs.prototypes import Clusters, back_translation, group_means, prototype_accuracy, prototype_loss
-from diptych.recipes._shared.presets import pair_fields
-from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.train.clustering import k_means
 from diptych.train.episodes import Episodes, from_first
 
@@ -34,7 +32,7 @@ class EpisodeBatch(PairBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProtoCLIP(CLIP):
+class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     """Prototypical Contrastive Language Image Pretraining (Chen et al., 2022, arXiv 2206.10996). Baseline: `clip`.
 
     A run is cut into episodes. At the start of each, the features of everything that it will train on are clustered, images and texts
@@ -84,6 +82,8 @@ class ProtoCLIP(CLIP):
     warmup: float = 15_625.0
     weight_decay: float = 0.5
     clip_norm: float = 10.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
     crop: tuple[float, float] = (0.5, 1.0)
 
     lit: bool = field(default=False, metadata={"prepared": True})
@@ -121,7 +121,7 @@ class ProtoCLIP(CLIP):
         )
 
     def batch(self, draws: Draws) -> EpisodeBatch:
-        pairs = super().batch(draws)
+        pairs = self.pair_batch(draws)
         rows = [keyed_seed("episode", draws.step, draw.sample.uid) for draw in draws]
         return EpisodeBatch(
             **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
@@ -137,7 +137,7 @@ class ProtoCLIP(CLIP):
             raise DataError(f"sample '{sample.uid}' has no teacher's features", field=self.teacher, expected=expected)
         return [float(value) for value in found]
 
-    def features(self, model: nn.Module, batch: Any) -> PrototypePairs:
+    def features(self, model: PrototypeEncoder, batch: EpisodeBatch) -> PrototypePairs:
         found: PrototypePairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.row_B)
         return found
 
@@ -163,8 +163,9 @@ class ProtoCLIP(CLIP):
         stacked = (torch.stack(parts) for parts in zip(*known, strict=True))
         model.episode.store_(rows["row_E"], label_E3, Prototypes(*stacked))
 
-    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
-        found = {"contrastive": self.weight_pairs * super().losses(features, batch)["contrastive"]}
+    def losses(self, features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:
+        matched = self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)
+        found = {"contrastive": self.weight_pairs * matched}
         if self.lit:
             return found
         known, heads = features.prototypes, (features.head_image_ND, features.head_text_ND)
@@ -179,13 +180,16 @@ class ProtoCLIP(CLIP):
             tau=self.tau_target,
         )
         if batch.teacher_BD.shape[1]:
-            given = {"target": features.labels("teacher"), "filled_K": known.filled("teacher"), "scale": features.head_scale}
+            label_N, filled_K = features.labels("teacher"), known.filled("teacher")
             means = (known.means("image", over="teacher"), known.means("text", over="teacher"))
-            sides = [prototype_loss(x_ND, mean_KD, **given) for x_ND, mean_KD in zip(heads, means, strict=True)]
+            sides = [
+                prototype_loss(x_ND, mean_KD, label_N, scale=features.head_scale, filled_K=filled_K)
+                for x_ND, mean_KD in zip(heads, means, strict=True)
+            ]
             found["teacher"] = self.weight_teacher * torch.stack(sides).mean()
         return found
 
-    def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
+    def metrics(self, features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:
         image, text = (features.prototypes.filled(kind).sum().float() for kind in ("image", "text"))
         found = {**super().metrics(features, batch), "image_clusters": image, "text_clusters": text}
         if self.lit:
@@ -203,21 +207,19 @@ class ProtoCLIP(CLIP):
         return prototype_accuracy(x_ND.detach(), known.means(side, over=over), features.labels(over), filled_K=known.filled(over))
 
     def optimiser(self) -> Optimiser:
-        if not self.lit:
-            return super().optimiser()
-        return replace(
-            super().optimiser(), rules=(Rule(r"^(image_tower|image_projection|image_head|text_head|log_head_scale)", 0.0),)
-        )
+        chosen = replace(super().optimiser(), betas=self.betas, eps=self.eps)
+        locked = (r"^encoder\.(image_tower|image_projection)\b", r"^(image_head|text_head|log_head_scale)\b")
+        return replace(chosen, rules=tuple(Rule(pattern, 0.0) for pattern in locked)) if self.lit else chosen
 
-    def deploy(self, model: nn.Module) -> PairEmbedder:
-        assert isinstance(model, PrototypeEncoder)
-        return super().deploy(bare(model))
+    def after_update(self, model: PrototypeEncoder, features: PrototypePairs, batch: EpisodeBatch, progress: float) -> None:
+        super().after_update(model, features, batch, progress)
+        model.clamp_head_scale_()
 
     @classmethod
     def tiny(cls) -> Self:
         """The towers, data and budget of `clip`'s; episodes of 16 batches, 64 clusters."""
         own: dict[str, Any] = {"clusters": 64, "episode": 4096, "iterations": 10, "restarts": 1, "hidden": 256, "head_width": 64}
-        return cls(**pair_fields(CLIP.tiny()), lit_share=0.0, **own)
+        return cls(**SMALL_CLIP, lit_share=0.0, **own)
 
     @classmethod
     def paper(cls) -> Self:

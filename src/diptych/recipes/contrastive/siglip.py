@@ -12,12 +12,12 @@ from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
 from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
-from diptych.recipes._shared.pairs import PairRecipe
-from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes._shared.pairs import DualEncoderRecipe
+from diptych.recipes._shared.presets import SMALL
 
 
 @dataclass(frozen=True, kw_only=True)
-class SigLIP(PairRecipe):
+class SigLIP(DualEncoderRecipe):
     """Sigmoid Loss for Language Image Pre-Training (Zhai et al., 2023, arXiv 2303.15343). A baseline beside `clip`.
 
     The loss is a sigmoid for every image-text pair of the batch, summed over pairs and divided by the number of
@@ -80,22 +80,7 @@ class SigLIP(PairRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """The same towers, data and budget as `clip`'s, so that the two differ in the loss alone."""
-        same = CLIP.tiny()
-        return cls(
-            image_tower=same.image_tower,
-            text_tower=same.text_tower,
-            width=same.width,
-            image_size=same.image_size,
-            text_length=same.text_length,
-            tokenizer=same.tokenizer,
-            pieces=same.pieces,
-            batch_size=same.batch_size,
-            steps=same.steps,
-            lr=same.lr,
-            warmup=same.warmup,
-            weight_decay=same.weight_decay,
-            clip_norm=same.clip_norm,
-        )
+        return cls(**SMALL)
 
     @classmethod
     def paper(cls) -> Self:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draws, Hook
+from diptych.core.contracts import Draws, Hook
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TripletBatch
 from diptych.data.media.views import hidden_patches, local_views
 from diptych.models.pairs.dense_encoder import DenseEncoder, DensePairs, Token
-from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.dense_vit import DenseViT
+from diptych.models.towers.outputs import present
 from diptych.models.towers.towers import patches_a_side
 from diptych.objectives.distillation.koleo import koleo
 from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
-from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.pairs import PairRecipe
-from diptych.recipes._shared.presets import pair_fields
+from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.teachers import TeacherFromStart
-from diptych.recipes.contrastive.alip import ALIP
-from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes._shared.two_texts import TwoTextRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,7 @@ class DenseBatch(TripletBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TIPS(PairRecipe):
+class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     """TIPS: Text-Image Pretraining with Spatial awareness (Maninis et al., 2024, arXiv 2410.16512). Baseline: `clip`.
 
     Three things are added to CLIP at once. Two texts an image: a raw one goes with the first class token and a synthetic caption with
@@ -87,9 +84,6 @@ class TIPS(PairRecipe):
     teacher_tau: float = 0.07
     centre: float = 0.9
     token: Token = "first"
-    raw: tuple[str, ...] = ("alt", "label", "caption")
-    synthetic: tuple[str, ...] = ("synthetic",)
-    captions: str = ""
 
     image_tower: str = "dense_b14"
     batch_size: int = 16_384
@@ -103,13 +97,6 @@ class TIPS(PairRecipe):
             raise ConfigError("token 'second' needs two_tokens (expected token first)")
         if not 0 <= self.hidden_spread <= self.hidden < 1 - self.hidden_spread:
             raise ConfigError(f"hidden is {self.hidden} +- {self.hidden_spread} (expected shares of at least 0, below 1)")
-
-    def reader(self) -> ALIP:
-        """Two texts an image are found, checked and drawn as `alip` does."""
-        return ALIP(**pair_fields(self), raw=self.raw, synthetic=self.synthetic, captions=self.captions)
-
-    def prepare(self, data: Dataset) -> Self:
-        return replace(self, vocabulary=self.reader().prepare(data).vocabulary)
 
     def model(self) -> DenseEncoder:
         image, text = self.towers()
@@ -127,6 +114,7 @@ class TIPS(PairRecipe):
             prototypes=self.prototypes,
             hidden=self.head_hidden,
             bottleneck=self.head_width,
+            token=self.token,
         )
 
     def hooks(self) -> Sequence[Hook]:
@@ -134,7 +122,7 @@ class TIPS(PairRecipe):
 
     def batch(self, draws: Draws) -> DenseBatch:
         """The texts and the whole view first, then the small views, then what is hidden, all from the draw's own generator."""
-        read = self.reader().batch(draws)
+        read = self.triplet_batch(draws)
         views = self.locals if self.alpha > 0 else 0
         local_BVCHW = local_views(draws, self.preprocess, count=views, size=self.local_size, scale=self.local_scale)
         share, spread = (self.hidden, self.hidden_spread) if self.beta > 0 else (0.0, 0.0)
@@ -143,27 +131,24 @@ class TIPS(PairRecipe):
         known = {f.name: getattr(read, f.name) for f in fields(TripletBatch)}
         return DenseBatch(**known, local_BVCHW=local_BVCHW, hidden_BP=hidden_BP, place_BM=place_BM)
 
-    def features(self, model: nn.Module, batch: Any) -> DensePairs:
+    def features(self, model: DenseEncoder, batch: DenseBatch) -> DensePairs:
         texts = (batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL)
         found: DensePairs = model(batch.image_BCHW, *texts, batch.local_BVCHW, batch.hidden_BP, batch.place_BM)
         return found
 
-    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
-        sides = [("raw", features.image_ND, features.text_ND, features.scale)]
-        if self.two_tokens:
-            sides.append(("synthetic", features.second_ND, features.caption_ND, features.second_scale))
+    def losses(self, features: DensePairs, batch: DenseBatch) -> dict[str, Tensor]:
+        sides: dict[str, tuple[Tensor, ...]] = {"raw": (features.image_ND, features.text_ND, features.scale)}
+        if second := present(features.second_ND, features.caption_ND, features.second_scale):
+            sides["synthetic"] = second
         found = {
-            name: info_nce(image_ND, text_ND, scale=scale, group_N=batch.group_B, group_M=batch.group_B, same=self.same_group)[0]
-            / len(sides)
-            for name, image_ND, text_ND, scale in sides
+            name: self.contrast(image_ND, text_ND, scale=scale, group_B=batch.group_B) / len(sides)
+            for name, (image_ND, text_ND, scale) in sides.items()
         }
         taus: dict[str, Any] = {"student_tau": self.student_tau, "teacher_tau": self.teacher_tau}
-        if features.local_NVK is not None:
-            distilled = self_distillation(features.local_NVK, features.teacher_N1K, features.class_centre_K, **taus)
-            found["distilled"] = self.alpha * distilled
-        if features.patch_NMK is not None:
-            given = (features.patch_NMK, features.teacher_patch_NMK, features.patch_centre_K)
-            found["masked"] = self.beta * self_distillation(*given, **taus, mask_NV=self.asked(batch))
+        if views := present(features.local_NVK, features.teacher_N1K, features.class_centre_K):
+            found["distilled"] = self.alpha * self_distillation(*views, **taus)
+        if patches := present(features.patch_NMK, features.teacher_patch_NMK, features.patch_centre_K):
+            found["masked"] = self.beta * self_distillation(*patches, **taus, mask_NV=self.asked(batch))
         if self.koleo:
             found["koleo"] = self.koleo * koleo(features.class_ND)
         return found
@@ -172,30 +157,20 @@ class TIPS(PairRecipe):
         """Which places of the batch are hidden patches and not padding; None when all are."""
         return batch.place_BM >= 0 if self.hidden_spread else None
 
-    def after_update(self, model: nn.Module, features: Any, batch: Any, progress: float) -> None:
-        assert isinstance(model, DenseEncoder)
+    def after_update(self, model: DenseEncoder, features: DensePairs, batch: DenseBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)
         model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
-        answers = (
-            (features.class_centre_K, features.teacher_N1K, None),
-            (features.patch_centre_K, features.teacher_patch_NMK, self.asked(batch)),
-        )
+        views = present(features.class_centre_K, features.teacher_N1K)
+        patches = present(features.patch_centre_K, features.teacher_patch_NMK)
         model.recentre_(
-            *(
-                None if centre_K is None else moved_centre(centre_K, said_NVK, momentum=self.centre, mask_NV=mask_NV)
-                for centre_K, said_NVK, mask_NV in answers
-            )
+            moved_centre(*views, momentum=self.centre) if views else None,
+            moved_centre(*patches, momentum=self.centre, mask_NV=self.asked(batch)) if patches else None,
         )
-
-    def deploy(self, model: nn.Module) -> PairEmbedder:
-        assert isinstance(model, DenseEncoder)
-        plain = model.deployed(self.token)
-        return PairEmbedder(plain, self.preprocess, self.words(), self.text_length, name=self.slug)
 
     @classmethod
     def tiny(cls) -> Self:
         """The budget of `clip`'s, an image tower of 64 patches. Data without synthetic captions get a stand-in as in `alip`'s preset."""
-        same = {**pair_fields(CLIP.tiny()), "image_tower": "dense_tiny", "mean": (0.0,) * 3, "std": (1.0,) * 3}
+        same = {**SMALL_CLIP, "image_tower": "dense_tiny", "mean": (0.0,) * 3, "std": (1.0,) * 3}
         own: dict[str, Any] = {"locals": 2, "local_size": 32, "local_scale": (0.1, 0.4), "prototypes": 256, "head_hidden": 128}
         return cls(**same, **own, head_width=32, momentum=0.99, synthetic=("synthetic", "rewrite", "tags"))
 

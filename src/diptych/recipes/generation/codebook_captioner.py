@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from diptych.core.contracts import Draws
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.codebook_captioner import Captions, CodebookCaptions
 from diptych.models.pairs.codebook_captioner import CodebookCaptioner as Module
@@ -18,7 +19,7 @@ from diptych.recipes._shared.pairs import PairRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodebookCaptioner(PairRecipe):
+class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     """Too Large; Data Reduction for Vision-Language Pre-Training (Wang et al., 2023, 2305.20087), stage 1.
 
     Patches of the image tower are replaced by their nearest codes (gradient straight through), and a decoder writes the caption from
@@ -52,7 +53,7 @@ class CodebookCaptioner(PairRecipe):
     warmup: float = 3000.0
     weight_decay: float = 0.05
 
-    def model(self) -> Module:  # type: ignore[override]  # no dual encoder
+    def model(self) -> Module:
         words = self.words()
         return Module(
             image_tower(self.image_tower, image_size=self.image_size),
@@ -63,25 +64,26 @@ class CodebookCaptioner(PairRecipe):
             heads=self.heads,
         )
 
-    def features(self, model: nn.Module, batch: PairBatch) -> Captions:  # type: ignore[override]
+    def batch(self, draws: Draws) -> PairBatch:
+        return self.pair_batch(draws)
+
+    def features(self, model: Module, batch: PairBatch) -> Captions:
         captions: Captions = model(batch.image_BCHW, batch.text_BL)
         return captions
 
-    def losses(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:  # type: ignore[override]
+    def losses(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:
         caption = caption_loss(features.logit_BLV, batch.text_BL, batch.text_mask_BL)
         return {"caption": caption, **codebook_terms(features.patch_BPD, features.code_BPD, beta=self.beta, legacy=self.legacy)}
 
-    def metrics(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:  # type: ignore[override]
+    def metrics(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:
         return {"codes_used": features.id_BP.detach().unique().numel() * features.logit_BLV.new_ones(())}
 
-    def after_update(self, model: nn.Module, features: Captions, batch: PairBatch, progress: float) -> None:  # type: ignore[override]
-        assert isinstance(model, Module)
+    def after_update(self, model: Module, features: Captions, batch: PairBatch, progress: float) -> None:
         if self.restart:
             id_N, patch_ND = all_gather(features.id_BP).flatten(), all_gather(features.patch_BPD).flatten(0, 2)
             model.codebook.revive(id_N, patch_ND, after=self.restart)
 
-    def deploy(self, model: nn.Module) -> CodebookCaptions:  # type: ignore[override]
-        assert isinstance(model, Module)
+    def deploy(self, model: Module) -> CodebookCaptions:
         return CodebookCaptions(model, self.preprocess, self.words(), self.slug)
 
     @classmethod

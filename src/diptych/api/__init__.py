@@ -1,0 +1,38 @@
+"""The public face: read, train, load, evaluate, index. Names of recipes, worlds, models and tasks become objects here.
+
+>>> import diptych as dp
+>>> pool = dp.read("emoji", split="unseen_style")
+>>> pool[0].positives("en")[0].string != ""
+True
+"""
+
+from __future__ import annotations
+
+from diptych.api.comparison import compare
+from diptych.api.data import read
+from diptych.api.evaluation import evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
+from diptych.api.models import detect, load
+from diptych.api.search import index, open_index
+from diptych.api.training import data_report, estimate, recipe, refuse_missing, resume, train, validators, weights_of
+
+__all__ = [
+    "compare",
+    "data_report",
+    "detect",
+    "estimate",
+    "evaluate",
+    "evaluate_kept",
+    "evaluate_run",
+    "evaluate_splits",
+    "index",
+    "load",
+    "open_index",
+    "read",
+    "recipe",
+    "refuse_missing",
+    "report",
+    "resume",
+    "train",
+    "validators",
+    "weights_of",
+]

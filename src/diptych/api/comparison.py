@@ -1,0 +1,105 @@
+"""Several recipes under one budget, or several models, on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.core.contracts import Recipe
+from diptych.core.errors import ConfigError
+from diptych.core.run_folder import RunFolder
+from diptych.worlds.address import training_rows
+
+if TYPE_CHECKING:
+    from diptych.claims.compare import Arm, Comparison
+    from diptych.core.contracts import Embedder
+    from diptych.train.options import TrainOptions
+
+from diptych.api.data import read
+from diptych.api.models import load
+from diptych.api.training import recipe, refuse_missing
+
+Say = Callable[[str], None]
+
+
+def compare(
+    arms: Sequence[str | Path | Recipe | Embedder],
+    data: Any,
+    *,
+    tasks: Sequence[str] = ("retrieval",),
+    seeds: int | Sequence[int] = 5,
+    budget: str = "",
+    preset: str = "tiny",
+    out: str | Path = "runs/compare",
+    options: TrainOptions | None = None,
+    matters: float = 0.01,
+    equal: float = 0.0,
+    download: bool = False,
+    say: Say | None = None,
+    **changes: Any,
+) -> Comparison:
+    """Which helps on these data: several recipes under one budget, or several models that are there already.
+
+    arms     slugs, with options if they differ in some ("clip:lr=2e-4"), or recipe objects; or run folders, "hf:", "open_clip:"
+             and model objects. The others are measured against the first
+    tasks    "retrieval", "zero_shot:label=group_name", ...; all on every held-out split
+    seeds    how many (0, 1, ...), or which; three at least for a verdict
+    budget   "steps:N", "samples:N" or "seconds:N" of training; "" takes the steps of the first recipe
+    matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
+    out      folder of the cells: what is finished there is read, what is half done goes on
+    changes  fields of every recipe: batch_size=64
+    """
+    from diptych.claims.compare import check_version
+    from diptych.claims.compare import compare as run_comparison
+    from diptych.claims.spelling import Budget
+    from diptych.claims.verdict import Margins
+
+    count = range(seeds) if isinstance(seeds, int) else tuple(seeds)
+    if not count:
+        raise ConfigError(f"seeds is {seeds} (expected 1 or more; three at least for a verdict)")
+    if "steps" in changes:
+        raise ConfigError("steps are what the budget gives: say budget steps:N")
+    spend = Budget.parse(budget) if budget else None
+    sides = [_arm(arm, preset, changes, download) for arm in arms]
+    whole = read(data)
+    for side in sides:
+        if side.recipe is not None:
+            refuse_missing(side.recipe, training_rows(whole))
+        elif (Path(side.address) / "run.json").is_file():
+            check_version(side.address, RunFolder.open(Path(side.address)).state, whole)
+    return run_comparison(
+        _short_names(sides),
+        whole,
+        Path(out),
+        source=str(data) if isinstance(data, str | Path) else "",
+        tasks=tasks,
+        seeds=count,
+        budget=spend,
+        options=options,
+        margins=Margins(matters, equal or matters),
+        say=say or (lambda line: None),
+    )
+
+
+def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> Arm:
+    from diptych.claims.compare import Arm
+    from diptych.claims.spelling import spelled
+    from diptych.models.io.opened import FOREIGN
+
+    if isinstance(arm, Recipe):
+        return Arm(arm.slug, recipe(arm, **changes))
+    if not isinstance(arm, str | Path):
+        return Arm(str(arm.name), model=arm)
+    words = str(arm)
+    if words.startswith(FOREIGN) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
+        return Arm(words, model=load(arm, download=download), address=words)
+    name, own = spelled(words)
+    return Arm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
+
+
+def _short_names(arms: Sequence[Arm]) -> list[Arm]:
+    """Addresses by their last part, where that tells them apart."""
+    short = [replace(arm, name=Path(arm.address).name) if arm.address else arm for arm in arms]
+    return short if len({arm.name for arm in short}) == len(arms) else list(arms)

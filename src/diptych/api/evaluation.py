@@ -1,0 +1,96 @@
+"""Tasks on models, and the report of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.core.errors import ConfigError
+from diptych.core.run_folder import RunFolder
+from diptych.worlds.address import held_out, split_names
+
+if TYPE_CHECKING:
+    from diptych.core.contracts import Task
+    from diptych.core.result import Result
+
+from diptych.api.data import read
+from diptych.api.models import load
+from diptych.api.training import own_task, recipe_of
+
+
+def evaluate(
+    model: Any, task: str | Task, data: Any, *, split: str = "", out: str | Path | None = None, **options: Any
+) -> Result:
+    """One task on one set of rows, with intervals.
+
+    model    a model, or anything that `load` opens
+    task     "retrieval", "zero_shot", "vg150", ... (`diptych.core.registry.TASKS`), or a task object
+    split    which rows; needed when the data have several held-out splits (`evaluate_splits` does them all)
+    out      a folder for the records (Parquet) and the result (JSON)
+    options  fields of the task: language="de", label="group_name", ...; whom it asks beside the model, by role: snapshots="RUN/snapshots"
+    """
+    whole = read(data)
+    if split:
+        part = whole.split(split).named(f"{whole.name}/{split}")
+    else:
+        parts = held_out(whole)
+        if len(parts) > 1:
+            raise ConfigError(
+                f"'{whole.name}' has {len(parts)} held-out splits: choose split= among {', '.join(parts)}, or call evaluate_splits"
+            )
+        part = next(iter(parts.values()))
+    return _run(model, task, whole, part, out, options)
+
+
+def evaluate_splits(
+    model: Any, task: str | Task, data: Any, *, out: str | Path | None = None, **options: Any
+) -> dict[str, Result]:
+    """One task on every held-out split, always reported together."""
+    opened = load(model) if isinstance(model, str | Path) else model
+    whole = read(data)
+    return {name: _run(opened, task, whole, part, out, options) for name, part in held_out(whole).items()}
+
+
+def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | None, options: dict[str, Any]) -> Result:
+    from diptych.core.registry import TASKS
+    from diptych.tasks import find
+    from diptych.tasks.evaluate import evaluate as run_task
+    from diptych.tasks.roles import roles_of
+
+    opened = load(model) if isinstance(model, str | Path) else model
+    roles = {role.name for role in roles_of(TASKS.load(task) if isinstance(task, str) else task)}
+    own = {name: value for name, value in options.items() if name not in roles}
+    made = find(task, **own) if isinstance(task, str) else task
+    if getattr(made, "train", "none wanted") is None and "train" in split_names(whole):
+        made = replace(made, train=whole.split("train"))  # type: ignore[type-var]
+    others = {name: value for name, value in options.items() if name in roles}
+    return run_task(made, opened, part, others=others, out=Path(out) if out else None)
+
+
+def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
+    """A finished run on every held-out split of the data it was trained on, by the task of its recipe (retrieval for pairs, scene
+    graphs for detectors); records go to the run folder.
+
+    options  fields of the task, such as origins=("label",)
+    """
+    folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+    source = data if data is not None else folder.state.get("source", "")
+    return evaluate_splits(load(folder.path), own_task(recipe_of(folder), **options), source, out=folder.records)
+
+
+def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
+    """The results that a run folder holds, by the name of the held-out rows."""
+    from diptych.report.evaluation import kept_results
+
+    folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+    return {kept.part.rpartition("/")[2]: kept.result for kept in kept_results(folder.records)}
+
+
+def report(run: str | Path) -> Path:
+    """Write `report.html` of a run: one file that opens offline."""
+    from diptych.report.run import run_report
+
+    folder = RunFolder.open(Path(run))
+    source = folder.state.get("source", "")
+    return run_report(folder, read(source) if source else None)

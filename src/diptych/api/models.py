@@ -1,0 +1,83 @@
+"""Models by address, and what a detector finds in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.core.contracts import Detector
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.image import as_image
+from diptych.core.scene_graph import SceneGraph
+
+if TYPE_CHECKING:
+    from diptych.core.contracts import Embedder
+
+
+def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> Embedder:
+    """A model that embeds images and texts.
+
+    name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families),
+              "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
+    download  allows fetching what is not on this machine; nothing is fetched without it
+    engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
+    """
+    if engine not in ("torch", "onnx"):
+        raise UnknownName("engine", engine, ("torch", "onnx"))
+    if engine == "onnx" or (Path(name) / "onnx.json").is_file():
+        return _on_onnx(name, download)
+    from diptych.models.io.opened import open_address
+
+    model: Embedder = open_address(name, download=download)
+    return model
+
+
+def _on_onnx(name: str | Path, download: bool) -> Embedder:
+    """The export in a folder, or one made of a model, which lasts as long as this process."""
+    import tempfile
+
+    from diptych.models.io.export import ONNX_FILE, to_onnx
+    from diptych.models.io.onnx_embedder import OnnxEmbedder
+    from diptych.models.pairs.embedder import PairEmbedder
+
+    if (Path(name) / ONNX_FILE).is_file():
+        return OnnxEmbedder(name)
+    model: Any = load(name, download=download)
+    if not isinstance(model, PairEmbedder):
+        raise ConfigError(f"{name} is a {getattr(model, 'kind', 'foreign')} model; only dual encoders of ours can be exported")
+    with tempfile.TemporaryDirectory(prefix="diptych-onnx-") as folder:
+        to_onnx(model, Path(folder, "onnx"))
+        return OnnxEmbedder(Path(folder, "onnx"))
+
+
+def detect(
+    model: Any,
+    image: Any,
+    *,
+    objects: Sequence[str] = (),
+    relations: Sequence[str] = (),
+    min_score: float = 0.0,
+    top: int = 100,
+) -> SceneGraph:
+    """What is in an image and how it is related, in your own words.
+
+    model      a model that detects, or where to load one from
+    image      a path, encoded bytes, uint8 [H, W, 3] pixels, or an `ImageSource`
+    objects    names of things to look for; empty takes those the model was trained with. The same for `relations`
+    min_score  relations (and regions without one) below this score are left out
+    top        relations, at most, the most confident first
+    """
+    made = load(model) if isinstance(model, str | Path) else model
+    if not isinstance(made, Detector):
+        raise ConfigError(
+            f"{getattr(made, 'name', model)} does not detect (expected a model trained with a recipe such as rlipv2)"
+        )
+    words = {
+        "objects": tuple(objects) or tuple(getattr(made, "objects", ())),
+        "relations": tuple(relations) or tuple(getattr(made, "relations", ())),
+    }
+    if not words["objects"]:
+        raise ConfigError(f"{made} has no names of its own (expected objects=[...])")
+    graph: SceneGraph = made.detect([as_image(image)], **words)[0]
+    return graph.strongest(top=top, min_score=min_score)

@@ -1,0 +1,218 @@
+"""What is asked of a generator: a prompt is a list of parts, a dialogue a list of turns.
+
+    prompt = (ImagePart(), TextPart("What is left of "), RegionPart((10, 20, 60, 80)), TextPart("?"))
+    dialogue = Dialogue((Turn("user", prompt), Turn("assistant", (TextPart("A lamp."),)), Turn("user", (TextPart("Which colour?"),))))
+
+A picture, region or other medium is a part where it stands, and no placeholder in a string: which token stands for it is the business of
+the model. A part names what it means by its place among the pictures that go with the prompt (those of the sample), so that dialogues
+can be stored beside the data; or it brings a picture of its own, which cannot be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from diptych.core.errors import DataError
+from diptych.core.image import ImageSource
+from diptych.core.media import MediaItem
+from diptych.core.scene_graph import Box
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A picture: number `place` of those that go with the prompt, or `source`."""
+
+    place: int = 0
+    source: ImageSource | None = None
+
+    def __post_init__(self) -> None:
+        _counted(self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPart:
+    """Another medium: that of the sample by its `name` ("clip", "cloud"), or `item`."""
+
+    name: str
+    item: MediaItem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegionPart:
+    """A box, xyxy in pixels of picture number `place`; `label` is what it is called in the text, "" for no name."""
+
+    box: Box
+    place: int = 0
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        _counted(self.place)
+        x0, y0, x1, y1 = self.box
+        if not (x1 > x0 and y1 > y0):
+            raise DataError(f"box {self.box} has no area", field="box", expected="x0 < x1 and y0 < y1, pixels")
+
+
+Part = TextPart | ImagePart | MediaPart | RegionPart
+Prompt = tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side says."""
+
+    role: Role
+    parts: Prompt
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise DataError(f"unknown role {self.role!r}", field="role", expected=" | ".join(ROLES))
+
+    @property
+    def text(self) -> str:
+        """The words of it, other parts left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """Turns in order: at most one of "system", at the start, then "user" and "assistant" in turn.
+
+    >>> Dialogue((Turn("user", (TextPart("a"),)), Turn("user", (TextPart("b"),))))
+    Traceback (most recent call last):
+        ...
+    diptych.core.errors.DataError: field 'turns': turn 1 is of 'user' (expected 'assistant')
+    """
+
+    turns: tuple[Turn, ...]
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise DataError("a dialogue without turns", field="turns", expected="at least one")
+        start = 1 if self.turns[0].role == "system" else 0
+        for number, turn in enumerate(self.turns[start:]):
+            due = ("user", "assistant")[number % 2]
+            if turn.role != due:
+                raise DataError(f"turn {number + start} is of '{turn.role}'", field="turns", expected=f"'{due}'")
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether it is the assistant's turn."""
+        return self.turns[-1].role == "user"
+
+
+Asked = str | Sequence[Part] | Dialogue
+"""What `Generator.generate` takes for each item: words about its picture, a prompt, or a dialogue that awaits an answer."""
+
+
+def as_prompt(asked: str | Sequence[Part]) -> Prompt:
+    """A prompt as its parts. A string is what is said of the picture that goes with it: the picture first, then the words, if any.
+
+    >>> as_prompt("What is this?")
+    (ImagePart(place=0, source=None), TextPart(text='What is this?'))
+    """
+    if isinstance(asked, str):
+        return (ImagePart(), TextPart(asked)) if asked else (ImagePart(),)
+    return tuple(asked)
+
+
+def as_dialogue(asked: Asked) -> Dialogue:
+    """Anything that may be asked as a dialogue; a prompt is one turn of the user."""
+    return asked if isinstance(asked, Dialogue) else Dialogue((Turn("user", as_prompt(asked)),))
+
+
+def words_about_one_picture(asked: Asked, *, model: str) -> str:
+    """The words of a request to a model that reads one picture and words, and nothing else: the picture may only come first.
+
+    Raises `DataError` where the request holds what such a model would have to leave out.
+    """
+    dialogue = as_dialogue(asked)
+    if len(dialogue.turns) > 1:
+        raise DataError(f"'{model}' takes no dialogue of {len(dialogue.turns)} turns", field="prompt", expected="one prompt")
+    parts = dialogue.turns[0].parts
+    rest = parts[1:] if parts and parts[0] == ImagePart() else parts
+    if odd := next((part for part in rest if not isinstance(part, TextPart)), None):
+        kind = type(odd).__name__
+        raise DataError(f"'{model}' cannot read this {kind}", field="prompt", expected="the picture first, if at all, then words")
+    return "".join(part.text for part in rest if isinstance(part, TextPart))
+
+
+# ---------------------------------------------------------------- stored beside the data
+
+
+def prompt_to_json(prompt: Sequence[Part]) -> list[dict[str, Any]]:
+    """Parts as plain values; `prompt_from_json` gives them back. A part with a picture or medium of its own cannot be stored."""
+    return [_part_to_json(part) for part in prompt]
+
+
+def dialogue_to_json(dialogue: Dialogue) -> list[dict[str, Any]]:
+    return [{"role": turn.role, "content": prompt_to_json(turn.parts)} for turn in dialogue.turns]
+
+
+def prompt_from_json(value: Any) -> Prompt:
+    """Parts from plain values, or words alone from a string. Raises `DataError` that names the part."""
+    if isinstance(value, str):
+        return (TextPart(value),)
+    if not isinstance(value, Sequence):
+        raise DataError(f"a prompt is a {type(value).__name__}", field="content", expected="a string or a list of parts")
+    return tuple(_part_from_json(part, number) for number, part in enumerate(value))
+
+
+def dialogue_from_json(value: Any) -> Dialogue:
+    """A dialogue from a list of ``{"role": ..., "content": ...}``."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise DataError(f"a dialogue is a {type(value).__name__}", field="turns", expected="a list of turns")
+    turns = []
+    for number, turn in enumerate(value):
+        if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn):
+            raise DataError(f"turn {number} is {str(turn)[:60]}", field="turns", expected="role and content")
+        turns.append(Turn(turn["role"], prompt_from_json(turn["content"])))
+    return Dialogue(tuple(turns))
+
+
+def _part_to_json(part: Part) -> dict[str, Any]:
+    match part:
+        case TextPart():
+            return {"type": "text", "text": part.text}
+        case ImagePart(source=None):
+            return {"type": "image", "place": part.place}
+        case MediaPart(item=None):
+            return {"type": "media", "name": part.name}
+        case RegionPart():
+            return {"type": "region", "box": list(part.box), "place": part.place, "label": part.label}
+        case _:
+            raise DataError(f"a {type(part).__name__} with a source of its own cannot be stored", expected="the place of one")
+
+
+def _part_from_json(value: Any, number: int) -> Part:
+    place: Any = value.get("place", 0) if isinstance(value, Mapping) else 0
+    label: Any = value.get("label", "") if isinstance(value, Mapping) else ""
+    match value:
+        case {"type": "text", "text": str(text)}:
+            return TextPart(text)
+        case {"type": "image"} if isinstance(place, int):
+            return ImagePart(place)
+        case {"type": "media", "name": str(name)}:
+            return MediaPart(name)
+        case {
+            "type": "region",
+            "box": [int() | float() as x0, int() | float() as y0, int() | float() as x1, int() | float() as y1],
+        } if isinstance(place, int) and isinstance(label, str):
+            return RegionPart((float(x0), float(y0), float(x1), float(y1)), place, label)
+    raise DataError(f"part {number} is {str(value)[:60]}", field="content", expected="a text, image, media or region")
+
+
+def _counted(place: int) -> None:
+    if place < 0:
+        raise DataError(f"picture {place}", field="place", expected="at least 0: the first picture that goes with the prompt")

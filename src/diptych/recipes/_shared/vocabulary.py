@@ -1,0 +1,26 @@
+"""A vocabulary of word pieces that is learned from the texts a recipe trains on, and the tokeniser that a recipe has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from diptych.core.errors import ConfigError
+from diptych.data.text.tokenize import Tokenizer
+
+
+def learned_vocabulary(texts: Iterable[str], pieces: int) -> str:
+    """Byte pairs of these texts, `pieces` at most, as the JSON that a prepared recipe keeps. The order of the texts does not matter."""
+    return Tokenizer.train(texts, pieces).to_json()
+
+
+def tokenizer_of(source: str, vocabulary: str) -> Tokenizer:
+    """The tokeniser that `source` names: "data" (the learned vocabulary), "clip", or a path. Raises ConfigError before it is learned."""
+    if source == "data" and not vocabulary:
+        raise ConfigError("tokenizer 'data' is learned from the data: call prepare(data) first")
+    return _tokenizer(vocabulary if source == "data" else source)
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(spec: str) -> Tokenizer:
+    return Tokenizer.from_spec(spec)
