@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.flat import flat, pick
+from diptych.cli.flat import changed, flat, pick
 from diptych.cli.output import finish, parse, say
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
@@ -62,13 +62,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _train(name: str, argv: Sequence[str]) -> int:
     kind: Any = RECIPES.load(name)
-    from diptych.core.config import from_plain, to_plain
     from diptych.train.options import TrainOptions
 
     preset = kind.preset(_preset(argv))
     every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions())])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
-    recipe = from_plain(kind, to_plain(pick(kind, args)))
+    recipe = changed(preset, args)
     options = TrainOptions(**{key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")})
     if args.dry_run:
         from diptych.api import estimate
