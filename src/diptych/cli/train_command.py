@@ -73,7 +73,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
         from diptych.api import estimate
 
         cost = estimate(recipe, args.data, options=options, subset=args.subset)
-        return finish(cost, _spoken(cost), args.json)
+        return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
     from diptych.api import train
@@ -96,7 +96,7 @@ def _main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _spoken(cost: dict[str, Any]) -> list[str]:
+def _cost_lines(cost: dict[str, Any]) -> list[str]:
     """The cost of a run for people: minutes, MiB, thousands."""
     lines = []
     for key, value in cost.items():

@@ -53,7 +53,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         for option in args:
             with suppress(ConfigError):
                 return _coerce(option, value, where)
-        raise ConfigError(f"{where} is {value!r} (expected {' | '.join(_said(option) for option in args)})")
+        raise ConfigError(f"{where} is {value!r} (expected {' | '.join(_type_name(option) for option in args)})")
     if origin is typing.Literal:
         if value in args:
             return value
@@ -86,7 +86,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _said(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     """A type in words: its name, the values of a Literal, "nothing" for None."""
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(str, typing.get_args(hint)))

@@ -24,7 +24,7 @@ Admit = Callable[[int, int], None]
 """Gets width and height before anything is decoded; what it raises ends the question."""
 PIECE = 1 << 20
 ENVIRONMENT = ("PATH", "PYTHON", "LD_", "LANG", "LC_", "TMP", "HOME", "VIRTUAL_ENV")
-"""What a decoder is told of the environment: the token of the service is none of its business."""
+"""What a decoder gets of the environment: the token of the service is none of its business."""
 MODULE = "diptych.data.media.decode_child"
 
 

@@ -127,7 +127,7 @@ class DetectorShape:
 
 @dataclass(frozen=True, slots=True)
 class PairSet(PairPredictions):
-    """What a relation detector says, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
+    """What a relation detector predicts, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
     image without its padding; logits are raw: a softmax over C for entities, R sigmoids for relations.
 
     relation_text_RD   the relation texts as encoded, before they met any image: what label similarity is measured by
@@ -144,8 +144,8 @@ class RelationDetector(nn.Module):
     >>> shape = DetectorShape(width=32, heads=2, mlp_width=32, levels=2, encoder_layers=1, decoder_layers=1, pairs=3,
     ...     fusion_before=(0,), fusion_width=32, language_heads=2, language_mlp=32)
     >>> detector = RelationDetector(detection_backbone("conv_tiny"), label_encoder("vectors", width=16), shape)
-    >>> said = detector(torch.rand(1, 3, 64, 64), torch.rand(5, 16), entities=3)
-    >>> list(said.relation_logit_BSQR.shape)
+    >>> found = detector(torch.rand(1, 3, 64, 64), torch.rand(5, 16), entities=3)
+    >>> list(found.relation_logit_BSQR.shape)
     [1, 1, 3, 2]
     """
 

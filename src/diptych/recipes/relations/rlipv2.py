@@ -179,7 +179,7 @@ class RLIPv2(GraphRecipe):
         )
 
     def features(self, model: RelationDetector, batch: GraphBatch) -> PairSet:
-        said: PairSet = model(
+        predicted: PairSet = model(
             batch.image_BCHW,
             batch.text_TL,
             batch.text_mask_TL,
@@ -187,7 +187,7 @@ class RLIPv2(GraphRecipe):
             pixel_BHW=None if self.square else batch.pixel_BHW,
             given=batch.given_pairs() if self.shape.given else None,
         )
-        return said
+        return predicted
 
     def losses(self, features: PairSet, batch: GraphBatch) -> dict[str, Tensor]:
         return self._terms(features, batch)[0]
