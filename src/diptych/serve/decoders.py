@@ -26,7 +26,7 @@ PIECE = 1 << 20
 START_SECONDS = 30.0
 """Of a process; they do not count as time of its first picture."""
 ENVIRONMENT = ("PATH", "PYTHON", "LD_", "LANG", "LC_", "TMP", "HOME", "VIRTUAL_ENV")
-"""What a decoder is told of the environment: the token of the service is none of its business."""
+"""What a decoder gets of the environment: the token of the service is none of its business."""
 MODULE = "diptych.data.media.decode_child"
 
 

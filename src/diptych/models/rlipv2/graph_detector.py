@@ -105,7 +105,7 @@ class GraphDetector:
             return [scene_graph(row, size, lists.objects, lists.relations) for row, size in kept]
         lists, graphs = LabelLists.asked(objects), []
         for part, size_B in self._batches(images, batch_size):
-            graphs += entity_graphs(self._said(part, lists), size_B, lists.objects, top=top)
+            graphs += entity_graphs(self._predicted(part, lists), size_B, lists.objects, top=top)
         return [_above(graph, threshold) for graph in graphs]
 
     detect_rule: ClassVar[dict[str, str]] = {
@@ -149,7 +149,7 @@ class GraphDetector:
             raise DataError("the list is empty", field="relations", expected="at least one relation to look for")
         found: list[tuple[Triplets, tuple[int, int]]] = []
         for part, size_B in self._batches(images, batch_size):
-            best = best_triplets(self._said(part, lists), top=top, rule=rule, possible_CR=possible_CR)
+            best = best_triplets(self._predicted(part, lists), top=top, rule=rule, possible_CR=possible_CR)
             found += zip(best, size_B, strict=True)
         return found
 
@@ -197,8 +197,8 @@ class GraphDetector:
                 label_R[object_N][None],
                 torch.ones(1, len(part), dtype=torch.bool),
             )
-            said = self._said([pixels_HWC], lists, given)
-            score_NR = said.relation_logit_BSQR[0, -1].sigmoid().cpu()
+            predicted = self._predicted([pixels_HWC], lists, given)
+            score_NR = predicted.relation_logit_BSQR[0, -1].sigmoid().cpu()
             best = score_NR.flatten().sort(descending=True, stable=True).indices[: top or None]
             for place in best.tolist():
                 pair, relation = divmod(place, len(lists.relations))
@@ -207,21 +207,21 @@ class GraphDetector:
         edges.sort(key=lambda edge: -edge.confidence)
         return SceneGraph(tuple(regions), tuple(edges[: top or None]))
 
-    def _said(self, images: Sequence[Pixels], lists: LabelLists, given: Pairs | None = None) -> PairSet:
+    def _predicted(self, images: Sequence[Pixels], lists: LabelLists, given: Pairs | None = None) -> PairSet:
         image_BCHW, pixel_BHW = self.images(images)
         with self._ready() as device:
             ids, mask = self.texts(lists.texts)
             text_TD = self.model.labels(ids.to(device), None if mask is None else mask.to(device))
             if given is not None:
                 given = given.to(device)
-            said: PairSet = self.model.detect(
+            predicted: PairSet = self.model.detect(
                 image_BCHW.to(device),
                 text_TD,
                 entities=lists.background + 1,
                 pixel_BHW=None if pixel_BHW is None else pixel_BHW.to(device),
                 given=given,
             )
-        return said
+        return predicted
 
     def _batches(self, images: Sequence[ImageSource], batch_size: int) -> Iterator[tuple[list[Pixels], list[tuple[int, int]]]]:
         if self.model.shape.given:

@@ -34,26 +34,35 @@ Fusion = Literal["alif", "late", "none"]
 class DetectorShape:
     """Everything about a `RelationDetector` but its backbone and label encoder. Defaults: RLIPv2-ParSeDA, as published.
 
-    variant          parse: on DETR; parsed: on Deformable DETR; parseda: on DAB-Deformable-DETR
+    variant          parse (on DETR), parsed (Deformable DETR), parseda (DAB-Deformable-DETR)
     pairs            Q, pair queries (the published 200 queries are 100 pairs)
-    given            queries are given regions (R-Tagger); given_point: with the released wiring (`GivenQueries`)
-    hide_twins       see `GivenQueries`: "training" as released
-    relation_start   what relation queries start from, and with it where they say to be (`RelationDecoder`). Published: "both", a tagger
-                     with ResNet "slots"; "fused" is released too. None: "both", but for given pairs "fused" at the pair's own box
-    fusion           alif: in the encoder; late: behind the decoders; none
-    fusion_before    encoder depths before which ALIF meets the labels
+    given            queries are given regions (R-Tagger)
+    given_point      with the released wiring of given boxes (`GivenQueries`)
+    hide_twins       when slots of the same given region hide from each other: always; training (as released); never
+    relation_start   what relation queries start from, and with it where they say to be (`RelationDecoder`): both (published), slots (a
+                     released tagger with ResNet), fused; none: both, but for given pairs fused at the pair's own box
+    width, heads, mlp_width   of encoder and decoders
+    encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
+    branches         of the fusion of subject and object
+    dropout          in encoder and decoders
+    norm_groups      of the GroupNorms in the pyramid (`FeaturePyramid`); none: the published 32 at the published width
+    centred          positions at pixel centres (`map_sine`): Swin as released; not ResNet
+    in_padded        positions of boxes in the padded image (`BoxPosition`), as released
+    relation_boxes   frozen box heads of the relation decoder (`RelationDecoder`), as released: they matter only with a checkpoint's
+                     weights; parse, which has no references, has none
+    fusion           alif (in the encoder), late (behind the decoders, RLIPv1), none
+    fusion_before    encoder layers before which image and labels meet
+    fusion_width, fusion_dropout   of a meeting, all heads together
+    coarsest_only    only the coarsest level meets the labels
     released_masks   attention masks as the release applies them: labels read padded places of the coarsest level, and in training texts
                      whose encoded numbers sum to 0 or less (its test for padding, which about half of all texts fail) are hidden
                      from other texts and, under late fusion, from queries. False: padding is hidden, texts never
-    fusion_width     of all heads of a meeting; language_heads, language_mlp: of the layers among labels behind it
-    gate, gate_start see `language_fusion.Gate`; None starts it at 1 / levels
+    gate             how much of what was read gets in (`language_fusion.Gate`); published: one learned number a direction
+    gate_start       its first value; none: 1 / levels
+    language_layers, language_heads, language_mlp   of the layers among labels behind each meeting
     layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
                      off, or under another fusion: all against the last
-    text_scale       see `LabelClassifier`
-    norm_groups      see `feature_pyramid.FeaturePyramid`; None is the published 32 at the published width
-    centred          see `sine_position.map_sine`: True for Swin, False for ResNet as released
-    in_padded        see `pair_decoder.BoxPosition`: True as released
-    relation_boxes   see `pair_decoder.RelationDecoder`: True as released (not with parse, which has no references)
+    text_scale       reach of the logits at the start (`LabelClassifier`); narrow models need more than the published 1/2
     """
 
     variant: Variant = "parseda"
@@ -73,8 +82,8 @@ class DetectorShape:
     dropout: float = 0.0
     norm_groups: int | None = None
     centred: bool = False
-    in_padded: bool = False
-    relation_boxes: bool = False
+    in_padded: bool = True
+    relation_boxes: bool = True
     fusion: Fusion = "alif"
     fusion_before: tuple[int, ...] = (0, 2, 4)
     fusion_width: int = 2048
@@ -118,7 +127,7 @@ class DetectorShape:
 
 @dataclass(frozen=True, slots=True)
 class PairSet(PairPredictions):
-    """What a relation detector says, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
+    """What a relation detector predicts, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
     image without its padding; logits are raw: a softmax over C for entities, R sigmoids for relations.
 
     relation_text_RD   the relation texts as encoded, before they met any image: what label similarity is measured by
@@ -135,8 +144,8 @@ class RelationDetector(nn.Module):
     >>> shape = DetectorShape(width=32, heads=2, mlp_width=32, levels=2, encoder_layers=1, decoder_layers=1, pairs=3,
     ...     fusion_before=(0,), fusion_width=32, language_heads=2, language_mlp=32)
     >>> detector = RelationDetector(detection_backbone("conv_tiny"), label_encoder("vectors", width=16), shape)
-    >>> said = detector(torch.rand(1, 3, 64, 64), torch.rand(5, 16), entities=3)
-    >>> list(said.relation_logit_BSQR.shape)
+    >>> found = detector(torch.rand(1, 3, 64, 64), torch.rand(5, 16), entities=3)
+    >>> list(found.relation_logit_BSQR.shape)
     [1, 1, 3, 2]
     """
 
