@@ -36,7 +36,6 @@ from diptych.data.ragged import (
 )
 
 Ints = npt.NDArray[np.int64]
-
 IDENTITY = ("uid", "group", "licence", "source")
 STORED = ("shard", "image_offset", "image_size", "image_format", "width", "height", "sha256", "status")
 """Columns that `build` fills in. They are read with `column`, and are not among the extras of a sample."""
