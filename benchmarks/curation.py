@@ -103,7 +103,8 @@ def pool_of(rows: int):
 
     from diptych.data.dataset import Pool
     from diptych.data.media.images import Objects
-    from diptych.data.ragged import Ragged, Texts
+    from diptych.data.ragged import Ragged
+    from diptych.data.texts import Texts
 
     said, words = made_up(rows)
     for row in range(10, rows, 10):

@@ -16,7 +16,7 @@ from diptych.core.image import BytesImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.inspect import inspect
-from diptych.data.media.decode import _on_white, decode, probe
+from diptych.data.media.decode import decode, on_white, probe
 from diptych.data.media.jpeg_scans import scan_count
 from diptych.data.shards.build import build
 
@@ -99,7 +99,7 @@ def test_stripes_of_transparency_are_the_picture(monkeypatch: pytest.MonkeyPatch
     whole = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
     for pixels in (1, 100, 1 << 20):
         monkeypatch.setattr("diptych.data.media.decode.STRIPE", pixels)
-        assert np.array_equal(_on_white(rgba), whole)
+        assert np.array_equal(on_white(rgba), whole)
 
 
 def bombed(folder: Path) -> Path:

@@ -177,7 +177,7 @@ def test_a_large_pool_is_small() -> None:
     """200,000 rows: what belongs to a row is a number in a column, not an object."""
     n = 200_000
     from diptych.data.media.images import LooseFiles
-    from diptych.data.ragged import Texts
+    from diptych.data.texts import Texts
 
     uids = pa.array([f"{i:09d}" for i in range(n)])
     table = pa.table({"uid": uids, "string": [f"a caption of picture {i}" for i in range(n)]})

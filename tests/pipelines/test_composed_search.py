@@ -4,38 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from stand_ins import ITEMS, SPACE, HandMade, bag, image
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.core.image import ArrayImage
 from diptych.index.exact import ExactIndex
 from diptych.pipelines.composed_search import ComposedSearch, compose
-
-WORDS = ("circle", "square", "red", "blue", "hat")
-ITEMS = ("red circle", "blue circle", "red square", "blue square", "red circle hat", "blue circle hat")
-
-
-def bag(text: str) -> np.ndarray:
-    vector = np.array([float(word in text.split()) for word in WORDS], np.float32)
-    return vector / np.linalg.norm(vector)
-
-
-class HandMade:
-    """Texts and images are sums of their words' directions; an image carries its words in its name."""
-
-    name, fingerprint = "hand-made", "1"
-
-    def embed_images(self, images, *, batch_size: int = 64) -> np.ndarray:
-        return np.stack([bag(image.name) for image in images])
-
-    def embed_texts(self, texts, *, batch_size: int = 256) -> np.ndarray:
-        return np.stack([bag(text) for text in texts])
-
-
-def image(words: str) -> ArrayImage:
-    return ArrayImage(np.zeros((2, 2, 3), np.uint8), words)
-
-
-SPACE = np.stack([bag(item) for item in ITEMS])
 
 
 def found(weight: float, words: str, text: str) -> str:

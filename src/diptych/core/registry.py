@@ -196,7 +196,7 @@ PIPELINES = Registry(
     "pipeline",
     "diptych.pipelines",
     {
-        "alignment": ("diptych.pipelines.alignment:align", "which parts of a picture a text is about"),
+        "alignment": ("diptych.pipelines.alignment:Align", "which parts of a picture a text is about"),
         "composed_search": (
             "diptych.pipelines.composed_search:ComposedSearch",
             "a picture and a text together: 'this, but at night'",

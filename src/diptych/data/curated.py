@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from diptych.core.errors import DataError
 from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
-from diptych.data.ragged import RELATION_SCHEMA
+from diptych.data.regions import RELATION_SCHEMA
 
 MARK = "curation.json"
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}

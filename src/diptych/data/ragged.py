@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,31 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.errors import DataError
-from diptych.core.sample import ORIGINS, Text
-from diptych.core.scene_graph import Region, Relation
 
 Ints = npt.NDArray[np.int64]
-
-TEXT_SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "string", "language", "origin")])
-REGION_SCHEMA = pa.schema(
-    [
-        ("uid", pa.string()),
-        *((name, pa.float64()) for name in ("x0", "y0", "x1", "y1")),
-        ("label", pa.string()),
-        ("attributes", pa.list_(pa.string())),
-        ("score", pa.float64()),
-        ("mask", pa.string()),
-    ]
-)
-RELATION_SCHEMA = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("subject", pa.int32()),
-        ("predicate", pa.string()),
-        ("object", pa.int32()),
-        ("confidence", pa.float64()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +49,7 @@ class Ragged:
         """
         start_N1, columns = np.zeros(1, np.int64), list[pa.Array]()
         for column in names.values():
-            lists = _one_chunk(table.column(column))
+            lists = one_chunk(table.column(column))
             lengths = pc.fill_null(pc.list_value_length(lists), 0)
             own_N1 = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64)
             if not columns:
@@ -91,7 +67,7 @@ class Ragged:
 
     def column(self, name: str) -> pa.Array:
         """All records of one column."""
-        return _one_chunk(self.table[name])
+        return one_chunk(self.table[name])
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
         """All records of one column of numbers without gaps."""
@@ -152,111 +128,8 @@ def with_records(old: Ragged | None, table: pa.Table, uids: pa.Array, *, replace
     return old.merged(new)
 
 
-class Texts:
-    """The texts of every row. `of(row)` is on the path of every batch, so languages and origins are small numbers here."""
-
-    __slots__ = ("_languages", "_languages_R", "_origins_R", "_strings", "ragged")
-
-    def __init__(self, ragged: Ragged) -> None:
-        """`ragged.table` has the columns string, language and origin, without gaps in `string`."""
-        self.ragged = ragged
-        table = ragged.table
-        self._strings = _one_chunk(table["string"])
-        if self._strings.null_count:
-            raise DataError(f"{self._strings.null_count} texts are null", field="string", expected="a string in every row")
-        languages = _one_chunk(table["language"]).fill_null("").dictionary_encode()
-        self._languages: tuple[str, ...] = tuple(languages.dictionary.to_pylist())
-        self._languages_R = languages.indices.to_numpy(zero_copy_only=False)
-        origins = _one_chunk(table["origin"])
-        code = pc.index_in(origins, value_set=pa.array(ORIGINS, origins.type))
-        if code.null_count:
-            wrong = origins.filter(pc.is_null(code))[0].as_py()
-            raise DataError(f"unknown origin {wrong!r}", field="origin", expected=" | ".join(ORIGINS))
-        self._origins_R = code.to_numpy(zero_copy_only=False).astype(np.uint8)
-
-    @classmethod
-    def from_lists(cls, texts: Iterable[Sequence[Text]]) -> Texts:
-        start, strings, languages, origins = [0], [], [], []
-        for row in texts:
-            for text in row:
-                strings.append(text.string)
-                languages.append(text.language)
-                origins.append(text.origin)
-            start.append(len(strings))
-        try:
-            utf8 = pa.array(strings, pa.large_string())
-        except UnicodeEncodeError as error:
-            raise DataError(f"text {error.object!r} holds half a surrogate pair", field="texts", expected="characters") from error
-        arrays = [utf8, pa.array(languages, pa.string()), pa.array(origins, pa.string())]
-        return cls(Ragged(np.array(start, np.int64), pa.table(arrays, ["string", "language", "origin"])))
-
-    @classmethod
-    def by_uid(cls, table: pa.Table, uids: pa.Array) -> Texts:
-        return cls(Ragged.by_uid(text_table(table), uids))
-
-    def of(self, row: int) -> tuple[Text, ...]:
-        start, stop = self.ragged.start_N1[row : row + 2].tolist()
-        return tuple(
-            Text(
-                self._strings[record].as_py(),
-                self._languages[self._languages_R[record]],
-                ORIGINS[self._origins_R[record]],
-            )
-            for record in range(start, stop)
-        )
-
-    def counts(self) -> Ints:
-        return np.diff(self.ragged.start_N1)
-
-
-def text_table(table: pa.Table) -> pa.Table:
-    """A uid-keyed table of texts with every column there: language "" and origin "caption" unless given."""
-    filled = {"language": "", "origin": "caption"}
-    columns = {"uid": table["uid"].cast(pa.string()), "string": table["string"].cast(pa.large_string())}
-    for name, default in filled.items():
-        if name in table.column_names:
-            columns[name] = table[name].cast(pa.string()).fill_null(default)
-        else:
-            columns[name] = pa.array([default] * len(table), pa.string())
-    return pa.table(columns)
-
-
-def region_records(uid: str, regions: Iterable[Region]) -> list[dict[str, Any]]:
-    return [
-        {
-            "uid": uid,
-            **dict(zip(("x0", "y0", "x1", "y1"), map(float, region.box), strict=True)),
-            "label": region.label,
-            "attributes": list(region.attributes),
-            "score": region.score,
-            "mask": None if region.mask is None else json.dumps(region.mask, ensure_ascii=False),
-        }
-        for region in regions
-    ]
-
-
-def relation_records(uid: str, relations: Iterable[Relation]) -> list[dict[str, Any]]:
-    return [
-        {"uid": uid, "subject": r.subject, "predicate": r.predicate, "object": r.object, "confidence": r.confidence}
-        for r in relations
-    ]
-
-
-def region_of(record: dict[str, Any]) -> Region:
-    return Region(
-        (record["x0"], record["y0"], record["x1"], record["y1"]),
-        record["label"],
-        tuple(record["attributes"] or ()),
-        record["score"],
-        None if record["mask"] is None else json.loads(record["mask"]),
-    )
-
-
-def relation_of(record: dict[str, Any]) -> Relation:
-    return Relation(record["subject"], record["predicate"], record["object"], record["confidence"])
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
     if not isinstance(column, pa.ChunkedArray):
         return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which would copy even a single chunk

@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from diptych.core.contracts import Embedder, TokenEmbedder, Unit
+from diptych.core.contracts import Embedder, Role, TokenEmbedder, Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.decode import Pixels, decode
@@ -45,6 +45,57 @@ class Alignment:
     words: tuple[str, ...]
     weight_WHW: npt.NDArray[np.float32]
     box: Share
+
+    def lines(self) -> list[str]:
+        """The score, then of each word where its weight is highest, as row and column of the grid from 1."""
+        rows, columns = self.weight_WHW.shape[1:]
+        width = max(map(len, self.words))
+        best_W = self.weight_WHW.reshape(len(self.words), -1).argmax(axis=1)
+        places = [(1 + int(best) // columns, 1 + int(best) % columns) for best in best_W]
+        return [
+            f"score {self.score:.3f}, by {self.method} on a grid of {rows} x {columns}",
+            *(
+                f"  {word:<{width}}  {grid_HW.max():6.3f} in row {row}, column {column}"
+                for word, grid_HW, (row, column) in zip(self.words, self.weight_WHW, places, strict=True)
+            ),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        rows, columns = self.weight_WHW.shape[1:]
+        weights = self.weight_WHW.astype(float).round(5).tolist()
+        sizes = {"rows": rows, "columns": columns, "box": list(self.box)}
+        return {"method": self.method, "score": self.score, "words": list(self.words), "weights": weights, **sizes}
+
+
+@dataclass(frozen=True)
+class TextOnPicture:
+    """What is laid over what.
+
+    image  the picture
+    text   what is said of it
+    """
+
+    image: ImageSource
+    text: str
+
+
+@dataclass(frozen=True)
+class Align:
+    """Which parts of a picture each word of a text goes with.
+
+    model  that embeds both; patches and words, or pictures and texts
+    grid   parts a side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
+    """
+
+    slug: ClassVar[str] = "alignment"
+    roles: ClassVar[tuple[Role, ...]] = (Role("model", TokenEmbedder | Embedder, "the model that is asked"),)
+    request: ClassVar[type] = TextOnPicture
+
+    model: TokenEmbedder | Embedder
+    grid: int = 7
+
+    def run(self, request: TextOnPicture) -> Alignment:
+        return align(self.model, request.image, request.text, grid=self.grid)
 
 
 def align(model: Any, image: ImageSource, text: str, *, grid: int = 7) -> Alignment:

@@ -12,20 +12,14 @@ vectors, or on embeddings in memory. Nothing is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from diptych.core.contracts import Embedder, Unit
+from diptych.core.contracts import Embedder, Role, Unit, VectorIndex
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.core.image import ImageSource
-
-
-class VectorIndex(Protocol):
-    """What a search needs of an index: the k nearest items to each query row, best first."""
-
-    def search_vectors(self, query_QD: Unit, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Any]: ...
 
 
 def compose(image_ND: Unit, text_ND: Unit, weight: float = 2.0) -> Unit:
@@ -52,22 +46,71 @@ def _unit(x_ND: Unit) -> Unit:
 
 
 @dataclass(frozen=True)
+class Composition:
+    """What is looked for.
+
+    image  the picture that the answers should resemble
+    text   what they should have beside, or lack with a negative weight
+    k      how many answers
+    """
+
+    image: ImageSource
+    text: str
+    k: int = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """The index's hits, best first; for embeddings in memory, (row, cosine) pairs."""
+
+    hits: tuple[Any, ...]
+
+    def lines(self) -> list[str]:
+        return [f"{score:6.3f}  {name}  {words}" for name, score, words in map(_told, self.hits)] or ["nothing found"]
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [{"row": hit[0], "score": hit[1]} if isinstance(hit, tuple) else asdict(hit) for hit in self.hits]
+        return {"hits": rows}
+
+
+def _told(hit: Any) -> tuple[str, float, str]:
+    if isinstance(hit, tuple):
+        return f"row {hit[0]}", hit[1], ""
+    return hit.uid, hit.score, hit.payload.get("text") or hit.payload.get("caption") or ""
+
+
+@dataclass(frozen=True)
 class ComposedSearch:
-    """weight  of the text beside the image; negative removes what the text names
+    """Search with a picture and a text together.
+
+    embedder  what embeds the query; None is the model that the index is open with
+    index     where to search
+    weight    of the text beside the image; negative removes what the text names
 
     >>> search = ComposedSearch(model, index)                          # doctest: +SKIP
     >>> search(photo, "at night", k=5)                                 # doctest: +SKIP
     """
 
     slug: ClassVar[str] = "composed_search"
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("index", VectorIndex, "the index to search"),
+        Role("embedder", Embedder, "what embeds the query, where that is not the index's own model", optional=True),
+    )
+    request: ClassVar[type] = Composition
 
-    embedder: Embedder
+    embedder: Embedder | None
     index: VectorIndex | Unit
     weight: float = 2.0
 
     def query(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Unit:
         """Query vectors [N, D] for pairs of an image and a text."""
-        return compose(self.embedder.embed_images(images), self.embedder.embed_texts(texts), self.weight)
+        embedder = self.embedder if self.embedder is not None else getattr(self.index, "embedder", None)
+        if embedder is None:
+            raise ConfigError("nobody embeds the query: the index is open without its model (expected an embedder)")
+        return compose(embedder.embed_images(images), embedder.embed_texts(texts), self.weight)
+
+    def run(self, request: Composition) -> Found:
+        return Found(tuple(self(request.image, request.text, k=request.k)))
 
     def __call__(self, image: ImageSource, text: str, *, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Any]:
         """The index's hits; for embeddings in memory, (row, cosine) pairs, best first, equal ones by row."""

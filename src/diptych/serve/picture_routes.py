@@ -87,10 +87,7 @@ def add(app: FastAPI, service: Service) -> None:
         found: Alignment = await service.ask(
             side.model, lambda t, i: align(side.model, picture, text, grid=request.grid), inside=[picture], times=times
         )
-        rows, columns = found.weight_WHW.shape[1:]
-        sizes = {"rows": rows, "columns": columns, "box": list(found.box)}
-        weights = plain(found.weight_WHW.astype(float).round(5).tolist())
-        return Json({"method": found.method, "score": found.score, "words": list(found.words), "weights": weights, **sizes})
+        return Json(plain(found.to_json()))
 
 
 async def _picture(service: Service, encoded: str | None, uid: str | None) -> ImageSource:

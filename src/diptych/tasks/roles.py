@@ -1,4 +1,4 @@
-"""The models that a task asks beside the one that is evaluated: opened from addresses, checked, and handed over by name."""
+"""Whom a task asks beside the model that is evaluated, and whom a pipeline asks: opened from addresses, checked, handed over by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.core.contracts import AsksOthers, Role, Task
+from diptych.core.contracts import AsksOthers, Role, Task, VectorIndex
 from diptych.core.errors import ConfigError, RunError
 from diptych.models.io.opened import open_address, require
 
@@ -22,21 +22,26 @@ def cast(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     given  models, lists of models for a role of many, or addresses of them
     Raises ConfigError for a role that nobody fills, a name that is no role, or a model without the capability.
     """
-    roles = {role.name: role for role in roles_of(task)}
-    if unknown := sorted(set(given) - set(roles)):
-        raise ConfigError(
-            f"task '{task.name}' asks for no {unknown[0]} (it asks for {', '.join(roles) or 'nobody'} beside the model)"
-        )
-    return {name: _filled(task, role, given.get(name)) for name, role in roles.items()}
+    return filled(roles_of(task), given, who=f"task '{task.name}'", beside=" beside the model")
 
 
-def _filled(task: Task, role: Role, given: Any) -> Any:
-    if given is None or given == "":
-        what = "FOLDER" if role.many else "MODEL"
-        raise ConfigError(
-            f"task '{task.name}' asks for {role.name}: {role.about} (expected --{role.name.replace('_', '-')} {what})"
-        )
-    who = f"task '{task.name}' for its {role.name}"
+def filled(roles: Sequence[Role], given: Mapping[str, Any], *, who: str, beside: str = "") -> dict[str, Any]:
+    """The same for any list of roles. who, beside: for messages."""
+    names = [role.name for role in roles]
+    if unknown := sorted(set(given) - set(names)):
+        raise ConfigError(f"{who} asks for no {unknown[0]} (it asks for {', '.join(names) or 'nobody'}{beside})")
+    return {role.name: _filled(role, given.get(role.name), who) for role in roles}
+
+
+def _filled(role: Role, given: Any, asker: str) -> Any:
+    if given is None or (isinstance(given, str) and given == ""):
+        if role.optional:
+            return None
+        what = "FOLDER" if role.many else "INDEX" if role.needs is VectorIndex else "MODEL"
+        raise ConfigError(f"{asker} asks for {role.name}: {role.about} (expected --{role.name.replace('_', '-')} {what})")
+    who = f"{asker} for its {role.name}"
+    if role.needs is VectorIndex and isinstance(given, str | Path):
+        raise ConfigError(f"{who} got the address {given} (expected an open index: diptych.open_index)")
     if not role.many:
         model = open_address(given) if isinstance(given, str | Path) else given
         require(model, role.needs, who=who)

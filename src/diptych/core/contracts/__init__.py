@@ -16,11 +16,13 @@ from diptych.core.contracts.capabilities import (
     Segmenter,
     TokenEmbedder,
     Unit,
+    VectorIndex,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws
 from diptych.core.contracts.engine import Acting, Engine, Outcome, Preferring, Solvable, Trainer
 from diptych.core.contracts.optimiser import Optimiser, Rule
+from diptych.core.contracts.pipeline import Answer, Pipeline
 from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
@@ -28,6 +30,7 @@ from diptych.core.contracts.task import Task, TaskByItem
 
 __all__ = [
     "Acting",
+    "Answer",
     "AsksOthers",
     "Batch",
     "ClipEmbedder",
@@ -47,6 +50,7 @@ __all__ = [
     "Operator",
     "Optimiser",
     "Outcome",
+    "Pipeline",
     "PointEmbedder",
     "Preferring",
     "Recipe",
@@ -62,4 +66,5 @@ __all__ = [
     "TokenEmbedder",
     "Trainer",
     "Unit",
+    "VectorIndex",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from diptych.core.image import ImageSource
+from diptych.core.media import MediaItem
 from diptych.core.prompt import Asked
 from diptych.core.scene_graph import Region, SceneGraph
 
@@ -110,9 +111,17 @@ class PointEmbedder(Protocol):
 
 @runtime_checkable
 class ClipEmbedder(Protocol):
-    """Videos, each a sequence of frames, into the space of the texts."""
+    """Videos into the space of the texts: media of the kind "clip", frames or one animated file, of which the model decodes as many
+    frames as it reads."""
 
-    def embed_clips(self, clips: Sequence[Sequence[ImageSource]]) -> Unit: ...
+    def embed_clips(self, clips: Sequence[MediaItem]) -> Unit: ...
+
+
+@runtime_checkable
+class VectorIndex(Protocol):
+    """The k nearest items to each query row, best first."""
+
+    def search_vectors(self, query_QD: Unit, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Any]: ...
 
 
 class Deployable(Protocol):

@@ -22,7 +22,8 @@ class Task(Protocol):
     needs: ClassVar[type]
     main: ClassVar[str]
 
-    def predict(self, model: Any, data: Dataset) -> pa.Table: ...
+    def predict(self, model: Any, data: Dataset, *args: Any, **roles: Any) -> pa.Table:
+        """A row an item. A task with roles takes their models by keyword: ``def predict(self, model, data, *, judge: Generator)``."""
 
     def score(self, records: pa.Table) -> Result: ...
 

@@ -23,9 +23,11 @@ from diptych.data.graphs.fields import split_of
 from diptych.data.graphs.find import ImageFinder, load_list, size_of
 from diptych.data.media.images import LooseFiles
 from diptych.data.quarantine import Bad
-from diptych.data.ragged import REGION_SCHEMA, RELATION_SCHEMA, Ragged, Texts
+from diptych.data.ragged import Ragged
 from diptych.data.read.naming import uids_of
 from diptych.data.read.rows import Rows, is_json
+from diptych.data.regions import REGION_SCHEMA, RELATION_SCHEMA
+from diptych.data.texts import Texts
 
 ROUNDING = 1.0  # pixels
 PATIENCE = 50  # images that are missing at the start before the folder is taken to be the wrong one

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.data.dataset import Pool
-from diptych.data.ragged import RELATION_SCHEMA
+from diptych.data.regions import RELATION_SCHEMA
 
 SHOWN = 8  # names in a line
 RARE = 10  # relations of a predicate below which it is called rare, as HICO-DET does

@@ -57,7 +57,8 @@ def drawn(point_P3: Points, side: int) -> Pixels:
     turn, tilt = np.pi / 4, np.pi / 6
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    centred = point_P3 - (point_P3.min(0) + point_P3.max(0)) / 2
+    place_P3 = point_P3.astype(np.float64)
+    centred = place_P3 - (place_P3.min(0) + place_P3.max(0)) / 2
     radius = float(np.linalg.norm(centred, axis=1).max()) or 1.0
     seen_P3 = centred / radius @ (about_x @ about_z).T  # x right, y away from the viewer, z up
     column, row = (((1 + seen) / 2 * (side - 1)).round().astype(int) for seen in (seen_P3[:, 0], -seen_P3[:, 2]))
@@ -73,7 +74,8 @@ def _checked(array: npt.NDArray[Any], item: MediaItem, limit: MediaLimit) -> Poi
         came = f"{array.dtype} {list(array.shape)}"
         raise DecodeError(f"holds {came}", expected="numbers [points, 3 + features]", **place)
     refuse_elements(len(array), "points", item, limit)
-    points: Points = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
+        points: Points = array.astype(np.float32)
     if wrong := int((~np.isfinite(points)).any(axis=1).sum()):
         raise DecodeError(f"{wrong:,} of {len(points):,} points are not finite", **place)
     return points

@@ -87,6 +87,8 @@ def read_npy(data: bytes, item: MediaItem, limit: MediaLimit, unit: str) -> npt.
         raise DecodeError("holds Python objects, which are never unpickled", expected="an array of numbers", **place_of(item))
     if dtype.kind not in "biuf":
         raise DecodeError(f"holds {dtype}", expected="whole numbers, floats or bools", **place_of(item))
+    if any(isinstance(side, bool) or side < 0 for side in shape):
+        raise DecodeError(f"its shape is {list(shape)}", expected="counts", **place_of(item))
     count = math.prod(shape)
     refuse_elements(count, unit, item, limit)
     there, needed = len(data) - file.tell(), count * dtype.itemsize

@@ -17,15 +17,17 @@ import pyarrow.compute as pc
 
 from diptych.core.errors import DataError
 from diptych.data.columns import column_of
-from diptych.data.dataset import IDENTITY, STORED, Pool
+from diptych.data.dataset import Pool
 from diptych.data.media.images import Blobs, Images, LooseFiles, Objects
 from diptych.data.media.table import Media
+from diptych.data.metadata import IDENTITY, STORED
 from diptych.data.quarantine import Bad
-from diptych.data.ragged import Ragged, Texts
+from diptych.data.ragged import Ragged
 from diptych.data.read.media import column_media
 from diptych.data.read.naming import uid_of, uids_of
 from diptych.data.read.rows import is_json
 from diptych.data.read.wanted import ORIGINS, Chosen, Wanted, choose
+from diptych.data.texts import Texts
 
 Ints = npt.NDArray[np.int64]
 

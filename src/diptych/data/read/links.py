@@ -20,8 +20,9 @@ from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
 from diptych.data.media.images import Objects
 from diptych.data.quarantine import Bad
-from diptych.data.ragged import Ragged, Texts
+from diptych.data.ragged import Ragged
 from diptych.data.read.wanted import IMAGE_NAMES
+from diptych.data.texts import Texts
 
 TEXT = ("caption", "text", "alt", "alt_text", "title")
 ADDRESS = ("url", "image_url")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from diptych.data.columns import column_of
-from diptych.data.dataset import JSON
+from diptych.data.metadata import JSON
 
 PIECE = 10_000
 

@@ -34,12 +34,14 @@ from diptych.core.errors import DataError, RunError
 from diptych.core.files import write_json
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
-from diptych.data.dataset import JSON, Pool
+from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
 from diptych.data.media.table import MEDIA_SCHEMA, MediaTable
+from diptych.data.metadata import JSON
 from diptych.data.quarantine import Bad, first_lines, read_quarantine, write_quarantine
-from diptych.data.ragged import Ragged, Texts
+from diptych.data.ragged import Ragged
 from diptych.data.shards.write import ShardWriter, Stored, store_shard
+from diptych.data.texts import Texts
 
 FORMAT = 1
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from types import UnionType
+from typing import Any, Protocol, get_args
 
 from diptych.core.contracts import Deployable, capabilities
 from diptych.core.errors import ConfigError, RunError
@@ -31,10 +32,11 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
     return open_model(folder)
 
 
-def require(model: Any, capability: type, *, who: str) -> None:
-    """Refuse a model that cannot do what is asked; says what it can do."""
+def require(model: Any, capability: type | UnionType, *, who: str) -> None:
+    """Refuse a model that cannot do what is asked, or none of several things that would do; says what it can do."""
     if not isinstance(model, capability):
         known = [kind for kind in vars(capabilities).values() if isinstance(kind, type) and getattr(kind, "_is_protocol", False)]
         offers = [kind.__name__ for kind in known if kind not in (Protocol, Deployable) and isinstance(model, kind)]
         name = getattr(model, "name", type(model).__name__)
-        raise ConfigError(f"{who} needs a model that is an {capability.__name__}; '{name}' offers {', '.join(offers) or 'none'}")
+        wanted = " or ".join(kind.__name__ for kind in get_args(capability) or (capability,))
+        raise ConfigError(f"{who} needs a model that is an {wanted}; '{name}' offers {', '.join(offers) or 'none'}")

@@ -82,7 +82,7 @@ function itemTexts(item) {
 }
 
 function itemProvenance(item) {
-  const known = { uid: item.uid, source: item.source, licence: item.licence, group: item.group, media: Object.keys(item.media).join(", "), size: item.width ? `${item.width} × ${item.height} pixels` : "" };
+  const known = { uid: item.uid, source: item.source, licence: item.licence, group: item.group, media: Object.keys(item.media ?? {}).join(", "), size: item.width ? `${item.width} × ${item.height} pixels` : "" };
   const rows = Object.entries({ ...known, ...item.columns }).filter(([name, value]) => value !== "" && value != null && name !== "caption");
   const shownAs = value => Array.isArray(value) ? value.join(", ") : typeof value === "number" ? number(value) : String(value);
   return rows.length ? [make("h3", {}, "Where it comes from"), make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, shownAs(value))]))] : [];

@@ -1,0 +1,188 @@
+"""One value a sample: the columns of a pool, and which of their rows it has. Choosing rows copies nothing but row numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.errors import DataError, UnknownName
+from diptych.core.sample import Sample
+from diptych.data.columns import column_of, refuse_duplicates
+
+Ints = npt.NDArray[np.int64]
+
+IDENTITY = ("uid", "group", "licence", "source")
+STORED = ("shard", "image_offset", "image_size", "image_format", "width", "height", "sha256", "status")
+"""Columns that `build` fills in. They are read with `column`, and are not among the extras of a sample."""
+HIDDEN = frozenset((*IDENTITY, *STORED))
+JSON = {b"diptych": b"json"}
+"""Metadata of a column whose strings are JSON."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Columns, and the rows of them that count.
+
+    columns  Arrow arrays of one length, "uid" among them
+    objects  values that Arrow cannot hold, as many in each
+    json     the columns whose strings are JSON
+    rows     which values, in which order
+    """
+
+    columns: Mapping[str, pa.Array]
+    objects: Mapping[str, Sequence[Any]]
+    json: frozenset[str]
+    rows: Ints
+
+    @classmethod
+    def whole(cls, columns: Mapping[str, pa.Array], objects: Mapping[str, Sequence[Any]], json: Collection[str]) -> Metadata:
+        """All rows. Raises DataError when a uid comes twice."""
+        refuse_duplicates(columns["uid"])
+        return cls(dict(columns), dict(objects), frozenset(json), np.arange(len(columns["uid"])))
+
+    @classmethod
+    def of_samples(cls, samples: Sequence[Sample]) -> Metadata:
+        """Identity and extras of samples that are there."""
+        columns = {field: pa.array([getattr(s, field) for s in samples], pa.string()) for field in IDENTITY}
+        objects: dict[str, list[Any]] = {}
+        for key in dict.fromkeys(key for s in samples for key in s.extras):
+            if key in IDENTITY or key in STORED:
+                taken = ", ".join(IDENTITY + STORED)
+                raise DataError(f"{key!r} cannot be an extra", field=key, expected=f"a name other than {taken}")
+            values = [s.extras.get(key) for s in samples]
+            column = column_of(values)
+            if column is None:
+                objects[key] = values
+            else:
+                columns[key] = column
+        return cls.whole(columns, objects, ())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    # ------------------------------------------------------------ one row
+
+    def string(self, name: str, base: int) -> str:
+        """One of the identity columns, "" for a gap. `base` counts the rows of the columns."""
+        column = self.columns.get(name)
+        return "" if column is None else column[base].as_py() or ""
+
+    def extras(self, base: int) -> dict[str, Any]:
+        """What a sample has beside its identity."""
+        found = {}
+        for key in self.columns:
+            if key in HIDDEN:
+                continue
+            value = self.columns[key][base].as_py()
+            if value is not None and not (key == "split" and value == ""):
+                found[key] = json.loads(value) if key in self.json else value
+        for key, values in self.objects.items():
+            if values[base] is not None:
+                found[key] = values[base]
+        return found
+
+    # ------------------------------------------------------------ columns
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.columns, *self.objects]
+
+    @property
+    def extra_names(self) -> list[str]:
+        return [name for name in self.names if name not in HIDDEN]
+
+    def column(self, name: str) -> list[Any]:
+        """Values in the order of rows; None, or "" in identity columns and splits, where there is a gap."""
+        if name in self.objects:
+            return [self.objects[name][base] for base in self.rows]
+        values: list[Any] = self.arrow(name).to_pylist()
+        if name in self.json:
+            return [None if value is None else json.loads(value) for value in values]
+        return ["" if value is None else value for value in values] if name in (*IDENTITY, "split") else values
+
+    def arrow(self, name: str) -> pa.Array:
+        """The same as an Arrow array (JSON columns as their strings)."""
+        if name not in self.columns:
+            if name in (*IDENTITY, "split"):
+                return pa.array([""] * len(self), pa.string())
+            raise UnknownName("column", name, self.names, hint="known: " + ", ".join(self.names))
+        column = self.columns[name]
+        return column if self._is_whole() else column.take(pa.array(self.rows))
+
+    def _is_whole(self) -> bool:
+        return len(self.rows) == len(self.columns["uid"]) and bool(np.all(self.rows == np.arange(len(self.rows))))
+
+    def place(self) -> Ints:
+        """Where each row of the columns stands among the rows that count; -1: nowhere."""
+        place = np.full(len(self.columns["uid"]), -1, np.int64)
+        place[self.rows] = np.arange(len(self))
+        return place
+
+    # ------------------------------------------------------------ changed
+
+    def chosen(self, rows: Sequence[int] | npt.NDArray[Any], pool: str) -> Metadata:
+        """These rows, in this order. `pool` is for messages."""
+        chosen = np.asarray(rows)
+        chosen = chosen.astype(np.int64) if chosen.size == 0 else chosen
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+            raise DataError(f"rows are {chosen.dtype} of shape {list(chosen.shape)}", expected="a flat list of whole numbers")
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
+            wrong = chosen.min() if chosen.min() < 0 else chosen.max()
+            raise DataError(f"row {wrong} is not in '{pool}'", expected=f"0..{len(self) - 1}")
+        return replace(self, rows=self.rows[chosen])
+
+    def copied(self) -> Metadata:
+        """The rows of this one as columns of their own."""
+        columns = {name: self.arrow(name) for name in self.columns}
+        return Metadata(columns, {name: self.column(name) for name in self.objects}, self.json, np.arange(len(self)))
+
+    def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Metadata:
+        """Columns with one value a row, added or replaced."""
+        arrays, objects = {}, {}
+        for name, values in columns.items():
+            if len(values) != len(self):
+                raise DataError(f"{len(values)} values for {len(self)} rows", field=name, expected="one value a row")
+            array = column_of(list(values))
+            if array is None:
+                objects[name] = list(values)
+            else:
+                arrays[name] = array
+        return self._joined(arrays, objects, self.place(), ())
+
+    def with_table(self, table: pa.Table) -> Metadata:
+        """The columns of a table with one row a uid. Unknown uids are ignored; a uid without row gets a gap."""
+        refuse_duplicates(table["uid"])
+        uids = self.columns["uid"]
+        place = pc.index_in(uids, value_set=table["uid"].cast(pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
+        arrays, json_columns = {}, set()
+        for field in table.schema:
+            if field.name == "uid":
+                continue
+            if field.name in STORED:
+                raise DataError(f"a table cannot replace '{field.name}'", field=field.name, expected="another name")
+            arrays[field.name] = table[field.name].combine_chunks()
+            if (field.metadata or {}).get(b"diptych") == b"json":
+                json_columns.add(field.name)
+        return self._joined(arrays, {}, place.astype(np.int64), json_columns)
+
+    def _joined(
+        self, arrays: Mapping[str, pa.Array], objects: Mapping[str, list[Any]], place: Ints, json_columns: Collection[str]
+    ) -> Metadata:
+        """`place[base row]` is the position in the new columns, or -1."""
+        take = pa.array(place, mask=place < 0)
+        new = {name: array.take(take) for name, array in arrays.items()}
+        spread = {name: [values[p] if p >= 0 else None for p in place.tolist()] for name, values in objects.items()}
+        names = {*new, *spread}
+        return replace(
+            self,
+            columns={**{k: v for k, v in self.columns.items() if k not in names}, **new},
+            objects={**{k: v for k, v in self.objects.items() if k not in names}, **spread},
+            json=(self.json - names) | set(json_columns),
+        )
