@@ -17,7 +17,6 @@ from torch import Tensor
 
 from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import FoundGraph, TripletRule
@@ -27,16 +26,8 @@ from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Pixels
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.images import DetectionImages
-from diptych.models.pairs.embedder import (
-    FORMAT,
-    evaluating,
-    fingerprint,
-    load_weights,
-    parameters,
-    parts,
-    read_config,
-    save_weights,
-)
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating, parts
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.rlipv2.ruled_triplets import found_graph, selection
 from diptych.models.rlipv2.triplet_selection import (
@@ -241,7 +232,6 @@ class GraphDetector:
         """config.json, model.safetensors, README.md, and the tokenizer where there is one; replaces the folder as a whole."""
         model = self.model
         config = {
-            "format": FORMAT,
             "kind": self.kind,
             "name": self.name,
             "backbone": model.backbone.spec,
@@ -252,11 +242,7 @@ class GraphDetector:
             "lists": {"objects": list(self.objects), "relations": list(self.relations)},
             "card": self.card,
         }
-        with atomic_folder(Path(folder)) as work:
-            write_json(work / "config.json", config)
-            save_weights(model, work)
-            self.texts.save(work)
-            (work / "README.md").write_text(self._readme(), encoding="utf-8")
+        write_model(folder, model, config, self._readme(), self.texts.save)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

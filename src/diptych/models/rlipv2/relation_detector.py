@@ -7,7 +7,7 @@ Letters: B images, S decoder layers, Q pair queries, E = 2Q entity queries (subj
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from diptych.models.towers.label_encoder import LabelEncoder
 
 Variant = Literal["parse", "parsed", "parseda"]
 Fusion = Literal["alif", "late", "none"]
+Layer = TypeVar("Layer", EncoderLayer, DecoderLayer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,9 @@ class RelationDetector(nn.Module):
         )
         self.encoder = _encoder(shape, labels.width)
         anchors = not dense and (shape.variant == "parseda" or shape.given) and not (shape.given and shape.given_point)
-        self.entity_decoder = EntityDecoder(_decoder_layers(shape), width, anchors=anchors, in_padded=shape.in_padded)
+        self.entity_decoder = EntityDecoder(
+            _layers(DecoderLayer, shape, shape.decoder_layers), width, anchors=anchors, in_padded=shape.in_padded
+        )
         self.relation_decoder = _relation_decoder(shape)
         self.late_entities = self.late_relations = None
         if shape.fusion == "late":
@@ -295,18 +298,7 @@ class RelationDetector(nn.Module):
 
 
 def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
-    layers = [
-        EncoderLayer(
-            shape.width,
-            shape.heads,
-            mlp_width=shape.mlp_width,
-            levels=shape.levels,
-            points=shape.points,
-            dense=shape.variant == "parse",
-            dropout=shape.dropout,
-        )
-        for _ in range(shape.encoder_layers)
-    ]
+    layers = _layers(EncoderLayer, shape, shape.encoder_layers)
     if shape.fusion != "alif":
         return FusedEncoder(layers)
     fusions = [
@@ -349,7 +341,7 @@ def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
         start = shape.relation_start or "both"
         position = "entities" if start == "slots" else "learned"
     return RelationDecoder(
-        _decoder_layers(shape),
+        _layers(DecoderLayer, shape, shape.decoder_layers),
         shape.width,
         shape.pairs,
         position=position,
@@ -359,9 +351,9 @@ def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
     )
 
 
-def _decoder_layers(shape: DetectorShape) -> list[DecoderLayer]:
+def _layers(kind: type[Layer], shape: DetectorShape, count: int) -> list[Layer]:
     return [
-        DecoderLayer(
+        kind(
             shape.width,
             shape.heads,
             mlp_width=shape.mlp_width,
@@ -370,7 +362,7 @@ def _decoder_layers(shape: DetectorShape) -> list[DecoderLayer]:
             dense=shape.variant == "parse",
             dropout=shape.dropout,
         )
-        for _ in range(shape.decoder_layers)
+        for _ in range(count)
     ]
 
 
