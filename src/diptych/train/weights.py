@@ -29,7 +29,10 @@ def load_weights(model: nn.Module, saved: Mapping[str, Tensor], recipe: Recipe) 
     missing = [name for name in own if name not in saved and recipe.stored(name)]
     if missing or (unknown := [name for name in saved if name not in own]):
         what = f"lacks '{missing[0]}'" if missing else f"has '{unknown[0]}', which the model has not"
-        raise RunError(f"the checkpoint does not fit the model of {type(recipe).__name__}: it {what}")
+        raise RunError(
+            f"the checkpoint does not fit the model of {type(recipe).__name__}: it {what} "
+            "(expected one of this version; a finished run of another starts a new one by --init RUN)"
+        )
     for name, tensor in saved.items():
         if tensor.shape != own[name].shape:
             raise RunError(f"'{name}' is {list(tensor.shape)} in the checkpoint and {list(own[name].shape)} in the model")

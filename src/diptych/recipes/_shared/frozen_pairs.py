@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import TypeVar
+from torch import Tensor
 
 from diptych.core.cache import cache_folder
 from diptych.core.contracts import Dataset, Draws, Recipe
@@ -20,10 +19,7 @@ from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids
 from diptych.data.load.features import FeatureTable, Vectors
 from diptych.models.io import weights
-from diptych.recipes._shared.pairs import positives, strings_of
-
-M = TypeVar("M", bound=nn.Module, default=Any)
-F = TypeVar("F", default=Any)
+from diptych.recipes._shared.pairs import F, M, positives, strings_of
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
-from torch import nn
-from typing_extensions import TypeVar
-
-from diptych.core.contracts import Batch, Dataset, Draw, Draws
+from diptych.core.contracts import Dataset, Draw, Draws
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TripletBatch, texts_by_origin, triplet_batch
 from diptych.data.text.text_sets import caption_table
-from diptych.recipes._shared.pairs import EncoderRecipe, Scaled
+from diptych.recipes._shared.pairs import B, EncoderRecipe, M, S
 
 Kind = Literal["raw", "synthetic"]
 
 LOOKED_AT = 64
 """Samples, evenly spaced, that are asked for both texts before training begins."""
-
-M = TypeVar("M", bound=nn.Module, default=Any)
-B = TypeVar("B", bound=Batch, default=Any)
-S = TypeVar("S", bound=Scaled, default=Any)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self, get_args
+from typing import ClassVar, Self, get_args
 
 import numpy as np
 import torch
@@ -195,7 +195,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
     def losses(self, features: MixedPairs, batch: MixedBatch) -> dict[str, Tensor]:
         """Each term is the mean over both images of a mixture, where it is one."""
         other = torch.arange(len(batch), device=features.image_ND.device) ^ 1
-        sides: list[tuple[Any, Any, Any]] = [(features.image_ND, features.view_ND, slice(None))]
+        sides: list[tuple[Tensor, Tensor | None, slice | Tensor]] = [(features.image_ND, features.view_ND, slice(None))]
         if features.other_ND is not None:
             sides.append((features.other_ND, features.other_view_ND, other))
         terms: dict[str, list[Tensor]] = {}
@@ -208,7 +208,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
                 index_N = batch.label_B[of]
                 term = CLASSES(image_ND, index_N, scale=features.scale, set_KD=features.class_KD, counted_N=index_N >= 0)
                 terms.setdefault("class", []).append(term)
-            if self.weight_view and features.target_ND is not None:
+            if self.weight_view and view_ND is not None and features.target_ND is not None:
                 term = VIEWS(view_ND, features.target_ND[of], scale=1 / self.tau_view, group_N=self._same(group_N))
                 terms.setdefault("view", []).append(term)
         if self.weight_patch and (patches := present(features.patch_NMD, features.target_patch_NMD)):

@@ -142,7 +142,7 @@ class MRL(EncoderRecipe[nn.Module, Batch, Scaled]):
         return cls(**PAPER_CLIP, reduction="sum")
 
 
-def refusal(kind: Any) -> str:
+def refusal(kind: object) -> str:
     """Why a recipe cannot be a base of `mrl`, in words; "" where it can."""
     if not (isinstance(kind, type) and issubclass(kind, PairRecipe)):
         return "it has no two towers that are trained together"

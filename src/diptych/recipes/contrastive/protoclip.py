@@ -14,6 +14,7 @@ from diptych.core.contracts import Draws, Hook, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
+from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
 from diptych.objectives.pairs.prototypes import Clusters, back_translation, group_means, prototype_accuracy, prototype_loss
@@ -129,7 +130,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
             teacher_BD=torch.tensor([self._teacher_features(draw.sample) for draw in draws], dtype=torch.float32),
         )
 
-    def _teacher_features(self, sample: Any) -> list[float]:
+    def _teacher_features(self, sample: Sample) -> list[float]:
         if not self.teacher:
             return []
         if (found := sample.extras.get(self.teacher)) is None:
