@@ -67,6 +67,7 @@ class Training:
         phases: Sequence[Phase] | None = None,
     ) -> None:
         self.whole_recipe, self.whole_data, self.options = recipe, data, options
+        self.data = data
         self.world, self.folder, self.journal = world, folder, log
         self.phases = list(phases or plan(recipe, data, options))
         self.phase = self.phases[0]
@@ -95,7 +96,7 @@ class Training:
         if phase.stage.recipe.batch_size % self.world.size:
             raise ConfigError(f"batch_size {self.recipe.batch_size} cannot be shared equally by {self.world.size} processes")
         if before is not None and begin is None:
-            self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
+            self.data = self._data_of(phase)
         self._add_hooks(phase)
         torch.manual_seed(keyed_seed(self.options.seed, "model", phase.index))
         model = self.recipe.model()
@@ -126,8 +127,20 @@ class Training:
             if begin is None and self.optimiser and name in remembered and remembered[name][0] == parameter.shape:
                 self.optimiser.state[parameter] = remembered[name][1]
         if before is None or begin is not None:
-            self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
+            self.data = self._data_of(phase)
         self._stream = self._open(phase.stop)
+
+    def _data_of(self, phase: Phase) -> Dataset:
+        """What a phase trains on. A stage that makes its samples has random numbers of its own for it, and may leave the model in
+        evaluation mode."""
+        folder = self.folder.path / "stages"
+        if phase.stage.make is None:
+            return stage_data(phase, self.whole_data, self, folder, self.world)
+        with torch.random.fork_rng():
+            torch.manual_seed(keyed_seed(self.options.seed, "make", phase.index))
+            made = stage_data(phase, self.whole_data, self, folder, self.world)
+        self.model.train()
+        return made
 
     def _remembered(self) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
         """Shape and optimiser state of every parameter, by name."""

@@ -35,7 +35,9 @@ class Stage:
 
     keep_optimiser  the optimiser goes on with what it remembers of parameters of equal name and shape; else it starts afresh, too
     keep   which samples it trains on (tasks of a continual stream, a warm-up set); None keeps all
-    make   new samples from the model so far (candidates, rewrites); called once, stored under `stages/` in the run folder
+    make   new samples from the model so far (candidates, rewrites, answers to prefer); called once, stored under `stages/` in the run
+           folder. `run.data` is what the stage before trained on, in the first stage what the run was given; torch's random numbers
+           are the stage's own, so that a run that was stopped makes the same
     carry  moves weights from the module of the stage before into this one's; None loads tensors of equal name and shape
     """
 
