@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import TypeVar
 
 from diptych.core.contracts.capabilities import Deployable
-from diptych.core.contracts.data import Batch, Dataset, Draws
+from diptych.core.contracts.data import Batch, Dataset, Draws, Order
 from diptych.core.contracts.optimiser import Optimiser
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.errors import UnknownName
@@ -89,6 +89,11 @@ class Recipe(ABC, Generic[M, B, F]):
     def prepare(self, data: Dataset) -> Self:
         """Fill in what depends on the data: a tokeniser, class names, a label vocabulary. Deterministic."""
         return self
+
+    def row_order(self, data: Dataset) -> Order | None:
+        """Which rows come when, where a random permutation an epoch will not do: whole groups in a batch (`data.load.order.Grouped`),
+        rare concepts more often (`Weighted`). Asked once a stage with its data; deterministic."""
+        return None
 
     @abstractmethod
     def model(self) -> M:
