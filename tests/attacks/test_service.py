@@ -69,7 +69,7 @@ def test_three_hundred_heads_that_never_end(service: Victim) -> None:
             line.sendall(HALF)
             lines.append(line)
         time.sleep(0.5)
-        assert service.answers() < 1.0  # while all of them are there
+        assert service.answers() < 3.0  # while all of them are there
         assert service.descriptors < 250
         end = time.monotonic() + LIMITS["header_seconds"] + 2
         while time.monotonic() < end - 1.5:  # a byte now and then buys no time
@@ -88,7 +88,7 @@ def test_three_hundred_heads_that_never_end(service: Victim) -> None:
 def test_sockets_that_say_nothing_at_all(service: Victim) -> None:
     with ExitStack() as open_lines:
         lines = [open_lines.enter_context(socket.create_connection(service.place, timeout=5)) for _ in range(80)]
-        assert service.answers() < 1.0
+        assert service.answers() < 3.0
         end = time.monotonic() + LIMITS["header_seconds"] + 1.5
         assert all(closed(line, max(0.1, end - time.monotonic())) for line in lines)
 
@@ -122,7 +122,7 @@ def test_a_client_that_never_reads_is_let_go(service: Victim) -> None:
         with suppress(OSError):
             while True:  # until every buffer on the way is full of answers
                 line.sendall(b"GET /page/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert service.answers() < 1.0
+        assert service.answers() < 3.0
         time.sleep(LIMITS["request_seconds"] + 1.0)
         with pytest.raises(OSError):  # it was reset, rather than closed with all answers still to come
             line.sendall(b"x")

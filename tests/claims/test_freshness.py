@@ -118,10 +118,10 @@ def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypat
     assert {"loss", "lr", "grad_norm"} <= set(before["method"]["losses"][0])
     assert differences(before, json.loads(json.dumps(method_trace(claim)))) == []
 
-    batch, clip, state = (
-        import_module(f"diptych.{name}") for name in ("data.load.batch", "recipes.contrastive.clip", "train.state")
+    batch, pairs, state = (
+        import_module(f"diptych.{name}") for name in ("data.load.batch", "recipes._shared.pairs", "train.state")
     )
-    build, view, info_nce, score = state.build_optimiser, batch.view, clip.info_nce, ZeroShot.score
+    build, view, info_nce, score = state.build_optimiser, batch.view, pairs.info_nce, ZeroShot.score
 
     def decaying(model: Any, spec: Any) -> Any:
         return build(model, replace(spec, weight_decay=spec.weight_decay + 0.05))
@@ -129,7 +129,7 @@ def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypat
     changes: list[tuple[Any, str, Callable[..., Any]]] = [
         (state, "build_optimiser", decaying),
         (batch, "view", lambda *args: view(*args)[:, ::-1].copy()),
-        (clip, "info_nce", lambda *args, **more: (-info_nce(*args, **more)[0], info_nce(*args, **more)[1])),
+        (pairs, "info_nce", lambda *args, **more: (-info_nce(*args, **more)[0], info_nce(*args, **more)[1])),
         (ZeroShot, "score", lambda self, records: _spoiled(score(self, records))),
     ]
     for place, name, change in changes:

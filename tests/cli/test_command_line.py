@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import tyro
 
 from diptych.cli import COMMANDS, main
-from diptych.cli.flat import documented, flat, pick
+from diptych.cli.flat import changed, documented, flat, pick
 from diptych.core.registry import OPERATORS
 from diptych.recipes.contrastive.clip import CLIP
+from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.train.options import TrainOptions
 
 WORLD = "world:scenes?n=40"
@@ -213,6 +216,15 @@ def test_a_failing_claim_smoke_is_seen() -> None:
     from diptych.claims import registry
 
     assert {"clip", "siglip", "locked"} <= set(registry.slugs())
+
+
+def test_fields_of_a_configuration_that_a_recipe_holds_are_options() -> None:
+    preset = RLIPv2.tiny()
+    every = flat("Options", [(RLIPv2, preset)])
+    assert "shape" not in {f.name for f in fields(every)}
+    assert changed(preset, every()) == preset
+    found = changed(preset, tyro.cli(every, args=["--fusion", "late", "--lr", "0.5"]))
+    assert found == replace(preset, lr=0.5, shape=replace(preset.shape, fusion="late"))
 
 
 def test_flat_options_take_help_and_defaults_from_the_dataclasses() -> None:

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.core.config import from_plain, to_plain
+from diptych.core.config import from_plain, with_changes
 from diptych.core.contracts import Dataset, Recipe
-from diptych.core.errors import DataError, RunError, UnknownName
+from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.worlds.address import as_drawn, split_names, training_rows
@@ -34,11 +34,7 @@ def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recip
     else:
         kind = RECIPES.load(name)
         made = kind.preset(preset)
-    known = [f.name for f in fields(made)]
-    for field in changes:
-        if field not in known:
-            raise UnknownName(f"field of '{made.slug}'", field, known)
-    return from_plain(type(made), {**to_plain(made), **to_plain(changes)}) if changes else made
+    return with_changes(made, changes)
 
 
 def train(

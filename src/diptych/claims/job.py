@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a cell is told. `source` is the address of the data, or "" when they are an object of the calling process."""
+    """What a cell is given. `source` is the address of the data, or "" when they are an object of the calling process."""
 
     arm: str
     seed: int
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def portable(self) -> bool:
-        """Whether another process can be told the same: by addresses, without pickling anything."""
+        """Whether another process can be given the same: by addresses, without pickling anything."""
         return bool(self.source) and type(self.recipe).__module__ != "__main__"
 
 
@@ -143,13 +143,13 @@ def _kept(job: Job, whole: Any) -> Results:
 
 def run_apart(job: Job, say: Say) -> CellResult:
     """The same in a process of its own. Raises RunError with the reason when the cell came to nothing."""
-    told, failed = Path(f"{job.folder}.job.json"), Path(f"{job.folder}.failed.json")
+    order, failed = Path(f"{job.folder}.job.json"), Path(f"{job.folder}.failed.json")
     failed.unlink(missing_ok=True)
     kind = type(job.recipe)
     plain = {**to_plain(job), "entry": f"{kind.__module__}:{kind.__qualname__}", "parent": os.getpid()}
-    write_json(told, plain)
+    write_json(order, plain)
     # A session of its own: Ctrl-C reaches the comparison alone, which then asks the cell once to stop (a second time would kill).
-    words = [sys.executable, "-m", "diptych.claims.job", str(told)]
+    words = [sys.executable, "-m", "diptych.claims.job", str(order)]
     child = subprocess.Popen(words, stdout=STDERR, start_new_session=True)
     try:
         while True:
@@ -165,7 +165,7 @@ def run_apart(job: Job, say: Say) -> CellResult:
         raise
     found = CellResult.read(job.folder)
     if code == 0 and found is not None:
-        told.unlink(missing_ok=True)
+        order.unlink(missing_ok=True)
         return found
     if failed.is_file():
         raise RunError(json.loads(failed.read_text(encoding="utf-8"))["reason"])

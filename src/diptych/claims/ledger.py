@@ -22,7 +22,7 @@ from diptych.core.errors import ConfigError, DataError
 LOG = "log.jsonl"
 """Every run, also those that were dry, smoke tests excepted: there is no quiet second try."""
 State = Literal["fresh", "changed", "stale"]
-"""`changed`: code that the claim reaches has changed since, and no trace has told yet whether that matters."""
+"""`changed`: code that the claim reaches has changed since, and no trace has shown yet whether that matters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,29 +10,31 @@ from diptych.report.measured import Contrast, Measure, Measured
 def lines(measured: Measured) -> list[str]:
     """The first arm is what the others are measured against."""
     width = max(map(len, measured.arms))
-    said: list[str] = []
+    lines: list[str] = []
     for measure in measured.main_measures:
-        said += [*_measure(measured, measure, width), ""]
-    said += _costs(measured, width)
-    said += [f"failed: {f.arm}, seed {f.seed}: {f.reason}" for f in measured.failures]
-    return said
+        lines += [*_measure(measured, measure, width), ""]
+    lines += _costs(measured, width)
+    lines += [f"failed: {f.arm}, seed {f.seed}: {f.reason}" for f in measured.failures]
+    return lines
 
 
 def _measure(measured: Measured, measure: Measure, width: int) -> list[str]:
     chance = f", chance {measure.chance:.4f}" if math.isfinite(measure.chance) else ""
-    said = [f"{measure.split}: {measure.task} {measure.metric}, {measure.n_items:,} items in {measure.n_groups:,} groups{chance}"]
+    lines = [
+        f"{measure.split}: {measure.task} {measure.metric}, {measure.n_items:,} items in {measure.n_groups:,} groups{chance}"
+    ]
     by_arm = {contrast.arm: contrast for contrast in measure.contrasts}
     for arm in measured.arms:
         seeds = " ".join(f"{value:.3f}" for value in measure.values.get(arm, {}).values())
         if not seeds:
-            said.append(f"  {arm:<{width}}  no result")
+            lines.append(f"  {arm:<{width}}  no result")
             continue
         ofs = "" if measured.given or len(measured.seeds) == 1 else f"  (seeds {seeds})"
         contrast = by_arm.get(arm)
-        said.append(
+        lines.append(
             f"  {arm:<{width}}  {measure.mean(arm):.3f}{ofs}" + (f"  {_difference(measured, contrast)}" if contrast else "")
         )
-    return said + [line for contrast in measure.contrasts for line in _remarks(measured, contrast)]
+    return lines + [line for contrast in measure.contrasts for line in _remarks(measured, contrast)]
 
 
 def _difference(measured: Measured, c: Contrast) -> str:
@@ -43,17 +45,17 @@ def _difference(measured: Measured, c: Contrast) -> str:
 
 
 def _remarks(measured: Measured, c: Contrast) -> list[str]:
-    said = []
+    lines = []
     if c.items and not measured.given:
-        said.append(
+        lines.append(
             f"    {c.arm}, for these runs only (seed {c.items.seed}): {c.items.difference:+.3f} "
             f"[{c.items.low:+.3f}, {c.items.high:+.3f}] over {c.items.groups:,} groups"
         )
     if c.items and measured.given and math.isfinite(c.items.mid_p):
-        said.append(f"    {c.arm}: wins {c.items.wins}, loses {c.items.losses}, McNemar mid-p {c.items.mid_p:.3g}")
+        lines.append(f"    {c.arm}: wins {c.items.wins}, loses {c.items.losses}, McNemar mid-p {c.items.mid_p:.3g}")
     if power := power_line(c, given=measured.given):
-        said.append(f"    {c.arm}: {power}")
-    return said
+        lines.append(f"    {c.arm}: {power}")
+    return lines
 
 
 def power_line(c: Contrast, *, given: bool) -> str:
@@ -72,7 +74,7 @@ def power_line(c: Contrast, *, given: bool) -> str:
 def _costs(measured: Measured, width: int) -> list[str]:
     if measured.given:
         return [f"{c.arm:<{width}}  scored in {c.wall_seconds:.0f} s" for c in measured.costs if math.isfinite(c.wall_seconds)]
-    said = [f"cost of a cell under {measured.budget}:"]
+    lines = [f"cost of a cell under {measured.budget}:"]
     for c in measured.costs:
         facts = [
             f"{c.steps:,} steps x {c.batch_size:,}",
@@ -82,8 +84,8 @@ def _costs(measured: Measured, width: int) -> list[str]:
             _unit(c.images_per_second, "{:,.0f} images/s"),
             _unit(c.peak_memory / 2**20, "{:,.0f} MiB at most"),
         ]
-        said.append(f"  {c.arm:<{width}}  " + ", ".join(fact for fact in facts if fact))
-    return said
+        lines.append(f"  {c.arm:<{width}}  " + ", ".join(fact for fact in facts if fact))
+    return lines
 
 
 def _unit(value: float, words: str) -> str:

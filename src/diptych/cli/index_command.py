@@ -45,11 +45,11 @@ class Build:
     json: JSON = False
 
     def options(self) -> dict[str, Any]:
-        """What was said about the kind; a kind refuses what it does not know."""
+        """What was given about the kind; a kind refuses what it does not know."""
         names = ("prefix", "order", "shortlist", "query_terms", "fusion", "lexical", "min_confidence")
-        said: dict[str, Any] = {name: getattr(self, name) for name in names}
-        said |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
-        return {name: value for name, value in said.items() if value not in (UNSET, "", ())}
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        given |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
+        return {name: value for name, value in given.items() if value not in (UNSET, "", ())}
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(Search, argv, "search", "Search an index by text, by picture, by both, by triplet, or by examples.")
     if args.triplet:
         return _by_triplet(args)
-    text, image = _said(args)
+    text, image = _query(args)
     from diptych.api import open_index
     from diptych.core.image import FileImage
     from diptych.index.plan import SearchPlan
@@ -71,7 +71,7 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
     return first + (f"  (+{len(rows) - 1} more)" if len(rows) > 1 else "")
 
 
-def _said(args: Search) -> tuple[str, Path | None]:
+def _query(args: Search) -> tuple[str, Path | None]:
     """The words and the picture of a search; a query that ends like a picture is one."""
     text, image = args.query.strip(), args.image
     if not text and image is None and not args.like:

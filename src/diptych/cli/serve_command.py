@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         cors=args.cors,
         hosts=args.hosts or (LOOPBACK if args.host in LOOPBACK else ()),
     )
-    run(app, host=args.host, port=args.port, said=say)
+    run(app, host=args.host, port=args.port, announce=say)
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.flat import flat, pick
+from diptych.cli.flat import changed, flat, pick
 from diptych.cli.output import finish, parse, say
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
@@ -62,19 +62,18 @@ def main(argv: Sequence[str]) -> int:
 
 def _train(name: str, argv: Sequence[str]) -> int:
     kind: Any = RECIPES.load(name)
-    from diptych.core.config import from_plain, to_plain
     from diptych.train.options import TrainOptions
 
     preset = kind.preset(_preset(argv))
     every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions())])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
-    recipe = from_plain(kind, to_plain(pick(kind, args)))
+    recipe = changed(preset, args)
     options = TrainOptions(**{key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")})
     if args.dry_run:
         from diptych.api import estimate
 
         cost = estimate(recipe, args.data, options=options, subset=args.subset)
-        return finish(cost, _spoken(cost), args.json)
+        return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
     from diptych.api import train
@@ -97,7 +96,7 @@ def _main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _spoken(cost: dict[str, Any]) -> list[str]:
+def _cost_lines(cost: dict[str, Any]) -> list[str]:
     """The cost of a run for people: minutes, MiB, thousands."""
     lines = []
     for key, value in cost.items():

@@ -11,6 +11,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -52,7 +53,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         for option in args:
             with suppress(ConfigError):
                 return _coerce(option, value, where)
-        raise ConfigError(f"{where} is {value!r} (expected {' | '.join(_said(option) for option in args)})")
+        raise ConfigError(f"{where} is {value!r} (expected {' | '.join(_type_name(option) for option in args)})")
     if origin is typing.Literal:
         if value in args:
             return value
@@ -85,11 +86,34 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _said(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     """A type in words: its name, the values of a Literal, "nothing" for None."""
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(str, typing.get_args(hint)))
     return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def with_changes(config: T, changes: Mapping[str, Any]) -> T:
+    """The same configuration with other values of its fields, or of the fields of a configuration that it holds, by their own names.
+
+    Values may be plain. Raises UnknownName for a field that neither has, ConfigError for a value of another type.
+    """
+    if not changes:
+        return config
+    fields = [item.name for item in dataclasses.fields(cast(Any, config))]
+    held = {
+        item.name: name
+        for name in fields
+        if dataclasses.is_dataclass(value := getattr(config, name))
+        for item in dataclasses.fields(value)
+        if item.name not in fields
+    }
+    plain = to_plain(config)
+    for name, value in changes.items():
+        if name not in fields and name not in held:
+            raise UnknownName(f"field of '{getattr(config, 'slug', type(config).__name__)}'", name, [*fields, *held])
+        (plain[held[name]] if name in held else plain)[name] = to_plain(value)
+    return from_plain(type(config), plain)
 
 
 def config_hash(value: Any) -> str:

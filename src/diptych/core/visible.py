@@ -28,7 +28,7 @@ def visible(text: str) -> str:
 
 
 def visible_json(text: str) -> str:
-    """The same for a line of JSON, in JSON's own spelling, so that it says what it said."""
+    """The same for a line of JSON, in JSON's own spelling, so that it reads back as it was."""
     return ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

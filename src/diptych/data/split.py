@@ -95,8 +95,8 @@ def _shared(pool: Pool, tie: Tie) -> tuple[Ints, Ints]:
     strings = texts.column("string").dictionary_encode()
     plain = pa.array([" ".join(string.casefold().split()) for string in strings.dictionary.to_pylist()], pa.large_string())
     key_V = _codes(plain)[strings.indices.to_numpy(zero_copy_only=False)]
-    said = pc.not_equal(plain, "").take(strings.indices)
-    counts = pc.and_(said, pc.not_equal(texts.column("origin"), "negative")).to_numpy(zero_copy_only=False)
+    filled = pc.not_equal(plain, "").take(strings.indices)
+    counts = pc.and_(filled, pc.not_equal(texts.column("origin"), "negative")).to_numpy(zero_copy_only=False)
     return texts.rows()[counts], key_V[counts]
 
 

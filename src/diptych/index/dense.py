@@ -68,7 +68,7 @@ class DenseIndex(Index):
             row_D, ids = self._vector_of(part)
             vectors.append((row_D, part.weight))
             examples += ids
-        query_D = vectors[0][0] if plan.only is not None else combine(vectors)
+        query_D = combine(vectors) if plan.only is None or examples else vectors[0][0]
 
         def asks(limit: int) -> list[Ask]:
             return [self.ask(query_D, limit, exact=plan.exact, effort=plan.effort)]

@@ -98,7 +98,7 @@ class Lexicon:
     def of_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         """Of the pictures, or with `Words` of all texts of a sample together."""
         if isinstance(self.model, Words):
-            return self._stored(self._documents([everything_said(sample) for sample in samples]))
+            return self._stored(self._documents([all_texts(sample) for sample in samples]))
         found = self.model.lexicalise_images(images_of(samples))
         return self._stored([unit_weights(w, f"the image of {s.uid}") for w, s in zip(found, samples, strict=True)])
 
@@ -142,11 +142,11 @@ def lexical_settings(model: Any, pool: Dataset, what: What) -> dict[str, Any]:
     texts: list[str] = []
     for row in range(len(pool)):
         sample = pool[row]
-        texts += [everything_said(sample)] if what == "images" else [text.string for text in sample.positives()]
+        texts += [all_texts(sample)] if what == "images" else [text.string for text in sample.positives()]
     lengths = [count for text in texts if (count := len(words_of(text)))]
     return {"mean_length": float(np.mean(lengths)) if lengths else 1.0}
 
 
-def everything_said(sample: Sample) -> str:
+def all_texts(sample: Sample) -> str:
     """All texts that describe a sample."""
     return "\n".join(text.string for text in sample.positives())

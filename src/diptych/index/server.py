@@ -140,8 +140,8 @@ class ServerStore:
         try:
             yield
         except (ResponseHandlingException, UnexpectedResponse) as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(f"the server at {self._url} did not do as asked: {said}") from error
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunError(f"the server at {self._url} did not do as asked: {first_line}") from error
 
     def _given(self, vector: Vector) -> Any:
         if isinstance(vector, Terms):

@@ -78,12 +78,12 @@ def _result(m: Measured) -> tuple[str, ...]:
 
 def summary(m: Measured, arm: str) -> str:
     """What came out about one arm, in a sentence; differences in brackets."""
-    said: dict[str, list[str]] = {}
+    verdicts: dict[str, list[str]] = {}
     for measure in m.main_measures:
         for c in measure.contrasts:
             if c.arm == arm:
                 by = f" ({_signed(c.difference)})" if math.isfinite(c.difference) else ""
-                said.setdefault(c.verdict, []).append(_where(m, measure) + by)
+                verdicts.setdefault(c.verdict, []).append(_where(m, measure) + by)
     words = {
         "shown": "shown to be better on",
         "reversed": "shown to be worse on",
@@ -91,7 +91,7 @@ def summary(m: Measured, arm: str) -> str:
         "open": "open on",
         "no verdict": "no verdict on",
     }
-    return f"{arm} against {m.arms[0]}: " + "; ".join(f"{words[v]} {_listed(said[v])}" for v in words if v in said) + "."
+    return f"{arm} against {m.arms[0]}: " + "; ".join(f"{words[v]} {_listed(verdicts[v])}" for v in words if v in verdicts) + "."
 
 
 def _where(m: Measured, measure: Measure) -> str:

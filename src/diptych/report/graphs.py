@@ -2,7 +2,7 @@
 
 `annotated` and `node_link` make drawings; `drawing.svg` puts them on pages, `drawing.pixels` into PNG files. A relation is an arrow
 from subject to object, its predicate written at the middle; arrows of both directions between two regions bow apart. Where truth
-and prediction are compared, "right", "wrong" and "missed" are told by colour, by dashes and in words.
+and prediction are compared, "right", "wrong" and "missed" are shown by colour, by dashes and in words.
 """
 
 from __future__ import annotations
@@ -170,18 +170,18 @@ def _notes(graph: SceneGraph, relations: Sequence[int], regions: Sequence[int], 
         words = "no regions"
         centre = (drawing.width / 2, drawing.height / 2)
         return [] if drawing.picture_HWC is not None else [Label(centre, ((words, "soft"),), size=SMALL)]
-    said = []
+    notes = []
     for what, shown, all_of in (
         ("regions", len(regions), len(graph.regions)),
         ("relations", len(relations), len(graph.relations)),
     ):
         if shown < all_of:
-            said.append(f"{shown} of {all_of} {what} drawn")
+            notes.append(f"{shown} of {all_of} {what} drawn")
         elif not all_of and drawing.picture_HWC is None:
-            said.append(f"no {what}")
-    if not said:
+            notes.append(f"no {what}")
+    if not notes:
         return []
-    words = ", ".join(said)
+    words = ", ".join(notes)
     width, height = label_size([words], SMALL)
     return [Label((drawing.width - width / 2 - 2, drawing.height - height / 2 - 2), ((words, "soft"),), size=SMALL)]
 
@@ -227,14 +227,14 @@ def _arrows(
         line = outside(curve, boxes[subject], boxes[object])
         dashed = bool(kinds) and kinds <= {"wrong", "missed"}
         arrows.append(Arrow(tuple(line), ink, dashed=dashed, halo=drawing.picture_HWC is not None))
-        words = _said(graph, rows if over_graph else rows[:WORDS], marks)
+        words = _sentences(graph, rows if over_graph else rows[:WORDS], marks)
         if not over_graph and len(rows) > WORDS:
             words.append((f"+ {len(rows) - WORDS}", "soft"))
         labels.append(on_line(line, tuple(words), ink, drawing, taken))
     return [*arrows, *nodes, *labels]
 
 
-def _said(graph: SceneGraph, rows: Sequence[int], marks: Sequence[Mark]) -> list[tuple[str, str]]:
+def _sentences(graph: SceneGraph, rows: Sequence[int], marks: Sequence[Mark]) -> list[tuple[str, str]]:
     """The lines of a label and their colours."""
     return [(line, INK.get(marks[row], "ink")) for row in rows for line in wrapped(_words(graph.relations[row], marks[row]))]
 

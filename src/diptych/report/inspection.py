@@ -22,7 +22,7 @@ WORDS = 90  # characters of a caption under a picture
 
 
 def inspection_page(pool: Pool, report: DataReport, *, seed: int = 0) -> str:
-    """`report` is what `inspect` said of this very pool. Only a few hundred pictures are decoded."""
+    """`report` is what `inspect` returned for this very pool. Only a few hundred pictures are decoded."""
     shown = _Shown(pool)
     sections = [
         _summary(report),
@@ -97,9 +97,9 @@ def _again(pool: Pool, report: DataReport, shown: _Shown) -> Section:
         if value:
             by_hash[value].append(uid)
     several = sorted((uids for uids in by_hash.values() if len(uids) > 1), key=lambda uids: (-len(uids), uids[0]))
-    said = f"{report.duplicate_images:,} samples share their file with another one, in {len(several):,} groups."
+    sentence = f"{report.duplicate_images:,} samples share their file with another one, in {len(several):,} groups."
     rows = [query_row(f"{len(uids):,} times", "one file, these texts", shown.figures(uids[:EACH])) for uids in several[:GROUPS]]
-    return Section("The same picture again", (text(said), *rows))
+    return Section("The same picture again", (text(sentence), *rows))
 
 
 def _captions(pool: Pool, report: DataReport, shown: _Shown) -> Section:
@@ -119,8 +119,8 @@ def _captions(pool: Pool, report: DataReport, shown: _Shown) -> Section:
     facts = [f"{share:.0%} of the texts {phrase}" for phrase, share in report.boilerplate]
     if report.text_length:
         facts.append(f"{report.truncated:,} texts are longer than {report.text_length} tokens and will be cut")
-    said = f"{report.duplicate_texts:,} samples have a text that a sample of another group has as well. The most common:"
-    blocks = (charts([bar_chart("words a text", report.words)]), lines(facts) if facts else "", text(said), *rows)
+    sentence = f"{report.duplicate_texts:,} samples have a text that a sample of another group has as well. The most common:"
+    blocks = (charts([bar_chart("words a text", report.words)]), lines(facts) if facts else "", text(sentence), *rows)
     return Section("Captions", blocks)
 
 

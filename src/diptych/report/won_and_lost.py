@@ -92,7 +92,7 @@ def _right(row: Row) -> bool:
 
 
 def _items(keys: Sequence[Key], winner: str, loser: str, answers: dict[str, _Answers], album: Album) -> str:
-    """Of retrieval a row for each, with the answers of both; of everything else a picture for each, with what the loser said."""
+    """Of retrieval a row for each, with the answers of both; of everything else a picture for each, with what the loser answered."""
     pairs = [(answers[winner].seeds[0][key], answers[loser].seeds[0][key]) for key in keys]
     if "top" in pairs[0][0] and "query" in pairs[0][0]:
         return "".join(_found(good, bad, winner, loser, album) for good, bad in pairs)
@@ -100,8 +100,8 @@ def _items(keys: Sequence[Key], winner: str, loser: str, answers: dict[str, _Ans
     for good, bad in pairs:
         if "roles" in good:
             true = good["options"][good["roles"].index("true")]
-            said = bad["options"][max(range(len(bad["scores"])), key=lambda i: bad["scores"][i])]
-            words = f"“{true}”. {loser} prefers “{said}” ({good['kind'].replace('_', ' ')})"
+            preferred = bad["options"][max(range(len(bad["scores"])), key=lambda i: bad["scores"][i])]
+            words = f"“{true}”. {loser} prefers “{preferred}” ({good['kind'].replace('_', ' ')})"
         else:
             words = f"{good['label']}. {loser} says {bad['top'][0]}"
         figures += _figures([(album.of(good["uid"])[0] if good["uid"] in album else "", words, True)])

@@ -71,19 +71,21 @@ def create_app(
     return app
 
 
-def run(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, said: Callable[[str], None] = lambda address: None) -> None:
+def run(
+    app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, announce: Callable[[str], None] = lambda address: None
+) -> None:
     """Listen until SIGTERM or Ctrl-C; then take nothing new, finish what is under way, and end.
 
     host  the default is this machine only; open it wider with a token
     port  0 takes one that is free
-    said  gets the address
+    announce  gets the address
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"port is {port} (expected 0..65535)")
     _needs("uvicorn")
     from diptych.serve.server import listen
 
-    listen(app, host, port, said)
+    listen(app, host, port, announce)
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ class QueueFull(Exception):
 
 
 class Stopped(Exception):
-    """The thread has been told to stop and takes nothing new."""
+    """The thread has been asked to stop and takes nothing new."""
 
 
 @dataclass(eq=False, slots=True)
@@ -64,7 +64,7 @@ class Batcher:
 
     queue     inputs that may wait
     batch     inputs that the model gets at once
-    observed  is told of every batch: inputs, seconds
+    observed  is called for every batch: inputs, seconds
     """
 
     def __init__(

@@ -43,7 +43,7 @@ FULL = b"\r\n".join(
 class Connections:
     """All that are open.
 
-    refused  is told of each connection that was closed for the sake of the others: "connections", "head" or "request"
+    refused  is called for each connection that was closed for the sake of the others: "connections", "head" or "request"
     """
 
     def __init__(self, limits: Limits, refused: Callable[[str], None], *, now: Callable[[], float] = time.monotonic) -> None:

@@ -23,8 +23,10 @@ Pixels = npt.NDArray[np.uint8]
 Admit = Callable[[int, int], None]
 """Gets width and height before anything is decoded; what it raises ends the question."""
 PIECE = 1 << 20
+START_SECONDS = 30.0
+"""Of a process; they do not count as time of its first picture."""
 ENVIRONMENT = ("PATH", "PYTHON", "LD_", "LANG", "LC_", "TMP", "HOME", "VIRTUAL_ENV")
-"""What a decoder is told of the environment: the token of the service is none of its business."""
+"""What a decoder gets of the environment: the token of the service is none of its business."""
 MODULE = "diptych.data.media.decode_child"
 
 
@@ -104,6 +106,14 @@ class Decoders:
             env={**{name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}, "OMP_NUM_THREADS": "1"},
         )
         self._all.add(child)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await _receive(child)
+        except BaseException as error:
+            self._end(child)
+            if isinstance(error, TimeoutError | OSError | EOFError):
+                raise DecodeError("it cannot be decoded: no decoder starts", file=MODULE) from None
+            raise
         return child
 
     def _end(self, child: asyncio.subprocess.Process) -> None:

@@ -32,7 +32,7 @@ class Limits:
     body_seconds     until a body has arrived
     decode_seconds   of one picture
     seconds          from then until the answer, whatever is asked
-    drain_seconds    for requests that are under way when the service is told to stop
+    drain_seconds    for requests that are under way when the service is asked to stop
     """
 
     body_bytes: int = 16 << 20

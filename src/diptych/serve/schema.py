@@ -168,7 +168,7 @@ class InfoAnswer(BaseModel):
     models: list[ModelInfo]
     data: bool = Field(description="whether items and their pictures can be looked at")
     detector: str | None
-    objects: list[str] = Field(description="what the detector looks for unless told otherwise")
+    objects: list[str] = Field(description="what the detector looks for when none is given")
     relations: list[str]
     limits: dict[str, float]
 

@@ -69,8 +69,8 @@ class Server(uvicorn.Server):
             self.connections.sweep()
 
 
-def listen(app: FastAPI, host: str, port: int, said: Callable[[str], None]) -> None:
-    """`said` gets the address once the port is taken. Raises RunError when it cannot be."""
+def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """`announce` gets the address once the port is taken. Raises RunError when it cannot be."""
     service: Service = app.state.service
     make_room(service.limits)
     try:
@@ -78,7 +78,7 @@ def listen(app: FastAPI, host: str, port: int, said: Callable[[str], None]) -> N
     except OSError as error:
         raise RunError(f"{host}:{port} cannot be listened on: {(error.strerror or str(error)).lower()}") from error
     _warm(service)
-    said(f"http://{f'[{host}]' if ':' in host else host}:{line.getsockname()[1]}/")
+    announce(f"http://{f'[{host}]' if ':' in host else host}:{line.getsockname()[1]}/")
     logs.to_stderr()
     warnings.filterwarnings("ignore", module="PIL")  # what it thinks of clients' pictures is no line of JSON
     logs.event("starting", models=len(service.sides), items=service.first.facts.count if service.first.facts else 0)

@@ -152,11 +152,11 @@ def _distance(x: float, y: float, start: Thing, end: Thing) -> float:
 
 
 def _caption(scene: Scene, links: list[tuple[int, int]]) -> str:
-    said = sorted(
+    sentences = sorted(
         f"{with_article(scene.things[i].noun)} {predicate(scene.things[i], scene.things[j])} {with_article(scene.things[j].noun)}"
         for i, j in links
     )
-    return " and ".join(said)
+    return " and ".join(sentences)
 
 
 def _draw_links(pixels_HWC: Pixels, scene: Scene, links: list[tuple[int, int]], shape_NHW: Mask) -> Pixels:

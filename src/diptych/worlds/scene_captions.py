@@ -48,7 +48,7 @@ ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """How a caption names a thing: a noun, with a colour and a size when they are said."""
+    """How a caption names a thing: a noun, with a colour and a size when they are given."""
 
     label: str
     colour: str = ""
@@ -110,29 +110,33 @@ def statement(scene: Scene) -> Statement:
 
 def captions(scene: Scene, facts: Truth, dice: Dice, lengths: tuple[str, ...], paraphrases: int) -> list[Text]:
     """True texts in the order of `lengths`, then paraphrases of the short one (as many different ones as there are)."""
-    said = statement(scene)
+    stated = statement(scene)
     texts = []
     for length in lengths:
         if length == "tags":
             tags = dict.fromkeys(thing.noun for thing in scene.things)
-            texts.append(Text(", ".join([*tags, f"{said.subject.words} {said.predicate} {said.other.words}"]), "en", "tags"))
+            texts.append(
+                Text(", ".join([*tags, f"{stated.subject.words} {stated.predicate} {stated.other.words}"]), "en", "tags")
+            )
         else:
-            words = said.words if length == "short" else _long(scene, said) if length == "long" else _dense(scene, facts, said)
+            words = (
+                stated.words if length == "short" else _long(scene, stated) if length == "long" else _dense(scene, facts, stated)
+            )
             texts.append(Text(words, "en"))
     if paraphrases:
-        others = [words for words in _paraphrases(said) if words != said.words]
+        others = [words for words in _paraphrases(stated) if words != stated.words]
         texts += [Text(words, "en", "rewrite") for words in dice.shuffled(others)[:paraphrases]]
     return texts
 
 
-def _paraphrases(said: Statement) -> Iterator[str]:
-    one, two = said.subject.words, said.other.words
-    for surface in SURFACES[said.predicate]:
+def _paraphrases(stated: Statement) -> Iterator[str]:
+    one, two = stated.subject.words, stated.other.words
+    for surface in SURFACES[stated.predicate]:
         yield f"{with_article(one)} {surface} {with_article(two)}"
         yield f"there is {with_article(one)} {surface} {with_article(two)}"
         yield f"the {one} is {surface} the {two}"
-    back = said.predicate if said.predicate in SYMMETRIC else INVERSE.get(said.predicate)
-    surfaces = SURFACES[back] if back else (OPPOSITE[said.predicate],)
+    back = stated.predicate if stated.predicate in SYMMETRIC else INVERSE.get(stated.predicate)
+    surfaces = SURFACES[back] if back else (OPPOSITE[stated.predicate],)
     for surface in surfaces:
         yield f"{with_article(two)} {surface} {with_article(one)}"
         yield f"the {two} is {surface} the {one}"
@@ -149,21 +153,21 @@ def place(thing: Thing) -> str:
     return f"at the {ROWS[row]} {COLUMNS[column]}" if row != 1 else f"on the {COLUMNS[column]}"
 
 
-def _long(scene: Scene, said: Statement) -> str:
+def _long(scene: Scene, stated: Statement) -> str:
     """The statement, then where every further thing is."""
     rest = [f"there is {with_article(f'{t.size} {t.noun}')} {place(t)}" for t in scene.things[2:]]
     if not rest:
-        rest = [f"the {said.subject.words} is {scene.things[0].size}", f"the {said.other.words} is {scene.things[1].size}"]
-    return " ".join(_sentence(words) for words in (said.words, *rest))
+        rest = [f"the {stated.subject.words} is {scene.things[0].size}", f"the {stated.other.words} is {scene.things[1].size}"]
+    return " ".join(_sentence(words) for words in (stated.words, *rest))
 
 
-def _dense(scene: Scene, facts: Truth, said: Statement) -> str:
+def _dense(scene: Scene, facts: Truth, stated: Statement) -> str:
     """Counts, background, every thing with all its attributes and its place, and the relations that are not mere directions."""
     counts = Counter(thing.label for thing in scene.things)
     listed = " and ".join(counted(number, label) for label, number in counts.items())
     verb = "is" if counts[scene.things[0].label] == 1 else "are"
     tone = "dark" if scene.tone[0] < 0.5 else "light"
-    sentences = [f"there {verb} {listed} on a {tone} {scene.background} background", said.words]
+    sentences = [f"there {verb} {listed} on a {tone} {scene.background} background", stated.words]
     for thing in scene.things:
         words = [word for word in (thing.size, thing.texture, thing.colour) if word] + [thing.label]
         turned = " and tilted" if "tilted" in thing.attributes else ""
@@ -177,26 +181,26 @@ def _dense(scene: Scene, facts: Truth, said: Statement) -> str:
 
 def negatives(scene: Scene, facts: Truth, dice: Dice) -> list[Negative]:
     """At most one wrong caption of each kind; a kind that has no false version in this scene is left out."""
-    said = statement(scene)
+    stated = statement(scene)
     found = []
-    swapped = _swap_attributes(scene, said)
+    swapped = _swap_attributes(scene, stated)
     if swapped and not swapped[1].holds(scene, facts):
         found.append(Negative("swapped_attribute", swapped[0].words, swapped[1].words))
-    roles = Statement(said.other, said.predicate, said.subject)
+    roles = Statement(stated.other, stated.predicate, stated.subject)
     if not roles.holds(scene, facts):
-        found.append(Negative("swapped_roles", said.words, roles.words))
+        found.append(Negative("swapped_roles", stated.words, roles.words))
     offered = [
-        p for p in PREDICATES if p not in GRANTED.get(said.predicate, ()) and (p != "same colour as" or said.subject.colour)
+        p for p in PREDICATES if p not in GRANTED.get(stated.predicate, ()) and (p != "same colour as" or stated.subject.colour)
     ]
-    wrong = [other for p in offered if not (other := replace(said, predicate=p)).holds(scene, facts)]
+    wrong = [other for p in offered if not (other := replace(stated, predicate=p)).holds(scene, facts)]
     if wrong:
-        found.append(Negative("replaced_relation", said.words, dice.pick(wrong).words))
-    verb = SURFACES[said.predicate][0]
+        found.append(Negative("replaced_relation", stated.words, dice.pick(wrong).words))
+    verb = SURFACES[stated.predicate][0]
     found.append(
         Negative(
             "negation",
-            f"some {said.subject.words} is {verb} {with_article(said.other.words)}",
-            f"no {said.subject.words} is {verb} {with_article(said.other.words)}",
+            f"some {stated.subject.words} is {verb} {with_article(stated.other.words)}",
+            f"no {stated.subject.words} is {verb} {with_article(stated.other.words)}",
         )
     )
     label = dice.pick(scene.things).label
@@ -210,16 +214,16 @@ def _exactly(number: int, label: str) -> str:
     return f"exactly {counted(number, label)}"
 
 
-def _swap_attributes(scene: Scene, said: Statement) -> tuple[Statement, Statement] | None:
+def _swap_attributes(scene: Scene, stated: Statement) -> tuple[Statement, Statement] | None:
     """True and false with the colours exchanged, or the sizes when the colours are equal or unknown; None when both are."""
-    one, two = said.subject, said.other
-    if one.colour in COLOURS and one.colour != two.colour and said.predicate != "same colour as":
-        return said, Statement(replace(one, colour=two.colour), said.predicate, replace(two, colour=one.colour))
+    one, two = stated.subject, stated.other
+    if one.colour in COLOURS and one.colour != two.colour and stated.predicate != "same colour as":
+        return stated, Statement(replace(one, colour=two.colour), stated.predicate, replace(two, colour=one.colour))
     sizes = scene.things[0].size, scene.things[1].size
     if sizes[0] == sizes[1]:
         return None
     one, two = replace(one, size=sizes[0]), replace(two, size=sizes[1])
     return (
-        Statement(one, said.predicate, two),
-        Statement(replace(one, size=sizes[1]), said.predicate, replace(two, size=sizes[0])),
+        Statement(one, stated.predicate, two),
+        Statement(replace(one, size=sizes[1]), stated.predicate, replace(two, size=sizes[0])),
     )

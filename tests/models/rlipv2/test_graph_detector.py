@@ -27,7 +27,7 @@ from diptych.models.towers.label_texts import NumberTexts, TokenTexts
 OBJECTS, RELATIONS = ("dog", "red ball", "tree"), ("chasing", "left of")
 SHAPE = DetectorShape(
     pairs=4, width=32, heads=4, mlp_width=32, encoder_layers=1, decoder_layers=1, levels=2, branches=4, fusion_before=(0,),
-    fusion_width=32, language_heads=2, language_mlp=32,
+    fusion_width=32, language_heads=2, language_mlp=32, in_padded=False, relation_boxes=False,
 )  # fmt: skip
 
 

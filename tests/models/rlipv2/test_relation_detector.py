@@ -16,6 +16,8 @@ from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, Rela
 from diptych.models.towers.label_encoder import label_encoder
 
 SMALL: dict[str, Any] = {
+    "in_padded": False,
+    "relation_boxes": False,
     "pairs": 5,
     "width": 32,
     "heads": 4,

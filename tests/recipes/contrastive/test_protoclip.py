@@ -219,7 +219,7 @@ def test_gradient_caching_is_refused() -> None:
 def test_a_teacher_that_is_not_there_is_asked_for() -> None:
     recipe = small(tokenizer="clip", teacher="said")
     with pytest.raises(DataError, match="no teacher's features"):
-        recipe._taught(Sample("one"))
+        recipe._teacher_features(Sample("one"))
     with pytest.raises(ConfigError, match="shorter than a batch"):
         small(episode=4)
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from diptych.api import recipe
+from diptych.core.config import with_changes
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
@@ -18,7 +20,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.vocabularies import vocabulary
 from diptych.models.rlipv2.published import build
-from diptych.models.rlipv2.relation_detector import PairSet
+from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.hico_det_splits import unseen
 from diptych.tasks.relations.vg150 import VG150
@@ -109,7 +111,7 @@ def test_presets_freeze_what_the_release_freezes(preset: str) -> None:
 def test_every_preset_makes_a_configuration(preset: str) -> None:
     made = RLIPv2.preset(preset)
     assert made.slug == "rlipv2"
-    assert made.given == preset.startswith("tagger")
+    assert made.shape.given == preset.startswith("tagger")
     assert made.measured_by.startswith("v_coco_triplets" if preset == "v_coco" else "vg150")
 
 
@@ -121,9 +123,11 @@ def test_unknown_presets_get_a_near_match() -> None:
 def test_published_values_are_the_fields() -> None:
     made = RLIPv2.paper()
     assert (made.label, made.relation, made.box, made.giou, made.background) == (1, 1, 2.5, 1, 0.1)
-    assert (made.pairs, made.encoder_layers, made.decoder_layers, made.fusion_before) == (100, 6, 3, (0, 2, 4))
-    assert (made.list_length, int(made.list_length * made.object_share), made.pseudo, made.branches) == (500, 333, 0.3, 16)
-    assert (made.dropout, RLIPv2.tagger().dropout, RLIPv2.tagger_released().dropout) == (0.0, 0.1, 0.1)
+    shape = made.shape
+    assert (shape.pairs, shape.encoder_layers, shape.decoder_layers, shape.fusion_before) == (100, 6, 3, (0, 2, 4))
+    assert (shape.in_padded, shape.relation_boxes, DetectorShape()) == (True, True, shape), "one default, the published one"
+    assert (made.list_length, int(made.list_length * made.object_share), made.pseudo, shape.branches) == (500, 333, 0.3, 16)
+    assert (shape.dropout, RLIPv2.tagger().shape.dropout, RLIPv2.tagger_released().shape.dropout) == (0.0, 0.1, 0.1)
     assert RLIPv2.v_coco().quality is False  # some pairs have no object
     assert RLIPv2.hico_det_few().epochs == 10
     assert RLIPv2.hico_det_uc_rf().hide == "uc_rf"
@@ -194,16 +198,24 @@ def test_training_names_do_not_hold_what_the_world_holds_out() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"gate": "sigmoid"}, "unknown gate"),
-        ({"fusion": "early"}, "unknown fusion"),
-        ({"variant": "detr"}, "unknown variant"),
+        ({"gate": "sigmoid"}, "DetectorShape.gate is 'sigmoid'"),
+        ({"fusion": "early"}, r"DetectorShape.fusion is 'early' \(expected alif"),
+        ({"variant": "detr"}, "DetectorShape.variant is 'detr'"),
         ({"fusion_before": (0,)}, "meetings for 2 decoder layers"),
         ({"pseudo": 2.0}, "pseudo is 2.0"),
     ],
 )
 def test_what_cannot_be_built_is_refused_when_it_is_said(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        replace(RLIPv2.tiny(), **change)
+        with_changes(RLIPv2.tiny(), change)
+
+
+def test_fields_of_the_shape_are_changed_by_their_own_names() -> None:
+    made = recipe("rlipv2", fusion="late", pairs=5, steps=7)
+    assert (made.shape.fusion, made.shape.pairs, made.steps) == ("late", 5, 7)
+    assert replace(made.shape, fusion="alif", pairs=8) == RLIPv2.tiny().shape, "the others are the preset's"
+    with pytest.raises(UnknownName, match="did you mean 'fusion'"):
+        recipe("rlipv2", fusio="late")
 
 
 # ---------------------------------------------------------------- gradients
@@ -237,7 +249,8 @@ def off_the_grid(model: torch.nn.Module) -> None:
 @pytest.mark.parametrize("fusion", ["alif", "late", "none"])
 def test_cached_gradients_equal_plain_ones(fusion: Any) -> None:
     """Images in chunks, the loss once: every gradient but rounding."""
-    recipe = replace(RLIPv2.tiny(), batch_size=6, fusion=fusion, fusion_dropout=0.1).prepare(ROWS)
+    changes = {"batch_size": 6, "fusion": fusion, "fusion_dropout": 0.1}
+    recipe = with_changes(RLIPv2.tiny(), changes).prepare(ROWS)
     batch = first_batch(recipe, ROWS)
     grads = []
     for chunk in (0, 2):

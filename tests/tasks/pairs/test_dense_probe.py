@@ -80,8 +80,8 @@ def records(*rows: dict[str, Any]) -> pa.Table:
 
 def test_pixels_are_added_up_over_images_before_they_are_divided() -> None:
     table = records(
-        {"right": [6, 1, 0], "said": [7, 3, 0], "true": [8, 2, 0], "ordered": 1.0, "pairs": 1},
-        {"right": [0, 4, 0], "said": [0, 10, 0], "true": [6, 4, 0], "ordered": 0.5, "pairs": 2},
+        {"right": [6, 1, 0], "predicted": [7, 3, 0], "true": [8, 2, 0], "ordered": 1.0, "pairs": 1},
+        {"right": [0, 4, 0], "predicted": [0, 10, 0], "true": [6, 4, 0], "ordered": 0.5, "pairs": 2},
     )
     found = {name: metric.value for name, metric in DenseProbe(draws=20).score(table).metrics.items()}
     first, second = 6 / (7 + 14 - 6), 5 / (13 + 6 - 5)
@@ -92,7 +92,7 @@ def test_pixels_are_added_up_over_images_before_they_are_divided() -> None:
 
 def test_equal_depths_are_worth_what_the_policy_says() -> None:
     """Two pairs of which one ties, the nearer region first; three of which two tie, one with the nearer region first."""
-    counts = {"right": [1], "said": [1], "true": [1]}
+    counts = {"right": [1], "predicted": [1], "true": [1]}
     table = records(
         {**counts, "ordered": 1.5, "pairs": 2, "tied": 1, "tied_first": 1},
         {**counts, "ordered": 1.0, "pairs": 3, "tied": 2, "tied_first": 1},
@@ -115,7 +115,7 @@ def test_a_blind_model_ties_in_every_pair() -> None:
 
 
 def test_classes_are_left_out_of_the_mean_by_name() -> None:
-    table = with_facts(records({"right": [6, 1, 2], "said": [7, 3, 4], "true": [8, 2, 4]}), classes=["", "circle", "square"])
+    table = with_facts(records({"right": [6, 1, 2], "predicted": [7, 3, 4], "true": [8, 2, 4]}), classes=["", "circle", "square"])
     circle, square = 1 / (3 + 2 - 1), 2 / (4 + 4 - 2)
     result = DenseProbe(draws=20, leave_out=("",)).score(table)
     assert result.metrics["miou"].value == pytest.approx((circle + square) / 2)

@@ -7,7 +7,7 @@ their words do ("near above": "near left of", "far above").
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, untrained
+from diptych.core.config import with_changes
 from diptych.core.contracts import Dataset
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
@@ -36,7 +37,7 @@ def drawn(split: str, count: int, seed: int) -> Pool:
 
 def small(**changes: Any) -> RLIPv2:
     """The small preset for so many steps."""
-    return replace(RLIPv2.tiny(), steps=STEPS, **changes)
+    return with_changes(RLIPv2.tiny(), {"steps": STEPS, **changes})
 
 
 @dataclass(frozen=True)

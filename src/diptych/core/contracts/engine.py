@@ -110,8 +110,8 @@ class Preferring(Protocol[M, B]):
     def companions(self, model: M) -> dict[str, nn.Module]:
         """Frozen models of the run by name, made at the start of a phase; {"reference": a copy of `model`} as a rule."""
 
-    def judged(self, batch: B, said: Mapping[str, Any]) -> B:
-        """The batch with what the companions say of it, such as log-probabilities, in fields of its own. `said` holds the
+    def judged(self, batch: B, answers: Mapping[str, Any]) -> B:
+        """The batch with what the companions say of it, such as log-probabilities, in fields of its own. `answers` holds the
         features of the batch by each companion."""
 
 

@@ -26,7 +26,7 @@ def as_table(name: str, values: Mapping[str, Any] | pa.Table) -> pa.Table:
 def joined(
     name: str, old: Mapping[str, Any] | pa.Table | None, new: Mapping[str, Any] | pa.Table
 ) -> Mapping[str, Any] | pa.Table:
-    """What two steps said under one name; of one uid the later one counts."""
+    """Values of two steps under one name; of one uid the later one counts."""
     if old is None:
         return new
     if not isinstance(old, pa.Table) and not isinstance(new, pa.Table):

@@ -1,7 +1,7 @@
 """What a caption says about whom: (subject span, predicate, object span), and which labels of an image a span can mean.
 
 `TemplateGrammar` reads captions of the form "a red ring near left of a star and a dog chasing a ball" with relation phrases that
-it is told: exact on rendered captions, and enough for short alt texts. Anything else that turns a string into triplets of
+it is given: exact on rendered captions, and enough for short alt texts. Anything else that turns a string into triplets of
 strings can stand in its place (a dependency parser, a language model).
 
 What implementations get wrong: labels found inside other words ("car" in "carpet"), which is the published linking; the shorter

@@ -79,17 +79,17 @@ class TagRelations:
             found, counts = (done.columns.get(name, {}) for name in ("tagged_relations", "tagging"))
             reasons = {drop.uid: drop.reason for drop in done.dropped}
             uids = sorted([*done.kept, *reasons])
-            said = [json.dumps([found.get(uid), counts.get(uid)]) for uid in uids]
-            columns = (uids, [reasons.get(uid, "") for uid in uids], said)
-            return pa.table([pa.array(column, pa.string()) for column in columns], ["uid", "reason", "said"])
+            answers = [json.dumps([found.get(uid), counts.get(uid)]) for uid in uids]
+            columns = (uids, [reasons.get(uid, "") for uid in uids], answers)
+            return pa.table([pa.array(column, pa.string()) for column in columns], ["uid", "reason", "answers"])
 
         rows = pa.table({"row": pa.array(order, pa.int64())})
         made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, "tagged", work).to_pylist()
-        said = {row["uid"]: json.loads(row["said"]) for row in made}
+        answers = {row["uid"]: json.loads(row["answers"]) for row in made}
         kept = tuple(row["uid"] for row in made if not row["reason"])
         columns = {
-            "tagged_relations": {uid: said[uid][0] for uid in kept},
-            "tagging": {uid: counts for uid, (_, counts) in said.items() if counts},
+            "tagged_relations": {uid: answers[uid][0] for uid in kept},
+            "tagging": {uid: counts for uid, (_, counts) in answers.items() if counts},
             # Where the relations come from stays with every image: scores of another tagger mean something else.
             "relations_by": dict.fromkeys(kept, f"{tagger.name} {tagger.fingerprint[:16]}"),
         }
@@ -134,13 +134,13 @@ class TagRelations:
             return ()
         path = Path(self.paraphrases)
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            answers = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"cannot be read: {error}", file=path, expected='{"person": ["man", "rider"], ...}') from error
-        good = isinstance(said, dict) and all(isinstance(names, list) for names in said.values())
-        if not good or not all(isinstance(name, str) for names in said.values() for name in names):
+        good = isinstance(answers, dict) and all(isinstance(names, list) for names in answers.values())
+        if not good or not all(isinstance(name, str) for names in answers.values() for name in names):
             raise DataError("is no table of names", file=path, expected='{"person": ["man", "rider"], ...}')
-        return tuple((label, tuple(names)) for label, names in said.items())
+        return tuple((label, tuple(names)) for label, names in answers.items())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Keeps images in which at least one relation was found; drops the others and says
     captions -> triplets of phrases -> triplets of this image's labels -> ordered pairs of boxes with such labels -> scores -> threshold
 
 Every candidate pair is judged against all predicates of its image, not only the one that made it a candidate. Cost: one call of the
-tagger an image. It must be told how captions are read and from which confidence on a relation counts. Boxes and captions are never
+tagger an image. It needs to know how captions are read and from which confidence on a relation counts. Boxes and captions are never
 touched; relations that are already there are not looked at.
 
 Columns: "tagged_relations", a list of {subject, predicate, object, confidence} for each kept image, to be put in place by `tagged`; and

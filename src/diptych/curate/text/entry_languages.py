@@ -59,7 +59,7 @@ class EntryLanguages:
 
     def of_texts(self, language_T: Sequence[str]) -> tuple[list[str], Ints]:
         """The languages that there are, sorted, and which of them each text is of."""
-        found = [said if said and (not self.lists or said in self.lists) else OTHER for said in language_T]
+        found = [language if language and (not self.lists or language in self.lists) else OTHER for language in language_T]
         names = sorted(set(found))
         number = {name: place for place, name in enumerate(names)}
         return names, np.array([number[name] for name in found], np.int64)

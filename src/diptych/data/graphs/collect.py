@@ -96,13 +96,13 @@ class Collector:
             for box in entry.boxes:
                 x0, y0, x1, y1 = box.xyxy
                 box.xyxy = (x0 * width, y0 * height, x1 * width, y1 * height)
-        said = len(self._bad)
+        before = len(self._bad)
         try:
             at, kept, regions = self._keep_boxes(entry, width, height)
             relations = self._keep_links(entry, at)
             columns = {name: [values[n] for n in kept] for name, values in entry.per_region.items()}
         except TypeError:
-            del self._bad[said:]
+            del self._bad[before:]
             raise
         number = len(self._paths)
         self._regions.extend(number, regions)

@@ -78,14 +78,14 @@ def graph_facts(pool: Pool) -> GraphFacts | None:
     assert regions is not None
     relations = RELATION_SCHEMA.empty_table() if relations is None else relations
     x0, y0, x1, y1 = (np.asarray(regions[name].to_numpy(), np.float64) for name in ("x0", "y0", "x1", "y1"))
-    said = relations.group_by(["uid", "subject", "predicate", "object"]).aggregate([])
+    different = relations.group_by(["uid", "subject", "predicate", "object"]).aggregate([])
     return GraphFacts(
         images=len(pool),
         regions=len(regions),
         relations=len(relations),
         without_regions=len(pool) - len(pc.unique(regions["uid"])),
         without_relations=len(pool) - len(pc.unique(relations["uid"])),
-        doubled=len(relations) - len(said),
+        doubled=len(relations) - len(different),
         to_itself=int(pc.sum(pc.equal(relations["subject"], relations["object"])).as_py() or 0),
         small=int((np.minimum(x1 - x0, y1 - y0) < SMALL).sum()),
         labels=_counted(regions["label"]),

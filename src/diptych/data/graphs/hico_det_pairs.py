@@ -5,7 +5,7 @@
     hico_20160224_det/images/test2015/
     anno.mat                  image-level labels of the original release: the column `labelled_objects`   may be missing
 
-A box that occurs in several pairs is one region. Boxes that are in no pair cannot be said in this form. Objects are numbered in
+A box that occurs in several pairs is one region. Boxes that are in no pair have no place in this form. Objects are numbered in
 HICO's own alphabetical order, triplets from 0.
 """
 

@@ -1,6 +1,6 @@
 """Which names a step asks for: the names of its own images, more from the whole corpus as negatives, "no objects" last.
 
-A detector of relations is shown a list of object names and a list of relation names and told which of them are in the image. All images
+A detector of relations is shown a list of object names and a list of relation names, with which of them are in the image. All images
 of a batch share the lists, so each image's names are the others' negatives (label sequence extension, RLIP, 2209.01814).
 
 1. The names of the batch, in order of first appearance.

@@ -77,7 +77,7 @@ def _entry(row: int, value: Any, labels: Sequence[str], predicates: Sequence[str
 def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
     """A file for each split ("" becomes train) and ``categories_dict.json``; predicates keep their published numbers.
 
-    Attributes, scores and masks cannot be said. Image ids are uids.
+    Attributes, scores and masks have no place in this format. Image ids are uids.
     """
     labels, predicates = labels_of(samples)
     known = vocabulary("open-images").predicates

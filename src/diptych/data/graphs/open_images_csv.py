@@ -143,7 +143,7 @@ def _rows(file: Path, names: Sequence[str], keep: Sequence[str] | None = None) -
 def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
     """Relations, boxes and descriptions. A label serves as its own LabelName; image ids are uids.
 
-    Boxes to six digits; scores and masks cannot be said, nor an image without relation or attribute.
+    Boxes to six digits; scores and masks have no place in this format, nor an image without relation or attribute.
     """
     labels = sorted({region.label for sample in samples for region in sample.regions})
     attributes = sorted({name for sample in samples for region in sample.regions for name in region.attributes})

@@ -68,7 +68,7 @@ def _names(image_id: int, dataset: str, split: str) -> list[str]:
 def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
     """``scene_graphs.json`` and ``vocabulary.json`` (names with their counts). Images are called by their number.
 
-    A data set and its split are written where the samples have them; attributes, scores of boxes and masks cannot be said.
+    A data set and its split are written where the samples have them; attributes, scores of boxes and masks have no place in this format.
     """
     ids = numbered(samples)
     rows = []

@@ -168,7 +168,7 @@ def _names(dicts: Any, kind: str, file: Path) -> dict[int, str]:
 def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
     """The h5, its dictionaries and ``image_data.json``. Labels of VG150 keep its numbers; others are numbered from 1 by name.
 
-    Scores and masks cannot be said, nor more than ten attributes of a box.
+    Scores and masks have no place in this format, nor more than ten attributes of a box.
     """
     _h5py()
     known, (labels, predicates) = vocabulary("vg150"), labels_of(samples)

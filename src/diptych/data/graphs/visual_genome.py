@@ -125,7 +125,7 @@ def plain(name: Any, other: Mapping[str, str] | None = None) -> str:
 
 
 def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
-    """The four files; images are called by their number, synsets are empty. The split, scores and masks cannot be said."""
+    """The four files; images are called by their number, synsets are empty. The split, scores and masks have no place in this format."""
     ids = numbered(samples)
     made: dict[str, list[Any]] = {file: [] for file in FILES}
     first = relation_id = 1

@@ -1,7 +1,8 @@
 """A process that decodes pictures for another one, which can end it: `python -m diptych.data.media.decode_child`.
 
-On stdin come questions, on stdout go answers: each is 4 bytes (the length of a JSON object), the object, and as many raw bytes as its
-`bytes` says. A picture is asked for in two steps, so that whoever asks can refuse what is large before it takes memory:
+On stdin come questions, on stdout go answers, the first one when it is ready: each is 4 bytes (the length of a JSON object), the object,
+and as many raw bytes as its `bytes` says. A picture is asked for in two steps, so that whoever asks can refuse what is large before it
+takes memory:
 
     {"name", "max_pixels", "side", "bytes"} + the file   ->  {"width", "height"}, or {"problem", "too_large"}
     {"go": true}                                         ->  {"shape", "bytes"} + uint8 RGB; with `side`: {"bytes"} + WebP
@@ -36,6 +37,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which first answers what is under way
     source, out = sys.stdin.buffer, sys.stdout.buffer
+    send(out, {"ready": True})
     while (question := receive(source)) is not None:
         signal.alarm(seconds)
         answer(*question, source, out)

@@ -77,8 +77,8 @@ def _ask(url: str, manners: Manners, deadline: float) -> bytes | str:
             return str(urljoin(url, response.headers["Location"]))
         if response.status != 200:
             raise FetchError(f"http {response.status}", f"the server says {response.status} {response.reason}")
-        if said := opted_out(response.headers.get_all("X-Robots-Tag") or [], manners):
-            raise FetchError("opt-out", f"X-Robots-Tag says {said}")
+        if reason := opted_out(response.headers.get_all("X-Robots-Tag") or [], manners):
+            raise FetchError("opt-out", f"X-Robots-Tag says {reason}")
         return _body(response, manners, deadline)
     except FetchError:
         raise

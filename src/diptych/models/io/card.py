@@ -7,7 +7,7 @@ from typing import Any
 
 
 def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
-    """Markdown with the front matter that model hubs read. Says only what it was told; a missing part says so."""
+    """Markdown with the front matter that model hubs read. Holds only what it is given; a missing part is named as missing."""
     card = config.get("card") or {}
     preprocess = config["preprocess"]
     lines = [

@@ -18,8 +18,9 @@ from diptych.core.errors import ConfigError, MissingExtra
 from diptych.core.files import atomic_folder, write_json
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.clip_layout import to_transformers as renamed
+from diptych.models.io.inference import evaluating
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.embedder import PairEmbedder, evaluating
+from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 

@@ -26,8 +26,9 @@ from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import HALF, Preprocess
+from diptych.models.io.folder import fingerprint
+from diptych.models.io.inference import evaluating, parts
 from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.embedder import evaluating, fingerprint, parts
 from diptych.models.towers.outputs import Tower
 
 

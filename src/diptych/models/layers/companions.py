@@ -43,7 +43,7 @@ class Companions(nn.ModuleDict):
         return self.train(False)
 
     def train(self, mode: bool = True) -> Companions:
-        """Stays in evaluation mode whatever the source is told."""
+        """Stays in evaluation mode whatever mode the source is in."""
         super().train(False)
         return self
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
-from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.core.rows import Rows
@@ -25,17 +24,9 @@ from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating, parts
 from diptych.models.layers.codebook import Codebook, Quantised
-from diptych.models.pairs.embedder import (
-    FORMAT,
-    evaluating,
-    fingerprint,
-    load_weights,
-    parameters,
-    parts,
-    read_config,
-    save_weights,
-)
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 
@@ -168,7 +159,6 @@ class CodebookCaptions:
         """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
         decoder = {"layers": len(self.model.decoder.layers), "heads": self.model.decoder.layers[0].self_attn.num_heads}
         config = {
-            "format": FORMAT,
             "kind": self.kind,
             "name": self.name,
             "image_tower": self.model.tower.spec,
@@ -179,11 +169,7 @@ class CodebookCaptions:
             "preprocess": self.preprocess.to_json(),
             "card": {"description": "Writes a caption from the codes of an image's patches.", **self.card},
         }
-        with atomic_folder(Path(folder)) as work:
-            write_json(work / "config.json", config)
-            save_weights(self.model, work)
-            self.tokenizer.save(work)
-            (work / "README.md").write_text(model_card(self.name, config, parameters(self.model)), encoding="utf-8")
+        write_model(folder, self.model, config, model_card(self.name, config, parameters(self.model)), self.tokenizer.save)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -6,8 +6,6 @@ Letters: B batch, N items, C channel, H W, L tokens, D width.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,24 +16,23 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
-from diptych.core.errors import ConfigError, RunError
-from diptych.core.files import atomic_folder, write_json
+from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Encoded, Tokenizer
 from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating, parts
 from diptych.models.layers.prefix import PrefixEmbedder
 from diptych.models.pairs.dense_encoder import Token, TwoTokenEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.growing_encoder import GrowingEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 
-FORMAT = 1
 VARIANTS: dict[str, type[DualEncoder]] = {"": DualEncoder, "growing": GrowingEncoder, "two_tokens": TwoTokenEncoder}
 """What a model of this kind may be beside a plain dual encoder: the word in config.json -> its class."""
 T = TypeVar("T")
@@ -174,7 +171,6 @@ class PairEmbedder(Embedding):
             if not hasattr(tower, "spec"):
                 raise ConfigError(f"{type(tower).__name__} cannot be saved: build it by image_tower(...) or text_tower(...)")
         config = {
-            "format": FORMAT,
             "kind": self.kind,
             "name": self.name,
             "image_tower": model.image_tower.spec,
@@ -190,11 +186,7 @@ class PairEmbedder(Embedding):
             **({"dims": list(self.dims)} if self.dims else {}),
             **({"model": variant} if (variant := variant_of(model)) else {}),
         }
-        with atomic_folder(Path(folder)) as work:
-            write_json(work / "config.json", config)
-            save_weights(model, work)
-            self.tokenizer.save(work)
-            (work / "README.md").write_text(model_card(self.name, config, parameters(model)), encoding="utf-8")
+        write_model(folder, model, config, model_card(self.name, config, parameters(model)), self.tokenizer.save)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -220,67 +212,6 @@ class PairEmbedder(Embedding):
         return cls(model.eval(), preprocess, tokenizer, config["text_length"], config["name"], card=card, dims=dims)
 
 
-# ---------------------------------------------------------------- shared by every kind of folder
-
-
-def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each submodule is back in the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def variant_of(model: Any) -> dict[str, Any]:
     """What a model says it is beside a plain dual encoder; empty for most."""
     return dict(model.variant()) if hasattr(model, "variant") else {}
-
-
-def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:
-    """sha256 of every named tensor and of the settings."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def save_weights(model: nn.Module, folder: Path) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def load_weights(model: nn.Module, folder: Path) -> None:
-    path = Path(folder, "model.safetensors")
-    if not path.is_file():
-        raise RunError(f"{folder}: model.safetensors is missing (expected a folder that save wrote)")
-    try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise RunError(f"{path}: {' '.join(str(error).split())[:300]}") from error
-
-
-def read_config(folder: Path, kind: str) -> dict[str, Any]:
-    path = Path(folder, "config.json")
-    if not path.is_file():
-        raise RunError(f"{folder}: no config.json (expected a model folder of kind '{kind}')")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found = config.get("kind")
-    if found != kind:
-        raise RunError(f"{path}: kind is {found!r} (expected '{kind}'); a transformers folder opens as 'hf:{folder}'")
-    if config.get("format") != FORMAT:
-        raise RunError(f"{path}: format {config.get('format')} is not known to this version (expected {FORMAT})")
-    return config

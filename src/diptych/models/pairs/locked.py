@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import RunError
-from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
 from diptych.models.io import weights
 from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import PairModule
-from diptych.models.pairs.embedder import FORMAT, evaluating, fingerprint, load_weights, parameters, read_config, save_weights
 from diptych.models.pairs.linear_map import LinearPair
 from diptych.models.towers.outputs import Pairs
 
@@ -125,7 +125,6 @@ class LockedEmbedder:
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors (the heads), README.md; replaces the folder as a whole."""
         config = {
-            "format": FORMAT,
             "kind": self.kind,
             "name": self.name,
             "image_encoder": self.images.spec,
@@ -137,10 +136,7 @@ class LockedEmbedder:
             "text_length": self.texts.length,
             "card": self.card,
         }
-        with atomic_folder(Path(folder)) as work:
-            write_json(work / "config.json", config)
-            save_weights(self.heads, work)
-            (work / "README.md").write_text(model_card(self.name, config, parameters(self.heads)), encoding="utf-8")
+        write_model(folder, self.heads, config, model_card(self.name, config, parameters(self.heads)))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import FoundGraph, TripletRule
@@ -27,16 +26,8 @@ from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Pixels
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.images import DetectionImages
-from diptych.models.pairs.embedder import (
-    FORMAT,
-    evaluating,
-    fingerprint,
-    load_weights,
-    parameters,
-    parts,
-    read_config,
-    save_weights,
-)
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating, parts
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.rlipv2.ruled_triplets import found_graph, selection
 from diptych.models.rlipv2.triplet_selection import (
@@ -105,7 +96,7 @@ class GraphDetector:
             return [scene_graph(row, size, lists.objects, lists.relations) for row, size in kept]
         lists, graphs = LabelLists.asked(objects), []
         for part, size_B in self._batches(images, batch_size):
-            graphs += entity_graphs(self._said(part, lists), size_B, lists.objects, top=top)
+            graphs += entity_graphs(self._predicted(part, lists), size_B, lists.objects, top=top)
         return [_above(graph, threshold) for graph in graphs]
 
     detect_rule: ClassVar[dict[str, str]] = {
@@ -149,7 +140,7 @@ class GraphDetector:
             raise DataError("the list is empty", field="relations", expected="at least one relation to look for")
         found: list[tuple[Triplets, tuple[int, int]]] = []
         for part, size_B in self._batches(images, batch_size):
-            best = best_triplets(self._said(part, lists), top=top, rule=rule, possible_CR=possible_CR)
+            best = best_triplets(self._predicted(part, lists), top=top, rule=rule, possible_CR=possible_CR)
             found += zip(best, size_B, strict=True)
         return found
 
@@ -197,8 +188,8 @@ class GraphDetector:
                 label_R[object_N][None],
                 torch.ones(1, len(part), dtype=torch.bool),
             )
-            said = self._said([pixels_HWC], lists, given)
-            score_NR = said.relation_logit_BSQR[0, -1].sigmoid().cpu()
+            predicted = self._predicted([pixels_HWC], lists, given)
+            score_NR = predicted.relation_logit_BSQR[0, -1].sigmoid().cpu()
             best = score_NR.flatten().sort(descending=True, stable=True).indices[: top or None]
             for place in best.tolist():
                 pair, relation = divmod(place, len(lists.relations))
@@ -207,21 +198,21 @@ class GraphDetector:
         edges.sort(key=lambda edge: -edge.confidence)
         return SceneGraph(tuple(regions), tuple(edges[: top or None]))
 
-    def _said(self, images: Sequence[Pixels], lists: LabelLists, given: Pairs | None = None) -> PairSet:
+    def _predicted(self, images: Sequence[Pixels], lists: LabelLists, given: Pairs | None = None) -> PairSet:
         image_BCHW, pixel_BHW = self.images(images)
         with self._ready() as device:
             ids, mask = self.texts(lists.texts)
             text_TD = self.model.labels(ids.to(device), None if mask is None else mask.to(device))
             if given is not None:
                 given = given.to(device)
-            said: PairSet = self.model.detect(
+            predicted: PairSet = self.model.detect(
                 image_BCHW.to(device),
                 text_TD,
                 entities=lists.background + 1,
                 pixel_BHW=None if pixel_BHW is None else pixel_BHW.to(device),
                 given=given,
             )
-        return said
+        return predicted
 
     def _batches(self, images: Sequence[ImageSource], batch_size: int) -> Iterator[tuple[list[Pixels], list[tuple[int, int]]]]:
         if self.model.shape.given:
@@ -241,7 +232,6 @@ class GraphDetector:
         """config.json, model.safetensors, README.md, and the tokenizer where there is one; replaces the folder as a whole."""
         model = self.model
         config = {
-            "format": FORMAT,
             "kind": self.kind,
             "name": self.name,
             "backbone": model.backbone.spec,
@@ -252,11 +242,7 @@ class GraphDetector:
             "lists": {"objects": list(self.objects), "relations": list(self.relations)},
             "card": self.card,
         }
-        with atomic_folder(Path(folder)) as work:
-            write_json(work / "config.json", config)
-            save_weights(model, work)
-            self.texts.save(work)
-            (work / "README.md").write_text(self._readme(), encoding="utf-8")
+        write_model(folder, model, config, self._readme(), self.texts.save)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -54,7 +54,7 @@ ROBERTA = {
 """roberta-base."""
 
 
-PUBLISHED = DetectorShape(in_padded=True, relation_boxes=True, released_masks=True)
+PUBLISHED = DetectorShape(released_masks=True)
 """RLIPv2-ParSeDA with ALIF, exact as released, its attention masks included: before training on, mind `released_masks`."""
 
 

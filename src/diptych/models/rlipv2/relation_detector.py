@@ -7,7 +7,7 @@ Letters: B images, S decoder layers, Q pair queries, E = 2Q entity queries (subj
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,32 +28,42 @@ from diptych.models.towers.label_encoder import LabelEncoder
 
 Variant = Literal["parse", "parsed", "parseda"]
 Fusion = Literal["alif", "late", "none"]
+Layer = TypeVar("Layer", EncoderLayer, DecoderLayer)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorShape:
     """Everything about a `RelationDetector` but its backbone and label encoder. Defaults: RLIPv2-ParSeDA, as published.
 
-    variant          parse: on DETR; parsed: on Deformable DETR; parseda: on DAB-Deformable-DETR
+    variant          parse (on DETR), parsed (Deformable DETR), parseda (DAB-Deformable-DETR)
     pairs            Q, pair queries (the published 200 queries are 100 pairs)
-    given            queries are given regions (R-Tagger); given_point: with the released wiring (`GivenQueries`)
-    hide_twins       see `GivenQueries`: "training" as released
-    relation_start   what relation queries start from, and with it where they say to be (`RelationDecoder`). Published: "both", a tagger
-                     with ResNet "slots"; "fused" is released too. None: "both", but for given pairs "fused" at the pair's own box
-    fusion           alif: in the encoder; late: behind the decoders; none
-    fusion_before    encoder depths before which ALIF meets the labels
+    given            queries are given regions (R-Tagger)
+    given_point      with the released wiring of given boxes (`GivenQueries`)
+    hide_twins       when slots of the same given region hide from each other: always; training (as released); never
+    relation_start   what relation queries start from, and with it where they say to be (`RelationDecoder`): both (published), slots (a
+                     released tagger with ResNet), fused; none: both, but for given pairs fused at the pair's own box
+    width, heads, mlp_width   of encoder and decoders
+    encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
+    branches         of the fusion of subject and object
+    dropout          in encoder and decoders
+    norm_groups      of the GroupNorms in the pyramid (`FeaturePyramid`); none: the published 32 at the published width
+    centred          positions at pixel centres (`map_sine`): Swin as released; not ResNet
+    in_padded        positions of boxes in the padded image (`BoxPosition`), as released
+    relation_boxes   frozen box heads of the relation decoder (`RelationDecoder`), as released: they matter only with a checkpoint's
+                     weights; parse, which has no references, has none
+    fusion           alif (in the encoder), late (behind the decoders, RLIPv1), none
+    fusion_before    encoder layers before which image and labels meet
+    fusion_width, fusion_dropout   of a meeting, all heads together
+    coarsest_only    only the coarsest level meets the labels
     released_masks   attention masks as the release applies them: labels read padded places of the coarsest level, and in training texts
                      whose encoded numbers sum to 0 or less (its test for padding, which about half of all texts fail) are hidden
                      from other texts and, under late fusion, from queries. False: padding is hidden, texts never
-    fusion_width     of all heads of a meeting; language_heads, language_mlp: of the layers among labels behind it
-    gate, gate_start see `language_fusion.Gate`; None starts it at 1 / levels
+    gate             how much of what was read gets in (`language_fusion.Gate`); published: one learned number a direction
+    gate_start       its first value; none: 1 / levels
+    language_layers, language_heads, language_mlp   of the layers among labels behind each meeting
     layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
                      off, or under another fusion: all against the last
-    text_scale       see `LabelClassifier`
-    norm_groups      see `feature_pyramid.FeaturePyramid`; None is the published 32 at the published width
-    centred          see `sine_position.map_sine`: True for Swin, False for ResNet as released
-    in_padded        see `pair_decoder.BoxPosition`: True as released
-    relation_boxes   see `pair_decoder.RelationDecoder`: True as released (not with parse, which has no references)
+    text_scale       reach of the logits at the start (`LabelClassifier`); narrow models need more than the published 1/2
     """
 
     variant: Variant = "parseda"
@@ -73,8 +83,8 @@ class DetectorShape:
     dropout: float = 0.0
     norm_groups: int | None = None
     centred: bool = False
-    in_padded: bool = False
-    relation_boxes: bool = False
+    in_padded: bool = True
+    relation_boxes: bool = True
     fusion: Fusion = "alif"
     fusion_before: tuple[int, ...] = (0, 2, 4)
     fusion_width: int = 2048
@@ -118,7 +128,7 @@ class DetectorShape:
 
 @dataclass(frozen=True, slots=True)
 class PairSet(PairPredictions):
-    """What a relation detector says, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
+    """What a relation detector predicts, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
     image without its padding; logits are raw: a softmax over C for entities, R sigmoids for relations.
 
     relation_text_RD   the relation texts as encoded, before they met any image: what label similarity is measured by
@@ -135,8 +145,8 @@ class RelationDetector(nn.Module):
     >>> shape = DetectorShape(width=32, heads=2, mlp_width=32, levels=2, encoder_layers=1, decoder_layers=1, pairs=3,
     ...     fusion_before=(0,), fusion_width=32, language_heads=2, language_mlp=32)
     >>> detector = RelationDetector(detection_backbone("conv_tiny"), label_encoder("vectors", width=16), shape)
-    >>> said = detector(torch.rand(1, 3, 64, 64), torch.rand(5, 16), entities=3)
-    >>> list(said.relation_logit_BSQR.shape)
+    >>> found = detector(torch.rand(1, 3, 64, 64), torch.rand(5, 16), entities=3)
+    >>> list(found.relation_logit_BSQR.shape)
     [1, 1, 3, 2]
     """
 
@@ -149,7 +159,9 @@ class RelationDetector(nn.Module):
         )
         self.encoder = _encoder(shape, labels.width)
         anchors = not dense and (shape.variant == "parseda" or shape.given) and not (shape.given and shape.given_point)
-        self.entity_decoder = EntityDecoder(_decoder_layers(shape), width, anchors=anchors, in_padded=shape.in_padded)
+        self.entity_decoder = EntityDecoder(
+            _layers(DecoderLayer, shape, shape.decoder_layers), width, anchors=anchors, in_padded=shape.in_padded
+        )
         self.relation_decoder = _relation_decoder(shape)
         self.late_entities = self.late_relations = None
         if shape.fusion == "late":
@@ -286,18 +298,7 @@ class RelationDetector(nn.Module):
 
 
 def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
-    layers = [
-        EncoderLayer(
-            shape.width,
-            shape.heads,
-            mlp_width=shape.mlp_width,
-            levels=shape.levels,
-            points=shape.points,
-            dense=shape.variant == "parse",
-            dropout=shape.dropout,
-        )
-        for _ in range(shape.encoder_layers)
-    ]
+    layers = _layers(EncoderLayer, shape, shape.encoder_layers)
     if shape.fusion != "alif":
         return FusedEncoder(layers)
     fusions = [
@@ -340,7 +341,7 @@ def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
         start = shape.relation_start or "both"
         position = "entities" if start == "slots" else "learned"
     return RelationDecoder(
-        _decoder_layers(shape),
+        _layers(DecoderLayer, shape, shape.decoder_layers),
         shape.width,
         shape.pairs,
         position=position,
@@ -350,9 +351,9 @@ def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
     )
 
 
-def _decoder_layers(shape: DetectorShape) -> list[DecoderLayer]:
+def _layers(kind: type[Layer], shape: DetectorShape, count: int) -> list[Layer]:
     return [
-        DecoderLayer(
+        kind(
             shape.width,
             shape.heads,
             mlp_width=shape.mlp_width,
@@ -361,7 +362,7 @@ def _decoder_layers(shape: DetectorShape) -> list[DecoderLayer]:
             dense=shape.variant == "parse",
             dropout=shape.dropout,
         )
-        for _ in range(shape.decoder_layers)
+        for _ in range(count)
     ]
 
 

@@ -43,7 +43,7 @@ class Triplets:
 
 @torch.no_grad()
 def best_triplets(
-    said: PairSet, *, top: int = 100, rule: ScoreRule = "graph", possible_CR: Tensor | None = None
+    predicted: PairSet, *, top: int = 100, rule: ScoreRule = "graph", possible_CR: Tensor | None = None
 ) -> list[Triplets]:
     """The `top` highest (query, relation) combinations of each image, from the last decoder layer; each query is named by its
     likeliest subject and object, the background left out.
@@ -53,14 +53,14 @@ def best_triplets(
     """
     if rule not in ("graph", "hoi"):
         raise ConfigError(f"unknown score rule {rule!r} (expected graph | hoi)")
-    subject_score_BN, subject_BN = said.subject_logit_BSQC[:, -1].softmax(-1)[..., :-1].max(-1)
-    object_score_BN, object_BN = said.object_logit_BSQC[:, -1].softmax(-1)[..., :-1].max(-1)
+    subject_score_BN, subject_BN = predicted.subject_logit_BSQC[:, -1].softmax(-1)[..., :-1].max(-1)
+    object_score_BN, object_BN = predicted.object_logit_BSQC[:, -1].softmax(-1)[..., :-1].max(-1)
     weight_BN = object_score_BN if rule == "hoi" else subject_score_BN * object_score_BN
-    score_BNR = said.relation_logit_BSQR[:, -1].sigmoid() * weight_BN[..., None]
+    score_BNR = predicted.relation_logit_BSQR[:, -1].sigmoid() * weight_BN[..., None]
     if possible_CR is not None:
         score_BNR = score_BNR.masked_fill(~possible_CR[object_BN], -1.0)
     best = score_BNR.flatten(1).topk(min(top, score_BNR[0].numel()), dim=1)
-    sides = [box_convert(box[:, -1], "cxcywh", "xyxy") for box in (said.subject_box_BSQ4, said.object_box_BSQ4)]
+    sides = [box_convert(box[:, -1], "cxcywh", "xyxy") for box in (predicted.subject_box_BSQ4, predicted.object_box_BSQ4)]
     found = []
     for image, (score_T, place_T) in enumerate(zip(best.values, best.indices, strict=True)):
         score_T, place_T = score_T[score_T >= 0], place_T[score_T >= 0]
@@ -112,13 +112,13 @@ def scene_graph(
 
 @torch.no_grad()
 def entity_graphs(
-    said: PairSet, sizes: Sequence[tuple[int, int]], objects: Sequence[str], *, top: int = 100, same: float = 0.7
+    predicted: PairSet, sizes: Sequence[tuple[int, int]], objects: Sequence[str], *, top: int = 100, same: float = 0.7
 ) -> list[SceneGraph]:
     """Regions alone: what the subject and object queries of the last layer found, the `top` best of each image."""
     score_BE, name_BE = (
-        torch.cat((said.subject_logit_BSQC[:, -1], said.object_logit_BSQC[:, -1]), 1).softmax(-1)[..., :-1].max(-1)
+        torch.cat((predicted.subject_logit_BSQC[:, -1], predicted.object_logit_BSQC[:, -1]), 1).softmax(-1)[..., :-1].max(-1)
     )
-    box_BE4 = box_convert(torch.cat((said.subject_box_BSQ4[:, -1], said.object_box_BSQ4[:, -1]), 1), "cxcywh", "xyxy")
+    box_BE4 = box_convert(torch.cat((predicted.subject_box_BSQ4[:, -1], predicted.object_box_BSQ4[:, -1]), 1), "cxcywh", "xyxy")
     graphs = []
     for image, size in enumerate(sizes):
         best_E = score_BE[image].topk(min(top, score_BE.shape[1])).indices

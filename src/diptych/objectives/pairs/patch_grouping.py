@@ -1,4 +1,4 @@
-"""Each text with the patches that it is about (DreamLIP, 2403.17007): texts of one image told apart by where they look.
+"""Each text with the patches that it is about (DreamLIP, 2403.17007): texts of one image contrasted by where they look.
 
 With unit-norm patches u_p and texts t_k of an image, a_kp = t_k . u_p and
 

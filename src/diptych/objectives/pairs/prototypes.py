@@ -146,9 +146,9 @@ def back_translation(
     sides = ((image_ND, image_prototype_KD, text_clusters), (text_ND, text_prototype_KD, image_clusters))
     losses = [
         prototype_loss(
-            x_ND, prototype_KD, soft_targets(told, tau), scale=scale, filled_K=told.filled_K, process_group=process_group
+            x_ND, prototype_KD, soft_targets(clusters, tau), scale=scale, filled_K=clusters.filled_K, process_group=process_group
         )
-        for x_ND, prototype_KD, told in sides
+        for x_ND, prototype_KD, clusters in sides
     ]
     return torch.stack(losses).mean()
 

@@ -110,8 +110,8 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         objects = known.asked_objects if known and known.objects else tuple(sorted(self.names.objects))
         return LabelLists(objects, known.asked_predicates if known and known.predicates else tuple(sorted(self.names.relations)))
 
-    def spoken(self) -> dict[str, str]:
-        """Relations of the data that a closed set asks for in other words: V-COCO's "sit instr" is "sit on/at"."""
+    def relation_texts(self) -> dict[str, str]:
+        """Relation of the data -> the text that a closed set asks for it by, where they differ: V-COCO's "sit instr" is "sit on/at"."""
         known = vocabulary(self.vocabulary) if self.vocabulary and self.lists == "closed" else None
         return dict(zip(known.predicates, known.texts, strict=True)) if known and known.texts else {}
 
@@ -204,7 +204,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         hidden: Collection[Triplet] = (),
     ) -> GraphBatch:
         """The batch of these draws; relations of the classes `hidden` are taken out first, the others put into the words of the lists."""
-        words = self.spoken()
+        words = self.relation_texts()
         if hidden or words:
             samples = (in_words(without(draw.sample, hidden), words) for draw in draws)
             items = (replace(draw, sample=sample) for draw, sample in zip(draws, samples, strict=True))

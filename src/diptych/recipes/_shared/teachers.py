@@ -7,7 +7,7 @@ from typing import Protocol, cast
 from diptych.core.contracts import Hook, Run, Stage
 
 
-class Taught(Protocol):
+class HasTeacher(Protocol):
     """A model that can make its teacher anew from its own weights."""
 
     def reset_teacher_(self) -> None: ...
@@ -21,4 +21,4 @@ class TeacherFromStart(Hook):
 
     def on_stage(self, run: Run, stage: Stage) -> None:
         if run.step == 0:
-            cast(Taught, run.model).reset_teacher_()
+            cast(HasTeacher, run.model).reset_teacher_()

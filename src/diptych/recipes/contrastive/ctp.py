@@ -44,14 +44,14 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     """CTP: Towards Vision-Language Continual Pretraining via Compatible Momentum Contrast and Topology Preservation (Zhu et al.,
     2023, arXiv 2308.07146). Baseline: `clip`, trained on one task after the other.
 
-    The data are a stream of tasks, told apart by a metadata column. A momentum model follows the trained one, and features are
+    The data are a stream of tasks, separated by a metadata column. A momentum model follows the trained one, and features are
     contrasted with its features of the batch and with a queue of earlier ones. From the second task on there is a frozen
     reference, the model as it was after the task before: the momentum model is pulled to both of them (compatible momentum), and
     the similarities within the batch are held where the reference has them (topology preservation). Hidden words are guessed from
     words and image, and distilled from the momentum model. The temperature is fixed.
 
     With `buffer` above 0 this is CTP_ER (preset `paper_er`), the variant with experience replay: a reservoir of samples of the earlier
-    tasks is trained on again with each later one. Which samples it holds is told from their uids (`data/load/reservoir.py`).
+    tasks is trained on again with each later one. Which samples it holds follows from their uids (`data/load/reservoir.py`).
     Tasks share the
     steps of the run in proportion to their samples, replays included, so that a run with a buffer costs no more than one without. The
     released code trains its epochs over both (`replays="added"`, in `paper_er`).
@@ -61,7 +61,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     score matrix from them.
 
     We depart in these points: keys come from all processes (`keys="own"` has the released form, in which every process contrasts with
-    its own batch alone, so that two processes learn something else than one); the queue starts empty and wraps; samples of one
+    its own batch alone, and the result depends on the number of processes); the queue starts empty and wraps; samples of one
     group are no negatives of each other, as in `clip`; the companions have no dropout; blocks are pre-norm. In our small runs the
     method keeps more of the first task and learns less of the last, as the price of it.
 

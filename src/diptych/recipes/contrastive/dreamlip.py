@@ -29,7 +29,7 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
     All texts of an image are cut into sentences, and K of them are drawn at a step. Each of the K is matched with the image as in
     CLIP, against the k-th texts of the other images: sentences of one image are never each other's negatives there. The loss is the
     mean over k. A second term groups the patches: what a sentence is about (a mean of patches, weighted by their similarity with
-    it) is told apart from what the other sentences of the same image are about. With one text this is CLIP.
+    it) is contrasted with what the other sentences of the same image are about. With one text this is CLIP.
 
     Give it captions of several sentences: they may be far longer than the text window, since each sentence has a window of its own.
     The text tower runs on K texts an image. What is deployed is a plain dual encoder; the head for patches stays behind.
@@ -70,7 +70,7 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
 
     @property
     def grouping(self) -> bool:
-        """Whether patches are grouped at all: one text has nothing to be told apart from."""
+        """Whether patches are grouped at all: one text has no other to be contrasted with."""
         return self.lambda_s != 0 and self.texts + self.raw_first > 1
 
     def prepare(self, data: Dataset) -> Self:

@@ -34,7 +34,7 @@ class GrowCLIP(DualEncoderRecipe):
     The data come in growing parts, each holding the one before. When a larger part begins, candidates from a growth space (layers of
     either tower, layers that both towers share, width of the MLPs) inherit the weights, are trained for a few steps and halved by
     their loss until one is left. The model then grows to that shape. New weights are a mixture of copied and fresh ones (parameter
-    inheriting with momentum); with `identity` the model says at that moment exactly what it said before. The optimiser keeps its
+    inheriting with momentum); with `identity` the model's outputs do not change at that moment. The optimiser keeps its
     memory of what stays, with zeros for what is new, and the learning rate is warmed up again.
 
     No code was released and we could read the abstract only: growth space, search and the place of beta are our reading of it. The

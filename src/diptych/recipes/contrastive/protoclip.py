@@ -1,4 +1,4 @@
-"""ProtoCLIP: samples of one cluster belong together, and the clusters of each modality are told to the other."""
+"""ProtoCLIP: prototypes found in each modality are targets for the other."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
         return EpisodeBatch(
             **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
             row_B=torch.tensor(rows, dtype=torch.int64),
-            teacher_BD=torch.tensor([self._taught(draw.sample) for draw in draws], dtype=torch.float32),
+            teacher_BD=torch.tensor([self._teacher_features(draw.sample) for draw in draws], dtype=torch.float32),
         )
 
-    def _taught(self, sample: Any) -> list[float]:
+    def _teacher_features(self, sample: Any) -> list[float]:
         if not self.teacher:
             return []
         if (found := sample.extras.get(self.teacher)) is None:

@@ -148,12 +148,12 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
         if views := present(features.local_NVK, features.teacher_N1K, features.class_centre_K):
             found["distilled"] = self.alpha * self_distillation(*views, **taus)
         if patches := present(features.patch_NMK, features.teacher_patch_NMK, features.patch_centre_K):
-            found["masked"] = self.beta * self_distillation(*patches, **taus, mask_NV=self.asked(batch))
+            found["masked"] = self.beta * self_distillation(*patches, **taus, mask_NV=self.counted_places(batch))
         if self.koleo:
             found["koleo"] = self.koleo * koleo(features.class_ND)
         return found
 
-    def asked(self, batch: DenseBatch) -> Tensor | None:
+    def counted_places(self, batch: DenseBatch) -> Tensor | None:
         """Which places of the batch are hidden patches and not padding; None when all are."""
         return batch.place_BM >= 0 if self.hidden_spread else None
 
@@ -164,7 +164,7 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
         patches = present(features.patch_centre_K, features.teacher_patch_NMK)
         model.recentre_(
             moved_centre(*views, momentum=self.centre) if views else None,
-            moved_centre(*patches, momentum=self.centre, mask_NV=self.asked(batch)) if patches else None,
+            moved_centre(*patches, momentum=self.centre, mask_NV=self.counted_places(batch)) if patches else None,
         )
 
     @classmethod

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, Self
 
 from torch import Tensor
 
+from diptych.core.config import with_changes
 from diptych.core.contracts import Draws, Optimiser, Rule
 from diptych.data.graphs.batch import GraphBatch
 from diptych.data.graphs.label_lists import NO_OBJECTS, LabelLists
 from diptych.data.graphs.region_noise import RegionNoise
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
-from diptych.models.rlipv2.language_fusion import GateKind
-from diptych.models.rlipv2.pair_decoder import RelationStart
-from diptych.models.rlipv2.pair_queries import HideTwins
 from diptych.models.rlipv2.published import BACKBONES, FROZEN, ROBERTA
-from diptych.models.rlipv2.relation_detector import DetectorShape, Fusion, PairSet, RelationDetector, Variant
+from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import LabelEncoder, label_encoder
 from diptych.objectives.boxes.matching import Missing
 from diptych.objectives.boxes.pair_set import PairSetLoss
@@ -38,8 +36,9 @@ class RLIPv2(GraphRecipe):
     An image is matched with two lists of free texts, objects and relations, each text encoded alone. In the encoder, places of the
     image and labels read each other through one matrix of scores (ALIF); subjects and objects are decoded in parallel, pair by
     pair, and relations after them (ParSe). Each query is assigned to one true pair; the relations of a pair are worth as much as its
-    boxes lie well (quality labels), and similar names earn a part (pseudo-labels). Its baselines are fields: `fusion` "late" is RLIPv1
-    (2209.01814), "none" lets texts meet the image in the classifier only; `variant` takes ParSe back to DETR or Deformable DETR.
+    boxes lie well (quality labels), and similar names earn a part (pseudo-labels). Its baselines are fields of its `shape`:
+    `fusion` "late" is RLIPv1 (2209.01814), "none" lets texts meet the image in the classifier only; `variant` takes ParSe back to DETR
+    or Deformable DETR.
 
     With `given` the queries are known regions: the R-Tagger, which finds relations for detection data
     (`curate/operators/relation_tags.py`).
@@ -72,31 +71,7 @@ class RLIPv2(GraphRecipe):
     lr_drop      share of the run after which the learning rate is a tenth
     hide         HICO-DET's unseen classes whose relations are left out of training: uc_rf, uc_nf, uo
     noise_box, noise_label   strength of the noise on given boxes, share of given labels that are replaced
-    variant      parse (on DETR), parsed (Deformable DETR), parseda (DAB-Deformable-DETR)
-    pairs        pair queries (the published 200 queries are 100 pairs)
-    given        queries are known regions (R-Tagger)
-    given_point  with the released wiring of given boxes
-    hide_twins   when slots of the same region hide from each other: always; training (as released); never
-    relation_start   what relation queries start from: both (published), slots (a released tagger), fused; none: both, or for given
-                 regions the fused pair at its own box
-    width, heads, mlp_width   of encoder and decoders
-    encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
-    branches     of the fusion of subject and object
-    dropout      in encoder and decoders
-    norm_groups  groups of the GroupNorms in the pyramid; none: 32 at the published width
-    centred      positions at pixel centres: Swin as released; not ResNet
-    in_padded    positions of boxes in the padded image, as released
-    relation_boxes   frozen box heads of the relation decoder, as released: they matter only with a checkpoint's weights
-    fusion       alif (in the encoder), late (behind the decoders, RLIPv1), none
-    fusion_before   encoder layers before which image and labels meet
-    fusion_width, fusion_dropout   of a meeting, all heads together
-    coarsest_only   only the coarsest level meets the labels
-    released_masks   attention masks as the release applies them: padding is read, and in training about half of all texts are hidden
-    gate         how much of what was read gets in; published: one learned number a direction
-    gate_start   its first value; none: 1 / levels
-    language_layers, language_heads, language_mlp   of the layers among labels behind each meeting
-    layer_texts  each decoder layer is classified against the labels of its own meeting
-    text_scale   reach of the logits at the start; narrow models need more than the published 1/2
+    shape        everything else about the detector (`DetectorShape`); its fields are options like these
     """
 
     slug = "rlipv2"
@@ -147,62 +122,27 @@ class RLIPv2(GraphRecipe):
     backbone: str = "timm:resnet50"
     frozen_norm: bool = True
     drop_path: float = 0.0
-    variant: Variant = "parseda"
-    pairs: int = 100
-    given: bool = False
-    given_point: bool = False
-    hide_twins: HideTwins = "always"
-    relation_start: RelationStart | None = None
-    width: int = 256
-    heads: int = 8
-    mlp_width: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 3
-    levels: int = 4
-    points: int = 4
-    branches: int = 16
-    dropout: float = 0.0
-    norm_groups: int | None = None
-    centred: bool = False
-    in_padded: bool = True
-    relation_boxes: bool = True
-    fusion: Fusion = "alif"
-    fusion_before: tuple[int, ...] = (0, 2, 4)
-    fusion_width: int = 2048
-    fusion_dropout: float = 0.1
-    coarsest_only: bool = True
-    released_masks: bool = False
-    gate: GateKind = "scalar"
-    gate_start: float | None = None
-    language_layers: int = 1
-    language_heads: int = 12
-    language_mlp: int = 3072
-    layer_texts: bool = True
-    text_scale: float = 0.5
+    shape: DetectorShape = field(default_factory=DetectorShape)
 
     def __post_init__(self) -> None:
-        self.shape()  # refuses what cannot be built, an unknown gate for one
-        self.loss()
+        self.loss()  # refuses what cannot be computed
 
     @property
     def measured_by(self) -> str:
         """Recall of triplets; where pictures are small worlds with a few relations, of the first five."""
-        if self.lists == "closed" and self.vocabulary == "v-coco" and not self.given:
+        if self.lists == "closed" and self.vocabulary == "v-coco" and not self.shape.given:
             return "v_coco_triplets"  # what the release prints in training; V-COCO's texts are not the names of its data
-        task = "vg150_predcls" if self.given else "vg150"
+        task = "vg150_predcls" if self.shape.given else "vg150"
         return f"{task}:ks=[5]" if self.square else task
 
     # ------------------------------------------------------------ model
 
-    def shape(self) -> DetectorShape:
-        return DetectorShape(**{item.name: getattr(self, item.name) for item in fields(DetectorShape)})
-
     def model(self) -> RelationDetector:
-        return RelationDetector(self.image_backbone(), self.text_part(), self.shape())
+        return RelationDetector(self.image_backbone(), self.text_part(), self.shape)
 
     def default_lists(self) -> LabelLists:
         """Of a tagger every name: it is asked for those of one image, and these say what captions can be read for."""
-        if not self.given or self.lists == "closed":
+        if not self.shape.given or self.lists == "closed":
             return super().default_lists()
         return LabelLists(tuple(name for name in self.names.objects if name != NO_OBJECTS), self.names.relations)
 
@@ -215,7 +155,7 @@ class RLIPv2(GraphRecipe):
     def text_part(self) -> LabelEncoder:
         """One vector a label."""
         if self.label_encoder == "table":
-            return label_encoder("table", labels=len(self.all_names()), width=self.width)
+            return label_encoder("table", labels=len(self.all_names()), width=self.shape.width)
         if self.label_encoder == "vectors":
             return label_encoder("vectors", width=self.frozen_texts().width)
         if self.label_encoder.startswith("hf:"):
@@ -232,22 +172,22 @@ class RLIPv2(GraphRecipe):
     def batch(self, draws: Draws) -> GraphBatch:
         return self.graph_batch(
             draws,
-            max_pairs=self.pairs,
-            fill_pairs=FILL_PAIRS if self.given else 0,
-            noise=RegionNoise(box=self.noise_box, label=self.noise_label) if self.given else None,
+            max_pairs=self.shape.pairs,
+            fill_pairs=FILL_PAIRS if self.shape.given else 0,
+            noise=RegionNoise(box=self.noise_box, label=self.noise_label) if self.shape.given else None,
             hidden=_hidden(self.hide),
         )
 
     def features(self, model: RelationDetector, batch: GraphBatch) -> PairSet:
-        said: PairSet = model(
+        predicted: PairSet = model(
             batch.image_BCHW,
             batch.text_TL,
             batch.text_mask_TL,
             entities=batch.lists.background + 1,
             pixel_BHW=None if self.square else batch.pixel_BHW,
-            given=batch.given_pairs() if self.given else None,
+            given=batch.given_pairs() if self.shape.given else None,
         )
-        return said
+        return predicted
 
     def losses(self, features: PairSet, batch: GraphBatch) -> dict[str, Tensor]:
         return self._terms(features, batch)[0]
@@ -266,7 +206,7 @@ class RLIPv2(GraphRecipe):
             gamma=self.gamma,
             quality=self.quality,
             pseudo=self.pseudo,
-            matching="given" if self.given else self.matching,
+            matching="given" if self.shape.given else self.matching,
             subjects=self.subjects,
             missing=self.missing,
             divisors=self.divisors,
@@ -304,23 +244,25 @@ class RLIPv2(GraphRecipe):
             backbone="conv_tiny",
             frozen_norm=False,
             frozen="",
-            pairs=8,
-            width=64,
-            heads=4,
-            mlp_width=128,
-            encoder_layers=4,
-            decoder_layers=2,
-            levels=2,
-            branches=8,
-            centred=True,
-            in_padded=False,
-            relation_boxes=False,
-            fusion_before=(0, 2),
-            fusion_width=128,
-            fusion_dropout=0.0,
-            language_heads=4,
-            language_mlp=128,
-            text_scale=4.0,
+            shape=DetectorShape(
+                pairs=8,
+                width=64,
+                heads=4,
+                mlp_width=128,
+                encoder_layers=4,
+                decoder_layers=2,
+                levels=2,
+                branches=8,
+                centred=True,
+                in_padded=False,
+                relation_boxes=False,
+                fusion_before=(0, 2),
+                fusion_width=128,
+                fusion_dropout=0.0,
+                language_heads=4,
+                language_mlp=128,
+                text_scale=4.0,
+            ),
             pseudo=None,
             batch_size=16,
             steps=3000,
@@ -350,7 +292,7 @@ class RLIPv2(GraphRecipe):
     @classmethod
     def hico_det(cls) -> Self:
         """Fine-tuning on all of HICO-DET: 80 objects, 117 verbs, 128 queries."""
-        return cls(lists="closed", vocabulary="hico-det", pairs=64)
+        return cls(lists="closed", vocabulary="hico-det", shape=FEWER)
 
     @classmethod
     def hico_det_few(cls) -> Self:
@@ -360,12 +302,12 @@ class RLIPv2(GraphRecipe):
     @classmethod
     def hico_det_uc_rf(cls) -> Self:
         """HICO-DET with 120 combinations of verb and object hidden, the rare ones first."""
-        return cls(lists="closed", vocabulary="hico-det", pairs=64, hide="uc_rf", **SHORT)
+        return cls(lists="closed", vocabulary="hico-det", shape=FEWER, hide="uc_rf", **SHORT)
 
     @classmethod
     def hico_det_uc_nf(cls) -> Self:
         """HICO-DET with 120 combinations of verb and object hidden, the frequent ones first."""
-        return cls(lists="closed", vocabulary="hico-det", pairs=64, hide="uc_nf", **SHORT)
+        return cls(lists="closed", vocabulary="hico-det", shape=FEWER, hide="uc_nf", **SHORT)
 
     @classmethod
     def v_coco(cls) -> Self:
@@ -382,28 +324,27 @@ class RLIPv2(GraphRecipe):
         """The R-Tagger: ParSeD on given regions with noise, no quality labels, trained on Visual Genome alone. Its script leaves dropout
         at 0.1, other than those of ParSeDA."""
         return cls(
-            variant="parsed",
-            given=True,
-            mlp_width=1024,
-            dropout=0.1,
+            shape=DetectorShape(variant="parsed", given=True, mlp_width=1024, dropout=0.1, gate="vector"),
             focal="corner",
             quality=False,
             pseudo=None,
-            gate="vector",
         )
 
     @classmethod
     def tagger_released(cls) -> Self:
         """The R-Tagger wired as released: points read off the given boxes, relations from learned slots, no leak mask in evaluation."""
-        return replace(cls.tagger(), given_point=True, relation_start="slots", hide_twins="training")
+        return with_changes(cls.tagger(), {"given_point": True, "relation_start": "slots", "hide_twins": "training"})
 
     @classmethod
     def tagger_tiny(cls) -> Self:
         """The tagger at the size of `tiny`."""
-        return replace(cls.tiny(), variant="parsed", given=True, focal="corner", quality=False, steps=600)
+        changes = {"variant": "parsed", "given": True, "focal": "corner", "quality": False, "steps": 600}
+        return with_changes(cls.tiny(), changes)
 
 
-SWIN: dict[str, Any] = {"frozen_norm": False, "frozen": FROZEN["swin_tiny"], "centred": True}
+FEWER = DetectorShape(pairs=64)
+"""128 queries, as for HICO-DET."""
+SWIN: dict[str, Any] = {"frozen_norm": False, "frozen": FROZEN["swin_tiny"], "shape": DetectorShape(centred=True)}
 SWIN_TINY: dict[str, Any] = {**SWIN, "backbone": BACKBONES["swin_tiny"]["name"], "drop_path": 0.2}
 SWIN_LARGE: dict[str, Any] = {**SWIN, "backbone": BACKBONES["swin_large"]["name"], "drop_path": 0.5}
 SHORT: dict[str, Any] = {"batch_size": 32, "epochs": 10.0, "lr_drop": 0.7, "lr": 1e-4}

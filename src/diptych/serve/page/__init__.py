@@ -18,7 +18,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 START = "main.js"
-"""The module that the page starts; it imports the others, which the browser is told of in advance."""
+"""The module that the page starts; it imports the others, which the browser loads in advance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,10 +96,10 @@ class DenseProbe:
     def score(self, records: pa.Table) -> Result:
         """Pure. Draws resample groups and add their pixels up again."""
         groups = records.column("group").to_pylist()
-        right, said, true = (array(records, name).astype(np.float64) for name in ("right", "said", "true"))
+        right, predicted, true = (array(records, name).astype(np.float64) for name in ("right", "predicted", "true"))
         pairs = np.stack([self._ordered(records), array(records, "pairs").astype(np.float64)], 1)
         code_N, count = codes(groups)
-        sums = {"right": right, "said": said, "true": true, "pairs": pairs}
+        sums = {"right": right, "predicted": predicted, "true": true, "pairs": pairs}
         total = {name: np.zeros((count, value.shape[1])) for name, value in sums.items()}
         for name, value in sums.items():
             np.add.at(total[name], code_N, value)
@@ -188,13 +188,13 @@ class DenseProbe:
     def _row(self, sample: Sample, dense_PPD: npt.NDArray[np.float32], probe: _Probe, names: Sequence[str]) -> dict[str, Any]:
         label_HW, _ = self._truth(sample, names)
         size = label_HW.shape
-        said_HW = _drawn_up(probe.classes(dense_PPD), size).argmax(-1)
+        predicted_HW = _drawn_up(probe.classes(dense_PPD), size).argmax(-1)
         depth_HW = _drawn_up(probe.depth(dense_PPD)[..., None], size)[..., 0]
         known = label_HW >= 0
         total = len(names) + 1
         counts = {
-            "right": np.bincount(label_HW[known & (said_HW == label_HW)], minlength=total),
-            "said": np.bincount(said_HW[known], minlength=total),
+            "right": np.bincount(label_HW[known & (predicted_HW == label_HW)], minlength=total),
+            "predicted": np.bincount(predicted_HW[known], minlength=total),
             "true": np.bincount(label_HW[known], minlength=total),
         }
         pairs = hiding_pairs(sample)
@@ -303,8 +303,8 @@ class _Probe:
 
 def _numbers(weight_RG: Floats, total: dict[str, Floats], counted_C: npt.NDArray[np.bool_]) -> dict[str, Floats]:
     """Each metric in every draw; weights say how often a draw holds each group. Classes that do not count are in no mean over classes."""
-    right_RC, said_RC, true_RC = (weight_RG @ total[name] for name in ("right", "said", "true"))
-    union_RC = said_RC + true_RC - right_RC
+    right_RC, predicted_RC, true_RC = (weight_RG @ total[name] for name in ("right", "predicted", "true"))
+    union_RC = predicted_RC + true_RC - right_RC
     there_RC = (true_RC > 0) & counted_C
     share_RC = np.where(there_RC, right_RC / np.maximum(union_RC, 1), 0.0)
     pairs_R2 = weight_RG @ total["pairs"]
@@ -318,6 +318,6 @@ def _numbers(weight_RG: Floats, total: dict[str, Floats], counted_C: npt.NDArray
 
 _SCHEMA = pa.schema(
     [("uid", pa.string()), ("group", pa.string())]
-    + [(name, pa.list_(pa.int64())) for name in ("right", "said", "true")]
+    + [(name, pa.list_(pa.int64())) for name in ("right", "predicted", "true")]
     + [("ordered", pa.float64()), ("pairs", pa.int64()), ("tied", pa.int64()), ("tied_first", pa.int64())]
 )

@@ -96,15 +96,15 @@ class ZeroShot:
         image_ND = np.concatenate([v for v in vectors if len(v)])
         score = scorer(sentence_KTD, self.ensemble)
         found = rk.rank(image_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
-        spoken = [spell(name) for name in names]
+        spelled = [spell(name) for name in names]
         return with_facts(
             class_records(samples, labels, found, names),
             options=asdict(self),
             templates=list(sentences),
             classes=len(names),
             class_list=class_list_hash(names),
-            names_shared=sorted(name for name, count in Counter(spoken).items() if count > 1),
-            texts_truncated=count_truncated(model, [fill(t, n) for n in spoken for t in sentences]),
+            names_shared=sorted(name for name, count in Counter(spelled).items() if count > 1),
+            texts_truncated=count_truncated(model, [fill(t, n) for n in spelled for t in sentences]),
             unreadable=[asdict(u) for u in unreadable],
         )
 

@@ -11,7 +11,7 @@ that can follow a rule is asked for that; `triplets="detector"` takes its own `d
 fine-tuning (`zero_shot="nf"`), pairs whose likeliest subject is no person are dropped first. Version 1 always took `detect`.
 
 Default setting: every class is scored on all images. Known-object setting: a class is scored only on images that show a relation
-with its object, so false alarms elsewhere do not count. Both are in one result. Which objects an image shows is said by HICO's
+with its object, so false alarms elsewhere do not count. Both are in one result. Which objects an image shows is given by HICO's
 image-level labels, as in the official scorer, where the data have them (a column `labelled_objects`), else by its annotated relations.
 
 Full, Rare and Non-Rare are means over classes; Rare has fewer than 10 training instances, counted on the *whole* training set also

@@ -199,10 +199,10 @@ class VCoco:
         """A person does an action with the best score of its relations of that action."""
         graphs = found.graphs
         key = graphs.subject[found.rows] * len(ACTIONS) + ACTION_OF_ROLE[graphs.predicate[found.rows]]
-        said, place = np.unique(key, return_inverse=True)
-        score = np.full(len(said), -np.inf)
+        pair, place = np.unique(key, return_inverse=True)
+        score = np.full(len(pair), -np.inf)
         np.maximum.at(score, place.reshape(-1), graphs.confidence[found.rows])
-        box, action = np.divmod(said, len(ACTIONS))
+        box, action = np.divmod(pair, len(ACTIONS))
         counted = ~people.skipped(subject[box])
         box, action, score = box[counted], action[counted], score[counted]
         person = subject[box]

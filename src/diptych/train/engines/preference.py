@@ -23,8 +23,8 @@ class Preference(Engine):
         self.companions = Companions(preferring(run.recipe).companions(model), model, run.recipe)
 
     def step(self, run: Trainer, batch: Batch) -> Outcome:
-        said = {name: run.ask(companion, batch) for name, companion in self.companions.items()}
-        outcome = run.backward(preferring(run.recipe).judged(batch, said))
+        answers = {name: run.ask(companion, batch) for name, companion in self.companions.items()}
+        outcome = run.backward(preferring(run.recipe).judged(batch, answers))
         run.update(outcome)
         return outcome
 

@@ -1,0 +1,66 @@
+"""The folder of a saved model: config.json, model.safetensors, README.md, and what else its kind needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from diptych.core.errors import RunError
+from diptych.core.files import atomic_folder, write_json
+
+FORMAT = 1
+
+
+def write_model(folder: Path, model: nn.Module, config: Mapping[str, Any], readme: str, *more: Callable[[Path], object]) -> None:
+    """Writes config.json (the format beside what `config` holds), the weights, README.md, and what each of `more` adds to the folder,
+    which is replaced as a whole."""
+    with atomic_folder(Path(folder)) as work:
+        write_json(work / "config.json", {"format": FORMAT, **config})
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+        for add in more:
+            add(work)
+        (work / "README.md").write_text(readme, encoding="utf-8")
+
+
+def read_config(folder: Path, kind: str) -> dict[str, Any]:
+    path = Path(folder, "config.json")
+    if not path.is_file():
+        raise RunError(f"{folder}: no config.json (expected a model folder of kind '{kind}')")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = config.get("kind")
+    if found != kind:
+        raise RunError(f"{path}: kind is {found!r} (expected '{kind}'); a transformers folder opens as 'hf:{folder}'")
+    if config.get("format") != FORMAT:
+        raise RunError(f"{path}: format {config.get('format')} is not known to this version (expected {FORMAT})")
+    return config
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    path = Path(folder, "model.safetensors")
+    if not path.is_file():
+        raise RunError(f"{folder}: model.safetensors is missing (expected a folder that save wrote)")
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise RunError(f"{path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:
+    """sha256 of every named tensor and of the settings."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
