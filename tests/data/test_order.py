@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
-from diptych.data.load.order import Weighted, order, span
+from diptych.data.load.order import Grouped, Weighted, order, span
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 200))
@@ -46,6 +46,36 @@ def test_weighted_order_is_fair_in_the_long_run():
     np.testing.assert_allclose(counts, [8 / 7, 16 / 7, 4 / 7, 0], atol=0.05)
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(1, 5), st.integers(0, 3))
+@settings(max_examples=50, deadline=None)
+def test_grouped_order_comes_in_blocks_of_one_group_across_epochs(sizes, members, seed):
+    groups = np.repeat([f"g{n}" for n in range(len(sizes))], sizes)
+    n, times = len(groups), 12
+    draw = Grouped(groups.tolist(), members)
+    rows = np.concatenate([draw(seed, epoch, n) for epoch in range(times)])
+    blocks = rows[: len(rows) // members * members].reshape(-1, members)
+    of_block = groups[blocks]
+    assert (of_block == of_block[:, :1]).all(), "a block is of one group, also over the seam of two epochs"
+    for number, block in enumerate(blocks):
+        size = sizes[int(of_block[number, 0][1:])]
+        counts = np.bincount(block, minlength=n)
+        assert counts.max() <= -(-members // size), "no row again while others of the group have not come"
+        assert len(set(block.tolist())) == min(members, size)
+    met = np.array([(of_block[:, 0] == f"g{n}").sum() for n in range(len(sizes))])
+    assert met.max() - met.min() <= 1, "groups come equally often, whatever their size"
+    again = Grouped(groups.tolist(), members)
+    assert (again(seed, times - 1, n) == rows[-n:]).all(), "a pure function of its arguments"
+
+
+def test_grouped_order_goes_through_all_members_before_any_comes_again():
+    draw = Grouped(["a"] * 6 + ["b"] * 6, 2)
+    rows = np.concatenate([draw(5, epoch, 12) for epoch in range(2)])
+    for group in (range(6), range(6, 12)):
+        mine = [row for row in rows.tolist() if row in group]
+        assert sorted(mine[:6]) == sorted(mine[6:12]) == list(group)
+        assert mine[:6] != mine[6:12]
+
+
 def test_impossible_orders_say_what_is_wrong():
     with pytest.raises(ConfigError, match="no rows"):
         span(0, 0, 0, 4)
@@ -53,3 +83,7 @@ def test_impossible_orders_say_what_is_wrong():
         Weighted((1.0, -1.0))
     with pytest.raises(ConfigError, match="2 weights for 3 rows"):
         Weighted((1.0, 1.0))(0, 0, 3)
+    with pytest.raises(ConfigError, match="blocks of 0 members"):
+        Grouped(["a"], 0)
+    with pytest.raises(ConfigError, match="1 groups for 3 rows"):
+        Grouped(["a"], 1)(0, 0, 3)

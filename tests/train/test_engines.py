@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from safetensors.torch import load_file
 from test_parallel import launch, trained
 from torch import Tensor
 from toy import Toy, toy_pool
-from toy_engines import ACTIONS, BETA, PROMPTS, Average, Bandit, Prefer, Table
+from toy_engines import ACTIONS, BETA, PROMPTS, Average, Bandit, Prefer, Rollout, Table
 
 from diptych.core.contracts import Hook, Recipe
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.randomness import keyed_seed
 from diptych.data.load.stream import batches
+from diptych.train.engines.companions import frozen_copy
 from diptych.train.estimate import estimate
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
@@ -145,6 +147,53 @@ def stopped(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_a_stopped_policy_ends_in_the_same_bytes(tmp_path: Path) -> None:
     stopped(Bandit(), tmp_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembering(Bandit):
+    """Two answers a prompt, a companion that follows the model every second rollout, and a coefficient that follows the drift."""
+
+    slug = "remembering"
+    steps: int = 7
+
+    def model(self) -> Table:
+        table = super().model()
+        table.register_buffer("beta", torch.tensor([0.1], dtype=torch.float64))
+        table.register_buffer("rollouts", torch.zeros(1, dtype=torch.float64))
+        return table
+
+    def companions(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+        return {name: frozen_copy(model) for name in ("reference", "behind")}
+
+    def rollout(self, model: Any, companions: Mapping[str, torch.nn.Module], batch: Rollout) -> Rollout:
+        if model.rollouts.item() % 2 == 0:
+            companions["behind"].load_state_dict(model.state_dict())
+        model.rollouts += 1
+        prompt_B = batch.prompt_B.repeat_interleave(2)
+        action_B = torch.multinomial(companions["behind"](prompt_B).exp(), 1)[:, 0]
+        log_prob_B, reference_B = (m(prompt_B).gather(1, action_B[:, None])[:, 0] for m in (model, companions["reference"]))
+        drift_B = log_prob_B - reference_B
+        reward_B = (action_B == prompt_B % ACTIONS).double() - model.beta * drift_B
+        model.beta *= 1 + 0.1 * drift_B.mean().clamp(-1, 1)
+        return Rollout(prompt_B, action_B, log_prob_B, reward_B - reward_B.mean(), reward_B)
+
+
+def test_what_rollouts_remember_is_in_the_checkpoints(tmp_path: Path) -> None:
+    stopped(Remembering(), tmp_path)
+    ends = load_file(tmp_path / "whole/model/model.safetensors")
+    assert ends["rollouts"].item() == 7
+    assert ends["beta"].item() != 0.1
+
+
+def test_there_may_be_more_answers_than_prompts(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    class Counted(Remembering):
+        def after_update(self, model: Any, features: Any, batch: Rollout, progress: float) -> None:
+            sizes.append(len(batch))
+
+    fit(Counted(steps=2, passes=1, minibatch=6), toy_pool(), tmp_path / "run", OPTIONS)
+    assert sizes == [6, 6, 4] * 2
 
 
 def test_a_recipe_that_lacks_what_its_engine_asks_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from toy import Toy, toy_pool
 from diptych.core.contracts import Hook, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample, Text
+from diptych.data.shards.build import open_built
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 from diptych.train.stages import plan, total_steps
@@ -127,3 +128,57 @@ def test_a_stop_in_any_stage_changes_nothing(stop_at: int, tmp_path: Path) -> No
     one, other = (load_file(run.model / "model.safetensors") for run in (whole, cut))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert [line["step"] for line in cut.metrics()] == list(range(1, 13))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds(Toy):
+    """Two rounds on samples that are drawn with torch's random numbers, from what the stage before trained on."""
+
+    broken: str = ""
+
+    def stages(self) -> Sequence[Stage]:
+        def make(run: Any) -> Iterator[Sample]:
+            run.model.eval()
+            for row in range(len(run.data) - 4):
+                yield Sample(uid=f"{run.data[row].uid[:4]}x{int(torch.randint(10**9, ()))}", texts=(Text("made"),))
+            if run.step and self.broken and not Path(self.broken).exists():
+                Path(self.broken).touch()
+                raise RuntimeError("broken while making")
+
+        return [Stage("first", self, make=make), Stage("second", self, make=make)]
+
+
+def test_a_first_stage_makes_its_samples_too(tmp_path: Path) -> None:
+    run = fit(Rounds(steps=6, dropout=0.5, witness=str(tmp_path / "witness")), toy_pool(20), tmp_path / "run", QUIET)
+    first, second = (open_built(run.path / f"stages/{name}").uids for name in ("00-first", "01-second"))
+    assert (len(first), len(second)) == (16, 12)
+    assert {uid[:4] for uid in second} < {uid[:4] for uid in first} < set(toy_pool(20).uids), "a round reads the one before"
+    assert len({uid[4:] for uid in (*first, *second)}) == 28, "rounds draw different numbers"
+
+
+def test_a_stop_while_samples_are_made_changes_nothing(tmp_path: Path) -> None:
+    whole = fit(Rounds(steps=6), toy_pool(20), tmp_path / "whole", QUIET)
+    recipe = Rounds(steps=6, broken=str(tmp_path / "broken"))
+    with pytest.raises(RuntimeError, match="broken while making"):
+        fit(recipe, toy_pool(20), tmp_path / "cut", QUIET)
+    cut = resume(tmp_path / "cut", toy_pool(20), kind=Rounds)
+    assert cut.state["status"] == "finished"
+    assert open_built(cut.path / "stages/01-second").uids == open_built(whole.path / "stages/01-second").uids
+    assert (whole.model / "model.safetensors").read_bytes() == (cut.model / "model.safetensors").read_bytes()
+
+
+def test_making_samples_leaves_the_model_in_training_mode(tmp_path: Path) -> None:
+    modes: list[bool] = []
+
+    class Watch(Hook):
+        name = "watch"
+
+        def before_step(self, run: Any, batch: Any) -> None:
+            modes.append(run.model.training)
+
+    class Watched(Rounds):
+        def hooks(self) -> Sequence[Hook]:
+            return [Watch()]
+
+    fit(Watched(steps=4), toy_pool(20), tmp_path / "run", QUIET)
+    assert modes == [True] * 4

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.config import config_hash, to_plain
-from diptych.core.contracts import Batch, Dataset, Engine, Hook, Outcome, Recipe
+from diptych.core.contracts import Batch, Dataset, Engine, Hook, Order, Outcome, Recipe
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import check_rows
 from diptych.core.run_folder import RunFolder
+from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache
 from diptych.train.checkpoint import Checkpoint
@@ -67,6 +68,7 @@ class Training:
         phases: Sequence[Phase] | None = None,
     ) -> None:
         self.whole_recipe, self.whole_data, self.options = recipe, data, options
+        self.data = data
         self.world, self.folder, self.journal = world, folder, log
         self.phases = list(phases or plan(recipe, data, options))
         self.phase = self.phases[0]
@@ -75,6 +77,7 @@ class Training:
         self.hooks: dict[str, Hook] = {}
         self.precision = choose_precision(options.precision, world.device)
         self.autocast = autocast(self.precision, world.device)
+        self._order: Order = order
         self._stream: Iterator[Step] = iter(())
         self._failures: list[str] = []
         self._saved = -1
@@ -95,7 +98,7 @@ class Training:
         if phase.stage.recipe.batch_size % self.world.size:
             raise ConfigError(f"batch_size {self.recipe.batch_size} cannot be shared equally by {self.world.size} processes")
         if before is not None and begin is None:
-            self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
+            self.data = self._data_of(phase)
         self._add_hooks(phase)
         torch.manual_seed(keyed_seed(self.options.seed, "model", phase.index))
         model = self.recipe.model()
@@ -126,8 +129,25 @@ class Training:
             if begin is None and self.optimiser and name in remembered and remembered[name][0] == parameter.shape:
                 self.optimiser.state[parameter] = remembered[name][1]
         if before is None or begin is not None:
-            self.data = stage_data(phase, self.whole_data, self, self.folder.path / "stages", self.world)
+            self.data = self._data_of(phase)
+        self._order = self.recipe.row_order(self.data) or order
+        if self.engine.once and self._order is not order:
+            raise ConfigError(
+                f"the engine '{self.recipe.engine}' wants every sample once: '{self.recipe.slug}' cannot have an order"
+            )
         self._stream = self._open(phase.stop)
+
+    def _data_of(self, phase: Phase) -> Dataset:
+        """What a phase trains on. A stage that makes its samples has random numbers of its own for it, and may leave the model in
+        evaluation mode."""
+        folder = self.folder.path / "stages"
+        if phase.stage.make is None:
+            return stage_data(phase, self.whole_data, self, folder, self.world)
+        with torch.random.fork_rng():
+            torch.manual_seed(keyed_seed(self.options.seed, "make", phase.index))
+            made = stage_data(phase, self.whole_data, self, folder, self.world)
+        self.model.train()
+        return made
 
     def _remembered(self) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
         """Shape and optimiser state of every parameter, by name."""
@@ -175,6 +195,7 @@ class Training:
             workers=self.options.workers,
             bad_limit=self.options.bad_limit,
             known_bad=quarantined(self.folder),
+            order=self._order,
         )
 
     # ------------------------------------------------------------ one step
@@ -380,8 +401,17 @@ class Training:
 
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
         key = keyed_seed(self.options.seed, "extra", seed)
-        rank, world, limit = self.world.rank, self.world.size, self.options.bad_limit
-        for item in batches(self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit):
+        extra = batches(
+            self.data,
+            self.recipe,
+            seed=key,
+            stop=count,
+            rank=self.world.rank,
+            world=self.world.size,
+            bad_limit=self.options.bad_limit,
+            order=self._order,
+        )
+        for item in extra:
             yield self._placed(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:

@@ -19,7 +19,7 @@ from diptych.core.contracts.capabilities import (
     VectorIndex,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
-from diptych.core.contracts.data import Batch, Dataset, Draw, Draws
+from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
 from diptych.core.contracts.engine import Acting, Engine, Outcome, Preferring, Solvable, Trainer
 from diptych.core.contracts.optimiser import Optimiser, Rule
 from diptych.core.contracts.pipeline import Answer, Pipeline
@@ -49,6 +49,7 @@ __all__ = [
     "LexicalEmbedder",
     "Operator",
     "Optimiser",
+    "Order",
     "Outcome",
     "Pipeline",
     "PointEmbedder",

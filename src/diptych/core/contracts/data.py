@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
@@ -13,6 +13,10 @@ from diptych.core.sample import Sample
 
 if TYPE_CHECKING:
     import torch
+
+
+Order = Callable[[int, int, int], npt.NDArray[np.int64]]
+"""(seed, epoch, n) -> n rows. Equal arguments, equal rows, in every process."""
 
 
 class Dataset(Protocol):

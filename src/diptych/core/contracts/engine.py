@@ -134,4 +134,9 @@ class Acting(Protocol[M, B]):
 
     def rollout(self, model: M, companions: Mapping[str, nn.Module], batch: B) -> B:
         """What the model does for a batch (prompts), one row an answer: actions, their log-probabilities as they are now, rewards,
-        advantages. Without gradient; random numbers from torch's generator, which belongs to the step."""
+        advantages. There may be more answers than prompts. Without gradient; random numbers from torch's generator, which belongs to
+        the step.
+
+        What must be remembered from one rollout to the next (a KL controller's coefficient, when a mask model was last refreshed) goes
+        into buffers of the model or tensors of a companion, written here: both are in the checkpoints. With several processes it has
+        to be written alike on all of them."""

@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import TypeVar
 
 from diptych.core.contracts.capabilities import Deployable
-from diptych.core.contracts.data import Batch, Dataset, Draws
+from diptych.core.contracts.data import Batch, Dataset, Draws, Order
 from diptych.core.contracts.optimiser import Optimiser
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.errors import UnknownName
@@ -35,7 +35,9 @@ class Stage:
 
     keep_optimiser  the optimiser goes on with what it remembers of parameters of equal name and shape; else it starts afresh, too
     keep   which samples it trains on (tasks of a continual stream, a warm-up set); None keeps all
-    make   new samples from the model so far (candidates, rewrites); called once, stored under `stages/` in the run folder
+    make   new samples from the model so far (candidates, rewrites, answers to prefer); called once, stored under `stages/` in the run
+           folder. `run.data` is what the stage before trained on, in the first stage what the run was given; torch's random numbers
+           are the stage's own, so that a run that was stopped makes the same
     carry  moves weights from the module of the stage before into this one's; None loads tensors of equal name and shape
     """
 
@@ -87,6 +89,11 @@ class Recipe(ABC, Generic[M, B, F]):
     def prepare(self, data: Dataset) -> Self:
         """Fill in what depends on the data: a tokeniser, class names, a label vocabulary. Deterministic."""
         return self
+
+    def row_order(self, data: Dataset) -> Order | None:
+        """Which rows come when, where a random permutation an epoch will not do: whole groups in a batch (`data.load.order.Grouped`),
+        rare concepts more often (`Weighted`). Asked once a stage with its data; deterministic."""
+        return None
 
     @abstractmethod
     def model(self) -> M:

@@ -6,19 +6,18 @@ Letters: N rows, S positions of a span.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.contracts import Order
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 
 Ints = npt.NDArray[np.int64]
-Order = Callable[[int, int, int], Ints]
-"""(seed, epoch, n) -> n rows. Equal arguments, equal rows, in every process."""
 
 
 @lru_cache(maxsize=4)
@@ -62,6 +61,56 @@ def _weighted(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
     pointer_N = (np.arange(n) + rng.random()) * (edge_N[-1] / n)
     row_N = np.minimum(np.searchsorted(edge_N, pointer_N, side="right"), np.flatnonzero(weights)[-1])
     row_N = rng.permutation(row_N)
+    row_N.flags.writeable = False
+    return row_N
+
+
+class Grouped:
+    """An order in blocks of `members` rows of one group: a batch of P * members rows holds P whole groups ("P x K" batches).
+
+    Every group has had as many blocks as every other, or one more. A group goes through its members in a random order and starts again
+    with another; what is left of fewer than `members` waits for the next time. A group smaller than that fills its block with repeats.
+    Blocks run on over the seam of two epochs, and an epoch is n rows like any other, though not each row once. A batch that holds the
+    end of one round of the groups and the start of the next may hold a group twice.
+
+    groups  the group of every row
+    """
+
+    def __init__(self, groups: Sequence[str], members: int) -> None:
+        if members < 1 or not len(groups):
+            raise ConfigError(f"blocks of {members} members in {len(groups)} rows (expected one or more of each)")
+        self.count, self.members = len(groups), members
+        _, group_N = np.unique(np.asarray(groups), return_inverse=True)
+        sorted_N = np.argsort(group_N, kind="stable")
+        self._rows = np.split(sorted_N, np.flatnonzero(np.diff(group_N[sorted_N])) + 1)
+
+    def __call__(self, seed: int, epoch: int, n: int) -> Ints:
+        if n != self.count:
+            raise ConfigError(f"{self.count} groups for {n} rows (expected one a row)")
+        return _grouped(self, seed, epoch)
+
+    def block(self, seed: int, number: int) -> Ints:
+        """The rows of the block of that number, counted over all epochs."""
+        turn, place = divmod(number, len(self._rows))
+        group = int(_turn(seed, turn, len(self._rows))[place])
+        rows = self._rows[group]
+        passed, part = divmod(turn, max(len(rows) // self.members, 1))
+        shuffled = keyed_rng(seed, "members", group, passed).permutation(rows)
+        block: Ints = np.resize(shuffled[part * self.members : (part + 1) * self.members], self.members)
+        return block
+
+
+@lru_cache(maxsize=4)
+def _turn(seed: int, turn: int, groups: int) -> Ints:
+    return keyed_rng(seed, "groups", turn).permutation(groups)
+
+
+@lru_cache(maxsize=4)
+def _grouped(grouped: Grouped, seed: int, epoch: int) -> Ints:
+    first = epoch * grouped.count
+    begin, end = first // grouped.members, (first + grouped.count - 1) // grouped.members + 1
+    row_N = np.concatenate([grouped.block(seed, number) for number in range(begin, end)])
+    row_N = row_N[first - begin * grouped.members :][: grouped.count]
     row_N.flags.writeable = False
     return row_N
 

@@ -21,11 +21,11 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
-from diptych.core.contracts import Dataset, Draw, Draws, Recipe
+from diptych.core.contracts import Dataset, Draw, Draws, Order, Recipe
 from diptych.core.errors import ConfigError, DataError, DecodeError, DiptychError, RunError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
-from diptych.data.load.order import Order, order, span
+from diptych.data.load.order import order, span
 
 HANDFUL = 5
 """So many bad samples never stop a run, however small the data."""
