@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
@@ -109,11 +109,15 @@ def test_cropped_cuts_boxes_and_drops_what_is_gone_with_its_relations() -> None:
 
 
 @given(st.integers(40, 2000), st.integers(40, 2000), st.sampled_from(range(480, 801, 32)))
+@example(40, 1317, 480)
 @settings(max_examples=100, deadline=None)
 def test_sizes_are_those_of_transformers_detr(height: int, width: int, short: int) -> None:
     from transformers.image_transforms import get_size_with_aspect_ratio
 
     theirs = get_size_with_aspect_ratio((height, width), short, 1333)
+    assume(
+        max(theirs) <= 1333
+    )  # they leave an image that is a little too long as it is, where its short side is right by rounding
     ours = fitting((np.broadcast_to(np.uint8(0), (height, width, 3)), SceneGraph()), short, 1333)
     limited = max(ours) == 1333
     np.testing.assert_allclose(ours, theirs, atol=1 if limited else 0, rtol=0)  # 1333.0 is 1332 after their rounding

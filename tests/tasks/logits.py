@@ -33,7 +33,7 @@ class LogitDetector(GraphDetector):
             rows = [int(image.name) for image in images[start : start + batch_size]]
             yield rows, [tuple(self.planted.size_N2[row].tolist()) for row in rows]
 
-    def _said(self, images: Any, lists: LabelLists, given: Any = None) -> PairSet:
+    def _predicted(self, images: Any, lists: LabelLists, given: Any = None) -> PairSet:
         self.asked.append(lists)
         subject, thing, relation = (
             torch.from_numpy(logits[images])[:, None]

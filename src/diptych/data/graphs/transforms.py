@@ -197,6 +197,8 @@ def jittered(image_HWC: Pixels, strength: float, rng: np.random.Generator) -> Pi
 def fitting(picture: Picture, short: int, longest: int | None = None) -> tuple[int, int]:
     """(height, width) with the short side at `short`, or, where the long side would pass `longest`, with the long side at `longest`.
 
+    An image whose short side is already what it should be stays as it is, as in the released DETR, if its long side is not too long.
+
     >>> fitting((np.zeros((480, 640, 3), np.uint8), SceneGraph()), 800, 1333)
     (800, 1066)
     """
@@ -205,6 +207,8 @@ def fitting(picture: Picture, short: int, longest: int | None = None) -> tuple[i
     long = int(short * high / low)
     if longest is not None and high / low * short > longest:
         short, long = max(1, round(longest * low / high)), longest
+        if short == low and high <= longest:
+            return height, width
     return (long, short) if width < height else (short, long)
 
 
