@@ -28,6 +28,7 @@ def claims() -> tuple[Claim, ...]:
             controls=(Arm("untrained", Paired(siglip, rows, learns=False)),),
             metric="test/i2t_r@1",
             margins=Margins(matters=0.02, equivalence=0.02),
+            equal_budget=("steps", "samples", "trained_parameters"),
             data="6,000 rendered images of two shapes; retrieval among 500",
             reported=("test/t2i_r@1",),
         ),
