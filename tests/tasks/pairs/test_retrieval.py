@@ -153,6 +153,18 @@ def test_interval_is_over_groups(kit: Any) -> None:
     assert Retrieval().score(records).metrics == Retrieval().score(records).metrics
 
 
+@pytest.mark.parametrize("ties", ["expected", "pessimistic", "optimistic"])
+def test_items_add_up_under_the_tie_policy_of_the_task(kit: Any, ties: Any) -> None:
+    model = kit.model({"a": [1, 0], "b": [1, 0], "c": [0, 1]}, {"A": [1, 0], "B": [1, 0], "C": [0, 1]})
+    pool = kit.pool(kit.sample("a", "A"), kit.sample("b", "B"), kit.sample("c", "C"))
+    task = Retrieval(ks=(1,), draws=5, ties=ties)
+    table = task.predict(model, pool)
+    values_NM = task.item_values(table, "t2i_r@1")
+    assert values_NM is not None
+    expected = {"expected": 2 / 3, "pessimistic": 1 / 3, "optimistic": 1.0}[ties]
+    assert float(np.nanmean(values_NM)) == pytest.approx(task.score(table).metrics["t2i_r@1"].value) == pytest.approx(expected)
+
+
 def test_items_add_up_to_the_metric_and_each_metric_says_its_direction(kit: Any) -> None:
     model, pool = kit.random(40, captions=3, noise=2.5)
     task = Retrieval(draws=5)

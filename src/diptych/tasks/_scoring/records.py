@@ -33,6 +33,11 @@ def facts_of(records: pa.Table) -> dict[str, Any]:
     return plain
 
 
+def recorded_ties(records: pa.Table) -> Any:
+    """The tie policy of the task that made the records; by expectation where none was written down."""
+    return facts_of(records).get("options", {}).get("ties", "expected")
+
+
 def array(records: pa.Table, name: str) -> npt.NDArray[Any]:
     """A column of numbers or strings."""
     values: npt.NDArray[Any] = np.asarray(records.column(name).to_pylist())

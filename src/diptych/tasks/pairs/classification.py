@@ -18,7 +18,7 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, codes, percentiles, resampled_class_means, resampled_means
-from diptych.tasks._scoring.records import array, facts_of
+from diptych.tasks._scoring.records import array, facts_of, recorded_ties
 
 CLASSES = [("uid", pa.string()), ("group", pa.string()), ("label", pa.string())]
 COUNTS = [(name, pa.int64()) for name in ("above", "tied", "tied_relevant", "relevant", "gallery", "rank_by_index")]
@@ -114,12 +114,12 @@ def score_classes(records: pa.Table, *, name: str, version: int, main: str, ties
 
 
 def class_item_values(records: pa.Table, metric: str) -> Floats | None:
-    """[N, 1] for "acc@K": hits, ties by expectation; None for a metric that is no mean over items."""
+    """[N, 1] for "acc@K": hits under the tie policy that was recorded; None for a metric that is no mean over items."""
     if not metric.startswith("acc@"):
         return None
     names = ("above", "tied", "tied_relevant", "rank_by_index")
     above, tied, tied_relevant, by_index = (array(records, name).astype(np.int64) for name in names)
-    return rk.hits(above, tied, tied_relevant, int(metric[4:]), "expected", by_index)[:, None]
+    return rk.hits(above, tied, tied_relevant, int(metric[4:]), recorded_ties(records), by_index)[:, None]
 
 
 def worst_classes(labels: Sequence[str], hit_N: Floats, most: int = 20) -> list[dict[str, Any]]:

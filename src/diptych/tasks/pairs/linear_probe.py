@@ -33,7 +33,6 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.index.embed import image_blocks
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.intervals import Floats
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.classification import (
     class_item_values,
@@ -151,10 +150,7 @@ class LinearProbe:
             seed=self.seed,
         )
 
-    @staticmethod
-    def item_values(records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for "acc@K"; see `classification.class_item_values`."""
-        return class_item_values(records, metric)
+    item_values = staticmethod(class_item_values)
 
     def _splits(self, data: Dataset) -> tuple[Dataset, Dataset | None, Dataset]:
         if self.train is not None:

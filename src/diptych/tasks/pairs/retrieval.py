@@ -34,7 +34,7 @@ from diptych.core.sample import ORIGINS, Sample
 from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means, resampled_medians
-from diptych.tasks._scoring.records import array, facts_of, with_facts
+from diptych.tasks._scoring.records import array, facts_of, recorded_ties, with_facts
 
 DIRECTIONS = {"text_to_image": "t2i", "image_to_text": "i2t"}
 
@@ -164,12 +164,12 @@ class Retrieval:
 
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:
-        """[N, 2] for "r@K", [N, 1] for "i2t_r@K" and "t2i_r@K": hits, ties by expectation, NaN in the other direction."""
+        """[N, 2] for "r@K", [N, 1] for "i2t_r@K" and "t2i_r@K": hits under the tie policy that was recorded, NaN in the other direction."""
         short, _, rest = metric.rpartition("_")
         if not rest.startswith("r@") or not rest[2:].isdigit() or short not in ("", *DIRECTIONS.values()):
             return None
         count = _Counts(records, np.arange(len(records)))
-        hit_N = rk.hits(*count.block, int(rest[2:]), "expected", count.by_index)
+        hit_N = rk.hits(*count.block, int(rest[2:]), recorded_ties(records), count.by_index)
         direction_N = array(records, "direction")
         chosen = [long for long, name in DIRECTIONS.items() if short in ("", name)]
         return np.stack([np.where(direction_N == long, hit_N, np.nan) for long in chosen], axis=1)

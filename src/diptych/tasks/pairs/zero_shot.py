@@ -28,7 +28,6 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.intervals import Floats
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.classification import (
     class_item_values,
@@ -120,10 +119,7 @@ class ZeroShot:
             seed=self.seed,
         )
 
-    @staticmethod
-    def item_values(records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for "acc@K"; see `classification.class_item_values`."""
-        return class_item_values(records, metric)
+    item_values = staticmethod(class_item_values)
 
     def embed_classes(self, model: Embedder, names: Sequence[str]) -> npt.NDArray[np.float32]:
         """[K, T, D], unit rows: every template of every class."""
