@@ -73,7 +73,7 @@ class Parity:
 
 def gap(ours: Any, theirs: Any) -> float:
     """The largest difference, relative where `theirs` is above 1. Infinities of one sign are equal, undefined numbers are not."""
-    mine, other = (torch.as_tensor(x).detach().double().cpu() for x in (ours, theirs))
+    mine, other = (torch.as_tensor(x, dtype=torch.float64, device="cpu").detach() for x in (ours, theirs))
     assert mine.shape == other.shape, f"compared {list(mine.shape)} with {list(other.shape)}"
     assert mine.numel(), "nothing to compare"
     apart = torch.where(mine == other, 0.0, (mine - other).abs() / other.abs().clamp(min=1.0))
