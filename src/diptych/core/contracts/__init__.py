@@ -4,6 +4,7 @@ torch is imported for type checking only.
 """
 
 from diptych.core.contracts.capabilities import (
+    Classifier,
     ClipEmbedder,
     DenseEmbedder,
     Deployable,
@@ -33,6 +34,7 @@ __all__ = [
     "Answer",
     "AsksOthers",
     "Batch",
+    "Classifier",
     "ClipEmbedder",
     "Curated",
     "Dataset",

@@ -26,6 +26,7 @@ from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Result
 from diptych.core.sample import Sample
+from diptych.data.labels import label_of
 from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.records import with_facts
@@ -33,7 +34,6 @@ from diptych.tasks.pairs.classification import (
     class_item_values,
     class_list_hash,
     class_records,
-    label_of,
     require_classes,
     score_classes,
 )
