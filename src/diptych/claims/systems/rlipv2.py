@@ -65,7 +65,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("untrained", replace(many["alif"], learns=False)),),
         metric="r@5",
         tuned_by="",
-        equal_budget=("steps", "samples", "parameters"),
+        equal_budget=("steps", "samples", "trained_parameters"),
         data=f"{DATA}; every list holds the names of VG150 too",
         reported=("seen/r@5", "unseen/r@5"),
     )
