@@ -18,7 +18,10 @@ DATA = f"{SCENES:,} rendered scenes of linked shapes, {TESTED} of the same seed 
 WIDE = {"width": 128, "mlp_width": 256}
 """Late fusion among frozen vectors of 384 numbers has .66 million parameters, early fusion 2.25 million, most of them in layers among
 labels at that width. Twice as wide throughout, late fusion has 2.20 million."""
-LONG = "a detector of queries needs 1,200 steps before it finds most links; a cell takes some four minutes, so that rates are swept on two seeds"
+LONG = (
+    "a detector of queries needs 1,200 steps before it finds most links; a cell takes some four minutes, "
+    "so that rates are swept on two seeds"
+)
 TUNED_ON = (0, 1)
 
 
