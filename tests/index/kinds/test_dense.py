@@ -18,8 +18,8 @@ from diptych.core.errors import ConfigError, DataError, RunError, ShapeError, Un
 from diptych.core.image import BytesImage
 from diptych.data.dataset import Pool
 from diptych.index import collection
-from diptych.index.dense import DenseIndex, point_id
 from diptych.index.exact import ExactIndex
+from diptych.index.kinds.dense import DenseIndex, point_id
 
 
 def oracle(kit: Any, pool: Any, dim: int = 16) -> ExactIndex:
@@ -215,7 +215,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {here!r})
 from conftest import Named, pool
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 index = DenseIndex.open({folder!r}, Named())
 for start in range(100, 1000, 50):
     index.add(pool(start, start + 50), progress=False)
@@ -248,7 +248,7 @@ def test_a_killed_build_is_not_there_and_goes_on(kit: Any, tmp_path: Path) -> No
 import sys, os, signal
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import Named, pool
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 class Dies(Named):
     calls = 0
     def embed_images(self, images, *, batch_size=64):
