@@ -228,7 +228,7 @@ import time; time.sleep(60)
 def test_nothing_that_add_or_remove_returned_from_is_lost_by_a_kill(kit: Any, tmp_path: Path) -> None:
     folder = tmp_path / "index"
     DenseIndex.build(kit.model(), kit.pool(0, 100), folder).close()
-    code = KILLED.format(here=str(Path(__file__).parent), folder=str(folder))
+    code = KILLED.format(here=str(Path(__file__).parents[1]), folder=str(folder))
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     said = [int(child.stdout.readline()) for _ in range(6)]
@@ -246,7 +246,7 @@ def test_nothing_that_add_or_remove_returned_from_is_lost_by_a_kill(kit: Any, tm
 def test_a_killed_build_is_not_there_and_goes_on(kit: Any, tmp_path: Path) -> None:
     code = f"""
 import sys, os, signal
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from conftest import Named, pool
 from diptych.index.kinds.dense import DenseIndex
 class Dies(Named):
