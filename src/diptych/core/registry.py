@@ -218,12 +218,12 @@ INDEXES = Registry(
     "kind of index",
     "diptych.indexes",
     {
-        "dense": ("diptych.index.dense:DenseIndex", "a vector a sample"),
-        "nested": ("diptych.index.nested:NestedIndex", "short vectors first, whole ones for the best"),
-        "lexical": ("diptych.index.lexical:LexicalIndex", "words"),
-        "late": ("diptych.index.late:LateIndex", "a vector a patch or word"),
-        "hybrid": ("diptych.index.hybrid:HybridIndex", "words and vectors"),
-        "graphs": ("diptych.index.graphs:GraphIndex", "scene graphs, by triplet"),
+        "dense": ("diptych.index.kinds.dense:DenseIndex", "a vector a sample"),
+        "nested": ("diptych.index.kinds.nested:NestedIndex", "short vectors first, whole ones for the best"),
+        "lexical": ("diptych.index.kinds.lexical:LexicalIndex", "words"),
+        "late": ("diptych.index.kinds.late:LateIndex", "a vector a patch or word"),
+        "hybrid": ("diptych.index.kinds.hybrid:HybridIndex", "words and vectors"),
+        "graphs": ("diptych.index.kinds.graphs:GraphIndex", "scene graphs, by triplet"),
     },
 )
 ENGINES = Registry(

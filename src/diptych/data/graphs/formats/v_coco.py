@@ -23,12 +23,12 @@ from diptych.core.errors import DataError
 from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.coco import Instances, coco_rows
 from diptych.data.graphs.collect import Collector, gather
 from diptych.data.graphs.entries import Entry, Link
 from diptych.data.graphs.fields import need, split_of
 from diptych.data.graphs.find import files_of, load_json, load_list, one_of
-from diptych.data.graphs.hico_det import hoia_boxes, hoia_row
+from diptych.data.graphs.formats.coco import Instances, coco_rows
+from diptych.data.graphs.formats.hico_det import hoia_boxes, hoia_row
 from diptych.data.graphs.place import Placer, aligned, by_split, numbered, position
 from diptych.data.vocabularies import PERSON, vocabulary
 

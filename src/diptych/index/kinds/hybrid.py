@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 from diptych.core.contracts import Dataset, LexicalEmbedder
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.sample import Sample
-from diptych.index.dense import EFFORT, DenseIndex
 from diptych.index.exact import Hit
 from diptych.index.filters import Where
 from diptych.index.fusion import RULES, fuse
 from diptych.index.items import What
-from diptych.index.lexical import WORDS, Lexicon, lexical_settings
+from diptych.index.kinds.dense import EFFORT, DenseIndex
+from diptych.index.kinds.lexical import WORDS, Lexicon, lexical_settings
 from diptych.index.lexicon import Vocabulary, Words
 from diptych.index.plan import ByImage, ByText, Mode, SearchPlan
 from diptych.index.ranking import Ranking

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from diptych.core.errors import ConfigError
-from diptych.serve.limits import Limits
+from diptych.serve.admission.limits import Limits
 
 Phase = Literal["head", "request", "sending", "idle"]
 BACKLOG = 128

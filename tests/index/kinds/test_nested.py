@@ -10,7 +10,7 @@ import pytest
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.index.kinds import open_index
-from diptych.index.nested import NestedIndex, prefix_of
+from diptych.index.kinds.nested import NestedIndex, prefix_of
 
 
 def two_looks(vectors: np.ndarray, query: np.ndarray, prefix: int, shortlist: int, k: int) -> list[int]:

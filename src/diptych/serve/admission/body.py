@@ -6,8 +6,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diptych.serve.limits import Limits
-from diptych.serve.memory import Memory
+from diptych.serve.admission.limits import Limits
+from diptych.serve.admission.memory import Memory
 from diptych.serve.refusals import Refused, refused
 
 

@@ -26,7 +26,7 @@ from diptych.data.graphs.collect import gather
 from diptych.data.graphs.entries import Box, Entry, Link
 from diptych.data.graphs.fields import corners, need, whole
 from diptych.data.graphs.find import files_of
-from diptych.data.graphs.hico_det_labels import LABELLED, labelled_objects
+from diptych.data.graphs.formats.hico_det_labels import LABELLED, labelled_objects
 from diptych.data.graphs.place import Placer, by_split, number, numbered, position
 from diptych.data.vocabularies import PERSON, vocabulary
 

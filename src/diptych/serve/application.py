@@ -10,11 +10,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from diptych import __version__
-from diptych.serve import embedding_routes, item_routes, page_routes, picture_routes, search_routes, status_routes
-from diptych.serve.body import LimitBody
-from diptych.serve.deadline import Deadline
-from diptych.serve.guard import Guard, Observe
+from diptych.serve.admission.body import LimitBody
+from diptych.serve.admission.deadline import Deadline
+from diptych.serve.admission.guard import Guard, Observe
 from diptych.serve.refusals import answer_errors
+from diptych.serve.routes import embeddings as embedding_routes
+from diptych.serve.routes import items as item_routes
+from diptych.serve.routes import page as page_routes
+from diptych.serve.routes import pictures as picture_routes
+from diptych.serve.routes import search as search_routes
+from diptych.serve.routes import status as status_routes
 from diptych.serve.schema import Refusal
 from diptych.serve.service import Service
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError, RunError, UnknownName
-from diptych.index.dense import EFFORT, DenseIndex
 from diptych.index.items import What
+from diptych.index.kinds.dense import EFFORT, DenseIndex
 from diptych.index.store import Ask, Dense, Space, Vectors
 from diptych.index.vectors import unit_rows
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diptych.serve.admission.rate import Rate
 from diptych.serve.logs import event, failed
-from diptych.serve.rate import Rate
 from diptych.serve.refusals import Refused, broken, refused
 from diptych.serve.service import Service
 

@@ -15,10 +15,10 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import BytesImage
 from diptych.core.sample import Text
 from diptych.data.dataset import Pool
-from diptych.index.dense import DenseIndex
 from diptych.index.fusion import fuse, reciprocal_rank, weighted_scores
-from diptych.index.hybrid import HybridIndex
-from diptych.index.lexical import LexicalIndex
+from diptych.index.kinds.dense import DenseIndex
+from diptych.index.kinds.hybrid import HybridIndex
+from diptych.index.kinds.lexical import LexicalIndex
 from diptych.index.lexicon import Words
 
 lists = st.lists(st.tuples(st.integers(0, 9), st.floats(-2, 2)), unique_by=lambda pair: pair[0], max_size=8).map(

@@ -18,8 +18,8 @@ from diptych.core.errors import ConfigError, DataError, RunError, ShapeError, Un
 from diptych.core.image import BytesImage
 from diptych.data.dataset import Pool
 from diptych.index import collection
-from diptych.index.dense import DenseIndex, point_id
 from diptych.index.exact import ExactIndex
+from diptych.index.kinds.dense import DenseIndex, point_id
 
 
 def oracle(kit: Any, pool: Any, dim: int = 16) -> ExactIndex:
@@ -215,7 +215,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {here!r})
 from conftest import Named, pool
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 index = DenseIndex.open({folder!r}, Named())
 for start in range(100, 1000, 50):
     index.add(pool(start, start + 50), progress=False)
@@ -228,7 +228,7 @@ import time; time.sleep(60)
 def test_nothing_that_add_or_remove_returned_from_is_lost_by_a_kill(kit: Any, tmp_path: Path) -> None:
     folder = tmp_path / "index"
     DenseIndex.build(kit.model(), kit.pool(0, 100), folder).close()
-    code = KILLED.format(here=str(Path(__file__).parent), folder=str(folder))
+    code = KILLED.format(here=str(Path(__file__).parents[1]), folder=str(folder))
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     said = [int(child.stdout.readline()) for _ in range(6)]
@@ -246,9 +246,9 @@ def test_nothing_that_add_or_remove_returned_from_is_lost_by_a_kill(kit: Any, tm
 def test_a_killed_build_is_not_there_and_goes_on(kit: Any, tmp_path: Path) -> None:
     code = f"""
 import sys, os, signal
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from conftest import Named, pool
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 class Dies(Named):
     calls = 0
     def embed_images(self, images, *, batch_size=64):

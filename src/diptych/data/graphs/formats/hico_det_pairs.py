@@ -25,7 +25,7 @@ from diptych.data.graphs.collect import Collector
 from diptych.data.graphs.entries import Box, Entry, Link
 from diptych.data.graphs.fields import corners, need, split_of, whole
 from diptych.data.graphs.find import files_of, load_json
-from diptych.data.graphs.hico_det_labels import LABELLED, labelled_objects
+from diptych.data.graphs.formats.hico_det_labels import LABELLED, labelled_objects
 from diptych.data.graphs.place import Placer, by_split, position
 from diptych.data.vocabularies import PERSON, vocabulary
 

@@ -12,7 +12,7 @@ import pytest
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import BytesImage, ImageSource
 from diptych.core.randomness import keyed_rng
-from diptych.index.late import LateIndex
+from diptych.index.kinds.late import LateIndex
 
 
 def tokens(key: str) -> np.ndarray:

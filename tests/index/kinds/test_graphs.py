@@ -18,8 +18,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
-from diptych.index.graphs import Annotations, GraphIndex, Pattern, triplet
 from diptych.index.kinds import open_index
+from diptych.index.kinds.graphs import Annotations, GraphIndex, Pattern, triplet
 from diptych.worlds.links import links
 
 NAMES = ("cat", "dog", "bird")

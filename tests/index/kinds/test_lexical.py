@@ -16,7 +16,7 @@ from diptych.core.image import BytesImage, ImageSource
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.index.lexical import LexicalIndex
+from diptych.index.kinds.lexical import LexicalIndex
 from diptych.index.lexicon import Vocabulary, Words, heaviest, unit_weights, words_of
 
 TERMS = [f"t{i}" for i in range(40)]
