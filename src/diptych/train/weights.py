@@ -46,15 +46,15 @@ def carry_equal(before: nn.Module, after: nn.Module) -> None:
 
 
 @torch.no_grad()
-def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> int:
-    """Copies every tensor that the model has under the same name and in the same shape; says how many those were.
+def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Copies every tensor that the model has under the same name and in the same shape; names those.
 
     Tensors of a model that is saved alone reach it also where another model holds it, as `encoder`: weights of `clip` start `alip`.
     """
-    taken = 0
+    taken: list[str] = []
     for name, own in model.state_dict().items():
         given = tensors.get(name, tensors.get(name.removeprefix("encoder.")))
         if isinstance(own, Tensor) and isinstance(given, Tensor) and given.shape == own.shape:
             own.copy_(given)
-            taken += 1
+            taken.append(name)
     return taken

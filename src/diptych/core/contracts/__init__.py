@@ -27,6 +27,7 @@ from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.contracts.task import Task, TaskByItem
+from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
     "Acting",
@@ -66,6 +67,7 @@ __all__ = [
     "TaskByItem",
     "TokenEmbedder",
     "Trainer",
+    "Tuning",
     "Unit",
     "VectorIndex",
 ]
