@@ -5,6 +5,7 @@ torch is imported for type checking only.
 
 from diptych.core.contracts.capabilities import (
     ClipEmbedder,
+    ContextEmbedder,
     DenseEmbedder,
     Deployable,
     Detector,
@@ -35,6 +36,7 @@ __all__ = [
     "AsksOthers",
     "Batch",
     "ClipEmbedder",
+    "ContextEmbedder",
     "Curated",
     "Dataset",
     "DenseEmbedder",

@@ -43,6 +43,14 @@ class TokenEmbedder(Protocol):
 
 
 @runtime_checkable
+class ContextEmbedder(Protocol):
+    """Which of a text's tokens make up each of its words: for each text its words, in order, with an array [T, D] for each, rows
+    unit-norm; [0, D] for a word that was cut off. Tokens are those of the whole text, so that a word is read beside the others."""
+
+    def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]: ...
+
+
+@runtime_checkable
 class PairScorer(Protocol):
     """How well images and texts fit, where no pair of vectors says it: late interaction, and models that read both at once."""
 

@@ -65,6 +65,14 @@ class LateEmbedder(PairEmbedder):
         """[L, D] a text. Raises DataError for a text without a token."""
         return [row_LD[real_L] for rows, mask in self._words(texts, batch_size) for row_LD, real_L in _numbers(rows, mask)]
 
+    def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]:
+        """The words of each text with their tokens [T, D], read in the text; marks belong to no word."""
+        found = []
+        rows = (row_LD for token_BLD, _ in self._words(texts, 256) for row_LD in token_BLD.float().cpu().numpy())
+        for text, row_LD in zip(texts, rows, strict=True):
+            found.append([(word, row_LD[places]) for word, places in self.tokenizer.word_places(text, self.text_length)])
+        return found
+
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         return self._rows([pooled(*tokens) for tokens in self._patches(images, batch_size)])
 
