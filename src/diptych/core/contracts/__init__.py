@@ -17,6 +17,7 @@ from diptych.core.contracts.capabilities import (
     TokenEmbedder,
     Unit,
     VectorIndex,
+    WordMapper,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -68,4 +69,5 @@ __all__ = [
     "Trainer",
     "Unit",
     "VectorIndex",
+    "WordMapper",
 ]

@@ -91,13 +91,31 @@ def _readable(tokenizer: Tokenizer, number: int, piece: str, style: Spelling) ->
 
 @lru_cache(maxsize=8)
 def fragments(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
-    """[V], True for what says nothing to a reader: the token of unknown words, and pieces that are some bytes of a letter."""
+    """[V], True for what says nothing to a reader: the token of unknown words, spaces, and pieces that are some bytes of a letter."""
     unknown = {number for name in UNKNOWN if (number := tokenizer.inner.token_to_id(name)) is not None}
+    special = _special(tokenizer)
     broken = [
-        number in unknown or (number not in _special(tokenizer) and "\ufffd" in _decoded(tokenizer, number))
+        number in unknown or (number not in special and ("\ufffd" in (text := _decoded(tokenizer, number)) or not text.strip()))
         for number in range(tokenizer.vocab_size)
     ]
     return np.array(broken)
+
+
+def wordless(tokenizer: Tokenizer, ids_BL: npt.NDArray[np.int64], mask_BL: npt.NDArray[np.bool_]) -> list[str]:
+    """What is wrong with each text, in words: it has no token beside start and end marks, or none that says anything; "" for most."""
+    inner_BL = mask_BL & ~np.isin(ids_BL, [tokenizer.pad_id, *tokenizer.prefix, *tokenizer.suffix])
+    known_BL = inner_BL & ~fragments(tokenizer)[ids_BL]
+    return [
+        "has no token" if not inner else "has no word that the vocabulary knows" if not known else ""
+        for inner, known in zip(inner_BL.any(1), known_BL.any(1), strict=True)
+    ]
+
+
+def unknown_share(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> float:
+    """Which share of the texts' tokens is the token of unknown words, or some bytes of a letter. 0 for no token at all."""
+    encoded = tokenizer.encode(texts, length)
+    inner_BL = encoded.mask_BL & ~np.isin(encoded.ids_BL, [tokenizer.pad_id, *tokenizer.prefix, *tokenizer.suffix])
+    return float(fragments(tokenizer)[encoded.ids_BL][inner_BL].mean()) if inner_BL.any() else 0.0
 
 
 def _decoded(tokenizer: Tokenizer, number: int) -> str:
