@@ -83,7 +83,7 @@ def test_every_vector_and_gradient_is_that_of_transformers(side: int) -> None:
         torch.testing.assert_close(block.get_parameter("bias.table_RN").grad, grad, rtol=1e-9, atol=1e-10)
 
 
-def by_hand(table_RN: Tensor, count: int) -> Tensor:
+def by_hand(table_RN: Tensor, count: int, entries: int) -> Tensor:
     """Place by place."""
     side, places = 2 * count - 1, count * count + 1
     bias = torch.zeros(places, places, table_RN.shape[1], dtype=table_RN.dtype)
@@ -93,7 +93,7 @@ def by_hand(table_RN: Tensor, count: int) -> Tensor:
                 (ya, xa), (yb, xb) = divmod(a - 1, count), divmod(b - 1, count)
                 entry = (ya - yb + count - 1) * side + (xa - xb + count - 1)
             else:
-                entry = side * side + (2 if not a and not b else 0 if not a else 1)
+                entry = entries - 3 + (2 if not a and not b else 0 if not a else 1)
             bias[a, b] = table_RN[entry]
     return bias.permute(2, 0, 1)
 
@@ -101,18 +101,18 @@ def by_hand(table_RN: Tensor, count: int) -> Tensor:
 def test_each_offset_has_its_entry() -> None:
     bias = RelativeBias(3, 2, "resampled").double()
     torch.nn.init.normal_(bias.table_RN)
-    torch.testing.assert_close(bias(3), by_hand(bias.table_RN, 3))
+    torch.testing.assert_close(bias(3), by_hand(bias.table_RN, 3, 28))
     assert offsets(3).unique().numel() == 28
 
 
 def test_the_released_form_cuts_and_draws_out() -> None:
     bias = RelativeBias(4, 2, "released").double()
     torch.nn.init.normal_(bias.table_RN)
-    torch.testing.assert_close(bias(2), by_hand(bias.table_RN, 4)[:, :5, :5])
+    torch.testing.assert_close(bias(2), by_hand(bias.table_RN, 4, 52)[:, :5, :5])
     entries, wanted = 7 * 7 + 3, 11 * 11 + 3
     line = torch.nn.functional.interpolate(bias.table_RN.T[None], scale_factor=(wanted + 0.1) / entries, mode="linear")[0].T
     assert len(line) == wanted
-    torch.testing.assert_close(bias(6), by_hand(line, 6))
+    torch.testing.assert_close(bias(6), by_hand(line, 6, entries))
 
 
 def test_whole_branches_are_dropped_in_training_only() -> None:

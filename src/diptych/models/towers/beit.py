@@ -23,7 +23,7 @@ class RelativeBias(nn.Module):
 
     `other` says what becomes of it on a grid of another size. "resampled": the table of offsets is stretched bilinearly, as a picture.
     "released" is what LexLIP's code does: on a smaller grid the first rows and columns of the large grid's matrix, so that patches get the
-    biases of others; on a larger one the table is stretched as a line, class entries and all.
+    biases of others; on a larger one the table is stretched as a line, class entries and all, which are then looked up where they stood.
     """
 
     index_PP: Tensor
@@ -45,7 +45,7 @@ class RelativeBias(nn.Module):
         if count < self.count:
             places = count * count + 1
             return self.table_RN[self.index_PP[:places, :places]].permute(2, 0, 1)
-        return self._drawn_out(count)[offsets(count).to(self.index_PP)].permute(2, 0, 1)
+        return self._drawn_out(count)[offsets(count, len(self.table_RN)).to(self.index_PP)].permute(2, 0, 1)
 
     def _stretched(self, count: int) -> Tensor:
         side, wanted = 2 * self.count - 1, 2 * count - 1
@@ -59,14 +59,15 @@ class RelativeBias(nn.Module):
         return F.interpolate(self.table_RN.T[None], scale_factor=factor, mode="linear", align_corners=False)[0].T
 
 
-def offsets(count: int) -> Tensor:
-    """Which entry of a bias table each pair of places has, [P, P]; the class token comes first."""
+def offsets(count: int, entries: int = 0) -> Tensor:
+    """Which entry of a bias table each pair of places has, [P, P]; the class token comes first, its entries last of `entries` (0: of those
+    that the grid needs)."""
     place_P = torch.arange(count * count)
     row_P, column_P = place_P // count, place_P % count
     side = 2 * count - 1
     down_PP = row_P[:, None] - row_P + count - 1
     right_PP = column_P[:, None] - column_P + count - 1
-    entries = side * side + CLASS_ENTRIES
+    entries = entries or side * side + CLASS_ENTRIES
     index_PP = torch.full((count * count + 1, count * count + 1), entries - 2)
     index_PP[1:, 1:] = down_PP * side + right_PP
     index_PP[0, :] = entries - 3
