@@ -19,6 +19,7 @@ from diptych.core.contracts.capabilities import (
     TokenEmbedder,
     Unit,
     VectorIndex,
+    WordMapper,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -74,4 +75,5 @@ __all__ = [
     "Tuning",
     "Unit",
     "VectorIndex",
+    "WordMapper",
 ]
