@@ -40,15 +40,19 @@ def main(argv: Sequence[str]) -> int:
     from diptych.api import load
     from diptych.core.contracts import Classifier
     from diptych.core.image import FileImage
+    from diptych.tasks._scoring.pair_scores import compared_by
     from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 
-    model, images = load(args.model, download=args.download), [FileImage(path) for path in args.images]
+    model = load(args.model, download=args.download)
+    images = [FileImage(path) for path in args.images]
     if not names and isinstance(model, Classifier):
         names, score_NK = list(model.classes), softmax(model.classify(images), axis=1)
     elif not names:
         raise ConfigError(
             f"--classes is missing: '{args.model}' has no classes of its own (expected two names or more, with commas)"
         )
+    elif compared_by(model, "auto") == "pairs":
+        score_NK = ZeroShot(templates=args.templates, ensemble="mean_scores").pair_scores(model, images, names)
     else:
         heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))
         score_NK = model.embed_images(images) @ heads_KD.T

@@ -6,18 +6,21 @@ torch is imported for type checking only.
 from diptych.core.contracts.capabilities import (
     Classifier,
     ClipEmbedder,
+    ContextEmbedder,
     DenseEmbedder,
     Deployable,
     Detector,
     Embedder,
     Generator,
     LexicalEmbedder,
+    PairScorer,
     PointEmbedder,
     Relater,
     Segmenter,
     TokenEmbedder,
     Unit,
     VectorIndex,
+    WordMapper,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -28,6 +31,7 @@ from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.contracts.task import Task, TaskByItem
+from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
     "Acting",
@@ -36,6 +40,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "ClipEmbedder",
+    "ContextEmbedder",
     "Curated",
     "Dataset",
     "DenseEmbedder",
@@ -53,6 +58,7 @@ __all__ = [
     "Optimiser",
     "Order",
     "Outcome",
+    "PairScorer",
     "Pipeline",
     "PointEmbedder",
     "Preferring",
@@ -68,6 +74,8 @@ __all__ = [
     "TaskByItem",
     "TokenEmbedder",
     "Trainer",
+    "Tuning",
     "Unit",
     "VectorIndex",
+    "WordMapper",
 ]
