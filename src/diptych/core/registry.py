@@ -176,6 +176,7 @@ TASKS = Registry(
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
         "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
+        "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -241,6 +242,7 @@ MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
+        "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),

@@ -16,7 +16,14 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.outputs import Tokens, Tower
 
 WIDTH, VOCABULARY, IMAGE_ID = 32, 60, 59
-VISION = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 16, "patch_size": 8}
+VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 8,
+}
 LLAMA = {
     "model_type": "llama",
     "vocab_size": VOCABULARY,
@@ -46,7 +53,13 @@ T5 = {
     "num_heads": 4,
     "decoder_start_token_id": 0,
 }
-FORMER = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "cross_attention_frequency": 2}
+FORMER = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "cross_attention_frequency": 2,
+}
 
 
 class Features(Tower):

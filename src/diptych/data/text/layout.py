@@ -82,9 +82,8 @@ class Layout(TensorBatch):
     answer_BL: Rows[Tensor]
     truncated: int = 0
 
-    @property
-    def position_BL(self) -> Tensor:
-        """The number of each place among those that count, from 0; 0 on padding to the left of them."""
+    def positions(self) -> Tensor:
+        """The number of each place among those that count, from 0; 0 on padding to the left of them. [B, L]"""
         return (self.mask_BL.long().cumsum(1) - 1).clamp_min(0)
 
 
@@ -115,7 +114,9 @@ def lay_out(
     return Layout(id_BL, slot_BL, mask_BL, answer_BL, sum(cut for *_, cut in laid))
 
 
-def _row(pieces: Sequence[Piece], vocabulary: Vocabulary, length: int, name: str) -> tuple[list[int], list[bool], list[bool], bool]:
+def _row(
+    pieces: Sequence[Piece], vocabulary: Vocabulary, length: int, name: str
+) -> tuple[list[int], list[bool], list[bool], bool]:
     ids, slots, answers = list(vocabulary.start_ids), [False] * len(vocabulary.start_ids), [False] * len(vocabulary.start_ids)
     fixed = len(ids)  # places up to the end of the last piece that is no answer
     for piece in pieces:
@@ -133,7 +134,8 @@ def _row(pieces: Sequence[Piece], vocabulary: Vocabulary, length: int, name: str
         raise DataError(f"{name}: nothing stands before the answer", expected="a start mark, a picture or a prompt")
     if length and fixed + any(answers) > length:
         raise DataError(
-            f"{name}: the prompt takes {fixed} of {length} places, with those of its pictures", expected="a shorter prompt, or more places"
+            f"{name}: the prompt takes {fixed} of {length} places, with those of its pictures",
+            expected="a shorter prompt, or more places",
         )
     cut = bool(length) and len(ids) > length
     return (ids[:length], slots[:length], answers[:length], True) if cut else (ids, slots, answers, False)

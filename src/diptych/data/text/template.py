@@ -1,7 +1,7 @@
 """How a prompt is put together: words with the places of the picture and of what is asked.
 
-    Template("A picture of")                                              # LiMBeR: the picture stands first where nothing says otherwise
-    Template("###Human: <Img>{image}</Img> {prompt} ###Assistant: ")      # MiniGPT-4, second stage
+Template("A picture of")                                              # LiMBeR: the picture stands first where nothing says otherwise
+Template("###Human: <Img>{image}</Img> {prompt} ###Assistant: ")      # MiniGPT-4, second stage
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -90,22 +90,15 @@ class Bridge(nn.Module):
         ratio = norm_ratio(picture_BKD, word_BLD, layout.mask_BL & ~layout.slot_BL)
         return splice(word_BLD, picture_BKD, layout.slot_BL), ratio
 
-    def forward(
-        self, image_BCHW: Tensor | None, layout: Layout, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None
-    ) -> Written:
-        picture_BKD = None if image_BCHW is None else self.picture(image_BCHW, text_BL, text_mask_BL)
+    def scored(self, picture_BKD: Tensor | None, layout: Layout) -> Written:
+        """How well the answers of the rows would be written, with those pictures."""
         embed_BLD, ratio = self.embed(picture_BKD, layout)
         logit_AV, target_A, row_A = self.language.answers(embed_BLD, layout)
         nll_B, count_B = answer_nll(logit_AV, target_A, row_A, len(layout))
         hit_A = (logit_AV.detach().argmax(1) == target_A).to(nll_B.dtype)
-        hit_B = torch.zeros_like(nll_B).index_add(0, row_A, hit_A)
-        return Written(nll_B, count_B, hit_B.detach(), ratio)
+        return Written(nll_B, count_B, torch.zeros_like(nll_B).index_add(0, row_A, hit_A).detach(), ratio)
 
-    def match_norms_(self, image_BCHW: Tensor, layout: Layout) -> float:
-        """Scales the last map of the connector so that pictures have the norm of words; what the ratio was before."""
-        with torch.no_grad():
-            ratio = self.embed(self.picture(image_BCHW), layout)[1]
-            last: Any = [module for module in self.connector.modules() if isinstance(module, nn.Linear)][-1]
-            for tensor in (last.weight, last.bias):
-                tensor.div_(ratio.to(tensor))
-        return float(ratio)
+    def forward(
+        self, image_BCHW: Tensor | None, layout: Layout, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None
+    ) -> Written:
+        return self.scored(None if image_BCHW is None else self.picture(image_BCHW, text_BL, text_mask_BL), layout)

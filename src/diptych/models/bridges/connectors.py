@@ -106,7 +106,9 @@ class QueryConnector(nn.Module):
 
     def forward(self, feature_BPF: Tensor, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None) -> Tensor:
         if (text_BL is None) == self.reads_text:
-            raise ShapeError("this Q-Former reads the instruction, and got none" if self.reads_text else "this Q-Former reads no text")
+            raise ShapeError(
+                "this Q-Former reads the instruction, and got none" if self.reads_text else "this Q-Former reads no text"
+            )
         rows, queries = len(feature_BPF), len(self.query_QD)
         seen_BP = feature_BPF.new_ones(feature_BPF.shape[:2], dtype=torch.long)
         given: dict[str, Any] = {"encoder_hidden_states": self.norm(feature_BPF), "encoder_attention_mask": seen_BP}

@@ -93,6 +93,12 @@ class LanguageModel(nn.Module):
         self._takes_positions, self._takes_columns = "position_ids" in taken, "logits_to_keep" in taken
 
     @property
+    def places(self) -> int:
+        """How many tokens it reads and writes at most, 0 where nothing limits them."""
+        text = self.config.get("text_config") or self.config
+        return int(text.get("max_position_embeddings") or text.get("n_positions") or 0) if not self.reads_and_writes else 0
+
+    @property
     def vocab_size(self) -> int:
         return int(self.inner.get_input_embeddings().weight.shape[0])
 
@@ -113,7 +119,7 @@ class LanguageModel(nn.Module):
         column_C = answer_BL.any(0).nonzero()[:, 0]
         given: dict[str, Any] = {"attention_mask": layout.mask_BL.long(), "use_cache": False}
         if self._takes_positions:
-            given["position_ids"] = layout.position_BL
+            given["position_ids"] = layout.positions()
         if self._takes_columns:
             logit_BCV = self.inner(inputs_embeds=embed_BLD, logits_to_keep=column_C, **given).logits
         else:
@@ -138,7 +144,9 @@ class LanguageModel(nn.Module):
         return logit_BTV[row_A, place_A], label_BT[row_A, place_A], row_A
 
     @torch.no_grad()
-    def write(self, embed_BLD: Tensor, layout: Layout, vocabulary: LanguageVocabulary, *, max_tokens: int, **options: Any) -> list[str]:
+    def write(
+        self, embed_BLD: Tensor, layout: Layout, vocabulary: LanguageVocabulary, *, max_tokens: int, **options: Any
+    ) -> list[str]:
         """What the model writes behind each row, which must be padded on the left: the likeliest token each time, unless `options` of
         transformers' `generate` say otherwise (num_beams, repetition_penalty, length_penalty, do_sample with torch's random state).
         """
