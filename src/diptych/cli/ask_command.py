@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, listed, parse
+from diptych.cli.output import finish, parse
 from diptych.core.errors import ConfigError
 
 
@@ -29,11 +29,12 @@ def main(argv: Sequence[str]) -> int:
     args = parse(Ask, argv, "ask", "Answer a question about an image.")
     if not args.image.is_file():
         raise ConfigError(f"{args.image} is a folder" if args.image.is_dir() else f"{args.image} does not exist")
+    choices = tuple(choice.strip() for choice in args.choices.split(",") if choice.strip())
     from diptych.api import ask, load
 
     model = load(args.model, download=args.download)
     found = ask(
-        model, args.image, args.question, choices=listed(args.choices), compared=args.compared, max_tokens=args.max_tokens
+        model, args.image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens
     )
     if isinstance(found, str):
         return finish({"answer": found}, [found], args.json)
