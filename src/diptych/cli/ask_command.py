@@ -33,9 +33,7 @@ def main(argv: Sequence[str]) -> int:
     from diptych.api import ask, load
 
     model = load(args.model, download=args.download)
-    found = ask(
-        model, args.image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens
-    )
+    found = ask(model, args.image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens)
     if isinstance(found, str):
         return finish({"answer": found}, [found], args.json)
     ordered = sorted(found.shares, key=lambda choice: -found.shares[choice])

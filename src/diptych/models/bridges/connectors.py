@@ -1,6 +1,7 @@
 """What makes words of features: from [B, P, F] of an image encoder to [B, K, D] in the width of a language model.
 
-Letters: B batch, P patches, F features, K tokens of a picture, D width of the language model, Q queries, L words of an instruction.
+Letters: B batch, P patches, F features, K tokens of a picture, D width of the language model, E all numbers that one feature becomes,
+T queries and words, Q queries, L words of an instruction.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class LinearConnector(nn.Module):
         return patches * self.tokens
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
-        picture: Tensor = self.dropout(self.map(feature_BPF))
-        return picture.unflatten(2, (self.tokens, -1)).flatten(1, 2)
+        spread_BPE: Tensor = self.dropout(self.map(feature_BPF))
+        picture_BKD: Tensor = spread_BPE.unflatten(2, (self.tokens, -1)).flatten(1, 2)
+        return picture_BKD
 
 
 class GroupedConnector(nn.Module):

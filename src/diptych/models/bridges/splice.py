@@ -22,7 +22,8 @@ def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor) -> Tensor:
     if bool((found_B != picture_BKD.shape[1]).any()):
         row = int((found_B != picture_BKD.shape[1]).nonzero()[0])
         raise ShapeError(f"row {row} has {int(found_B[row])} places for the {picture_BKD.shape[1]} tokens of its picture")
-    return word_BLD.masked_scatter(slot_BL[..., None], picture_BKD.to(word_BLD.dtype))
+    spliced_BLD: Tensor = word_BLD.masked_scatter(slot_BL[..., None], picture_BKD.to(word_BLD.dtype))
+    return spliced_BLD
 
 
 @torch.no_grad()
