@@ -13,7 +13,7 @@ import torch
 
 from diptych import api
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Detector, Embedder, Generator, Optimiser, Recipe, Solvable
+from diptych.core.contracts import Classifier, Detector, Embedder, Generator, Optimiser, Recipe, Solvable
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.worlds.resolve import resolve
@@ -86,7 +86,14 @@ def written(model: Any, images: list[Any]) -> list[Any]:
     return [[ord(letter) for letter in caption] for caption in captions]
 
 
-ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Embedder: embedded}
+def classified(model: Any, images: list[Any]) -> list[Any]:
+    """Scores of two images for every class that the model was trained on."""
+    score_NK = model.classify(images)
+    assert score_NK.shape == (2, len(model.classes))
+    return [score_NK]
+
+
+ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Classifier: classified, Embedder: embedded}
 
 
 @pytest.mark.parametrize("slug", BUILT)

@@ -135,7 +135,11 @@ RECIPES = Registry(
         "codebook_captioner": (
             "diptych.recipes.generation.codebook_captioner:CodebookCaptioner",
             "captions by the codes of image patches",
-        )
+        ),
+        "mrl_classes": (
+            "diptych.recipes.contrastive.mrl_classes:MRLClasses",
+            "a classifier on every prefix of an image's vector, from labels",
+        ),
     },
     room="recipes",
 )
@@ -171,6 +175,7 @@ TASKS = Registry(
     {
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
+        "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
         "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
         "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
@@ -249,6 +254,7 @@ MODELS = Registry(
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
+        "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

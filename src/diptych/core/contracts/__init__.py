@@ -4,6 +4,7 @@ torch is imported for type checking only.
 """
 
 from diptych.core.contracts.capabilities import (
+    Classifier,
     ClipEmbedder,
     ContextEmbedder,
     DenseEmbedder,
@@ -38,6 +39,7 @@ __all__ = [
     "Answer",
     "AsksOthers",
     "Batch",
+    "Classifier",
     "ClipEmbedder",
     "ContextEmbedder",
     "Curated",

@@ -34,6 +34,16 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class Classifier(Protocol):
+    """Scores of the classes that it was trained on: float32 [N, K], a column for each of `classes`, higher is likelier."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
 class TokenEmbedder(Protocol):
     """Per patch and per word: lists of [P, D] and [L, D] arrays, rows unit-norm, padding left out."""
 
