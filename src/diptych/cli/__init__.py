@@ -25,6 +25,7 @@ COMMANDS = {
     "search": "search an index by text or by image",
     "classify": "name what is in an image, from your own list",
     "detect": "find things and the relations between them, named by your own words",
+    "explain": "align: which part of a picture each word of a text goes with",
     "run": "start a pipeline that works at inference time",
     "export": "to a transformers folder or to ONNX",
     "report": "write the HTML report of a run again",

@@ -38,11 +38,16 @@ def main(argv: Sequence[str]) -> int:
 
     from diptych.api import load
     from diptych.core.image import FileImage
+    from diptych.tasks._scoring.pair_scores import compared_by
     from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 
     model = load(args.model, download=args.download)
-    heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))
-    score_NK = model.embed_images([FileImage(path) for path in args.images]) @ heads_KD.T
+    images = [FileImage(path) for path in args.images]
+    if compared_by(model, "auto") == "pairs":
+        score_NK = ZeroShot(templates=args.templates, ensemble="mean_scores").pair_scores(model, images, names)
+    else:
+        heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))
+        score_NK = model.embed_images(images) @ heads_KD.T
     answers = []
     for path, score_K in zip(args.images, score_NK, strict=True):
         best = np.argsort(-score_K, kind="stable")[: args.k]

@@ -174,6 +174,7 @@ TASKS = Registry(
         "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
         "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
+        "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
@@ -218,12 +219,12 @@ INDEXES = Registry(
     "kind of index",
     "diptych.indexes",
     {
-        "dense": ("diptych.index.dense:DenseIndex", "a vector a sample"),
-        "nested": ("diptych.index.nested:NestedIndex", "short vectors first, whole ones for the best"),
-        "lexical": ("diptych.index.lexical:LexicalIndex", "words"),
-        "late": ("diptych.index.late:LateIndex", "a vector a patch or word"),
-        "hybrid": ("diptych.index.hybrid:HybridIndex", "words and vectors"),
-        "graphs": ("diptych.index.graphs:GraphIndex", "scene graphs, by triplet"),
+        "dense": ("diptych.index.kinds.dense:DenseIndex", "a vector a sample"),
+        "nested": ("diptych.index.kinds.nested:NestedIndex", "short vectors first, whole ones for the best"),
+        "lexical": ("diptych.index.kinds.lexical:LexicalIndex", "words"),
+        "late": ("diptych.index.kinds.late:LateIndex", "a vector a patch or word"),
+        "hybrid": ("diptych.index.kinds.hybrid:HybridIndex", "words and vectors"),
+        "graphs": ("diptych.index.kinds.graphs:GraphIndex", "scene graphs, by triplet"),
     },
 )
 ENGINES = Registry(
@@ -242,6 +243,8 @@ MODELS = Registry(
     {
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
+        "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),

@@ -5,18 +5,21 @@ torch is imported for type checking only.
 
 from diptych.core.contracts.capabilities import (
     ClipEmbedder,
+    ContextEmbedder,
     DenseEmbedder,
     Deployable,
     Detector,
     Embedder,
     Generator,
     LexicalEmbedder,
+    PairScorer,
     PointEmbedder,
     Relater,
     Segmenter,
     TokenEmbedder,
     Unit,
     VectorIndex,
+    WordMapper,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -27,6 +30,7 @@ from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.contracts.task import Task, TaskByItem
+from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
     "Acting",
@@ -34,6 +38,7 @@ __all__ = [
     "AsksOthers",
     "Batch",
     "ClipEmbedder",
+    "ContextEmbedder",
     "Curated",
     "Dataset",
     "DenseEmbedder",
@@ -51,6 +56,7 @@ __all__ = [
     "Optimiser",
     "Order",
     "Outcome",
+    "PairScorer",
     "Pipeline",
     "PointEmbedder",
     "Preferring",
@@ -66,6 +72,8 @@ __all__ = [
     "TaskByItem",
     "TokenEmbedder",
     "Trainer",
+    "Tuning",
     "Unit",
     "VectorIndex",
+    "WordMapper",
 ]

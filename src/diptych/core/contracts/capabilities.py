@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,26 @@ class TokenEmbedder(Protocol):
 
 
 @runtime_checkable
+class ContextEmbedder(Protocol):
+    """Which of a text's tokens make up each of its words: for each text its words, in order, with an array [T, D] for each, rows
+    unit-norm; [0, D] for a word that was cut off. Tokens are those of the whole text, so that a word is read beside the others."""
+
+    def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]: ...
+
+
+@runtime_checkable
+class PairScorer(Protocol):
+    """How well images and texts fit, where no pair of vectors says it: late interaction, and models that read both at once."""
+
+    def score_pairs(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
+    ) -> npt.NDArray[np.float32]:
+        """[N images, K texts], higher fits better. `query` says who asks: with "image" the texts of a row are compared with each other,
+        with "text" the images of a column. Models that score both ways alike pass over it."""
+        ...
+
+
+@runtime_checkable
 class DenseEmbedder(Protocol):
     """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
 
@@ -56,6 +76,14 @@ class LexicalEmbedder(Protocol):
     def lexicalise_images(self, images: Sequence[ImageSource]) -> list[dict[str, float]]: ...
 
     def lexicalise_texts(self, texts: Sequence[str]) -> list[dict[str, float]]: ...
+
+
+@runtime_checkable
+class WordMapper(Protocol):
+    """Where in a picture words stand: float32 [W, rows, columns], for each mapping of terms to weights the sum over its terms of weight
+    times what that part of the picture alone says of the term."""
+
+    def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]: ...
 
 
 @runtime_checkable
