@@ -28,7 +28,8 @@ class TrainOptions:
     log_every    steps between lines of `metrics.jsonl`
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
-    init         a .safetensors file whose tensors of equal name and shape are the start
+    init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
+    download     allows fetching the weights of `init`
     """
 
     seed: int = 0
@@ -46,6 +47,7 @@ class TrainOptions:
     tensorboard: bool = False
     progress: bool = True
     init: str = ""
+    download: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "workers", "save_every", "micro_batch", "eval_every"):

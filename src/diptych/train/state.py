@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -39,7 +38,7 @@ from diptych.train.options import TrainOptions
 from diptych.train.parallel import World, anywhere, average, barrier, full, gather_text, like, summed, unsynced, whole, wrap
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
-from diptych.train.weights import carry_equal, copy_equal, load_weights, padded
+from diptych.train.weights import carry_equal, copy_equal, load_weights, padded, start_lines, start_tensors
 
 ENGINE = "engine"
 """The key of what the engine remembers, among that of the hooks, whose keys hold a colon."""
@@ -117,10 +116,10 @@ class Training:
             carry = phase.stage.carry or carry_equal
             carry(before, model)
         elif self.options.init:
-            taken = copy_equal(load_file(self.options.init), model)
-            if not taken:
+            tensors = start_tensors(self.options.init, download=self.options.download)
+            if not copy_equal(tensors, model):
                 raise ConfigError(f"{self.options.init} has no tensor with a name and shape of the model of '{self.recipe.slug}'")
-            self.log("note", text=f"{len(taken)} of {len(model.state_dict())} tensors start from {self.options.init}")
+            self.log("note", text="; ".join(start_lines(tensors, model, self.options.init)))
         self._adopt(model)
         if begin is not None:
             self.engine.load(begin.hooks.get(ENGINE, {}))
