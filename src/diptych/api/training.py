@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.config import from_plain, with_changes
-from diptych.core.contracts import Dataset, Recipe
+from diptych.core.contracts import Dataset, Recipe, Tuning
 from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
@@ -54,7 +54,8 @@ def train(
     name     a slug, or a recipe object
     data     anything that `read` opens; with splits, the rows of "train" are used
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
-             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4)
+             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4). So may ways to tune
+             (`diptych.core.contracts.Tuning`): lora="16", freeze=("text_tower",), layer_decay=0.75, distill="start"
     init     a run folder or model folder whose tensors of equal name and shape are the start
     subset   only these samples: uids, or a file with one a line; those in held-out splits are left out
     say      gets the lines of the data report before the first step
@@ -64,6 +65,8 @@ def train(
 
     own = {f.name for f in fields(TrainOptions)} - {"steps", "init"}
     options = replace(options or TrainOptions(), **{k: changes.pop(k) for k in list(changes) if k in own})
+    ways = {f.name for f in fields(Tuning)}
+    options = replace(options, tune=replace(options.tune, **{k: changes.pop(k) for k in list(changes) if k in ways}))
     if init:
         options = replace(options, init=str(weights_of(init)))
     made = recipe(name, preset=preset, **changes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
@@ -28,6 +29,7 @@ class TrainOptions:
     log_every    steps between lines of `metrics.jsonl`
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
+    tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
     init         a .safetensors file whose tensors of equal name and shape are the start
     """
 
@@ -46,6 +48,7 @@ class TrainOptions:
     tensorboard: bool = False
     progress: bool = True
     init: str = ""
+    tune: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
         for name in ("steps", "workers", "save_every", "micro_batch", "eval_every"):
