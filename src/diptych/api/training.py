@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.config import from_plain, with_changes
-from diptych.core.contracts import Dataset, Recipe
+from diptych.core.contracts import Dataset, Recipe, Tuning
 from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
@@ -55,7 +55,8 @@ def train(
     name     a slug, or a recipe object
     data     anything that `read` opens; with splits, the rows of "train" are used
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
-             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4)
+             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4). So may ways to tune
+             (`diptych.core.contracts.Tuning`): lora="16", freeze=("text_tower",), layer_decay=0.75, distill="start"
     init     a run folder, or anything that `load` opens: its tensors are the start. A recipe of pairs takes architecture, tokenizer,
              lengths and image settings from there, and learning rate and warm-up of a start from published weights unless they are
              given; what the recipe adds is fresh
@@ -68,6 +69,8 @@ def train(
 
     own = {f.name for f in fields(TrainOptions)} - {"steps", "init"}
     options = replace(options or TrainOptions(), **{k: changes.pop(k) for k in list(changes) if k in own})
+    ways = {f.name for f in fields(Tuning)}
+    options = replace(options, tune=replace(options.tune, **{k: changes.pop(k) for k in list(changes) if k in ways}))
     made = recipe(name, preset=preset, **changes)
     model = None
     if init:

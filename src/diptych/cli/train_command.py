@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.flat import changed, flat, pick
 from diptych.cli.output import finish, parse, say
+from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
@@ -70,7 +71,8 @@ def _train(name: str, argv: Sequence[str]) -> int:
     every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions())])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
-    options = TrainOptions(**{key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")})
+    own = {key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")}
+    options = TrainOptions(**own, tune=Tuning(**pick(Tuning, args)))
     if args.dry_run:
         from diptych.api import estimate
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
@@ -30,6 +31,7 @@ class TrainOptions:
     bad_limit    share of samples that may fail before the run stops
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
     download     allows fetching the weights of `init`
+    tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
     """
 
     seed: int = 0
@@ -48,6 +50,7 @@ class TrainOptions:
     progress: bool = True
     init: str = ""
     download: bool = False
+    tune: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
         for name in ("steps", "workers", "save_every", "micro_batch", "eval_every"):
