@@ -219,12 +219,12 @@ INDEXES = Registry(
     "kind of index",
     "diptych.indexes",
     {
-        "dense": ("diptych.index.dense:DenseIndex", "a vector a sample"),
-        "nested": ("diptych.index.nested:NestedIndex", "short vectors first, whole ones for the best"),
-        "lexical": ("diptych.index.lexical:LexicalIndex", "words"),
-        "late": ("diptych.index.late:LateIndex", "a vector a patch or word"),
-        "hybrid": ("diptych.index.hybrid:HybridIndex", "words and vectors"),
-        "graphs": ("diptych.index.graphs:GraphIndex", "scene graphs, by triplet"),
+        "dense": ("diptych.index.kinds.dense:DenseIndex", "a vector a sample"),
+        "nested": ("diptych.index.kinds.nested:NestedIndex", "short vectors first, whole ones for the best"),
+        "lexical": ("diptych.index.kinds.lexical:LexicalIndex", "words"),
+        "late": ("diptych.index.kinds.late:LateIndex", "a vector a patch or word"),
+        "hybrid": ("diptych.index.kinds.hybrid:HybridIndex", "words and vectors"),
+        "graphs": ("diptych.index.kinds.graphs:GraphIndex", "scene graphs, by triplet"),
     },
 )
 ENGINES = Registry(
@@ -244,6 +244,7 @@ MODELS = Registry(
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
+        "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),

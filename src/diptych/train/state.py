@@ -120,7 +120,7 @@ class Training:
             taken = copy_equal(load_file(self.options.init), model)
             if not taken:
                 raise ConfigError(f"{self.options.init} has no tensor with a name and shape of the model of '{self.recipe.slug}'")
-            self.log("note", text=f"{taken} of {len(model.state_dict())} tensors start from {self.options.init}")
+            self.log("note", text=f"{len(taken)} of {len(model.state_dict())} tensors start from {self.options.init}")
         self._adopt(model)
         if begin is not None:
             self.engine.load(begin.hooks.get(ENGINE, {}))

@@ -24,7 +24,11 @@ def padded(value: Any, parameter: Tensor) -> Any:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, saved: Mapping[str, Tensor], recipe: Recipe) -> None:
-    """Copies saved tensors into the model; names and shapes have to agree, but for those that the recipe does not store."""
+    """Copies saved tensors into the model; names and shapes have to agree, but for those that the recipe does not store. A module whose
+    buffers change their length says so by `resize_` (`layers/sparse_queue.py`) and makes room first."""
+    for prefix, module in model.named_modules():
+        if callable(resize := getattr(module, "resize_", None)):
+            resize({name: saved[f"{prefix}.{name}"].shape for name, _ in module.named_buffers() if f"{prefix}.{name}" in saved})
     own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     missing = [name for name in own if name not in saved and recipe.stored(name)]
     if missing or (unknown := [name for name in saved if name not in own]):
@@ -46,15 +50,15 @@ def carry_equal(before: nn.Module, after: nn.Module) -> None:
 
 
 @torch.no_grad()
-def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> int:
-    """Copies every tensor that the model has under the same name and in the same shape; says how many those were.
+def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Copies every tensor that the model has under the same name and in the same shape; names those.
 
     Tensors of a model that is saved alone reach it also where another model holds it, as `encoder`: weights of `clip` start `alip`.
     """
-    taken = 0
+    taken: list[str] = []
     for name, own in model.state_dict().items():
         given = tensors.get(name, tensors.get(name.removeprefix("encoder.")))
         if isinstance(own, Tensor) and isinstance(given, Tensor) and given.shape == own.shape:
             own.copy_(given)
-            taken += 1
+            taken.append(name)
     return taken

@@ -67,7 +67,7 @@ def test_two_images_in_one_keep_half_of_their_patches_each() -> None:
             assert torch.equal(batch.mixed_BCHW[row][part], batch.image_BCHW[source][part])
 
 
-def test_with_texts_alone_and_no_mixing_it_is_clip() -> None:
+def test_with_texts_alone_and_no_mixing_it_is_clip(parity: Any) -> None:
     recipe = small(weight_class=0.0, weight_view=0.0, weight_patch=0.0, mixed=False)
     batch, model = batch_of(recipe), recipe.model()
     f = recipe.features(model, batch)
@@ -75,7 +75,7 @@ def test_with_texts_alone_and_no_mixing_it_is_clip() -> None:
     group = {"group_N": batch.group_B, "group_M": batch.group_B}
     expected, _ = info_nce(f.image_ND, f.text_ND, scale=f.scale, **group)
     assert set(losses) == {"text"}
-    assert losses["text"].item() == pytest.approx(expected.item(), rel=1e-6)
+    parity("m3i", "recipe with texts alone and unmixed images", "clip", [(losses["text"], expected)], tolerance=1e-6)
     assert torch.equal(batch.mixed_BCHW, batch.image_BCHW)
     torch.testing.assert_close(
         f.image_ND, model.encoder.encode_image(batch.image_BCHW), msg="an unmixed image is its deployed vector"
@@ -83,12 +83,18 @@ def test_with_texts_alone_and_no_mixing_it_is_clip() -> None:
     assert not [name for name in model.state_dict() if name.startswith(("companions", "view_", "patch_", "class_KD"))]
 
 
-def test_with_labels_alone_it_is_a_classifier() -> None:
+def test_with_labels_alone_it_is_a_classifier(parity: Any) -> None:
     recipe = small(weight_text=0.0, weight_view=0.0, weight_patch=0.0, mixed=False, worded=0.0)
     batch, model = batch_of(recipe), recipe.model()
     f = recipe.features(model, batch)
     expected = F.cross_entropy(f.scale * f.image_ND @ F.normalize(model.class_KD, dim=-1).T, batch.label_B)
-    assert recipe.losses(f, batch)["class"].item() == pytest.approx(expected.item(), rel=1e-6)
+    parity(
+        "m3i",
+        "recipe with labels alone",
+        "torch's cross_entropy over class embeddings",
+        [(recipe.losses(f, batch)["class"], expected)],
+        tolerance=1e-6,
+    )
     assert not batch.worded_B.any()
 
 

@@ -19,6 +19,7 @@ from diptych.core.contracts.capabilities import (
     TokenEmbedder,
     Unit,
     VectorIndex,
+    WordMapper,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -29,6 +30,7 @@ from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.contracts.task import Task, TaskByItem
+from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
     "Acting",
@@ -70,6 +72,8 @@ __all__ = [
     "TaskByItem",
     "TokenEmbedder",
     "Trainer",
+    "Tuning",
     "Unit",
     "VectorIndex",
+    "WordMapper",
 ]

@@ -79,6 +79,14 @@ class LexicalEmbedder(Protocol):
 
 
 @runtime_checkable
+class WordMapper(Protocol):
+    """Where in a picture words stand: float32 [W, rows, columns], for each mapping of terms to weights the sum over its terms of weight
+    times what that part of the picture alone says of the term."""
+
+    def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
 class Detector(Protocol):
     """Regions and relations for the given names, as one `SceneGraph` an image."""
 
