@@ -114,7 +114,9 @@ def main() -> None:
                 continue
             row |= answers.get()
             rows.append(row)
-            print(f"{size:>6} {side:<6} {row['seconds']:>9.3f} {row['saved_mib']:>10.1f} {row['peak_mib']:>9.1f} {row['loss']:>9.5f}")
+            print(
+                f"{size:>6} {side:<6} {row['seconds']:>9.3f} {row['saved_mib']:>10.1f} {row['peak_mib']:>9.1f} {row['loss']:>9.5f}"
+            )
     result = {
         "name": "late_interaction",
         "date": date.today().isoformat(),

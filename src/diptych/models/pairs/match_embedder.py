@@ -41,7 +41,9 @@ class MatchEmbedder(PairEmbedder):
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.matcher, {"preprocess": self.preprocess.to_json(), "text_length": self.text_length, "kind": self.kind})
+        return fingerprint(
+            self.matcher, {"preprocess": self.preprocess.to_json(), "text_length": self.text_length, "kind": self.kind}
+        )
 
     def settings(self) -> dict[str, Any]:
         return {"fusion_layers": self.matcher.layers, "fusion_heads": self.matcher.heads}

@@ -1,4 +1,4 @@
-"""A model that reads an image and a text together and says whether they fit, after a dual encoder that finds candidates (ALBEF, 2107.07651).
+"""A model that reads an image and a text together and says whether they fit, above a dual encoder for candidates (ALBEF, 2107.07651).
 
 Letters: B batch, N items, M pairs, C channel, H W, P patches, L tokens, D width.
 """
@@ -66,9 +66,7 @@ class Matcher(nn.Module):
             raise ConfigError(f"fusion_layers is {layers} (expected 1 or more blocks that read both)")
         self.encoder, self.layers, self.heads = encoder, layers, heads
         width, image_width = encoder.text_tower.token_width, encoder.image_tower.token_width
-        self.blocks = nn.ModuleList(
-            CrossBlock(width, heads, image_width=image_width, mlp_width=4 * width) for _ in range(layers)
-        )
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, image_width=image_width, mlp_width=4 * width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 2)
         self.fused_width = width
