@@ -182,6 +182,7 @@ TASKS = Registry(
         "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
+        "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -216,6 +217,7 @@ WORLDS = Registry(
     "diptych.worlds",
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
+        "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
