@@ -102,3 +102,23 @@ class Bridge(nn.Module):
         self, image_BCHW: Tensor | None, layout: Layout, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None
     ) -> Written:
         return self.scored(None if image_BCHW is None else self.picture(image_BCHW, text_BL, text_mask_BL), layout)
+
+    @torch.no_grad()
+    def match_norms_(self, image_BCHW: Tensor) -> float:
+        """Divides the last map of the connector so that tokens of these images have the mean norm of the language model's embeddings;
+        what the ratio was. Images of noise will do: what counts is the size of what a fresh map makes."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        feature_BPF = self.encoder(image_BCHW).tokens_BPD
+        given: tuple[Tensor, ...] = ()
+        if getattr(self.connector, "reads_text", False):
+            given = (torch.zeros(len(image_BCHW), 1, dtype=torch.int64, device=image_BCHW.device),)
+        picture_BKD: Tensor = self.connector(feature_BPF, *given)
+        id_1V = torch.arange(self.language.vocab_size, device=image_BCHW.device)[None]
+        ratio = norm_ratio(picture_BKD, self.language.embed(id_1V), torch.ones_like(id_1V, dtype=torch.bool))
+        last = [module for module in self.connector.modules() if isinstance(module, nn.Linear)][-1]
+        for tensor in (last.weight, last.bias):
+            tensor.div_(ratio.to(tensor))
+        for module, training in modes:
+            module.training = training
+        return float(ratio)

@@ -68,11 +68,13 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
 
     image_tower   by name; image_weights is where its weights come from: a run folder of a dual encoder, or a folder of ours. "": fresh
     language_model  "hf:FOLDER" of transformers, causal or sequence-to-sequence; "" trains a small one on the texts of the data first, for
-                  `words_share` of the steps and at rate `words_lr`, with the words of each text in another order before it
+                  `words_share` of the steps and at rate `words_lr`, with the phrases of each text in another order before it
     template      what stands before the answer, "{image}" and "{prompt}" where they go; `space` stands between it and the answer
     start         whether a start mark stands before the picture; none: as the language model's tokenizer has it
     per           the loss is the mean over "token"s of the batch, or over the tokens of a "row" first
     blind         features are zeros: what the language model writes without seeing. A control
+    match_norms   a fresh connector starts with tokens of the norm of words (`models.bridges.splice.norm_ratio`); the releases leave it
+                  as it comes, which beside small embeddings can be thirty times as large
     """
 
     needs = ("image", "texts")
@@ -87,6 +89,7 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
     start: bool | None = None
     per: Per = "token"
     blind: bool = False
+    match_norms: bool = False
     image_size: int = 224
     resize: str = "crop"
     mean: tuple[float, float, float] = OPENAI_MEAN
@@ -177,7 +180,10 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
         spec = self.connector_spec()
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
         trained = ("language",) if self.phase == "words" else self.trained
-        return Bridge(encoder, made, language, trained=trained, blind=self.blind)
+        bridge = Bridge(encoder, made, language, trained=trained, blind=self.blind)
+        if self.match_norms:
+            bridge.match_norms_(torch.randn(4, 3, self.image_size, self.image_size))
+        return bridge
 
     def features(self, model: Bridge, batch: BridgeBatch) -> Written:
         written: Written = model(batch.image_BCHW, batch.layout)
@@ -219,12 +225,65 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
         )
 
 
+SMALL_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "this",
+        "that",
+        "these",
+        "those",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "by",
+        "from",
+        "with",
+        "for",
+        "and",
+        "or",
+        "but",
+        "as",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "being",
+        "has",
+        "have",
+        "had",
+        "it",
+        "its",
+        "there",
+        "here",
+        "which",
+        "who",
+        "whose",
+        "while",
+    ]
+)
+"""Where a text is cut into phrases."""
+
+
 def shuffled(text: str, rng: np.random.Generator, *, most: int, alone: float = 0.15) -> str:
-    """`most` words of a text in a random order, which a language model learns to read before it writes the text: so it learns to heed
-    what stands before, as a picture later will. For a share `alone` of the texts nothing."""
-    words = text.split()
-    order = rng.permutation(len(words))[:most]
-    return "" if rng.random() < alone else " ".join(words[place] for place in order)
+    """The phrases of a text in a random order, `most` words at most, small words left out: what a language model learns to read before
+    it writes, so that it heeds what stands before, as a picture later will. Words of a phrase stay together, so that what is red is still
+    known. For a share `alone` of the texts nothing."""
+    phrases: list[list[str]] = [[]]
+    for word in text.split():
+        if word.lower() in SMALL_WORDS:
+            phrases.append([])
+        else:
+            phrases[-1].append(word)
+    phrases = [phrase for phrase in phrases if phrase]
+    order = rng.permutation(len(phrases))
+    words = [word for place in order for word in phrases[place]][:most]
+    return "" if rng.random() < alone else " ".join(words)
 
 
 def _folder(address: str) -> Path:

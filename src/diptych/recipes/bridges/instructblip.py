@@ -186,6 +186,7 @@ class InstructBLIP(BridgeRecipe):
             batch_size=64,
             steps=2000,
             lr=1e-3,
+            match_norms=True,
             warmup=50.0,
             clip_norm=1.0,
             words_share=0.4,

@@ -64,6 +64,7 @@ class LiMBeR(BridgeRecipe):
             batch_size=64,
             steps=1200,
             lr=3e-3,
+            match_norms=True,
             horizon=1200,
             warmup=30.0,
         )
