@@ -225,48 +225,11 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
         )
 
 
-SMALL_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "this",
-        "that",
-        "these",
-        "those",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "by",
-        "from",
-        "with",
-        "for",
-        "and",
-        "or",
-        "but",
-        "as",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "has",
-        "have",
-        "had",
-        "it",
-        "its",
-        "there",
-        "here",
-        "which",
-        "who",
-        "whose",
-        "while",
-    ]
+_SMALL = (
+    "a an the this that these those of in on at to by from with for and or but as is are was were be been being has have had it its "
+    "there here which who whose while"
 )
+SMALL_WORDS = frozenset(_SMALL.split())
 """Where a text is cut into phrases."""
 
 
