@@ -11,6 +11,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.worlds.links import PREDICATES
+from diptych.worlds.scene_captions import with_article
 
 JITTER = 0.25
 """Of a shape's side, by which each edge of a box is off at most."""
@@ -44,7 +45,7 @@ def captioned_in_haste(sample: Sample) -> Sample:
     A shape is named by its colour too, as in the world's own captions. A caption without a link left says nothing.
     """
     rng = keyed_rng("captioned in haste", sample.uid)
-    nouns = [f"a {' '.join((*region.attributes, region.label))}" for region in sample.regions]
+    nouns = [with_article(" ".join((*region.attributes, region.label))) for region in sample.regions]
     named = []
     for relation in sample.relations:
         others = [name for name in PREDICATES if name != relation.predicate]

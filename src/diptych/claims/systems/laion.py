@@ -76,6 +76,7 @@ def claims() -> tuple[Claim, ...]:
         data=f"{ROWS:,} rendered images of two shapes, {TRUSTED + KNOWN:,} trusted ones for the filter; retrieval among 500 clean pairs. "
         "Without a filter training is as long as model and scorer together",
         reported=("test/t2i_r@1", "rows", "mismatched"),
+        tuning_seeds=(0, 1),
     )
     raw = replace(
         trusted,
@@ -85,6 +86,7 @@ def claims() -> tuple[Claim, ...]:
         baseline=Arm("raw", Paired(longer, Drawn(pool)), around(clip.lr)),
         controls=(untrained, Arm("trusted alone", Paired(longer, Trusted()))),
         equal_budget=("steps", "samples", "trained_parameters"),
+        tuning_seeds=(0,),
     )
     size = replace(
         raw,
@@ -92,5 +94,6 @@ def claims() -> tuple[Claim, ...]:
         kind="mechanism check",
         sentence="At equal steps and rows, pairs whose image and text agree give a higher R@1 than pairs drawn by chance from the pool",
         baseline=Arm("by chance", Paired(clip, replace(agreeing, by_chance=True)), around(clip.lr)),
+        controls=(untrained,),
     )
     return trusted, raw, size

@@ -1,4 +1,4 @@
-"""Patches that know what they show: TIPS against CLIP by a linear probe that finds shapes, at equal steps and at equal compute."""
+"""Patches that know what they show: TIPS against CLIP by a linear probe that finds shapes, at equal steps, and CLIP for as long beside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diptych.tasks.pairs.dense_probe import DenseProbe
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS = SmallPairs(6000, captioned=True, wrong=0.0, regions=True)
-PROBED, STEPS, BATCH, TIMES = 1000, 1600, 32, 2.1
+PROBED, STEPS, BATCH, TIMES = 1000, 1800, 32, 2.1
 """A step of TIPS takes as long as 2.1 steps of CLIP: small views and masked ones are read as well."""
 
 
@@ -91,30 +91,27 @@ def as_clip(recipe: TIPS) -> TIPS:
 
 def claims() -> tuple[Claim, ...]:
     tips = small()
-    equal_steps = Claim(
-        slug="tips",
-        kind="paper's claim",
-        sentence="At equal steps a linear probe finds shapes better in the patches of TIPS than in those of CLIP",
-        source="2410.16512: Pascal VOC mIoU of a linear probe 64.4 for CLIP, 75.9 with both self-supervised terms. Scenes are ours, and so "
-        "is the text tower of both arms: learned positions and GELU, where the release has sines and ReLU",
-        refuted="a difference whose interval lies below zero, or patches no better than their mean colours",
-        baseline=Arm("clip", Segmented(as_clip(tips)), around(tips.lr)),
-        method=Arm("tips", Segmented(tips), around(tips.lr)),
-        controls=(
-            Arm("untrained", Segmented(as_clip(tips), learns=False)),
-            Arm("mean colours", PatchColours(patches_a_side(tips.image_tower, tips.image_size))),
+    return (
+        Claim(
+            slug="tips",
+            kind="paper's claim",
+            sentence="At equal steps a linear probe finds shapes better in the patches of TIPS than in those of CLIP",
+            source="2410.16512: Pascal VOC mIoU of a linear probe 64.4 for CLIP, 75.9 with both self-supervised terms. Scenes are ours, and so "
+            "is the text tower of both arms: learned positions and GELU, where the release has sines and ReLU",
+            refuted="a difference whose interval lies below zero, or patches no better than their mean colours or those of CLIP "
+            "trained for as many seconds",
+            baseline=Arm("clip", Segmented(as_clip(tips)), around(tips.lr)),
+            method=Arm("tips", Segmented(tips), around(tips.lr)),
+            controls=(
+                Arm("untrained", Segmented(as_clip(tips), learns=False)),
+                Arm("clip, as many seconds", Segmented(as_clip(small(round(TIMES * STEPS))))),
+                Arm("mean colours", PatchColours(patches_a_side(tips.image_tower, tips.image_size))),
+            ),
+            metric="miou",
+            margins=Margins(matters=0.02, equivalence=0.02),
+            equal_budget=("steps", "samples"),
+            data=f"{PAIRS.count:,} pictures of two shapes; probe on {PROBED:,}, tested on 500; four shapes and the background",
+            reported=("pixel_accuracy", "r@1"),
+            tuning_seeds=(0,),
         ),
-        metric="miou",
-        margins=Margins(matters=0.02, equivalence=0.02),
-        equal_budget=("steps", "samples"),
-        data=f"{PAIRS.count:,} pictures of two shapes; probe on {PROBED:,}, tested on 500; four shapes and the background",
-        reported=("pixel_accuracy", "r@1"),
-        tuning_seeds=(0,),
-    )
-    return equal_steps, replace(
-        equal_steps,
-        name="compute",
-        sentence="At equal processor time, with 2.1 times the steps for CLIP, a probe finds shapes better in the patches of TIPS",
-        baseline=Arm("clip, longer", Segmented(as_clip(small(round(TIMES * STEPS)))), around(tips.lr)),
-        equal_budget=("cpu_seconds",),
     )
