@@ -30,7 +30,8 @@ class TrainOptions:
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
     tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
-    init         a .safetensors file whose tensors of equal name and shape are the start
+    init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
+    download     allows fetching the weights of `init`
     """
 
     seed: int = 0
@@ -48,6 +49,7 @@ class TrainOptions:
     tensorboard: bool = False
     progress: bool = True
     init: str = ""
+    download: bool = False
     tune: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:

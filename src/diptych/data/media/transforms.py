@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -41,6 +41,7 @@ class Preprocess:
     resize   "crop": short side to `size`, then the centre square (CLIP); "squash": both sides to `size`, whatever the shape
              (SigLIP); "pad": long side to `size`, centred on `fill`
     fill     grey value 0..255 around a padded image
+    margin   pixels a side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
 
     >>> import numpy as np
     >>> list(Preprocess(32)([np.zeros((40, 60, 3), np.uint8)]).shape)
@@ -53,10 +54,13 @@ class Preprocess:
     resize: Literal["crop", "squash", "pad"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     fill: int = 0
+    margin: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"Preprocess.size is {self.size} (expected 1 pixel or more)")
+        if self.size < 1 or self.margin < 0:
+            raise ConfigError(
+                f"Preprocess.size is {self.size} and margin {self.margin} (expected 1 pixel or more, and 0 or more)"
+            )
         if self.resize not in ("crop", "squash", "pad"):
             raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad)")
         if self.interpolation not in FILTERS:
@@ -74,6 +78,10 @@ class Preprocess:
         """One image as uint8 [size, size, 3]."""
         if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
             raise ShapeError(f"an image must be uint8 [H, W, 3], got {image_HWC.dtype} {list(image_HWC.shape)}")
+        if self.margin:
+            left = round(self.margin / 2)
+            whole_HWC = replace(self, size=self.size + self.margin, margin=0).square(image_HWC)
+            return whole_HWC[left : left + self.size, left : left + self.size]
         height, width = image_HWC.shape[:2]
         size = self.size
         if (height, width) == (size, size):
@@ -103,7 +111,7 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = to_plain(self)
-        return plain
+        return plain if self.margin else {name: value for name, value in plain.items() if name != "margin"}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:

@@ -113,9 +113,11 @@ class PairEmbedder(Embedding):
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and
     "metrics" (a dict of numbers). `dims` are the widths of the prefixes that were trained to be of use by themselves (recipe `mrl`).
+    `left` names the tensors of another library's file that no embedding is made of.
     """
 
     kind: ClassVar[str] = "dual_encoder"
+    left: Sequence[str] = ()
     model: DualEncoder
     tokenizer: Tokenizer
 
