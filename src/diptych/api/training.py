@@ -102,6 +102,7 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
     """The recipe as the weights of `init` have it, and their model; a recipe without fields of that kind as it is, and None."""
     from diptych.models.io.opened import FOREIGN, open_address
     from diptych.models.pairs.embedder import Embedding
+    from diptych.recipes._shared.resized import resized
     from diptych.recipes._shared.started import refuse_conflicts, tuned
 
     if not hasattr(made, "started"):
@@ -112,7 +113,7 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
     model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
     if not foreign and not isinstance(model, Embedding):
         return made, None  # a recipe of another kind of model: tensors of equal name and shape
-    found = made.started(model)
+    found = resized(made, made.started(model), asked)
     refuse_conflicts(made, found, asked, str(init))
     return (tuned(found, asked) if foreign else found), model
 

@@ -129,9 +129,11 @@ def optimiser_state(
 
 
 def load_optimiser_state(
-    optimiser: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Mapping[str, Tensor | float | int]]
+    optimiser: torch.optim.Optimizer | None, model: nn.Module, saved: Mapping[str, Mapping[str, Tensor | float | int]]
 ) -> None:
     """Takes back what `optimiser_state` gave, as parameter name -> key -> value; placed and cut as the parameters are."""
+    if optimiser is None:
+        return
     fused = optimiser.defaults.get("fused")
     for name, parameter in model.named_parameters():
         for key, value in saved.get(name, {}).items():

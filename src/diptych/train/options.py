@@ -29,9 +29,9 @@ class TrainOptions:
     log_every    steps between lines of `metrics.jsonl`
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
+    tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
     download     allows fetching the weights of `init`
-    tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
     """
 
     seed: int = 0

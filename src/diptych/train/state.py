@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.config import config_hash, to_plain
-from diptych.core.contracts import Batch, Dataset, Engine, Hook, Order, Outcome, Recipe, Tuning
+from diptych.core.contracts import Batch, Dataset, Engine, Hook, Order, Outcome, Recipe
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import check_rows
@@ -41,16 +41,13 @@ from diptych.train.parallel import World, anywhere, average, barrier, gather_tex
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
 from diptych.train.tuning.modified import KEY, begin_tuning, deployable, refuse_idle, tuning_hooks, tuning_of
-from diptych.train.tuning.positions import fitted
+from diptych.train.tuning.positions import start_from
 from diptych.train.tuning.rates import hold_statistics, tuned_optimiser
 from diptych.train.tuning.teacher import Teacher
 from diptych.train.weights import (
     carry_equal,
-    copy_equal,
     load_weights,
     padded,
-    start_lines,
-    start_tensors,
     whole_copy,
     whole_tensors,
 )
@@ -135,19 +132,13 @@ class Training:
             carry = phase.stage.carry or carry_equal
             carry(before, model)
         elif self.options.init:
-            tensors = start_tensors(self.options.init, download=self.options.download)
-            tensors = fitted(tensors, model.state_dict(), keep=self.tuning.keep_positions, say=self.note)
-            taken = copy_equal(tensors, model)
-            if not taken:
-                raise ConfigError(f"{self.options.init} has no tensor with a name and shape of the model of '{self.recipe.slug}'")
-            self.note("; ".join(start_lines(tensors, model, self.options.init)))
+            taken = start_from(self.options, self.tuning, model, self.note)
         if before is None and begin is None:
             begin_tuning(self.hooks.values(), model, taken, self.note)
         self._adopt(model)
         if begin is not None:
             self.engine.load(begin.hooks.get(ENGINE, {}))
-            if self.optimiser is not None:
-                load_optimiser_state(self.optimiser, self.model, begin.optimiser)
+            load_optimiser_state(self.optimiser, self.model, begin.optimiser)
         for name, parameter in self.model.named_parameters():
             if begin is None and self.optimiser and name in remembered and remembered[name][0] == parameter.shape:
                 self.optimiser.state[parameter] = remembered[name][1]
@@ -205,8 +196,7 @@ class Training:
     def learning(self) -> None:
         """Puts the model into training mode."""
         self.model.train()
-        if self.tuning != Tuning():
-            hold_statistics(self.model)
+        hold_statistics(self.model, self.tuning)
 
     def _open(self, stop: int) -> Iterator[Step]:
         """Batches from the present step up to step `stop` of the phase's own order."""

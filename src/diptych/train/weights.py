@@ -27,11 +27,7 @@ def padded(value: Any, parameter: Tensor) -> Any:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, saved: Mapping[str, Tensor], recipe: Recipe) -> None:
-    """Copies saved tensors into the model; names and shapes have to agree, but for those that the recipe does not store. A module whose
-    buffers change their length says so by `resize_` (`layers/sparse_queue.py`) and makes room first."""
-    for prefix, module in model.named_modules():
-        if callable(resize := getattr(module, "resize_", None)):
-            resize({name: saved[f"{prefix}.{name}"].shape for name, _ in module.named_buffers() if f"{prefix}.{name}" in saved})
+    """Copies saved tensors into the model; names and shapes have to agree, but for those that the recipe does not store."""
     own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     missing = [name for name in own if name not in saved and recipe.stored(name)]
     if missing or (unknown := [name for name in saved if name not in own]):
@@ -54,17 +50,41 @@ def carry_equal(before: nn.Module, after: nn.Module) -> None:
 
 @torch.no_grad()
 def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
-    """Copies every tensor that the model has under the same name and in the same shape; names those.
+    """Copies every tensor that the model has under the same name and in the same shape; gives the names of those that it copied.
 
     Tensors of a model that is saved alone reach it also where another model holds it, as `encoder`: weights of `clip` start `alip`.
     """
-    taken: list[str] = []
+    taken = []
     for name, own in model.state_dict().items():
         given = tensors.get(name, tensors.get(name.removeprefix("encoder.")))
         if isinstance(own, Tensor) and isinstance(given, Tensor) and given.shape == own.shape:
             own.copy_(given)
             taken.append(name)
     return taken
+
+
+def whole_tensors(model: nn.Module, recipe: Recipe, *, keep: bool = True) -> dict[str, Tensor]:
+    """The tensors that belong in a checkpoint, shards put together, in main memory. All processes have to ask together, and those that
+    do not `keep` get none."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and recipe.stored(name):
+            value = full(tensor)
+            if keep:
+                found[name] = value.detach().cpu()
+    return found
+
+
+def whole_copy(model: nn.Module, recipe: Recipe, hooks: Iterable[Hook], device: torch.device) -> nn.Module:
+    """A module like a sharded one, with whole tensors."""
+    state = {name: full(value) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    with torch.random.fork_rng():
+        copied: nn.Module = recipe.model()
+    for hook in hooks:
+        copied = hook.reshape(copied)
+    copied = copied.to(device)
+    load_weights(copied, state, recipe)
+    return copied
 
 
 def start_tensors(init: str, *, download: bool = False) -> dict[str, Tensor]:
@@ -91,27 +111,3 @@ def _grouped(names: Iterable[str]) -> str:
     """Names by their first two parts, with how many there are of each."""
     counts = Counter(".".join(name.removeprefix("encoder.").split(".")[:2]) for name in names)
     return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in counts.items())
-
-
-def whole_tensors(model: nn.Module, recipe: Recipe, *, keep: bool = True) -> dict[str, Tensor]:
-    """The tensors that belong in a checkpoint, shards put together, in main memory. All processes have to ask together, and those that
-    do not `keep` get none."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and recipe.stored(name):
-            value = full(tensor)
-            if keep:
-                found[name] = value.detach().cpu()
-    return found
-
-
-def whole_copy(model: nn.Module, recipe: Recipe, hooks: Iterable[Hook], device: torch.device) -> nn.Module:
-    """A module like a sharded one, with whole tensors."""
-    state = {name: full(value) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    with torch.random.fork_rng():
-        copied: nn.Module = recipe.model()
-    for hook in hooks:
-        copied = hook.reshape(copied)
-    copied = copied.to(device)
-    load_weights(copied, state, recipe)
-    return copied

@@ -15,14 +15,28 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from diptych.core.contracts import Tuning
 from diptych.core.errors import ConfigError
+from diptych.train.options import TrainOptions
+from diptych.train.weights import copy_equal, start_lines, start_tensors
 
 IMAGE, TEXT = "position_PD", "position_LD"
 """How the names of our towers' positions end."""
 CLASS_TOKENS = 3
 """A grid is looked for behind so many tokens, at most."""
+
+
+def start_from(options: TrainOptions, tuning: Tuning, model: nn.Module, say: Callable[[str], None]) -> list[str]:
+    """Copies the tensors of the run's start into a model, positions in the sizes that it has, and says what they were. Names them."""
+    tensors = start_tensors(options.init, download=options.download)
+    tensors = fitted(tensors, model.state_dict(), keep=tuning.keep_positions, say=say)
+    taken = copy_equal(tensors, model)
+    if not taken:
+        raise ConfigError(f"{options.init} has no tensor with a name and shape of the model ({type(model).__name__})")
+    say("; ".join(start_lines(tensors, model, options.init)))
+    return taken
 
 
 def fitted(

@@ -76,9 +76,9 @@ def head_names(model: nn.Module, pattern: str) -> set[str]:
     return heads
 
 
-def hold_statistics(model: nn.Module) -> None:
-    """Batch norms that are not trained use the statistics that they have, and leave them as they are."""
-    for module in model.modules():
+def hold_statistics(model: nn.Module, tuning: Tuning) -> None:
+    """Where a run is tuned, batch norms that are not trained use the statistics that they have, and leave them as they are."""
+    for module in model.modules() if tuning != Tuning() else ():
         if isinstance(module, _BatchNorm) and module.weight is not None and not module.weight.requires_grad:
             module.eval()
 
