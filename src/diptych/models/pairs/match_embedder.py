@@ -19,8 +19,8 @@ from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.matcher import CHUNK, Matcher, Read, match_matrix
+from diptych.models.pairs.embedder import Embedding, PairEmbedder
+from diptych.models.pairs.matcher import CHUNK, Matcher, PairReader, Read, as_module, match_matrix
 
 
 class MatchEmbedder(PairEmbedder):
@@ -34,6 +34,7 @@ class MatchEmbedder(PairEmbedder):
     def __init__(self, matcher: Matcher, *args: Any, **options: Any) -> None:
         super().__init__(matcher.encoder, *args, **options)
         self.matcher = matcher
+        self.readings = Readings(self, matcher)
 
     @property
     def whole(self) -> nn.Module:
@@ -53,35 +54,43 @@ class MatchEmbedder(PairEmbedder):
         return Matcher(model, layers=config["fusion_layers"], heads=config["fusion_heads"])
 
     def score_pairs(
-        self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"], batch_size: int = 64
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
         """[N, K], log-odds that image and text fit, the same whoever asks: N * K readings."""
+        return self.readings.score(images, texts)
+
+
+class Readings:
+    """Pairs that are read together, with the image settings and the tokenizer of an embedder."""
+
+    def __init__(self, embedder: Embedding, reader: PairReader) -> None:
+        self.embedder, self.reader = embedder, reader
+
+    def score(self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """[N, K] log-odds. Holds what is kept of all images at once."""
         if not len(images) or not len(texts):
             return np.zeros((len(images), len(texts)), np.float32)
-        read = self.read_images(images, batch_size=batch_size)
-        columns = [self.match(read, self.read_texts(part)) for part in parts(texts, batch_size)]
-        return np.concatenate(columns, axis=1)
+        image = self.images(images, batch_size=batch_size)
+        return np.concatenate([self.match(image, self.texts(part)) for part in parts(texts, batch_size)], axis=1)
 
-    def read_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Read:
+    def images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Read:
         """What is kept of images until they are read with texts."""
         found = []
         for part in parts(images, batch_size):
-            with self._ready() as device:
-                found.append(self.matcher.read_images(self.preprocess([decode(i, exact=True) for i in part]).to(device)))
-        return _joined(found)
+            with self.embedder._ready() as device:
+                pixels_BCHW = self.embedder.preprocess([decode(image, exact=True) for image in part])
+                found.append(self.reader.read_images(pixels_BCHW.to(device)))
+        return Read(*(torch.cat([getattr(part, name) for part in found]) for name in ("vector_ND", "state_N", "mask_NT")))
 
-    def read_texts(self, texts: Sequence[str]) -> Read:
-        encoded = self.tokenizer.encode(list(texts), self.text_length)
-        self.truncated += encoded.truncated
-        with self._ready() as device:
-            ids_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
-            return self.matcher.read_texts(ids_BL.to(device), mask_BL.to(device))
+    def texts(self, texts: Sequence[str]) -> Read:
+        embedder = self.embedder
+        encoded = embedder.tokenizer.encode(list(texts), embedder.text_length)
+        embedder.truncated += encoded.truncated
+        with embedder._ready() as device:
+            ids_BL, mask_BL = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
+            return self.reader.read_texts(ids_BL, mask_BL)
 
     def match(self, image: Read, text: Read, *, chunk: int = CHUNK) -> npt.NDArray[np.float32]:
         """[N, K] of every image with every text."""
-        with self._ready(), evaluating(self.matcher):
-            return match_matrix(self.matcher, image, text, chunk=chunk).float().cpu().numpy()
-
-
-def _joined(read: Sequence[Read]) -> Read:
-    return Read(*(torch.cat([getattr(part, name) for part in read]) for name in ("vector_ND", "state_N", "mask_NT")))
+        with self.embedder._ready(), evaluating(as_module(self.reader)):
+            return match_matrix(self.reader, image, text, chunk=chunk).float().cpu().numpy()

@@ -154,6 +154,6 @@ def match_at(reader: PairReader, image: Read, text: Read, pair_NK2: Tensor, *, c
     return torch.cat(found).reshape(pair_NK2.shape[:2])
 
 
-def as_reader(module: nn.Module) -> PairReader:
-    """A module that is known to read pairs."""
-    return cast(PairReader, module)
+def as_module(reader: PairReader) -> nn.Module:
+    """A reader as the module that it is."""
+    return cast(nn.Module, reader)
