@@ -37,7 +37,7 @@ from diptych.train.optimise import (
     silent_parameters,
 )
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import World, anywhere, average, barrier, gather_text, highest, summed, unsynced, whole, wrap
+from diptych.train.parallel import World, average, barrier, gather_text, highest, summed, unsynced, whole, wrap
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
 from diptych.train.tuning.modified import KEY, begin_tuning, deployable, refuse_idle, tuning_hooks, tuning_of
