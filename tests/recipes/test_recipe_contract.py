@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,15 @@ from diptych.worlds.resolve import resolve
 BUILT = list(RECIPES)
 
 
-@pytest.fixture(scope="module")
-def rows() -> Any:
-    return resolve("world:scenes?n=24").split("train")
+@pytest.fixture
+def rows(slug: str) -> Any:
+    """Scenes, with questions where the recipe learns from those."""
+    return drawn("questions" if "questions" in RECIPES.load(slug).needs else "scenes")
+
+
+@cache
+def drawn(world: str) -> Any:
+    return resolve(f"world:{world}?n=24").split("train")
 
 
 def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:

@@ -181,6 +181,8 @@ TASKS = Registry(
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
         "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
+        "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
+        "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -215,6 +217,7 @@ WORLDS = Registry(
     "diptych.worlds",
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
+        "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
@@ -246,6 +249,7 @@ MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
+        "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
@@ -253,6 +257,7 @@ MODELS = Registry(
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
+        "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

@@ -141,6 +141,19 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class Ranker(Protocol):
+    """How well candidates answer a prompt about an image, by their likelihood: the same number that training minimises.
+
+    `candidates` holds a list for every image. For each an array [C, 2]: negative log-likelihood in nats, summed over the tokens of the
+    candidate and the end mark behind it, and how many tokens those are. Whether sums or means are compared is up to the caller.
+    """
+
+    def answer_nll(
+        self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
+    ) -> list[npt.NDArray[np.float64]]: ...
+
+
+@runtime_checkable
 class PointEmbedder(Protocol):
     """Point clouds [P, 3 + F] into the space of the texts."""
 
