@@ -45,7 +45,7 @@ def claims() -> tuple[Claim, ...]:
             refuted="a difference whose interval lies below zero",
             baseline=Arm("clip", Retrieved(clip, PARTS), around(clip.lr)),
             method=Arm("one matrix", Solved(linear, PARTS), around(linear.penalty)),
-            controls=(Arm("no map yet", Retrieved(linear, PARTS, learns=False)),),
+            controls=(Arm("untrained heads", Retrieved(locked, PARTS, learns=False)),),
             bounds=(Arm("heads trained with negatives", Retrieved(locked, PARTS)),),
             metric="unseen_style/t2i_r@1",
             tuned_by="unseen_concept/t2i_r@1",

@@ -181,9 +181,9 @@ class TwoTokenEncoder(DualEncoder):
         return normalised(self.second_projection(seen.second_BD))
 
     @torch.no_grad()
-    def clamp_scale_(self) -> None:
-        """Keep both temperatures in [1, max_scale]."""
-        super().clamp_scale_()
+    def clamp_scale_(self, most: float | None = None) -> None:
+        """Keep both temperatures in [1, most], or in [1, max_scale]."""
+        super().clamp_scale_(most)
         self.log_second_scale.clamp_(0.0, math.log(self.max_scale))
 
     def variant(self) -> dict[str, Any]:
