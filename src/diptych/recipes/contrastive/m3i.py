@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, get_args
@@ -25,7 +24,7 @@ from diptych.models.towers.towers import image_tower, patches_a_side
 from diptych.objectives.pairs.mutual_information import MutualInformation
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.teachers import TeacherFromStart
+from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 
 TEXTS = MutualInformation(symmetric=True)
 VIEWS = MutualInformation()
@@ -231,7 +230,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
 
     def after_update(self, model: MixedEncoder, features: MixedPairs, batch: MixedBatch, progress: float) -> None:
         model.clamp_scale_()
-        model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
+        follow_(model, self.momentum, progress)
 
     @classmethod
     def tiny(cls) -> Self:
