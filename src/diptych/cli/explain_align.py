@@ -14,7 +14,8 @@ from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
     "Lay a text over a picture: for each word, how well every patch fits it. Models that embed patches and words say so themselves; "
-    "others are asked with one part of the picture covered after the other. `diptych eval MODEL localisation` scores it where boxes are known."
+    "others are asked with one part of the picture covered after the other. `diptych eval MODEL localisation` scores it where boxes are "
+    "known."
 )
 
 

@@ -235,8 +235,8 @@ def test_auto_augment_is_the_draws_own() -> None:
 def test_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="kept is 0"):
         FILIP(kept=0)
-    with pytest.raises(ConfigError, match="pools by a head of its own"):
-        small(image_pool="attention", tokenizer="clip").model()
+    with pytest.raises(ConfigError, match="tokens of the image tower are 2048 wide and its vector 1024"):
+        small(image_tower="resnet_clip_50", image_size=32, width=1024, tokenizer="clip").model()
     data = rows(8)
     recipe = small().prepare(data)
     blank = Pool.from_samples([replace(data[row], texts=(Text("  ", "en"),)) for row in range(8)], name="blank")
@@ -245,6 +245,16 @@ def test_refused(tmp_path: Path) -> None:
     model = recipe.deploy(recipe.model())
     with pytest.raises(DataError, match="the text of ' ' has no token"):
         model.embed_words(["a red circle", " "])
+
+
+def test_a_head_that_pools_is_frozen_and_the_rest_is_trained() -> None:
+    data = rows(8)
+    recipe = small(image_pool="attention").prepare(data)
+    model, batch = made(recipe, data)
+    recipe.losses(recipe.features(model, batch), batch)["contrastive"].backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith("encoder.image_tower.pool."), name
+        assert parameter.requires_grad == (parameter.grad is not None), name
 
 
 def test_any_text_tower_will_do() -> None:

@@ -85,6 +85,21 @@ def test_a_model_that_points_right_wrong_and_nowhere() -> None:
     assert constant["auc"].value == 0.5
 
 
+def test_a_map_of_what_stands_out_tells_no_words_apart() -> None:
+    """Both things weigh more than the ground, whatever is asked for."""
+    both = (RED + BLUE) / np.sqrt(2)
+    rows = np.tile(OTHER, (16, 1))
+    rows[[0, *LAST]] = both
+    metrics = evaluate(Localisation(draws=10), Planted({"u": rows}), pool(scene("u"))).metrics
+    assert metrics["among"].value == 0.5
+    assert metrics["auc"].value > 0.8
+    assert metrics["pointing"].value == pytest.approx((1 / 5 + 4 / 5) / 2)
+    right = evaluate(Localisation(draws=10), Planted({"u": grid([0], LAST)}), pool(scene("u"))).metrics
+    assert right["among"].value == 1.0
+    alone = Sample("u", ArrayImage(np.zeros((40, 40, 3), np.uint8), "u"), regions=(Region((1, 1, 9, 9), "red"),))
+    assert "among" not in evaluate(Localisation(draws=10), Planted({"u": grid([0], [])}), pool(alone)).metrics
+
+
 def test_a_random_model_points_as_often_as_chance_says() -> None:
     rng = np.random.default_rng(0)
     names = [f"u{i}" for i in range(300)]

@@ -15,6 +15,9 @@ from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 
+POOLS = ("pool", "net.pooler")
+"""Where towers keep a layer that makes one vector of their tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenPairs:
@@ -30,14 +33,18 @@ class TokenPairs:
 class LateEncoder(nn.Module):
     """Trains a `DualEncoder` by its tokens: its two projections are applied to every patch and word, and each is normalised.
 
-    So weights of a dual encoder start it, and its temperature is the encoder's own. A tower that pools by a layer of its own (SigLIP's
-    head) is refused: no loss would reach that layer; so is one whose tokens are not as wide as its pooled vector.
+    So weights of a dual encoder start it, and its temperature is the encoder's own. A layer by which a tower pools (SigLIP's head) is
+    frozen, since no loss reaches it. A tower whose tokens are not as wide as its pooled vector is refused.
     """
 
     def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
         check_tokens(encoder)
         self.encoder = encoder
+        for name in POOLS:
+            for module in (encoder.image_tower, encoder.text_tower):
+                if isinstance(pool := _inner(module, name), nn.Module):
+                    pool.requires_grad_(False)
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor, word_mask_BL: Tensor) -> TokenPairs:
         """`text_mask_BL` says what the text tower reads, `word_mask_BL` which of that is compared."""
@@ -70,10 +77,14 @@ def check_tokens(encoder: DualEncoder) -> None:
             raise ConfigError(
                 f"the tokens of the {side} tower are {tower.token_width} wide and its vector {tower.width} (expected equal)"
             )
-    if not isinstance(encoder.image_projection, nn.Linear):
-        raise ConfigError("the image is not projected (expected a projection, which patches share)")
-    if isinstance(getattr(encoder.image_tower, "pool", None), nn.Module):
-        raise ConfigError("the image tower pools by a head of its own, which no loss would reach (expected image_pool 'class')")
+
+
+def _inner(module: nn.Module, name: str) -> object:
+    """What stands at a dotted name, None where there is nothing."""
+    found: object = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def pooled(token_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ for word and the model knows which tokens make up a word, else of the phrase alo
 
     pointing   the best patch lies on the thing. Tied best patches share the point
     auc        how often a patch on the thing weighs more than one that is not, ties half: 0.5 for any order that knows nothing
+    among      the same against patches on the other regions of the picture alone. A map of whatever stands out, the same for every
+               phrase, has a high auc and 0.5 here: only this says that words are told apart
 
 A patch lies on a thing when their overlap is at least half of the smaller of both. Chance of pointing is the share of patches that do.
 The unit of the intervals is the group. Only what the model's input shows counts: regions cut off by its crop are left out.
@@ -40,12 +42,13 @@ from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
 BLOCK = 64
+METRICS = ("pointing", "auc", "among")
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Localisation:
-    """Pointing and AUC over named regions, with intervals over groups.
+    """Pointing, AUC and AUC among things over named regions, with intervals over groups.
 
     context   take a phrase's tokens from the sample's own text where that holds the phrase; False always asks for the phrase alone
     language  of the texts that are looked through
@@ -89,12 +92,13 @@ class Localisation:
         if not len(records):
             raise DataError("there is nothing to score: the records hold no region", expected="one row or more")
         groups = records.column("group").to_pylist()
-        value_NM = np.stack([array(records, name).astype(np.float64) for name in ("pointing", "auc")], axis=1)
+        value_NM = np.stack([array(records, name).astype(np.float64) for name in METRICS], axis=1)
         drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
-        chance = (float(array(records, "chance").mean()), 0.5)
+        chance = (float(array(records, "chance").mean()), 0.5, 0.5)
         metrics = {
-            name: Metric(float(value_NM[:, place].mean()), *percentiles(drawn_RM[:, place]), chance=chance[place])
-            for place, name in enumerate(("pointing", "auc"))
+            name: Metric(float(np.nanmean(value_NM[:, place])), *percentiles(drawn_RM[:, place]), chance=chance[place])
+            for place, name in enumerate(METRICS)
+            if not np.isnan(value_NM[:, place]).all()
         }
         notes = {
             **facts_of(records),
@@ -106,7 +110,7 @@ class Localisation:
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> npt.NDArray[np.float64] | None:
         """[N, 1]"""
-        return array(records, metric).astype(np.float64)[:, None] if metric in ("pointing", "auc") else None
+        return array(records, metric).astype(np.float64)[:, None] if metric in METRICS else None
 
     def _rows(self, model: TokenEmbedder, sample: Sample, patch_PD: Unit) -> list[dict[str, Any]]:
         side = math.isqrt(len(patch_PD))
@@ -116,8 +120,10 @@ class Localisation:
         height, width = decode(sample.image, exact=True).shape[:2]
         shown = seen(getattr(model, "preprocess", None), width, height)
         rows = []
+        on = {id(region): patches_on(region.box, shown, side, width, height) for region in sample.regions}
         for phrase, region in phrases(sample).items():
-            on_P = patches_on(region.box, shown, side, width, height)
+            on_P = on[id(region)]
+            others_P = np.any([on[id(other)] for other in sample.regions], axis=0) & ~on_P
             if not on_P.any() or on_P.all():
                 continue
             token_TD = self._in_text(model, sample, phrase) if self.context else None
@@ -130,7 +136,8 @@ class Localisation:
                     "phrase": phrase,
                     "in_context": token_TD is not None,
                     "pointing": float(on_P[best_P].mean()),
-                    "auc": _auc(weight_P, on_P),
+                    "auc": _auc(weight_P[on_P], weight_P[~on_P]),
+                    "among": _auc(weight_P[on_P], weight_P[others_P]) if others_P.any() else math.nan,
                     "chance": float(on_P.mean()),
                     "best": int(weight_P.argmax()),
                 }
@@ -173,14 +180,14 @@ def patches_on(box: Box, shown: tuple[float, float, float, float], side: int, wi
     return on_P
 
 
-def _auc(weight_P: npt.NDArray[Any], on_P: Bools) -> float:
-    on, off = weight_P[on_P][:, None], weight_P[~on_P]
-    return float(((on > off) + 0.5 * (on == off)).mean())
+def _auc(on_P: npt.NDArray[Any], off_P: npt.NDArray[Any]) -> float:
+    on_P1 = on_P[:, None]
+    return float(((on_P1 > off_P) + 0.5 * (on_P1 == off_P)).mean())
 
 
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("uid", "group", "phrase")]
     + [("in_context", pa.bool_())]
-    + [(name, pa.float64()) for name in ("pointing", "auc", "chance")]
+    + [(name, pa.float64()) for name in ("pointing", "auc", "among", "chance")]
     + [("best", pa.int64())]
 )
