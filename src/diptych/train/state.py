@@ -116,7 +116,7 @@ class Training:
             carry = phase.stage.carry or carry_equal
             carry(before, model)
         elif self.options.init:
-            tensors = start_tensors(self.options.init, download=self.options.download)
+            tensors = self.recipe.fitted(start_tensors(self.options.init, download=self.options.download))
             if not copy_equal(tensors, model):
                 raise ConfigError(f"{self.options.init} has no tensor with a name and shape of the model of '{self.recipe.slug}'")
             self.log("note", text="; ".join(start_lines(tensors, model, self.options.init)))
