@@ -274,13 +274,53 @@ def test_a_run_folder_and_an_image_tower_are_starts(tmp_path: Path) -> None:
             assert gap(ours[name], tensor) < 1e-6, name
 
 
+@pytest.mark.parametrize("slug", ["tips", "m3i"])
+def test_a_dense_tower_starts_as_the_vision_transformer_of_the_weights(slug: str, tmp_path: Path) -> None:
+    """Where nobody reads the second class token, the patches say the same."""
+    published.write(tmp_path, "CLIPModel")
+    start = load_foreign(f"hf:{tmp_path}")
+    recipe = api.recipe(slug).started(start)
+    model = recipe.model()
+    taken = copy_equal(recipe.fitted(start.model.state_dict()), model)
+    tower, theirs = model.encoder.image_tower.eval(), start.model.image_tower
+    fresh = {name for name in tower.state_dict() if f"encoder.image_tower.{name}" not in taken}
+    assert {name for name in fresh if "scale_" not in name} == {"second_D", "mask_D"}
+    image_BCHW = recipe.preprocess(PIXELS)
+    expected = theirs(image_BCHW)
+    for block in tower.blocks:
+        block.forward = masked(block)
+    answer = tower(image_BCHW)
+    torch.testing.assert_close(answer.tokens_BPD, expected.tokens_BPD, atol=1e-5, rtol=0)
+    published.write(tmp_path / "siglip", "SiglipModel")
+    from diptych.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="needs an image tower with a class token and patches"):
+        api.recipe(slug).started(load_foreign(f"hf:{tmp_path / 'siglip'}"))
+
+
+HIDDEN = torch.tensor([True, False, *[True] * 62])
+"""Who may be read: all but the second class token."""
+
+
+def masked(scaled: Any) -> Any:
+    """A block's forward in which nobody reads the second class token."""
+
+    def forward(x_BLD: Tensor) -> Tensor:
+        block, may_BL = scaled.block, HIDDEN[: x_BLD.shape[1]].expand(len(x_BLD), -1)
+        x_BLD = x_BLD + scaled.scale_1_D * block.attention(block.norm_1(x_BLD), may_BL)
+        out_BLD: Tensor = x_BLD + scaled.scale_2_D * block.mlp_out(block.act(block.mlp_in(block.norm_2(x_BLD))))
+        return out_BLD
+
+    return forward
+
+
 def test_what_the_weights_decide_cannot_be_asked_for_otherwise(tmp_path: Path) -> None:
     from diptych.core.errors import ConfigError
 
     published.write(tmp_path / "weights", "CLIPModel")
     given = {"init": f"hf:{tmp_path / 'weights'}", "steps": 1, "batch_size": 4, "progress": False}
-    with pytest.raises(ConfigError, match=r"--image-size 48 does not fit the weights of hf:.* \(expected 32, theirs"):
-        api.train("clip", "world:scenes?n=16", tmp_path / "run", image_size=48, **given)
+    with pytest.raises(ConfigError, match=r"--width 24 does not fit the weights of hf:.* \(expected 16, theirs"):
+        api.train("clip", "world:scenes?n=16", tmp_path / "run", width=24, **given)
     with pytest.raises(ConfigError, match="--act gelu does not fit"):
         api.train("clip", "world:scenes?n=16", tmp_path / "run", act="gelu", **given)
     with pytest.raises(ConfigError, match="has no towers that a recipe of pairs could start from"):

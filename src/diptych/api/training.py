@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.config import from_plain, with_changes
-from diptych.core.contracts import Dataset, Recipe
+from diptych.core.contracts import Dataset, Recipe, Tuning
 from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
@@ -55,7 +55,8 @@ def train(
     name     a slug, or a recipe object
     data     anything that `read` opens; with splits, the rows of "train" are used
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
-             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4)
+             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4). So may ways to tune
+             (`diptych.core.contracts.Tuning`): lora="16", freeze=("text_tower",), layer_decay=0.75, distill="start"
     init     a run folder, or anything that `load` opens: its tensors are the start. A recipe of pairs takes architecture, tokenizer,
              lengths and image settings from there, and learning rate and warm-up of a start from published weights unless they are
              given; what the recipe adds is fresh
@@ -68,6 +69,8 @@ def train(
 
     own = {f.name for f in fields(TrainOptions)} - {"steps", "init"}
     options = replace(options or TrainOptions(), **{k: changes.pop(k) for k in list(changes) if k in own})
+    ways = {f.name for f in fields(Tuning)}
+    options = replace(options, tune=replace(options.tune, **{k: changes.pop(k) for k in list(changes) if k in ways}))
     made = recipe(name, preset=preset, **changes)
     model = None
     if init:
@@ -99,6 +102,7 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
     """The recipe as the weights of `init` have it, and their model; a recipe without fields of that kind as it is, and None."""
     from diptych.models.io.opened import FOREIGN, open_address
     from diptych.models.pairs.embedder import Embedding
+    from diptych.recipes._shared.resized import resized
     from diptych.recipes._shared.started import refuse_conflicts, tuned
 
     if not hasattr(made, "started"):
@@ -109,7 +113,7 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
     model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
     if not foreign and not isinstance(model, Embedding):
         return made, None  # a recipe of another kind of model: tensors of equal name and shape
-    found = made.started(model)
+    found = resized(made, made.started(model), asked)
     refuse_conflicts(made, found, asked, str(init))
     return (tuned(found, asked) if foreign and hasattr(found, "tuned_lr") else found), model
 
@@ -154,6 +158,8 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
 
     folder = RunFolder.open(Path(run))
     if folder.state["status"] == "finished":
+        if folder.state.get("signal"):
+            folder.write_state(signal=None)  # it was for the process that finished the run
         return folder
     source = data if data is not None else folder.state.get("source", "")
     if not source and data is None:

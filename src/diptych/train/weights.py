@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diptych.core.contracts import Recipe
+from diptych.core.contracts import Hook, Recipe
 from diptych.core.errors import RunError
 from diptych.models.io.opened import open_address
-from diptych.train.parallel import like
+from diptych.train.parallel import full, like
 
 
 def padded(value: Any, parameter: Tensor) -> Any:
@@ -61,6 +61,30 @@ def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
             own.copy_(given)
             taken.append(name)
     return taken
+
+
+def whole_tensors(model: nn.Module, recipe: Recipe, *, keep: bool = True) -> dict[str, Tensor]:
+    """The tensors that belong in a checkpoint, shards put together, in main memory. All processes have to ask together, and those that
+    do not `keep` get none."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and recipe.stored(name):
+            value = full(tensor)
+            if keep:
+                found[name] = value.detach().cpu()
+    return found
+
+
+def whole_copy(model: nn.Module, recipe: Recipe, hooks: Iterable[Hook], device: torch.device) -> nn.Module:
+    """A module like a sharded one, with whole tensors."""
+    state = {name: full(value) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    with torch.random.fork_rng():
+        copied: nn.Module = recipe.model()
+    for hook in hooks:
+        copied = hook.reshape(copied)
+    copied = copied.to(device)
+    load_weights(copied, state, recipe)
+    return copied
 
 
 def start_tensors(init: str, *, download: bool = False) -> dict[str, Tensor]:

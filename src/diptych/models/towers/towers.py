@@ -1,7 +1,8 @@
 """Towers by name.
 
 image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (CLIP's residual network), siglip_b16
-       (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), convnet_tiny, efficientnet_b7, efficientnet_l2
+       (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
+       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2
        (ALIGN's, without head convolution), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
        (lower half), bert_b, bert_l (fresh weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.models.towers.beit import BEiT
 from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.convnet import ConvNet
 from diptych.models.towers.dense_vit import DenseViT
@@ -95,6 +97,15 @@ IMAGE: dict[str, Preset] = {
     ),
     "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "dense_b14": (DenseViT, {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12}),
+    "beit_micro": (
+        BEiT,
+        {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4, "drop_path": 0.0},
+    ),
+    "beit_tiny": (
+        BEiT,
+        {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3, "drop_path": 0.0},
+    ),
+    "beit_b16": (BEiT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "resnet_clip_50": (CLIPResNet, {"image_size": 224, "depths": (3, 4, 6, 3), "width": 64, "heads": 32, "out": 1024}),
     "siglip_b16": (
         VisionTransformer,
