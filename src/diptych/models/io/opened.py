@@ -11,15 +11,20 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model
 
-FOREIGN = ("hf:", "open_clip:", "timm:")
+FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:")
 
 
 def open_address(address: str | Path, *, download: bool = False) -> Any:
-    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG" or "timm:NAME".
+    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME" or
+    "rlipv2:CHECKPOINT#ROBERTA-FOLDER".
 
     download  allows fetching published weights that are not on this machine
     Raises RunError for a folder without a model, with the state of its run.
     """
+    if str(address).startswith("rlipv2:"):
+        from diptych.models.rlipv2.opened import open_released
+
+        return open_released(str(address))
     if str(address).startswith(FOREIGN):
         from diptych.models.io.foreign import load_foreign
 
