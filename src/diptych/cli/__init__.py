@@ -26,7 +26,7 @@ COMMANDS = {
     "classify": "name what is in an image, from your own list",
     "detect": "find things and the relations between them, named by your own words",
     "run": "start a pipeline that works at inference time",
-    "export": "to a transformers folder or to ONNX",
+    "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
     "report": "write the HTML report of a run again",
     "serve": "an HTTP API and a search page",
     "systems": "the 82 systems and which of them work",
