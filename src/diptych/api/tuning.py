@@ -72,7 +72,9 @@ def blend_curve(
 
 def _mean(model: Any, data: Any, task: str, options: dict[str, Any]) -> float:
     whole = read(data)
-    values = [evaluate(model, task, whole, split=name if len(held_out(whole)) > 1 else "", **options).value for name in held_out(whole)]
+    values = [
+        evaluate(model, task, whole, split=name if len(held_out(whole)) > 1 else "", **options).value for name in held_out(whole)
+    ]
     return sum(values) / len(values)
 
 
@@ -81,7 +83,9 @@ def _dual(address: str | Path) -> PairEmbedder:
 
     model: Any = load(address)
     if not isinstance(model, PairEmbedder):
-        raise ConfigError(f"{address} is a {getattr(model, 'kind', 'foreign')} model (expected a dual encoder: a run of clip, hf:FOLDER)")
+        raise ConfigError(
+            f"{address} is a {getattr(model, 'kind', 'foreign')} model (expected a dual encoder: a run of clip, hf:FOLDER)"
+        )
     return model
 
 
@@ -136,7 +140,11 @@ def tune_report(
         raise ConfigError(f"{run} was trained on an object: say --data")
     lines = _data_lines(folder)
     report = TuningReport(
-        run=str(folder.path), changes=tuple(changes), warnings=tuple(loss_warnings(folder)), data=tuple(lines), loss=_losses(folder)
+        run=str(folder.path),
+        changes=tuple(changes),
+        warnings=tuple(loss_warnings(folder)),
+        data=tuple(lines),
+        loss=_losses(folder),
     )
     path = Path(out) if out else folder.path / "tuning.html"
     path.write_text(tuning_page(report), encoding="utf-8")
@@ -175,7 +183,9 @@ def _data_lines(folder: RunFolder) -> list[str]:
 
 
 def _losses(folder: RunFolder) -> tuple[tuple[float, float], ...]:
-    return tuple((float(line["step"]), float(line["loss"])) for line in folder.metrics() if line.get("kind") == "train" and "loss" in line)
+    return tuple(
+        (float(line["step"]), float(line["loss"])) for line in folder.metrics() if line.get("kind") == "train" and "loss" in line
+    )
 
 
 def loss_warnings(folder: RunFolder) -> list[str]:
@@ -199,10 +209,16 @@ def loss_warnings(folder: RunFolder) -> list[str]:
                 "rate that is too high, or frozen parts that the loss needs"
             )
         elif len(contrastive) > 3 and last > contrastive[0] - 0.01:
-            found.append(f"the loss did not fall ({contrastive[0]:.2f} at first, {last:.2f} at the end): more steps, or a higher rate")
+            found.append(
+                f"the loss did not fall ({contrastive[0]:.2f} at first, {last:.2f} at the end): more steps, or a higher rate"
+            )
     scales = [float(line["scale"]) for line in lines if "scale" in line]
     if len(scales) > 1 and all(abs(scale - scales[0]) < 1e-6 for scale in scales):
-        frozen = "it is frozen" if any("log_scale" in p for p in folder.config["run"].get("tune", {}).get("freeze", ())) else "it did not move"
+        frozen = (
+            "it is frozen"
+            if any("log_scale" in p for p in folder.config["run"].get("tune", {}).get("freeze", ()))
+            else "it did not move"
+        )
         found.append(f"the temperature stayed at a factor of {scales[0]:.1f}: {frozen}, or it stands at its bound")
     elif scales and scales[-1] <= 1.001:
         found.append("the temperature fell to its lower bound: the pairs look like noise to the model")

@@ -19,6 +19,8 @@ COMMANDS = {
     "data": "build | inspect | verify | split | fetch: image-text data in and out",
     "curate": "run a curation operator over a pool, with a reason for every dropped row",
     "train": "train a recipe on your data",
+    "blend": "the mean of two models' weights, and the curve over shares",
+    "tune-report": "did tuning help, and what was forgotten",
     "eval": "evaluate a model on a task, with intervals",
     "compare": "several recipes or models, one budget: intervals, verdicts, cost, a report",
     "index": "build | add | remove | info: a search index",
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if words[0] not in COMMANDS:
             raise UnknownName("command", words[0], COMMANDS)
-        code: int = import_module(f"diptych.cli.{words[0]}_command").main(words[1:])
+        code: int = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command").main(words[1:])
         return code
     except (UnknownName, ConfigError) as error:
         return _fail(error, 2, as_json)

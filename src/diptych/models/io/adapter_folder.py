@@ -37,18 +37,22 @@ def save_adapter(model: nn.Module, base: nn.Module, folder: Path, *, rank: int, 
     """
     tensors, modules = adapter_tensors(model)
     before = base.state_dict()
-    whole: dict[str, Tensor] = {}
+    owners: set[str] = set()
     left = []
     for name, parameter in model.named_parameters():
-        plain = name.replace(".base_layer", "")
-        if MARK in name or not parameter.requires_grad or plain not in before:
+        owner, _, leaf = name.rpartition(".")
+        if MARK in name or not parameter.requires_grad or name not in before:
             continue
-        owner, _, leaf = plain.rpartition(".")
         if owner and leaf in ("weight", "bias"):
-            whole[f"base_model.model.{plain}"] = parameter.detach().cpu().contiguous()
+            owners.add(owner)
         else:
-            left.append(plain)
-    kept = sorted({name.removeprefix("base_model.model.").rpartition(".")[0] for name in whole})
+            left.append(name)
+    whole = {
+        f"base_model.model.{owner}.{name}": tensor.detach().cpu().contiguous()
+        for owner in sorted(owners)
+        for name, tensor in model.get_submodule(owner).state_dict().items()
+    }
+    kept = sorted(owners)
     _write(folder, tensors | whole, modules, kept, rank, alpha, address, {"base": fingerprint(base, {}), "not_in_adapter": left})
 
 

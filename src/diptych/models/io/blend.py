@@ -42,6 +42,8 @@ def _refuse_unlike(first: PairEmbedder, second: PairEmbedder) -> None:
             sizes = f"'{name}' is {list(tensor.shape)} in '{first.name}' and {list(other[name].shape)} in '{second.name}'"
             raise ConfigError(f"the models cannot be blended: {sizes}")
     if first.tokenizer.to_json() != second.tokenizer.to_json():
-        raise ConfigError("the models cannot be blended: they have different tokenizers, so that their word vectors mean other words")
+        raise ConfigError(
+            "the models cannot be blended: they have different tokenizers, so that their word vectors mean other words"
+        )
     if first.preprocess.to_json() != second.preprocess.to_json():
         raise ConfigError("the models cannot be blended: they see pictures in different sizes or colours (preprocessing)")
