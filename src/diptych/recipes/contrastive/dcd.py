@@ -254,8 +254,8 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
 
     @classmethod
     def paper(cls) -> Self:
-        """Students of four layers from every third of a teacher of ViT-B/16's size with six blocks above. Those numbers are what was at hand;
-        batch and rate are our reading."""
+        """Students of four layers from every third of a teacher of ViT-B/16's size with six blocks above, which is what could be learned of
+        the paper's sizes; batch and rate are our reading."""
         return cls(
             image_tower="vit_b16", layers=4, from_teacher=True, batch_size=512, lr=1e-4, weight_decay=0.02, warmup=1000.0,
             same_group="negative",
@@ -290,10 +290,8 @@ def start_from(student: DualEncoder, teacher: DualEncoder) -> None:
         for name in [name for name in tensors if name.startswith(f"{side}.transformer.blocks.")]:
             del tensors[name]
     copied += copy_equal(tensors, student)
-    if copied < len(student.state_dict()):
-        raise ConfigError(
-            f"the student takes {copied} of its {len(student.state_dict())} tensors from the teacher (expected all: equal widths)"
-        )
+    if copied < (wanted := len(student.state_dict())):
+        raise ConfigError(f"the student takes {copied} of its {wanted} tensors from the teacher (expected all: equal widths)")
 
 
 def _blocks(tower: nn.Module) -> nn.ModuleList | None:
