@@ -24,6 +24,8 @@ COMMANDS = {
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
     "classify": "name what is in an image, from your own list",
+    "caption": "write about images, with a model that writes",
+    "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
     "explain": "align: which part of a picture each word of a text goes with",
     "run": "start a pipeline that works at inference time",

@@ -98,6 +98,27 @@ def test_with_labels_alone_it_is_a_classifier(parity: Any) -> None:
     assert not batch.worded_B.any()
 
 
+def test_classes_may_have_a_scale_of_their_own() -> None:
+    recipe = small(weight_view=0.0, weight_patch=0.0, mixed=False, class_scale="own")
+    batch, model = batch_of(recipe), recipe.model()
+    with torch.no_grad():
+        model.log_class_scale.fill_(1.5)
+    f = recipe.features(model, batch)
+    losses = recipe.losses(f, batch)
+    cosine_NK = f.image_ND @ F.normalize(model.class_KD, dim=-1).T
+    expected = F.cross_entropy(torch.exp(torch.tensor(1.5)) * cosine_NK, batch.label_B)
+    assert losses["class"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert f.scale.item() == pytest.approx(1 / 0.07, rel=1e-6), "the texts keep theirs"
+    losses["class"].backward()
+    assert model.encoder.log_scale.grad is None
+    assert model.log_class_scale.grad.abs() > 0
+    with torch.no_grad():
+        model.log_class_scale.fill_(9.0)
+    recipe.after_update(model, f, batch, 0.5)
+    assert model.log_class_scale.exp().item() == pytest.approx(100.0)
+    assert "log_class_scale" not in small().model().state_dict()
+
+
 def test_both_images_of_a_mixture_are_asked_for() -> None:
     recipe = small()
     batch, model = doubled(batch_of(recipe)), made_model(recipe)
@@ -265,6 +286,8 @@ def test_a_stop_changes_nothing_with_another_view(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="teacher_view is 'none'"):
         small(teacher_view="none")
+    with pytest.raises(ConfigError, match="class_scale is 'mine'"):
+        small(class_scale="mine")
     with pytest.raises(ConfigError, match="expected an even number"):
         small(batch_size=7)
     with pytest.raises(ConfigError, match="labelled is 2"):

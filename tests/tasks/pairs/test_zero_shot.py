@@ -10,9 +10,9 @@ import pytest
 from diptych.core.contracts import Task
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Text
+from diptych.data.labels import label_of
 from diptych.tasks._scoring.records import array
 from diptych.tasks.evaluate import evaluate
-from diptych.tasks.pairs.classification import label_of
 from diptych.tasks.pairs.templates import templates
 from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads, scorer
 

@@ -4,6 +4,7 @@ torch is imported for type checking only.
 """
 
 from diptych.core.contracts.capabilities import (
+    Classifier,
     ClipEmbedder,
     ContextEmbedder,
     DenseEmbedder,
@@ -14,6 +15,7 @@ from diptych.core.contracts.capabilities import (
     LexicalEmbedder,
     PairScorer,
     PointEmbedder,
+    Ranker,
     Relater,
     Segmenter,
     TokenEmbedder,
@@ -37,6 +39,7 @@ __all__ = [
     "Answer",
     "AsksOthers",
     "Batch",
+    "Classifier",
     "ClipEmbedder",
     "ContextEmbedder",
     "Curated",
@@ -60,6 +63,7 @@ __all__ = [
     "Pipeline",
     "PointEmbedder",
     "Preferring",
+    "Ranker",
     "Recipe",
     "Relater",
     "Role",

@@ -34,6 +34,16 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class Classifier(Protocol):
+    """Scores of the classes that it was trained on: float32 [N, K], a column for each of `classes`, higher is likelier."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
 class TokenEmbedder(Protocol):
     """Per patch and per word: lists of [P, D] and [L, D] arrays, rows unit-norm, padding left out."""
 
@@ -128,6 +138,19 @@ class Generator(Protocol):
     read a part raises `DataError` and leaves nothing out in silence."""
 
     def generate(self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 64) -> list[str]: ...
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """How well candidates answer a prompt about an image, by their likelihood: the same number that training minimises.
+
+    `candidates` holds a list for every image. For each an array [C, 2]: negative log-likelihood in nats, summed over the tokens of the
+    candidate and the end mark behind it, and how many tokens those are. Whether sums or means are compared is up to the caller.
+    """
+
+    def answer_nll(
+        self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
+    ) -> list[npt.NDArray[np.float64]]: ...
 
 
 @runtime_checkable

@@ -78,6 +78,7 @@ class PairBatch(TensorBatch):
     text_mask_BL  True on tokens, the start and end marks included, False on padding
     group_B       int64; equal numbers: same concept, so neither is the other's negative
     truncated     how many of the texts were longer than L and were cut
+    strings       the texts themselves, for models with another tokenizer; None where a row has several
     """
 
     image_BCHW: Rows[Tensor]
@@ -85,6 +86,7 @@ class PairBatch(TensorBatch):
     text_mask_BL: Rows[Tensor]
     group_B: Rows[Tensor]
     truncated: int = 0
+    strings: Rows[tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,7 @@ def pair_batch(
         text_mask_BL=torch.from_numpy(encoded.mask_BL),
         group_B=group_ids(draws),
         truncated=encoded.truncated,
+        strings=tuple(texts),
     )
 
 

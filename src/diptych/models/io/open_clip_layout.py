@@ -44,7 +44,7 @@ def open_clip_parts(
             left.append(name)
         elif name.startswith("visual.") and image_form == "none" and image["name"] == "open_clip_image":
             found[f"image_tower.net.{name.removeprefix('visual.')}"] = tensor
-        elif name.startswith("text.") and text["name"] == "open_clip_text":
+        elif text["name"] == "open_clip_text" and not name.startswith(("visual.", "logit_")):
             found[f"text_tower.net.{name.removeprefix('text.')}"] = tensor
         else:
             found[name if name.startswith("visual.") else name.removeprefix("text.")] = tensor

@@ -40,8 +40,9 @@ class PairModule(nn.Module):
         return Pairs(image_ND, text_ND, self.log_scale.exp(), None if self.bias is None else self.bias + 0)
 
     @torch.no_grad()
-    def clamp_scale_(self) -> None:
-        """Keep the temperature in [1, max_scale]. Call it after each optimiser step."""
+    def clamp_scale_(self, most: float | None = None) -> None:
+        """Keep the temperature in [1, most], or in [1, max_scale]. Call it after each optimiser step."""
+        self.max_scale = most or self.max_scale
         self.log_scale.clamp_(0.0, math.log(self.max_scale))
 
 

@@ -27,6 +27,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.result import Result
 from diptych.core.sample import Sample
+from diptych.data.labels import label_of
 from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
@@ -35,7 +36,6 @@ from diptych.tasks.pairs.classification import (
     class_item_values,
     class_list_hash,
     class_records,
-    label_of,
     require_classes,
     score_classes,
 )
