@@ -140,7 +140,8 @@ def test_the_teacher_is_frozen_and_the_guess_is_of_its_vectors() -> None:
     torch.stack(list(losses.values())).sum().backward()
     for name, p in model.named_parameters():
         assert (p.grad is None) == name.startswith("companions."), name
-    assert not model.companions["teacher"].train().training
+    model.train()
+    assert not model.companions["teacher"].training
 
 
 def test_the_student_starts_from_every_nth_layer() -> None:

@@ -162,7 +162,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
                     )
                 start_from(encoder, opened.model)
             if isinstance(opened.model, DualEncoder):
-                teacher_scale = float(opened.model.log_scale.exp())
+                teacher_scale = float(opened.model.log_scale.detach().exp())
         else:
             reader = self.fused().matcher()
         return DistilledEncoder(
@@ -286,10 +286,10 @@ def start_from(student: DualEncoder, teacher: DualEncoder) -> None:
         few, many = (_blocks(getattr(model, side)) for model in (student, teacher))
         for place, block in enumerate(few or ()):
             if many:
-                copied += copy_equal(many[(place + 1) * len(many) // len(few or ()) - 1].state_dict(), block)
+                copied += len(copy_equal(many[(place + 1) * len(many) // len(few or ()) - 1].state_dict(), block))
         for name in [name for name in tensors if name.startswith(f"{side}.transformer.blocks.")]:
             del tensors[name]
-    copied += copy_equal(tensors, student)
+    copied += len(copy_equal(tensors, student))
     if copied < (wanted := len(student.state_dict())):
         raise ConfigError(f"the student takes {copied} of its {wanted} tensors from the teacher (expected all: equal widths)")
 
