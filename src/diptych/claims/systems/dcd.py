@@ -26,7 +26,7 @@ def claims() -> tuple[Claim, ...]:
     taught = Claim(
         slug="dcd",
         kind="mechanism check",
-        sentence="A student of one layer has a higher recall at 1 when it follows a teacher over its lists than when it learns from them alone",
+        sentence="A student of one layer has a higher recall at 1 when it follows a teacher over lists than when it learns from them alone",
         source="2207.01426, abstract; lists and weights are our reading of it",
         refuted="a difference whose interval lies below zero",
         baseline=Arm("alone", Paired(replace(dcd, weighting="constant", alone=1.0), rows), around(dcd.lr)),

@@ -41,7 +41,7 @@ def claims() -> tuple[Claim, ...]:
         slug="filip",
         name="words",
         kind="paper's claim",
-        sentence="A thing's name weighs more on the thing than on the other thing of the picture, more often than by CLIP's patches and words",
+        sentence="A thing's name weighs more on it than on the other thing of the picture, more often than by CLIP's patches and words",
         source="2111.07783, whose figure shows patches that go with the name of a class, and none for CLIP",
         refuted="a difference whose interval lies below zero",
         baseline=Arm("clip", Localised(fine_clip, PAIRS), around(clip.lr)),
