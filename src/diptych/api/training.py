@@ -158,6 +158,8 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
 
     folder = RunFolder.open(Path(run))
     if folder.state["status"] == "finished":
+        if folder.state.get("signal"):
+            folder.write_state(signal=None)  # it was for the process that finished the run
         return folder
     source = data if data is not None else folder.state.get("source", "")
     if not source and data is None:

@@ -16,6 +16,7 @@ from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
+from diptych.core.signals import exit_code
 
 USAGE = "diptych train RECIPE --data D --out R [options]"
 DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the recipe their values; each is an option."
@@ -128,12 +129,15 @@ def _cost_lines(cost: dict[str, Any]) -> list[str]:
 
 
 def _finish(run: RunFolder, *, evaluation: bool, as_json: bool) -> int:
-    if not _main_process():
-        return 0
+    """Evaluates and reports what is finished. Who asked the run to stop, be it in the last step, wants neither."""
     state = run.state
+    asked = state.get("signal")
+    code = exit_code(asked) if asked else 0
+    if not _main_process():
+        return code
     payload: dict[str, Any] = {"run": str(run.path), "status": state["status"], "step": state.get("step")}
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
-    if state["status"] == "finished" and evaluation and state.get("source") and not run.report.exists():
+    if state["status"] == "finished" and not asked and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
 
         results = evaluate_run(run)
@@ -141,6 +145,8 @@ def _finish(run: RunFolder, *, evaluation: bool, as_json: bool) -> int:
         lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
         payload["report"] = str(report(run.path))
         lines.append(f"report: {payload['report']}")
+    if state["status"] == "finished" and asked and evaluation:
+        lines.append(f"evaluation and report are still to come: diptych train --resume {run.path}")
     if state["status"] == "stopped":
         lines.append(f"go on with: diptych train --resume {run.path}")
-    return finish(payload, lines, as_json)
+    return finish(payload, lines, as_json) or code

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from diptych.core.config import load_config
 from diptych.core.errors import RunError
 from diptych.core.files import write_json
+from diptych.core.signals import raise_interrupt
 
 FORMAT = 1
 
@@ -19,7 +20,8 @@ FORMAT = 1
 class RunFolder:
     """Paths and small files of a run.
 
-    run.json          format version, slug, status (running | finished | stopped | failed), environment
+    run.json          format version, slug, status (running | finished | stopped | failed), environment; `signal` is the number of
+                      the one by which the run was last asked to stop
     config.yaml       everything resolved (section "recipe" and section "run"); prepared.json beside it
     metrics.jsonl     one JSON object a line: {"step": n, "kind": "train" | "eval" | "note", ...}; "seconds" are those of a step
     checkpoints/      step-00000120/ ... (train/checkpoint.py)
@@ -60,6 +62,16 @@ class RunFolder:
     def write_state(self, **changes: Any) -> None:
         old = self.state if (self.path / "run.json").exists() else {}
         write_json(self.path / "run.json", {"format": FORMAT, **old, **changes})
+
+    def expect_finished(self) -> Self:
+        """Itself, for who needs what was trained. A run that Ctrl-C or SIGTERM stopped raises KeyboardInterrupt or `Terminated`, so
+        that work which goes on from run to run ends too; raises RunError when it is unfinished for another reason."""
+        state = self.state
+        if state["status"] != "finished":
+            if state["status"] == "stopped" and state.get("signal"):
+                raise_interrupt(state["signal"])
+            raise RunError(f"{self.path} is {state['status']} after {state.get('step', 0)} steps, not finished")
+        return self
 
     @property
     def config(self) -> dict[str, Any]:

@@ -30,7 +30,11 @@ class Solved:
 
 
 def claims() -> tuple[Claim, ...]:
-    clip, linear, locked = (replace(recipe, steps=STEPS) for recipe in (CLIP.tiny(), LinearMap.tiny(), Locked.tiny()))
+    clip, linear, locked = (
+        replace(CLIP.tiny(), steps=STEPS),
+        replace(LinearMap.tiny(), steps=STEPS),
+        replace(Locked.tiny(), steps=STEPS),
+    )
     return (
         Claim(
             slug="linear_map",
