@@ -246,7 +246,13 @@ def clip_folder(folder: Path) -> Path:
     settings = transformers.CLIPConfig(
         projection_dim=16,
         vision_config={**sizes, "image_size": 48, "patch_size": 16},
-        text_config={**sizes, "vocab_size": words.vocab_size, "max_position_embeddings": 16, "eos_token_id": 2, "bos_token_id": 1},
+        text_config={
+            **sizes,
+            "vocab_size": words.vocab_size,
+            "max_position_embeddings": 16,
+            "eos_token_id": 2,
+            "bos_token_id": 1,
+        },
     )
     transformers.CLIPModel(settings).save_pretrained(folder)
     transformers.CLIPImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}).save_pretrained(folder)
