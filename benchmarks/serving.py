@@ -47,7 +47,7 @@ from diptych.core.image import ArrayImage
 from diptych.data.media.decode import encode_webp
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 from diptych.models.io.export import to_onnx
 from diptych.models.io.onnx_embedder import OnnxEmbedder
 from diptych.models.pairs.dual_encoder import DualEncoder

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import MissingExtra, RunError
-from diptych.index.dense import DenseIndex
 from diptych.index.kinds import open_index
-from diptych.index.nested import NestedIndex
+from diptych.index.kinds.dense import DenseIndex
+from diptych.index.kinds.nested import NestedIndex
 from diptych.index.plan import SearchPlan
 
 server = import_module("diptych.index.server")  # `diptych.index` by attribute is the function of the public face

@@ -74,7 +74,7 @@ def _searcher(address: str | Path) -> Any:
 
         return Words()
     if str(address) == "annotations":
-        from diptych.index.graphs import Annotations
+        from diptych.index.kinds.graphs import Annotations
 
         return Annotations()
     return load(address)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.index.base import Index
-from diptych.serve.limits import Limits
+from diptych.serve.admission.limits import Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -54,7 +54,7 @@ def create_app(
     """
     for package in PACKAGES:
         _needs(package)
-    from diptych.serve.routes import build
+    from diptych.serve.application import build
     from diptych.serve.service import Service, Side
 
     if detector is not None and not isinstance(detector, Detector):

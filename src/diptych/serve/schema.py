@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diptych.serve.limits import Limits
+from diptych.serve.admission.limits import Limits
 from diptych.serve.refusals import Refused
 
 Picture = Field(default=None, description="base64, or a data URL (data:image/png;base64,...)")

@@ -17,7 +17,7 @@ import uvicorn
 from diptych.core.errors import RunError
 from diptych.core.image import ArrayImage
 from diptych.serve import logs
-from diptych.serve.connections import BACKLOG, Connection, Connections, make_room
+from diptych.serve.admission.connections import BACKLOG, Connection, Connections, make_room
 from diptych.serve.service import Service
 
 if TYPE_CHECKING:

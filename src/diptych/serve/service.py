@@ -17,11 +17,11 @@ from diptych.core.media import MediaItem, medium_of
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
 from diptych.index.facts import Info
+from diptych.serve.admission.limits import Limits
+from diptych.serve.admission.memory import Memory
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
 from diptych.serve.decoders import Decoders
 from diptych.serve.facets import facets
-from diptych.serve.limits import Limits
-from diptych.serve.memory import Memory
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import Refused

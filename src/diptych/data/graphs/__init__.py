@@ -155,5 +155,5 @@ def _part(format: str, which: int) -> Callable[..., Any]:
     if format not in _FORMATS:
         raise UnknownName("format", format, FORMATS)
     entry = _FORMATS[format]
-    part: Callable[..., Any] = getattr(import_module(f"diptych.data.graphs.{entry[0]}"), entry[which])
+    part: Callable[..., Any] = getattr(import_module(f"diptych.data.graphs.formats.{entry[0]}"), entry[which])
     return part

@@ -39,7 +39,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.core.triplet_rule import TripletRule
 from diptych.data.graphs.columns import GraphColumns, extras_of
-from diptych.data.graphs.hico_det_labels import LABELLED
+from diptych.data.graphs.formats.hico_det_labels import LABELLED
 from diptych.data.vocabularies import PERSON, vocabulary
 from diptych.tasks._scoring.average_precision import (
     Curves,
