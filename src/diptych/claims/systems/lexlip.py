@@ -110,7 +110,7 @@ def claims() -> tuple[Claim, ...]:
         same_steps,
         name="bottleneck",
         kind="mechanism check",
-        sentence="Restoring captions through the words makes LexLIP's words retrieve better than contrast in the same two phases without it",
+        sentence="Restoring captions through its words makes LexLIP retrieve better than the same two phases of contrast without that",
         source="2302.02908, whose ablation drops the bottleneck",
         baseline=Arm("without hidden words", Lexical(alone, rows), around(alone.lr)),
         reported=("test/t2i_r@1", "kept/i2t_r@1", "kept/t2i_r@1", "words_of_image", "words_of_text", "touched_per_item"),
