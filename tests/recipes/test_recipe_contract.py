@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from diptych import api
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Detector, Embedder, Generator, Optimiser, Recipe, Solvable
+from diptych.core.contracts import Classifier, Detector, Embedder, Generator, Optimiser, Recipe, Solvable
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.worlds.resolve import resolve
@@ -21,9 +22,15 @@ from diptych.worlds.resolve import resolve
 BUILT = list(RECIPES)
 
 
-@pytest.fixture(scope="module")
-def rows() -> Any:
-    return resolve("world:scenes?n=24").split("train")
+@pytest.fixture
+def rows(slug: str) -> Any:
+    """Scenes, with questions where the recipe learns from those."""
+    return drawn("questions" if "questions" in RECIPES.load(slug).needs else "scenes")
+
+
+@cache
+def drawn(world: str) -> Any:
+    return resolve(f"world:{world}?n=24").split("train")
 
 
 def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
@@ -86,7 +93,14 @@ def written(model: Any, images: list[Any]) -> list[Any]:
     return [[ord(letter) for letter in caption] for caption in captions]
 
 
-ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Embedder: embedded}
+def classified(model: Any, images: list[Any]) -> list[Any]:
+    """Scores of two images for every class that the model was trained on."""
+    score_NK = model.classify(images)
+    assert score_NK.shape == (2, len(model.classes))
+    return [score_NK]
+
+
+ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Classifier: classified, Embedder: embedded}
 
 
 @pytest.mark.parametrize("slug", BUILT)

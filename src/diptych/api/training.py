@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.config import from_plain, with_changes
-from diptych.core.contracts import Dataset, Recipe
+from diptych.core.contracts import Dataset, Recipe, Tuning
 from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
@@ -47,6 +47,7 @@ def train(
     init: str | Path = "",
     subset: str | Path | Sequence[str] = "",
     say: Say | None = None,
+    asked: Collection[str] | None = None,
     **changes: Any,
 ) -> RunFolder:
     """Train a recipe and return its run folder.
@@ -54,19 +55,27 @@ def train(
     name     a slug, or a recipe object
     data     anything that `read` opens; with splits, the rows of "train" are used
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
-             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4)
-    init     a run folder or model folder whose tensors of equal name and shape are the start
+             given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4). So may ways to tune
+             (`diptych.core.contracts.Tuning`): lora="16", freeze=("text_tower",), layer_decay=0.75, distill="start"
+    init     a run folder, or anything that `load` opens: its tensors are the start. A recipe of pairs takes architecture, tokenizer,
+             lengths and image settings from there, and learning rate and warm-up of a start from published weights unless they are
+             given; what the recipe adds is fresh
     subset   only these samples: uids, or a file with one a line; those in held-out splits are left out
-    say      gets the lines of the data report before the first step
+    say      gets the lines of the data report before the first step, and what starts from the weights
+    asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
 
     own = {f.name for f in fields(TrainOptions)} - {"steps", "init"}
     options = replace(options or TrainOptions(), **{k: changes.pop(k) for k in list(changes) if k in own})
-    if init:
-        options = replace(options, init=str(weights_of(init)))
+    ways = {f.name for f in fields(Tuning)}
+    options = replace(options, tune=replace(options.tune, **{k: changes.pop(k) for k in list(changes) if k in ways}))
     made = recipe(name, preset=preset, **changes)
+    model = None
+    if init:
+        options = replace(options, init=start_of(init))
+        made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
     if Path(out).exists() and any(Path(out).iterdir()):
         raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
     whole = read(data)
@@ -81,12 +90,49 @@ def train(
                 f"limited to {len(rows):,} uids"
                 + (f"; {len(uids) - len(rows):,} more are held out" if len(rows) < len(uids) else "")
             )
-        for line in data_report(made, rows, whole):
+        for line in (*data_report(made, rows, whole), *(start_report(made, model, init) if model is not None else ())):
             say(line)
     source = data if isinstance(data, str | Path) else ""
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
     files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
     return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files)
+
+
+def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collection[str]) -> tuple[Recipe, Any]:
+    """The recipe as the weights of `init` have it, and their model; a recipe without fields of that kind as it is, and None."""
+    from diptych.models.io.opened import FOREIGN, open_address
+    from diptych.models.pairs.embedder import Embedding
+    from diptych.recipes._shared.resized import resized
+    from diptych.recipes._shared.started import refuse_conflicts, tuned
+
+    if not hasattr(made, "started"):
+        return made, None
+    foreign = str(init).startswith(FOREIGN)
+    if not foreign and not (Path(options.init).parent / "config.json").is_file():
+        return made, None  # tensors alone
+    model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
+    if not foreign and not isinstance(model, Embedding):
+        return made, None  # a recipe of another kind of model: tensors of equal name and shape
+    found = resized(made, made.started(model), asked)
+    refuse_conflicts(made, found, asked, str(init))
+    return (tuned(found, asked) if foreign else found), model
+
+
+def chosen_fields(name: str | Recipe) -> set[str]:
+    from diptych.recipes._shared.started import asked_fields
+
+    return asked_fields(name) if isinstance(name, Recipe) else set()
+
+
+def start_report(made: Recipe, model: Any, init: str | Path) -> list[str]:
+    """What starts from the weights, what is fresh and what of them is not used, in lines; before the first step."""
+    import torch
+
+    from diptych.train.weights import start_lines
+
+    with torch.device("meta"):
+        ours = made.model()
+    return start_lines(model.model.state_dict(), ours, str(init), getattr(model, "left", ()))
 
 
 def _uids(subset: str | Path | Sequence[str]) -> list[str]:
@@ -204,6 +250,13 @@ def own_task(made: Recipe, **options: Any) -> Task:
 
     name, own = spelled(made.measured_by)
     return find(name, **{**own, **options})
+
+
+def start_of(init: str | Path) -> str:
+    """What `TrainOptions.init` says for it: the address of published weights, or the weights file of a folder."""
+    from diptych.models.io.opened import FOREIGN
+
+    return str(init) if str(init).startswith(FOREIGN) else str(weights_of(init))
 
 
 def weights_of(source: str | Path) -> Path:

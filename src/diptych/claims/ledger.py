@@ -46,6 +46,7 @@ class Entry:
     seeds_needed     for power .8 at the margin that matters, at the spread that was seen
     cpu_seconds      of all cells, the sweep and the controls included
     trace            see `claims/trace.py`
+    bounds           what could be reached at best; no part of the verdict
     """
 
     claim: str
@@ -76,6 +77,7 @@ class Entry:
     seeds_needed: int
     cpu_seconds: float
     trace: dict[str, Any] = field(repr=False)
+    bounds: tuple[Side, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

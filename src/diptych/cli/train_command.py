@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.flat import changed, flat, pick
 from diptych.cli.output import finish, parse, say
+from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
@@ -38,7 +39,9 @@ class Train:
     subset: Annotated[
         str, arg(help="a file with one uid a line: train on these samples only, such as a list that the page saved")
     ] = ""
-    init: Annotated[str, arg(help="a run or model folder whose weights are the start")] = ""
+    init: Annotated[
+        str, arg(help="weights to start from: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
+    ] = ""
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
@@ -69,7 +72,8 @@ def _train(name: str, argv: Sequence[str]) -> int:
     every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions())])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
-    options = TrainOptions(**{key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")})
+    own = {key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")}
+    options = TrainOptions(**own, tune=Tuning(**pick(Tuning, args)))
     if args.dry_run:
         from diptych.api import estimate
 
@@ -80,7 +84,8 @@ def _train(name: str, argv: Sequence[str]) -> int:
     from diptych.api import train
 
     talk = say if _main_process() else None
-    run = train(recipe, args.data, args.out, options=options, init=args.init, subset=args.subset, say=talk)
+    asked = _asked(recipe, argv)
+    run = train(recipe, args.data, args.out, options=options, init=args.init, subset=args.subset, say=talk, asked=asked)
     return _finish(run, evaluation=not args.no_evaluation, as_json=args.json)
 
 
@@ -90,6 +95,12 @@ def _preset(argv: Sequence[str]) -> str:
         if word.startswith("--preset"):
             return word.partition("=")[2] or (argv[at + 1] if at + 1 < len(argv) else "")
     return "tiny"
+
+
+def _asked(recipe: Any, argv: Sequence[str]) -> set[str]:
+    """Fields of the recipe that are among the arguments."""
+    given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"}
+    return {field.name for field in fields(recipe)} & given
 
 
 def _main_process() -> bool:

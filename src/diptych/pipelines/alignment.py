@@ -1,7 +1,8 @@
 """Which part of a picture each word of a text goes with, as a grid of weights to lay over the picture.
 
 A model that embeds patches and words says so itself: the weight of a patch is its cosine with the word (FILIP, 2111.07783, figure 3).
-Each word is embedded by itself; the row of the whole text is the mean over its tokens. Any other embedder is asked by occlusion
+A model that knows which tokens make up a word reads it in its text, from others each word is asked for by itself; the row of the whole
+text is the mean over its tokens. Any other embedder is asked by occlusion
 (Zeiler & Fergus, 1311.2901): a part of the picture is covered with the picture's mean colour, and its weight is by how much
 the cosine of picture and text falls. Occlusion sees what the embedding depends on, which need not be where a thing is.
 
@@ -19,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from diptych.core.contracts import Embedder, Role, TokenEmbedder, Unit
+from diptych.core.contracts import ContextEmbedder, Embedder, Role, TokenEmbedder, Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.decode import Pixels, decode
+from diptych.data.media.transforms import Share, seen
 
 WORDS = 24  # of a text that are shown
 SIDE = 768  # pixels: pictures with a longer side are made smaller before they are covered
-Share = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,12 +121,26 @@ def _by_patches(model: TokenEmbedder, image: ImageSource, words: Sequence[str]) 
     side = math.isqrt(len(patch_PD))
     if side * side != len(patch_PD):
         raise ConfigError(f"{len(patch_PD)} patches make no square grid")
-    cosine_WTP = [token_TD @ patch_PD.T for token_TD in model.embed_words(list(words))]
+    tokens = _tokens(model, words)
+    words = list(tokens)
+    cosine_WTP = [token_TD @ patch_PD.T for token_TD in tokens.values()]
     weight_WP = np.stack([cosine_TP.mean(axis=0) for cosine_TP in cosine_WTP])
     score = float(cosine_WTP[0].max(axis=1).mean())
     height, width = decode(image, exact=True).shape[:2]
     box = seen(getattr(model, "preprocess", None), width, height)
     return Alignment("patches", score, tuple(words), weight_WP.reshape(-1, side, side).astype(np.float32), box)
+
+
+def _tokens(model: TokenEmbedder, words: Sequence[str]) -> dict[str, Unit]:
+    """The tokens of the whole text and of each word, where it stands first; a word that was cut off has none and is left out."""
+    if len(words) == 1 or not isinstance(model, ContextEmbedder):
+        return dict(zip(words, model.embed_words(list(words)), strict=True))
+    whole = words[0]
+    found = {whole: model.embed_words([whole])[0]}
+    for word, token_TD in model.embed_in_context([whole])[0]:
+        if len(token_TD):
+            found.setdefault(word, token_TD)
+    return dict(list(found.items())[: 1 + WORDS])
 
 
 def _by_occlusion(model: Embedder, image: ImageSource, words: Sequence[str], grid: int) -> Alignment:
@@ -160,18 +175,3 @@ def _small(pixels_HWC: Pixels) -> Pixels:
     picture = Image.fromarray(pixels_HWC)
     picture.thumbnail((SIDE, SIDE))
     return np.asarray(picture)
-
-
-def seen(preprocess: Any, width: int, height: int) -> Share:
-    """The part of a picture that a model's square input shows, as shares of its sides.
-
-    >>> class Crop: resize = "crop"
-    >>> seen(Crop, 200, 100)
-    (0.25, 0.0, 0.75, 1.0)
-    """
-    how = getattr(preprocess, "resize", "squash")
-    if how == "squash":
-        return 0.0, 0.0, 1.0, 1.0
-    side = min(width, height) if how == "crop" else max(width, height)
-    x, y = side / width / 2, side / height / 2
-    return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y

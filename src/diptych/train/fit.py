@@ -35,6 +35,7 @@ from diptych.train.peers import Lost, Peers, Verdict
 from diptych.train.precision import deterministic
 from diptych.train.stages import plan
 from diptych.train.state import Training
+from diptych.train.tuning.modified import deployable
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
@@ -191,6 +192,8 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
         resumed = begin is not None and phase.index == first
         run.enter(phase, begin if resumed else None)
         hooks = run.hooks
+        if begin is None and phase.index == 0 and (options.init or run.tuning.changes_start):
+            run.deploy_to(run.folder.start)
         if phase.index == first:
             for hook in hooks.values():
                 hook.on_start(run)
@@ -223,10 +226,7 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
     for hook in hooks.values():
         hook.on_end(run)
     evaluate(run, evaluators)  # of what is deployed
-    deployed = run.recipe.deploy(run.whole_model().eval())
-    if run.world.main:
-        deployed.save(run.folder.model)
-    barrier(run.world)
+    run.deploy_to(run.folder.model)
     return True
 
 
@@ -234,12 +234,11 @@ def evaluate(run: Training, evaluators: Sequence[Evaluator]) -> None:
     """One line of the log with every evaluator's numbers, unless the log has this step's already. The main process works."""
     if not evaluators:
         return
-    model = run.whole_model().eval()
+    deployed = deployable(run.recipe, run.whole_model())
     if run.world.main and run.journal.evaluated < run.step:
-        deployed = run.recipe.deploy(model)
         with torch.no_grad():
             numbers = {f"{name}/{key}": value for name, ask in evaluators for key, value in ask(deployed).items()}
         run.log("eval", **numbers)
-    run.model.train()
+    run.learning()
     barrier(run.world)
     run.restart_clock()

@@ -31,6 +31,8 @@ from diptych.core.rows import is_record, row_fields
 from diptych.train.precision import Autocast
 
 Visit = Callable[[Tensor], Tensor]
+Further = Callable[[Any, Batch], Mapping[str, Tensor]]
+"""Losses beside those of the recipe, of the features of the whole batch."""
 
 
 def backward(
@@ -41,24 +43,31 @@ def backward(
     micro_batch: int = 0,
     autocast: Autocast = nullcontext,
     unsynced: Callable[[], AbstractContextManager[object]] = nullcontext,
+    further: Further | None = None,
 ) -> Outcome:
     """Adds the gradient of the sum of the recipe's losses to every parameter's `grad`.
 
     micro_batch  rows that go through the model at once; 0, or at least the batch, runs it undivided
     autocast     opens a region for one call of `features`; losses are taken outside, on features of at least float32
     unsynced     a region whose backward passes do not average gradients over processes
+    further      losses that are added to the recipe's own
     """
     if not 0 < micro_batch < len(batch):
         with autocast():
             features = widen(recipe.features(model, batch))
-        losses = recipe.losses(features, batch)
+        losses = _losses(recipe, features, batch, further)
         _total(losses).backward()
         return Outcome({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach), batch)
     if not recipe.cacheable:
         raise ConfigError(
             f"micro_batch is {micro_batch}, but the features of {type(recipe).__name__} need the whole batch (expected 0)"
         )
-    return _in_chunks(recipe, model, batch, micro_batch, autocast, unsynced)
+    return _in_chunks(recipe, model, batch, micro_batch, autocast, unsynced, further)
+
+
+def _losses(recipe: Recipe, features: Any, batch: Batch, further: Further | None) -> dict[str, Tensor]:
+    losses = recipe.losses(features, batch)
+    return losses | dict(further(features, batch)) if further else losses
 
 
 @torch.no_grad()
@@ -83,6 +92,7 @@ def _in_chunks(
     size: int,
     autocast: Autocast,
     unsynced: Callable[[], AbstractContextManager[object]],
+    further: Further | None,
 ) -> Outcome:
     chunks = _chunks(batch, size)
     random_states, leaves = [], []
@@ -90,7 +100,7 @@ def _in_chunks(
         random_states.append(_random_state())
         with torch.no_grad(), autocast():
             leaves.append(map_tensors(widen(recipe.features(model, chunk)), _leaf))
-    losses = recipe.losses(features := join(leaves), batch)
+    losses = _losses(recipe, features := join(leaves), batch, further)
     _total(losses).backward()
 
     after_losses = _random_state()

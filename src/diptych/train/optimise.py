@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
 from diptych.train.lamb import Lamb
-from diptych.train.parallel import full
+from diptych.train.parallel import full, like
 
 
 def freeze(model: nn.Module, spec: Optimiser) -> None:
     """Turns gradients off where a rule scales the learning rate by 0. Goes before any data-parallel wrapper."""
     for name, parameter in model.named_parameters():
-        rule = _rule(name, spec.rules)
+        rule = rule_of(name, spec.rules)
         if rule is not None and rule.lr_scale == 0:
             parameter.requires_grad_(False)
 
@@ -29,7 +29,7 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rule = _rule(name, spec.rules) or Rule("")
+            rule = rule_of(name, spec.rules) or Rule("")
             decays = parameter.ndim >= 2 if rule.decay is None else rule.decay
             groups.setdefault((rule.lr_scale, decays), []).append(parameter)
     if not groups:
@@ -38,10 +38,13 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
         {"params": parameters, "scale": scale, "weight_decay": spec.weight_decay if decays else 0.0}
         for (scale, decays), parameters in groups.items()
     ]
+    if spec.coupled_decay and spec.kind != "sgd":
+        raise ConfigError(f"coupled_decay goes with sgd, not with {spec.kind}")
     if spec.kind == "adamw":
         return torch.optim.AdamW(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups))
     if spec.kind == "sgd":
-        return _DecoupledSGD(lists, lr=spec.lr, momentum=spec.betas[0])
+        kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
+        return kind(lists, lr=spec.lr, momentum=spec.betas[0])
     return Lamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
 
 
@@ -97,7 +100,8 @@ def silent_parameters(model: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def _rule(name: str, rules: tuple[Rule, ...]) -> Rule | None:
+def rule_of(name: str, rules: tuple[Rule, ...]) -> Rule | None:
+    """The first rule whose pattern is found in a parameter's name."""
     return next((rule for rule in rules if re.search(rule.pattern, name)), None)
 
 
@@ -105,8 +109,36 @@ def _fusable(groups: dict[tuple[float, bool], list[nn.Parameter]]) -> bool:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for parameters in groups.values() for p in parameters)
 
 
-def optimiser_state(model: nn.Module, memory: Mapping[Any, Mapping[str, Any]]) -> Iterator[tuple[str, str, Tensor | float | int]]:
-    """(parameter name, key, value) for everything that an optimiser remembers of the parameters, shards put together."""
+def remembered_by(model: nn.Module, memory: Mapping[Any, dict[str, Any]]) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
+    """Shape and optimiser state of every parameter, by name."""
+    return {name: (p.shape, memory[p]) for name, p in model.named_parameters() if p in memory}
+
+
+def optimiser_state(
+    model: nn.Module, memory: Mapping[Any, Mapping[str, Any]], *, keep: bool = True
+) -> dict[str, dict[str, Tensor | float | int]]:
+    """Parameter name -> key -> value for everything that an optimiser remembers of the parameters, shards put together, in main memory.
+    All processes have to ask together, and those that do not `keep` get nothing."""
+    found: dict[str, dict[str, Tensor | float | int]] = {}
     for name, parameter in model.named_parameters():
         for key, value in memory.get(parameter, {}).items():
-            yield name, key, full(value) if isinstance(value, Tensor) else value
+            whole = full(value) if isinstance(value, Tensor) else value
+            if keep:
+                found.setdefault(name, {})[key] = whole.detach().cpu() if isinstance(whole, Tensor) else whole
+    return found
+
+
+def load_optimiser_state(
+    optimiser: torch.optim.Optimizer | None, model: nn.Module, saved: Mapping[str, Mapping[str, Tensor | float | int]]
+) -> None:
+    """Takes back what `optimiser_state` gave, as parameter name -> key -> value; placed and cut as the parameters are."""
+    if optimiser is None:
+        return
+    fused = optimiser.defaults.get("fused")
+    for name, parameter in model.named_parameters():
+        for key, value in saved.get(name, {}).items():
+            if isinstance(value, Tensor) and key != "step":
+                value = like(value, parameter.detach())
+            elif isinstance(value, Tensor) and fused:
+                value = value.to(parameter.device)
+            optimiser.state[parameter][key] = value

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
@@ -29,7 +30,9 @@ class TrainOptions:
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
     silence      seconds without a sign of life from another process after which the run is stopped; 10 once it was asked to stop
-    init         a .safetensors file whose tensors of equal name and shape are the start
+    tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
+    init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
+    download     allows fetching the weights of `init`
     """
 
     seed: int = 0
@@ -48,6 +51,8 @@ class TrainOptions:
     tensorboard: bool = False
     progress: bool = True
     init: str = ""
+    download: bool = False
+    tune: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
         for name in ("steps", "workers", "save_every", "micro_batch", "eval_every"):

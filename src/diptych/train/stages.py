@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diptych.core.contracts import Dataset, Recipe, Run, Stage
@@ -17,12 +17,14 @@ from diptych.train.parallel import World, barrier
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stage with its place in the run: steps `start` up to `stop`, counted over the whole run."""
+    """A stage with its place in the run: steps `start` up to `stop`, counted over the whole run. `head_only`: of those heads that
+    `Tuning.head_first` trains before the first stage."""
 
     index: int
     stage: Stage
     start: int
     stop: int
+    head_only: bool = False
 
 
 def total_steps(recipe: Recipe, data: Dataset, options: TrainOptions) -> int:
@@ -41,7 +43,12 @@ def plan(recipe: Recipe, data: Dataset, options: TrainOptions) -> list[Phase]:
     `recipe` is prepared, so that its stages' recipes can be derived from it; their own `stages` are not asked for.
     """
     stages = list(recipe.stages()) or [Stage(name=recipe.slug or "main", recipe=recipe)]
-    total, shares = total_steps(recipe, data, options), sum(stage.share for stage in stages)
+    heads = options.tune.over(recipe.tuning()).head_first
+    total, shares = total_steps(recipe, data, options) - heads, sum(stage.share for stage in stages)
+    if heads and total < 1:
+        raise ConfigError(
+            f"--head-first {heads} leaves no step for the rest (expected fewer than the run's {total + heads} steps)"
+        )
     if any(stage.share <= 0 for stage in stages) or total < len(stages):
         raise ConfigError(f"{total} steps cannot be shared by stages {[(s.name, s.share) for s in stages]}")
     phases: list[Phase] = []
@@ -52,7 +59,17 @@ def plan(recipe: Recipe, data: Dataset, options: TrainOptions) -> list[Phase]:
         stop = min(max(start + 1, round(total * passed / shares)), total - later)
         phases.append(Phase(index, stage, start, stop))
         start = stop
-    return phases
+    return _after_heads(phases, heads) if heads else phases
+
+
+def _after_heads(phases: list[Phase], heads: int) -> list[Phase]:
+    """The phases after one of `heads` steps on the first one's samples, whose weights they go on with."""
+    first = phases[0].stage
+    if first.make is not None:
+        raise ConfigError(f"stage '{first.name}' makes its own samples first: heads cannot be trained before it")
+    alone = Phase(0, Stage(name="heads", recipe=first.recipe, keep=first.keep), 0, heads, head_only=True)
+    phases = [replace(phases[0], stage=replace(first, carry=None)), *phases[1:]]
+    return [alone, *(replace(p, index=p.index + 1, start=p.start + heads, stop=p.stop + heads) for p in phases)]
 
 
 def stage_data(phase: Phase, data: Dataset, run: Run, folder: Path, world: World) -> Dataset:

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,15 +30,27 @@ from diptych.train.optimise import (
     clip,
     freeze,
     learning_rate,
+    load_optimiser_state,
     optimiser_state,
+    remembered_by,
     set_learning_rate,
     silent_parameters,
 )
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import World, average, barrier, full, gather_text, highest, like, summed, unsynced, whole, wrap
+from diptych.train.parallel import World, average, barrier, gather_text, highest, summed, unsynced, whole, wrap
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
-from diptych.train.weights import carry_equal, copy_equal, load_weights, padded
+from diptych.train.tuning.modified import KEY, begin_tuning, deployable, refuse_idle, tuning_hooks, tuning_of
+from diptych.train.tuning.positions import start_from
+from diptych.train.tuning.rates import hold_statistics, tuned_optimiser
+from diptych.train.tuning.teacher import Teacher
+from diptych.train.weights import (
+    carry_equal,
+    load_weights,
+    padded,
+    whole_copy,
+    whole_tensors,
+)
 
 ENGINE = "engine"
 """The key of what the engine remembers, among that of the hooks, whose keys hold a colon."""
@@ -84,6 +95,7 @@ class Training:
         self._since = time.perf_counter()
         self._logged = 0
         self.rate = self.grad_norm = 0.0
+        self.tuning = tuning_of(recipe, options)
 
     # ------------------------------------------------------------ phases
 
@@ -91,7 +103,7 @@ class Training:
         """Builds model, optimiser and data of a phase. With `begin`, a checkpoint taken within it, takes everything from there;
         else weights come from the module of the phase before."""
         before = self.whole_model() if hasattr(self, "model") else None
-        remembered = self._remembered() if before is not None and phase.stage.keep_optimiser else {}
+        remembered = remembered_by(self.model, self._memory) if before is not None and phase.stage.keep_optimiser else {}
         self.phase = phase
         self.engine = engine_kind(self.recipe)()
         self._checked = False
@@ -100,8 +112,9 @@ class Training:
         if before is not None and begin is None:
             self.data = self._data_of(phase)
         self._add_hooks(phase)
+        taken: list[str] | None = None
         torch.manual_seed(keyed_seed(self.options.seed, "model", phase.index))
-        model = self.recipe.model()
+        model: nn.Module = self.recipe.model()
         if begin is not None:
             for key, state in begin.hooks.items():
                 if key == ENGINE:
@@ -114,17 +127,18 @@ class Training:
             load_weights(model, begin.model, self.recipe)
             self.step = self._saved = begin.step
         elif before is not None:
+            for key, hook in self.hooks.items():
+                model = hook.reshape(model) if key.startswith(KEY) else model
             carry = phase.stage.carry or carry_equal
             carry(before, model)
         elif self.options.init:
-            taken = copy_equal(load_file(self.options.init), model)
-            if not taken:
-                raise ConfigError(f"{self.options.init} has no tensor with a name and shape of the model of '{self.recipe.slug}'")
-            self.log("note", text=f"{taken} of {len(model.state_dict())} tensors start from {self.options.init}")
+            taken = start_from(self.options, self.tuning, model, self.note)
+        if before is None and begin is None:
+            begin_tuning(self.hooks.values(), model, taken, self.note)
         self._adopt(model)
         if begin is not None:
             self.engine.load(begin.hooks.get(ENGINE, {}))
-            self._load_optimiser(begin)
+            load_optimiser_state(self.optimiser, self.model, begin.optimiser)
         for name, parameter in self.model.named_parameters():
             if begin is None and self.optimiser and name in remembered and remembered[name][0] == parameter.shape:
                 self.optimiser.state[parameter] = remembered[name][1]
@@ -146,13 +160,8 @@ class Training:
         with torch.random.fork_rng():
             torch.manual_seed(keyed_seed(self.options.seed, "make", phase.index))
             made = stage_data(phase, self.whole_data, self, folder, self.world)
-        self.model.train()
+        self.learning()
         return made
-
-    def _remembered(self) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
-        """Shape and optimiser state of every parameter, by name."""
-        state = self._memory
-        return {name: (p.shape, state[p]) for name, p in self.model.named_parameters() if p in state}
 
     @property
     def _memory(self) -> MutableMapping[Any, Any]:
@@ -167,19 +176,27 @@ class Training:
         if type(phase.stage.recipe) is not type(self.whole_recipe):
             own = phase.stage.recipe.hooks()
             self.hooks |= {f"stage{phase.index}:{n}:{hook.name}": hook for n, hook in enumerate(own)}
+        if not any(key.startswith(KEY) for key in self.hooks):
+            self.hooks |= tuning_hooks(self.tuning, self.whole_recipe)
 
     def _adopt(self, model: nn.Module) -> None:
         """Makes a module the one that is trained: on the device, wrapped and with an optimiser where the engine descends."""
         self.model = self.module = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
-        self.model.train()
         self.optimiser = None
         if not self.engine.descends and self.world.size > 1 and self.options.shard == "fsdp":
             raise ConfigError(f"the engine '{self.recipe.engine}' takes no gradient steps that fsdp could share: use --shard ddp")
         self.engine.begin(self, self.model)
         if self.engine.descends:
-            freeze(self.model, self.recipe.optimiser())
+            spec = tuned_optimiser(self.recipe.optimiser(), self.model, self.tuning, head_only=self.phase.head_only)
+            freeze(self.model, spec)
             self.module = wrap(self.model, self.world, self.options.shard)
-            self.optimiser = build_optimiser(self.model, self.recipe.optimiser())
+            self.optimiser = build_optimiser(self.model, spec)
+        self.learning()
+
+    def learning(self) -> None:
+        """Puts the model into training mode."""
+        self.model.train()
+        hold_statistics(self.model, self.tuning)
 
     def _open(self, stop: int) -> Iterator[Step]:
         """Batches from the present step up to step `stop` of the phase's own order."""
@@ -252,6 +269,7 @@ class Training:
     def backward(self, batch: Batch) -> Outcome:
         """Gradients of the global batch in every parameter's `grad`; says which parameters get none."""
         self._descent.zero_grad(set_to_none=True)
+        teacher = next((hook for hook in self.hooks.values() if isinstance(hook, Teacher)), None)
         outcome = gradient_cache.backward(
             self.recipe,
             self.module,
@@ -259,6 +277,7 @@ class Training:
             micro_batch=self.options.micro_batch,
             autocast=self.autocast,
             unsynced=unsynced(self.module),
+            further=teacher.further(self, batch) if teacher else None,
         )
         if self.step == self.phase.start and not self._checked:
             self._check(outcome)
@@ -276,6 +295,7 @@ class Training:
         check_rows(outcome.batch, len(outcome.batch))
         check_rows(outcome.features, len(outcome.batch))
         if silent := silent_parameters(self.model):
+            refuse_idle(silent)
             names = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
             if isinstance(self.module, DistributedDataParallel):
                 raise RunError(f"no gradient reaches {names}: freeze them with a Rule(lr_scale=0), or use --shard fsdp")
@@ -340,20 +360,12 @@ class Training:
         """Writes a checkpoint of the finished step, unless there is one already."""
         if self._saved == self.step:
             return
-        keep_here = self.world.main
-        model: dict[str, Tensor] = {}
-        for name, tensor in self.model.state_dict().items():
-            if isinstance(tensor, Tensor) and self.recipe.stored(name):
-                value = full(tensor)
-                if keep_here:
-                    model[name] = value.detach().cpu()
-        optimiser: dict[str, dict[str, Tensor | float | int]] = {}
-        for name, key, memory in optimiser_state(self.model, self._memory):
-            if keep_here:
-                optimiser.setdefault(name, {})[key] = memory.detach().cpu() if isinstance(memory, Tensor) else memory
+        here = self.world.main
+        model = whole_tensors(self.model, self.recipe, keep=here)
+        optimiser = optimiser_state(self.model, self._memory, keep=here)
         hooks = {key: whole(hook.state()) for key, hook in self.hooks.items()} | {ENGINE: whole(self.engine.state())}
         self._write_failures()
-        if keep_here:
+        if here:
             self.journal.sync()
             state = {
                 "stage": self.phase.index,
@@ -369,35 +381,19 @@ class Training:
         self._saved = self.step
         self.restart_clock()
 
-    def _load_optimiser(self, begin: Checkpoint) -> None:
-        if self.optimiser is None:
-            return
-        fused = self.optimiser.defaults.get("fused")
-        for name, parameter in self.model.named_parameters():
-            for key, value in begin.optimiser.get(name, {}).items():
-                if isinstance(value, Tensor) and key != "step":
-                    value = like(value, parameter.detach())
-                elif isinstance(value, Tensor) and fused:
-                    value = value.to(parameter.device)
-                self.optimiser.state[parameter][key] = value
-
     def whole_model(self) -> nn.Module:
         """The model with whole tensors, on every process: itself, or a copy when it is sharded."""
         if self.options.shard != "fsdp" or self.world.size == 1:
             return self.model
-        state = {name: full(value) for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
-        with torch.random.fork_rng():
-            model: nn.Module = self.recipe.model()
-        for hook in self.hooks.values():
-            model = hook.reshape(model)
-        model = model.to(self.world.device)
-        load_weights(model, state, self.recipe)
-        return model
+        return whole_copy(self.model, self.recipe, self.hooks.values(), self.world.device)
 
     # ------------------------------------------------------------ what hooks may ask for
 
     def log(self, kind: str, **values: Any) -> None:
         self.journal.write(self.step, kind, **values)
+
+    def note(self, text: str) -> None:
+        self.journal.note(self.step, text)
 
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
         key = keyed_seed(self.options.seed, "extra", seed)
@@ -423,16 +419,24 @@ class Training:
         return self.folder.snapshots
 
     def snapshot(self, name: str) -> None:
-        deployed = self.recipe.deploy(self.whole_model().eval())
+        self.snapshots.mkdir(exist_ok=True)
+        self.deploy_to(self.snapshots / name)
+
+    def deploy_to(self, folder: Path) -> None:
+        """Writes what inference needs of the model as it is now."""
+        deployed = deployable(self.recipe, self.whole_model())
         if self.world.main:
-            self.snapshots.mkdir(exist_ok=True)
-            deployed.save(self.snapshots / name)
-        self.model.train()
+            deployed.save(folder)
+        self.learning()
         barrier(self.world)
 
     def replace_model(self, model: nn.Module, grown: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({})) -> None:
         if self.options.shard == "fsdp" and self.world.size > 1:
             raise RunError("the model cannot change its structure while it is sharded: use --shard ddp")
+        if self.tuning.lora or self.tuning.blend < 1:
+            raise RunError(
+                f"'{self.recipe.slug}' changes the structure of its model, so that it has no adapters and cannot be blended"
+            )
         memory = dict(self._memory)
         self._adopt(model)
         for parameter in self.model.parameters():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diptych.core.contracts import Recipe
+from diptych.core.contracts import Hook, Recipe
 from diptych.core.errors import RunError
-from diptych.train.parallel import like
+from diptych.models.io.opened import open_address
+from diptych.train.parallel import full, like
 
 
 def padded(value: Any, parameter: Tensor) -> Any:
@@ -46,15 +49,65 @@ def carry_equal(before: nn.Module, after: nn.Module) -> None:
 
 
 @torch.no_grad()
-def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> int:
-    """Copies every tensor that the model has under the same name and in the same shape; says how many those were.
+def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Copies every tensor that the model has under the same name and in the same shape; gives the names of those that it copied.
 
     Tensors of a model that is saved alone reach it also where another model holds it, as `encoder`: weights of `clip` start `alip`.
     """
-    taken = 0
+    taken = []
     for name, own in model.state_dict().items():
         given = tensors.get(name, tensors.get(name.removeprefix("encoder.")))
         if isinstance(own, Tensor) and isinstance(given, Tensor) and given.shape == own.shape:
             own.copy_(given)
-            taken += 1
+            taken.append(name)
     return taken
+
+
+def whole_tensors(model: nn.Module, recipe: Recipe, *, keep: bool = True) -> dict[str, Tensor]:
+    """The tensors that belong in a checkpoint, shards put together, in main memory. All processes have to ask together, and those that
+    do not `keep` get none."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and recipe.stored(name):
+            value = full(tensor)
+            if keep:
+                found[name] = value.detach().cpu()
+    return found
+
+
+def whole_copy(model: nn.Module, recipe: Recipe, hooks: Iterable[Hook], device: torch.device) -> nn.Module:
+    """A module like a sharded one, with whole tensors."""
+    state = {name: full(value) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    with torch.random.fork_rng():
+        copied: nn.Module = recipe.model()
+    for hook in hooks:
+        copied = hook.reshape(copied)
+    copied = copied.to(device)
+    load_weights(copied, state, recipe)
+    return copied
+
+
+def start_tensors(init: str, *, download: bool = False) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of the model at an address: those of its module, under the names that ours have."""
+    if init.endswith(".safetensors") and ":" not in init:
+        return load_file(init)
+    model = open_address(init, download=download).model
+    return dict(model.state_dict())
+
+
+def start_lines(tensors: Mapping[str, Any], model: nn.Module, init: str, left: Collection[str] = ()) -> list[str]:
+    """What of a model starts from these tensors and what is fresh, and what of them it has no place for; one line each."""
+    own = {name: tensor.shape for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    plain = {name: name if name in tensors else name.removeprefix("encoder.") for name in own}
+    taken = {plain[name] for name, shape in own.items() if plain[name] in tensors and tensors[plain[name]].shape == shape}
+    fresh = [name for name in own if plain[name] not in taken]
+    unused = [*(name for name in tensors if name not in taken), *left]
+    lines = [f"{len(own) - len(fresh)} of {len(own)} tensors start from {init}"]
+    lines += [f"fresh: {_grouped(fresh)}"] if fresh else []
+    return lines + ([f"not used: {_grouped(unused)}"] if unused else [])
+
+
+def _grouped(names: Iterable[str]) -> str:
+    """Names by their first two parts, with how many there are of each."""
+    counts = Counter(".".join(name.removeprefix("encoder.").split(".")[:2]) for name in names)
+    return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in counts.items())

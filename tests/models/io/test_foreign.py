@@ -100,7 +100,13 @@ def test_image_settings_are_read_or_refused(tmp_path: Path) -> None:
     assert load_foreign(f"hf:{folder}").preprocess == preprocess
     changed: dict[str, Any] = {**settings, "size": {"shortest_edge": 40}, "crop_size": 32, "do_center_crop": True}
     path.write_text(json.dumps(changed))
-    with pytest.raises(ConfigError, match="resizing to 40 and then cropping 32"):
+    cut = load_foreign(f"hf:{folder}").preprocess
+    assert (cut.size, cut.margin, cut.resize) == (32, 8, "crop")
+    path.write_text(json.dumps({**changed, "crop_size": 48}))
+    with pytest.raises(ConfigError, match="resizing to 40 and then cropping 48"):
+        load_foreign(f"hf:{folder}")
+    path.write_text(json.dumps({**settings, "size": {"height": 48, "width": 48}}))
+    with pytest.raises(ConfigError, match="processor makes images of 48 pixels and its image tower reads 32"):
         load_foreign(f"hf:{folder}")
 
 

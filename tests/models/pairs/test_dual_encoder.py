@@ -198,7 +198,7 @@ def test_the_encoder_of_a_model_is_the_model_or_what_it_holds() -> None:
 def test_weights_of_a_dual_encoder_start_a_model_that_holds_one() -> None:
     """`--init RUN` names a deployed model, whose tensors have no prefix."""
     given, model = small().state_dict(), holding()
-    assert copy_equal(given, model) == len(given)
+    assert len(copy_equal(given, model)) == len(given)
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(tensor, given[name]), name
 

@@ -121,7 +121,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("without_object", [False, True])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_equals_loops_with_every_gradient(name: str, without_object: bool) -> None:
+def test_equals_loops_with_every_gradient(name: str, without_object: bool, parity: Any) -> None:
     predictions, targets = example(without_object=without_object)
     inputs, loss = leaves(predictions), PairSetLoss(**OPTIONS[name])
     terms, _ = loss(predictions, targets, relation_text_RD=TEXT)
@@ -133,6 +133,14 @@ def test_equals_loops_with_every_gradient(name: str, without_object: bool) -> No
     want = torch.autograd.grad(sum(expected.values()), inputs, **unused)
     for one, two in zip(got, want, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-12)
+    pairs = [*((terms[term], value) for term, value in expected.items()), *zip(got, want, strict=True)]
+    parity(
+        "rlipv2",
+        "every term and gradient of the set loss under each option",
+        "loops over images, pairs and names",
+        pairs,
+        tolerance=1e-8,
+    )
 
 
 @pytest.mark.parametrize("focal", ["quality", "corner"])

@@ -4,19 +4,24 @@ torch is imported for type checking only.
 """
 
 from diptych.core.contracts.capabilities import (
+    Classifier,
     ClipEmbedder,
+    ContextEmbedder,
     DenseEmbedder,
     Deployable,
     Detector,
     Embedder,
     Generator,
     LexicalEmbedder,
+    PairScorer,
     PointEmbedder,
+    Ranker,
     Relater,
     Segmenter,
     TokenEmbedder,
     Unit,
     VectorIndex,
+    WordMapper,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -27,13 +32,16 @@ from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.contracts.task import Task, TaskByItem
+from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
     "Acting",
     "Answer",
     "AsksOthers",
     "Batch",
+    "Classifier",
     "ClipEmbedder",
+    "ContextEmbedder",
     "Curated",
     "Dataset",
     "DenseEmbedder",
@@ -51,9 +59,11 @@ __all__ = [
     "Optimiser",
     "Order",
     "Outcome",
+    "PairScorer",
     "Pipeline",
     "PointEmbedder",
     "Preferring",
+    "Ranker",
     "Recipe",
     "Relater",
     "Role",
@@ -66,6 +76,8 @@ __all__ = [
     "TaskByItem",
     "TokenEmbedder",
     "Trainer",
+    "Tuning",
     "Unit",
     "VectorIndex",
+    "WordMapper",
 ]

@@ -14,6 +14,7 @@ from diptych.core.contracts.capabilities import Deployable
 from diptych.core.contracts.data import Batch, Dataset, Draws, Order
 from diptych.core.contracts.optimiser import Optimiser
 from diptych.core.contracts.run import Hook, Run
+from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import UnknownName
 from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
@@ -139,6 +140,10 @@ class Recipe(ABC, Generic[M, B, F]):
 
     def optimiser(self) -> Optimiser:
         return Optimiser(lr=self.lr, warmup=self.warmup, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
+
+    def tuning(self) -> Tuning:
+        """How the paper tunes, where it does not train every weight alike; options of a run overrule it field by field."""
+        return Tuning()
 
     def after_update(self, model: M, features: F, batch: B, progress: float) -> None:
         """What the training module remembers, right after an optimiser step: a queue, running gates, a teacher's average, a

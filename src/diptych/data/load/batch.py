@@ -21,6 +21,9 @@ from diptych.core.sample import Sample, Text
 from diptych.data.media.transforms import Preprocess, flipped, random_crop
 from diptych.data.text.tokenize import Tokenizer
 
+Augment = Callable[[np.ndarray[Any, np.dtype[np.uint8]], np.random.Generator], np.ndarray[Any, np.dtype[np.uint8]]]
+"""Changes the pixels of a view."""
+
 
 @dataclass(frozen=True)
 class TensorBatch:
@@ -75,6 +78,7 @@ class PairBatch(TensorBatch):
     text_mask_BL  True on tokens, the start and end marks included, False on padding
     group_B       int64; equal numbers: same concept, so neither is the other's negative
     truncated     how many of the texts were longer than L and were cut
+    strings       the texts themselves, for models with another tokenizer; None where a row has several
     """
 
     image_BCHW: Rows[Tensor]
@@ -82,6 +86,7 @@ class PairBatch(TensorBatch):
     text_mask_BL: Rows[Tensor]
     group_B: Rows[Tensor]
     truncated: int = 0
+    strings: Rows[tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +111,9 @@ def pair_batch(
     crop_scale: tuple[float, float] = (0.9, 1.0),
     flip: bool = False,
     language: str = "en",
+    augment: Augment | None = None,
 ) -> PairBatch:
-    """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, then flip.
+    """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, flip and `augment`.
 
     `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images: leave it off
     where texts say left and right.
@@ -115,7 +121,8 @@ def pair_batch(
     texts, images = [], []
     for draw in draws:
         texts.append(choose_text(draw, language).string)
-        images.append(view(draw, preprocess.size, crop_scale, flip))
+        shown_HWC = view(draw, preprocess.size, crop_scale, flip)
+        images.append(shown_HWC if augment is None else augment(shown_HWC, draw.rng))
     encoded = tokenizer.encode(texts, text_length)
     return PairBatch(
         image_BCHW=preprocess(images),
@@ -123,6 +130,7 @@ def pair_batch(
         text_mask_BL=torch.from_numpy(encoded.mask_BL),
         group_B=group_ids(draws),
         truncated=encoded.truncated,
+        strings=tuple(texts),
     )
 
 

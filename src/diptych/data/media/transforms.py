@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -22,6 +22,9 @@ from diptych.core.errors import ConfigError, ShapeError
 
 Pixels = npt.NDArray[np.uint8]
 Triple = tuple[float, float, float]
+
+Share = tuple[float, float, float, float]
+"""Part of a picture as shares of its sides: x0, y0, x1, y1; below 0 or above 1 it is padding."""
 
 OPENAI_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
@@ -41,6 +44,7 @@ class Preprocess:
     resize   "crop": short side to `size`, then the centre square (CLIP); "squash": both sides to `size`, whatever the shape
              (SigLIP); "pad": long side to `size`, centred on `fill`
     fill     grey value 0..255 around a padded image
+    margin   pixels a side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
 
     >>> import numpy as np
     >>> list(Preprocess(32)([np.zeros((40, 60, 3), np.uint8)]).shape)
@@ -53,10 +57,13 @@ class Preprocess:
     resize: Literal["crop", "squash", "pad"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     fill: int = 0
+    margin: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"Preprocess.size is {self.size} (expected 1 pixel or more)")
+        if self.size < 1 or self.margin < 0:
+            raise ConfigError(
+                f"Preprocess.size is {self.size} and margin {self.margin} (expected 1 pixel or more, and 0 or more)"
+            )
         if self.resize not in ("crop", "squash", "pad"):
             raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad)")
         if self.interpolation not in FILTERS:
@@ -74,6 +81,10 @@ class Preprocess:
         """One image as uint8 [size, size, 3]."""
         if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
             raise ShapeError(f"an image must be uint8 [H, W, 3], got {image_HWC.dtype} {list(image_HWC.shape)}")
+        if self.margin:
+            left = round(self.margin / 2)
+            whole_HWC = replace(self, size=self.size + self.margin, margin=0).square(image_HWC)
+            return whole_HWC[left : left + self.size, left : left + self.size]
         height, width = image_HWC.shape[:2]
         size = self.size
         if (height, width) == (size, size):
@@ -103,7 +114,7 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = to_plain(self)
-        return plain
+        return plain if self.margin else {name: value for name, value in plain.items() if name != "margin"}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
@@ -159,3 +170,18 @@ def resized(image_HWC: Pixels, size: int) -> Pixels:
 def flipped(image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
     """Mirrored left to right half of the time. Not for data whose texts speak of left and right."""
     return image_HWC[:, ::-1] if rng.random() < 0.5 else image_HWC
+
+
+def seen(preprocess: Any, width: int, height: int) -> Share:
+    """The part of a picture that a model's square input shows, as shares of its sides.
+
+    >>> class Crop: resize = "crop"
+    >>> seen(Crop, 200, 100)
+    (0.25, 0.0, 0.75, 1.0)
+    """
+    how = getattr(preprocess, "resize", "squash")
+    if how == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    side = min(width, height) if how == "crop" else max(width, height)
+    x, y = side / width / 2, side / height / 2
+    return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y

@@ -14,7 +14,9 @@ import html
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Sequence
+import re
+import string
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,7 +33,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.files import write_atomic, write_json
 
-Clean = Literal["none", "clip"]
+Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip"]
+"""What is done to a text first: nothing; as CLIP reads it; mojibake and white space repaired; that, lower case and no punctuation (both
+as open_clip has them); lower case and no punctuation (SigLIP as transformers has it)."""
+Side = Literal["right", "left"]
 
 SPECIAL = ("<pad>", "<sot>", "<eot>", "<unk>")
 """The first ids of a learned vocabulary."""
@@ -73,9 +78,11 @@ class Tokenizer:
         suffix: Sequence[int],
         clean: Clean = "none",
         literal: bool = False,
+        side: Side = "right",
     ) -> None:
         """`prefix` and `suffix` go around every text: usually `sot` and `eot`. `clean` "clip" repairs text as CLIP does. With
-        `literal`, a text that spells a special token ("<eot>") is ordinary text and does not become that token."""
+        `literal`, a text that spells a special token ("<eot>") is ordinary text and does not become that token. `side` is where padding
+        stands."""
         if not suffix:
             wanted = "one in tokenizer_config.json, as eos_token or sep_token"
             raise ConfigError(f"the tokenizer has no end-of-text token (expected {wanted})")
@@ -83,7 +90,7 @@ class Tokenizer:
         inner.no_padding()
         inner.encode_special_tokens = literal
         self.inner, self.pad_id, self.prefix, self.suffix = inner, pad_id, tuple(prefix), tuple(suffix)
-        self.clean, self.literal = clean, literal
+        self.clean, self.literal, self.side = clean, literal, side
 
     def __getstate__(self) -> str:
         return self.to_json()
@@ -99,7 +106,8 @@ class Tokenizer:
         if room < 1:
             least = len(self.prefix) + len(self.suffix) + 1
             raise ConfigError(f"text length {length} leaves no room for a token (expected at least {least})")
-        given = [clip_clean(text) for text in texts] if self.clean == "clip" else list(texts)
+        clean = CLEANERS.get(self.clean)
+        given = [clean(text) for text in texts] if clean else list(texts)
         ids_BL = np.full((len(given), length), self.pad_id, np.int64)
         mask_BL = np.zeros((len(given), length), np.bool_)
         truncated = 0
@@ -107,9 +115,27 @@ class Tokenizer:
             ids = encoding.ids
             truncated += len(ids) > room
             whole = (*self.prefix, *ids[:room], *self.suffix)
-            ids_BL[row, : len(whole)] = whole
-            mask_BL[row, : len(whole)] = True
+            places = slice(len(whole)) if self.side == "right" else slice(length - len(whole), None)
+            ids_BL[row, places] = whole
+            mask_BL[row, places] = True
         return Encoded(ids_BL, mask_BL, truncated)
+
+    def word_places(self, text: str, length: int) -> list[tuple[str, list[int]]]:
+        """The words of a text, between spaces, and where in its row of `encode` the pieces of each stand; [] for one that was cut.
+
+        >>> Tokenizer.from_spec("clip").word_places("a tyrannosaurus", 8)
+        [('a', [1]), ('tyrannosaurus', [2, 3, 4])]
+        """
+        room = length - len(self.prefix) - len(self.suffix)
+        clean = CLEANERS.get(self.clean)
+        text = clean(text) if clean else text
+        offsets = self.inner.encode(text, add_special_tokens=False).offsets[:room]
+        first = len(self.prefix) + (room - len(offsets) if self.side == "left" else 0)
+        places = []
+        for word in re.finditer(r"\S+", text):
+            here = [place for place, (start, stop) in enumerate(offsets) if start < word.end() and stop > word.start()]
+            places.append((word[0], [first + place for place in here if text[slice(*offsets[place])].strip()]))
+        return places
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens; spaces may differ from the original."""
@@ -138,7 +164,7 @@ class Tokenizer:
         if spec == "clip":
             return cls(_clip(), pad_id=0, prefix=(49406,), suffix=(49407,), clean="clip")
         if spec.lstrip().startswith("{"):
-            return cls._from_json(spec, "the given JSON", {})
+            return cls.from_json(spec, "the given JSON", {})
         path = Path(spec)
         return cls.load(path.parent if path.name == "tokenizer.json" else path)
 
@@ -198,7 +224,8 @@ class Tokenizer:
         write_json(Path(folder, "tokenizer_config.json"), config)
 
     def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("pad_id", "prefix", "suffix", "clean", "literal")}
+        own = {name: getattr(self, name) for name in ("pad_id", "prefix", "suffix", "clean", "literal")}
+        return own if self.side == "right" else {**own, "side": self.side}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -211,10 +238,11 @@ class Tokenizer:
             side = Path(folder, name)
             if side.is_file():
                 config.update(_json(side.read_text(encoding="utf-8"), str(side)))
-        return cls._from_json(path.read_text(encoding="utf-8"), str(path), config)
+        return cls.from_json(path.read_text(encoding="utf-8"), str(path), config)
 
     @classmethod
-    def _from_json(cls, text: str, where: str, config: dict[str, Any]) -> Self:
+    def from_json(cls, text: str, where: str, config: dict[str, Any]) -> Self:
+        """From the text of a tokenizers file that came from `where`, and the names of its special tokens as transformers keeps them."""
         plain = _json(text, where)
         own = plain.pop("diptych", None) or config.get("diptych")
         try:
@@ -325,8 +353,32 @@ def _byte_letters() -> list[str]:
 
 def clip_clean(text: str) -> str:
     """Text as CLIP reads it: mojibake repaired, HTML entities resolved (twice), white space collapsed, lower case."""
+    return whitespace_clean(text).lower()
+
+
+def whitespace_clean(text: str) -> str:
+    """Mojibake repaired, HTML entities resolved (twice), white space collapsed: open_clip's for text encoders of transformers."""
     if not (text.isascii() and text.isprintable() and "&" not in text):  # nothing to repair in what is skipped
         import ftfy
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return " ".join(text.split())
+
+
+def canonicalized(text: str) -> str:
+    """That, underscores as spaces, no punctuation, lower case: open_clip's for SigLIP."""
+    return siglip_clean(whitespace_clean(text).replace("_", " "))
+
+
+def siglip_clean(text: str) -> str:
+    """Lower case, no ASCII punctuation, white space collapsed: SigLIP's in transformers."""
+    return " ".join(text.lower().translate(_PUNCTUATION).split())
+
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "clip": clip_clean,
+    "whitespace": whitespace_clean,
+    "canonicalize": canonicalized,
+    "siglip": siglip_clean,
+}

@@ -6,31 +6,37 @@ Letters: B batch, C channel, H W, L tokens.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Encoded
-from diptych.models.io.foreign_preprocess import from_open_clip, from_processor, from_timm
+from diptych.models.io.foreign_preprocess import from_timm
+from diptych.models.io.tensor_files import chosen_weights, read_tensors
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.embedder import Embedding
+from diptych.models.towers.timm_tower import TimmTower
+from diptych.models.towers.towers import image_tower
+
+if TYPE_CHECKING:
+    from diptych.models.io.foreign_generators import TransformersGenerator
 
 KINDS = ("hf", "open_clip", "timm")
 
 
-def load_foreign(spec: str, *, download: bool = False) -> Embedding:
+def load_foreign(spec: str, *, download: bool = False) -> Embedding | TransformersGenerator:
     """Open a model of another library.
 
-    hf:FOLDER_OR_NAME        a transformers CLIP or SigLIP: a folder, or a name in the local cache
-    open_clip:ARCH/WEIGHTS   WEIGHTS is a file, a tag (needs `download`), or the word random
+    hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`), or one that writes about images: a folder,
+                             or a name in the local cache
+    open_clip:ARCH/WEIGHTS   WEIGHTS is a file, a tag (needs `download`), or the word random; FILE#FOLDER where the architecture has text
+                             encoder or tokenizer of transformers
     timm:NAME/WEIGHTS        the same; embeds images only. With `download`, timm:NAME takes timm's own weights
     """
     kind, _, rest = spec.partition(":")
@@ -39,59 +45,24 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding:
     if not rest:
         raise ConfigError(f"{spec!r} names no model (expected {kind}:NAME)")
     if kind == "hf":
-        return _transformers(spec, rest, download)
+        from diptych.models.io.foreign_generators import open_generator, writes
+        from diptych.models.io.foreign_transformers import open_folder
+
+        folder = hub_folder(spec, rest, download=download)
+        return open_generator(folder, spec) if writes(folder) else open_folder(folder, spec)
     name, _, wanted = rest.partition("/")
-    return (_open_clip if kind == "open_clip" else _timm)(spec, name, wanted, download)
+    if kind == "open_clip":
+        from diptych.models.io.foreign_open_clip import open_architecture
+
+        return open_architecture(spec, name, wanted, download=download)
+    return _timm(spec, name, wanted, download)
 
 
 # ---------------------------------------------------------------- transformers
 
 
-class TransformersPair(nn.Module):
-    """A `CLIPModel` or `SiglipModel` behind our two calls."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-        self.reads_padding = inner.config.model_type == "siglip"
-        text = inner.config.text_config
-        self.width = int(getattr(inner.config, "projection_dim", None) or getattr(text, "projection_size", text.hidden_size))
-
-    def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return normalised(_embedding(self.inner.get_image_features(pixel_values=image_BCHW)))
-
-    def encode_text(self, text_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        # SigLIP is trained with its padding in view and pools at the last position, padding or not.
-        mask = None if self.reads_padding or mask_BL is None else mask_BL.long()
-        return normalised(_embedding(self.inner.get_text_features(input_ids=text_BL, attention_mask=mask)))
-
-
-def _embedding(answer: Any) -> Tensor:
-    """The projected embedding: older versions return it as it is, newer ones as `pooler_output`."""
-    embedding: Tensor = answer if isinstance(answer, Tensor) else answer.pooler_output
-    return embedding
-
-
-def _transformers(spec: str, name: str, download: bool) -> Embedding:
-    import transformers
-
-    from diptych.models.towers.hf_text import quiet
-    from diptych.models.towers.hf_tokenizer import TransformersTokenizer
-
-    folder = _folder(spec, name, download)
-    kind = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
-    families = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}
-    if kind not in families:
-        raise ConfigError(f"{spec}: model_type is {kind!r} (expected {' | '.join(families)})")
-    with quiet():
-        inner = families[kind].from_pretrained(str(folder), local_files_only=True).float()
-    preprocess = from_processor(folder)
-    tokenizer = TransformersTokenizer(folder, padding="length" if kind == "siglip" else "longest")
-    length = int(inner.config.text_config.max_position_embeddings)
-    return Embedding(TransformersPair(inner).eval(), preprocess, tokenizer, length, spec)
-
-
-def _folder(spec: str, name: str, download: bool) -> Path:
+def hub_folder(spec: str, name: str, *, download: bool) -> Path:
+    """A folder of transformers: itself, or a name in the local cache, fetched with `download`."""
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
@@ -112,76 +83,19 @@ def _folder(spec: str, name: str, download: bool) -> Path:
         raise ConfigError(f"{spec} could not be fetched: {str(error).splitlines()[0]}") from error
 
 
-# ---------------------------------------------------------------- open_clip
-
-
-class OpenClipPair(nn.Module):
-    """An open_clip model behind our two calls."""
-
-    def __init__(self, inner: Any, width: int) -> None:
-        super().__init__()
-        self.inner, self.width = inner, width
-
-    def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return normalised(self.inner.encode_image(image_BCHW))
-
-    def encode_text(self, text_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        return normalised(self.inner.encode_text(text_BL))
-
-
-class OpenClipTokenizer:
-    """open_clip's tokenizer, which cuts long texts; here they are counted."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def encode(self, texts: Sequence[str], length: int, /) -> Encoded:
-        ids_BL = self.inner(list(texts), context_length=length)
-        # One more place shows which texts did not fit: only theirs is used.
-        longer_BL = self.inner(list(texts), context_length=length + 1)
-        truncated = int((longer_BL[:, -1] != self._padding()).sum())
-        return Encoded(ids_BL.numpy(), (ids_BL != self._padding()).numpy(), truncated)
-
-    def _padding(self) -> int:
-        inner = getattr(self.inner, "tokenizer", None)
-        return int(getattr(inner, "pad_token_id", None) or 0)
-
-
-def _open_clip(spec: str, arch: str, wanted: str, download: bool) -> Embedding:
-    import open_clip
-
-    if arch not in open_clip.list_models():
-        raise UnknownName("open_clip architecture", arch, open_clip.list_models(), hint="open_clip.list_models() lists them")
-    settings = open_clip.get_model_config(arch)
-    if "hf_tokenizer_name" in settings["text_cfg"] and not download:
-        raise ConfigError(f"{spec} needs a tokenizer from the hub; pass --download to fetch it")
-    path, tag = _weights(spec, wanted, download, tags=open_clip.list_pretrained_tags_by_model(arch))
-    weights = str(path) if path else tag
-    try:
-        with torch.random.fork_rng(devices=[], enabled=wanted != "random"):
-            inner = open_clip.create_model(arch, pretrained=weights, weights_only=True, pretrained_text=False)
-    except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
-        if path is None:
-            raise
-        raise DataError("not a file of tensors that fit", file=path, expected=f"a state dict of {arch}") from error
-    model = OpenClipPair(inner.float(), int(settings["embed_dim"])).eval()
-    tokenizer = OpenClipTokenizer(open_clip.get_tokenizer(arch))
-    return Embedding(model, from_open_clip(inner.visual.preprocess_cfg), tokenizer, int(inner.context_length), spec)
-
-
 # ---------------------------------------------------------------- timm
 
 
 class TimmImages(nn.Module):
-    """A timm model without its classifier, behind `encode_image`."""
+    """A timm model without its classifier, as a tower behind `encode_image`."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, image_tower: TimmTower) -> None:
         super().__init__()
-        self.inner = inner
-        self.width = int(getattr(inner, "head_hidden_size", inner.num_features))
+        self.image_tower = image_tower
+        self.width = image_tower.width
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return normalised(self.inner(image_BCHW))
+        return normalised(self.image_tower(image_BCHW).pooled_BD)
 
 
 class ImageEmbedding(Embedding):
@@ -203,12 +117,14 @@ def _timm(spec: str, name: str, wanted: str, download: bool) -> Embedding:
     if not timm.is_model(name):
         raise UnknownName("timm model", name, timm.list_models(), hint="timm.list_models() lists them")
     own = download and not wanted
-    path, _ = (None, None) if own else _weights(spec, wanted, download=False, tags=())
+    path, _ = (None, None) if own else chosen_weights(spec, wanted, download=False, tags=())
     with torch.random.fork_rng(devices=[], enabled=wanted != "random"):
-        inner = timm.create_model(name, pretrained=own, num_classes=0)
-    if path:
-        _fill(inner, path)
-    return ImageEmbedding(TimmImages(inner).eval(), from_timm(inner), spec)
+        tower = image_tower(f"timm:{name}")
+    if own:
+        tower.net.load_state_dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
+    elif path:
+        _fill(tower.net, path)
+    return ImageEmbedding(TimmImages(tower).eval(), from_timm(tower.net), spec)
 
 
 def _fill(inner: Any, path: Path) -> None:
@@ -220,36 +136,3 @@ def _fill(inner: Any, path: Path) -> None:
     if found.missing_keys or strange:
         wrong = f"tensor {found.missing_keys[0]} is missing" if found.missing_keys else f"tensor {strange[0]} is unknown"
         raise DataError(wrong, file=path, expected=f"the weights of {type(inner).__name__}")
-
-
-# ---------------------------------------------------------------- weights files
-
-
-def _weights(spec: str, wanted: str, download: bool, tags: Sequence[str]) -> tuple[Path | None, str | None]:
-    """(file, tag); both None for random weights, which must be asked for by name."""
-    if wanted == "random":
-        return None, None
-    if not wanted:
-        raise ConfigError(f"{spec} names no weights; pass {spec.rstrip('/')}/FILE, or {spec.rstrip('/')}/random for fresh ones")
-    path = Path(wanted).expanduser()
-    if path.is_file():
-        return path, None
-    if wanted not in tags:
-        raise ConfigError(f"{spec}: no such weights file" + (f", and no tag (known: {', '.join(tags)})" if tags else ""))
-    if not download:
-        raise ConfigError(f"{spec}: '{wanted}' is a tag on the hub; pass --download to fetch it, or a weights file in its place")
-    return None, wanted
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from a PyTorch file that holds tensors only."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        raise DataError("not a file of tensors", file=path, expected=".safetensors, or .pth with a state dict") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    tensors: dict[str, Tensor] = content
-    return tensors

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers.transformer import normalised
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.towers.outputs import Pairs, Projection, Tower
 
-Bias = Literal["none", "text", "both"]
+Bias = Literal["none", "text", "image", "both"]
 """Which of the two projections have a bias."""
 
 
@@ -40,8 +40,9 @@ class PairModule(nn.Module):
         return Pairs(image_ND, text_ND, self.log_scale.exp(), None if self.bias is None else self.bias + 0)
 
     @torch.no_grad()
-    def clamp_scale_(self) -> None:
-        """Keep the temperature in [1, max_scale]. Call it after each optimiser step."""
+    def clamp_scale_(self, most: float | None = None) -> None:
+        """Keep the temperature in [1, most], or in [1, max_scale]. Call it after each optimiser step."""
+        self.max_scale = most or self.max_scale
         self.log_scale.clamp_(0.0, math.log(self.max_scale))
 
 
@@ -51,7 +52,8 @@ class DualEncoder(PairModule):
 
     `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
     sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN, SigLIP):
-    `width` must then be the tower's. So is that of a tower whose own head leads into the joint space (CLIP's residual networks).
+    `width` must then be the tower's. So is that of a tower whose own head leads into the joint space (CLIP's residual networks). A tower
+    that comes with weights says itself how they project it (`Tower.projection`).
     """
 
     def __init__(
@@ -67,17 +69,13 @@ class DualEncoder(PairModule):
         projection_bias: Bias = "none",
     ) -> None:
         super().__init__(scale=scale, bias=bias, max_scale=max_scale)
-        project_image = project_image and not image_tower.projects
-        if not project_image and image_tower.width != width:
-            raise ConfigError(
-                f"width is {width} but the image is not projected (expected {image_tower.width}, its tower's width)"
-            )
-        self.width, self.project_image, self.projection_bias = width, project_image, projection_bias
+        image = _form(image_tower, bias=projection_bias in ("image", "both"), project=project_image)
+        text = _form(text_tower, bias=projection_bias in ("text", "both"))
+        self.width, self.project_image = width, image != "none"
+        self.projection_bias: Bias = _BIASES[image == "bias", text == "bias"]
         self.image_tower, self.text_tower = image_tower, text_tower
-        self.image_projection = (
-            _projection(image_tower, width, bias=projection_bias == "both") if project_image else nn.Identity()
-        )
-        self.text_projection = _projection(text_tower, width, bias=projection_bias != "none")
+        self.image_projection = _projection(image_tower, width, image, "image")
+        self.text_projection = _projection(text_tower, width, text, "text")
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor | None = None) -> Pairs:
         return self.pairs(self.encode_image(image_BCHW), self.encode_text(text_BL, text_mask_BL))
@@ -102,9 +100,28 @@ def encoder_of(model: nn.Module) -> DualEncoder:
     return encoder
 
 
-def _projection(tower: Tower, width: int, *, bias: bool = False) -> nn.Linear:
-    projection = nn.Linear(tower.width, width, bias=bias)
+_BIASES: dict[tuple[bool, bool], Bias] = {
+    (False, False): "none",
+    (False, True): "text",
+    (True, False): "image",
+    (True, True): "both",
+}
+
+
+def _form(tower: Tower, *, bias: bool, project: bool = True) -> Projection:
+    """How a tower's vector is projected: as its weights have it, else as the dual encoder asks."""
+    if tower.projection:
+        return tower.projection
+    return "none" if tower.projects or not project else "bias" if bias else "plain"
+
+
+def _projection(tower: Tower, width: int, form: Projection, side: str) -> nn.Module:
+    if form == "none":
+        if tower.width != width:
+            raise ConfigError(f"width is {width} but the {side} is not projected (expected {tower.width}, its tower's width)")
+        return nn.Identity()
+    projection = nn.Linear(tower.width, width, bias=form == "bias")
     nn.init.normal_(projection.weight, std=tower.width**-0.5)
-    if bias:
+    if form == "bias":
         nn.init.zeros_(projection.bias)
     return projection

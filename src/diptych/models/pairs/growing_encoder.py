@@ -30,7 +30,7 @@ class GrowingEncoder(DualEncoder):
         super().__init__(image_tower, text_tower, **options)
         self.shared = nn.ModuleList()
         if shared_layers:
-            like = _transformer(image_tower)
+            like = transformer_of(image_tower)
             first = like.blocks[0]
             assert isinstance(first, Block)
             ratio = first.mlp_in.out_features / like.width
@@ -56,7 +56,7 @@ class GrowingEncoder(DualEncoder):
 
     @property
     def shape(self) -> Shape:
-        image, text = _transformer(self.image_tower), _transformer(self.text_tower)
+        image, text = transformer_of(self.image_tower), transformer_of(self.text_tower)
         return Shape(len(image.blocks), len(text.blocks), len(self.shared), _ratio(image), _ratio(text))
 
     def variant(self) -> dict[str, Any]:
@@ -73,13 +73,13 @@ class GrowingEncoder(DualEncoder):
             (self.image_tower, shape.image_layers, shape.image_mlp),
             (self.text_tower, shape.text_layers, shape.text_mlp),
         ):
-            transformer = _transformer(tower)
+            transformer = transformer_of(tower)
             grown |= widen(transformer.blocks, ratio * transformer.width, inherit)
             deepen(transformer.blocks, layers, inherit)
             tower.spec = {**tower.spec, "layers": layers, "mlp_ratio": float(ratio)}
-        last = _transformer(self.image_tower).blocks[-1]
+        last = transformer_of(self.image_tower).blocks[-1]
         assert isinstance(last, Block)
-        grown |= widen(self.shared, shape.image_mlp * _transformer(self.image_tower).width, inherit)
+        grown |= widen(self.shared, shape.image_mlp * transformer_of(self.image_tower).width, inherit)
         deepen(self.shared, shape.shared_layers, inherit, like=last)
         self._check_widths()
         return grown
@@ -91,7 +91,8 @@ class GrowingEncoder(DualEncoder):
             )
 
 
-def _transformer(tower: Tower) -> Transformer:
+def transformer_of(tower: Tower) -> Transformer:
+    """The blocks of a tower that can grow; another tower is refused."""
     found = getattr(tower, "transformer", None)
     if not isinstance(found, Transformer):
         raise ConfigError(f"{type(tower).__name__} cannot grow (expected a vit_... and a text_... tower)")

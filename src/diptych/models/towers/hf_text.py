@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import transformers
 from torch import Tensor
@@ -27,17 +27,31 @@ def quiet() -> Iterator[None]:
             transformers.utils.logging.enable_progress_bar()
 
 
+Pooled = Literal["mean", "cls", "pooler"]
+SIDES = {
+    "align_text_model": "AlignTextModel",
+    "altclip_text_model": "AltCLIPTextModel",
+    "blip_text_model": "BlipTextModel",
+    "chinese_clip_text_model": "ChineseCLIPTextModel",
+}
+"""`model_type` of the text side of a model of two sides -> its class in transformers, where `AutoModel` does not know it."""
+
+
 class TransformersText(Tower):
     """Token ids (or embeddings) through an encoder such as BERT or MPNet; pooled by the mean of real tokens or the first one.
 
-    `config` is the encoder's configuration as a dict, as in its config.json. The encoder's own pooling layer is left out:
-    it would be a parameter that no loss reaches.
+    `config` is the encoder's configuration as a dict, as in its config.json, or under "text_config" for a model of two sides. The
+    encoder's own pooling layer is left out, since it would be a parameter that no loss reaches, but with `pooling` "pooler".
     """
 
-    def __init__(self, *, config: dict[str, Any], pooling: Literal["mean", "cls"] = "mean", length: int | None = None) -> None:
+    def __init__(self, *, config: dict[str, Any], pooling: Pooled = "mean", length: int | None = None) -> None:
         super().__init__()
         settings = transformers.AutoConfig.for_model(**config)
-        self._adopt(transformers.AutoModel.from_config(settings), pooling, length)
+        if (name := SIDES.get(settings.model_type)) is None:
+            model = transformers.AutoModel.from_config(settings)
+        else:
+            model = getattr(transformers, name)._from_config(settings)
+        self._adopt(model, pooling, length)
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, pooling: Literal["mean", "cls"] = "mean", length: int | None = None) -> Self:
@@ -54,15 +68,17 @@ class TransformersText(Tower):
         return tower
 
     def _adopt(self, model: Any, pooling: str, length: int | None) -> None:
-        if pooling not in ("mean", "cls"):
-            raise ConfigError(f"unknown pooling {pooling!r} (expected mean | cls)")
-        if getattr(model, "pooler", None) is not None:
+        if pooling not in get_args(Pooled):
+            raise ConfigError(f"unknown pooling {pooling!r} (expected {' | '.join(get_args(Pooled))})")
+        if pooling == "pooler" and getattr(model, "pooler", None) is None:
+            raise ConfigError(f"{model.config.model_type} has no pooling layer (expected mean | cls)")
+        if pooling != "pooler" and getattr(model, "pooler", None) is not None:
             model.pooler = None
         if model.config.is_encoder_decoder:
             raise ConfigError(f"{model.config.model_type} has a decoder (expected an encoder such as BERT)")
         self.net = model
         self.pooling = pooling
-        self.width = int(model.config.hidden_size)
+        self.width = int(getattr(model.config, "project_dim", None) or model.config.hidden_size)  # AltCLIP's leads out of its own
         self.length = min(length or 10**9, int(getattr(model.config, "max_position_embeddings", 512)))
         self.config: dict[str, Any] = model.config.to_dict()
         self.config.pop("_name_or_path", None)
@@ -75,5 +91,8 @@ class TransformersText(Tower):
         if mask_BL is None:
             mask_BL = text.new_ones(text.shape[:2]).bool()
         given = {"input_ids": text} if text.ndim == 2 else {"inputs_embeds": text}
-        tokens_BLD = self.net(**given, attention_mask=mask_BL.long()).last_hidden_state
+        answer = self.net(**given, attention_mask=mask_BL.long())
+        tokens_BLD = answer.last_hidden_state
+        if self.pooling == "pooler":
+            return Tokens(tokens_BLD, mask_BL, answer.pooler_output)
         return Tokens(tokens_BLD, mask_BL, tokens_BLD[:, 0] if self.pooling == "cls" else mean_pool(tokens_BLD, mask_BL))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -44,16 +44,22 @@ def present(*features: Tensor | None) -> tuple[Tensor, ...]:
     return found if len(found) == len(features) else ()
 
 
+Projection = Literal["", "none", "plain", "bias"]
+"""Into the joint space: as the dual encoder says, not at all, by a matrix, by a matrix with a bias."""
+
+
 class Tower(nn.Module):
     """A module that turns images, or texts with their mask, into `Tokens`.
 
     width     of the pooled vector
     projects  the pooled vector already lies in the joint space: a dual encoder projects it no further
+    projection  of a tower that comes with weights: how they lead its vector into the joint space, whatever the dual encoder asks for
     spec      what `image_tower` or `text_tower` was called with: a name and every argument, plain JSON values. Calling it again with
               them builds the same architecture, which is how saved models come back.
     """
 
-    projects: ClassVar[bool] = False
+    projects: bool = False
+    projection: Projection = ""
     width: int
     spec: dict[str, Any]
 

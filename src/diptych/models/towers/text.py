@@ -12,7 +12,7 @@ from diptych.models.layers.pooling import first_position, last_real, mean_pool, 
 from diptych.models.layers.transformer import Transformer
 from diptych.models.towers.outputs import Tokens, Tower
 
-Pooling = Literal["eot", "mean", "last"]
+Pooling = Literal["eot", "largest", "mean", "last"]
 
 
 class TextTransformer(Tower):
@@ -20,6 +20,8 @@ class TextTransformer(Tower):
 
     pooling "eot"  the vector at the first `eot_id` (with embeddings: at the last real token). `eot_id` is never guessed from the
                    size of the ids, so any vocabulary works.
+    pooling "largest" the vector at the first place of the largest id, as OpenAI's code has it: the end only where its id is the last one.
+                   For weights that were trained so with another vocabulary
     pooling "mean" the mean over real tokens
     pooling "last" the vector at the last of `length` places, padding or not: shorter texts are filled up with `pad_id`, and padding is
                    read like any token (SigLIP, 2303.15343)
@@ -71,9 +73,10 @@ class TextTransformer(Tower):
         embedded_BLD = self.embed(text) if text.ndim == 2 else text
         x_BLD = embedded_BLD + self.position_LD[: text.shape[1]]
         # Under a causal mask nothing before the end can see the padding behind it, so the padding mask would only cost time.
-        reads_mask = None if self.causal and self.pooling == "eot" else mask_BL
+        ends = self.pooling in ("eot", "largest")
+        reads_mask = None if self.causal and ends else mask_BL
         x_BLD = self.norm_after(self.transformer(x_BLD, reads_mask, causal=self.causal))
-        end_B = self._end(text, mask_BL) if self.pooling == "eot" else None
+        end_B = self._end(text, mask_BL) if ends else None
         if mask_BL is None:
             places_L = torch.arange(text.shape[1], device=text.device)
             mask_BL = places_L.expand(text.shape[0], -1) <= (end_B[:, None] if end_B is not None else self.length)
@@ -92,6 +95,8 @@ class TextTransformer(Tower):
         return Tokens(x_BLD[:, :given], mask_BL, x_BLD[:, -1])
 
     def _end(self, text: Tensor, mask_BL: Tensor | None) -> Tensor:
+        if text.ndim == 2 and self.pooling == "largest":
+            return text.argmax(1)
         if text.ndim == 2 and self.eot_id is not None:
             return first_position(text, self.eot_id)
         if mask_BL is None:

@@ -1,10 +1,14 @@
 """Towers by name.
 
 image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (CLIP's residual network), siglip_b16
-       (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), convnet_tiny, efficientnet_b7, efficientnet_l2
+       (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
+       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2
        (ALIGN's, without head convolution), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
        (lower half), bert_b, bert_l (fresh weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
+
+vit and transformer are those of CLIP with every size given; hf_image, open_clip_image and open_clip_text are what other libraries' models
+are opened with (`models/io/foreign.py`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -18,6 +22,7 @@ from typing import Any
 import torch
 
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.models.towers.beit import BEiT
 from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.convnet import ConvNet
 from diptych.models.towers.dense_vit import DenseViT
@@ -48,7 +53,34 @@ def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, 
     return TransformersText(config=config, pooling="cls" if pooling == "cls" else "mean", length=length)
 
 
+def _hf_image(*, config: dict[str, Any], image_size: int | None = None) -> Tower:
+    from diptych.models.towers.hf_image import TransformersImage
+
+    return TransformersImage(config=config, image_size=image_size)
+
+
+def _open_clip_image(*, config: dict[str, Any], width: int, quick_gelu: bool, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.open_clip_towers import OpenClipImage
+
+    return OpenClipImage(config=config, width=width, quick_gelu=quick_gelu, image_size=image_size)
+
+
+def _open_clip_text(
+    *,
+    vocab_size: int | None = None,
+    config: dict[str, Any],
+    width: int,
+    quick_gelu: bool,
+    encoder: dict[str, Any] | None = None,
+    length: int | None = None,
+) -> Tower:
+    from diptych.models.towers.open_clip_towers import OpenClipText
+
+    return OpenClipText(config=config, width=width, quick_gelu=quick_gelu, encoder=encoder, length=length)
+
+
 IMAGE: dict[str, Preset] = {
+    "vit": (VisionTransformer, {}),
     "vit_micro": (VisionTransformer, {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4}),
     "vit_tiny": (VisionTransformer, {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3}),
     "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
@@ -64,6 +96,15 @@ IMAGE: dict[str, Preset] = {
     ),
     "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "dense_b14": (DenseViT, {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12}),
+    "beit_micro": (
+        BEiT,
+        {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4, "drop_path": 0.0},
+    ),
+    "beit_tiny": (
+        BEiT,
+        {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3, "drop_path": 0.0},
+    ),
+    "beit_b16": (BEiT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "resnet_clip_50": (CLIPResNet, {"image_size": 224, "depths": (3, 4, 6, 3), "width": 64, "heads": 32, "out": 1024}),
     "siglip_b16": (
         VisionTransformer,
@@ -73,8 +114,11 @@ IMAGE: dict[str, Preset] = {
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
+    "hf_image": (_hf_image, {}),
+    "open_clip_image": (_open_clip_image, {}),
 }
 TEXT: dict[str, Preset] = {
+    "transformer": (TextTransformer, {}),
     "text_micro": (
         TextTransformer,
         {"length": 24, "width": 64, "layers": 2, "heads": 4, "causal": False, "pooling": "mean"},
@@ -102,6 +146,7 @@ TEXT: dict[str, Preset] = {
     "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
+    "open_clip_text": (_open_clip_text, {}),
 }
 
 

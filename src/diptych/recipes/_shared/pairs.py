@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -20,6 +21,7 @@ from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, pools_last, text_tower
 from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.started import started
 from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
 
 VOCABULARY_ROWS = 200_000
@@ -56,6 +58,11 @@ class PairRecipe(Recipe[M, B, F]):
     crop         area of the random square crop, as shares of the image
     same_group   what another sample of the same group is to a sample: neither positive nor negative ("mask"), a further
                  "positive", or a "negative" as in the published losses
+    max_scale    the learned factor of similarities stays at or below it (of weights that start above: their own)
+    interpolation  how images are resized in evaluation
+    margin       pixels a side that are cut off after resizing, in evaluation
+
+    With `--init` towers, activation, tokenizer, lengths and image settings are those of the weights (`started`).
     """
 
     no_prefixes: ClassVar[str] = ""
@@ -79,7 +86,21 @@ class PairRecipe(Recipe[M, B, F]):
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     same_group: Literal["mask", "positive", "negative"] = "mask"
+    max_scale: float = 100.0
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    margin: int = 0
     vocabulary: str = field(default="", metadata={"prepared": True})
+    towers_from: str = field(default="", metadata={"prepared": True})
+
+    tuned_lr: ClassVar[float] = 1e-5
+    """Learning rate of a start from published weights where none is asked for: ALIGN's for fine-tuning (2102.05918), a fiftieth of CLIP's
+    from scratch."""
+    tuned_warmup: ClassVar[float] = 50.0
+
+    def started(self, model: Any) -> Self:
+        """The recipe with the architecture, tokenizer, lengths and image settings of the weights that it starts from: those of a model of
+        two sides, or of an image tower alone (`timm:`), beside which the text side stays the recipe's."""
+        return started(self, model)
 
     def prepare(self, data: Dataset) -> Self:
         """Learns the vocabulary, where it is the data's own."""
@@ -98,19 +119,24 @@ class PairRecipe(Recipe[M, B, F]):
 
     @property
     def preprocess(self) -> Preprocess:
-        return Preprocess(self.image_size, self.mean, self.std, self.resize)
+        return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation, margin=self.margin)
 
     @property
     def decode_size(self) -> int:
         return self.image_size
 
     def image_options(self) -> dict[str, Any]:
-        """What the fields of this recipe ask of its image tower beside its name."""
+        """What the image tower is built with beside its name: what the weights have, or what the fields of this recipe ask for."""
+        if "image" in self._given:
+            return dict(self._given["image"]["options"])
         asked = {"act": self.act, "pool": self.image_pool, "patch_bias": self.patch_bias}
         return {"image_size": self.image_size, **{name: value for name, value in asked.items() if value is not None}}
 
     def text_options(self) -> dict[str, Any]:
-        """What the fields of this recipe, and its tokeniser, ask of its text tower beside its name."""
+        """What the text tower is built with beside its name: what the weights have, or what the fields of this recipe, and its tokeniser,
+        ask for."""
+        if "text" in self._given:
+            return dict(self._given["text"]["options"])
         words = self.words()
         asked: dict[str, Any] = {"act": self.act, "pooling": self.text_pooling}
         if not self.text_tower.startswith(("hf", "bert")):  # those pool at the first token, or over all
@@ -120,8 +146,20 @@ class PairRecipe(Recipe[M, B, F]):
         given = {name: value for name, value in asked.items() if value is not None}
         return {"vocab_size": words.vocab_size, "length": self.text_length, **given}
 
+    @property
+    def _given(self) -> dict[str, Any]:
+        """What the weights say of the towers: "image" and "text", each with options and projection; empty without weights."""
+        given: dict[str, Any] = json.loads(self.towers_from) if self.towers_from else {}
+        return given
+
     def towers(self) -> tuple[Tower, Tower]:
-        return image_tower(self.image_tower, **self.image_options()), text_tower(self.text_tower, **self.text_options())
+        image = image_tower(self.image_tower, **self.image_options())
+        return self.projected(image, "image"), self.projected(text_tower(self.text_tower, **self.text_options()), "text")
+
+    def projected(self, tower: Tower, side: Literal["image", "text"]) -> Tower:
+        """The tower with the form of projection that its weights have; as it is where there are none."""
+        tower.projection = self._given.get(side, {}).get("projection", "")
+        return tower
 
     def pair_batch(self, draws: Draws) -> PairBatch:
         """One text and one crop of every draw."""
@@ -167,7 +205,7 @@ class EncoderRecipe(PairRecipe[M, B, S]):
         return {"scale": features.scale.detach()}
 
     def after_update(self, model: M, features: S, batch: B, progress: float) -> None:
-        encoder_of(model).clamp_scale_()
+        encoder_of(model).clamp_scale_(self.max_scale)
 
     def deploy(self, model: M) -> PairEmbedder:
         return PairEmbedder(encoder_of(model), self.preprocess, self.words(), self.text_length, name=self.slug)

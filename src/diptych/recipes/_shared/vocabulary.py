@@ -15,10 +15,13 @@ def learned_vocabulary(texts: Iterable[str], pieces: int) -> str:
 
 
 def tokenizer_of(source: str, vocabulary: str) -> Tokenizer:
-    """The tokeniser that `source` names: "data" (the learned vocabulary), "clip", or a path. Raises ConfigError before it is learned."""
+    """The tokeniser that `source` names: "data" (the learned vocabulary), "weights" (that of the weights a run starts from), "clip", or a
+    path. Raises ConfigError before it is there."""
     if source == "data" and not vocabulary:
         raise ConfigError("tokenizer 'data' is learned from the data: call prepare(data) first")
-    return _tokenizer(vocabulary if source == "data" else source)
+    if source == "weights" and not vocabulary:
+        raise ConfigError("tokenizer 'weights' comes with the weights of --init (expected 'clip', 'data', or a path)")
+    return _tokenizer(vocabulary if source in ("data", "weights") else source)
 
 
 @lru_cache(maxsize=8)

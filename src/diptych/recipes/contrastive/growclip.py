@@ -17,7 +17,8 @@ from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
-from diptych.models.pairs.growing_encoder import GrowingEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.pairs.growing_encoder import GrowingEncoder, transformer_of
 from diptych.models.towers.growth import Inherit, Shape
 from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, text_tower
@@ -113,9 +114,19 @@ class GrowCLIP(DualEncoderRecipe):
     def hooks(self) -> Sequence[Hook]:
         return [Growth()]
 
+    def started(self, model: Any) -> Self:
+        """Starts with the layers of the weights, shared ones included."""
+        found = super().started(model)
+        if not isinstance(model, PairEmbedder):
+            return found
+        inner = model.model
+        depths = [len(transformer_of(tower).blocks) for tower in (inner.image_tower, inner.text_tower)]
+        return replace(found, layers=(depths[0], depths[1], len(getattr(inner, "shared", ()))))
+
     def towers(self) -> tuple[Tower, Tower]:
-        image = image_tower(self.image_tower, layers=self.layers[0], **self.image_options())
-        return image, text_tower(self.text_tower, layers=self.layers[1], **self.text_options())
+        image = image_tower(self.image_tower, **{**self.image_options(), "layers": self.layers[0]})
+        text = text_tower(self.text_tower, **{**self.text_options(), "layers": self.layers[1]})
+        return self.projected(image, "image"), self.projected(text, "text")
 
     def model(self) -> GrowingEncoder:
         image, text = self.towers()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, choose_text, group_ids
 from diptych.data.media.views import View, hidden_patches, patches_in, placed_view
-from diptych.models.pairs.mixed_image_encoder import MixedEncoder, MixedPairs, TeacherView
+from diptych.models.pairs.mixed_image_encoder import ClassScale, MixedEncoder, MixedPairs, TeacherView
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Tower, present
 from diptych.models.towers.towers import image_tower, patches_a_side
@@ -76,6 +76,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
     worded     share of the samples whose text is shown, likewise
     momentum   of the teacher at the start; it goes to 1 as a cosine
     tau_view   temperature of the teacher's vectors
+    class_scale   what cosines with classes are multiplied by: the scale of the texts ("shared": one matrix of targets in one softmax),
+               or a learned one of their "own", since 24 classes and 128 texts want different temperatures
     teacher_view  "same": the teacher sees the student's crop, unmixed; "other": another crop and flip, drawn alike
     """
 
@@ -93,6 +95,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
     worded: float = 1.0
     momentum: float = 0.996
     tau_view: float = 0.2
+    class_scale: ClassScale = "shared"
     teacher_view: TeacherView = "same"
 
     image_tower: str = "dense_b16"
@@ -109,6 +112,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             raise ConfigError(f"batch_size is {self.batch_size}: images are mixed in pairs (expected an even number)")
         if self.tau_view <= 0 or max(self.weight_text, self.weight_class, self.weight_view, self.weight_patch) <= 0:
             raise ConfigError("tau_view and at least one weight must be above 0")
+        if self.class_scale not in get_args(ClassScale):
+            raise ConfigError(f"class_scale is {self.class_scale!r} (expected shared | own)")
         if self.teacher_view not in get_args(TeacherView):
             raise ConfigError(f"teacher_view is {self.teacher_view!r} (expected same | other)")
 
@@ -136,7 +141,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         if not isinstance(image, DenseViT):
             raise ConfigError(f"image tower {self.image_tower!r} does not pool by means of patches (expected dense_...)")
         classes = len(self.classes) if self.weight_class else 0
-        return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views, teacher_view=self.teacher_view)
+        kinds: dict[str, Any] = {"class_scale": self.class_scale, "teacher_view": self.teacher_view}
+        return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views, **kinds)
 
     def hooks(self) -> Sequence[Hook]:
         return [TeacherFromStart()]
@@ -204,9 +210,9 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             if self.weight_text:
                 known = {"counted_N": batch.worded_B[of], "group_N": self._same(group_N)}
                 terms.setdefault("text", []).append(TEXTS(image_ND, features.text_ND[of], scale=features.scale, **known))
-            if self.weight_class and features.class_KD is not None:
+            if self.weight_class and features.class_KD is not None and features.class_scale is not None:
                 index_N = batch.label_B[of]
-                term = CLASSES(image_ND, index_N, scale=features.scale, set_KD=features.class_KD, counted_N=index_N >= 0)
+                term = CLASSES(image_ND, index_N, scale=features.class_scale, set_KD=features.class_KD, counted_N=index_N >= 0)
                 terms.setdefault("class", []).append(term)
             if self.weight_view and view_ND is not None and features.target_ND is not None:
                 term = VIEWS(view_ND, features.target_ND[of], scale=1 / self.tau_view, group_N=self._same(group_N))
@@ -224,7 +230,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         return {"scale": features.scale.detach(), **known}
 
     def after_update(self, model: MixedEncoder, features: MixedPairs, batch: MixedBatch, progress: float) -> None:
-        super().after_update(model, features, batch, progress)
+        model.clamp_scale_()
         model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     @classmethod

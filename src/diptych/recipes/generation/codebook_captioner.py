@@ -56,7 +56,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     def model(self) -> Module:
         words = self.words()
         return Module(
-            image_tower(self.image_tower, image_size=self.image_size),
+            image_tower(self.image_tower, **self.image_options()),
             vocab_size=words.vocab_size,
             length=self.text_length,
             codes=self.codes,

@@ -1,0 +1,84 @@
+"""A published model taken apart: the arguments of our towers, how they are projected, and its tensors under our names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.outputs import Projection
+from diptych.models.towers.towers import image_tower, text_tower
+
+SCALE = 100.0
+"""Bound of the temperature's factor where the weights have a smaller one: CLIP's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a dual encoder is built from and filled with.
+
+    image, text  arguments of `image_tower` and `text_tower`
+    image_projection, text_projection   from each tower into the joint space
+    tensors  the state dict of the `DualEncoder`; `log_scale` may be missing, where a model was published without a temperature
+    left     names of the file's tensors that no embedding is made of: heads of other tasks, layers that are never read
+    """
+
+    image: Mapping[str, Any]
+    text: Mapping[str, Any]
+    width: int
+    image_projection: Projection
+    text_projection: Projection
+    tensors: Mapping[str, Tensor]
+    left: tuple[str, ...] = field(default=())
+
+    @property
+    def scale(self) -> float:
+        """The factor that multiplies similarities; the published start where the weights have none."""
+        log_scale = self.tensors.get("log_scale")
+        return 1 / 0.07 if log_scale is None or log_scale.is_meta else math.exp(float(log_scale))
+
+
+def built(parts: Parts) -> DualEncoder:
+    """A dual encoder of these parts with fresh weights, from the current torch random state and on the current default device."""
+    image, text = image_tower(**parts.image), text_tower(**parts.text)
+    image.projection, text.projection = parts.image_projection, parts.text_projection
+    bias = 0.0 if "bias" in parts.tensors else None
+    scale = max(1.0, parts.scale)
+    return DualEncoder(image, text, width=parts.width, bias=bias, scale=scale, max_scale=max(SCALE, scale))
+
+
+def assembled(parts: Parts, source: str) -> DualEncoder:
+    """The dual encoder with its weights, in float32. Leaves the torch random state as it was.
+
+    Raises DataError that names the first tensor that is missing, unknown or of another size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = built(parts)
+    fits(parts.tensors, model.state_dict(), source, absent=("log_scale",))
+    model.load_state_dict(dict(parts.tensors), strict=False)
+    return model.float().eval()
+
+
+def fits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, *, absent: tuple[str, ...] = ()) -> None:
+    """Refuses tensors that are not those of a model, in one line; `absent` may be missing."""
+    if missing := [name for name in wanted if name not in given and name not in absent]:
+        raise DataError(f"tensor {missing[0]} is missing", file=source, expected=f"all {len(wanted)} tensors of its architecture")
+    if strange := [name for name in given if name not in wanted]:
+        raise DataError(f"tensor {strange[0]} is unknown", file=source, expected=f"the {len(wanted)} tensors of its architecture")
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            sizes = f"{name} is {list(tensor.shape)}"
+            raise DataError(sizes, file=source, expected=f"{list(wanted[name].shape)}, as its configuration says")
+
+
+def refuse_dropout(settings: Mapping[str, Any], source: str) -> None:
+    """Our transformers have no dropout; published weights of these families have none either."""
+    for name, value in settings.items():
+        if "dropout" in name and isinstance(value, float) and value > 0:
+            raise ConfigError(f"{source}: {name} is {value} (expected 0, as in every published model of its family)")

@@ -1,0 +1,51 @@
+"""Files of tensors: which one an address means, and what is in it. Nothing of a file is run."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError
+
+
+def chosen_weights(spec: str, wanted: str, download: bool, tags: Sequence[str]) -> tuple[Path | None, str | None]:
+    """(file, tag); both None for random weights, which must be asked for by name."""
+    if wanted == "random":
+        return None, None
+    if not wanted:
+        raise ConfigError(f"{spec} names no weights; pass {spec.rstrip('/')}/FILE, or {spec.rstrip('/')}/random for fresh ones")
+    path = Path(wanted).expanduser()
+    if path.is_file():
+        return path, None
+    if wanted not in tags:
+        raise ConfigError(f"{spec}: no such weights file" + (f", and no tag (known: {', '.join(tags)})" if tags else ""))
+    if not download:
+        raise ConfigError(f"{spec}: '{wanted}' is a tag on the hub; pass --download to fetch it, or a weights file in its place")
+    return None, wanted
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors, from a PyTorch file that holds tensors only, or from a TorchScript archive (OpenAI's files), of which
+    only the tensors are used."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except Exception as error:  # the library raises its own kind
+            raise DataError(f"not a file of tensors: {error}", file=path, expected=".safetensors with a state dict") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        if "TorchScript" in str(error):
+            return {name: tensor.float() for name, tensor in torch.jit.load(path, map_location="cpu").state_dict().items()}
+        raise DataError("not a file of tensors", file=path, expected=".safetensors, or .pth with a state dict") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DataError("holds more than tensors", file=path, expected="a state dict, alone or as 'state_dict'")
+    tensors: dict[str, Tensor] = content
+    return tensors

@@ -1,0 +1,200 @@
+"""Low-rank adapters (LoRA; Hu et al., 2021, 2106.09685) on any module, through `peft`.
+
+    y = W x + (alpha / r) B A x        W frozen, A random, B zero: at the start nothing changes
+
+What implementations get wrong: a module whose weight is read directly and which is never called, so that its adapter does nothing
+(the run refuses it when no gradient arrives); frozen teachers inside the model that lose their names' counterparts (they get adapters
+too, and no gradient); batch norms of a frozen tower whose statistics move on.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import nn
+
+from diptych.core.errors import ConfigError, MissingExtra
+from diptych.models.layers.companions import Companions
+from diptych.models.towers.outputs import Tower
+
+KINDS = (nn.Linear, nn.Conv2d, nn.Embedding)
+"""What can carry an adapter. Exactly these: a subclass may compute something else."""
+MARK = ".lora_"
+"""In the name of every adapter's parameter."""
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class LoRA:
+    """rank of the adapters, patterns of the modules that get one (`re.search` in their names; none: see `targets`), the factor
+    alpha (0: the rank), and dropout before them."""
+
+    rank: int
+    patterns: tuple[str, ...] = ()
+    alpha: float = 0.0
+    dropout: float = 0.0
+
+    @classmethod
+    def parse(cls, words: str, *, alpha: float = 0.0, dropout: float = 0.0) -> Self:
+        """
+        >>> LoRA.parse("4:qkv,mlp_in").patterns
+        ('qkv', 'mlp_in')
+        """
+        rank, _, names = words.partition(":")
+        patterns = tuple(name.strip() for name in names.split(",") if name.strip())
+        if not rank.strip().isdigit() or int(rank) < 1 or (":" in words and not patterns):
+            raise ConfigError(f"lora is {words!r} (expected a rank, such as 16, or a rank and modules, such as 16:qkv,mlp_in)")
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"lora {words!r}: {pattern!r} is no pattern of names ({error})") from error
+        return cls(int(rank), patterns, alpha, dropout)
+
+
+def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) -> list[str]:
+    """Puts an adapter on every module that `lora` means and freezes all other parameters. Names those modules.
+
+    bare  parameters whose modules get none, since they are frozen for good or trained in full: a tower is refused where nothing of it
+          gets an adapter and not all of it is bare
+    Copies that a model holds of itself (`Companions`) get the adapters of what they are copies of, without gradient.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise MissingExtra("peft", "adapters", needed_for="--lora") from error
+    names = targets(model, lora, bare=bare)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha or lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules="|".join(map(re.escape, [*names, *_in_companions(model, names)])),
+        bias="none",
+    )
+    inject_adapter_in_model(config, model)
+    for attribute in ("peft_config", "active_adapter"):
+        if attribute in vars(model):
+            delattr(model, attribute)
+    _settle_companions(model)
+    return names
+
+
+def targets(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) -> list[str]:
+    """Full names of the modules that get an adapter. Raises ConfigError for a pattern that nothing answers, and for a tower without any.
+
+    Without patterns: in each tower its linear maps, and its convolutions where it has several (a single one cuts patches); projections
+    into the joint space; in a model without towers, every linear map.
+    """
+    left_out = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Companions))
+    able = {
+        name: module
+        for name, module in model.named_modules()
+        if name and type(module) in KINDS and not name.startswith(left_out) and not _within_attention(model, name)
+    }
+    towers = dict(_towers(model))
+    if lora.patterns:
+        found = {name for name in able if any(re.search(pattern, name) for pattern in lora.patterns)}
+        for pattern in lora.patterns:
+            if not any(re.search(pattern, name) for name in able):
+                kinds = sorted({name.rpartition(".")[2] for name in able if not name.rpartition(".")[2].isdigit()})
+                raise ConfigError(f"--lora: no module's name has {pattern!r} (expected of {', '.join(kinds)})")
+    else:
+        found = {name for name, module in able.items() if _is_default(name, module, towers)}
+    found = {name for name in found if f"{name}.weight" not in bare}
+    for name, tower in towers.items():
+        here = any(target.startswith(f"{name}.") for target in found)
+        if not here and not all(f"{name}.{inner}" in bare for inner, p in tower.named_parameters() if p.requires_grad):
+            own = sorted({t.removeprefix(f"{name}.").rpartition(".")[2] for t in able if t.startswith(f"{name}.")})
+            raise ConfigError(
+                f"--lora: {name} ({type(tower).__name__}) has no such module "
+                f"(expected of {', '.join(own) or 'none: it has no linear map and no convolution'}; or freeze it by --freeze {name})"
+            )
+    if not found:
+        raise ConfigError(f"--lora: {type(model).__name__} has no linear map and no convolution")
+    return sorted(found)
+
+
+def _is_default(name: str, module: nn.Module, towers: dict[str, nn.Module]) -> bool:
+    tower = next((inner for prefix, inner in towers.items() if name.startswith(f"{prefix}.")), None)
+    if isinstance(module, nn.Linear):
+        return tower is not None or not towers or name.rpartition(".")[2].endswith("_projection")
+    convolutions = 0 if tower is None else sum(type(inner) is nn.Conv2d for inner in tower.modules())
+    return isinstance(module, nn.Conv2d) and module.groups == 1 and convolutions > 1
+
+
+def _towers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every tower by its name, those of companions left out; of towers within towers the outer one."""
+    within: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, Companions):
+            within.append(f"{name}.")
+        elif name and isinstance(module, Tower) and not name.startswith(tuple(within)):
+            within.append(f"{name}.")
+            yield name, module
+
+
+def tower_names(model: nn.Module) -> list[str]:
+    """Names of the towers of a model, for whoever treats heads otherwise."""
+    return [name for name, _ in _towers(model)]
+
+
+def _in_companions(model: nn.Module, names: Collection[str]) -> list[str]:
+    """The same modules within copies that the model holds of itself, or of the part that has them."""
+    found = []
+    for prefix, module in model.named_modules():
+        if isinstance(module, Companions):
+            for inner, _ in module.named_modules():
+                relative = inner.partition(".")[2]
+                if relative and any(name == relative or name.endswith(f".{relative}") for name in names):
+                    found.append(f"{prefix}.{inner}")
+    return found
+
+
+def _within_attention(model: nn.Module, name: str) -> bool:
+    """The output map of torch's attention is read directly by it and never called."""
+    parent = name.rpartition(".")[0]
+    return bool(parent) and isinstance(model.get_submodule(parent), nn.MultiheadAttention)
+
+
+def _settle_companions(model: nn.Module) -> None:
+    """Adapters of a copy start as those of its source, and have no gradient."""
+    companions = [(name, module) for name, module in model.named_modules() if isinstance(module, Companions)]
+    inside = tuple(f"{name}." for name, _ in companions)
+    own = {name: p for name, p in model.named_parameters() if MARK in name and not name.startswith(inside)}
+    for _, module in companions:
+        module.requires_grad_(False)
+        for name, parameter in module.named_parameters():
+            relative = name.partition(".")[2]
+            source = own.get(relative, next((p for key, p in own.items() if key.endswith(f".{relative}")), None))
+            if MARK in name and source is not None:
+                with torch.no_grad():
+                    parameter.copy_(source)
+
+
+def has_adapters(model: nn.Module) -> bool:
+    return any(MARK in name for name, _ in model.named_parameters())
+
+
+def merged(model: M) -> M:
+    """A copy whose weights hold what the adapters add, and which has none; a model without adapters is returned as it is."""
+    if not has_adapters(model):
+        return model
+    copied = copy.deepcopy(model)
+    merge_(copied)
+    return copied
+
+
+def merge_(model: nn.Module) -> None:
+    """Adds every adapter to its weight, in place, and takes it out."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module
+            layer.merge()
+            model.set_submodule(name, layer.get_base_layer())

@@ -1,0 +1,131 @@
+"""The sides of open_clip models that have no counterpart among our towers: CoCa, timm's image models, text encoders of transformers.
+
+Both end in the joint space by their own projection. Letters: B batch, C channel, H W, L tokens, P places, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import open_clip
+import torch
+import transformers
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, _build_text_tower, _build_vision_tower
+from open_clip.timm_model import TimmModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.towers.outputs import Tokens, Tower
+
+
+class OpenClipImage(Tower):
+    """Square images [B, 3, image_size, image_size] to places and one vector of `width` numbers in the joint space.
+
+    `config` is "vision_cfg" of an architecture of open_clip, as `open_clip.get_model_config` gives it, and `quick_gelu` stands beside
+    it there. Places of a CoCa are what its pooling queries read; of timm's models, the last feature map.
+    """
+
+    projects = True
+
+    def __init__(self, *, config: dict[str, Any], width: int, quick_gelu: bool = False, image_size: int | None = None) -> None:
+        super().__init__()
+        settings = CLIPVisionCfg(**{**config, "timm_model_pretrained": False, "output_tokens": True})
+        side = settings.image_size if isinstance(settings.image_size, int) else settings.image_size[0]
+        if image_size is not None and image_size != side:
+            raise ConfigError(f"images of {image_size} pixels do not fit this tower (expected {side})")
+        self.image_size, self.width = side, width
+        self.net: Any = _build_vision_tower(width, settings, quick_gelu)
+        if isinstance(self.net, TimmModel):
+            self._channels = int(self.net.trunk.num_features)
+        else:
+            self._channels = width if settings.attentional_pool else settings.width
+
+    @property
+    def token_width(self) -> int:
+        return self._channels
+
+    def forward(self, image_BCHW: Tensor) -> Tokens:
+        if image_BCHW.shape[1:] != (3, self.image_size, self.image_size):
+            raise ShapeError(f"images must be ['B', 3, {self.image_size}, {self.image_size}], got {list(image_BCHW.shape)}")
+        if isinstance(self.net, TimmModel):
+            features = self.net.trunk.forward_features(image_BCHW)
+            pooled_BD = self.net.head(self.net.trunk.forward_head(features))
+            tokens_BPD = self._places(features)
+        else:
+            pooled_BD, tokens_BPD = self.net(image_BCHW)
+        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
+
+    def _places(self, features: Tensor) -> Tensor:
+        if features.ndim == 3:
+            return features[:, int(getattr(self.net.trunk, "num_prefix_tokens", 0)) :]
+        last = features.shape[-1] == self._channels and features.shape[1] != self._channels
+        return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+
+
+class OpenClipText(Tower):
+    """Token ids [B, L] to one vector of `width` numbers in the joint space. Which ids are padding it sees itself: the mask is not read,
+    and embeddings in place of ids are refused.
+
+    `config` is "text_cfg" of an architecture of open_clip. Where that names an encoder of transformers, `encoder` is that encoder's
+    configuration as a dict, so that nothing has to be looked up by name.
+    """
+
+    projects = True
+
+    def __init__(
+        self,
+        *,
+        config: dict[str, Any],
+        width: int,
+        quick_gelu: bool = False,
+        encoder: dict[str, Any] | None = None,
+        length: int | None = None,
+    ) -> None:
+        super().__init__()
+        settings = CLIPTextCfg(**{**config, "hf_model_pretrained": False, "output_tokens": True})
+        self.width, self.length = width, settings.context_length
+        if length is not None and length > self.length:
+            raise ConfigError(f"texts of {length} tokens do not fit this tower (expected at most {self.length})")
+        if settings.hf_model_name:
+            if encoder is None:
+                raise ConfigError(f"the text encoder {settings.hf_model_name} needs its configuration: pass encoder")
+            self.net: Any = _encoder(settings, width, encoder)
+            self.pad_id, self._words = int(self.net.config.pad_token_id), int(self.net.transformer.config.hidden_size)
+        else:
+            self.net = _build_text_tower(width, settings, quick_gelu)
+            self.pad_id, self._words = settings.pad_id, settings.width
+
+    @property
+    def token_width(self) -> int:
+        return self._words
+
+    def forward(self, text_BL: Tensor, mask_BL: Tensor | None = None) -> Tokens:
+        given = text_BL.shape[1] if text_BL.ndim == 2 else 0
+        if not 0 < given <= self.length:
+            raise ShapeError(f"texts must be ids [B, L] with L up to {self.length}, got {list(text_BL.shape)}")
+        # A class token stands behind all places, so that a shorter row would move it.
+        whole_BL = F.pad(text_BL, (0, self.length - given), value=self.pad_id)
+        pooled_BD, tokens_BLD = self.net(whole_BL)
+        real_BL = text_BL != self.pad_id
+        count = tokens_BLD.shape[1]
+        if count < self.length:  # pooled at its first token, which is then not among them
+            real_BL = real_BL[:, self.length - count :]
+        return Tokens(tokens_BLD[:, : real_BL.shape[1]], real_BL, pooled_BD)
+
+
+def _encoder(settings: CLIPTextCfg, width: int, encoder: dict[str, Any]) -> HFTextEncoder:
+    """As open_clip builds it for a name, but without asking for one: of an encoder-decoder its encoder, and no unused pooling layer."""
+    config = transformers.AutoConfig.for_model(**encoder)
+    if config.model_type not in open_clip.hf_configs.arch_dict:
+        raise ConfigError(
+            f"open_clip has no text encoder of model_type {config.model_type!r} "
+            f"(expected {' | '.join(open_clip.hf_configs.arch_dict)})"
+        )
+    net = HFTextEncoder("", output_dim=width, config=config, pooler_type=settings.hf_pooler_type, proj_type=settings.hf_proj_type)
+    if config.is_encoder_decoder:
+        net.transformer = net.transformer.encoder
+    elif settings.hf_pooler_type != "cls_pooler" and getattr(net.transformer, "pooler", None) is not None:
+        net.transformer.pooler = None
+    return net

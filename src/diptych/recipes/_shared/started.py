@@ -1,0 +1,106 @@
+"""A recipe over pairs that starts from weights: what of its fields the weights decide."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from diptych.core.errors import ConfigError
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import Embedding, PairEmbedder
+from diptych.models.towers.outputs import Tower
+
+R = TypeVar("R")
+IMAGE = ("image_tower", "image_size", "resize", "mean", "std", "interpolation", "margin", "image_pool", "patch_bias")
+TEXT = ("text_tower", "text_length", "tokenizer", "text_pooling", "width", "act")
+"""Fields that weights decide, of either side."""
+
+
+def started(recipe: R, model: Any) -> R:
+    """The recipe with architecture, tokenizer, lengths and image settings of the weights.
+
+    model  a `PairEmbedder` (a run or model folder, hf:, open_clip:), or the embedder of an image tower alone (timm:), beside which text
+           tower, tokenizer and width stay the recipe's
+    """
+    if isinstance(model, PairEmbedder):
+        return replace(recipe, **_both(recipe, model))  # type: ignore[type-var]
+    if isinstance(model, Embedding) and isinstance(getattr(model.model, "image_tower", None), Tower):
+        side = {"image": _side(model.model.image_tower, "")}
+        return replace(recipe, **_image(model), towers_from=json.dumps(side))  # type: ignore[type-var]
+    raise ConfigError(
+        f"{getattr(model, 'name', model)} has no towers that a recipe of pairs could start from (expected two, or timm:)"
+    )
+
+
+def _both(recipe: Any, model: PairEmbedder) -> dict[str, Any]:
+    inner: DualEncoder = model.model
+    biases = {"none": (), "text": ("text",), "image": ("image",), "both": ("image", "text")}[inner.projection_bias]
+    image = "none" if not inner.project_image else "bias" if "image" in biases else "plain"
+    text = (
+        "none" if inner.text_tower.projects or inner.text_tower.projection == "none" else "bias" if "text" in biases else "plain"
+    )
+    sides = {"image": _side(inner.image_tower, image), "text": _side(inner.text_tower, text)}
+    words = "clip" if model.tokenizer.to_json() == Tokenizer.from_spec("clip").to_json() else "weights"
+    return {
+        **_image(model),
+        "text_tower": inner.text_tower.spec["name"],
+        "text_length": model.text_length,
+        "tokenizer": words,
+        "vocabulary": "" if words == "clip" else model.tokenizer.to_json(),
+        "text_pooling": None,
+        "width": inner.width,
+        "act": None,
+        "max_scale": max(recipe.max_scale, math.exp(float(inner.log_scale.detach()))),
+        "towers_from": json.dumps(sides),
+    }
+
+
+def _image(model: Embedding) -> dict[str, Any]:
+    seen = model.preprocess
+    return {
+        "image_tower": model.model.image_tower.spec["name"],
+        "image_size": seen.size,
+        "resize": seen.resize,
+        "mean": tuple(seen.mean),
+        "std": tuple(seen.std),
+        "interpolation": seen.interpolation,
+        "margin": seen.margin,
+        "image_pool": None,
+        "patch_bias": None,
+        **({"act": None} if not isinstance(model, PairEmbedder) else {}),
+    }
+
+
+def _side(tower: Tower, projection: str) -> dict[str, Any]:
+    options = {key: value for key, value in tower.spec.items() if key != "name"}
+    return {"options": options, "projection": projection}
+
+
+def asked_fields(recipe: Any) -> set[str]:
+    """Fields in which a recipe is like none of its presets: somebody asked for them."""
+    kind = type(recipe)
+    presets = [kind.preset(name) for name in kind.presets]
+    names = [f.name for f in fields(recipe) if not f.metadata.get("prepared")]
+    return {name for name in names if all(getattr(recipe, name) != getattr(preset, name) for preset in presets)}
+
+
+def refuse_conflicts(before: Any, after: Any, asked: Collection[str], address: str) -> None:
+    """Refuses what was asked for and is otherwise in the weights, in one line."""
+    for name in (*IMAGE, *TEXT):
+        wanted, found = getattr(before, name, None), getattr(after, name, None)
+        if name not in asked or wanted in (found, None):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        raise ConfigError(
+            f"{option} {wanted} does not fit the weights of {address} (expected {found}, theirs: leave {option} out)"
+        )
+
+
+def tuned(recipe: Any, asked: Collection[str]) -> Any:
+    """The recipe with learning rate and warm-up of a start from published weights, where none was asked for."""
+    changes: Mapping[str, float] = {"lr": recipe.tuned_lr, "warmup": recipe.tuned_warmup}
+    return replace(recipe, **{name: value for name, value in changes.items() if name not in asked})
