@@ -61,7 +61,7 @@ def fit(
     """
     options = options or TrainOptions()
     out = Path(out)
-    with join_world(options.device, options.shard) as world:
+    with join_world(options.device, options.shard) as world, RunFolder(out).held(world.main):
         recipe = recipe.prepare(data)
         plan(recipe, data, options)  # refuses what cannot work before anything is written
         if world.main:
@@ -102,7 +102,7 @@ def resume(
     if fixed := sorted(set(changes or {}) - FREE):
         raise ConfigError(f"{fixed[0]} cannot change in the middle of a run (these can: {', '.join(sorted(FREE))})")
     options = from_plain(TrainOptions, {**config["run"], **(changes or {})})
-    with join_world(options.device, options.shard) as world:
+    with join_world(options.device, options.shard) as world, folder.held(world.main):
         if world.main:
             checkpoint.sweep(folder.checkpoints)
         barrier(world)

@@ -32,6 +32,7 @@ class LexicalIndex(Index):
     speed with lexical models, whose texts have dozens."""
 
     kind: ClassVar[str] = "lexical"
+    read_once: ClassVar[tuple[str, ...]] = ("_lexicon",)
     compare: ClassVar[str] = WORDS
 
     @classmethod
