@@ -132,7 +132,7 @@ def _train(
 
     def ended() -> None:
         if world.main:
-            _note_end(folder, "stopped")
+            _note_end(folder, "stopped", signal=stop.number)
 
     def given_up(verdict: Verdict) -> None:
         _note_end(folder, verdict.status, verdict.reason)
@@ -178,10 +178,10 @@ def _train(
     return folder
 
 
-def _note_end(folder: RunFolder, status: str, error: str | None = None) -> None:
+def _note_end(folder: RunFolder, status: str, error: str | None = None, **more: Any) -> None:
     """How a run ended that did not come to its end; its step is that of the checkpoint from which it goes on."""
     with suppress(OSError):  # a full disk must not hide what happened
-        folder.write_state(status=status, error=error, step=max(checkpoint.steps_of(folder.checkpoints), default=0))
+        folder.write_state(status=status, error=error, step=max(checkpoint.steps_of(folder.checkpoints), default=0), **more)
 
 
 def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, begin: Checkpoint | None) -> bool:
