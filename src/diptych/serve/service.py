@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from diptych.core.contracts import Dataset, Detector, Embedder, LexicalEmbedder, TokenEmbedder, WordMapper
+from diptych.core.contracts import Dataset, Detector, Embedder, LexicalEmbedder, WordMapper
 from diptych.core.errors import DecodeError, MissingExtra, RunError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.media import MediaItem, medium_of
