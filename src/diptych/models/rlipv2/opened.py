@@ -123,7 +123,9 @@ def architecture(released: Released) -> tuple[dict[str, Any], DetectorShape]:
         centred=_swin(tensors) is not None,
         dropout=float(options.get("dropout", 0.0)),
         relation_start=start if start != "both" or tagger else None,
-        **({"given": True, "given_point": True, "hide_twins": "training"} if tagger else {}),
+        given=tagger,
+        given_point=tagger,
+        hide_twins="training" if tagger else PUBLISHED.hide_twins,
     )
     return _backbone(released), shape
 
