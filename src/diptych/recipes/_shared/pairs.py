@@ -119,6 +119,12 @@ class PairRecipe(Recipe[M, B, F]):
 
     @property
     def preprocess(self) -> Preprocess:
+        """Of a training step, whose images are crops already unless `crop` leaves them whole."""
+        return self.shown if self.crop[0] >= 1 else replace(self.shown, margin=0)
+
+    @property
+    def shown(self) -> Preprocess:
+        """How the deployed model is shown its images."""
         return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation, margin=self.margin)
 
     @property
@@ -217,7 +223,7 @@ class EncoderRecipe(PairRecipe[M, B, S]):
         encoder_of(model).clamp_scale_(self.max_scale)
 
     def deploy(self, model: M) -> PairEmbedder:
-        return PairEmbedder(encoder_of(model), self.preprocess, self.words(), self.text_length, name=self.slug)
+        return PairEmbedder(encoder_of(model), self.shown, self.words(), self.text_length, name=self.slug)
 
 
 @dataclass(frozen=True, kw_only=True)

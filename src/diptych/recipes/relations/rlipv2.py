@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor
 
 from diptych.core.config import with_changes
@@ -16,9 +19,11 @@ from diptych.data.graphs.label_lists import NO_OBJECTS, LabelLists
 from diptych.data.graphs.region_noise import RegionNoise
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
+from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.published import BACKBONES, FROZEN, ROBERTA
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import LabelEncoder, label_encoder
+from diptych.models.towers.label_texts import TokenTexts
 from diptych.objectives.boxes.pair_set import PairSetLoss
 from diptych.recipes._shared.scene_graphs import GraphRecipe, Triplet
 from diptych.tasks.relations.hico_det_splits import unseen
@@ -63,6 +68,8 @@ class RLIPv2(GraphRecipe):
     noise_box, noise_label   strength of the noise on given boxes, share of given labels that are replaced
     loss         weights and rules of the loss (`PairSetLoss`); its fields are options like these. Given regions are matched by place,
                  whatever its `matching` says
+    start_queries  which queries of weights with more of them are the start: the first "pairs", or, as released, the "first" rows of all,
+                 of which some were objects' and become subjects'
     shape        everything else about the detector (`DetectorShape`); its fields are options like these
     """
 
@@ -102,7 +109,9 @@ class RLIPv2(GraphRecipe):
     frozen_norm: bool = True
     drop_path: float = 0.0
     loss: PairSetLoss = field(default_factory=PairSetLoss)
+    start_queries: Literal["pairs", "first"] = "pairs"
     shape: DetectorShape = field(default_factory=DetectorShape)
+    labels_from: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
         if self.loss.matching == "given" and not self.shape.given:
@@ -117,6 +126,47 @@ class RLIPv2(GraphRecipe):
         return f"{task}:ks=[5]" if self.square else task
 
     # ------------------------------------------------------------ model
+
+    def started(self, model: Any) -> Self:
+        """The recipe with backbone, text encoder, tokenizer and architecture of a detector's weights. Its own stay: the number of pairs,
+        dropout, the released masks (off unless they are asked for), and what it is trained for."""
+        if not isinstance(model, GraphDetector) or not isinstance(model.texts, TokenTexts):
+            raise ConfigError(
+                f"{getattr(model, 'name', model)} is no detector of relations that reads names (expected rlipv2:... or a run)"
+            )
+        if model.model.shape.given != self.shape.given:
+            kind = "given regions" if model.model.shape.given else "regions that it finds"
+            raise ConfigError(
+                f"{model.name} is a detector of {kind} (expected a preset of that kind: tagger_released, or another)"
+            )
+        own = {name: getattr(self.shape, name) for name in ("pairs", "dropout", "fusion_dropout", "released_masks")}
+        spec = dict(model.model.backbone.spec)
+        return replace(
+            self,
+            backbone=spec.pop("name"),
+            frozen_norm=bool(spec.get("frozen_norm", False)),
+            drop_path=float(spec.get("drop_path", 0.0)),
+            frozen=FROZEN["resnet50" if "resnet" in model.model.backbone.spec["name"] else "swin_tiny"] if self.frozen else "",
+            label_encoder="hf",
+            labels_from=json.dumps({key: value for key, value in model.model.labels.spec.items() if key != "name"}),
+            tokenizer="weights",
+            learned_words=model.texts.tokenizer.to_json(),
+            text_length=model.texts.length,
+            shape=replace(model.model.shape, **own),
+        )
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """With as many queries as this recipe has, where the weights have more."""
+        pairs = self.shape.pairs
+        out = dict(tensors)
+        for name in ("queries.content_QD", "queries.anchor_Q4", "queries.position_QD", "relation_decoder.content_QD"):
+            if name in out and len(out[name]) > 2 * pairs:
+                halves = out[name].chunk(2)
+                first = torch.cat([half[:pairs] for half in halves])
+                out[name] = out[name][: 2 * pairs] if self.start_queries == "first" else first
+        if (name := "relation_decoder.position_ND") in out:
+            out[name] = out[name][:pairs]
+        return out
 
     def model(self) -> RelationDetector:
         return RelationDetector(self.image_backbone(), self.text_part(), self.shape)
@@ -141,6 +191,8 @@ class RLIPv2(GraphRecipe):
             return label_encoder("vectors", width=self.frozen_texts().width)
         if self.label_encoder.startswith("hf:"):
             return label_encoder(self.label_encoder, length=self.text_length)
+        if self.labels_from:
+            return label_encoder("hf", **json.loads(self.labels_from))
         words = self.words()
         if self.label_encoder == "hf":
             # Our own pieces have marks and padding elsewhere than roberta-base; its sizes stay.
