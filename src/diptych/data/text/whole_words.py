@@ -82,7 +82,7 @@ def _readable(tokenizer: Tokenizer, number: int, piece: str, style: Spelling) ->
     if style == "pieces":
         return piece
     text = _decoded(tokenizer, number)
-    if "\ufffd" in text or not text.strip():
+    if _says_nothing(text):
         return piece
     if style == "space":
         return text.strip() if piece.startswith(SPACE) else GOES_ON + text
@@ -95,7 +95,7 @@ def fragments(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
     unknown = {number for name in UNKNOWN if (number := tokenizer.inner.token_to_id(name)) is not None}
     special = _special(tokenizer)
     broken = [
-        number in unknown or (number not in special and ("\ufffd" in (text := _decoded(tokenizer, number)) or not text.strip()))
+        number in unknown or (number not in special and _says_nothing(_decoded(tokenizer, number)))
         for number in range(tokenizer.vocab_size)
     ]
     return np.array(broken)
@@ -121,6 +121,11 @@ def unknown_share(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> fl
 def _decoded(tokenizer: Tokenizer, number: int) -> str:
     text: str = tokenizer.inner.decode([number], skip_special_tokens=False)
     return text
+
+
+def _says_nothing(text: str) -> bool:
+    """Some bytes of a letter, spaces, or a sign that does not print."""
+    return "\ufffd" in text or not text.strip() or not text.isprintable()
 
 
 def _special(tokenizer: Tokenizer) -> set[int]:
