@@ -77,7 +77,7 @@ class PreTrained:
             first = replace(first, steps=first.steps + self.tagger.steps)
             rows = Relabelled(many, change, self.told) if (change := CHANGES.get(self.told)) else many
         if self.told == "nothing":
-            first = with_changes(first, {"relation": 0.0})
+            first = replace(first, loss=replace(first.loss, relation=0.0))
         before = trained(first, rows, replace(cell, folder=cell.folder / "before"))
         start = str(before.model / "model.safetensors")
         run = trained(self.tuned, few, replace(cell, folder=cell.folder / "tuned"), init=start)

@@ -180,7 +180,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             **self._teachers(draws, views, side),
         )
 
-    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Tensor]:
+    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Any]:
         """Another view of each image, where the teacher sees one."""
         if self.teacher_view == "same" or not self.views:
             return {}
@@ -258,7 +258,7 @@ def _shown(sample: Sample, what: str, share: float) -> bool:
     return share >= 1 or keyed_seed(what, sample.uid) < share * 2**63
 
 
-def _mixed(image_BCHW: Tensor, hidden_BP: Tensor, side: int) -> dict[str, Tensor]:
+def _mixed(image_BCHW: Tensor, hidden_BP: Tensor, side: int) -> dict[str, Any]:
     """Rows 2k and 2k + 1 in one another: where the first of them hides a patch, the second shows through, and the other way round."""
     own_BP = ~hidden_BP.clone()
     own_BP[1::2] = ~own_BP[0::2]
