@@ -12,6 +12,9 @@ from diptych.data.text.tokenize import SIDE_FILES, Clean, Tokenizer
 PROBES = ("a photo of a cat", "Two dogs, one ball: 3 m!", "une fenêtre bleue", "一只红色的鸟", "")
 """Texts on which the ids are compared when a folder is opened."""
 
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+"""What a tokenizer is read from."""
+
 
 def from_transformers(folder: Path, *, clean: Clean = "none") -> Tokenizer:
     """The tokenizer of a transformers folder.
@@ -24,6 +27,8 @@ def from_transformers(folder: Path, *, clean: Clean = "none") -> Tokenizer:
         return Tokenizer.load(folder)
     if config.get("tokenizer_class") in ("SiglipTokenizer", "SiglipTokenizerFast"):
         return _siglip(folder, config)
+    if not any((folder / name).is_file() for name in FILES):  # transformers would make an empty one
+        raise DataError("it has no tokenizer", file=folder, expected=f"one of {', '.join(FILES)}")
     import transformers
 
     try:
@@ -84,7 +89,7 @@ def _siglip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         raise DataError(
             "the tokenizer is there as spiece.model alone",
             file=folder,
-            expected="a tokenizer.json beside it (AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER) writes it)",
+            expected="a tokenizer.json with the same pieces beside it",
         )
     named = {name: config.get(name) or "</s>" for name in ("eos_token", "pad_token")}
     ours = Tokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"), str(folder / "tokenizer.json"), named)
