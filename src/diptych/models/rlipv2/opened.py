@@ -24,12 +24,14 @@ from diptych.models.detection.images import DetectionImages
 from diptych.models.io.foreign_tokenizer import from_transformers
 from diptych.models.rlipv2.checkpoint import Released, read_checkpoint
 from diptych.models.rlipv2.graph_detector import GraphDetector
+from diptych.models.rlipv2.language_fusion import GateKind
+from diptych.models.rlipv2.pair_decoder import RelationStart
 from diptych.models.rlipv2.published import BACKBONES, PUBLISHED, ROBERTA, load_released
 from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
 from diptych.models.towers.label_encoder import label_encoder
 from diptych.models.towers.label_texts import TokenTexts
 
-GATES = {
+GATES: dict[str, GateKind] = {
     "GLIP": "vector",
     "Vtanh": "scalar_tanh",
     "Etanh": "vector_tanh",
@@ -47,7 +49,7 @@ GATES = {
     "MBF": "multi_branch",
 }
 """`--gating_mechanism` of the release -> ours."""
-STARTS = {"vanilla": "slots", "MBF": "fused", "vanilla_MBF": "both"}
+STARTS: dict[str, RelationStart] = {"vanilla": "slots", "MBF": "fused", "vanilla_MBF": "both"}
 """`--verb_query_tgt_type` of the release -> `relation_start`."""
 VOCABULARIES = {"hico": "hico-det", "vcoco": "v-coco", "v-coco": "v-coco", "oi_sgg": "open-images"}
 """`--dataset_file` of fine-tuned models -> the closed set that they are asked by; pre-trained ones have none."""
@@ -86,7 +88,7 @@ def open_released(spec: str) -> GraphDetector:
         raise ConfigError(f"{path}: {error}") from error
     name = VOCABULARIES.get(str(released.options.get("dataset_file", "")), "")
     known = vocabulary(name) if name else None
-    lists = LabelLists(known.asked_objects, known.asked_predicates) if known else None
+    lists = LabelLists(known.object_texts, known.predicate_texts) if known else None
     length = min(TEXT_LENGTH, int(config["max_position_embeddings"]) - 2)
     return GraphDetector(model.eval(), TokenTexts(tokenizer, length), DetectionImages(), spec, lists=lists)
 
@@ -107,7 +109,7 @@ def architecture(released: Released) -> tuple[dict[str, Any], DetectorShape]:
     decoders = _count(tensors, r"transformer\.ho_decoder\.layers\.(\d+)\..+")
     meetings = _count(tensors, rf"{re.escape(encoder)}\.VLFuse_layers\.(\d+)\..+")
     asked = str(options.get("verb_query_tgt_type", ""))
-    start = STARTS.get(asked) or ("both" if any("verb_tgt_generator" in name for name in tensors) else "slots")
+    start: RelationStart = STARTS.get(asked) or ("both" if any("verb_tgt_generator" in name for name in tensors) else "slots")
     shape = replace(
         PUBLISHED,
         variant="parseda" if parseda else "parsed",
@@ -123,7 +125,9 @@ def architecture(released: Released) -> tuple[dict[str, Any], DetectorShape]:
         centred=_swin(tensors) is not None,
         dropout=float(options.get("dropout", 0.0)),
         relation_start=start if start != "both" or tagger else None,
-        **({"given": True, "given_point": True, "hide_twins": "training"} if tagger else {}),
+        given=tagger,
+        given_point=tagger,
+        hide_twins="training" if tagger else PUBLISHED.hide_twins,
     )
     return _backbone(released), shape
 
@@ -142,7 +146,7 @@ def _swin(tensors: Mapping[str, Tensor]) -> str | None:
     return None if found is None else "swin_tiny" if found.shape[0] == 96 else "swin_large"
 
 
-def _gate(released: Released, encoder: str) -> str:
+def _gate(released: Released, encoder: str) -> GateKind:
     """As the options say; without them, as the tensors have it: numbers that differ over channels were learned a channel."""
     asked = str(released.options.get("gating_mechanism", ""))
     if asked in GATES:

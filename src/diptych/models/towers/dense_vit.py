@@ -110,7 +110,8 @@ class DenseViT(Tower):
     def _embedded(self, image_BCHW: Tensor) -> Tensor:
         """The convolution, whose stride is its size, as one product with the cut-out patches. One that carries an adapter is called."""
         if type(self.patches) is not nn.Conv2d:
-            return self.patches(image_BCHW).flatten(2).transpose(1, 2)
+            map_BDHW: Tensor = self.patches(image_BCHW)
+            return map_BDHW.flatten(2).transpose(1, 2)
         count = image_BCHW.shape[-1] // self.patch
         cut = image_BCHW.reshape(-1, 3, count, self.patch, count, self.patch).permute(0, 2, 4, 1, 3, 5)
         return F.linear(cut.flatten(3).flatten(1, 2), self.patches.weight.flatten(1), self.patches.bias)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from diptych.core.contracts import Batch, Dataset, Draws, Recipe
+from diptych.core.contracts import Batch, Dataset, Draws, Optimiser, Recipe
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, pair_batch
@@ -205,7 +205,16 @@ class PairRecipe(Recipe[M, B, F]):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecipe(PairRecipe[M, B, S]):
-    """Trains a dual encoder, alone or with heads, companions and memories beside it, and deploys the encoder."""
+    """Trains a dual encoder, alone or with heads, companions and memories beside it, and deploys the encoder.
+
+    betas, eps   of the optimiser (AdamW, unless a recipe says otherwise)
+    """
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     def metrics(self, features: S, batch: B) -> dict[str, Tensor]:
         return {"scale": features.scale.detach()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, cast, get_args
@@ -26,7 +25,7 @@ from diptych.objectives.pairs.mutual_information import MutualInformation
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.started import dense, dense_names
-from diptych.recipes._shared.teachers import TeacherFromStart
+from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 
 TEXTS = MutualInformation(symmetric=True)
 VIEWS = MutualInformation()
@@ -181,7 +180,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             **self._teachers(draws, views, side),
         )
 
-    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Tensor]:
+    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Any]:
         """Another view of each image, where the teacher sees one."""
         if self.teacher_view == "same" or not self.views:
             return {}
@@ -240,7 +239,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
 
     def after_update(self, model: MixedEncoder, features: MixedPairs, batch: MixedBatch, progress: float) -> None:
         model.clamp_scale_()
-        model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
+        follow_(model, self.momentum, progress)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -259,7 +258,7 @@ def _shown(sample: Sample, what: str, share: float) -> bool:
     return share >= 1 or keyed_seed(what, sample.uid) < share * 2**63
 
 
-def _mixed(image_BCHW: Tensor, hidden_BP: Tensor, side: int) -> dict[str, Tensor]:
+def _mixed(image_BCHW: Tensor, hidden_BP: Tensor, side: int) -> dict[str, Any]:
     """Rows 2k and 2k + 1 in one another: where the first of them hides a patch, the second shows through, and the other way round."""
     own_BP = ~hidden_BP.clone()
     own_BP[1::2] = ~own_BP[0::2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self, cast
@@ -22,7 +21,7 @@ from diptych.objectives.distillation.koleo import koleo
 from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.started import dense, dense_names
-from diptych.recipes._shared.teachers import TeacherFromStart
+from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 from diptych.recipes._shared.two_texts import TwoTextRecipe
 
 
@@ -167,7 +166,7 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
 
     def after_update(self, model: DenseEncoder, features: DensePairs, batch: DenseBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)
-        model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
+        follow_(model, self.momentum, progress)
         views = present(features.class_centre_K, features.teacher_N1K)
         patches = present(features.patch_centre_K, features.teacher_patch_NMK)
         model.recentre_(

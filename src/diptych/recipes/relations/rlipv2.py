@@ -24,7 +24,6 @@ from diptych.models.rlipv2.published import BACKBONES, FROZEN, ROBERTA
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import LabelEncoder, label_encoder
 from diptych.models.towers.label_texts import TokenTexts
-from diptych.objectives.boxes.matching import Missing
 from diptych.objectives.boxes.pair_set import PairSetLoss
 from diptych.recipes._shared.scene_graphs import GraphRecipe, Triplet
 from diptych.tasks.relations.hico_det_splits import unseen
@@ -58,16 +57,6 @@ class RLIPv2(GraphRecipe):
     labels takes all labels; an object that does not exist costs nothing in matching (`missing`); divisors of all loss terms count
     over all processes (`divisors`). Weight decay spares biases and norms.
 
-    label, relation, box, giou   weights of the loss terms
-    background   weight of "no objects" in the cross-entropy of names
-    focal        quality (soft targets) or corner (as released without quality labels)
-    gamma        exponent of the focal factor
-    quality      relations of a matched query are worth as much as its boxes lie well
-    pseudo       share of the highest label similarity above which a similar name earns part of a target; none: no pseudo-labels
-    matching     each decoder layer is matched by its own predictions, or all by the last one's; given regions need no matching
-    subjects     subjects are named too; off: as released without subject classes, for data whose subjects are all people
-    missing      what a missing object costs in matching: left_out, or zero_box (as released)
-    divisors     losses are divided by counts over all processes, or over this one (as released)
     backbone     conv_tiny, or timm:NAME
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
     drop_path    highest rate of stochastic depth in the backbone
@@ -77,6 +66,8 @@ class RLIPv2(GraphRecipe):
     lr_drop      share of the run after which the learning rate is a tenth
     hide         HICO-DET's unseen classes whose relations are left out of training: uc_rf, uc_nf, uo
     noise_box, noise_label   strength of the noise on given boxes, share of given labels that are replaced
+    loss         weights and rules of the loss (`PairSetLoss`); its fields are options like these. Given regions are matched by place,
+                 whatever its `matching` says
     start_queries  which queries of weights with more of them are the start: the first "pairs", or, as released, the "first" rows of all,
                  of which some were objects' and become subjects'
     shape        everything else about the detector (`DetectorShape`); its fields are options like these
@@ -110,19 +101,6 @@ class RLIPv2(GraphRecipe):
     text_lr: float = 0.1
     frozen: str = FROZEN["resnet50"]
 
-    label: float = 1.0
-    relation: float = 1.0
-    box: float = 2.5
-    giou: float = 1.0
-    background: float = 0.1
-    focal: Literal["quality", "corner"] = "quality"
-    gamma: float = 2.0
-    quality: bool = True
-    pseudo: float | None = 0.3
-    matching: Literal["layer", "last"] = "layer"
-    subjects: bool = True
-    missing: Missing = "left_out"
-    divisors: Literal["global", "process"] = "global"
     hide: Unseen = ""
     noise_box: float = 0.6
     noise_label: float = 0.3
@@ -130,12 +108,14 @@ class RLIPv2(GraphRecipe):
     backbone: str = "timm:resnet50"
     frozen_norm: bool = True
     drop_path: float = 0.0
+    loss: PairSetLoss = field(default_factory=PairSetLoss)
     start_queries: Literal["pairs", "first"] = "pairs"
     shape: DetectorShape = field(default_factory=DetectorShape)
     labels_from: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
-        self.loss()  # refuses what cannot be computed
+        if self.loss.matching == "given" and not self.shape.given:
+            raise ConfigError("matching is 'given', but no regions are (expected layer | last, or --given True)")
 
     @property
     def measured_by(self) -> str:
@@ -248,25 +228,9 @@ class RLIPv2(GraphRecipe):
     def metrics(self, features: PairSet, batch: GraphBatch) -> dict[str, Tensor]:
         return self._terms(features, batch)[1]
 
-    def loss(self) -> PairSetLoss:
-        return PairSetLoss(
-            label=self.label,
-            relation=self.relation,
-            box=self.box,
-            giou=self.giou,
-            background=self.background,
-            focal=self.focal,
-            gamma=self.gamma,
-            quality=self.quality,
-            pseudo=self.pseudo,
-            matching="given" if self.shape.given else self.matching,
-            subjects=self.subjects,
-            missing=self.missing,
-            divisors=self.divisors,
-        )
-
     def _terms(self, features: PairSet, batch: GraphBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return self.loss()(features, batch.true_pairs(), relation_text_RD=features.relation_text_RD)
+        loss = replace(self.loss, matching="given") if self.shape.given else self.loss
+        return loss(features, batch.true_pairs(), relation_text_RD=features.relation_text_RD)
 
     def optimiser(self) -> Optimiser:
         return replace(
@@ -316,7 +280,7 @@ class RLIPv2(GraphRecipe):
                 language_mlp=128,
                 text_scale=4.0,
             ),
-            pseudo=None,
+            loss=PairSetLoss(pseudo=None),
             batch_size=16,
             steps=3000,
             lr=1e-3,
@@ -365,7 +329,7 @@ class RLIPv2(GraphRecipe):
     @classmethod
     def v_coco(cls) -> Self:
         """Fine-tuning on V-COCO: 29 action-roles; no quality labels, since some pairs have no object."""
-        return cls(lists="closed", vocabulary="v-coco", batch_size=32, lr=1e-4, quality=False, focal="corner")
+        return cls(lists="closed", vocabulary="v-coco", batch_size=32, lr=1e-4, loss=PairSetLoss(quality=False, focal="corner"))
 
     @classmethod
     def open_images(cls) -> Self:
@@ -378,9 +342,7 @@ class RLIPv2(GraphRecipe):
         at 0.1, other than those of ParSeDA."""
         return cls(
             shape=DetectorShape(variant="parsed", given=True, mlp_width=1024, dropout=0.1, gate="vector"),
-            focal="corner",
-            quality=False,
-            pseudo=None,
+            loss=PairSetLoss(focal="corner", quality=False, pseudo=None),
         )
 
     @classmethod
