@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.data.text.sentence_pieces import from_sentence_pieces
 from diptych.data.text.tokenize import SIDE_FILES, Clean, Tokenizer
 
 PROBES = ("a photo of a cat", "Two dogs, one ball: 3 m!", "une fenêtre bleue", "一只红色的鸟", "")
@@ -83,16 +84,16 @@ def _side_files(folder: Path) -> dict[str, Any]:
 
 
 def _siglip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """SigLIP's, whose class in transformers needs another package. Its pieces stand in tokenizer.json, too; texts are put into lower case
-    without punctuation first, and an end mark closes them, which is the padding as well."""
-    if not (folder / "tokenizer.json").is_file():
-        raise DataError(
-            "the tokenizer is there as spiece.model alone",
-            file=folder,
-            expected="a tokenizer.json with the same pieces beside it",
-        )
+    """SigLIP's, whose class in transformers needs another package. Texts are put into lower case without punctuation first, and an end mark
+    closes them, which is the padding as well."""
     named = {name: config.get(name) or "</s>" for name in ("eos_token", "pad_token")}
-    ours = Tokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"), str(folder / "tokenizer.json"), named)
+    if (file := folder / "tokenizer.json").is_file():
+        text = file.read_text(encoding="utf-8")
+    elif (file := folder / "spiece.model").is_file():
+        text = from_sentence_pieces(file).to_str()
+    else:
+        raise DataError("it has no tokenizer", file=folder, expected="tokenizer.json or spiece.model")
+    ours = Tokenizer.from_json(text, str(file), named)
     pad = named["pad_token"]["content"] if isinstance(named["pad_token"], Mapping) else named["pad_token"]
     if (pad_id := ours.inner.token_to_id(pad)) is None:
         raise ConfigError(f"{folder}: tokenizer.json has no piece {pad!r} (expected the padding of tokenizer_config.json)")
