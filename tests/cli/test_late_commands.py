@@ -33,17 +33,19 @@ def test_filip_trains_for_an_index_of_tokens(ask: Any, tmp_path: Path) -> None:
     assert len(hits) == 3
     assert hits[0]["score"] >= hits[1]["score"] >= hits[2]["score"]
     found = ask("eval", run, "localisation", "--data", f"{WORLD}&regions=true", "--split", "test")
-    assert set(found["metrics"]) == {"pointing", "auc", "among"}
+    assert set(found["results"]["test"]["metrics"]) == {"pointing", "auc", "among"}
     found = ask("eval", run, "retrieval", "--data", WORLD, "--split", "test")
-    assert found["notes"]["compare"] == "pairs"
+    assert found["results"]["test"]["notes"]["compare"] == "pairs"
 
 
 def test_a_student_learns_from_the_run_of_its_teacher(ask: Any, tmp_path: Path) -> None:
     teacher, student = str(tmp_path / "fused"), str(tmp_path / "dcd")
     ask("train", "fused", "--data", WORLD, "--out", teacher, *TINY, "--fusion-layers", "1", "--fusion-heads", "4")
     ask("train", "dcd", "--data", WORLD, "--out", student, *TINY, "--teacher", teacher, "--candidates", "3")
-    assert ask("eval", teacher, "retrieval", "--data", WORLD, "--split", "test")["notes"]["compare"] == "pairs"
-    assert ask("eval", student, "retrieval", "--data", WORLD, "--split", "test")["notes"]["compare"] == "vectors"
+    assert ask("eval", teacher, "retrieval", "--data", WORLD, "--split", "test")["results"]["test"]["notes"]["compare"] == "pairs"
+    assert (
+        ask("eval", student, "retrieval", "--data", WORLD, "--split", "test")["results"]["test"]["notes"]["compare"] == "vectors"
+    )
 
 
 def test_a_teacher_that_matches_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
