@@ -86,7 +86,8 @@ def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) 
     warnings.filterwarnings("ignore", module="PIL")  # what it thinks of clients' pictures is no line of JSON
     logs.event("starting", models=len(service.sides), items=service.first.facts.count if service.first.facts else 0)
     server = Server(app)
-    server.run(sockets=[line])
+    with service.open_to_others():
+        server.run(sockets=[line])
     logs.event("stopped")
     return server.ended_by
 

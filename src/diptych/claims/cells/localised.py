@@ -15,6 +15,7 @@ from diptych.core.contracts import TokenEmbedder, Unit
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
+from diptych.data.media.decode import decode
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.late_embedder import LateEmbedder
 from diptych.recipes._shared.pairs import PairRecipe
@@ -60,7 +61,7 @@ class StandsOut:
     fingerprint: str = "stands out"
 
     def embed_patches(self, images: Sequence[ImageSource]) -> list[Unit]:
-        return [self._patches(np.asarray(image.pixels_HWC, np.float32)) for image in images]  # type: ignore[union-attr]
+        return [self._patches(decode(image, exact=True).astype(np.float32)) for image in images]
 
     def embed_words(self, texts: Sequence[str]) -> list[Unit]:
         return [np.array([[1.0, 0.0]], np.float32) for _ in texts]

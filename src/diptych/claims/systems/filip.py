@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.localised import Localised, WhatStandsOut
-from diptych.claims.cells.pairs import SIDE, Drawn, Paired, sized_for
+from diptych.claims.cells.pairs import Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.filip import FILIP
-from diptych.worlds.small_pairs import SmallPairs
+from diptych.worlds.small_pairs import SIDE, SmallPairs
 
 PAIRS, STEPS, BATCH = 6000, 400, 128
 PATCH = 8
