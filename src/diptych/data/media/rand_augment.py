@@ -6,6 +6,7 @@ and `Solarize` are strongest at magnitude 0.  Letters: H W, C.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -55,7 +56,7 @@ OPERATIONS: tuple[tuple[Change, float, float, bool], ...] = (
     (lambda image, _: ImageOps.equalize(image), 0, 1, False),
     (lambda image, value: image.rotate(value), 0, 30, True),
     (lambda image, value: ImageOps.posterize(image, max(1, int(value))), 0, 4, False),
-    (lambda image, value: ImageOps.solarize(image, value), 0, 256, False),
+    (lambda image, value: ImageOps.solarize(image, math.ceil(value)), 0, 256, False),
     (_solarize_added, 0, 110, False),
     (partial(_enhanced, ImageEnhance.Color), 0.1, 1.9, False),
     (partial(_enhanced, ImageEnhance.Contrast), 0.1, 1.9, False),
