@@ -148,7 +148,9 @@ def same_life(kit: Any, folder: Path, kind: Any, **options: Any) -> None:
         assert [index.export(folder / "items.parquet") for index in both] == [84, 84]
         assert (there.info.url, there.info.dim, len(there)) == (url, 16, 84)
     assert [path.name for path in (folder / "there").iterdir()] == ["index.json"]
-    with open_index(folder / "there", kit.model()) as again:
+    with pytest.raises(RunError, match="nothing is sent there unless you name it too: set QDRANT_URL=http://somewhere"):
+        open_index(folder / "there", kit.model())
+    with open_index(folder / "there", kit.model(), url=url) as again:
         assert again.search_text("u80", 1)[0].uid == "u80"
 
 

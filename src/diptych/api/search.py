@@ -56,15 +56,18 @@ def index(
     )
 
 
-def open_index(folder: str | Path, *, model: Any = "") -> Index:
-    """An index of any kind with its model: the one it was built with, unless another address of the same model is given."""
+def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
+    """An index of any kind with its model: the one it was built with, unless another address of the same model is given.
+
+    url  of the Qdrant server that holds its vectors; a server that only the folder names is not contacted
+    """
     from diptych.index.facts import read_facts
     from diptych.index.kinds import open_index as open_any
 
     address = model or read_facts(Path(folder)).source.get("model", "")
     if not address:
         raise RunError(f"{folder} was built from a model object: pass the model's address")
-    return open_any(folder, _searcher(address) if isinstance(address, str | Path) else address)
+    return open_any(folder, _searcher(address) if isinstance(address, str | Path) else address, url=url)
 
 
 def _searcher(address: str | Path) -> Any:

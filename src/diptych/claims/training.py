@@ -43,7 +43,7 @@ def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, 
         )
         with _float64(traced):
             folder = fit(recipe, rows, cell.folder, options)
-    cell.spending.add(folder, type(recipe))
+    cell.spending.add(folder.expect_finished(), type(recipe))
     if cell.size == "trace":
         lines = [line for line in folder.metrics() if line.get("kind") == "train"]
         cell.spending.losses += [{name: value for name, value in line.items() if name not in NOT_LOSSES} for line in lines]

@@ -225,6 +225,10 @@ WORLDS = Registry(
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
+        "emoji_vendors": (
+            "diptych.worlds.emoji_vendors:emoji_vendors",
+            "the same concepts by one vendor of emoji after the other",
+        ),
     },
 )
 INDEXES = Registry(

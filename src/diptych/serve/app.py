@@ -74,8 +74,8 @@ def create_app(
 
 def run(
     app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, announce: Callable[[str], None] = lambda address: None
-) -> None:
-    """Listen until SIGTERM or Ctrl-C; then take nothing new, finish what is under way, and end.
+) -> int:
+    """Listen until SIGTERM or Ctrl-C; then take nothing new, finish what is under way, and return the number of that signal.
 
     host  the default is this machine only; open it wider with a token
     port  0 takes one that is free
@@ -86,7 +86,7 @@ def run(
     _needs("uvicorn")
     from diptych.serve.server import listen
 
-    listen(app, host, port, announce)
+    return listen(app, host, port, announce)
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:

@@ -46,7 +46,7 @@ class Lexical:
         scores = {"rows": float(len(rows)), **_named("test", retrieved(self._asked(model), test))}
         if not isinstance(model, LexicalWords):
             return scores
-        images = model.embed_images([sample.own_image for sample in (test[row] for row in range(len(test)))])
+        images = model.embed_images([image for row in range(len(test)) if (image := test[row].own_image) is not None])
         texts = model.embed_texts([test[row].positives("en")[0].string for row in range(len(test))])
         touched = (texts > 0).astype(np.float64) @ (images > 0).astype(np.float64).T
         words = {"words_of_image": float((images > 0).sum(1).mean()), "words_of_text": float((texts > 0).sum(1).mean())}

@@ -49,12 +49,12 @@ def _marks(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
 def spelling(tokenizer: Tokenizer) -> Spelling:
     """How this vocabulary writes that a word begins, goes on or ends."""
     pieces = _pieces(tokenizer)
-    counts = {
+    counts: dict[Spelling, int] = {
         "space": sum(piece.startswith(SPACE) for piece in pieces),
         "end": sum(piece.endswith(END) for piece in pieces),
         "pieces": sum(piece.startswith(GOES_ON) for piece in pieces),
     }
-    best: Spelling = max(counts, key=lambda name: counts[name])  # type: ignore[assignment, arg-type]
+    best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else "pieces"
 
 
@@ -107,7 +107,7 @@ def wordless(tokenizer: Tokenizer, ids_BL: npt.NDArray[np.int64], mask_BL: npt.N
     known_BL = inner_BL & ~fragments(tokenizer)[ids_BL]
     return [
         "has no token" if not inner else "has no word that the vocabulary knows" if not known else ""
-        for inner, known in zip(inner_BL.any(1), known_BL.any(1), strict=True)
+        for inner, known in zip(map(any, inner_BL), map(any, known_BL), strict=True)
     ]
 
 

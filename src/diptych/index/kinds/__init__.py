@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diptych.core.errors import RunError
 from diptych.core.registry import INDEXES
 from diptych.index.facts import read_facts
 
@@ -18,6 +19,11 @@ def kind(name: str) -> type[Index]:
     return found
 
 
-def open_index(folder: Path | str, model: Any = None) -> Index:
+def open_index(folder: Path | str, model: Any = None, *, url: str = "") -> Index:
     """An index of whatever kind; see `Index.open`."""
-    return kind(read_facts(Path(folder)).kind).open(folder, model)
+    found = read_facts(Path(folder)).kind
+    if found not in INDEXES:
+        raise RunError(
+            f"{folder} is an index of kind {found!r:.40}, which this version does not know (it has {', '.join(INDEXES)})"
+        )
+    return kind(found).open(folder, model, url=url)

@@ -50,6 +50,7 @@ class GraphIndex(Index):
     trained with), and min_confidence, below which a triplet is not kept."""
 
     kind: ClassVar[str] = "graphs"
+    read_once: ClassVar[tuple[str, ...]] = ("_vocabulary",)
     compare: ClassVar[str] = TRIPLETS
 
     @classmethod

@@ -37,6 +37,7 @@ class HybridIndex(DenseIndex):
     """
 
     kind: ClassVar[str] = "hybrid"
+    read_once: ClassVar[tuple[str, ...]] = ("_lexicon",)
     modes: ClassVar[tuple[Mode, ...]] = ("dense", "lexical")
 
     @classmethod

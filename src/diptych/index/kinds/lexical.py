@@ -36,6 +36,7 @@ class LexicalIndex(Index):
     """
 
     kind: ClassVar[str] = "lexical"
+    read_once: ClassVar[tuple[str, ...]] = ("_lexicon",)
     compare: ClassVar[str] = WORDS
 
     @classmethod

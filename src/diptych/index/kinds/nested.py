@@ -73,7 +73,15 @@ class NestedIndex(DenseIndex):
         file = self.folder / FILE
         if not file.is_file():
             raise RunError(f"{self.folder} has lost its {FILE}: build the index again")
-        directions: Unit = np.load(file, allow_pickle=False)
+        try:
+            directions: Unit = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise RunError(f"{file} is no array that can be read ({str(error)[:100]}): build the index again") from error
+        dim = self._facts.dims[""]
+        if directions.ndim != 2 or directions.shape[0] != dim or directions.dtype.kind != "f":
+            raise RunError(
+                f"{file} holds {directions.dtype} {list(directions.shape)} (expected floats [{dim}, ...]): build it again"
+            )
         return directions
 
     def ask(self, query_D: Unit, limit: int, *, exact: bool = False, effort: int = 0) -> Ask:

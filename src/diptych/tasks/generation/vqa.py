@@ -63,8 +63,9 @@ class VQA:
             asked += [(sample, question) for question in found]
         if not asked:
             raise DataError(f"'{data.name}' has no question", field="questions", expected='extras["questions"] of samples')
-        images, prompts = [sample.image for sample, _ in asked], [f"{q.text} {self.suffix}".strip() for _, q in asked]
-        if self.how == "write":
+        images = [sample.image for sample, _ in asked if sample.image is not None]
+        prompts = [f"{question.text} {self.suffix}".strip() for _, question in asked]
+        if isinstance(model, Generator) and self.how == "write":
             answers = model.generate(images, prompts, max_tokens=self.max_tokens)
         else:
             answers = self._chosen(model, images, prompts, asked)
@@ -79,7 +80,7 @@ class VQA:
         records = pa.table(columns, schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
 
-    def _chosen(self, model: Ranker, images: Any, prompts: list[str], asked: Any) -> list[str]:
+    def _chosen(self, model: Any, images: Any, prompts: list[str], asked: Any) -> list[str]:
         known: dict[str, dict[str, None]] = {}
         for _, question in asked:
             known.setdefault(question.kind, {}).update(dict.fromkeys(question.answers))

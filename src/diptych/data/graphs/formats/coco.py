@@ -69,9 +69,19 @@ class Instances:
         image = self.images[self.row[image_id]]
         size = (image["width"], image["height"]) if image.get("width") and image.get("height") else None
         entry = Entry(row, image_id, [need(image, "file_name", str)], size)
-        entry.boxes = [self._box(number, value) for number, value in self._boxes.get(image_id, ())]
+        entry.boxes = [self._sound(number, value) for number, value in self._boxes.get(image_id, ())]
         entry.links = [self._link(number, value) for number, value in self._relations.get(image_id, ())]
         return entry
+
+    def _sound(self, number: int, value: Any) -> Box:
+        """The box of an annotation; one of the wrong shape has a fault."""
+        try:
+            box = self._box(number, value)
+            hash(box.key)
+        except (DataError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            reason = error.problem if isinstance(error, DataError) else str(error)
+            return Box(("row", number), corners(None), "", fault=f"it is malformed: {reason}")
+        return box
 
     def _box(self, number: int, value: dict[str, Any]) -> Box:
         category = value.get("category_id")
