@@ -205,6 +205,10 @@ PIPELINES = Registry(
     "diptych.pipelines",
     {
         "alignment": ("diptych.pipelines.alignment:Align", "which parts of a picture a text is about"),
+        "picture_words": (
+            "diptych.pipelines.picture_words:WordsOfPicture",
+            "which words a picture becomes, and where they stand",
+        ),
         "composed_search": (
             "diptych.pipelines.composed_search:ComposedSearch",
             "a picture and a text together: 'this, but at night'",
@@ -221,6 +225,10 @@ WORLDS = Registry(
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
+        "emoji_vendors": (
+            "diptych.worlds.emoji_vendors:emoji_vendors",
+            "the same concepts by one vendor of emoji after the other",
+        ),
     },
 )
 INDEXES = Registry(

@@ -35,7 +35,7 @@ from diptych.train.peers import Lost, Peers, Verdict
 from diptych.train.precision import deterministic
 from diptych.train.stages import plan
 from diptych.train.state import Training
-from diptych.train.tuning.modified import deployable
+from diptych.train.tuning.modified import deployable, save_adapters
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
@@ -132,7 +132,7 @@ def _train(
 
     def ended() -> None:
         if world.main:
-            _note_end(folder, "stopped")
+            _note_end(folder, "stopped", signal=stop.number)
 
     def given_up(verdict: Verdict) -> None:
         _note_end(folder, verdict.status, verdict.reason)
@@ -178,10 +178,10 @@ def _train(
     return folder
 
 
-def _note_end(folder: RunFolder, status: str, error: str | None = None) -> None:
+def _note_end(folder: RunFolder, status: str, error: str | None = None, **more: Any) -> None:
     """How a run ended that did not come to its end; its step is that of the checkpoint from which it goes on."""
     with suppress(OSError):  # a full disk must not hide what happened
-        folder.write_state(status=status, error=error, step=max(checkpoint.steps_of(folder.checkpoints), default=0))
+        folder.write_state(status=status, error=error, step=max(checkpoint.steps_of(folder.checkpoints), default=0), **more)
 
 
 def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, begin: Checkpoint | None) -> bool:
@@ -227,6 +227,10 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
         hook.on_end(run)
     evaluate(run, evaluators)  # of what is deployed
     run.deploy_to(run.folder.model)
+    if run.tuning.lora:
+        whole = run.whole_model()
+        if run.world.main:
+            save_adapters(run.recipe, whole, run.tuning, run.folder)
     return True
 
 

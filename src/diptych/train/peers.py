@@ -74,8 +74,8 @@ class Peers:
         if self.world.size > 1 and "MASTER_ADDR" in os.environ:
             _entered += 1
             place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            line = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=self.silence))
-            self._store: Any = dist.PrefixStore(f"diptych/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{_entered}", line)
+            line = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=self.silence))  # type: ignore[attr-defined]
+            self._store: Any = dist.PrefixStore(f"diptych/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{_entered}", line)  # type: ignore[attr-defined]
             self._store.set(f"name/{self.world.rank}", f"rank {self.world.rank} ({socket.gethostname()}, process {os.getpid()})")
             self._store.set(str(self.world.rank), "0")
             barrier(self.world)

@@ -21,6 +21,7 @@ from diptych.data.load.stream import batches
 from diptych.data.vocabularies import vocabulary
 from diptych.models.rlipv2.published import build
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet
+from diptych.objectives.boxes.pair_set import PairSetLoss
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.hico_det_splits import unseen
 from diptych.tasks.relations.vg150 import VG150
@@ -122,13 +123,14 @@ def test_unknown_presets_get_a_near_match() -> None:
 
 def test_published_values_are_the_fields() -> None:
     made = RLIPv2.paper()
-    assert (made.label, made.relation, made.box, made.giou, made.background) == (1, 1, 2.5, 1, 0.1)
+    loss = made.loss
+    assert (loss.label, loss.relation, loss.box, loss.giou, loss.background) == (1, 1, 2.5, 1, 0.1)
     shape = made.shape
     assert (shape.pairs, shape.encoder_layers, shape.decoder_layers, shape.fusion_before) == (100, 6, 3, (0, 2, 4))
     assert (shape.in_padded, shape.relation_boxes, DetectorShape()) == (True, True, shape), "one default, the published one"
-    assert (made.list_length, int(made.list_length * made.object_share), made.pseudo, shape.branches) == (500, 333, 0.3, 16)
+    assert (made.list_length, int(made.list_length * made.object_share), loss.pseudo, shape.branches) == (500, 333, 0.3, 16)
     assert (shape.dropout, RLIPv2.tagger().shape.dropout, RLIPv2.tagger_released().shape.dropout) == (0.0, 0.1, 0.1)
-    assert RLIPv2.v_coco().quality is False  # some pairs have no object
+    assert RLIPv2.v_coco().loss.quality is False  # some pairs have no object
     assert RLIPv2.hico_det_few().epochs == 10
     assert RLIPv2.hico_det_uc_rf().hide == "uc_rf"
     assert RLIPv2.hico_det_uc_nf().hide == "uc_nf"
@@ -203,6 +205,7 @@ def test_training_names_do_not_hold_what_the_world_holds_out() -> None:
         ({"variant": "detr"}, "DetectorShape.variant is 'detr'"),
         ({"fusion_before": (0,)}, "meetings for 2 decoder layers"),
         ({"pseudo": 2.0}, "pseudo is 2.0"),
+        ({"matching": "given"}, "matching is 'given', but no regions are"),
     ],
 )
 def test_what_cannot_be_built_is_refused_when_it_is_said(change: dict[str, Any], words: str) -> None:
@@ -210,9 +213,10 @@ def test_what_cannot_be_built_is_refused_when_it_is_said(change: dict[str, Any],
         with_changes(RLIPv2.tiny(), change)
 
 
-def test_fields_of_the_shape_are_changed_by_their_own_names() -> None:
-    made = recipe("rlipv2", fusion="late", pairs=5, steps=7)
+def test_fields_of_shape_and_loss_are_changed_by_their_own_names() -> None:
+    made = recipe("rlipv2", fusion="late", pairs=5, steps=7, giou=2.0, pseudo=0.4)
     assert (made.shape.fusion, made.shape.pairs, made.steps) == ("late", 5, 7)
+    assert made.loss == PairSetLoss(giou=2.0, pseudo=0.4)
     assert replace(made.shape, fusion="alif", pairs=8) == RLIPv2.tiny().shape, "the others are the preset's"
     with pytest.raises(UnknownName, match="did you mean 'fusion'"):
         recipe("rlipv2", fusio="late")
@@ -226,7 +230,7 @@ def test_pictures_without_anything_give_finite_gradients() -> None:
     full = ROWS[0]
     samples = [picture("empty"), picture("lonely", regions=(Region((1, 1, 9, 9), "circle"),)), picture("dot", side=1), full]
     rows = Pool.from_samples(samples, name="mixed")
-    recipe = replace(RLIPv2.tiny(), batch_size=4, pseudo=0.3).prepare(rows)
+    recipe = with_changes(RLIPv2.tiny(), {"batch_size": 4, "pseudo": 0.3}).prepare(rows)
     torch.manual_seed(0)
     model = recipe.model()
     batch = first_batch(recipe, rows)

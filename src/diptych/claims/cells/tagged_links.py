@@ -81,7 +81,7 @@ class PreTrained:
                 else Relabelled(many, {"nothing": every_pair, "captions": as_captioned}[self.told], self.told)
             )
         if self.told == "nothing":
-            first = replace(first, relation=0.0)
+            first = replace(first, loss=replace(first.loss, relation=0.0))
         before = trained(first, rows, replace(cell, folder=cell.folder / "before"))
         start = str(before.model / "model.safetensors")
         run = trained(self.tuned, few, replace(cell, folder=cell.folder / "tuned"), init=start)

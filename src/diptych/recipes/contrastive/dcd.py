@@ -162,7 +162,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
                     )
                 start_from(encoder, opened.model)
             if isinstance(opened.model, DualEncoder):
-                teacher_scale = float(opened.model.log_scale.exp())
+                teacher_scale = float(opened.model.log_scale.detach().exp())
         else:
             reader = self.fused().matcher()
         return DistilledEncoder(
@@ -254,8 +254,8 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
 
     @classmethod
     def paper(cls) -> Self:
-        """Students of four layers from every third of a teacher of ViT-B/16's size with six blocks above. Those numbers are what was at hand;
-        batch and rate are our reading."""
+        """Students of four layers from every third of a teacher of ViT-B/16's size with six blocks above, which is what could be learned of
+        the paper's sizes; batch and rate are our reading."""
         return cls(
             image_tower="vit_b16", layers=4, from_teacher=True, batch_size=512, lr=1e-4, weight_decay=0.02, warmup=1000.0,
             same_group="negative",
@@ -286,14 +286,12 @@ def start_from(student: DualEncoder, teacher: DualEncoder) -> None:
         few, many = (_blocks(getattr(model, side)) for model in (student, teacher))
         for place, block in enumerate(few or ()):
             if many:
-                copied += copy_equal(many[(place + 1) * len(many) // len(few or ()) - 1].state_dict(), block)
+                copied += len(copy_equal(many[(place + 1) * len(many) // len(few or ()) - 1].state_dict(), block))
         for name in [name for name in tensors if name.startswith(f"{side}.transformer.blocks.")]:
             del tensors[name]
-    copied += copy_equal(tensors, student)
-    if copied < len(student.state_dict()):
-        raise ConfigError(
-            f"the student takes {copied} of its {len(student.state_dict())} tensors from the teacher (expected all: equal widths)"
-        )
+    copied += len(copy_equal(tensors, student))
+    if copied < (wanted := len(student.state_dict())):
+        raise ConfigError(f"the student takes {copied} of its {wanted} tensors from the teacher (expected all: equal widths)")
 
 
 def _blocks(tower: nn.Module) -> nn.ModuleList | None:
