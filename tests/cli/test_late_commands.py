@@ -10,7 +10,7 @@ import pytest
 
 from diptych.cli import main
 
-WORLD = "world:small_pairs?n=16"
+WORLD = "world:small_pairs?n=16&test=16"
 TINY = ["--steps", "2", "--batch-size", "8", "--image-tower", "vit_micro", "--text-tower", "text_micro", "--image-size", "48"]
 TINY += ["--width", "16", "--pieces", "300"]
 
@@ -28,22 +28,24 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_filip_trains_for_an_index_of_tokens(ask: Any, tmp_path: Path) -> None:
     run, index = str(tmp_path / "filip"), str(tmp_path / "index")
     ask("train", "filip", "--data", WORLD, "--out", run, *TINY, "--kept", "0.5")
-    assert ask("index", "build", run, f"{WORLD}&split=test", index, "--kind", "late")["count"] == 16
+    assert ask("index", "build", run, WORLD, index, "--kind", "late", "--split", "test")["count"] == 16
     hits = ask("search", index, "a red circle top left", "-k", "3")["hits"]
     assert len(hits) == 3
     assert hits[0]["score"] >= hits[1]["score"] >= hits[2]["score"]
-    found = ask("eval", run, "localisation", "--data", f"{WORLD}&split=test&regions=true")
-    assert set(found["metrics"]) == {"pointing", "auc", "among"}
-    found = ask("eval", run, "retrieval", "--data", f"{WORLD}&split=test")
-    assert found["notes"]["compare"] == "pairs"
+    found = ask("eval", run, "localisation", "--data", f"{WORLD}&regions=true", "--split", "test")
+    assert set(found["results"]["test"]["metrics"]) == {"pointing", "auc", "among"}
+    found = ask("eval", run, "retrieval", "--data", WORLD, "--split", "test")
+    assert found["results"]["test"]["notes"]["compare"] == "pairs"
 
 
 def test_a_student_learns_from_the_run_of_its_teacher(ask: Any, tmp_path: Path) -> None:
     teacher, student = str(tmp_path / "fused"), str(tmp_path / "dcd")
     ask("train", "fused", "--data", WORLD, "--out", teacher, *TINY, "--fusion-layers", "1", "--fusion-heads", "4")
     ask("train", "dcd", "--data", WORLD, "--out", student, *TINY, "--teacher", teacher, "--candidates", "3")
-    assert ask("eval", teacher, "retrieval", "--data", f"{WORLD}&split=test")["notes"]["compare"] == "pairs"
-    assert ask("eval", student, "retrieval", "--data", f"{WORLD}&split=test")["notes"]["compare"] == "vectors"
+    assert ask("eval", teacher, "retrieval", "--data", WORLD, "--split", "test")["results"]["test"]["notes"]["compare"] == "pairs"
+    assert (
+        ask("eval", student, "retrieval", "--data", WORLD, "--split", "test")["results"]["test"]["notes"]["compare"] == "vectors"
+    )
 
 
 def test_a_teacher_that_matches_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from diptych.core.contracts import Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch, choose_text, group_ids, view
-from diptych.models.io.matchers import ReaderInputs, open_matcher, reader_inputs
+from diptych.models.io.matchers import open_matcher, reader_inputs
 from diptych.models.pairs.distilled_encoder import Distilled, DistilledEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matcher import MatcherTraining, PairReader
@@ -132,13 +132,6 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
     def stored(self, name: str) -> bool:
         return not (self.teacher and name.startswith(TEACHER))
 
-    @property
-    def inputs(self) -> ReaderInputs:
-        """What the teacher is given."""
-        if self.teacher:
-            return reader_inputs(self.teacher)
-        return ReaderInputs(self.preprocess, self.words(), self.text_length)
-
     # ------------------------------------------------------------ student
 
     def image_options(self) -> dict[str, Any]:
@@ -179,11 +172,10 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
 
     @property
     def decode_size(self) -> int:
-        return max(self.image_size, self.inputs.preprocess.size)
+        return max(self.image_size, reader_inputs(self.teacher).preprocess.size if self.teacher else 0)
 
     def batch(self, draws: Draws) -> DistilledBatch:
         """One text and one crop of every draw, for both: the crop is as large as the larger of the two needs it."""
-        given = self.inputs
         texts, images = [], []
         for draw in draws:
             texts.append(choose_text(draw, self.language).string)
@@ -191,17 +183,25 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         encoded = self.words().encode(texts, self.text_length)
         image_BCHW = self.preprocess(images)
         text_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
-        same = not self.teacher
-        read = encoded if same else given.tokenizer.encode(texts, given.text_length)
-        return DistilledBatch(
+        pairs = DistilledBatch(
             image_BCHW=image_BCHW,
             text_BL=text_BL,
             text_mask_BL=mask_BL,
             group_B=group_ids(draws),
             truncated=encoded.truncated,
-            teacher_image_BCHW=image_BCHW if same else given.preprocess(images),
-            teacher_text_BL=text_BL if same else torch.from_numpy(read.ids_BL),
-            teacher_mask_BL=mask_BL if same else torch.from_numpy(read.mask_BL),
+            teacher_image_BCHW=image_BCHW,
+            teacher_text_BL=text_BL,
+            teacher_mask_BL=mask_BL,
+        )
+        if not self.teacher:
+            return pairs
+        given = reader_inputs(self.teacher)
+        read = given.tokenizer.encode(texts, given.text_length)
+        return replace(
+            pairs,
+            teacher_image_BCHW=given.preprocess(images),
+            teacher_text_BL=torch.from_numpy(read.ids_BL),
+            teacher_mask_BL=torch.from_numpy(read.mask_BL),
         )
 
     def features(self, model: DistilledEncoder, batch: DistilledBatch) -> Distilled:
