@@ -47,7 +47,8 @@ def to_open_clip(embedder: PairEmbedder, folder: Path) -> None:
 
 def model_config(embedder: PairEmbedder) -> dict[str, Any]:
     """What open_clip builds the same architecture from."""
-    image, text = embedder.model.image_tower, embedder.model.text_tower
+    image: Any = embedder.model.image_tower
+    text: Any = embedder.model.text_tower
     act = image.spec.get("act", "gelu")
     shared: dict[str, Any] = {"norm_kwargs": {"eps": float(image.norm_after.eps)}}
     if act == "gelu_tanh":
