@@ -34,14 +34,14 @@ from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.index.base import Index
-from diptych.index.dense import DenseIndex
 from diptych.index.exact import nearest
 from diptych.index.fusion import fuse
-from diptych.index.hybrid import HybridIndex
-from diptych.index.late import LateIndex
-from diptych.index.lexical import LexicalIndex
+from diptych.index.kinds.dense import DenseIndex
+from diptych.index.kinds.hybrid import HybridIndex
+from diptych.index.kinds.late import LateIndex
+from diptych.index.kinds.lexical import LexicalIndex
+from diptych.index.kinds.nested import NestedIndex
 from diptych.index.lexicon import Words, words_of
-from diptych.index.nested import NestedIndex
 
 QUERIES, ROUNDS, K = 100, 5, 10
 DIM, WIDE = 128, 512

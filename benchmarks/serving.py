@@ -1,6 +1,6 @@
 """The service under load, on this machine: what batching gains, how long answers take, what happens beyond what it can do.
 
-    python benchmarks/serving.py [--only alive load engines memory] [--seconds 8] [--requests 20000]
+    python benchmarks/serving.py [--only alive load steady engines memory] [--seconds 8] [--requests 20000]
 
 A small dual encoder with fresh weights (text: 6 layers of width 256; images: a transformer of 64 pixels) over 1,000 rendered scenes.
 Service and clients share the cores; clients are plain sockets that stay open. Each service is a process of its own.
@@ -8,6 +8,7 @@ Service and clients share the cores; clients are plain sockets that stay open. E
     alive    one request after the other on one open connection, milliseconds: with TCP_NODELAY, and as it was without
     load     searches by text. As many as come back in a closed loop of 32 clients (full load), in batches of one and of up to 64; half of
              that, coming by themselves (Poisson); twice of that, with a queue of 32: how many are refused, how long the others take
+    steady   searches by text of 50 clients for 60 seconds at 70 % of what a closed loop of them gets: times, errors, resident memory
     engines  PyTorch against ONNX Runtime, milliseconds an input
     memory   20,000 requests of all kinds; resident memory on the way and at the end
 """
@@ -47,7 +48,7 @@ from diptych.core.image import ArrayImage
 from diptych.data.media.decode import encode_webp
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 from diptych.models.io.export import to_onnx
 from diptych.models.io.onnx_embedder import OnnxEmbedder
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -55,6 +56,7 @@ from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.worlds import scenes
 
+STEADY_CLIENTS, STEADY_SHARE = 50, 0.7
 CLIENTS, ITEMS, ROUNDS, WORLD = 32, 1000, 4, "world:scenes?n=1000&val=1&test=1"
 QUERIES = [
     f"a {size} {colour} {shape} {where} a {other} star"
@@ -102,7 +104,7 @@ def served(folder: Path, *options: str, index: str = "index", before: str = "") 
                 time.sleep(0.1)
         yield port
         process.send_signal(signal.SIGTERM)
-        if process.wait(60) != 0:
+        if process.wait(60) != 128 + signal.SIGTERM:
             raise SystemExit(f"the service ended with {process.returncode}")
     finally:
         process.kill()
@@ -171,7 +173,7 @@ def words(number: int) -> bytes:
     return post("/search", {"text": QUERIES[number % len(QUERIES)], "k": 10})
 
 
-async def closed(port: int, ask: Callable[[int], bytes], *, seconds: float = 0.0, count: int = 0) -> Seen:
+async def closed(port: int, ask: Callable[[int], bytes], *, seconds: float = 0.0, count: int = 0, clients: int = CLIENTS) -> Seen:
     """Every client asks again as soon as it has its answer."""
     seen, begin, numbers = Seen(), time.perf_counter(), iter(range(count or 10**9))
 
@@ -184,7 +186,26 @@ async def closed(port: int, ask: Callable[[int], bytes], *, seconds: float = 0.0
             if seconds and time.perf_counter() - begin > seconds:
                 return
 
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    await asyncio.gather(*(client() for _ in range(clients)))
+    seen.seconds = time.perf_counter() - begin
+    return seen
+
+
+async def paced(port: int, ask: Callable[[int], bytes], rate: float, seconds: float, clients: int) -> Seen:
+    """Every client asks at times of its own, together `rate` a second, each on its one connection: what is late is counted from when
+    it was due."""
+    seen, begin, rng = Seen(), time.perf_counter(), random.Random(0)
+
+    async def client() -> None:
+        line, due = Line(port), begin + rng.expovariate(rate / clients)
+        while due < begin + seconds:
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            status, head = await line.send(ask(rng.randrange(10**9)))
+            seen.add(status, 1000 * (time.perf_counter() - due), head)
+            due += rng.expovariate(rate / clients)
+
+    await asyncio.gather(*(client() for _ in range(clients)))
     seen.seconds = time.perf_counter() - begin
     return seen
 
@@ -261,6 +282,22 @@ def load(folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
     rows["batched to unbatched"] = {"times": round(statistics.median(ratios), 2), "rounds": [round(ratio, 2) for ratio in ratios]}
     rows["twice the full load"] = beyond(folder, seconds, rows["full load"]["answers_per_second"])
     return rows
+
+
+def steady(folder: Path, seconds: float) -> dict[str, Any]:
+    """What an evening looks like: many clients, some way below the limit."""
+    with served(folder) as port:
+        asyncio.run(closed(port, words, seconds=3, clients=STEADY_CLIENTS))
+        full = asyncio.run(closed(port, words, seconds=10, clients=STEADY_CLIENTS))
+        rate = STEADY_SHARE * len(full.good) / full.seconds
+        rounds, marks = list[Seen](), [round(resident(port) / 1e6, 1)]
+        for _ in range(6):
+            rounds.append(asyncio.run(paced(port, words, rate, seconds / 6, STEADY_CLIENTS)))
+            marks.append(round(resident(port) / 1e6, 1))
+    row = joined(rounds).row()
+    errors = sum(count for status, count in row["statuses"].items() if status != "200")
+    asked = {"full_load_per_second": round(len(full.good) / full.seconds, 1), "asked_per_second": round(rate, 1)}
+    return {**asked, **row, "errors": errors, "megabytes_before_and_after_each_sixth": marks}
 
 
 def joined(rounds: list[Seen]) -> Seen:
@@ -361,6 +398,7 @@ def engines(folder: Path) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument("--steady", type=float, default=60.0, help="seconds of the steady load")
     parser.add_argument("--requests", type=int, default=20_000, help="of the memory test")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the others keep their last result")
     options = parser.parse_args()
@@ -387,6 +425,7 @@ def main() -> None:
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, dict[str, Any]]]] = {
     "alive": lambda folder, options: alive(folder),
     "load": lambda folder, options: load(folder, options.seconds),
+    "steady": lambda folder, options: {"50 clients at 70 %": steady(folder, options.steady)},
     "engines": lambda folder, options: engines(folder),
     "memory": lambda folder, options: {"all kinds of requests": memory(folder, options.requests)},
 }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 PASSED = pytest.StashKey[bool]()
+WRITTEN = pytest.StashKey[dict[tuple[str, str, str], float]]()
 RECORDS = Path(__file__).parent / "parity"
 
 
@@ -52,6 +53,10 @@ class Check:
     tolerance: float
     test: str
 
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.what, self.against
+
 
 class Parity:
     """Holds a system's mechanism against something independent, and records how close it came when the test passes."""
@@ -59,17 +64,40 @@ class Parity:
     def __init__(self, test: str) -> None:
         self.test, self.found = test, dict[str, list[Check]]()
 
-    def __call__(self, slug: str, what: str, against: str, pairs: list[tuple[Tensor, Tensor]], *, tolerance: float) -> None:
-        """`pairs` of (ours, theirs), in float64."""
-        gaps = [((ours - theirs).abs() / theirs.abs().clamp(min=1.0)).max() for ours, theirs in pairs]
-        difference = float(torch.stack(gaps).max().detach())
+    def __call__(self, slug: str, what: str, against: str, pairs: Iterable[tuple[Any, Any]], *, tolerance: float) -> None:
+        """`pairs` of (ours, theirs): tensors, arrays or numbers of one shape, compared in float64. With tolerance 0 they are equal."""
+        difference = max(gap(ours, theirs) for ours, theirs in pairs)
         assert difference <= tolerance, f"{slug}: {what} is off by {difference:.1e} from {against}"
-        self.found.setdefault(slug, []).append(Check(what, against, float(f"{difference:.0e}"), tolerance, self.test))
+        self.found.setdefault(slug, []).append(Check(what, against, rounded_up(difference), tolerance, self.test))
+
+
+def gap(ours: Any, theirs: Any) -> float:
+    """The largest difference, relative where `theirs` is above 1. Infinities of one sign are equal, undefined numbers are not."""
+    mine, other = (torch.as_tensor(x, dtype=torch.float64, device="cpu").detach() for x in (ours, theirs))
+    assert mine.shape == other.shape, f"compared {list(mine.shape)} with {list(other.shape)}"
+    assert mine.numel(), "nothing to compare"
+    apart = torch.where(mine == other, 0.0, (mine - other).abs() / other.abs().clamp(min=1.0))
+    return float(apart.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
+
+
+def rounded_up(difference: float) -> float:
+    """To one digit: what is recorded is never less than what was measured.
+
+    >>> rounded_up(9.4e-16), rounded_up(2e-7), rounded_up(0.0)
+    (1e-15, 2e-07, 0.0)
+    """
+    if not difference:
+        return 0.0
+    digit = 10.0 ** math.floor(math.log10(difference))
+    return float(f"{math.ceil(difference / digit - 1e-9) * digit:.0e}")
 
 
 @pytest.fixture
 def parity(request: pytest.FixtureRequest) -> Iterator[Parity]:
-    """Each check has to stand in tests/parity/SLUG.json, which `make systems` reads; --record-parity writes it there."""
+    """Each check has to stand in tests/parity/SLUG.json, which `make systems` reads; --record-parity writes it there.
+
+    A test with several parameters records the largest difference of those that ran in one process.
+    """
     test = request.node.nodeid.partition("[")[0].removeprefix("tests/")
     record = Parity(test)
     yield record
@@ -78,13 +106,22 @@ def parity(request: pytest.FixtureRequest) -> Iterator[Parity]:
     for slug, checks in record.found.items():
         path = RECORDS / f"{slug}.json"
         plain = json.loads(path.read_text(encoding="utf-8"))["checks"] if path.exists() else []
-        known = {(check["what"], check["against"]) for check in plain}
+        stands = {check.name: check for check in (Check(**fields) for fields in plain)}
         if request.config.getoption("--record-parity"):
-            names = {(check.what, check.against) for check in checks}
-            kept = [check for check in plain if (check["what"], check["against"]) not in names]
-            every = sorted([*kept, *map(asdict, checks)], key=lambda check: (check["what"], check["against"]))
-            RECORDS.mkdir(exist_ok=True)
+            written = request.config.stash.setdefault(WRITTEN, {})
+            for check in checks:
+                largest = max(check.difference, written.get((slug, *check.name), 0.0))
+                written[slug, *check.name] = largest
+                stands[check.name] = replace(check, difference=largest)
+            every = [asdict(stands[name]) for name in sorted(stands)]
             path.write_text(json.dumps({"checks": every}, indent=1) + "\n", encoding="utf-8")
         else:
-            missing = [check.what for check in checks if (check.what, check.against) not in known]
+            missing = [check.what for check in checks if check.name not in stands]
             assert not missing, f"{path.name} does not hold {missing}: run this test with --record-parity"
+            old = [check.what for check in checks if outdated(stands[check.name], check)]
+            assert not old, f"{path.name} is out of date on {old}: run this test with --record-parity"
+
+
+def outdated(stands: Check, now: Check) -> bool:
+    """Whether a record names another test or another tolerance than that of today. Differences vary with the processor."""
+    return (stands.test, stands.tolerance) != (now.test, now.tolerance)

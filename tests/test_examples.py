@@ -80,7 +80,7 @@ def test_a_recipe_of_ones_own_is_trained_beside_its_baseline(tmp_path: Path) -> 
 def test_public_names_stay_functions_when_the_rooms_of_the_same_name_are_imported() -> None:
     """`import diptych.train` binds a package to the name of the function; a second `dp.train(...)` must work all the same."""
     import diptych as dp
-    import diptych.index.dense
+    import diptych.index.kinds.dense
     import diptych.report.page
     import diptych.train.options
 

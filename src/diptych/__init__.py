@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from diptych.api import (
+        ask,
+        caption,
         compare,
         detect,
         estimate,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "ask",
+    "caption",
     "compare",
     "detect",
     "estimate",

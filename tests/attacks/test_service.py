@@ -13,7 +13,7 @@ import pytest
 
 from diptych.core.errors import ConfigError
 from diptych.serve import Limits
-from diptych.serve.connections import make_room, network
+from diptych.serve.admission.connections import make_room, network
 
 from .conftest import Victim, victim
 

@@ -168,6 +168,21 @@ def test_what_may_not_give_a_verdict(tmp_path: Path) -> None:
         judged(claim(metric="accuracy"), tmp_path)
 
 
+def test_a_bound_is_run_and_shown_and_decides_nothing(tmp_path: Path) -> None:
+    above = Arm("true labels", Fake(0.9))
+    entry = judged(claim(bounds=(above,)), tmp_path)
+    assert (entry.verdict, entry.reached) == ("shown", {"untrained": []})
+    assert [side.name for side in entry.bounds] == ["true labels"]
+    assert min(entry.bounds[0].scores["recall"]) > max(entry.method.scores["recall"])
+    ledger.append(tmp_path / "clip.jsonl", entry)
+    assert ledger.latest(tmp_path, "clip") == entry
+    assert claim(bounds=()).hash() == claim().hash() != claim(bounds=(above,)).hash()
+    withheld = judged(claim(controls=(above,)), tmp_path)
+    assert withheld.verdict == "no verdict", "as a control it would have"
+    with pytest.raises(ConfigError, match="controls and bounds sweep no rates"):
+        claim(bounds=(Arm("true labels", Fake(0.9), RATES),))
+
+
 def test_smoke_and_trace_store_nothing(tmp_path: Path) -> None:
     smoke(claim(), tmp_path)
     assert {arm for arm, *_ in CALLS} == {"plain", "better", "untrained"}

@@ -18,7 +18,7 @@ from diptych.cli import main
 from diptych.data.dataset import Pool
 from diptych.data.graphs import FORMATS
 from diptych.data.graphs.facts import graph_facts
-from diptych.data.graphs.vg150 import load_h5, save_h5
+from diptych.data.graphs.formats.vg150 import load_h5, save_h5
 from diptych.data.read import read
 from diptych.data.shards.build import open_built
 

@@ -206,7 +206,7 @@ def test_vg150(published: Any, h5: None) -> None:
 def test_vg150_with_boxes_512_alone(published: Any, h5: None) -> None:
     full = read(published.vg150())[0]
     file = published.folder / "VG-SGG-with-attri.h5"
-    from diptych.data.graphs.vg150 import load_h5, save_h5
+    from diptych.data.graphs.formats.vg150 import load_h5, save_h5
 
     arrays = load_h5(file)
     arrays["boxes_512"] = arrays.pop("boxes_1024") / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -171,9 +172,13 @@ def test_web_addresses_are_not_downloaded(root: Path) -> None:
 
 
 def test_duplicate_uids_name_both_rows(root: Path) -> None:
-    path = write(root / "t.csv", "image,caption,uid\nimg/0.jpg,a,x\nimg/1.jpg,b,y\nimg/2.jpg,c,x\n")
-    with pytest.raises(DataError, match=r"uid 'x' comes twice: .*t\.csv, row 1 and .*t\.csv, row 3"):
-        read(path)
+    head, rows = "image,caption,uid\n", ["img/0.jpg,a,x\n", "img/1.jpg,b,y\n", "img/2.jpg,c,x\n"]
+    pool = read(write(root / "t.csv", head + "".join(rows)))
+    assert pool.uids == ("x", "y")
+    (bad,) = map(str, pool.quarantine)
+    assert re.search(r"t\.csv, row 3: uid 'x' comes twice: the first one, .*t\.csv, row 1, is kept", bad)
+    with pytest.raises(DataError, match=r"t\.csv, row 2, field 'uid': uid 'x' comes twice.* with 2 of 3 rows"):
+        read(write(root / "t.csv", head + rows[0] + rows[2] + rows[2]))
 
 
 def test_the_wrong_encoding_names_the_byte(root: Path) -> None:

@@ -141,7 +141,7 @@ def test_the_command_reaches_the_index(folder: Path, tmp_path: Path, capsys: pyt
     assert main(command) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["samples"], facts["indexed"]) == (3, 3)
-    from diptych.index.dense import DenseIndex
+    from diptych.index.kinds.dense import DenseIndex
 
     with DenseIndex.open(tmp_path / "index") as opened:
         assert not set(opened.uids()) & set(GONE)

@@ -215,3 +215,24 @@ def test_a_used_tokenizer_survives_the_fork(learned):
     assert queue.get(timeout=30) == expected
     child.join(30)
     assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("spec", ["clip", "data"])
+def test_words_have_their_pieces(spec: str) -> None:
+    text = "A  tyrannosaurus, 25 naïve words — ok"
+    words = Tokenizer.from_spec("clip") if spec == "clip" else Tokenizer.train(["tyrannosaurus ok ok", "words words"], 300)
+    row = words.encode([text], 64)
+    places = words.word_places(text, 64)
+    assert [word for word, _ in places] == (text.lower() if spec == "clip" else text).split()
+
+    def told(rows: list[int]) -> list[int]:
+        """Without pieces that are a space alone."""
+        return [place for place in rows if words.decode(row.ids_BL[0, [place]].tolist())]
+
+    every = list(range(len(words.prefix), int(row.mask_BL.sum()) - len(words.suffix)))
+    assert told([place for _, here in places for place in here]) == told(every), "every piece in one word, in order"
+    for word, here in places:
+        assert words.decode(row.ids_BL[0, here].tolist()).replace(" ", "") == word.lower()
+    short = words.word_places(text, 5)
+    assert {place for _, here in short for place in here} <= {1, 2, 3}
+    assert short[-1][1] == []

@@ -12,14 +12,17 @@ from diptych.index.exact import ExactIndex, nearest
 
 
 @pytest.mark.parametrize("shortlist", [0, 60])
-def test_nearest_against_a_sort(kit: Any, shortlist: int) -> None:
+def test_nearest_against_a_sort(kit: Any, shortlist: int, parity: Any) -> None:
     vectors = np.stack([kit.vector(str(i), 32) for i in range(400)])
     queries = np.stack([kit.vector(f"q{i}", 32) for i in range(300)])  # more than one block
     rows, scores = nearest(vectors, queries, 10, shortlist=shortlist)
+    pairs = []
     for i in range(300):
         want = np.argsort(-(vectors.astype(np.float64) @ queries[i].astype(np.float64)), kind="stable")[:10]
         assert rows[i].tolist() == want.tolist()
         np.testing.assert_allclose(scores[i], vectors[want] @ queries[i], atol=1e-6)
+        pairs.append((rows[i], want))
+    parity("laion", "ten nearest of 400 vectors for 300 queries", "argsort of numpy in float64", pairs, tolerance=0.0)
 
 
 def test_equal_scores_are_ordered_by_row() -> None:

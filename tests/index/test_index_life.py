@@ -22,10 +22,10 @@ from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import BytesImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.index.dense import DenseIndex
 from diptych.index.facts import Facts
 from diptych.index.kinds import open_index
-from diptych.index.lexical import LexicalIndex
+from diptych.index.kinds.dense import DenseIndex
+from diptych.index.kinds.lexical import LexicalIndex
 from diptych.index.lexicon import Words
 from diptych.index.plan import SearchPlan
 
@@ -84,7 +84,7 @@ from conftest import Named
 from diptych.core.sample import Sample, Text
 from diptych.core.image import BytesImage
 from diptych.data.dataset import Pool
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 import qdrant_edge
 def pool(start, stop):
     return Pool.from_samples([Sample(f"u{{i}}", BytesImage(b"", f"u{{i}}"), (Text(f"text {{i}}"),)) for i in range(start, stop)])

@@ -10,9 +10,9 @@ import pytest
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import BytesImage
-from diptych.index.dense import DenseIndex
-from diptych.index.hybrid import HybridIndex
-from diptych.index.lexical import LexicalIndex
+from diptych.index.kinds.dense import DenseIndex
+from diptych.index.kinds.hybrid import HybridIndex
+from diptych.index.kinds.lexical import LexicalIndex
 from diptych.index.lexicon import Words
 from diptych.index.plan import ByExamples, ByImage, ByText, ByTriplet, ByVector, SearchPlan
 

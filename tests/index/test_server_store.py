@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import MissingExtra, RunError
-from diptych.index.dense import DenseIndex
 from diptych.index.kinds import open_index
-from diptych.index.nested import NestedIndex
+from diptych.index.kinds.dense import DenseIndex
+from diptych.index.kinds.nested import NestedIndex
 from diptych.index.plan import SearchPlan
 
 server = import_module("diptych.index.server")  # `diptych.index` by attribute is the function of the public face
@@ -148,7 +148,9 @@ def same_life(kit: Any, folder: Path, kind: Any, **options: Any) -> None:
         assert [index.export(folder / "items.parquet") for index in both] == [84, 84]
         assert (there.info.url, there.info.dim, len(there)) == (url, 16, 84)
     assert [path.name for path in (folder / "there").iterdir()] == ["index.json"]
-    with open_index(folder / "there", kit.model()) as again:
+    with pytest.raises(RunError, match="nothing is sent there unless you name it too: set QDRANT_URL=http://somewhere"):
+        open_index(folder / "there", kit.model())
+    with open_index(folder / "there", kit.model(), url=url) as again:
         assert again.search_text("u80", 1)[0].uid == "u80"
 
 
@@ -178,7 +180,7 @@ def test_an_index_moves_to_a_server_and_back(kit: Any, tmp_path: Path, memory: M
         assert [path.name for path in folder.iterdir()] == ["index.json"]
         assert [len(points) for points in memory.collections.values()] == [30]
         assert [h.uid for h in index.search_text("q", 9, where={"style": "noto"})] == [h.uid for h in before]
-    with open_index(folder, kit.model()) as index:
+    with open_index(folder, kit.model(), url="http://x") as index:
         index.move("")
         assert memory.collections == {}
         assert index.search_text("q", 9, where={"style": "noto"}) == before
@@ -190,7 +192,7 @@ def test_building_again_leaves_one_collection(kit: Any, tmp_path: Path, memory: 
         assert [len(points) for points in memory.collections.values()] == [stop]
     memory.collections.clear()
     with pytest.raises(RunError, match="has no collection 'index-"):
-        DenseIndex.open(tmp_path / "index")
+        DenseIndex.open(tmp_path / "index", url="http://x")
 
 
 def test_requests_are_small_and_samples_whole(kit: Any, tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_every_released_gate_is_stored() -> None:
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_fusion_equals_the_release(gate: str) -> None:
+def test_fusion_equals_the_release(gate: str, parity: Any) -> None:
     with np.load(STORED) as stored:
         arrays = {name.split("/")[1]: torch.from_numpy(stored[name]) for name in stored.files if name.startswith(f"{gate}/")}
     fused_places, fused_labels = arrays.pop("fused_places"), arrays.pop("fused_labels")
@@ -32,8 +33,8 @@ def test_fusion_equals_the_release(gate: str) -> None:
     fusion.load_state_dict(arrays)
     with torch.no_grad():
         our_places, our_labels = fusion(places, labels, position)
-    torch.testing.assert_close(our_places, fused_places, atol=2e-6, rtol=0)
-    torch.testing.assert_close(our_labels, fused_labels, atol=2e-6, rtol=0)
+    pairs = [(our_places, fused_places), (our_labels, fused_labels)]
+    parity("rlipv2", "fusion under every released gate", "outputs of JacobYuan7/RLIPv2", pairs, tolerance=2e-6)
 
 
 @pytest.mark.parametrize("gate", [gate for gate in GATES if gate.startswith(("vector", "self"))])

@@ -169,26 +169,49 @@ def _decoder_layer(name: str, args: Any, out: Tensor) -> dict[str, Tensor]:
     return {f"{name}_out": out, f"{name}_query_pos": position, f"{name}_ref": pyramid.in_levels(reference)}
 
 
+def stored_values() -> dict[str, Tensor]:
+    """What the release computed, without what it was given."""
+    return {name: value for name, value in golden()[2].items() if name not in GIVEN and "_mask_" not in name}
+
+
+def compared(values: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(values[name], value) for name, value in stored_values().items()]
+
+
 def differences(values: dict[str, Tensor], limit: float) -> dict[str, float]:
     """The largest absolute difference of each stored value that is farther off than the limit."""
-    stored = {name: value for name, value in golden()[2].items() if name not in GIVEN and "_mask_" not in name}
+    stored = stored_values()
     assert len(stored) == 62
     apart = {name: (values[name] - value).abs().max().item() for name, value in stored.items()}
     assert all(values[name].shape == value.shape for name, value in stored.items())
     return {name: value for name, value in apart.items() if not value <= limit}
 
 
-def test_every_module_equals_the_release_on_what_the_release_gave_it() -> None:
+def test_every_module_equals_the_release_on_what_the_release_gave_it(parity: Any) -> None:
     watched = Watched(forced=True)
     watched()
     assert not differences(watched.values, 1e-5)
+    parity(
+        "rlipv2",
+        "every module on what the release gave it",
+        "one whole pass of JacobYuan7/RLIPv2",
+        compared(watched.values),
+        tolerance=1e-5,
+    )
 
 
 @pytest.mark.parametrize("mask", [False, True], ids=["no mask", "a mask without padding"])
-def test_the_whole_pass_equals_the_release(mask: bool) -> None:
+def test_the_whole_pass_equals_the_release(mask: bool, parity: Any) -> None:
     watched = Watched()
     watched(pixels=torch.ones(1, 96, 96, dtype=torch.bool) if mask else None)
     assert not differences(watched.values, 5e-5)
+    parity(
+        "rlipv2",
+        "every module, box and logit of a whole pass",
+        "one whole pass of JacobYuan7/RLIPv2",
+        compared(watched.values),
+        tolerance=5e-5,
+    )
 
 
 def test_relation_boxes_move_references_and_logits() -> None:

@@ -47,9 +47,17 @@ def terms(values: dict[str, Tensor], options: dict[str, Any], missing: bool) -> 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_terms_equal_the_release(name: str) -> None:
+def test_terms_equal_the_release(name: str, parity: Any) -> None:
     values = stored()
-    torch.testing.assert_close(terms(values, *CASES[name]).double(), values[f"{name}/terms"], atol=2e-5, rtol=0)
+    found = terms(values, *CASES[name]).double()
+    torch.testing.assert_close(found, values[f"{name}/terms"], atol=2e-5, rtol=0)
+    parity(
+        "rlipv2",
+        "losses of labels, relations and boxes",
+        "terms that JacobYuan7/RLIPv2 gave",
+        [(found, values[f"{name}/terms"])],
+        tolerance=2e-5,
+    )
 
 
 def test_objects_that_do_not_exist_move_no_match_by_default() -> None:

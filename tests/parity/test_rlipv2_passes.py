@@ -124,18 +124,21 @@ FIELDS = ("subject_box_BSQ4", "object_box_BSQ4", "subject_logit_BSQC", "object_l
 
 
 @pytest.mark.parametrize("name", PASSES)
-def test_boxes_and_logits_of_every_layer_equal_the_release(name: str) -> None:
+def test_boxes_and_logits_of_every_layer_equal_the_release(name: str, parity: Any) -> None:
     said = answer(name)
     changes, training, _ = PASSES[name]
     real_BQ = torch.ones(2, PAIRS, dtype=torch.bool)
     if changes.get("given"):
         real_BQ = given_pairs(full=training).valid_BG
+    pairs = []
     with np.load(STORED) as stored:
         for field in FIELDS:
             released, ours = torch.from_numpy(stored[f"{name}/{field}"]), getattr(said, field)
             assert released.shape == ours.shape
             ours, released = (x.transpose(1, 2)[real_BQ] for x in (ours, released))
             torch.testing.assert_close(ours, released, atol=5e-5, rtol=0, msg=lambda text, field=field: f"{field}: {text}")
+            pairs.append((ours, released))
+    parity("rlipv2", "boxes and logits of every layer in each wiring", "passes of JacobYuan7/RLIPv2", pairs, tolerance=5e-5)
 
 
 def test_both_kinds_of_texts_are_there() -> None:

@@ -77,7 +77,7 @@ def drawn(released: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
-def test_every_head_equals_the_release(variant: str) -> None:
+def test_every_head_equals_the_release(variant: str, parity: Any) -> None:
     rng = np.random.RandomState(1)
     sizes = ((1, 16, 12, 10), (1, 24, 6, 5), (1, 32, 3, 3))
     maps = [torch.from_numpy(rng.standard_normal(size).astype(np.float32)) for size in sizes]
@@ -101,7 +101,10 @@ def test_every_head_equals_the_release(variant: str) -> None:
     with torch.no_grad():
         said = model.detect(torch.zeros(1, 3, 96, 80), text_TD, entities=ENTITIES, given=given if shape.given else None)
 
+    pairs = []
     with np.load(Path(__file__).parent / "rlipv2_variants.npz") as recorded:
         for ours, theirs in HEADS.items():
             expected = torch.from_numpy(recorded[f"{variant}/{theirs}"])
             torch.testing.assert_close(getattr(said, ours)[0], expected, rtol=1e-4, atol=5e-5, msg=f"{ours} differs")
+            pairs.append((getattr(said, ours)[0], expected))
+    parity("rlipv2", "heads of ParSe, ParSeD, ParSeDA and the tagger", "heads of JacobYuan7/RLIPv2", pairs, tolerance=1e-4)

@@ -8,8 +8,8 @@ from stand_ins import Mean, Patches, corner
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
-from diptych.data.media.transforms import Preprocess
-from diptych.pipelines.alignment import SIDE, align, covered, seen
+from diptych.data.media.transforms import Preprocess, seen
+from diptych.pipelines.alignment import SIDE, align, covered
 
 
 def test_patches_are_weighed_by_their_cosine() -> None:

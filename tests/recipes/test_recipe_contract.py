@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,25 @@ import torch
 
 from diptych import api
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Detector, Embedder, Generator, Optimiser, Recipe, Solvable
+from diptych.core.contracts import Classifier, Detector, Embedder, Generator, Optimiser, Recipe, Solvable
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
+from diptych.train.optimise import freeze
 from diptych.worlds.resolve import resolve
 
 BUILT = list(RECIPES)
+TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
 
 
-@pytest.fixture(scope="module")
-def rows() -> Any:
-    return resolve("world:scenes?n=24").split("train")
+@pytest.fixture
+def rows(slug: str) -> Any:
+    """Scenes, with questions where the recipe learns from those."""
+    return drawn("questions" if "questions" in RECIPES.load(slug).needs else "scenes")
+
+
+@cache
+def drawn(world: str) -> Any:
+    return resolve(f"world:{world}?n=24").split("train")
 
 
 def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
@@ -86,7 +97,38 @@ def written(model: Any, images: list[Any]) -> list[Any]:
     return [[ord(letter) for letter in caption] for caption in captions]
 
 
-ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Embedder: embedded}
+def classified(model: Any, images: list[Any]) -> list[Any]:
+    """Scores of two images for every class that the model was trained on."""
+    score_NK = model.classify(images)
+    assert score_NK.shape == (2, len(model.classes))
+    return [score_NK]
+
+
+ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Classifier: classified, Embedder: embedded}
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_learned_temperatures_come_back_into_their_bounds(
+    slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever a step made of them: a factor of similarities is from 1 to `max_scale` afterwards, where that is a field, else to 100."""
+    recipe, most = tiny(slug, rows, monkeypatch, tmp_path), 100.0
+    if hasattr(recipe, "max_scale"):
+        most = 50.0
+        recipe = dataclasses.replace(recipe, max_scale=most)
+    model = recipe.model()
+    freeze(model, recipe.optimiser())
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad and TEMPERATURE.search(name)}
+    if not named:
+        pytest.skip("learns no temperature")
+    (step,) = batches(rows, recipe, seed=0, stop=1)
+    with torch.no_grad():
+        features = recipe.features(model, step.batch)
+        for value, bound in ((-9.0, 0.0), (9.0, math.log(most))):
+            for p in named.values():
+                p.fill_(value)
+            recipe.after_update(model, features, step.batch, 0.0)
+            assert {name: p.item() for name, p in named.items()} == pytest.approx(dict.fromkeys(named, bound), abs=1e-6)
 
 
 @pytest.mark.parametrize("slug", BUILT)

@@ -24,7 +24,7 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 from diptych.serve import Limits, create_app
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "orange": (255, 120, 0)}

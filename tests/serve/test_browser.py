@@ -25,7 +25,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.dataset import Pool
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 from diptych.serve import Limits, create_app
 
 from .conftest import COLOURS, Finder, Running, Stub, b64, encoded, flat, listening

@@ -90,7 +90,7 @@ def test_a_graceful_end_answers_what_is_under_way(folder: Path) -> None:
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{address}/healthz", timeout=5)
         _, said = process.communicate(timeout=60)
-        assert process.returncode == 0
+        assert process.returncode == 128 + signal.SIGTERM
     first, *lines = said.splitlines()
     assert first == f"{address}/"
     events = [json.loads(line) for line in lines]
@@ -157,7 +157,7 @@ def test_the_token_may_come_from_the_environment(folder: Path) -> None:
         assert httpx.get(f"{address}/info").status_code == 401
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
-        assert process.returncode == 0
+        assert process.returncode == 128 + signal.SIGINT
 
 
 @pytest.mark.parametrize(

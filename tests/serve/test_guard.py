@@ -17,9 +17,9 @@ import pytest
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
 from diptych.serve import Limits, create_app
+from diptych.serve.admission.rate import Rate
 from diptych.serve.batching import Batcher, Job
 from diptych.serve.logs import JsonLines
-from diptych.serve.rate import Rate
 
 from .conftest import Running, Stub, b64, encoded, flat, listening, refusal, running
 
@@ -172,7 +172,7 @@ def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch,
 
     seen: list[tuple[bytes, bytes]] = []
     real = hmac.compare_digest
-    monkeypatch.setattr("diptych.serve.guard.hmac.compare_digest", lambda a, b: seen.append((a, b)) or real(a, b))
+    monkeypatch.setattr("diptych.serve.admission.guard.hmac.compare_digest", lambda a, b: seen.append((a, b)) or real(a, b))
     with running(tmp_path, token="right") as service:
         service.http.get("/info", headers={"Authorization": "Bearer wrong"})
         service.http.get("/info", headers={"Authorization": "Basic right"})

@@ -15,9 +15,9 @@ from PIL import Image
 
 from diptych.core.errors import ConfigError, DecodeError, MissingExtra
 from diptych.core.image import BytesImage
-from diptych.index.dense import DenseIndex
-from diptych.index.hybrid import HybridIndex
-from diptych.index.lexical import LexicalIndex
+from diptych.index.kinds.dense import DenseIndex
+from diptych.index.kinds.hybrid import HybridIndex
+from diptych.index.kinds.lexical import LexicalIndex
 from diptych.index.lexicon import Words
 from diptych.serve import app as app_module
 from diptych.serve import create_app, run

@@ -11,7 +11,7 @@ import numpy as np
 
 from diptych.core.image import ArrayImage
 from diptych.data.media.decode import decode, encode_png
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 from diptych.serve import create_app
 from diptych.worlds import scenes
 

@@ -45,10 +45,17 @@ def hico_case() -> tuple[Any, LogitDetector]:
         ("nf", 0.7, (0.5175084175084176, 0.35984848484848486, 0.6436363636363637)),
     ],
 )
-def test_hico_det_from_logits_equals_the_release(zero_shot: Any, nms: float, expected: tuple[float, ...]) -> None:
+def test_hico_det_from_logits_equals_the_release(zero_shot: Any, nms: float, expected: tuple[float, ...], parity: Any) -> None:
     data, model = hico_case()
     result = evaluate(HicoDet(zero_shot=zero_shot, nms=nms, **AS_RELEASED), model, data)
-    assert tuple(result.metrics[name].value for name in ("full", "rare", "non_rare")) == pytest.approx(expected, abs=1e-12)
+    found = [result.metrics[name].value for name in ("full", "rare", "non_rare")]
+    parity(
+        "rlipv2",
+        "HICO-DET from logits, four protocols",
+        "the released post-processing and scorer",
+        [(found, expected)],
+        tolerance=1e-12,
+    )
     assert result.notes["triplet_score"] == "relation x object"
     assert result.notes["impossible_pairs"] == "masked before the cut"
     assert result.notes["subjects"].startswith("pairs whose likeliest" if zero_shot else "all called person")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from diptych.core.errors import RunError
 from diptych.worlds.address import open_data
-
-if TYPE_CHECKING:
-    pass
 
 
 def read(source: Any, *, split: str = "", **columns: Any) -> Any:
@@ -20,3 +18,13 @@ def read(source: Any, *, split: str = "", **columns: Any) -> Any:
     """
     data = open_data(source, **columns)
     return data.split(split) if split else data
+
+
+def read_recorded(source: str, where: object) -> Any:
+    """Data by the address that a file names: on this machine only, for the file may come from anybody. Raises RunError for others."""
+    if "://" in source:
+        raise RunError(
+            f"{where} names the data {source[:200]}, which lie on another machine, and nothing is fetched because a file says so: "
+            "name them yourself (data=)"
+        )
+    return read(source)

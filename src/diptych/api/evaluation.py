@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diptych.core.contracts import Task
     from diptych.core.result import Result
 
-from diptych.api.data import read
+from diptych.api.data import read, read_recorded
 from diptych.api.models import load
 from diptych.api.training import own_task, recipe_of
 
@@ -75,7 +75,7 @@ def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
-    source = data if data is not None else folder.state.get("source", "")
+    source = data if data is not None else read_recorded(folder.state.get("source", ""), folder.path)
     return evaluate_splits(load(folder.path), own_task(recipe_of(folder), **options), source, out=folder.records)
 
 
@@ -87,10 +87,12 @@ def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
     return {kept.part.rpartition("/")[2]: kept.result for kept in kept_results(folder.records)}
 
 
-def report(run: str | Path) -> Path:
-    """Write `report.html` of a run: one file that opens offline."""
+def report(run: str | Path, data: Any = None) -> Path:
+    """Write `report.html` of a run: one file that opens offline. `data`: those of the run, where it names another machine's."""
     from diptych.report.run import run_report
 
     folder = RunFolder.open(Path(run))
     source = folder.state.get("source", "")
-    return run_report(folder, read(source) if source else None)
+    if data is not None:
+        return run_report(folder, read(data))
+    return run_report(folder, read_recorded(source, folder.path) if source else None)

@@ -30,8 +30,8 @@ def index(
 
     model    a model, anything that `load` opens, "words" (BM25 over the texts; kind "lexical") or "annotations" (the scene graphs of
              the data; kind "graphs")
-    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms), "late" (shortlist), "hybrid" (fusion, lexical, depth),
-             "graphs" (objects, relations, min_confidence); in brackets what `options` may hold
+    kind     "dense", "nested" (prefix, order, shortlist), "lexical" (query_terms, item_terms), "late" (shortlist),
+             "hybrid" (fusion, lexical, depth), "graphs" (objects, relations, min_confidence); in brackets what `options` may hold
     what     "images": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
     """
@@ -56,15 +56,18 @@ def index(
     )
 
 
-def open_index(folder: str | Path, *, model: Any = "") -> Index:
-    """An index of any kind with its model: the one it was built with, unless another address of the same model is given."""
+def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
+    """An index of any kind with its model: the one it was built with, unless another address of the same model is given.
+
+    url  of the Qdrant server that holds its vectors; a server that only the folder names is not contacted
+    """
     from diptych.index.facts import read_facts
     from diptych.index.kinds import open_index as open_any
 
     address = model or read_facts(Path(folder)).source.get("model", "")
     if not address:
         raise RunError(f"{folder} was built from a model object: pass the model's address")
-    return open_any(folder, _searcher(address) if isinstance(address, str | Path) else address)
+    return open_any(folder, _searcher(address) if isinstance(address, str | Path) else address, url=url)
 
 
 def _searcher(address: str | Path) -> Any:
@@ -74,7 +77,7 @@ def _searcher(address: str | Path) -> Any:
 
         return Words()
     if str(address) == "annotations":
-        from diptych.index.graphs import Annotations
+        from diptych.index.kinds.graphs import Annotations
 
         return Annotations()
     return load(address)

@@ -11,14 +11,14 @@ from diptych.core.config import from_plain, with_changes
 from diptych.core.contracts import Dataset, Recipe, Tuning
 from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
-from diptych.core.run_folder import RunFolder
+from diptych.core.run_folder import LOCK, RunFolder
 from diptych.worlds.address import as_drawn, split_names, training_rows
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Task
     from diptych.train.options import TrainOptions
 
-from diptych.api.data import read
+from diptych.api.data import read, read_recorded
 
 Say = Callable[[str], None]
 
@@ -76,7 +76,7 @@ def train(
     if init:
         options = replace(options, init=start_of(init))
         made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
-    if Path(out).exists() and any(Path(out).iterdir()):
+    if Path(out).exists() and any(entry.name != LOCK for entry in Path(out).iterdir()):
         raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
     whole = read(data)
     uids = _uids(subset)
@@ -115,7 +115,7 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
         return made, None  # a recipe of another kind of model: tensors of equal name and shape
     found = resized(made, made.started(model), asked)
     refuse_conflicts(made, found, asked, str(init))
-    return (tuned(found, asked) if foreign else found), model
+    return (tuned(found, asked) if foreign and hasattr(found, "tuned_lr") else found), model
 
 
 def chosen_fields(name: str | Recipe) -> set[str]:
@@ -130,9 +130,13 @@ def start_report(made: Recipe, model: Any, init: str | Path) -> list[str]:
 
     from diptych.train.weights import start_lines
 
-    with torch.device("meta"):
-        ours = made.model()
-    return start_lines(model.model.state_dict(), ours, str(init), getattr(model, "left", ()))
+    try:
+        with torch.device("meta"):
+            ours = made.model()
+    except (RuntimeError, NotImplementedError):  # a part that reads its own weights cannot be built without memory
+        with torch.random.fork_rng(devices=[]):
+            ours = made.model()
+    return start_lines(made.fitted(model.model.state_dict()), ours, str(init), getattr(model, "left", ()))
 
 
 def _uids(subset: str | Path | Sequence[str]) -> list[str]:
@@ -158,11 +162,13 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
 
     folder = RunFolder.open(Path(run))
     if folder.state["status"] == "finished":
+        if folder.state.get("signal"):
+            folder.write_state(signal=None)  # it was for the process that finished the run
         return folder
-    source = data if data is not None else folder.state.get("source", "")
+    source = folder.state.get("source", "")
     if not source and data is None:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
-    whole = read(source)
+    whole = read_recorded(source, folder.path) if data is None else read(data)
     options = from_plain(TrainOptions, folder.config["run"])
     made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []

@@ -47,6 +47,8 @@ class Claim:
     source            paper and year, and which of its findings this is
     refuted           what result would speak against it
     controls          what a reader would ask first: untrained, raw input, the trivial recipe. They never sweep
+    bounds            what could be reached at best, with more than the arms are given (true labels, all tasks at once): run under the
+                      same seeds, shown, and no part of the verdict. They never sweep
     margins           the smallest difference that would matter, and how close counts as equal
     equal_budget      quantities that must be within a tenth in both arms; the others are measured and shown
     tuned_by          metric by which rates are chosen; "" takes `metric`
@@ -73,6 +75,7 @@ class Claim:
     reported: tuple[str, ...] = ()
     seeds: int = 5
     tuning_seeds: tuple[int, ...] = (0, 1, 2)
+    bounds: tuple[Arm, ...] = ()
     name: str = ""
     why_long: str = ""
 
@@ -82,8 +85,8 @@ class Claim:
             raise ConfigError(f"claim '{self.key}': two of its arms and controls have the same name ({', '.join(names)})")
         if not self.controls:
             raise ConfigError(f"claim '{self.key}' names no control (expected one at least, such as the untrained model)")
-        if any(control.rates for control in self.controls):
-            raise ConfigError(f"claim '{self.key}': controls sweep no rates")
+        if any(arm.rates for arm in (*self.controls, *self.bounds)):
+            raise ConfigError(f"claim '{self.key}': controls and bounds sweep no rates")
         if self.seeds < MINIMUM_SEEDS:
             raise ConfigError(f"claim '{self.key}' has {self.seeds} seeds (expected at least {MINIMUM_SEEDS})")
         if not set(self.tuning_seeds) <= TUNING_SEEDS or not self.tuning_seeds:
@@ -100,7 +103,7 @@ class Claim:
 
     @property
     def every_arm(self) -> tuple[Arm, ...]:
-        return (*self.arms, *self.controls)
+        return (*self.arms, *self.controls, *self.bounds)
 
     def hash(self) -> str:
         """Twelve hex digits over the declaration and the configuration and code of its arms, not over words that explain it."""

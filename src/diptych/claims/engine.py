@@ -151,6 +151,7 @@ def _entry(
         baseline=side(claim.baseline),
         method=side(claim.method),
         controls=tuple(side(control) for control in claim.controls),
+        bounds=tuple(side(bound) for bound in claim.bounds),
         equal_budget=claim.equal_budget,
         sweep={name: arm.record for name, arm in swept.items() if arm.record},
         difference=judged.difference.mean,

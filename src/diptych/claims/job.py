@@ -114,8 +114,9 @@ def run_job(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
         else:
             record = {"source": job.source, "arm": job.arm}
             folder = fit(job.recipe, rows, job.folder, job.options, [("compare", ask)], record=record)
-        if folder.state["status"] != "finished":
+        if own_process and folder.state["status"] != "finished":
             raise RunError(f"stopped after {folder.state.get('step')} steps; the same command goes on with it")
+        folder.expect_finished()
         cell.spending.add(folder, type(job.recipe))
         scored.update({} if scored else _kept(job, whole))
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # the cell is finished: nothing goes on from here

@@ -21,10 +21,10 @@ from diptych.worlds.address import as_drawn
 NOT_LOSSES = frozenset({"step", "kind", "seconds", "images_per_second"})
 
 
-def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2) -> RunFolder:
+def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, init: str = "") -> RunFolder:
     """The finished run of this cell, counted in its spending: resumed when its folder holds a part of it.
 
-    Claims train in float32 on every machine, so that machines agree; a trace trains in float64.
+    `init` is a file of weights to start from. Claims train in float32 on every machine, so that machines agree; a trace trains in float64.
     """
     recipe = cell.sized(recipe, smoke_steps=smoke_steps)
     rows = as_drawn(rows, recipe)
@@ -39,10 +39,11 @@ def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2) 
             precision="fp64" if traced else "fp32",
             device="cpu",
             log_every=1 if traced else 10,
+            init=init,
         )
         with _float64(traced):
             folder = fit(recipe, rows, cell.folder, options)
-    cell.spending.add(folder, type(recipe))
+    cell.spending.add(folder.expect_finished(), type(recipe))
     if cell.size == "trace":
         lines = [line for line in folder.metrics() if line.get("kind") == "train"]
         cell.spending.losses += [{name: value for name, value in line.items() if name not in NOT_LOSSES} for line in lines]

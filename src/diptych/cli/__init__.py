@@ -1,18 +1,21 @@
 """The command line: ``diptych COMMAND ...``. Thin: parse, call `diptych.api`, print.
 
 Contract: with ``--json`` stdout holds exactly one line with one JSON object; everything else goes to stderr. Exit codes: 0 done,
-1 the work failed (bad data, a run that cannot go on), 2 the command was wrong (unknown name or option), 130 interrupted.
+1 the work failed (bad data, a run that cannot go on), 2 the command was wrong (unknown name or option), 130 ended by Ctrl-C, 143 ended
+by SIGTERM; the last two also where everything was saved before, so that ``diptych train ... && diptych eval ...`` stops.
 Modules of commands are imported only when their command is used, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from diptych import __version__
 from diptych.core.errors import ConfigError, DiptychError, UnknownName
+from diptych.core.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
 
 COMMANDS = {
     "demo": "curate, train, evaluate and search real data; ends in a report",
@@ -26,7 +29,10 @@ COMMANDS = {
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
     "classify": "name what is in an image, from your own list",
+    "caption": "write about images, with a model that writes",
+    "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
+    "explain": "align: which part of a picture each word of a text goes with",
     "run": "start a pipeline that works at inference time",
     "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
     "report": "write the HTML report of a run again",
@@ -57,32 +63,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     try:
-        if not words or words[0] in ("-h", "--help", "help"):
-            print(usage())
-            return 0
-        if words[0] in ("-V", "--version"):
-            print(f"diptych {__version__}")
-            return 0
-        if words[0] not in COMMANDS:
-            raise UnknownName("command", words[0], COMMANDS)
-        code: int = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command").main(words[1:])
-        return code
+        with SignalWatch(raise_interrupt, grace=GRACE):
+            return _run(words)
     except (UnknownName, ConfigError) as error:
-        return _fail(error, 2, as_json)
+        return _fail(str(error), type(error).__name__, 2, as_json)
     except DiptychError as error:
-        return _fail(error, 1, as_json)
+        return _fail(str(error), type(error).__name__, 1, as_json)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away: nothing is left to say
         return 0
+    except Terminated:
+        return _fail("ended by SIGTERM", "Terminated", exit_code(signal.SIGTERM), as_json)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _fail("interrupted", "KeyboardInterrupt", exit_code(signal.SIGINT), as_json)
 
 
-def _fail(error: DiptychError, code: int, as_json: bool) -> int:
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"diptych {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise UnknownName("command", words[0], COMMANDS)
+    code: int = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command").main(words[1:])
+    return code
+
+
+def _fail(problem: str, kind: str, code: int, as_json: bool) -> int:
     from diptych.cli.output import emit, say
 
-    say(f"error: {error}")
+    say(f"error: {problem}" if code < exit_code(0) else problem)
     if as_json:
-        emit({"error": str(error), "kind": type(error).__name__})
+        emit({"error": problem, "kind": kind})
     return code

@@ -1,4 +1,4 @@
-"""``diptych claims list | run SLUG... | check [SLUG...] | table``."""
+"""``diptych claims list | cost SLUG... | run SLUG... | check [SLUG...] | table``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 from diptych.claims import engine, ledger, registry
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import Claim
+from diptych.claims.cost import estimated
 from diptych.claims.table import rows, table_lines
 from diptych.claims.trace import differences, trace
 from diptych.claims.tree import Tree, tree
@@ -40,6 +41,12 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Cost:
+    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all when left out")] = ()
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+@dataclass(frozen=True)
 class Check:
     slugs: Annotated[
         Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all that have a verdict when left out")
@@ -58,6 +65,7 @@ class Table:
 def main(argv: Sequence[str]) -> int:
     subs = {
         "list": (_list, "every claim in a sentence"),
+        "cost": (_cost, "what a verdict would cost, from a few steps of every arm"),
         "run": (_run, "sweep the rates, run what is missing, give the verdict, write the ledger"),
         "check": (_check, "whether verdicts still speak about the code that is there"),
         "table": (_table, "the newest verdict of every claim"),
@@ -70,6 +78,22 @@ def _list(argv: Sequence[str]) -> int:
     claims = registry.every()
     plain = [{"claim": c.key, "kind": c.kind, "sentence": c.sentence, "metric": c.metric, "data": c.data} for c in claims]
     return finish({"claims": plain}, [f"{c.key:<{WIDTH}}{c.sentence}" for c in claims], args.json)
+
+
+def _cost(argv: Sequence[str]) -> int:
+    args = parse(Cost, argv, "claims cost", "Processor minutes of sweep, arms and controls, from a few steps of every arm.")
+    claims = _chosen(args.slugs) if args.slugs else registry.every()
+    with tempfile.TemporaryDirectory() as folder:
+        found = estimated(claims, Path(folder), lambda claim, seconds: say(_price(claim.key, seconds)))
+    systems: dict[str, float] = {}
+    for claim in claims:
+        systems[claim.slug] = systems.get(claim.slug, 0.0) + found[claim.key]
+    lines = [_price(key, seconds) for key, seconds in sorted(systems.items(), key=lambda item: item[1])]
+    return finish({"claims": found, "systems": systems}, ["processor minutes of all claims of a system:", *lines], args.json)
+
+
+def _price(key: str, seconds: float) -> str:
+    return f"{key:<{WIDTH}}{seconds / 60:6.1f}"
 
 
 def _run(argv: Sequence[str]) -> int:

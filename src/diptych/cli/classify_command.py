@@ -1,4 +1,4 @@
-"""``diptych classify MODEL IMAGE... --classes cat,dog``."""
+"""``diptych classify MODEL IMAGE... --classes cat,dog``. A model that was trained with labels says its own classes without."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Classify:
     images: Annotated[
         Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
     ]
-    classes: Annotated[str, arg(help="names, with commas between them")]
+    classes: Annotated[str, arg(help="names, with commas between them; '' asks a trained classifier for its own")] = ""
     templates: Annotated[str, arg(help="plain | one | seven | eighty, or a sentence with {}")] = "plain"
     k: Annotated[int, arg(aliases=["-k"], help="names an image")] = 3
     download: bool = False
@@ -29,20 +29,33 @@ class Classify:
 def main(argv: Sequence[str]) -> int:
     args = parse(Classify, argv, "classify", "Name what is in an image, from your own list.")
     names = listed(args.classes)
-    if len(names) < 2:
+    if names and len(names) < 2:
         raise ConfigError(f"--classes is {args.classes!r} (expected two names or more, with commas between them)")
     for path in args.images:
         if not path.is_file():
             raise ConfigError(f"{path} does not exist")
     import numpy as np
+    from scipy.special import softmax
 
     from diptych.api import load
+    from diptych.core.contracts import Classifier
     from diptych.core.image import FileImage
+    from diptych.tasks._scoring.pair_scores import compared_by
     from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 
     model = load(args.model, download=args.download)
-    heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))
-    score_NK = model.embed_images([FileImage(path) for path in args.images]) @ heads_KD.T
+    images = [FileImage(path) for path in args.images]
+    if not names and isinstance(model, Classifier):
+        names, score_NK = tuple(model.classes), softmax(model.classify(images), axis=1)
+    elif not names:
+        raise ConfigError(
+            f"--classes is missing: '{args.model}' has no classes of its own (expected two names or more, with commas)"
+        )
+    elif compared_by(model, "auto") == "pairs":
+        score_NK = ZeroShot(templates=args.templates, ensemble="mean_scores").pair_scores(model, images, names)
+    else:
+        heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))
+        score_NK = model.embed_images(images) @ heads_KD.T
     answers = []
     for path, score_K in zip(args.images, score_NK, strict=True):
         best = np.argsort(-score_K, kind="stable")[: args.k]

@@ -37,6 +37,7 @@ class Columns:
     language: Annotated[str, arg(help="a column, or a code such as en")] = ""
     root: Annotated[str, arg(help="the folder of the images, where they are not beside the data")] = ""
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
+    follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
 
     def given(self) -> dict[str, Any]:
         given = {f.name: getattr(self, f.name) for f in fields(Columns) if getattr(self, f.name)}
@@ -126,8 +127,11 @@ def _build(argv: Sequence[str]) -> int:
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data build SRC OUT")
     from diptych.data.shards.build import build
+    from diptych.data.shards.mark import words_of
 
-    report = build(_pool(args), args.out, shard_samples=args.shard_samples, overwrite=args.overwrite, progress=True)
+    command = words_of("diptych", "data", "build", *(word for word in argv if word != "--json"))
+    options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
+    report = build(_pool(args), args.out, **options, progress=True, command=command)
     return finish(report.to_json(), report.lines(), args.json)
 
 

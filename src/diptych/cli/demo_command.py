@@ -100,7 +100,7 @@ def _run(recipe: str, data: Any, args: Demo, seed: int) -> tuple[RunFolder, floa
         say(f"train {recipe}, seed {seed}")
         made = api.recipe(recipe, steps=args.steps) if args.steps else api.recipe(recipe)
         run = api.train(made, data, folder, seed=seed, save_every=100)
-    if "minutes" not in run.state:
+    if "minutes" not in run.expect_finished().state:
         results = api.evaluate_run(run, data, origins=_queries(data))
         minutes = (time.perf_counter() - start) / 60
         run.write_state(minutes=minutes)

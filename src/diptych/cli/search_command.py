@@ -54,8 +54,8 @@ def main(argv: Sequence[str]) -> int:
 def _by_triplet(args: Search) -> int:
     if args.query or args.image or args.like or args.unlike:
         raise ConfigError("--triplet is the whole question (expected no words, picture or examples beside it)")
-    from diptych.index.graphs import triplet
     from diptych.index.kinds import open_index
+    from diptych.index.kinds.graphs import triplet
     from diptych.index.plan import ByTriplet, SearchPlan
 
     wanted = triplet(args.triplet)

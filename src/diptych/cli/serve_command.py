@@ -13,7 +13,8 @@ from tyro.conf import Positional, arg
 from diptych.cli.flat import flat, pick
 from diptych.cli.output import parse, say
 from diptych.core.errors import ConfigError
-from diptych.serve.limits import Limits
+from diptych.core.signals import exit_code
+from diptych.serve.admission.limits import Limits
 
 TOKEN = "DIPTYCH_TOKEN"
 
@@ -59,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
         cors=args.cors,
         hosts=args.hosts or (LOOPBACK if args.host in LOOPBACK else ()),
     )
-    run(app, host=args.host, port=args.port, announce=say)
-    return 0
+    number = run(app, host=args.host, port=args.port, announce=say)
+    return exit_code(number) if number else 0
 
 
 def _side(address: str, index: Path, args: Serve) -> tuple[Any, Any]:

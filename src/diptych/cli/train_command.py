@@ -16,6 +16,7 @@ from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
+from diptych.core.signals import exit_code
 
 USAGE = "diptych train RECIPE --data D --out R [options]"
 DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the recipe their values; each is an option."
@@ -24,6 +25,7 @@ DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the r
 @dataclass(frozen=True)
 class Resume:
     resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
+    data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -51,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
         args = parse(Resume, argv, "train", "Go on with a run that was stopped or killed.")
         from diptych.api import resume
 
-        return _finish(resume(args.resume), evaluation=True, as_json=args.json)
+        data = args.data or None
+        return _finish(resume(args.resume, data=data), data=data, evaluation=True, as_json=args.json)
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
         built = ", ".join(RECIPES)
@@ -85,7 +88,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
     talk = say if _main_process() else None
     asked = _asked(recipe, argv)
     run = train(recipe, args.data, args.out, options=options, init=args.init, subset=args.subset, say=talk, asked=asked)
-    return _finish(run, evaluation=not args.no_evaluation, as_json=args.json)
+    return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 
 
 def _preset(argv: Sequence[str]) -> str:
@@ -127,20 +130,25 @@ def _cost_lines(cost: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _finish(run: RunFolder, *, evaluation: bool, as_json: bool) -> int:
-    if not _main_process():
-        return 0
+def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool) -> int:
+    """Evaluates and reports what is finished. Who asked the run to stop, be it in the last step, wants neither."""
     state = run.state
+    asked = state.get("signal")
+    code = exit_code(asked) if asked else 0
+    if not _main_process():
+        return code
     payload: dict[str, Any] = {"run": str(run.path), "status": state["status"], "step": state.get("step")}
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
-    if state["status"] == "finished" and evaluation and state.get("source") and not run.report.exists():
+    if state["status"] == "finished" and not asked and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
 
-        results = evaluate_run(run)
+        results = evaluate_run(run, data)
         payload["results"] = {name: result.to_json() for name, result in results.items()}
         lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
-        payload["report"] = str(report(run.path))
+        payload["report"] = str(report(run.path, data))
         lines.append(f"report: {payload['report']}")
+    if state["status"] == "finished" and asked and evaluation:
+        lines.append(f"evaluation and report are still to come: diptych train --resume {run.path}")
     if state["status"] == "stopped":
         lines.append(f"go on with: diptych train --resume {run.path}")
-    return finish(payload, lines, as_json)
+    return finish(payload, lines, as_json) or code

@@ -20,8 +20,12 @@ import yaml
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.files import write_atomic, write_json
+from diptych.core.json_text import read_object
+from diptych.core.paths import read_file
 
 T = TypeVar("T")
+LARGEST = 256 * 2**20
+"""Bytes of a configuration, vocabularies included."""
 
 
 def to_plain(value: Any) -> Any:
@@ -42,6 +46,9 @@ def from_plain(kind: type[T], plain: dict[str, Any]) -> T:
     for name in plain:
         if name not in fields:
             raise UnknownName(f"field of {kind.__name__}", name, fields)
+    for name, item in fields.items():
+        if name not in plain and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{kind.__name__} has no {name} (expected {_type_name(hints[name])})")
     return kind(**{name: _coerce(hints[name], value, f"{kind.__name__}.{name}") for name, value in plain.items()})
 
 
@@ -69,6 +76,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if len(kinds) != len(value):
             raise ConfigError(f"{where} has {len(value)} values (expected {len(kinds)})")
         return tuple(_coerce(k, v, f"{where}[{n}]") for n, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if origin in (dict, list) and not isinstance(value, origin):
+        raise ConfigError(f"{where} is {value!r:.60} (expected a {origin.__name__})")
     if origin is dict:
         return {k: _coerce(args[1], v, f"{where}[{k!r}]") for k, v in value.items()}
     if origin is list:
@@ -137,8 +146,32 @@ def save_config(folder: Path, sections: dict[str, Any]) -> None:
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """The sections of ``config.yaml`` as plain values, with what was prepared put back."""
-    sections: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    for name, values in json.loads((folder / "prepared.json").read_text(encoding="utf-8")).items():
+    """The sections of ``config.yaml`` as plain values, with what was prepared put back. Raises ValueError with a line that names the
+    file, for one that is missing or damaged."""
+    file, prepared = folder / "config.yaml", folder / "prepared.json"
+    try:
+        text = read_file(file, most=LARGEST).decode("utf-8")
+        sections = yaml.load(text, Loader=_NoAliases)  # a SafeLoader
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{file} cannot be read: {first}") from error
+    if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
+        raise ValueError(f"{file} holds no sections (expected what a run wrote)")
+    try:
+        learned = read_object(prepared)
+    except ValueError as error:
+        raise ValueError(f"{prepared} {error}") from error
+    for name, values in learned.items():
+        if name not in sections or not isinstance(values, dict):
+            raise ValueError(f"{prepared} has a section '{name}' that {file.name} has not")
         sections[name].update(values)
     return sections
+
+
+class _NoAliases(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
+    """YAML without references, by which a few lines could stand for a petabyte; what is written here has none that matter."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("holds a reference (&, *), which a configuration of ours never does")
+        return super().compose_node(parent, index)

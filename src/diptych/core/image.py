@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import ShapeError
+from diptych.core.paths import read_file, refuse_other
 
 
 @runtime_checkable
@@ -25,16 +27,17 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileImage:
-    """An image in a file of its own."""
+    """An image in a file of its own. `within`: a folder that links may not lead out of; None for a file that somebody named."""
 
     path: Path
+    within: str | None = None
 
     @property
     def name(self) -> str:
         return str(self.path)
 
     def read(self) -> bytes:
-        return self.path.read_bytes()
+        return read_file(self.path, self.within)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,13 @@ class SliceImage:
         return f"{self.path}:{self.member or self.offset}"
 
     def read(self) -> bytes:
-        handle = os.open(self.path, os.O_RDONLY)
+        handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
+            facts = os.fstat(handle)
+            refuse_other(facts)
+            if self.offset < 0 or self.size < 0 or self.offset + self.size > facts.st_size:  # before memory is taken for it
+                end = self.offset + self.size
+                raise OSError(errno.EIO, f"bytes {self.offset:,} to {end:,} of a file of {facts.st_size:,} bytes")
             return os.pread(handle, self.size, self.offset)
         finally:
             os.close(handle)

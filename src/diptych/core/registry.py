@@ -135,7 +135,11 @@ RECIPES = Registry(
         "codebook_captioner": (
             "diptych.recipes.generation.codebook_captioner:CodebookCaptioner",
             "captions by the codes of image patches",
-        )
+        ),
+        "mrl_classes": (
+            "diptych.recipes.contrastive.mrl_classes:MRLClasses",
+            "a classifier on every prefix of an image's vector, from labels",
+        ),
     },
     room="recipes",
 )
@@ -171,10 +175,14 @@ TASKS = Registry(
     {
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
+        "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
         "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
         "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
+        "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
+        "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
+        "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -197,6 +205,10 @@ PIPELINES = Registry(
     "diptych.pipelines",
     {
         "alignment": ("diptych.pipelines.alignment:Align", "which parts of a picture a text is about"),
+        "picture_words": (
+            "diptych.pipelines.picture_words:WordsOfPicture",
+            "which words a picture becomes, and where they stand",
+        ),
         "composed_search": (
             "diptych.pipelines.composed_search:ComposedSearch",
             "a picture and a text together: 'this, but at night'",
@@ -209,21 +221,26 @@ WORLDS = Registry(
     "diptych.worlds",
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
+        "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
+        "emoji_vendors": (
+            "diptych.worlds.emoji_vendors:emoji_vendors",
+            "the same concepts by one vendor of emoji after the other",
+        ),
     },
 )
 INDEXES = Registry(
     "kind of index",
     "diptych.indexes",
     {
-        "dense": ("diptych.index.dense:DenseIndex", "a vector a sample"),
-        "nested": ("diptych.index.nested:NestedIndex", "short vectors first, whole ones for the best"),
-        "lexical": ("diptych.index.lexical:LexicalIndex", "words"),
-        "late": ("diptych.index.late:LateIndex", "a vector a patch or word"),
-        "hybrid": ("diptych.index.hybrid:HybridIndex", "words and vectors"),
-        "graphs": ("diptych.index.graphs:GraphIndex", "scene graphs, by triplet"),
+        "dense": ("diptych.index.kinds.dense:DenseIndex", "a vector a sample"),
+        "nested": ("diptych.index.kinds.nested:NestedIndex", "short vectors first, whole ones for the best"),
+        "lexical": ("diptych.index.kinds.lexical:LexicalIndex", "words"),
+        "late": ("diptych.index.kinds.late:LateIndex", "a vector a patch or word"),
+        "hybrid": ("diptych.index.kinds.hybrid:HybridIndex", "words and vectors"),
+        "graphs": ("diptych.index.kinds.graphs:GraphIndex", "scene graphs, by triplet"),
     },
 )
 ENGINES = Registry(
@@ -240,10 +257,15 @@ MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
+        "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
+        "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
+        "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
+        "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

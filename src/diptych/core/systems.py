@@ -94,7 +94,7 @@ SYSTEMS: tuple[System, ...] = (
     System("rlipv2", "RLIPv2 (with RLIPv1/ParSe as baselines) and its Relation Tagger", "relational", "diptych.recipes.relations.rlipv2:RLIPv2", also=("curate/operators/relation_tags.py",)),
     System("plip_person", "PLIP, person representation", "domains", "diptych.recipes.domains.plip_person:PLIPPerson"),
     System("dreamlip", "DreamLIP, long captions", "objectives", "diptych.recipes.contrastive.dreamlip:DreamLIP"),
-    System("filip", "FILIP, token-wise late interaction", "objectives", "diptych.recipes.contrastive.filip:FILIP", also=("index/late.py",)),
+    System("filip", "FILIP, token-wise late interaction", "objectives", "diptych.recipes.contrastive.filip:FILIP", also=("index/kinds/late.py",)),
     System("medslip", "MeDSLIP, dual stream", "domains", "diptych.recipes.domains.medslip:MeDSLIP"),
     System("desco", "DesCo, description-conditioned detection", "graphs", "diptych.recipes.grounding.desco:DesCo"),
     System("ptp", "Position-guided Text Prompt", "data", "diptych.recipes.grounding.ptp:PTP", also=("curate/operators/position_prompts.py",)),
@@ -105,7 +105,7 @@ SYSTEMS: tuple[System, ...] = (
     System("laclip", "LaCLIP, language rewrites", "data", "diptych.recipes.contrastive.laclip:LaCLIP", also=("curate/operators/rewrite.py",)),
     System("biomedclip", "BiomedCLIP and the PMC-15M pipeline", "domains", "diptych.recipes.domains.biomedclip:BiomedCLIP", also=("curate/operators/pubmed.py",)),
     System("rad_dino", "RAD-DINO", "domains", "diptych.recipes.domains.rad_dino:RadDINO"),
-    System("lexlip", "LexLIP, lexicon bottleneck", "objectives", "diptych.recipes.contrastive.lexlip:LexLIP", also=("index/lexical.py",)),
+    System("lexlip", "LexLIP, lexicon bottleneck", "objectives", "diptych.recipes.contrastive.lexlip:LexLIP", also=("index/kinds/lexical.py",)),
     System("realsyn", "RealSyn, interleaved documents to pairs", "data", "diptych.curate.operators.realsyn:RealSyn"),
     System("rlaif_v", "RLAIF-V", "mllm", "diptych.recipes.alignment.rlaif_v:RLAIFV"),
     System("simvlg", "SimVLG, token merging", "mllm", "diptych.recipes.bridges.simvlg:SimVLG"),
@@ -169,7 +169,7 @@ SYSTEMS: tuple[System, ...] = (
     System("dcd", "Dynamic Contrastive Distillation", "objectives", "diptych.recipes.contrastive.dcd:DCD"),
     System("auto_bench", "Auto-Bench", "mllm", "diptych.tasks.choice.auto_bench:AutoBench"),
     System("rl4lms", "RL4LMs, NLPO, GRUE", "graphs", "diptych.recipes.alignment.rl4lms:RL4LMs", also=("train/policy.py",)),
-    System("mrl", "Matryoshka Representation Learning", "objectives", "diptych.recipes.contrastive.mrl:MRL", also=("index/nested.py",)),
+    System("mrl", "Matryoshka Representation Learning", "objectives", "diptych.recipes.contrastive.mrl:MRL", also=("index/kinds/nested.py",)),
     System("sgl", "SGL, symbolic goal learning", "graphs", "diptych.recipes.relations.sgl:SGL"),
     System("mc_bench", "MC-Bench", "mllm", "diptych.tasks.choice.mc_bench:MCBench"),
     System("groundvlp", "GroundVLP", "graphs", "diptych.pipelines.groundvlp:GroundVLP"),
@@ -178,6 +178,7 @@ SYSTEMS: tuple[System, ...] = (
 BASELINES: tuple[System, ...] = (
     System("siglip", "SigLIP, a sigmoid for every pair (baseline)", "objectives", "diptych.recipes.contrastive.siglip:SigLIP"),
     System("locked", "Locked towers with cached features (baseline)", "objectives", "diptych.recipes.contrastive.locked:Locked"),
+    System("fused", "A matcher that reads image and text together (baseline)", "objectives", "diptych.recipes.contrastive.fused:Fused"),
     System("linear_map", "A linear map between two frozen encoders, in closed form (baseline)", "objectives", "diptych.recipes.contrastive.linear_map:LinearMap"),
 )
 # fmt: on

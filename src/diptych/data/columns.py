@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from diptych.core.config import config_hash, to_plain
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.files import write_atomic
+from diptych.core.paths import open_file
 
 FOLDER = "tables"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _META = b"diptych.made_by"
 
 
@@ -58,7 +60,7 @@ def write_table(folder: Path, name: str, table: pa.Table, made_by: MadeBy) -> Pa
 
     `table` needs a string column "uid" without gaps. Several rows of one uid are allowed (texts, regions); their order is kept.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if not NAME.fullmatch(name):
         raise DataError(f"table name {name!r} cannot be a file name", expected="letters, digits, _ and -")
     path = folder / FOLDER / f"{name}.parquet"
     if "uid" not in table.column_names:
@@ -75,10 +77,15 @@ def write_table(folder: Path, name: str, table: pa.Table, made_by: MadeBy) -> Pa
 def read_table(folder: Path, name: str) -> ColumnTable:
     """The table and what made it. An unknown name gets a near match."""
     path = folder / FOLDER / f"{name}.parquet"
-    if not path.is_file():
+    if not NAME.fullmatch(name) or not path.is_file():
         raise UnknownName("table", name, table_names(folder), hint=f"no table lies in {folder / FOLDER}")
     table = read_parquet(path)
-    made_by = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+    if "uid" not in table.column_names:
+        raise DataError("has no column 'uid'", file=path, expected=f"'uid' among {', '.join(table.column_names)}")
+    try:
+        made_by = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise DataError("does not say what made it", file=path, expected="a table of ours") from error
     return ColumnTable(name, table, made_by)
 
 
@@ -97,9 +104,11 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet file; one that is damaged is named."""
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"is not readable as Parquet: {str(error).splitlines()[0]}", file=path) from error
+        with open_file(path) as file:  # and not by its name, which may not be UTF-8
+            return pq.read_table(file, columns=columns)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"is not readable as Parquet: {reason}", file=path) from error
 
 
 def column_of(values: list[Any]) -> pa.Array | None:
@@ -126,6 +135,8 @@ def refuse_duplicates(uids: pa.Array | pa.ChunkedArray) -> None:
     if pc.count_distinct(uids).as_py() == len(uids):
         return
     values = uids.to_pylist()
+    if None in values:
+        raise DataError("has no uid", row=values.index(None), field="uid", expected="a uid in every row")
     twice = next(uid for uid, count in Counter(values).items() if count > 1)
     first = values.index(twice)
     raise DataError(

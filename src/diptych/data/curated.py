@@ -7,7 +7,6 @@ of its relations; lists and numbers become extras.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.errors import DataError
+from diptych.core.json_text import read_object
+from diptych.core.paths import is_file
+from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
 from diptych.data.regions import RELATION_SCHEMA
+from diptych.data.shards.mark import CURATION as MARK
 
-MARK = "curation.json"
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
 """Columns that replace texts, with the origin of what they hold."""
 
@@ -34,8 +36,14 @@ def is_curated(path: Path) -> bool:
 
 def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
     """`read` opens the source by its address. Raises DataError when the source has changed since."""
-    facts = json.loads((path / MARK).read_text(encoding="utf-8"))
+    facts = _facts(path)
     source = facts["input"].get("source")
+    if source and "://" in source:
+        raise DataError(
+            f"names its source {source[:200]}, which lies on another machine, and nothing is fetched because a file says so",
+            file=path / MARK,
+            expected="a source on this machine: curate a copy of it",
+        )
     if not source:
         raise DataError("was made from an object, not from an address", file=path / MARK, expected="a source to read again")
     pool = read(source)
@@ -61,6 +69,27 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
         elif name not in known:
             pool = pool.with_table(table)
     return pool.named(path.name)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What curation wrote down, each field of its kind."""
+    file = path / MARK
+    try:
+        facts = read_object(file)
+    except ValueError as error:
+        raise DataError(str(error), file=file, expected="what `diptych curate` wrote") from error
+    given = facts.get("input")
+    if (
+        not isinstance(given, dict)
+        or not isinstance(given.get("source", ""), str)
+        or not isinstance(given.get("fingerprint"), str)
+    ):
+        raise DataError("does not say what it was made from", file=file, field="input", expected="source and fingerprint")
+    if not isinstance(facts.get("columns"), list) or not all(isinstance(name, str) for name in facts["columns"]):
+        raise DataError("is no list of names", file=file, field="columns", expected="what `diptych curate` wrote")
+    if not is_file(path / TABLES / "removed.parquet"):
+        raise DataError(f"has no {TABLES}/removed.parquet", file=path, expected="a curation that came to its end: run it again")
+    return facts
 
 
 def _relations(table: pa.Table) -> pa.Table:

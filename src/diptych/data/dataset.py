@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem, first_picture
 from diptych.core.sample import Sample
 from diptych.data.fingerprint import content_fingerprint
-from diptych.data.media.images import Images, Objects
+from diptych.data.media.images import Images, LooseFiles, Objects
 from diptych.data.media.table import Media, MediaObjects, MediaRows
 from diptych.data.metadata import Metadata
 from diptych.data.quarantine import Bad
@@ -303,6 +304,11 @@ class Pool:
             regions=self.regions,
             relations=self.relations,
         )
+
+    def confined(self, folder: str) -> Pool:
+        """The same rows; of images in files of their own, those that are links out of the folder cannot be read."""
+        images = replace(self._images, within=folder) if isinstance(self._images, LooseFiles) else self._images
+        return self._but(images=images, fingerprint=self._fingerprint)
 
     def with_media(self, media: Media) -> Pool:
         """The same rows with media from elsewhere; `media` counts the rows of this pool."""

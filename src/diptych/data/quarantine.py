@@ -6,9 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
+from diptych.core.errors import DataError
+from diptych.core.paths import spelled
 from diptych.data.columns import read_parquet, write_parquet
 
 FILE = "quarantine.parquet"
+NAMES = ["uid", "stage", "reason", "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,10 @@ class Bad:
     reason: str
     file: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("uid", "reason", "file"):  # of strangers: what cannot be written down is spelled out
+            object.__setattr__(self, name, spelled(getattr(self, name)))
+
     def __str__(self) -> str:
         return f"{self.file or self.uid}: {self.reason}" + (f" [{self.uid}]" if self.file and self.uid else "")
 
@@ -36,10 +45,8 @@ def first_lines(rows: Sequence[Bad], most: int = 5) -> list[str]:
 
 def write_quarantine(folder: Path, rows: Iterable[Bad]) -> None:
     """Replaces ``quarantine.parquet``; equal rows are written once, in order of uid."""
-    import pyarrow as pa
-
     unique = sorted(set(rows), key=lambda bad: (bad.uid, bad.stage, bad.reason, bad.file))
-    schema = pa.schema([(name, pa.string()) for name in ("uid", "stage", "reason", "file")])
+    schema = pa.schema([(name, pa.string()) for name in NAMES])
     write_parquet(folder / FILE, pa.Table.from_pylist([asdict(bad) for bad in unique], schema=schema))
 
 
@@ -47,4 +54,10 @@ def read_quarantine(folder: Path) -> list[Bad]:
     """The rows of ``quarantine.parquet``; none when there is no such file."""
     if not (folder / FILE).is_file():
         return []
-    return [Bad(**row) for row in read_parquet(folder / FILE).select(["uid", "stage", "reason", "file"]).to_pylist()]
+    table = read_parquet(folder / FILE)
+    for name in NAMES:
+        if name not in table.column_names or table[name].null_count or not pa.types.is_string(table[name].type):
+            raise DataError(
+                f"has no '{name}' of strings in every row", file=folder / FILE, expected=f"columns {', '.join(NAMES)}"
+            )
+    return [Bad(**row) for row in table.select(NAMES).to_pylist()]

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Unpack, get_args
 
@@ -25,8 +26,11 @@ from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.core.files import publish
 from diptych.core.image import ImageSource
+from diptych.core.lock import only_here
 from diptych.core.sample import Sample
 from diptych.index.collection import Collection
+from diptych.index.disk import DiskFull, full_disk
+from diptych.index.door import Door, Inside
 from diptych.index.exact import Hit
 from diptych.index.facts import FILE, Facts, Info, read_facts
 from diptych.index.items import Block, What, image_items, text_items
@@ -51,6 +55,8 @@ class Index(ABC):
     """What it offers beside its usual search."""
     combines: ClassVar[bool] = False
     """Whether it adds and subtracts the parts of a plan."""
+    read_once: ClassVar[tuple[str, ...]] = ()
+    """Attributes that hold what was read of files that grow."""
     deepest: int = 0
     """How far down a ranking a search with `distinct` looks; 0 to its end. A service sets a limit, so that nobody can keep it busy."""
 
@@ -182,6 +188,24 @@ class Index(ABC):
         if not len(pool):
             raise DataError(f"'{pool.name}' is empty: there is nothing to index", expected="one sample or more")
         cls.check_model(model, what)
+        place = folder.absolute()
+        with only_here(place.parent, f".{place.name}.lock", f"{folder} is being built"):
+            return cls._built(model, pool, folder, what, batch_size, progress, url, source, options)
+
+    @classmethod
+    def _built(
+        cls,
+        model: Any,
+        pool: Dataset,
+        folder: Path,
+        what: What,
+        batch_size: int,
+        progress: bool,
+        url: str,
+        source: dict[str, str] | None,
+        options: dict[str, Any],
+    ) -> Self:
+        """`build`, once it is the only one."""
         facts = Facts(
             kind=cls.kind,
             what=what,
@@ -196,10 +220,13 @@ class Index(ABC):
         index = cls._started(work, facts, model)
         try:
             done = set(index.uids()) if index._collection.is_open else set()
-            index._fill(pool, batch_size=batch_size, progress=progress, skip=done, once=True)
+            with full_disk(work):
+                index._fill(pool, batch_size=batch_size, progress=progress, skip=done, once=True)
             if not index._collection.is_open or not len(index):
                 raise DataError(f"nothing in '{pool.name}' could be embedded", field=what, expected=f"samples with {what}")
             index._collection.settle()
+        except DiskFull:  # started again with more room, it goes on
+            raise
         except DiptychError:  # started again, it would fail again
             index._collection.destroy()
             raise
@@ -207,14 +234,15 @@ class Index(ABC):
             index.close()
         before = read_facts(folder) if folder.exists() and (folder / FILE).is_file() else None
         publish(work, folder)
-        if before is not None:
+        if before is not None and before.is_told(url):
             drop_collection(before)
-        return cls.open(folder, model)
+        return cls.open(folder, model, url=url)
 
     @classmethod
-    def open(cls, folder: Path | str, model: Any = None) -> Self:
+    def open(cls, folder: Path | str, model: Any = None, *, url: str = "") -> Self:
         """An index that is there. Without a model only vectors and uids can be searched.
 
+        url  of the server that holds its vectors; a server that only the folder names is not contacted (see `facts.SERVER`)
         Raises RunError: no index there, another kind or a newer format, another model's vectors, open elsewhere.
         """
         folder = Path(folder)
@@ -223,16 +251,47 @@ class Index(ABC):
             raise RunError(f"{folder} is an index of kind '{facts.kind}' (expected '{cls.kind}')")
         if model is not None:
             facts.refuse_other_model(folder, model)
+            try:
+                cls.check_model(model, facts.what)  # type: ignore[arg-type]  # one of both, or refused there
+            except ConfigError as error:
+                raise RunError(f"{folder}: {error}") from error
+        facts.refuse_untold(folder, url)
         index = cls(folder, facts, model)
         index._collection.load()
-        sweep(folder, facts)
+        if not index._collection.is_visit:
+            sweep(folder, facts)
         return index
+
+    @contextmanager
+    def open_to_others(self, inside: Inside, changed: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Let other processes of the same user search and change the index for a block, though this one has it open.
+
+        inside   runs something where nothing else touches the index, and gives its result
+        changed  is called there after a visitor has changed something
+        """
+
+        def refresh() -> None:
+            self._reread()
+            changed()
+
+        if self._facts.url or self._collection.is_visit:
+            yield  # others can ask the server, or the process that has it open
+            return
+        door = None
+        with suppress(OSError, AttributeError):  # a folder, or a system, without such sockets: then nobody comes in
+            door = Door(self.folder, lambda: self._collection.engine, inside, refresh)
+        try:
+            yield
+        finally:
+            if door is not None:
+                door.close()
 
     @classmethod
     def _started(cls, work: Path, facts: Facts, model: Any) -> Self:
         """An index in the working folder: what an interrupted build of the same thing left there, or a new one."""
         if (work / FILE).is_file():
             before = read_facts(work)
+            before.refuse_untold(work, facts.url)
             index = cls(work, before, model)
             index._collection.load()  # raises when another process is building there
             if before.same_build(facts):
@@ -275,9 +334,30 @@ class Index(ABC):
         if existing not in get_args(Existing):
             raise ConfigError(f"existing is {existing!r} (expected replace | skip)")
         self._ready()
+        with self._alone():
+            return self._added(pool, batch_size, progress, existing)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Only one visitor of an index changes it at a time: facts and vocabulary are files that it writes."""
+        if not self._collection.is_visit:
+            yield
+            return
+        with only_here(self.folder, ".changing", f"{self.folder} is being changed"):
+            self._reread()
+            yield
+
+    def _reread(self) -> None:
+        """Facts and vocabulary as another process has left them."""
+        self._collection.reread()
+        for name in self.read_once:
+            self.__dict__.pop(name, None)
+
+    def _added(self, pool: Dataset, batch_size: int, progress: bool, existing: Existing) -> int:
         skip = set(self.uids()) if existing == "skip" else set()
-        stored = self._fill(pool, batch_size=batch_size, progress=progress, skip=skip)
-        self._collection.settle()
+        with full_disk(self.folder):
+            stored = self._fill(pool, batch_size=batch_size, progress=progress, skip=skip)
+            self._collection.settle()
         return stored
 
     def remove(self, uids: Iterable[str]) -> int:
@@ -286,7 +366,8 @@ class Index(ABC):
         No search finds them again from this moment. Their bytes leave the disk with `compact`.
         """
         names = list(dict.fromkeys(uids))
-        return self._collection.remove(names) if names else 0
+        with full_disk(self.folder), self._alone():
+            return self._collection.remove(names) if names else 0
 
     def uids(self) -> list[str]:
         """The uids of all items, sorted; a sample with several texts in an index of texts is there once."""
@@ -295,12 +376,14 @@ class Index(ABC):
     def compact(self) -> int:
         """Write all items anew, so that nothing of removed ones stays on disk. Returns how many bytes that saved. A server does
         this by itself."""
-        return 0 if self._facts.url else self._collection.compact()
+        with full_disk(self.folder):
+            return 0 if self._facts.url else self._collection.compact()
 
     def move(self, url: str) -> None:
         """Bring all items to a Qdrant server, or with "" from there into the folder; then let go of them where they were. What
         goes wrong on the way leaves the index as it was."""
-        self._collection.move(url)
+        with full_disk(self.folder):
+            self._collection.move(url)
 
     def export(self, out: Path | str, *, vectors: bool = True) -> int:
         """Write all items to a Parquet file (uid, columns, vectors by space), or their uids to a text file, one a line. Returns how

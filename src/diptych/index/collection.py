@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from diptych.core.errors import DataError, RunError
-from diptych.index.facts import Facts
+from diptych.index.door import DoorStore
+from diptych.index.facts import Facts, read_facts
 from diptych.index.filters import merge_kinds
 from diptych.index.items import Block, point_id, storable
 from diptych.index.places import create_store, drop_collection, load_store, new_collection, next_shard, sweep
@@ -34,6 +35,15 @@ class Collection:
     def load(self) -> None:
         """Open the engine that is there. Raises RunError when another process has it open."""
         self._store = load_store(self.folder, self.facts)
+
+    @property
+    def is_visit(self) -> bool:
+        """Whether another process has the engine open and does what is asked."""
+        return isinstance(self._store, DoorStore)
+
+    def reread(self) -> None:
+        """The facts as a visitor has left them."""
+        self.facts = read_facts(self.folder)
 
     @property
     def engine(self) -> Store:
@@ -138,6 +148,8 @@ class Collection:
                 self.facts.write(self.folder)
 
     def _copy_to(self, facts: Facts) -> None:
+        if self.is_visit:
+            raise RunError(f"{self.folder} is open in a service, which cannot be moved under it: stop the service first")
         old, before, spaces = self.engine, self.facts, self._spaces()
         sweep(self.folder, before)  # what an earlier attempt left
         new = create_store(self.folder, facts, spaces)

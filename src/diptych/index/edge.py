@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diptych.core.errors import RunError
+from diptych.core.errors import DiptychError, RunError
+from diptych.core.lock import Lock
+from diptych.index.disk import DiskFull, need_room, size_of
 from diptych.index.filters import RANGES, Kind, OneOf, clauses, json_path
 from diptych.index.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
+
+SEGMENT = 1 << 30
+"""Bytes of the engine's files that are rewritten at a time, at most."""
+
+
+class Busy(RunError):
+    """Another process has the engine open."""
 
 
 class EdgeStore:
     """Made by `create` or `load`."""
 
-    def __init__(self, folder: Path, shard: Any) -> None:
-        self.folder, self._shard = folder, shard
+    def __init__(self, folder: Path, shard: Any, lock: Lock) -> None:
+        self.folder, self._shard, self._lock = folder, shard, lock
 
     @classmethod
     def create(cls, folder: Path, spaces: Sequence[Space]) -> EdgeStore:
         """An empty shard in a folder that is not there yet."""
         import qdrant_edge as engine
 
+        need_room(folder.parent, 0)
         folder.mkdir(parents=True)
         dense = {space.name: _dense(engine, space) for space in spaces if isinstance(space, Dense)}
         sparse = {
@@ -33,24 +45,24 @@ class EdgeStore:
             if not isinstance(space, Dense)
         }
         config = engine.EdgeConfig(vectors=dense or None, sparse_vectors=sparse or None, wal_enabled=True)
-        return cls(folder, engine.EdgeShard.create(str(folder), config))
+        with _alone(folder) as lock, _engine(folder):
+            return cls(folder, engine.EdgeShard.create(str(folder), config), lock)
 
     @classmethod
     def load(cls, folder: Path) -> EdgeStore:
         """Raises RunError when another process has it open or the engine cannot read it."""
         import qdrant_edge as engine
 
-        try:
-            return cls(folder, engine.EdgeShard.load(str(folder)))
-        except Exception as error:  # the engine raises nothing narrower
-            if "WouldBlock" in str(error):
-                place = folder.parent
-                raise RunError(f"{place} is open in another process, or twice in this one: close it there first") from error
-            raise RunError(f"{folder.parent} cannot be opened: {str(error).splitlines()[0]}") from error
+        _refuse_odd(folder)
+        with _alone(folder) as lock, _engine(folder):
+            return cls(folder, engine.EdgeShard.load(str(folder)), lock)
 
     def close(self) -> None:
-        self._shard.flush()
-        self._shard.close()
+        try:
+            self._shard.flush()
+            self._shard.close()
+        finally:
+            self._lock.close()
 
     def count(self) -> int:
         return int(self._shard.info().points_count)
@@ -67,13 +79,17 @@ class EdgeStore:
             for item in items
         ]
         if points:
-            self._shard.update(engine.UpdateOperation.upsert_points(points))
+            need_room(self.folder, size_of(items))
+            with _engine(self.folder):
+                self._shard.update(engine.UpdateOperation.upsert_points(points))
 
     def delete(self, choice: Choice) -> None:
         import qdrant_edge as engine
 
-        self._shard.update(engine.UpdateOperation.delete_points_by_filter(_filter(engine, choice)))
-        self._shard.flush()
+        need_room(self.folder, 0)
+        with _engine(self.folder):
+            self._shard.update(engine.UpdateOperation.delete_points_by_filter(_filter(engine, choice)))
+            self._shard.flush()
 
     def declare(self, column: str, kind: Kind) -> None:
         import qdrant_edge as engine
@@ -81,7 +97,9 @@ class EdgeStore:
         schema = engine.PayloadSchemaType
         types = {"integer": schema.Integer, "boolean": schema.Integer, "number": schema.Float}
         kind_of_index = types.get(kind, schema.Keyword)
-        self._shard.update(engine.UpdateOperation.create_field_index(json_path(column), kind_of_index))
+        need_room(self.folder, min(self.bytes(), SEGMENT))
+        with _engine(self.folder):
+            self._shard.update(engine.UpdateOperation.create_field_index(json_path(column), kind_of_index))
 
     def query(self, ask: Ask, choice: Choice, *, vectors: Sequence[str] = ()) -> list[Scored]:
         import qdrant_edge as engine
@@ -120,8 +138,53 @@ class EdgeStore:
                 return
 
     def settle(self) -> None:
-        self._shard.optimize()
-        self._shard.flush()
+        need_room(self.folder, min(self.bytes(), SEGMENT))  # segments are written anew, one after the other
+        with _engine(self.folder):
+            self._shard.optimize()
+            self._shard.flush()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Lock]:
+    """A lock that is taken before the engine looks at its files: it mends them as it loads, and only then finds out that it is not alone.
+    Given back where the block fails."""
+    lock = Lock.on_folder(folder)
+    if lock is None:
+        raise Busy(f"{folder.parent} is open in another process, or twice in this one: close it there first")
+    try:
+        yield lock
+    except BaseException:
+        lock.close()
+        raise
+
+
+@contextmanager
+def _engine(folder: Path) -> Iterator[None]:
+    """What the engine raises, as one line: it has no narrower class, and where its files are damaged beyond what it checks it panics,
+    which is no `Exception` to Python."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, DiptychError):
+        raise
+    except BaseException as error:
+        place, first = folder.parent, next(iter(str(error).splitlines()), type(error).__name__)
+        if "WouldBlock" in str(error):
+            raise Busy(f"{place} is open in another process, or twice in this one: close it there first") from error
+        if "No space left" in str(error) or "os error 28" in str(error):
+            need_room(folder, 0)
+            raise DiskFull(f"the disk of {place} is full; what was stored before is kept: make room and run it again") from error
+        raise RunError(f"{place}: its engine cannot go on: {first[:300]}") from error
+
+
+def _refuse_odd(folder: Path) -> None:
+    """Raise RunError for what the engine would wait for, follow or not survive: no folder, pipes, devices, links."""
+    if not folder.is_dir():
+        raise RunError(f"{folder.parent} has no folder {folder.name} with the engine's files: build the index again")
+    for path in folder.rglob("*"):
+        kind = path.lstat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            what = "a link" if stat.S_ISLNK(kind) else "no file"
+            raise RunError(f"{path} is {what} (expected the engine's own files): build the index again")
 
 
 def _id(value: Any) -> uuid.UUID:

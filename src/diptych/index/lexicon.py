@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, RunError
+from diptych.core.paths import read_file
 from diptych.index.store import Terms
 
 FILE = "words.txt"
@@ -82,13 +84,25 @@ class Vocabulary:
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
-        if not self._file.is_file():
+        if not self._file.exists():
             return {}
-        data = self._file.read_bytes()
+        try:
+            data = read_file(self._file, self._file.parent)
+        except OSError as error:
+            raise RunError(f"{self._file} cannot be read: {error.strerror or error}") from error
         whole = data[: data.rfind(b"\n") + 1]  # a kill may have cut the last line, which nothing refers to yet
         if len(whole) < len(data):
             os.truncate(self._file, len(whole))
-        return {json.loads(line): number for number, line in enumerate(whole.decode().splitlines())}
+        found: dict[str, int] = {}
+        for number, line in enumerate(whole.split(b"\n")[:-1]):
+            try:
+                term = json.loads(line)
+            except (ValueError, RecursionError):
+                term = None
+            if not isinstance(term, str) or term in found:
+                raise RunError(f"{self._file}, line {number + 1}: is no term that is new ({line[:40]!r}): build the index again")
+            found[term] = number
+        return found
 
     def __len__(self) -> int:
         return len(self._number_of)
@@ -102,10 +116,16 @@ class Vocabulary:
         new = [term for term in dict.fromkeys(terms) if term not in self._number_of]
         if not new:
             return
-        with self._file.open("ab") as file:
-            file.write("".join(json.dumps(term) + "\n" for term in new).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        before = self._file.stat().st_size if self._file.is_file() else 0
+        try:
+            with self._file.open("ab") as file:
+                file.write("".join(json.dumps(term) + "\n" for term in new).encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.truncate(self._file, before)  # so that no half of a term stands before the next ones
+            raise
         for term in new:
             self._number_of[term] = len(self._number_of)
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.core.errors import RunError
-from diptych.index.edge import EdgeStore
+from diptych.index.door import visit
+from diptych.index.edge import Busy, EdgeStore
 from diptych.index.facts import FILE, Facts
 from diptych.index.store import Space, Store
 
@@ -46,7 +47,13 @@ def load_store(folder: Path, facts: Facts) -> Store:
         from diptych.index.server import ServerStore
 
         return ServerStore.load(facts.url, facts.collection)
-    return EdgeStore.load(folder / facts.shard)
+    try:
+        return EdgeStore.load(folder / facts.shard)
+    except Busy:
+        visitor = visit(folder)  # the process that has it open may let others in
+        if visitor is None:
+            raise
+        return visitor
 
 
 def drop_collection(facts: Facts) -> None:

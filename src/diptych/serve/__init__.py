@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from diptych.serve.admission.limits import Limits
 from diptych.serve.app import create_app, run
-from diptych.serve.limits import Limits
 
 __all__ = ["Limits", "create_app", "run"]

@@ -8,6 +8,7 @@ POST /search        by text, image, both (image + weight * text), good and bad e
 POST /classify      names for pictures, from a list of your own
 POST /detect        things and the relations between them, where there is a detector
 POST /explain       which part of a picture each word goes with
+POST /words         which words a picture becomes, and where they stand
 GET  /items/UID     texts, provenance, columns;  /image/UID: its picture, small
 """
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.index.base import Index
-from diptych.serve.limits import Limits
+from diptych.serve.admission.limits import Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -54,7 +55,7 @@ def create_app(
     """
     for package in PACKAGES:
         _needs(package)
-    from diptych.serve.routes import build
+    from diptych.serve.application import build
     from diptych.serve.service import Service, Side
 
     if detector is not None and not isinstance(detector, Detector):
@@ -73,8 +74,8 @@ def create_app(
 
 def run(
     app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, announce: Callable[[str], None] = lambda address: None
-) -> None:
-    """Listen until SIGTERM or Ctrl-C; then take nothing new, finish what is under way, and end.
+) -> int:
+    """Listen until SIGTERM or Ctrl-C; then take nothing new, finish what is under way, and return the number of that signal.
 
     host  the default is this machine only; open it wider with a token
     port  0 takes one that is free
@@ -85,7 +86,7 @@ def run(
     _needs("uvicorn")
     from diptych.serve.server import listen
 
-    listen(app, host, port, announce)
+    return listen(app, host, port, announce)
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:

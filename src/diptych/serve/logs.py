@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from diptych.serve.rate import Rate
+from diptych.serve.admission.rate import Rate
 
 log = logging.getLogger("diptych.serve")
 LONGEST = 200

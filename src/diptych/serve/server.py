@@ -17,7 +17,7 @@ import uvicorn
 from diptych.core.errors import RunError
 from diptych.core.image import ArrayImage
 from diptych.serve import logs
-from diptych.serve.connections import BACKLOG, Connection, Connections, make_room
+from diptych.serve.admission.connections import BACKLOG, Connection, Connections, make_room
 from diptych.serve.service import Service
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
             proxy_headers=False,  # anybody could write another client into them; limits count connections' own addresses
         )
+        self.ended_by = 0
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -60,6 +61,7 @@ class Server(uvicorn.Server):
         if not self.service.draining:
             logs.event("stopping", signal=int(sig), waiting=self.service.batcher.waiting)
         self.service.draining = True
+        self.ended_by = self.ended_by or int(sig)
         self.force_exit = self.should_exit and sig == signal.SIGINT  # Ctrl-C twice
         self.should_exit = True  # uvicorn's own handler would also raise the signal again at the end
 
@@ -69,8 +71,9 @@ class Server(uvicorn.Server):
             self.connections.sweep()
 
 
-def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) -> None:
-    """`announce` gets the address once the port is taken. Raises RunError when it cannot be."""
+def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) -> int:
+    """`announce` gets the address once the port is taken. Returns the number of the signal that ended it. Raises RunError when the
+    port cannot be taken."""
     service: Service = app.state.service
     make_room(service.limits)
     try:
@@ -82,8 +85,11 @@ def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) 
     logs.to_stderr()
     warnings.filterwarnings("ignore", module="PIL")  # what it thinks of clients' pictures is no line of JSON
     logs.event("starting", models=len(service.sides), items=service.first.facts.count if service.first.facts else 0)
-    Server(app).run(sockets=[line])
+    server = Server(app)
+    with service.open_to_others():
+        server.run(sockets=[line])
     logs.event("stopped")
+    return server.ended_by
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from diptych.core.contracts import Dataset, Detector, Embedder, TokenEmbedder
-from diptych.core.errors import DecodeError, MissingExtra, TooLarge
+from diptych.core.contracts import Dataset, Detector, Embedder, LexicalEmbedder, WordMapper
+from diptych.core.errors import DecodeError, MissingExtra, RunError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.media import MediaItem, medium_of
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
 from diptych.index.facts import Info
+from diptych.pipelines.alignment import method_of
+from diptych.serve.admission.limits import Limits
+from diptych.serve.admission.memory import Memory
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
 from diptych.serve.decoders import Decoders
 from diptych.serve.facets import facets
-from diptych.serve.limits import Limits
-from diptych.serve.memory import Memory
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import Refused
@@ -61,8 +64,13 @@ class Side:
 
     @property
     def aligns(self) -> str:
-        """How a text is laid over a picture: by the model's own patches and words, by covering parts, or ""."""
-        return "patches" if isinstance(self.model, TokenEmbedder) else "occlusion" if self.embeds else ""
+        """How a text is laid over a picture: by the model's own patches and words, by its lexicon, by covering parts, or ""."""
+        return method_of(self.model) or ""
+
+    @property
+    def lexical(self) -> bool:
+        """Whether it says which words a picture becomes, and where."""
+        return isinstance(self.model, LexicalEmbedder) and isinstance(self.model, WordMapper)
 
 
 class Service:
@@ -208,6 +216,31 @@ class Service:
             return {}
         columns = {name: kind for name, kind in sorted(side.facts.columns.items()) if name not in UNSHOWN}
         return {name: {"kind": kind, **self._facets[side.name].get(name, {})} for name, kind in columns.items()}
+
+    @contextmanager
+    def open_to_others(self) -> Iterator[None]:
+        """Let the command line search and change the indexes that the service has open: in the model's thread, between two batches."""
+        with ExitStack() as doors:
+            for side in self.sides.values():
+                if side.index is not None:
+                    doors.enter_context(side.index.open_to_others(self._inside, partial(self._changed, side)))
+            yield
+
+    def _inside(self, work: Callable[[], T]) -> T:
+        """In the model's thread, from another one; waits for room in the queue."""
+        while True:
+            try:
+                done: T = self.batcher.submit(Job(None, lambda texts, images: work())).result()
+                return done
+            except QueueFull as full:
+                time.sleep(min(1.0, full.seconds))
+            except Stopped:
+                raise RunError("the service is stopping: ask again") from None
+
+    def _changed(self, side: Side) -> None:
+        side.__dict__.pop("facts", None)
+        assert side.index is not None
+        self._facets[side.name] = facets(self.pool, frozenset(side.index.uids()))
 
     async def close(self) -> None:
         """End decoders, and the model's thread when it is done; a model that is busy for longer is left to the end of the process."""

@@ -11,13 +11,10 @@ whole or not at all. SIGTERM and Ctrl-C finish the step, save, and leave the run
 from __future__ import annotations
 
 import errno
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -28,11 +25,13 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.files import write_atomic
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
+from diptych.core.signals import SignalWatch
 from diptych.train import checkpoint
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import World, barrier, join_world
+from diptych.train.peers import Lost, Peers, Verdict
 from diptych.train.precision import deterministic
 from diptych.train.stages import plan
 from diptych.train.state import Training
@@ -40,7 +39,7 @@ from diptych.train.tuning.modified import deployable, save_adapters
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
-FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", "tensorboard", "progress"})
+FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", "tensorboard", "progress", "silence"})
 """Options that a resumed run may have otherwise."""
 
 
@@ -62,7 +61,7 @@ def fit(
     """
     options = options or TrainOptions()
     out = Path(out)
-    with join_world(options.device, options.shard) as world:
+    with join_world(options.device, options.shard) as world, RunFolder(out).held(world.main):
         recipe = recipe.prepare(data)
         plan(recipe, data, options)  # refuses what cannot work before anything is written
         if world.main:
@@ -103,7 +102,7 @@ def resume(
     if fixed := sorted(set(changes or {}) - FREE):
         raise ConfigError(f"{fixed[0]} cannot change in the middle of a run (these can: {', '.join(sorted(FREE))})")
     options = from_plain(TrainOptions, {**config["run"], **(changes or {})})
-    with join_world(options.device, options.shard) as world:
+    with join_world(options.device, options.shard) as world, folder.held(world.main):
         if world.main:
             checkpoint.sweep(folder.checkpoints)
         barrier(world)
@@ -129,9 +128,21 @@ def _train(
     phases = plan(recipe, data, options)
     start = begin.step if begin else 0
     if world.main:
-        folder.write_state(status="running", error=None)
+        folder.write_state(status="running", error=None, signal=None)
+
+    def ended() -> None:
+        if world.main:
+            _note_end(folder, "stopped", signal=stop.number)
+
+    def given_up(verdict: Verdict) -> None:
+        _note_end(folder, verdict.status, verdict.reason)
+
+    stop = SignalWatch(before_end=ended)
+    hint = f"go on with: diptych train --resume {folder.path}"
     try:
         with (
+            stop,
+            Peers(world, options.silence, asked=lambda: stop.asked, ended=given_up, hint=hint),
             Log(
                 folder,
                 start=start,
@@ -140,27 +151,40 @@ def _train(
                 progress=options.progress,
                 main=world.main,
             ) as log,
-            StopSignal() as stop,
             deterministic(),
         ):
             for note in notes:
                 log.note(start, note)
             run = Training(recipe, data, options, world, folder, log, phases)
             finished = _loop(run, evaluators, stop, begin)
+    except KeyboardInterrupt:  # a second Ctrl-C
+        ended()
+        raise
+    except Lost as error:
+        if world.main or error.speaks:
+            _note_end(folder, error.status, str(error))
+        if error.speaks:
+            raise
+        raise SystemExit(1) from error
     except BaseException as error:
         if world.main:
-            with suppress(OSError):  # a full disk must not hide what happened
-                folder.write_state(status="failed", error=f"{type(error).__name__}: {error}")
+            _note_end(folder, "failed", f"{type(error).__name__}: {error}")
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise RunError(f"the disk of {folder.path} is full: make room and --resume; the checkpoints are whole") from error
         raise
     if world.main:
-        folder.write_state(status="finished" if finished else "stopped", step=run.step)
+        folder.write_state(status="finished" if finished else "stopped", step=run.step, signal=stop.number)
     barrier(world)
     return folder
 
 
-def _loop(run: Training, evaluators: Sequence[Evaluator], stop: StopSignal, begin: Checkpoint | None) -> bool:
+def _note_end(folder: RunFolder, status: str, error: str | None = None, **more: Any) -> None:
+    """How a run ended that did not come to its end; its step is that of the checkpoint from which it goes on."""
+    with suppress(OSError):  # a full disk must not hide what happened
+        folder.write_state(status=status, error=error, step=max(checkpoint.steps_of(folder.checkpoints), default=0), **more)
+
+
+def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, begin: Checkpoint | None) -> bool:
     """The one loop, whatever the engine. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
     options, hooks = run.options, run.hooks
     first = begin.state["stage"] if begin else 0
@@ -182,7 +206,8 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: StopSignal, begi
                 evaluate(run, evaluators)
             if options.save_every and run.step and run.step % options.save_every == 0:
                 run.save()
-            if run.stopped_by(stop.asked):
+            if stopped := run.stopped_by(stop.number):
+                stop.number = stopped
                 run.save()
                 return False
             if (epoch := run.epoch_begins) is not None:
@@ -221,28 +246,3 @@ def evaluate(run: Training, evaluators: Sequence[Evaluator]) -> None:
     run.learning()
     barrier(run.world)
     run.restart_clock()
-
-
-class StopSignal:
-    """Takes SIGTERM and SIGINT as a wish to stop after the step; a second SIGINT or SIGTERM acts as it always does."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def __exit__(self, *error: object) -> None:
-        self._restore()

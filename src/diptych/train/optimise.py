@@ -38,10 +38,13 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
         {"params": parameters, "scale": scale, "weight_decay": spec.weight_decay if decays else 0.0}
         for (scale, decays), parameters in groups.items()
     ]
+    if spec.coupled_decay and spec.kind != "sgd":
+        raise ConfigError(f"coupled_decay goes with sgd, not with {spec.kind}")
     if spec.kind == "adamw":
         return torch.optim.AdamW(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups))
     if spec.kind == "sgd":
-        return _DecoupledSGD(lists, lr=spec.lr, momentum=spec.betas[0])
+        kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
+        return kind(lists, lr=spec.lr, momentum=spec.betas[0])
     return Lamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
 
 

@@ -29,6 +29,7 @@ class TrainOptions:
     log_every    steps between lines of `metrics.jsonl`
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
+    silence      seconds without a sign of life from another process after which the run is stopped; 10 once it was asked to stop
     tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
     download     allows fetching the weights of `init`
@@ -46,6 +47,7 @@ class TrainOptions:
     log_every: int = 10
     shard: Shard = "none"
     bad_limit: float = 0.01
+    silence: float = 60.0
     tensorboard: bool = False
     progress: bool = True
     init: str = ""
@@ -60,5 +62,7 @@ class TrainOptions:
             raise ConfigError(f"keep is {self.keep} (expected at least 2: a damaged checkpoint needs one before it)")
         if self.log_every < 1:
             raise ConfigError(f"log_every is {self.log_every} (expected at least 1)")
+        if self.silence < 1.0:
+            raise ConfigError(f"silence is {self.silence} (expected at least a second)")
         if not 0.0 <= self.bad_limit <= 1.0:
             raise ConfigError(f"bad_limit is {self.bad_limit} (expected a share between 0 and 1)")

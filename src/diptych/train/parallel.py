@@ -144,13 +144,13 @@ def summed(values: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
     return totals
 
 
-def anywhere(flag: bool, world: World) -> bool:
-    """Whether the flag is up on any process."""
+def highest(number: int, world: World) -> int:
+    """The largest of the processes' numbers."""
     if world.size == 1:
-        return flag
-    seen = torch.tensor(int(flag))
+        return number
+    seen = torch.tensor(number)
     dist.all_reduce(seen, op=dist.ReduceOp.MAX)
-    return bool(seen)
+    return int(seen)
 
 
 def gather_text(text: str, world: World) -> list[str]:

@@ -37,7 +37,7 @@ from diptych.train.optimise import (
     silent_parameters,
 )
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import World, anywhere, average, barrier, gather_text, summed, unsynced, whole, wrap
+from diptych.train.parallel import World, average, barrier, gather_text, highest, summed, unsynced, whole, wrap
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
 from diptych.train.tuning.modified import KEY, begin_tuning, deployable, refuse_idle, tuning_hooks, tuning_of
@@ -132,7 +132,7 @@ class Training:
             carry = phase.stage.carry or carry_equal
             carry(before, model)
         elif self.options.init:
-            taken = start_from(self.options, self.tuning, model, self.note)
+            taken = start_from(self.options, self.tuning, model, self.note, self.recipe.fitted)
         if before is None and begin is None:
             begin_tuning(self.hooks.values(), model, taken, self.note)
         self._adopt(model)
@@ -445,6 +445,6 @@ class Training:
             elif parameter in grown and grown[parameter] in memory:
                 self._memory[parameter] = {key: padded(value, parameter) for key, value in memory[grown[parameter]].items()}
 
-    def stopped_by(self, asked: bool) -> bool:
-        """Whether any process was asked to stop, so that all stop after the same step."""
-        return anywhere(asked, self.world)
+    def stopped_by(self, number: int | None) -> int | None:
+        """The signal by which any process was asked to stop, so that all stop after the same step."""
+        return highest(number or 0, self.world) or None

@@ -1,4 +1,4 @@
-"""Changes to scenes of `world:links`: nouns with their colours, and boxes as a hasty annotator draws them."""
+"""Changes to scenes of `world:links`: nouns with their colours, boxes as a hasty annotator draws them, captions as a model writes them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
-from diptych.core.sample import Sample
+from diptych.core.sample import Sample, Text
+from diptych.worlds.links import PREDICATES
+from diptych.worlds.scene_captions import with_article
 
 JITTER = 0.25
 """Of a shape's side, by which each edge of a box is off at most."""
+WRONG, MISSING = 0.2, 0.1
+"""Shares of the links that a hasty caption names by another predicate, and does not name."""
 
 
 def with_colours(sample: Sample) -> Sample:
@@ -33,3 +37,19 @@ def jittered(sample: Sample) -> Sample:
         x0, y0, x1, y1 = (np.array(region.box) + rng.uniform(-JITTER, JITTER, 4) * side_4).clip(0, side).tolist()
         moved.append(replace(region, box=(x0, y0, x1, y1), mask=None))
     return replace(sample, regions=tuple(moved))
+
+
+def captioned_in_haste(sample: Sample) -> Sample:
+    """A caption as a model writes it: some links by another predicate, some not at all. The same every time.
+
+    A shape is named by its colour too, as in the world's own captions. A caption without a link left says nothing.
+    """
+    rng = keyed_rng("captioned in haste", sample.uid)
+    nouns = [with_article(" ".join((*region.attributes, region.label))) for region in sample.regions]
+    named = []
+    for relation in sample.relations:
+        others = [name for name in PREDICATES if name != relation.predicate]
+        wrong, missing, other = rng.random() < WRONG, rng.random() < MISSING, others[int(rng.integers(len(others)))]
+        if not missing:
+            named.append(f"{nouns[relation.subject]} {other if wrong else relation.predicate} {nouns[relation.object]}")
+    return replace(sample, texts=(Text(" and ".join(named) or "a picture of shapes", "en", "synthetic"),))

@@ -25,6 +25,7 @@ from diptych.worlds.scene_layout import COLOURS, Scene, Thing
 from diptych.worlds.scene_rendering import Field, Pixels, render
 
 NAME = "links"
+Split = Literal["train", "val", "test"]
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 PREDICATES = tuple(f"{reach} {way}" for reach in ("near", "far") for way in ("left of", "right of", "above", "below"))
 HELD_OUT = ("near above", "far left of")
@@ -190,7 +191,7 @@ def links(
     n: int = 8000,
     *,
     seed: int = 0,
-    split: Literal["train", "val", "test"] = "train",
+    split: Split = "train",
     size: int = 64,
     hold_out: tuple[str, ...] = HELD_OUT,
 ) -> Rendered:

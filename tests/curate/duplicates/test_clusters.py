@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import networkx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,6 +40,24 @@ def test_greedy_equals_the_loop_over_all_kept(seed: int, cosine: float) -> None:
         else:
             kept.append(row)
     assert {row: other for row, (other, _) in greedy(vectors, range(60), cosine).items()} == expected
+
+
+def test_groups_of_copies_are_the_components_of_the_graph_of_near_pairs(parity: Any) -> None:
+    """Copies lie close round their originals and originals far apart: then greedy and connected components agree."""
+    rng = np.random.default_rng(2)
+    original = rng.permutation(np.eye(12, 40))
+    vectors = original[rng.integers(12, size=150)] + 0.02 * rng.normal(size=(150, 40))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    near = np.argwhere(np.triu(vectors @ vectors.T > 0.94, 1))
+    graph = networkx.Graph(near.tolist())
+    graph.add_nodes_from(range(150))
+    first = np.zeros(150)
+    for component in networkx.connected_components(graph):
+        first[list(component)] = min(component)
+    gone = greedy(vectors, range(150), 0.94)
+    ours = [gone[row][0] if row in gone else row for row in range(150)]
+    assert 5 < len(set(ours)) <= 12
+    parity("laion", "groups of near-duplicates", "connected components of networkx", [(ours, first)], tolerance=0.0)
 
 
 def test_what_leaves_is_near_what_stays_whatever_the_clusters() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,15 +145,18 @@ def coloured_pool() -> list[Sample]:
     return rows
 
 
-def test_agreement_is_the_cosine_and_the_threshold_is_that_of_the_language(colours: Colours) -> None:
+def test_agreement_is_the_cosine_and_the_threshold_is_that_of_the_language(colours: Colours, parity: Any) -> None:
     rows = coloured_pool()
     done = LAION(model="x", similarity=0.9, similarity_other=0.9)(Pool.from_samples(rows))
+    pairs = []
     for sample in rows:
         naive = float(colours.embed_images([sample.image])[0] @ colours.embed_texts([sample.texts[0].string])[0])
         assert done.columns["similarity"][sample.uid] == pytest.approx(naive, abs=1e-6)
+        pairs.append((done.columns["similarity"][sample.uid], naive))
     assert list(done.kept) == [f"u{n:02}" for n in range(0, 24, 2)]
     assert all(drop.reason.startswith("similarity: ") for drop in done.dropped)
     assert len(LAION(model="x", similarity=-1.0, similarity_other=1.0)(Pool.from_samples(rows)).kept) == 24, "all are English"
+    parity("laion", "agreement of image and text", "the cosine of one pair after the other", pairs, tolerance=1e-6)
 
 
 def test_near_ones_leave_last_and_greedily(colours: Colours) -> None:

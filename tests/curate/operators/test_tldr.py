@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,7 +169,7 @@ def test_what_cannot_be_described(planted: Captioner) -> None:
     assert {drop.uid: drop.reason.split(":")[0] for drop in done.dropped} == {"b": "no_image", "c": "unreadable"}
 
 
-def test_whitening_gives_equal_spread_and_unit_rows() -> None:
+def test_whitening_gives_equal_spread_and_unit_rows(parity: Any) -> None:
     rng = np.random.default_rng(0)
     raw = (rng.normal(size=(500, 6)) @ np.diag([9, 5, 3, 1, 0.5, 0])).astype(np.float32)
     made = whitened(raw, 4)
@@ -179,6 +180,13 @@ def test_whitening_gives_equal_spread_and_unit_rows() -> None:
     theirs = PCA(4, whiten=True).fit_transform(raw)
     theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
     assert np.abs(made) == pytest.approx(np.abs(theirs), abs=1e-3)
+    parity(
+        "tldr",
+        "whitened descriptors, up to the sign of a direction",
+        "PCA of scikit-learn",
+        [(np.abs(made), np.abs(theirs))],
+        tolerance=1e-3,
+    )
     assert whitened(np.ones((3, 2), np.float32)).shape == (3, 1)
 
 

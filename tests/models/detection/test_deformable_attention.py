@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -43,9 +44,11 @@ def naive(value_BPME: Tensor, location_BQMLK2: Tensor, attention_BQMLK: Tensor) 
 
 
 @pytest.mark.parametrize("way", [by_grid_sample, by_sparse_product])
-def test_both_ways_equal_the_naive_loop(way: object) -> None:
+def test_both_ways_equal_the_naive_loop(way: object, parity: Any) -> None:
     inputs = sampled(0)
-    torch.testing.assert_close(way(*inputs, SHAPES), naive(*inputs), atol=1e-12, rtol=0)  # type: ignore[operator]
+    parity(
+        "rlipv2", "sampling of points, both ways", "a loop over pixels", [(way(*inputs, SHAPES), naive(*inputs))], tolerance=1e-12
+    )  # type: ignore[operator]
 
 
 def test_both_ways_have_equal_gradients() -> None:
@@ -100,7 +103,7 @@ def theirs_and_ours(points: int) -> tuple[torch.nn.Module, DeformableAttention]:
 @pytest.mark.parametrize("coordinates", [2, 4])
 @pytest.mark.parametrize("masked", [False, True])
 def test_equals_transformers_and_so_do_all_gradients(
-    monkeypatch: pytest.MonkeyPatch, few: int, coordinates: int, masked: bool
+    monkeypatch: pytest.MonkeyPatch, few: int, coordinates: int, masked: bool, parity: Any
 ) -> None:
     monkeypatch.setattr(point_sampling, "FEW", few)
     torch.manual_seed(4)
@@ -133,6 +136,13 @@ def test_equals_transformers_and_so_do_all_gradients(
         strict=True,
     ):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+    parity(
+        "rlipv2",
+        "deformable attention over points and boxes",
+        "DeformableDetrMultiscaleDeformableAttention of transformers",
+        [(got, expected)],
+        tolerance=2e-6,
+    )
 
 
 def test_starts_on_a_ring_and_uniform() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,16 +32,19 @@ def known(backbone: DetectionBackbone) -> DetectionBackbone:
     return backbone
 
 
-def test_maps_are_those_of_the_released_module() -> None:
+def test_maps_are_those_of_the_released_module(parity: Any) -> None:
     backbone = known(detection_backbone(SWIN_TINY)).eval()
     image = torch.from_numpy(np.random.RandomState(1).standard_normal((2, 3, 101, 75)).astype(np.float32))
     with torch.no_grad():
         maps = backbone(image)
+    pairs = []
     for map_, recorded in zip(maps, RECORDED, strict=True):
         assert list(map_.shape) == recorded["shape"]
         assert float(map_.double().abs().mean()) == pytest.approx(recorded["size"], rel=1e-6)
         for (row, column), channels in zip(recorded["places"], recorded["values"], strict=True):
             torch.testing.assert_close(map_[1, :4, row, column], torch.tensor(channels), rtol=1e-4, atol=1e-4)
+            pairs.append((map_[1, :4, row, column], channels))
+    parity("rlipv2", "maps of Swin on a size that windows do not divide", "the released module", pairs, tolerance=1e-4)
 
 
 def test_where_windows_divide_the_map_nothing_changes() -> None:

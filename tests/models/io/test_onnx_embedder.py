@@ -16,7 +16,7 @@ from diptych.core.errors import ConfigError, MissingExtra, RunError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.index.dense import DenseIndex
+from diptych.index.kinds.dense import DenseIndex
 from diptych.models.io.export import to_onnx
 from diptych.models.io.onnx_embedder import OnnxEmbedder
 from diptych.models.pairs.dual_encoder import DualEncoder

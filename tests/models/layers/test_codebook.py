@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,19 +31,21 @@ def book() -> Codebook:
     return book
 
 
-def test_nearest_code_by_a_loop(book: Codebook) -> None:
+def test_nearest_code_by_a_loop(book: Codebook, parity: Any) -> None:
     patch_BPD = torch.randn(2, 5, 3, dtype=torch.float64)
     found = book(patch_BPD)
+    nearest = torch.zeros(2, 5)
     for b in range(2):
         for p in range(5):
             distances = [float((patch_BPD[b, p] - code).square().sum()) for code in book.code_KD.detach()]
-            assert int(found.id_BP[b, p]) == int(np.argmin(distances))
+            nearest[b, p] = int(np.argmin(distances))
     assert torch.equal(found.code_BPD, book.code_KD[found.id_BP])
+    parity("tldr", "nearest codes", "a loop over codes", [(found.id_BP, nearest)], tolerance=0.0)
 
 
-def test_quantising_what_is_quantised_changes_nothing(book: Codebook) -> None:
+def test_quantising_what_is_quantised_changes_nothing(book: Codebook, parity: Any) -> None:
     once = book(torch.randn(2, 5, 3, dtype=torch.float64)).code_BPD
-    assert torch.equal(book(once).code_BPD, once)
+    parity("tldr", "codes of codes", "the codes themselves", [(book(once).code_BPD, once)], tolerance=0.0)
 
 
 def test_codes_are_drawn_as_published() -> None:
@@ -82,18 +85,18 @@ def test_a_code_that_nobody_uses_moves_onto_a_patch_after_its_time(book: Codeboo
     assert [tuple(row) for row in book.code_KD[2:].tolist()] != moved, "another draw each time"
 
 
-def test_the_gradient_goes_straight_through(book: Codebook) -> None:
+def test_the_gradient_goes_straight_through(book: Codebook, parity: Any) -> None:
     patch_BPD = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(1, 4, 3, dtype=torch.float64)
     found = book(patch_BPD)
     assert torch.allclose(found.straight_BPD, found.code_BPD)
     (found.straight_BPD * weight).sum().backward()
-    assert torch.equal(patch_BPD.grad, weight), "as if nothing had been quantised"
+    parity("tldr", "gradient through the codebook", "that of the identity", [(patch_BPD.grad, weight)], tolerance=0.0)
     assert book.code_KD.grad is None, "codes learn from their own term alone"
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_terms_and_their_gradients_by_hand(book: Codebook, legacy: bool) -> None:
+def test_terms_and_their_gradients_by_hand(book: Codebook, legacy: bool, parity: Any) -> None:
     patch_BPD = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
     found = book(patch_BPD)
     terms = codebook_terms(found.patch_BPD, found.code_BPD, beta=0.25, legacy=legacy)
@@ -107,6 +110,10 @@ def test_terms_and_their_gradients_by_hand(book: Codebook, legacy: bool) -> None
     for p in range(4):
         expected[found.id_BP[0, p]] -= codes * 2 * gap[0, p] / 12
     assert torch.allclose(book.code_KD.grad, expected)
+    size = gap.square().mean()
+    pairs = [(terms["codebook"], codes * size), (terms["commitment"], stays * size)]
+    pairs += [(patch_BPD.grad, stays * 2 * gap / 12), (book.code_KD.grad, expected)]
+    parity("tldr", "both terms and their gradients, published and legacy", "derivatives by hand", pairs, tolerance=1e-12)
 
 
 def test_caption_loss_keeps_float64() -> None:
@@ -115,7 +122,7 @@ def test_caption_loss_keeps_float64() -> None:
     assert torch.autograd.gradcheck(lambda x: caption_loss(x, text, mask), logits)
 
 
-def test_caption_loss_by_a_double_loop() -> None:
+def test_caption_loss_by_a_double_loop(parity: Any) -> None:
     torch.manual_seed(1)
     logits, text = torch.randn(3, 6, 7, dtype=torch.float64), torch.randint(0, 7, (3, 6))
     mask = torch.arange(6) < torch.tensor([6, 3, 2])[:, None]
@@ -126,6 +133,13 @@ def test_caption_loss_by_a_double_loop() -> None:
     assert float(caption_loss(logits, text, mask)) == pytest.approx(sum(rows) / 3, rel=1e-6)
     halves = [float(caption_loss(logits[r : r + 1], text[r : r + 1], mask[r : r + 1])) for r in range(3)]
     assert float(caption_loss(logits, text, mask)) == pytest.approx(sum(halves) / 3, rel=1e-6)
+    parity(
+        "tldr",
+        "loss of a caption",
+        "a double loop over words",
+        [(caption_loss(logits, text, mask), sum(rows) / 3)],
+        tolerance=1e-6,
+    )
 
 
 @pytest.fixture

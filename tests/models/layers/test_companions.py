@@ -78,20 +78,30 @@ def test_the_average_is_the_formula_heads_and_buffers_included(momentum: float) 
     assert all(np.array_equal(value, new[key]) for key, value in numbers(source).items())
 
 
-def test_momentum_one_freezes_to_the_bit() -> None:
+def test_momentum_one_freezes_to_the_bit(parity: Any) -> None:
     companions = Companions(net(2), "teacher")
     old = numbers(companions["teacher"])
     companions.average_("teacher", net(1), 1.0)
     assert all(np.array_equal(value, old[key]) for key, value in numbers(companions["teacher"]).items())
+    parity(
+        "tips",
+        "teacher at momentum 1",
+        "the teacher before",
+        [(value, old[key]) for key, value in numbers(companions["teacher"]).items()],
+        tolerance=0.0,
+    )
 
 
-def test_a_three_way_mixture_is_numpys() -> None:
+def test_a_three_way_mixture_is_numpys(parity: Any) -> None:
     target, source, reference = net(1), net(2), net(3)
     old, new, ref = (numbers(module) for module in (target, source, reference))
     mix_(target, 0.9, (0.05, source), (0.05, reference))
+    pairs = []
     for key, value in numbers(target).items():
         expected = new[key] if "num_batches" in key else 0.9 * old[key] + 0.05 * new[key] + 0.05 * ref[key]
         np.testing.assert_allclose(value, expected, rtol=1e-14, atol=0)
+        pairs.append((value, expected))
+    parity("ctp", "the momentum model between model and reference", "a formula in numpy", pairs, tolerance=1e-14)
 
 
 def test_with_share_zero_the_old_values_are_gone_whatever_they_were() -> None:

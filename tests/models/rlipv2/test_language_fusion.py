@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.models.rlipv2.language_fusion import GATES, BidirectionalFusion, LateFusion
 
 
-def test_equals_grounding_dinos_layer_with_equal_gates() -> None:
+def test_equals_grounding_dinos_layer_with_equal_gates(parity: Any) -> None:
     from transformers import GroundingDinoConfig
     from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoFusionLayer
 
@@ -41,16 +43,25 @@ def test_equals_grounding_dinos_layer_with_equal_gates() -> None:
     our_places, our_labels = ours(places, labels, place_mask_BP=mask)
     torch.testing.assert_close(our_places, their_places, atol=2e-6, rtol=0)
     torch.testing.assert_close(our_labels, their_labels, atol=2e-6, rtol=0)
+    pairs = [(our_places, their_places), (our_labels, their_labels)]
+    parity(
+        "rlipv2",
+        "fusion of image and labels with scalar gates",
+        "GroundingDinoFusionLayer of transformers",
+        pairs,
+        tolerance=2e-6,
+    )
 
 
 @pytest.mark.parametrize("gate", ["scalar", "scalar_tanh", "vector", "vector_tanh"])
-def test_closed_gates_leave_two_layer_norms(gate: str) -> None:
+def test_closed_gates_leave_two_layer_norms(gate: str, parity: Any) -> None:
     torch.manual_seed(1)
     fusion = BidirectionalFusion(16, 12, width=16, heads=2, gate=gate, gate_start=0.0)
     places, labels = torch.randn(2, 6, 16), torch.randn(2, 3, 12)
     fused_places, fused_labels = fusion(places, labels, torch.randn(1, 6, 16))
-    assert torch.equal(fused_places, nn.functional.layer_norm(places, (16,)))
-    assert torch.equal(fused_labels, nn.functional.layer_norm(labels, (12,)))
+    pairs = [(fused_places, nn.functional.layer_norm(places, (16,)))]
+    pairs.append((fused_labels, nn.functional.layer_norm(labels, (12,))))
+    parity("rlipv2", "fusion with gates at zero", "two layer norms", pairs, tolerance=0.0)
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_padding_changes_nothing_from_encoder_to_boxes(dense: bool) -> None:
         torch.testing.assert_close(plain, with_padding, atol=3e-5, rtol=1e-4)
 
 
-def test_layers_equal_those_of_transformers() -> None:
+def test_layers_equal_those_of_transformers(parity: Any) -> None:
     from transformers import DeformableDetrConfig
     from transformers.models.deformable_detr import modeling_deformable_detr as theirs
 
@@ -108,7 +109,7 @@ def test_layers_equal_those_of_transformers() -> None:
     expected = their_encoder(
         maps.tokens_BPD, None, spatial_position_embeddings=maps.position_BPD, reference_points=reference, **levels
     )
-    torch.testing.assert_close(encoder(maps, reference).tokens_BPD, expected, atol=2e-6, rtol=0)
+    pairs = [(encoder(maps, reference).tokens_BPD, expected)]
 
     decoder, their_decoder = layers(1)[0], theirs.DeformableDetrDecoderLayer(config)
     copy(decoder.image, their_decoder.encoder_attn, attention)
@@ -122,7 +123,8 @@ def test_layers_equal_those_of_transformers() -> None:
     expected = their_decoder(
         content, position, reference_points=maps.in_levels(box), encoder_hidden_states=maps.tokens_BPD, **levels
     )
-    torch.testing.assert_close(decoder(content, position, box, maps), expected, atol=2e-6, rtol=0)
+    pairs.append((decoder(content, position, box, maps), expected))
+    parity("rlipv2", "encoder and decoder layer", "layers of Deformable DETR of transformers", pairs, tolerance=2e-6)
 
 
 def test_positions_of_real_places_do_not_depend_on_padding() -> None:
@@ -157,7 +159,7 @@ def test_levels_are_added_until_there_are_enough() -> None:
     assert FeaturePyramid((8, 12), WIDTH, levels=1)(maps).shapes == ((4, 6),)
 
 
-def test_multi_branch_fusion_is_a_sum_over_branches() -> None:
+def test_multi_branch_fusion_is_a_sum_over_branches(parity: Any) -> None:
     torch.manual_seed(1)
     module = MultiBranchFusion(12, branches=3)
     nn.init.normal_(module.first.bias)
@@ -168,7 +170,7 @@ def test_multi_branch_fusion_is_a_sum_over_branches() -> None:
         first = x @ module.first.weight[part].T + module.first.bias[part]
         second = y @ module.second.weight[part].T + module.second.bias[part]
         total = total + (first * second).relu() @ module.out.weight[:, part].T
-    torch.testing.assert_close(module(x, y), total.relu())
+    parity("rlipv2", "multi-branch fusion", "a sum over branches by hand", [(module(x, y), total.relu())], tolerance=1e-6)
 
 
 def test_boxes_refine_the_reference_and_stop_its_gradient() -> None:

@@ -53,7 +53,7 @@ def given_pairs() -> Pairs:
 
 
 @pytest.mark.parametrize("fusion", ["alif", "late", "none"])
-def test_permuted_labels_give_permuted_logits(fusion: str) -> None:
+def test_permuted_labels_give_permuted_logits(fusion: str, parity: Any) -> None:
     model = detector(fusion=fusion).double().eval()
     image, text = torch.rand(2, 3, 40, 56).double(), torch.randn(9, 24).double()
     entities, order, verbs = 5, torch.tensor([3, 0, 2, 1, 4]), torch.tensor([2, 3, 1, 0])
@@ -65,6 +65,10 @@ def test_permuted_labels_give_permuted_logits(fusion: str) -> None:
     for name in ("subject_logit_BSQC", "object_logit_BSQC"):
         torch.testing.assert_close(getattr(moved, name), getattr(plain, name)[..., order], **exact)
     torch.testing.assert_close(moved.relation_logit_BSQR, plain.relation_logit_BSQR[..., verbs], **exact)
+    pairs = [(getattr(moved, name), getattr(plain, name)) for name in ("subject_box_BSQ4", "object_box_BSQ4")]
+    pairs += [(getattr(moved, name), getattr(plain, name)[..., order]) for name in ("subject_logit_BSQC", "object_logit_BSQC")]
+    pairs.append((moved.relation_logit_BSQR, plain.relation_logit_BSQR[..., verbs]))
+    parity("rlipv2", "logits and boxes under permuted labels", "the same, permuted", pairs, tolerance=1e-12)
 
 
 @pytest.mark.parametrize(("fusion", "boxes", "logits"), [("none", True, True), ("late", True, False), ("alif", False, False)])

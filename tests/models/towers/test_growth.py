@@ -62,13 +62,13 @@ NOW = Shape(2, 1, 0, 4, 4)
         {"image_layers": 1, "shared_layers": 1, "text_mlp": 1},
     ],
 )
-def test_identity_growth_leaves_the_outputs_as_they_were(text: str, beta: float, more: dict[str, int]) -> None:
+def test_identity_growth_leaves_the_outputs_as_they_were(text: str, beta: float, more: dict[str, int], parity: Any) -> None:
     encoder = model(text)
     before, size = said(encoder), sum(p.numel() for p in encoder.parameters())
     encoder.grow_(NOW.plus(**more), Inherit(beta))
     assert encoder.shape == NOW.plus(**more)
     assert sum(p.numel() for p in encoder.parameters()) > size
-    assert (said(encoder) - before).abs().max() < 1e-5
+    parity("growclip", "outputs right after growth by identity", "the model before", [(said(encoder), before)], tolerance=1e-5)
 
 
 def test_without_identity_a_copied_block_changes_the_function() -> None:
@@ -78,7 +78,8 @@ def test_without_identity_a_copied_block_changes_the_function() -> None:
     assert (said(encoder) - before).abs().max() > 1e-2
 
 
-def test_beta_one_is_a_copy_and_beta_zero_is_scratch() -> None:
+def test_beta_one_is_a_copy_and_beta_zero_is_scratch(parity: Any) -> None:
+    pairs = []
     for beta in (0.0, 0.5, 1.0):
         stack = model().image_tower.transformer.blocks
         old = [dict(block.named_parameters()) for block in stack]
@@ -92,6 +93,8 @@ def test_beta_one_is_a_copy_and_beta_zero_is_scratch() -> None:
                 torch.testing.assert_close(
                     parameter, beta * old[number][name] + (1 - beta) * fresh[number][name], msg=f"{beta} {name}"
                 )
+                pairs.append((parameter, beta * old[number][name] + (1 - beta) * fresh[number][name]))
+    parity("growclip", "inherited weights at beta 0, 0.5 and 1", "scratch, half and copy by the formula", pairs, tolerance=1e-6)
 
 
 @pytest.mark.parametrize(("had", "layers"), [(1, 4), (2, 3), (3, 5), (4, 4)])

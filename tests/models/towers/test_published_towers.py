@@ -96,7 +96,7 @@ def siglip(*, act: str = "gelu_tanh", pad_id: int = 1) -> DualEncoder:
     return DualEncoder(image, text, width=24, bias=-10.0, project_image=False, projection_bias="text")
 
 
-def test_siglip_gives_transformers_numbers() -> None:
+def test_siglip_gives_transformers_numbers(parity: Any) -> None:
     import transformers
 
     torch.manual_seed(0)
@@ -119,6 +119,8 @@ def test_siglip_gives_transformers_numbers() -> None:
         close(
             ours.encode_text(text_BL[:1, :3], torch.ones(1, 3, dtype=torch.bool)), answer.text_embeds[:1]
         )  # cut padding is put back
+        pairs = [(ours.encode_image(image_BCHW), answer.image_embeds), (ours.encode_text(text_BL), answer.text_embeds)]
+    parity("siglip", "embeddings of both towers on copied weights", "SiglipModel of transformers", pairs, tolerance=1e-6)
 
 
 def of_transformers(theirs: dict[str, torch.Tensor], ours: DualEncoder) -> dict[str, torch.Tensor]:
@@ -153,7 +155,7 @@ def of_transformers(theirs: dict[str, torch.Tensor], ours: DualEncoder) -> dict[
     return found
 
 
-def test_siglip_as_open_clip_has_it_gives_its_numbers() -> None:
+def test_siglip_as_open_clip_has_it_gives_its_numbers(parity: Any) -> None:
     import timm
     from open_clip.transformer import TextTransformer
 
@@ -172,11 +174,16 @@ def test_siglip_as_open_clip_has_it_gives_its_numbers() -> None:
     ours.load_state_dict(from_open_clip(theirs))
     image_BCHW, text_BL = torch.randn(2, 3, 32, 32), torch.tensor([[5, 6, 7, 0, 0, 0], [8, 9, 10, 11, 12, 13]])
     with torch.no_grad():
-        close(ours.encode_image(image_BCHW), torch.nn.functional.normalize(image_side(image_BCHW), dim=-1))
-        close(ours.encode_text(text_BL), torch.nn.functional.normalize(text_side(text_BL), dim=-1))
+        image_ND, text_ND = (torch.nn.functional.normalize(x, dim=-1) for x in (image_side(image_BCHW), text_side(text_BL)))
+        close(ours.encode_image(image_BCHW), image_ND)
+        close(ours.encode_text(text_BL), text_ND)
         tanh = siglip(pad_id=0).eval()
         tanh.load_state_dict(ours.state_dict())
         assert (tanh.encode_image(image_BCHW) - ours.encode_image(image_BCHW)).abs().max() > 1e-5
+    pairs = [(ours.encode_image(image_BCHW).detach(), image_ND), (ours.encode_text(text_BL).detach(), text_ND)]
+    parity(
+        "siglip", "embeddings of both towers in open_clip's form", "timm and TextTransformer of open_clip", pairs, tolerance=1e-6
+    )
 
 
 def test_the_released_siglip_has_no_name_left_over() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -28,11 +29,13 @@ def test_sigmoid_focal_is_torchvisions(alpha: float | None, gamma: float) -> Non
     torch.testing.assert_close(sigmoid_focal(logit, hard, alpha=alpha, gamma=gamma), theirs, rtol=1e-12, atol=0)
 
 
-def test_on_hard_targets_quality_focal_is_focal_and_corner_focal_is_it_too() -> None:
+def test_on_hard_targets_quality_focal_is_focal_and_corner_focal_is_it_too(parity: Any) -> None:
     logit, hard, _ = made()
     focal = sigmoid_focal_loss(logit, hard, alpha=-1, gamma=2.0)
     torch.testing.assert_close(quality_focal(logit, hard), focal)
     torch.testing.assert_close(corner_focal(logit, hard), focal)
+    pairs = [(loss(logit, hard), focal) for loss in (quality_focal, corner_focal)]
+    parity("rlipv2", "quality and corner focal loss on hard targets", "sigmoid_focal_loss of torchvision", pairs, tolerance=1e-12)
 
 
 def test_soft_targets_one_by_one() -> None:

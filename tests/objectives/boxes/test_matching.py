@@ -38,6 +38,17 @@ def test_no_permutation_is_cheaper(queries: int, targets: int, seed: int) -> Non
     assert total == pytest.approx(cheapest(cost.numpy()))
 
 
+@pytest.mark.parametrize("queries", [2, 5])
+def test_no_permutation_of_a_batch_is_cheaper(parity: Any, queries: int) -> None:
+    cost_BQG = torch.randn(20, queries, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    query_BG = assign(cost_BQG, torch.ones(20, 4, dtype=torch.bool))
+    pairs = []
+    for cost_QG, query_G in zip(cost_BQG, query_BG, strict=True):
+        served = query_G >= 0
+        pairs.append((cost_QG[query_G[served], served.nonzero()[:, 0]].sum(), cheapest(cost_QG.numpy())))
+    parity("rlipv2", "cost of the match", "every permutation", pairs, tolerance=1e-12)
+
+
 def test_padding_is_never_served_and_items_of_a_batch_do_not_touch() -> None:
     cost = torch.randn(3, 2, 4, 6, generator=torch.Generator().manual_seed(0))
     valid = torch.rand(3, 1, 6, generator=torch.Generator().manual_seed(1)) < 0.5

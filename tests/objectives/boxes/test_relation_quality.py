@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pair_examples as made
 import pytest
@@ -33,7 +34,7 @@ def test_quality_carries_no_gradient() -> None:
     assert not pair_quality(box, box, box, box).requires_grad
 
 
-def test_three_vectors_by_hand() -> None:
+def test_three_vectors_by_hand(parity: Any) -> None:
     """ride (0, 0), riding (0, 1), eat (4, 0): distances 1, 4, sqrt 17."""
     text = torch.tensor([[0.0, 0.0], [0.0, 1.0], [4.0, 0.0]], dtype=torch.float64)
     far = math.sqrt(17)
@@ -42,6 +43,8 @@ def test_three_vectors_by_hand() -> None:
     torch.testing.assert_close(similarity, expected)
     ride = pseudo_labels(torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64), similarity)
     torch.testing.assert_close(ride, torch.tensor([[1.0, 0.75, 0.0]], dtype=torch.float64))
+    pairs = [(similarity, expected), (ride, [[1.0, 0.75, 0.0]])]
+    parity("rlipv2", "similar names of three vectors", "distances by hand", pairs, tolerance=1e-12)
     eat = pseudo_labels(torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64), similarity)
     torch.testing.assert_close(eat, torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64))  # (sqrt 17 - 4) / sqrt 17 = .03
     both = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)

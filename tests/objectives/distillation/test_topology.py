@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,17 +33,18 @@ def naive(query: Tensor, key: Tensor, ref_query: Tensor, ref_key: Tensor, scale:
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("tile", [1, 3, 512])
-def test_it_is_the_mean_kl_of_the_rows(own: bool, tile: int) -> None:
+def test_it_is_the_mean_kl_of_the_rows(own: bool, tile: int, parity: Any) -> None:
     parts = [unit(seed) for seed in range(4)]
     found = similarity_kl(*parts, scale=9.0, own=own, tile=tile)
-    assert found.item() == pytest.approx(naive(*parts, 9.0, own), abs=1e-12)
+    parity("ctp", "divergence between rows of similarities", "a double loop", [(found, naive(*parts, 9.0, own))], tolerance=1e-12)
 
 
-def test_the_four_terms_are_halved_by_kind() -> None:
+def test_the_four_terms_are_halved_by_kind(parity: Any) -> None:
     image, text, ref_image, ref_text = (unit(seed) for seed in range(4))
     expected = (naive(image, text, ref_image, ref_text, 14.0, True) + naive(text, image, ref_text, ref_image, 14.0, True)) / 2
     expected += (naive(image, image, ref_image, ref_image, 14.0, False) + naive(text, text, ref_text, ref_text, 14.0, False)) / 2
-    assert topology(image, text, ref_image, ref_text, scale=14.0).item() == pytest.approx(expected, abs=1e-12)
+    found = topology(image, text, ref_image, ref_text, scale=14.0)
+    parity("ctp", "four terms of topology preservation", "a double loop", [(found, expected)], tolerance=1e-12)
     sharper = topology(image, text, 2 * ref_image, ref_text / 2, scale=14.0, reference_scale=30.0)
     across = [
         similarity_kl(*p, scale=14.0, reference_scale=30.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,15 @@ RAW = [1.0, math.exp(2 * -0.4) * math.exp(2 * -0.3), 1.0, math.exp(2 * -0.5) * m
 SYNTHETIC = [1.0, math.exp(2 * -0.4) * math.exp(2 * 0.2), 1.0, math.exp(2 * -0.5) * math.exp(2 * -0.5)]
 
 
-def test_four_samples_by_hand() -> None:
+def test_four_samples_by_hand(parity: Any) -> None:
     gates = agreement_gates(TABLE, MEANS)
-    assert gates.raw_N.tolist() == pytest.approx(RAW, abs=1e-12)
-    assert gates.synthetic_N.tolist() == pytest.approx(SYNTHETIC, abs=1e-12)
+    parity(
+        "alip",
+        "gates of four samples",
+        "a table worked out by hand",
+        [(gates.raw_N, RAW), (gates.synthetic_N, SYNTHETIC)],
+        tolerance=1e-12,
+    )
 
 
 def test_gammas_act_apart() -> None:

@@ -113,7 +113,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("scale", [SCALE, 100.0, 400.0])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_equals_a_double_loop_with_every_gradient(name: str, scale: float) -> None:
+def test_equals_a_double_loop_with_every_gradient(name: str, scale: float, parity: Any) -> None:
     options = {"tile": 3, **OPTIONS[name]}
     image, text = units(N, seed=0).requires_grad_(), units(options.pop("texts", N), seed=1).requires_grad_()
     scale_1 = torch.tensor([scale], dtype=torch.float64, requires_grad=True)
@@ -128,8 +128,11 @@ def test_equals_a_double_loop_with_every_gradient(name: str, scale: float) -> No
     if directions != "image_to_text":
         torch.testing.assert_close(parts["text_to_image"], column.mean().detach())
     ours = torch.autograd.grad(loss, (image, text, scale_1))
-    for got, want in zip(ours, torch.autograd.grad(expected, (image, text, scale_1)), strict=True):
+    wanted = torch.autograd.grad(expected, (image, text, scale_1))
+    for got, want in zip(ours, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
+    pairs = [(loss, expected), *zip(ours, wanted, strict=True)]
+    parity("clip", "loss and every gradient under each option", "a double loop over pairs", pairs, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("name", ["plain", "smoothing with masks", "queues with positive groups", "soft targets"])
@@ -194,7 +197,7 @@ def test_open_clip_loss_and_every_gradient(parity: Any) -> None:
     parity("clip", "loss and every gradient", "ClipLoss of open_clip", pairs, tolerance=1e-9)
 
 
-def test_transformers_clip_loss_and_every_gradient() -> None:
+def test_transformers_clip_loss_and_every_gradient(parity: Any) -> None:
     from transformers import CLIPConfig, CLIPModel
 
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -211,10 +214,13 @@ def test_transformers_clip_loss_and_every_gradient() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
     theirs.backward()
     ours.backward()
+    pairs = [(ours, theirs)]
     for (name, mine), (_, other) in zip(twin.named_parameters(), model.named_parameters(), strict=True):
         if other.grad is not None:
             assert mine.grad is not None, name
             torch.testing.assert_close(mine.grad, other.grad, rtol=1e-8, atol=1e-11, msg=name)
+            pairs.append((mine.grad, other.grad))
+    parity("clip", "loss and the gradient of every weight of both towers", "CLIPModel of transformers", pairs, tolerance=1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

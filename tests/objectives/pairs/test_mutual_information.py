@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,17 +29,22 @@ def unit(*shape: int, seed: int) -> Tensor:
     return F.normalize(made(*shape, seed=seed), dim=-1)
 
 
-def test_a_classifier_is_a_boltzmann_over_class_embeddings() -> None:
+def test_a_classifier_is_a_boltzmann_over_class_embeddings(parity: Any) -> None:
     x, label = made(N, D, seed=1).requires_grad_(), torch.tensor([0, 4, 2, 2, 1, 0])
     linear = nn.Linear(D, K, bias=False).double()
     found = MutualInformation(candidates="set")(x, label, set_KD=linear.weight)
     expected = F.cross_entropy(linear(x), label)
-    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
-    for one, other in zip(*(torch.autograd.grad(loss, (x, linear.weight)) for loss in (found, expected)), strict=True):
-        torch.testing.assert_close(one, other)
+    pairs = [(found, expected), *zip(*(torch.autograd.grad(loss, (x, linear.weight)) for loss in (found, expected)), strict=True)]
+    parity(
+        "m3i",
+        "supervised: loss and gradients over class embeddings",
+        "torch's cross_entropy behind a linear layer",
+        pairs,
+        tolerance=1e-12,
+    )
 
 
-def test_clip_is_a_symmetric_boltzmann_over_the_batch() -> None:
+def test_clip_is_a_symmetric_boltzmann_over_the_batch(parity: Any) -> None:
     text = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     image = {
         "image_size": 8,
@@ -55,16 +61,17 @@ def test_clip_is_a_symmetric_boltzmann_over_the_batch() -> None:
     ids[:, -1] = 49
     out = model(input_ids=ids, pixel_values=torch.randn(N, 3, 8, 8), return_loss=True)
     found = MutualInformation(symmetric=True)(out.image_embeds, out.text_embeds, scale=model.logit_scale.exp())
-    assert found.item() == pytest.approx(out.loss.item(), abs=1e-5)
+    parity("m3i", "image-text: loss over the batch, both ways", "CLIPModel of transformers", [(found, out.loss)], tolerance=1e-5)
 
 
-def test_info_nce_is_a_boltzmann_over_the_targets_of_the_batch() -> None:
+def test_info_nce_is_a_boltzmann_over_the_targets_of_the_batch(parity: Any) -> None:
     view, target = unit(N, D, seed=1), unit(N, D, seed=2)
     found = MutualInformation()(view, target, scale=5.0)
-    assert found.item() == pytest.approx(F.cross_entropy(5 * view @ target.T, torch.arange(N)).item(), abs=1e-12)
+    expected = F.cross_entropy(5 * view @ target.T, torch.arange(N))
+    parity("m3i", "two views: loss over the targets of the batch", "torch's cross_entropy", [(found, expected)], tolerance=1e-12)
 
 
-def test_simclr_is_a_boltzmann_over_all_views_but_the_inputs_own() -> None:
+def test_simclr_is_a_boltzmann_over_all_views_but_the_inputs_own(parity: Any) -> None:
     """NT-Xent by the loop of its paper: 2N views, each against the 2N - 1 others."""
     z = unit(2 * N, D, seed=3).requires_grad_()
     partner = torch.arange(2 * N) ^ 1
@@ -74,7 +81,7 @@ def test_simclr_is_a_boltzmann_over_all_views_but_the_inputs_own() -> None:
     for i in range(2 * N):
         others = sum(math.exp(2 * float(views[i] @ views[k])) for k in range(2 * N) if k != i)
         total -= math.log(math.exp(2 * float(views[i] @ views[i ^ 1])) / others)
-    assert found.item() == pytest.approx(total / (2 * N), abs=1e-12)
+    parity("m3i", "SimCLR: loss over all other views", "the loop of its paper", [(found, total / (2 * N))], tolerance=1e-12)
     assert torch.autograd.gradcheck(
         lambda x: MutualInformation(candidates="set")(x, partner, scale=2.0, set_KD=x, keep_NK=~own), z
     )
@@ -100,23 +107,25 @@ def test_a_visual_vocabulary_is_a_set_without_gradient() -> None:
     assert x.grad is not None
 
 
-def test_masked_pixels_are_a_gaussian() -> None:
+def test_masked_pixels_are_a_gaussian(parity: Any) -> None:
     guess, pixels = made(N, 3, D, seed=1), made(N, 3, D, seed=2)
     found = MutualInformation("gaussian", variance=3 * D / 2)(guess, pixels)
-    assert found.item() == pytest.approx(F.mse_loss(guess, pixels).item(), abs=1e-12)
+    parity("m3i", "masked pixels", "torch's mse_loss", [(found, F.mse_loss(guess, pixels))], tolerance=1e-12)
 
 
-def test_byol_is_a_gaussian_of_variance_one_half() -> None:
+def test_byol_is_a_gaussian_of_variance_one_half(parity: Any) -> None:
     student, teacher = unit(N, D, seed=1), unit(N, D, seed=2)
     found = MutualInformation("gaussian", variance=0.5)(student, teacher)
-    assert found.item() == pytest.approx((2 - 2 * F.cosine_similarity(student, teacher)).mean().item(), abs=1e-12)
+    expected = (2 - 2 * F.cosine_similarity(student, teacher)).mean()
+    parity("m3i", "BYOL", "two minus twice the cosine", [(found, expected)], tolerance=1e-12)
 
 
-def test_a_gaussian_is_the_negative_log_density_up_to_its_constant() -> None:
+def test_a_gaussian_is_the_negative_log_density_up_to_its_constant(parity: Any) -> None:
     guess, target = made(N, D, seed=1), made(N, D, seed=2)
     density = torch.distributions.Normal(guess, math.sqrt(0.7)).log_prob(target).sum(1)
     constant = D / 2 * math.log(2 * math.pi * 0.7)
-    assert MutualInformation("gaussian", variance=0.7)(guess, target).item() == pytest.approx((-density - constant).mean().item())
+    found = MutualInformation("gaussian", variance=0.7)(guess, target)
+    parity("m3i", "Gaussian", "log density of torch.distributions", [(found, (-density - constant).mean())], tolerance=1e-12)
 
 
 FORMS = {

@@ -34,7 +34,7 @@ def features(width: int = 6) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", RELEASED)
-def test_loss_and_gradient_are_those_of_the_released_code(case: tuple[bool, bool, bool, float]) -> None:
+def test_loss_and_gradient_are_those_of_the_released_code(case: tuple[bool, bool, bool, float], parity: Any) -> None:
     tied, bias, weighted, smoothing = case
     model = NestedClassifier(6, CLASSES, DIMS, tied=tied, bias=bias).double()
     for p in model.parameters():
@@ -43,6 +43,13 @@ def test_loss_and_gradient_are_those_of_the_released_code(case: tuple[bool, bool
     loss, _ = nested_cross_entropy(model(x), LABEL, weights=WEIGHTS if weighted else None, smoothing=smoothing)
     loss.backward()
     assert (loss.item(), x.grad.abs().sum().item()) == pytest.approx(RELEASED[case], rel=1e-12)
+    parity(
+        "mrl",
+        "classification loss and gradient, each of its eight forms",
+        "numbers printed by RAIVNLab/MRL at 7ccb42d",
+        [((loss.item(), x.grad.abs().sum().item()), RELEASED[case])],
+        tolerance=1e-12,
+    )
 
 
 def test_terms_are_those_of_each_width_and_the_mean_is_a_named_option() -> None:

@@ -72,31 +72,39 @@ def naive(
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4, -1.0])
 @pytest.mark.parametrize("mask", [None, MASK])
-def test_weights_against_loops_and_their_sum(threshold: float, mask: Tensor | None) -> None:
+def test_weights_against_loops_and_their_sum(threshold: float, mask: Tensor | None, parity: Any) -> None:
     grouped, weight = group_patches(PATCH, TEXT, threshold=threshold, mask_NP=mask)
     torch.testing.assert_close(weight.sum(2), torch.ones(N, K, dtype=torch.float64))
     torch.testing.assert_close(grouped.norm(dim=2), torch.ones(N, K, dtype=torch.float64))
+    pairs = [(weight.sum(2), torch.ones(N, K))]
     for i in range(N):
         places = [p for p in range(P) if mask is None or mask[i, p]]
         for k in range(K):
             wanted = torch.zeros(P, dtype=torch.float64)
             wanted[places] = torch.stack(naive_weights([PATCH[i, p] for p in places], TEXT[i, k], threshold))
             torch.testing.assert_close(weight[i, k], wanted)
+            pairs.append((weight[i, k], wanted))
+    parity("dreamlip", "weights of patches, and their sum of one", "loops over patches", pairs, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("negatives", ["image", "batch"])
 @pytest.mark.parametrize("ids", [None, [[0, 1, 0], [0, 1, 2]]])
 @pytest.mark.parametrize(("threshold", "mask"), [(0.0, None), (-1.0, MASK)])
-def test_the_loss_and_its_gradients_against_loops(negatives: Any, ids: Any, threshold: float, mask: Tensor | None) -> None:
+def test_the_loss_and_its_gradients_against_loops(
+    negatives: Any, ids: Any, threshold: float, mask: Tensor | None, parity: Any
+) -> None:
     patch, text = PATCH.clone().requires_grad_(), TEXT.clone().requires_grad_()
     scale = torch.tensor([6.0], dtype=torch.float64, requires_grad=True)
     options = {"threshold": threshold, "mask_NP": mask, "text_id_NK": None if ids is None else torch.tensor(ids)}
     loss, parts = patch_grouping(patch, text, scale=scale, negatives=negatives, **options)
     wanted = naive(patch, text, scale, threshold, mask, ids, negatives == "batch").squeeze()
     torch.testing.assert_close(loss, wanted)
-    for got, want in zip(*(torch.autograd.grad(x, (patch, text, scale)) for x in (loss, wanted)), strict=True):
+    found, expected = (torch.autograd.grad(x, (patch, text, scale)) for x in (loss, wanted))
+    for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(got, want)
     assert 0 <= parts["accuracy"] <= 1
+    pairs = [(loss, wanted), *zip(found, expected, strict=True)]
+    parity("dreamlip", "grouping of patches, loss and every gradient", "loops over texts and patches", pairs, tolerance=1e-12)
 
 
 def test_gradcheck_flows_through_the_weights() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,10 +45,12 @@ def test_group_means_are_those_of_a_plain_group_by(labels: list[int]) -> None:
         np.testing.assert_allclose(mean_KD[k], np.mean(groups[k], axis=0) if k in groups else 0, atol=1e-7)
 
 
-def test_back_translation_uses_the_features_of_one_side_and_the_labels_of_the_other() -> None:
+def test_back_translation_uses_the_features_of_one_side_and_the_labels_of_the_other(parity: Any) -> None:
     image, text_label = made(6, D, seed=1), torch.tensor([0, 1, 0, 1, 1, 0])
     mean_KD, _ = group_means(image, text_label, 2)
     torch.testing.assert_close(mean_KD[0], (image[0] + image[2] + image[5]) / 3)
+    rows = pd.DataFrame(image.numpy()).groupby(text_label.numpy()).mean()
+    parity("protoclip", "prototypes translated back", "group means of pandas", [(mean_KD, rows.to_numpy())], tolerance=1e-12)
 
 
 def parts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -56,7 +61,7 @@ def parts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.1, 1.0])
-def test_the_loss_is_cross_entropy_over_the_clusters_that_have_members(tau: float) -> None:
+def test_the_loss_is_cross_entropy_over_the_clusters_that_have_members(tau: float, parity: Any) -> None:
     x, prototype, centroid, filled = parts()
     target = soft_targets(Clusters(LABEL, centroid, filled), tau)
     found = prototype_loss(x, prototype, target, filled_K=filled, scale=8.0)
@@ -65,14 +70,27 @@ def test_the_loss_is_cross_entropy_over_the_clusters_that_have_members(tau: floa
     similar = centroid[LABEL[rows]] @ centroid[columns].T
     new_name = torch.tensor([0, 1, -1, 2, 3])  # without the empty cluster
     expected = F.cross_entropy(logits, (similar / tau).softmax(1) if tau else new_name[LABEL[rows]])
-    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
+    parity(
+        "protoclip",
+        "loss with soft and hard targets",
+        "torch's cross_entropy with probabilities",
+        [(found, expected)],
+        tolerance=1e-12,
+    )
 
 
-def test_a_temperature_towards_zero_is_one_hot() -> None:
+def test_a_temperature_towards_zero_is_one_hot(parity: Any) -> None:
     _, _, centroid, filled = parts()
     norm = F.normalize(centroid, dim=-1).nan_to_num(0)
     soft = soft_targets(Clusters(LABEL.clamp_min(0), norm, filled), 1e-4)
-    torch.testing.assert_close(soft, soft_targets(Clusters(LABEL.clamp_min(0), norm, filled), 0.0))
+    hard = F.one_hot(LABEL.clamp_min(0), K)
+    parity(
+        "protoclip",
+        "soft targets as the temperature goes to 0",
+        "one-hot labels",
+        [(soft, hard), (soft, soft_targets(Clusters(LABEL.clamp_min(0), norm, filled), 0.0))],
+        tolerance=1e-12,
+    )
     assert (soft_targets(Clusters(LABEL, centroid, filled), 1.0)[:, 2] == 0).all()
 
 
@@ -102,7 +120,7 @@ def test_rows_without_a_label_count_neither_above_nor_below_the_line() -> None:
     assert nothing.item() == 0
 
 
-def test_accuracy_is_that_of_the_released_code_where_no_cluster_is_empty() -> None:
+def test_accuracy_is_that_of_the_released_code_where_no_cluster_is_empty(parity: Any) -> None:
     """megvii-research/protoclip at fde1933 says 50 % and a loss of 7.30696685743682 for these."""
     x = F.normalize(torch.sin(torch.arange(60.0, dtype=torch.float64)).reshape(12, 5), dim=1)
     prototype = torch.cos(torch.arange(20.0, dtype=torch.float64)).reshape(4, 5)
@@ -110,6 +128,14 @@ def test_accuracy_is_that_of_the_released_code_where_no_cluster_is_empty() -> No
     assert prototype_accuracy(x, prototype, label, filled_K=filled).item() == 0.5
     loss = prototype_loss(x, prototype, label, filled_K=filled, scale=14.0)
     assert loss.item() == pytest.approx(7.30696685743682, rel=1e-12)
+    accuracy = prototype_accuracy(x, prototype, label, filled_K=filled)
+    parity(
+        "protoclip",
+        "loss and accuracy",
+        "numbers printed by megvii-research/protoclip at fde1933",
+        [(loss, 7.30696685743682), (accuracy, 0.5)],
+        tolerance=1e-12,
+    )
 
 
 def test_accuracy_counts_rows_with_a_label_and_clusters_with_members() -> None:
@@ -141,7 +167,7 @@ def test_labels_as_targets_are_torchs_cross_entropy_with_its_ignore_index() -> N
     )
 
 
-def test_back_translation_compares_each_side_with_the_clusters_of_the_other() -> None:
+def test_back_translation_compares_each_side_with_the_clusters_of_the_other(parity: Any) -> None:
     """Against the released form of one side: logits over prototypes, softmax of the clusters' own centroids as targets."""
     image, text = (F.normalize(made(N, D, seed=s), dim=-1) for s in (1, 2))
     label = {"image": LABEL.clamp_min(0), "text": LABEL.flip(0).clamp_min(0)}
@@ -163,7 +189,13 @@ def test_back_translation_compares_each_side_with_the_clusters_of_the_other() ->
         tau=0.5,
     )
     expected = (released(image, "image", "text") + released(text, "text", "image")) / 2
-    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
+    parity(
+        "protoclip",
+        "loss of both sides, each over the clusters of the other",
+        "the released formula",
+        [(found, expected)],
+        tolerance=1e-12,
+    )
 
 
 def test_gradients_are_those_of_finite_differences() -> None:

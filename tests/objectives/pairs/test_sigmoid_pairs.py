@@ -81,7 +81,7 @@ def test_plain_numbers_as_scale_and_bias_are_as_exact_as_float64_tensors() -> No
 
 @pytest.mark.parametrize("tile", [1, 3, 512])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_equals_a_double_loop_with_every_gradient(name: str, tile: int) -> None:
+def test_equals_a_double_loop_with_every_gradient(name: str, tile: int, parity: Any) -> None:
     options = dict(OPTIONS[name])
     inputs = (
         units(N, seed=0).requires_grad_(),
@@ -96,8 +96,11 @@ def test_equals_a_double_loop_with_every_gradient(name: str, tile: int) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(parts["positives"] + parts["negatives"], each.mean().detach())
     torch.testing.assert_close(parts["positive_similarity"], (image * text[:N]).sum(1).mean().detach())
-    for got, want in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+    found, wanted = torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs)
+    for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+    pairs = [(loss, expected), *zip(found, wanted, strict=True)]
+    parity("siglip", "loss and every gradient under each option", "a double loop over pairs", pairs, tolerance=1e-10)
 
 
 def test_gradcheck() -> None:
@@ -120,7 +123,7 @@ def test_open_clip_loss_and_every_gradient(parity: Any) -> None:
     parity("siglip", "loss and every gradient", "SigLipLoss of open_clip", pairs, tolerance=1e-9)
 
 
-def test_transformers_siglip_loss() -> None:
+def test_transformers_siglip_loss(parity: Any) -> None:
     from transformers import SiglipConfig, SiglipModel
 
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -134,7 +137,7 @@ def test_transformers_siglip_loss() -> None:
     out = model(**inputs, return_loss=True)
     image, text = (F.normalize(x, dim=-1) for x in (out.image_embeds, out.text_embeds))
     ours, _ = sigmoid_pairs(image, text, scale=model.logit_scale.exp(), bias=model.logit_bias)
-    torch.testing.assert_close(ours, out.loss, rtol=1e-9, atol=0)
+    parity("siglip", "loss", "SiglipModel of transformers", [(ours, out.loss)], tolerance=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -46,17 +46,23 @@ def smoothed(image_ND: Tensor, text_ND: Tensor, scale: float, smoothing: float) 
     return one + other
 
 
-def test_the_loss_is_the_sum_of_two_smoothed_cross_entropies() -> None:
+def test_the_loss_is_the_sum_of_two_smoothed_cross_entropies(parity: Any) -> None:
     torch.manual_seed(0)
     image, text = (F.normalize(torch.randn(ROWS, 8, dtype=torch.float64), dim=-1) for _ in range(2))
     pairs = Pairs(image, text, torch.tensor([16.0], dtype=torch.float64))
     found = small().losses(pairs, made_batch())["contrastive"]
-    assert found.item() == pytest.approx(smoothed(image, text, 16.0, 0.1).item(), abs=1e-12)
     plain = small(smoothing=0.0).losses(pairs, made_batch())["contrastive"]
-    assert plain.item() == pytest.approx(smoothed(image, text, 16.0, 0.0).item(), abs=1e-12)
+    expected = [smoothed(image, text, 16.0, smoothing) for smoothing in (0.1, 0.0)]
+    parity(
+        "align",
+        "loss with and without smoothing",
+        "torch's cross_entropy with label_smoothing",
+        zip((found, plain), expected, strict=True),
+        tolerance=1e-12,
+    )
 
 
-def test_transformers_has_half_of_it_at_the_same_start() -> None:
+def test_transformers_has_half_of_it_at_the_same_start(parity: Any) -> None:
     config = transformers.AlignConfig(
         text_config={"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
         vision_config={"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 24, "image_size": 32},
@@ -71,8 +77,15 @@ def test_transformers_has_half_of_it_at_the_same_start() -> None:
     scale = 1 / model.temperature.detach().double()
     start = small(start_sigma=ALIGN.paper().start_sigma).model().log_scale.exp()
     assert start.item() == pytest.approx(scale.item()) == 1.0
+    parity("align", "start of the temperature", "AlignModel of transformers", [(start, scale.reshape(1))], tolerance=0.0)
     ours = small().losses(Pairs(image_ND, text_ND, scale.reshape(1)), made_batch(4))["contrastive"]
-    assert ours.item() == pytest.approx(2 * out.loss.item(), rel=1e-5), "theirs is the mean of both directions"
+    parity(
+        "align",
+        "half of the loss",
+        "AlignModel of transformers, which takes the mean of both directions",
+        [(ours / 2, out.loss)],
+        tolerance=1e-6,
+    )
 
 
 def test_temperature_cannot_cross_zero() -> None:

@@ -80,14 +80,15 @@ def batch_of(features: Triplets) -> TripletBatch:
     return replace(made_batch().rows(0, len(features.image_ND)), group_B=torch.arange(len(features.image_ND)))
 
 
-def test_without_gates_it_is_the_sum_of_two_plain_losses() -> None:
+def test_without_gates_it_is_the_sum_of_two_plain_losses(parity: Any) -> None:
     features = made_features()
     losses = small(gamma_language=0.0, gamma_description=0.0).losses(features, batch_of(features))
-    assert losses["raw"].item() == pytest.approx(losses_by_hand(features, features.text_ND).mean().item(), abs=1e-12)
-    assert losses["synthetic"].item() == pytest.approx(losses_by_hand(features, features.caption_ND).mean().item(), abs=1e-12)
+    expected = [losses_by_hand(features, text_ND).mean() for text_ND in (features.text_ND, features.caption_ND)]
+    pairs = zip((losses["raw"], losses["synthetic"]), expected, strict=True)
+    parity("alip", "both paths without gates", "torch's cross_entropy", pairs, tolerance=1e-12)
 
 
-def test_weights_multiply_anchors_and_the_mean_stays_plain() -> None:
+def test_weights_multiply_anchors_and_the_mean_stays_plain(parity: Any) -> None:
     features, recipe = made_features(), small(momentum=0.5)
     found = recipe.losses(features, batch_of(features))
     rows = range(6)
@@ -104,6 +105,13 @@ def test_weights_multiply_anchors_and_the_mean_stays_plain() -> None:
                 weight = float(torch.tensor(2 * (cosine["tc"][i] - means["tc"] + cosine[key][i] - means[key])).double().exp())
             expected[path] += weight * each[i].item() / 6
     assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, abs=1e-6)
+    parity(
+        "alip",
+        "both gated paths, means moved before use",
+        "a loop over samples",
+        [(found[path], expected[path]) for path in expected],
+        tolerance=1e-6,
+    )
     assert 0 < sum(c < means["tc"] for c in cosine["tc"]) < 6, "some samples are doubted and some are not"
 
 
@@ -145,10 +153,17 @@ def stepped(rank: int, world: int) -> dict[str, Tensor]:
     return {"mean_3": model.mean_3, **metrics, **{name: p.grad for name, p in model.named_parameters()}}
 
 
-def test_two_processes_agree_with_one_on_means_and_gradients(tmp_path: Path) -> None:
+def test_two_processes_agree_with_one_on_means_and_gradients(tmp_path: Path, parity: Any) -> None:
     alone, found = stepped(0, 1), on_two_processes(stepped, tmp_path)
     assert all((each["mean_3"] < 1).all() for each in found)
     torch.testing.assert_close(found, [alone, alone], rtol=1e-9, atol=1e-12)
+    parity(
+        "alip",
+        "running means on two processes",
+        "one process on the whole batch",
+        [(each["mean_3"], alone["mean_3"]) for each in found],
+        tolerance=1e-12,
+    )
 
 
 def test_means_are_in_the_checkpoint_and_not_in_the_model(tmp_path: Path) -> None:
@@ -237,7 +252,10 @@ def test_missing_texts_say_what_makes_them(tmp_path: Path) -> None:
     curate(rows, [TemplateCaptions()], tmp_path)
     recipe = replace(ALIP.tiny(), captions=str(tmp_path))
     assert recipe.choices(rows[0], "synthetic") == ["an image of a cat"]
-    assert recipe.prepare(rows).vocabulary
+    words = recipe.prepare(rows).words()
+    assert words.decode(words.encode(["an image of a cat"], 32).ids_BL[0].tolist()) == "an image of a cat", (
+        "learned from captions, too"
+    )
     other = Pool.from_samples([picture("two", Text("a cat", origin="label"))])
     with pytest.raises(DataError, match="'two' has no synthetic caption in"):
         recipe.prepare(other)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 
 from diptych.core.errors import UnknownName
+from diptych.core.registry import RECIPES
 from diptych.data.load.batch import PairBatch
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes.contrastive.clip import CLIP
+from diptych.train.optimise import build_optimiser
 
 
 def pairs(n: int = 6, width: int = 8) -> tuple[Pairs, PairBatch]:
@@ -31,7 +35,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert CLIP.paper().same_group == "negative"
 
 
-def test_the_paper_holds_the_released_weights_and_gives_their_numbers() -> None:
+def test_the_paper_holds_the_released_weights_and_gives_their_numbers(parity: Any) -> None:
     import open_clip
 
     from diptych.models.io.clip_layout import from_open_clip
@@ -46,8 +50,15 @@ def test_the_paper_holds_the_released_weights_and_gives_their_numbers() -> None:
     text_BL = open_clip.get_tokenizer("ViT-B-32-quickgelu")(["a cat", "a photo of a dog on a mat"])
     with torch.no_grad():
         pairs = ours(image_BCHW, text_BL)
-        torch.testing.assert_close(pairs.image_ND, theirs.encode_image(image_BCHW, normalize=True), atol=1e-5, rtol=0)
-        torch.testing.assert_close(pairs.text_ND, theirs.encode_text(text_BL, normalize=True), atol=1e-5, rtol=0)
+        found = [(pairs.image_ND, theirs.encode_image(image_BCHW, normalize=True))]
+        found.append((pairs.text_ND, theirs.encode_text(text_BL, normalize=True)))
+        parity(
+            "clip",
+            "embeddings of the published ViT-B/32 on copied weights",
+            "ViT-B-32-quickgelu of open_clip",
+            found,
+            tolerance=1e-5,
+        )
         for block in ours.image_tower.transformer.blocks:
             block.act = torch.nn.GELU()
         assert (ours.encode_image(image_BCHW) - pairs.image_ND).abs().max() > 1e-4, "GELU would not do"
@@ -68,10 +79,18 @@ def test_the_parts_of_the_towers_are_fields() -> None:
         replace(tiny, image_tower="convnet_tiny", image_size=64, act="quick_gelu").model()
 
 
-def test_the_temperature_starts_and_stays_where_published() -> None:
+def test_the_temperature_starts_and_stays_where_published(parity: Any) -> None:
     recipe = replace(CLIP.tiny(), tokenizer="clip")
     model = recipe.model()
     assert model.log_scale.item() == pytest.approx(math.log(1 / 0.07), abs=1e-6)
+    start = transformers.CLIPConfig().logit_scale_init_value
+    parity(
+        "clip",
+        "start of the log temperature",
+        "CLIPConfig of transformers, four digits",
+        [(model.log_scale, [start])],
+        tolerance=1e-4,
+    )
     features, batch = pairs()
     with torch.no_grad():
         model.log_scale.fill_(9.0)
@@ -100,9 +119,18 @@ def test_samples_of_one_group_are_no_negatives_unless_asked() -> None:
     assert published.item() == pytest.approx(CLIP.tiny().losses(features, batch)["contrastive"].item(), abs=1e-12)
 
 
-def test_weight_decay_spares_temperature_and_biases() -> None:
-    from diptych.train.optimise import build_optimiser
+@pytest.mark.parametrize(
+    ("slug", "betas", "eps"),
+    [("clip", (0.9, 0.98), 1e-6), ("siglip", (0.9, 0.95), 1e-6), ("ctp", (0.9, 0.999), 1e-8), ("align", (0.9, 0.999), 1e-6)],
+)
+def test_what_the_optimiser_remembers_is_as_published_and_a_field(slug: str, betas: tuple[float, float], eps: float) -> None:
+    paper = RECIPES.load(slug).paper()
+    for recipe, expected in ((paper, (betas, eps)), (replace(paper, betas=(0.5, 0.6), eps=1e-3), ((0.5, 0.6), 1e-3))):
+        (group,) = build_optimiser(torch.nn.Linear(2, 2, bias=False), recipe.optimiser()).param_groups
+        assert (group["betas"], group["eps"]) == expected
 
+
+def test_weight_decay_spares_temperature_and_biases() -> None:
     model = replace(CLIP.tiny(), tokenizer="clip").model()
     groups = build_optimiser(model, CLIP.paper().optimiser()).param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}

@@ -69,7 +69,7 @@ def contrast_by_hand(anchor: Tensor, key: Tensor, queue: Tensor, group: Tensor, 
     return F.cross_entropy(logits.masked_fill(same, float("-inf")), torch.arange(len(anchor)))
 
 
-def test_momentum_contrast_is_cross_entropy_over_batch_and_queue() -> None:
+def test_momentum_contrast_is_cross_entropy_over_batch_and_queue(parity: Any) -> None:
     recipe, batch = small(), made_batch()
     model = made_model(recipe)
     for seed in (4, 5, 6):  # 24 rows into 20 places
@@ -82,26 +82,34 @@ def test_momentum_contrast_is_cross_entropy_over_batch_and_queue() -> None:
     assert not f.momentum_text_ND.requires_grad
     one = contrast_by_hand(f.image_ND, f.momentum_text_ND, f.queue_text_KD, batch.group_B, f.queue_group_K, f.scale)
     other = contrast_by_hand(f.text_ND, f.momentum_image_ND, f.queue_image_KD, batch.group_B, f.queue_group_K, f.scale)
-    assert recipe.losses(f, batch)["momentum"].item() == pytest.approx(((one + other) / 2).item(), abs=1e-12)
+    parity(
+        "ctp",
+        "momentum contrast over batch and queue",
+        "torch's cross_entropy",
+        [(recipe.losses(f, batch)["momentum"], (one + other) / 2)],
+        tolerance=1e-12,
+    )
 
 
-def test_topology_is_zero_at_the_start_of_a_task_and_not_later() -> None:
+def test_topology_is_zero_at_the_start_of_a_task_and_not_later(parity: Any) -> None:
     recipe, batch = small(task=1), made_batch()
     model = made_model(recipe)
     assert recipe.losses(recipe.features(model, batch), batch)["topology"].item() > 1e-4
     model.begin_task_()
-    assert recipe.losses(recipe.features(model, batch), batch)["topology"].item() == 0
+    loss = recipe.losses(recipe.features(model, batch), batch)["topology"]
+    parity("ctp", "topology term where model and reference are one", "zero", [(loss, 0.0)], tolerance=0.0)
     for name in ("momentum", "reference"):
         own = dict(model.named_parameters())
         assert all(torch.equal(p, own[key]) for key, p in model.companions[name].named_parameters())
 
 
 @pytest.mark.parametrize("task", [0, 1])
-def test_the_momentum_model_moves_by_the_published_shares(task: int) -> None:
+def test_the_momentum_model_moves_by_the_published_shares(task: int, parity: Any) -> None:
     recipe, batch = small(task=task), made_batch()
     model = made_model(recipe)
     own = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     recipe.after_update(model, recipe.features(model, batch), batch, 0.1)
+    pairs = []
     for name, found in model.companions["momentum"].named_parameters():
         before, source = own[f"companions.momentum.{name}"], own[name]
         expected = 0.995 * before + 0.005 * source if task == 0 else 0.9 * before + 0.05 * source
@@ -111,8 +119,16 @@ def test_the_momentum_model_moves_by_the_published_shares(task: int) -> None:
                 model.companions["reference"].get_parameter(name), torch.tensor(own[f"companions.reference.{name}"])
             )
         torch.testing.assert_close(found.detach(), torch.tensor(expected), rtol=1e-13, atol=1e-15)
+        pairs.append((found, expected))
     assert "reader.mask_D" in dict(model.companions["momentum"].named_parameters()), "heads are included"
     assert len(model.queue_image) == ROWS
+    parity(
+        "ctp",
+        "the momentum model after a step of the first and of a later task",
+        "the published shares in numpy",
+        pairs,
+        tolerance=1e-13,
+    )
 
 
 def test_without_its_terms_it_is_fine_tuning_and_keeps_no_copies() -> None:

@@ -57,20 +57,24 @@ def features(k: int = K) -> tuple[TextSets, TextSetBatch]:
     return sets, batch
 
 
-def test_with_one_text_of_one_sentence_it_is_clip() -> None:
+def test_with_one_text_of_one_sentence_it_is_clip(parity: Any) -> None:
     """Same data, same seed: the same batch, the same weights at the start, the same gradient of every parameter."""
     rows = pool(1)
     clip, found = one_step(replace(CLIP.tiny(), **SMALL), rows)
     dream, again = one_step(replace(DreamLIP.tiny(), texts=1, **SMALL), rows)
     assert again.losses.keys() == found.losses.keys()
     assert torch.equal(again.losses["contrastive"], found.losses["contrastive"])
+    pairs = [(again.losses["contrastive"], found.losses["contrastive"])]
     other = dict(dream.named_parameters())
     for name, parameter in clip.named_parameters():
-        assert torch.equal(other.pop(f"encoder.{name}").grad, parameter.grad), name
+        grad = other.pop(f"encoder.{name}").grad
+        assert torch.equal(grad, parameter.grad), name
+        pairs.append((grad, parameter.grad))
     assert not other
+    parity("dreamlip", "loss and every gradient of a whole step with one text", "clip, bit for bit", pairs, tolerance=0.0)
 
 
-def test_the_loss_is_the_mean_over_texts_and_the_weighted_grouping() -> None:
+def test_the_loss_is_the_mean_over_texts_and_the_weighted_grouping(parity: Any) -> None:
     sets, batch = features()
     recipe = replace(DreamLIP.tiny(), lambda_mp=0.7, lambda_s=0.3, sigma=-1.0)
     losses = recipe.losses(sets, batch)
@@ -78,6 +82,14 @@ def test_the_loss_is_the_mean_over_texts_and_the_weighted_grouping() -> None:
     assert losses["contrastive"].item() == pytest.approx(0.7 * sum(one_each).item() / K, abs=1e-12)
     grouped = patch_grouping(sets.patch_NPD, sets.text_NKD, scale=9.0, threshold=-1.0)[0]
     assert losses["grouping"].item() == pytest.approx(0.3 * grouped.item(), abs=1e-12)
+    pairs = [(losses["contrastive"], 0.7 * sum(one_each) / K), (losses["grouping"], 0.3 * grouped)]
+    parity(
+        "dreamlip",
+        "matching and grouping with their weights",
+        "one softmax a text, and the grouping alone",
+        pairs,
+        tolerance=1e-12,
+    )
 
 
 def test_texts_of_one_image_are_no_negatives_of_each_other() -> None:
@@ -121,7 +133,8 @@ def test_data_with_one_sentence_an_image_are_refused_with_what_helps() -> None:
         DataError, match=r"no image of 'small' has more than one sentence.*diptych curate template_captions.*--texts 1"
     ):
         replace(DreamLIP.tiny(), **SMALL).prepare(pool(1))
-    assert replace(DreamLIP.tiny(), **SMALL).prepare(pool(2)).vocabulary
+    words = replace(DreamLIP.tiny(), **SMALL).prepare(pool(2)).words()
+    assert words.decode(words.encode(["two moon"], 16).ids_BL[0].tolist()) == "two moon", "learned from every sentence"
     with pytest.raises(ConfigError, match="texts is 0"):
         DreamLIP(texts=0)
 

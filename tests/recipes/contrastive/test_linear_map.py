@@ -99,7 +99,7 @@ def solved(recipe: LinearMap, tmp_path: Path, options: TrainOptions = OPTIONS) -
 
 
 @pytest.mark.parametrize("mapped", ["image", "text"])
-def test_ridge_is_scikit_learns(encoders: Any, tmp_path: Path, mapped: Any) -> None:
+def test_ridge_is_scikit_learns(encoders: Any, tmp_path: Path, mapped: Any, parity: Any) -> None:
     recipe = Double(batch_size=8, penalty=0.05, mapped=mapped)
     model, line = solved(recipe, tmp_path)
     x_ND, y_NE = features(encoders) if mapped == "image" else features(encoders)[::-1]
@@ -107,6 +107,8 @@ def test_ridge_is_scikit_learns(encoders: Any, tmp_path: Path, mapped: Any) -> N
     np.testing.assert_allclose(model.moved.map_DE.detach().numpy(), expected.coef_.T, atol=1e-6)
     ours = (model.moved.raw(torch.from_numpy(x_ND)) + model.target.mean_D).detach().numpy()
     np.testing.assert_allclose(ours, expected.predict(x_ND), atol=1e-6)
+    pairs = [(model.moved.map_DE, expected.coef_.T), (ours, expected.predict(x_ND))]
+    parity("linear_map", "ridge map and predictions after a whole run", "Ridge of scikit-learn", pairs, tolerance=1e-6)
     assert line["kind"] == "solve"
     assert line["rows"] == ROWS, "every sample once, though the last batch reaches into a second pass"
     variance = ((y_NE - y_NE.mean(0)) ** 2).sum()
@@ -123,7 +125,7 @@ def test_the_mean_of_an_images_texts_stands_for_all_of_them(encoders: Any, tmp_p
 
 
 @pytest.mark.parametrize("mapped", ["image", "text"])
-def test_procrustes_is_scipys(encoders: Any, tmp_path: Path, mapped: Any) -> None:
+def test_procrustes_is_scipys(encoders: Any, tmp_path: Path, mapped: Any, parity: Any) -> None:
     model, _ = solved(Double(batch_size=8, solution="procrustes", mapped=mapped), tmp_path)
     x_ND, y_NE = (side - side.mean(0) for side in (features(encoders) if mapped == "image" else features(encoders)[::-1]))
     width = max(x_ND.shape[1], y_NE.shape[1])
@@ -134,6 +136,10 @@ def test_procrustes_is_scipys(encoders: Any, tmp_path: Path, mapped: Any) -> Non
         np.testing.assert_allclose(ours, expected, atol=1e-6)
     trace = np.trace(padded[0].T @ padded[1] @ expected.T)
     assert np.trace(ours.T @ (x_ND.T @ y_NE)) == pytest.approx(trace, rel=1e-6)
+    pairs = [(np.trace(ours.T @ (x_ND.T @ y_NE)), trace)]
+    if x_ND.shape[1] == y_NE.shape[1]:
+        pairs.append((ours, expected))
+    parity("linear_map", "Procrustes map after a whole run", "orthogonal_procrustes of scipy", pairs, tolerance=1e-6)
     short = ours.T @ ours if ours.shape[0] >= ours.shape[1] else ours @ ours.T
     np.testing.assert_allclose(short, np.eye(len(short)), atol=1e-6)
 
@@ -182,12 +188,13 @@ def test_more_steps_than_a_pass_are_cut_and_fewer_see_fewer_rows(encoders: Any, 
     assert (line["step"], line["rows"]) == (3, 24)
 
 
-def test_least_norm_without_penalty_and_no_negative_one() -> None:
+def test_least_norm_without_penalty_and_no_negative_one(parity: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     x_ND, y_NE = torch.randn(4, 6, generator=generator).double(), torch.randn(4, 3, generator=generator).double()
     found_DE = ridge_map(x_ND.T @ x_ND, x_ND.T @ y_NE, 0.0)
     expected_DE, *_ = np.linalg.lstsq(x_ND.numpy(), y_NE.numpy())
     np.testing.assert_allclose(found_DE.numpy(), expected_DE, atol=1e-9)
+    parity("linear_map", "map of least norm without penalty", "lstsq of numpy", [(found_DE, expected_DE)], tolerance=1e-9)
     with pytest.raises(ConfigError, match="penalty is -1"):
         LinearMap(penalty=-1)
     assert procrustes_map(torch.eye(3, dtype=torch.float64)).allclose(torch.eye(3, dtype=torch.float64))

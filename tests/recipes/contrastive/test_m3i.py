@@ -67,7 +67,7 @@ def test_two_images_in_one_keep_half_of_their_patches_each() -> None:
             assert torch.equal(batch.mixed_BCHW[row][part], batch.image_BCHW[source][part])
 
 
-def test_with_texts_alone_and_no_mixing_it_is_clip() -> None:
+def test_with_texts_alone_and_no_mixing_it_is_clip(parity: Any) -> None:
     recipe = small(weight_class=0.0, weight_view=0.0, weight_patch=0.0, mixed=False)
     batch, model = batch_of(recipe), recipe.model()
     f = recipe.features(model, batch)
@@ -75,7 +75,7 @@ def test_with_texts_alone_and_no_mixing_it_is_clip() -> None:
     group = {"group_N": batch.group_B, "group_M": batch.group_B}
     expected, _ = info_nce(f.image_ND, f.text_ND, scale=f.scale, **group)
     assert set(losses) == {"text"}
-    assert losses["text"].item() == pytest.approx(expected.item(), rel=1e-6)
+    parity("m3i", "recipe with texts alone and unmixed images", "clip", [(losses["text"], expected)], tolerance=1e-6)
     assert torch.equal(batch.mixed_BCHW, batch.image_BCHW)
     torch.testing.assert_close(
         f.image_ND, model.encoder.encode_image(batch.image_BCHW), msg="an unmixed image is its deployed vector"
@@ -83,13 +83,40 @@ def test_with_texts_alone_and_no_mixing_it_is_clip() -> None:
     assert not [name for name in model.state_dict() if name.startswith(("companions", "view_", "patch_", "class_KD"))]
 
 
-def test_with_labels_alone_it_is_a_classifier() -> None:
+def test_with_labels_alone_it_is_a_classifier(parity: Any) -> None:
     recipe = small(weight_text=0.0, weight_view=0.0, weight_patch=0.0, mixed=False, worded=0.0)
     batch, model = batch_of(recipe), recipe.model()
     f = recipe.features(model, batch)
     expected = F.cross_entropy(f.scale * f.image_ND @ F.normalize(model.class_KD, dim=-1).T, batch.label_B)
-    assert recipe.losses(f, batch)["class"].item() == pytest.approx(expected.item(), rel=1e-6)
+    parity(
+        "m3i",
+        "recipe with labels alone",
+        "torch's cross_entropy over class embeddings",
+        [(recipe.losses(f, batch)["class"], expected)],
+        tolerance=1e-6,
+    )
     assert not batch.worded_B.any()
+
+
+def test_classes_may_have_a_scale_of_their_own() -> None:
+    recipe = small(weight_view=0.0, weight_patch=0.0, mixed=False, class_scale="own")
+    batch, model = batch_of(recipe), recipe.model()
+    with torch.no_grad():
+        model.log_class_scale.fill_(1.5)
+    f = recipe.features(model, batch)
+    losses = recipe.losses(f, batch)
+    cosine_NK = f.image_ND @ F.normalize(model.class_KD, dim=-1).T
+    expected = F.cross_entropy(torch.exp(torch.tensor(1.5)) * cosine_NK, batch.label_B)
+    assert losses["class"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert f.scale.item() == pytest.approx(1 / 0.07, rel=1e-6), "the texts keep theirs"
+    losses["class"].backward()
+    assert model.encoder.log_scale.grad is None
+    assert model.log_class_scale.grad.abs() > 0
+    with torch.no_grad():
+        model.log_class_scale.fill_(9.0)
+    recipe.after_update(model, f, batch, 0.5)
+    assert model.log_class_scale.exp().item() == pytest.approx(100.0)
+    assert "log_class_scale" not in small().model().state_dict()
 
 
 def test_both_images_of_a_mixture_are_asked_for() -> None:
@@ -259,6 +286,8 @@ def test_a_stop_changes_nothing_with_another_view(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="teacher_view is 'none'"):
         small(teacher_view="none")
+    with pytest.raises(ConfigError, match="class_scale is 'mine'"):
+        small(class_scale="mine")
     with pytest.raises(ConfigError, match="expected an even number"):
         small(batch_size=7)
     with pytest.raises(ConfigError, match="labelled is 2"):

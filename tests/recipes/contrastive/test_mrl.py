@@ -47,13 +47,20 @@ def mrl(**changes: Any) -> MRL:
 
 
 @pytest.mark.parametrize(("base", "kind"), [("clip", CLIP), ("siglip", SigLIP)])
-def test_the_whole_width_alone_is_the_base(base: str, kind: type[Any]) -> None:
+def test_the_whole_width_alone_is_the_base(base: str, kind: type[Any], parity: Any) -> None:
     features, batch = pairs()
     wanted = kind.tiny().losses(features, batch)
     found = mrl(base=base, dims=(D,)).losses(features, batch)
     assert found.keys() == wanted.keys()
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-12, atol=0)
+    parity(
+        "mrl",
+        "loss with the whole width alone",
+        "the base recipe, clip and siglip",
+        [(found[name], wanted[name]) for name in wanted],
+        tolerance=1e-12,
+    )
 
 
 def test_the_loss_is_that_of_the_nested_objective() -> None:
@@ -72,7 +79,7 @@ def test_the_loss_is_that_of_the_nested_objective() -> None:
     torch.testing.assert_close(logged["first_4"], parts["first_4"])
 
 
-def test_prefixes_are_cut_and_then_normalised_and_the_rest_gets_no_gradient() -> None:
+def test_prefixes_are_cut_and_then_normalised_and_the_rest_gets_no_gradient(parity: Any) -> None:
     features, batch = pairs()
     short = cut(features, 3)
     assert short.scale is features.scale
@@ -82,6 +89,13 @@ def test_prefixes_are_cut_and_then_normalised_and_the_rest_gets_no_gradient() ->
     mrl(dims=(2, 4)).losses(replace(features, image_ND=image), batch)["contrastive"].backward()
     assert image.grad[:, 4:].abs().max() == 0
     assert image.grad[:, 2:4].abs().max() > 0
+    parity(
+        "mrl",
+        "gradient of numbers behind the longest prefix",
+        "zero",
+        [(image.grad[:, 4:], torch.zeros(N, D - 4))],
+        tolerance=0.0,
+    )
 
 
 @pytest.mark.parametrize("base", BASES)

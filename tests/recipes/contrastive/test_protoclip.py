@@ -61,7 +61,7 @@ def small(**changes: Any) -> ProtoCLIP:
     return replace(ProtoCLIP.tiny(), **settings)
 
 
-def test_k_means_finds_what_scikit_learn_finds_and_planted_clusters() -> None:
+def test_k_means_finds_what_scikit_learn_finds_and_planted_clusters(parity: Any) -> None:
     chance = np.random.default_rng(0)
     truth = np.repeat(np.arange(4), 25)
     x = torch.from_numpy((10 * np.eye(4)[truth] + chance.normal(size=(100, 4))).astype(np.float32))
@@ -70,6 +70,9 @@ def test_k_means_finds_what_scikit_learn_finds_and_planted_clusters() -> None:
     theirs = KMeans(4, n_init=5, random_state=3).fit(x.numpy())
     ours = sum(float(((x[label == k] - x[label == k].mean(0)) ** 2).sum()) for k in range(4))
     assert ours == pytest.approx(theirs.inertia_, rel=1e-4)
+    parity(
+        "protoclip", "inertia of k-means on planted clusters", "KMeans of scikit-learn", [(ours, theirs.inertia_)], tolerance=1e-4
+    )
     assert torch.equal(k_means(x, 4, seed=1), k_means(x, 4, seed=1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,22 @@ MATRIX = np.array([[0.1, 0.2, 0.0], [0.8, 0.3, 0.1], [0.5, 0.9, 0.2], [0.4, 0.6,
 """Rows: before the first task, then after tasks 1, 2, 3."""
 
 
-def test_five_numbers_worked_out_on_paper() -> None:
+def test_five_numbers_worked_out_on_paper(parity: Any) -> None:
     found = summary(MATRIX)
     assert found["average"] == pytest.approx((0.4 + 0.6 + 0.7) / 3)
     assert found["incremental"] == pytest.approx((0.8 + (0.5 + 0.9) / 2 + (0.4 + 0.6 + 0.7) / 3) / 3)
     assert found["backward"] == pytest.approx(((0.4 - 0.8) + (0.6 - 0.9)) / 2)
     assert found["forgetting"] == pytest.approx(((0.8 - 0.4) + (0.9 - 0.6)) / 2)
     assert found["forward"] == pytest.approx(((0.3 - 0.2) + (0.2 - 0.0)) / 2)
+    matrix = MATRIX[1:]
+    forgotten = np.mean([matrix[:, task].max() - matrix[-1, task] for task in range(2)])
+    parity(
+        "ctp",
+        "forgetting",
+        "the best score of each earlier task minus its last",
+        [(found["forgetting"], forgotten)],
+        tolerance=1e-12,
+    )
 
 
 def test_forgetting_counts_from_the_best_moment_and_not_from_the_tasks_own_end() -> None:

@@ -51,7 +51,7 @@ def test_image_hits_when_one_of_its_captions_is_found(kit: Any) -> None:
 
 
 @pytest.mark.parametrize("captions", [1, 5])
-def test_parity_with_clip_benchmark(kit: Any, captions: int) -> None:
+def test_parity_with_clip_benchmark(kit: Any, captions: int, parity: Any) -> None:
     theirs = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
     import torch
 
@@ -61,9 +61,13 @@ def test_parity_with_clip_benchmark(kit: Any, captions: int) -> None:
     texts = torch.from_numpy(np.stack(list(model.texts.values())))
     scores = texts @ images.T
     positive = torch.eye(80, dtype=torch.bool).repeat_interleave(captions, dim=0)
+    pairs: list[tuple[float, Any]] = []
     for k in (1, 5, 10):
         assert ours[f"t2i_r@{k}"].value == pytest.approx((theirs.recall_at_k(scores, positive, k) > 0).float().mean().item())
         assert ours[f"i2t_r@{k}"].value == pytest.approx((theirs.recall_at_k(scores.T, positive.T, k) > 0).float().mean().item())
+        pairs.append((ours[f"t2i_r@{k}"].value, (theirs.recall_at_k(scores, positive, k) > 0).float().mean()))
+        pairs.append((ours[f"i2t_r@{k}"].value, (theirs.recall_at_k(scores.T, positive.T, k) > 0).float().mean()))
+    parity("clip", "recall at 1, 5 and 10 both ways", "clip_benchmark", pairs, tolerance=1e-6)
 
 
 @pytest.mark.slow

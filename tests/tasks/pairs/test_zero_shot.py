@@ -10,9 +10,9 @@ import pytest
 from diptych.core.contracts import Task
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Text
+from diptych.data.labels import label_of
 from diptych.tasks._scoring.records import array
 from diptych.tasks.evaluate import evaluate
-from diptych.tasks.pairs.classification import label_of
 from diptych.tasks.pairs.templates import templates
 from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads, scorer
 
@@ -81,7 +81,7 @@ def test_ensembles_against_loops(ensemble: Any) -> None:
             assert got[i, k] == pytest.approx(want[ensemble])
 
 
-def test_parity_with_open_clip_head() -> None:
+def test_parity_with_open_clip_head(parity: Any) -> None:
     """The published head on a tiny model with random weights: same classes, same eighty templates, same vectors."""
     open_clip = pytest.importorskip("open_clip")
     import torch
@@ -110,7 +110,13 @@ def test_parity_with_open_clip_head() -> None:
             tower, tokenizer, NAMES, open_clip.OPENAI_IMAGENET_TEMPLATES, num_classes_per_batch=3, device="cpu"
         )
     ours = class_heads(ZeroShot(templates="eighty").embed_classes(Model(), NAMES))  # type: ignore[arg-type]
-    np.testing.assert_allclose(ours, theirs.T.numpy(), atol=1e-6)
+    parity(
+        "clip",
+        "zero-shot classifier from eighty templates",
+        "build_zero_shot_classifier of open_clip",
+        [(ours, theirs.T)],
+        tolerance=1e-6,
+    )
 
 
 def test_constant_model_gets_chance_not_the_frequency_of_the_first_class(kit: Any) -> None:

@@ -1,20 +1,27 @@
-"""Arms on small rendered pictures with a class: how much of it a linear probe reads off frozen vectors, and retrieval beside it."""
+"""Arms on small rendered pictures with a class: how much of it a linear probe reads off frozen vectors, and retrieval beside it.
+
+The vectors are those of the image tower, before the projection into the space of the texts, as published probes have them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from torch import nn
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.pairs import ELSEWHERE, clean_rows, drawn, retrieved
 from diptych.claims.training import opened, untrained
 from diptych.core.contracts import Embedder
+from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
+from diptych.models.pairs.embedder import PairEmbedder
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.tasks.pairs.linear_probe import LinearProbe
 from diptych.worlds.small_pairs import SmallPairs
@@ -27,21 +34,35 @@ class Probed:
     """Trains on so many pictures; "probe" is the accuracy of a logistic regression on fresh ones, 24 classes (the first thing's noun).
 
     labelled  share of the training pictures whose label the recipe reads
+    change    is done to every sample, of training and of retrieval; the probe sees no texts
     learns    False probes the model as it is before the first step
     """
 
     recipe: PairRecipe
     pairs: SmallPairs
     labelled: float = 0.0
+    change: Callable[[Sample], Sample] | None = None
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        rows = drawn(self.pairs, cell)
+        rows, test = drawn(self.pairs, cell), clean_rows(cell)
+        if self.change is not None:
+            rows, test = (_changed(pool, self.change) for pool in (rows, test))
         cell.spending.count(labelled=round(self.labelled * len(rows)))
         model = opened(self.recipe, rows, cell, smoke_steps=SMOKE_STEPS) if self.learns else untrained(self.recipe, rows, cell)
-        test = clean_rows(cell)
         found = retrieved(model, test)
-        return {"probe": probed(model, cell, test), "i2t_r@1": found["i2t_r@1"], "t2i_r@1": found["t2i_r@1"]}
+        return {"probe": probed(backbone(model), cell, test), "i2t_r@1": found["i2t_r@1"], "t2i_r@1": found["t2i_r@1"]}
+
+
+def backbone(model: PairEmbedder) -> PairEmbedder:
+    """The same embedder with image vectors as the tower gives them, of unit norm."""
+    bare = copy.deepcopy(model.model)
+    bare.image_projection = nn.Identity()
+    return PairEmbedder(bare, model.preprocess, model.tokenizer, model.text_length, f"{model.name}, before its projection")
+
+
+def _changed(pool: Pool, change: Callable[[Sample], Sample]) -> Pool:
+    return Pool.from_samples((change(pool[row]) for row in range(len(pool))), name=pool.name)
 
 
 @dataclass(frozen=True)

@@ -63,5 +63,7 @@ def claims() -> tuple[Claim, ...]:
         never,
         name="anew",
         sentence="When more data come, growing the model beats beginning the larger one anew, at as many steps from the first one on",
+        refuted="a difference whose interval lies below zero, or a recall no higher than that of the model that never grows",
         baseline=Arm("anew", Paired(anew, rows), around(anew.lr)),
+        controls=(*never.controls, Arm("never grown", Paired(fixed, rows))),
     )

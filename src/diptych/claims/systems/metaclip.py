@@ -40,6 +40,19 @@ def by_chance(pool: Pool, seed: int) -> Pool:
     return pool.select(np.sort(keyed_rng("by chance", seed).permutation(len(pool))[:count]))
 
 
+def by_text(pool: Pool, seed: int) -> Pool:
+    """As many rows as the balance keeps, one of every different text in turn: what a reader would try first, without any metadata."""
+    order = keyed_rng("by text", seed).permutation(len(pool))
+    turn: dict[str, int] = {}
+    turns = []
+    for row in order.tolist():
+        text = pool[row].texts[0].string
+        turn[text] = turn.get(text, 0) + 1
+        turns.append(turn[text])
+    first = order[np.argsort(turns, kind="stable")][: len(balanced(pool, seed))]
+    return pool.select(np.sort(first))
+
+
 @dataclass(frozen=True)
 class Curated:
     """CLIP on the rows that are chosen, then zero-shot among all kinds on equally many pictures of each."""
@@ -71,7 +84,7 @@ def claims() -> tuple[Claim, ...]:
         refuted="a difference whose interval lies below zero",
         baseline=Arm("raw", Curated(recipe, whole), around(recipe.lr)),
         method=Arm("balanced", Curated(recipe, balanced), around(recipe.lr)),
-        controls=(Arm("untrained", Curated(recipe, whole, learns=False)),),
+        controls=(Arm("untrained", Curated(recipe, whole, learns=False)), Arm("by text", Curated(recipe, by_text))),
         metric="zero_shot/macro",
         margins=Margins(matters=0.02, equivalence=0.02),
         equal_budget=("steps", "samples", "trained_parameters"),

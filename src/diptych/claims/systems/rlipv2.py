@@ -1,16 +1,19 @@
-"""RLIPv2 on linked shapes: names that training never had, early fusion of image and labels, soft targets under loose boxes."""
+"""RLIPv2 on linked shapes: pre-training on relations that a tagger made; names that training never had, early fusion, soft targets."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
+from diptych.claims.cells import tagged_links
 from diptych.claims.cells.links import SCENES, TESTED, Linked, small
+from diptych.claims.cells.tagged_links import FEW, MANY, PreTrained
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.data.graphs.label_lists import CorpusNames
 from diptych.data.vocabularies import vocabulary
+from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.worlds.link_changes import jittered, with_colours
 from diptych.worlds.links import HELD_OUT, PREDICATES, SHAPES
 
@@ -18,7 +21,45 @@ DATA = f"{SCENES:,} rendered scenes of linked shapes, {TESTED} of the same seed 
 WIDE = {"width": 128, "mlp_width": 256}
 """Late fusion among frozen vectors of 384 numbers has .66 million parameters, early fusion 2.25 million, most of them in layers among
 labels at that width. Twice as wide throughout, late fusion has 2.20 million."""
-LONG = "a detector of queries needs 1,200 steps before it finds most links; a cell takes some three minutes"
+LONG = (
+    "a detector of queries needs 1,200 steps before it finds most links; a cell takes some four minutes, "
+    "so that rates are swept on two seeds"
+)
+TUNED_ON = (0, 1)
+
+TAGGED, BEFORE, TUNED = 400, 800, 200
+"""Steps of the tagger, of the pre-training, of the fine-tuning."""
+
+
+def pre_training() -> Claim:
+    """The headline of the paper, made small: what is gained by relations that nobody drew."""
+    detector, tuned = (tagged_links.named(RLIPv2.tiny(), steps=steps) for steps in (BEFORE, TUNED))
+    told = PreTrained("tagged", detector, tuned, tagged_links.named(RLIPv2.tagger_tiny(), steps=TAGGED))
+    nothing, by_chance, captions, true = (replace(told, told=other) for other in ("nothing", "by chance", "captions", "true"))
+    rates = around(detector.lr)
+    return Claim(
+        slug="rlipv2",
+        kind="paper's claim",
+        sentence=f"With {FEW} scenes of true relations, pre-training on what a tagger of them finds in {MANY:,} others beats boxes alone",
+        source="2308.09351: detection data with tagged relations, then fine-tuning (HICO-DET, 1 % of the images: 32.22 mAP with Swin-L)",
+        refuted="a difference whose interval lies below zero, or a recall no higher than with the same predicates on pairs by chance",
+        baseline=Arm("boxes alone", nothing, rates),
+        method=Arm("tagged relations", told, rates),
+        controls=(
+            Arm("untrained", replace(told, learns=False)),
+            Arm("pairs by chance", by_chance),
+            Arm("captions at their word", captions),
+        ),
+        bounds=(Arm("true relations", true),),
+        metric="r@5",
+        margins=Margins(matters=0.03, equivalence=0.03),
+        equal_budget=("steps", "samples", "trusted", "trained_parameters"),
+        data=f"rendered scenes of linked shapes, {FEW} with true relations, {MANY:,} with boxes and captions of which a fifth are wrong",
+        reported=("mr@5", "relations_right", "relations_found"),
+        seeds=4,
+        tuning_seeds=(0,),
+        why_long="a cell trains a tagger and a detector in two stages, some two minutes; four of them a seed, and the bound",
+    )
 
 
 def with_others() -> str:
@@ -34,6 +75,7 @@ def claims() -> tuple[Claim, ...]:
     rates = around(words.lr)
     unseen = Claim(
         slug="rlipv2",
+        name="names",
         kind="mechanism check",
         sentence="Links whose two-word names never occur in training are found, when both words were seen in other names",
         source="2308.09351, zero-shot detection of relations (HICO-DET without fine-tuning: 23.29 mAP with Swin-L)",
@@ -43,6 +85,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("untrained", Linked(words, learns=False)),),
         metric="unseen/r@5",
         tuned_by="seen/r@5",
+        tuning_seeds=TUNED_ON,
         margins=Margins(matters=0.03, equivalence=0.03),
         equal_budget=("steps", "samples"),
         data=DATA,
@@ -65,7 +108,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("untrained", replace(many["alif"], learns=False)),),
         metric="r@5",
         tuned_by="",
-        equal_budget=("steps", "samples", "parameters"),
+        equal_budget=("steps", "samples", "trained_parameters"),
         data=f"{DATA}; every list holds the names of VG150 too",
         reported=("seen/r@5", "unseen/r@5"),
     )
@@ -89,4 +132,4 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("untrained", Linked(small(quality=True), train_change=jittered, learns=False)),),
         data=f"{DATA}; boxes of training are jittered",
     )
-    return unseen, fusion_many, fusion_nouns, quality
+    return pre_training(), unseen, fusion_many, fusion_nouns, quality

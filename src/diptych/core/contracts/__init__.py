@@ -4,19 +4,24 @@ torch is imported for type checking only.
 """
 
 from diptych.core.contracts.capabilities import (
+    Classifier,
     ClipEmbedder,
+    ContextEmbedder,
     DenseEmbedder,
     Deployable,
     Detector,
     Embedder,
     Generator,
     LexicalEmbedder,
+    PairScorer,
     PointEmbedder,
+    Ranker,
     Relater,
     Segmenter,
     TokenEmbedder,
     Unit,
     VectorIndex,
+    WordMapper,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -34,7 +39,9 @@ __all__ = [
     "Answer",
     "AsksOthers",
     "Batch",
+    "Classifier",
     "ClipEmbedder",
+    "ContextEmbedder",
     "Curated",
     "Dataset",
     "DenseEmbedder",
@@ -52,9 +59,11 @@ __all__ = [
     "Optimiser",
     "Order",
     "Outcome",
+    "PairScorer",
     "Pipeline",
     "PointEmbedder",
     "Preferring",
+    "Ranker",
     "Recipe",
     "Relater",
     "Role",
@@ -70,4 +79,5 @@ __all__ = [
     "Tuning",
     "Unit",
     "VectorIndex",
+    "WordMapper",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +34,42 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class Classifier(Protocol):
+    """Scores of the classes that it was trained on: float32 [N, K], a column for each of `classes`, higher is likelier."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
 class TokenEmbedder(Protocol):
     """Per patch and per word: lists of [P, D] and [L, D] arrays, rows unit-norm, padding left out."""
 
     def embed_patches(self, images: Sequence[ImageSource]) -> list[Unit]: ...
 
     def embed_words(self, texts: Sequence[str]) -> list[Unit]: ...
+
+
+@runtime_checkable
+class ContextEmbedder(Protocol):
+    """Which of a text's tokens make up each of its words: for each text its words, in order, with an array [T, D] for each, rows
+    unit-norm; [0, D] for a word that was cut off. Tokens are those of the whole text, so that a word is read beside the others."""
+
+    def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]: ...
+
+
+@runtime_checkable
+class PairScorer(Protocol):
+    """How well images and texts fit, where no pair of vectors says it: late interaction, and models that read both at once."""
+
+    def score_pairs(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
+    ) -> npt.NDArray[np.float32]:
+        """[N images, K texts], higher fits better. `query` says who asks: with "image" the texts of a row are compared with each other,
+        with "text" the images of a column. Models that score both ways alike pass over it."""
+        ...
 
 
 @runtime_checkable
@@ -56,6 +86,14 @@ class LexicalEmbedder(Protocol):
     def lexicalise_images(self, images: Sequence[ImageSource]) -> list[dict[str, float]]: ...
 
     def lexicalise_texts(self, texts: Sequence[str]) -> list[dict[str, float]]: ...
+
+
+@runtime_checkable
+class WordMapper(Protocol):
+    """Where in a picture words stand: float32 [W, rows, columns], for each mapping of terms to weights the sum over its terms of weight
+    times what that part of the picture alone says of the term."""
+
+    def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]: ...
 
 
 @runtime_checkable
@@ -100,6 +138,19 @@ class Generator(Protocol):
     read a part raises `DataError` and leaves nothing out in silence."""
 
     def generate(self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 64) -> list[str]: ...
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """How well candidates answer a prompt about an image, by their likelihood: the same number that training minimises.
+
+    `candidates` holds a list for every image. For each an array [C, 2]: negative log-likelihood in nats, summed over the tokens of the
+    candidate and the end mark behind it, and how many tokens those are. Whether sums or means are compared is up to the caller.
+    """
+
+    def answer_nll(
+        self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
+    ) -> list[npt.NDArray[np.float64]]: ...
 
 
 @runtime_checkable

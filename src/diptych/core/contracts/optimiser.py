@@ -22,7 +22,8 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Optimiser:
     """The optimiser as data; `train/optimise.py` builds it. Weight decay is decoupled and spares every parameter with
-    fewer than two dimensions (biases, norms, scale) unless a rule says otherwise."""
+    fewer than two dimensions (biases, norms, scale) unless a rule says otherwise. With `coupled_decay`, for "sgd" alone, it is added to
+    the gradient instead and enters the momentum, as in the published recipes of ImageNet."""
 
     kind: Literal["adamw", "sgd", "lamb"] = "adamw"
     lr: float = 5e-4
@@ -34,4 +35,5 @@ class Optimiser:
     final_lr: float = 0.0  # share of lr at the end
     drop_at: float = 0.75  # "step": share of the run from which the rate is a tenth
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
+    coupled_decay: bool = False
     rules: tuple[Rule, ...] = ()

@@ -158,23 +158,16 @@ class TLDR:
         return whitened(raw, self.whiten)
 
     def _crowded(self, uids: list[str], vector_ND: npt.NDArray[np.float32]) -> dict[str, str]:
-        """Rows that their cluster has enough of: of the rows in order of distance to the centre, every 1/keep-th stays from a seeded
-        start; at least one does."""
-        clusters = min(self.clusters or max(1, len(uids) // 40), len(uids))
-        centre_KD = centres(vector_ND, clusters, seed=self.seed, iterations=self.iterations)
-        label_N = nearest_centres(vector_ND, centre_KD, 1)[:, 0]
-        faults: dict[str, str] = {}
-        for cluster in range(clusters):
-            rows = np.flatnonzero(label_N == cluster)
-            if not len(rows):
-                continue
-            rows = rows[np.argsort(-(vector_ND[rows] @ centre_KD[cluster]), kind="stable")]
-            count = max(1, round(len(rows) * self.keep))
-            begin = float(keyed_rng(self.seed, "tldr", cluster).random())
-            chosen = set(rows[((np.arange(count) + begin) * len(rows) / count).astype(int)].tolist())
-            reason = f"cluster: {count:,} of {len(rows):,} rows of cluster {cluster} stay"
-            faults |= {uids[row]: reason for row in rows.tolist() if row not in chosen}
-        return faults
+        """Rows that their cluster has enough of."""
+        label_N, stays_N = spread_over_clusters(
+            vector_ND, self.keep, clusters=self.clusters, iterations=self.iterations, seed=self.seed
+        )
+        sizes_K, stay_K = np.bincount(label_N), np.bincount(label_N, weights=stays_N).astype(int)
+        return {
+            uids[row]: f"cluster: {stay_K[label]:,} of {sizes_K[label]:,} rows of cluster {label} stay"
+            for row, label in enumerate(label_N.tolist())
+            if not stays_N[row]
+        }
 
     def _disagreeing(self, data: Dataset, parts: Parts) -> dict[str, str]:
         """Rows outside the best `match_share` by the cosine of image and best text; a row without text agrees with nothing."""
@@ -218,3 +211,22 @@ class TLDR:
         if not hasattr(model, "codes"):
             raise ConfigError(f"{self.captioner} is no codebook captioner (expected what recipes.codebook_captioner trains)")
         return model
+
+
+def spread_over_clusters(
+    vector_ND: npt.NDArray[np.float32], keep: float, *, clusters: int = 0, iterations: int = 20, seed: int = 0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Cluster [N] of each row, and whether it stays: of a cluster's rows in order of distance to its centre, every 1/keep-th from a
+    seeded start; at least one does. `clusters` 0 takes a fortieth of the rows."""
+    count = min(clusters or max(1, len(vector_ND) // 40), len(vector_ND))
+    centre_KD = centres(vector_ND, count, seed=seed, iterations=iterations)
+    label_N = nearest_centres(vector_ND, centre_KD, 1)[:, 0].astype(np.int64)
+    stays_N = np.zeros(len(vector_ND), bool)
+    for cluster in range(count):
+        rows = np.flatnonzero(label_N == cluster)
+        if len(rows):
+            rows = rows[np.argsort(-(vector_ND[rows] @ centre_KD[cluster]), kind="stable")]
+            stay = max(1, round(len(rows) * keep))
+            begin = float(keyed_rng(seed, "tldr", cluster).random())
+            stays_N[rows[((np.arange(stay) + begin) * len(rows) / stay).astype(int)]] = True
+    return label_N, stays_N

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import DataError, UnknownName
+from diptych.core.paths import is_file, open_file
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.place import Placer
@@ -77,10 +78,13 @@ class Written:
         return [f"{self.samples:,} samples as {self.format} in {self.folder}: {names}"]
 
 
-def read(source: Path | str, *, format: str = "", name: str = "", root: Path | str | None = None) -> Pool:
+def read(
+    source: Path | str, *, format: str = "", name: str = "", root: Path | str | None = None, within: str | None = None
+) -> Pool:
     """Read a file or folder of annotations; without `format` the form is recognised. Images are found, not decoded.
 
-    root  the folder of the images, where they are neither beside the annotations nor in a folder near them
+    root    the folder of the images, where they are neither beside the annotations nor in a folder near them
+    within  a folder that links of images may not lead out of
     """
     path = Path(source)
     if not path.exists():
@@ -89,6 +93,7 @@ def read(source: Path | str, *, format: str = "", name: str = "", root: Path | s
     if not chosen:
         raise DataError("is no scene-graph format that is known", file=path, expected=f"format={' | '.join(FORMATS)}")
     pool: Pool = _part(chosen, 1)(path, name=name or path.resolve().stem, root=None if root is None else Path(root))
+    pool = pool if within is None else pool.confined(within)
     pool.notes.append(f"read as {chosen}: {len(pool):,} images")
     return pool
 
@@ -119,7 +124,7 @@ def format_of(path: Path) -> str:
         return "vg150"
     if path.name.endswith("annotations-vrd.csv"):
         return "open-images-csv"
-    return _by_keys(path) if path.suffix.lower() == ".json" and path.stat().st_size else ""
+    return _by_keys(path) if path.suffix.lower() == ".json" and is_file(path) and path.stat().st_size else ""
 
 
 def format_within(folder: Path) -> str:
@@ -140,7 +145,7 @@ def _under(names: Mapping[str, list[str]], pattern: str) -> list[str]:
 
 
 def _by_keys(path: Path) -> str:
-    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    with open_file(path) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
 
         def has(key: str) -> bool:
             return re.search(rb'"%s"\s*:' % key.encode(), text) is not None
@@ -155,5 +160,5 @@ def _part(format: str, which: int) -> Callable[..., Any]:
     if format not in _FORMATS:
         raise UnknownName("format", format, FORMATS)
     entry = _FORMATS[format]
-    part: Callable[..., Any] = getattr(import_module(f"diptych.data.graphs.{entry[0]}"), entry[which])
+    part: Callable[..., Any] = getattr(import_module(f"diptych.data.graphs.formats.{entry[0]}"), entry[which])
     return part

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.errors import DataError
+from diptych.core.paths import is_utf8
 from diptych.data.dataset import Pool
 from diptych.data.graphs.entries import Box, Entry
 from diptych.data.graphs.fields import split_of
@@ -67,7 +68,7 @@ class Collector:
     def bad(self, row: int | None, reason: str) -> None:
         """Something that is left out; its image stays, so no uid stands in the line."""
         where = str(self._file) if row is None else f"{self._file}, row {row}"
-        self._bad.append(Bad("", "read", _line(reason), where))
+        self._bad.append(Bad("", "read", _line(reason)[:500], where))
 
     def each(self, rows: Iterable[tuple[int, Any]], parse: Callable[[int, Any], Entry | None]) -> None:
         """Add what `parse` makes of every row. A `DataError` costs its row; None is a row that says nothing."""
@@ -77,7 +78,8 @@ class Collector:
                     self.add(entry)
             except DataError as error:
                 self.bad(row, str(DataError(error.problem, field=error.field, expected=error.expected)))
-            except (TypeError, ValueError, AttributeError) as error:  # a list where a number should be, and its like
+            except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError) as error:
+                # a list where a number should be, a number that no float holds, and their like
                 self.bad(row, f"is malformed: {error}")
 
     def add(self, entry: Entry) -> None:
@@ -101,7 +103,8 @@ class Collector:
             at, kept, regions = self._keep_boxes(entry, width, height)
             relations = self._keep_links(entry, at)
             columns = {name: [values[n] for n in kept] for name, values in entry.per_region.items()}
-        except TypeError:
+            _writable([*regions, *relations], str(path))
+        except Exception:
             del self._bad[before:]
             raise
         number = len(self._paths)
@@ -199,6 +202,14 @@ class Collector:
             ends = {"subject": at[link.subject], "object": at[link.object]}
             records.append({"predicate": link.predicate, "confidence": link.confidence, **ends})
         return records
+
+
+def _writable(records: Iterable[dict[str, Any]], path: str) -> None:
+    """Raise DataError for a string that no table can hold: half a surrogate pair, spelled out in JSON or in a file's name."""
+    for value in (path, *(value for record in records for value in record.values())):
+        for string in value if isinstance(value, list) else [value]:
+            if isinstance(string, str) and not is_utf8(string):
+                raise DataError(f"{ascii(string)[:60]} holds half a surrogate pair", expected="characters")
 
 
 def _fault(box: Box, width: int, height: int) -> str:

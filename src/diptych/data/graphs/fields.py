@@ -36,13 +36,13 @@ def whole(value: Any, what: str) -> int:
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise DataError(f"{value!r} is no number", field=what, expected="a whole number") from None
+        raise DataError(f"{value!r:.60} is no number", field=what, expected="a whole number") from None
 
 
 def real(value: Any, what: str) -> float:
     """A score or confidence."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{value!r} is no number", field=what, expected="a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or not math.isfinite(value):
+        raise DataError(f"{value!r:.60} is no number", field=what, expected="a finite number")
     return float(value)
 
 
@@ -50,7 +50,7 @@ def corners(value: Any, *, sides: bool = False) -> tuple[float, float, float, fl
     """Four numbers as xyxy; `sides` for (x, y, width, height)."""
     try:
         x0, y0, x1, y1 = map(float, value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return (math.nan, math.nan, math.nan, math.nan)
     return (x0, y0, x0 + x1, y0 + y1) if sides else (x0, y0, x1, y1)
 

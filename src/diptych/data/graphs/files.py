@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.files import write_atomic
+from diptych.core.json_text import parse_json
+from diptych.core.paths import read_file
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 
 if TYPE_CHECKING:
@@ -77,13 +79,15 @@ def read_graph(path: Path) -> SceneGraph:
     _check(path)
     try:
         if path.suffix == ".json":
-            plain: Any = json.loads(path.read_text(encoding="utf-8"))
+            plain: Any = parse_json(read_file(path))
             found = networkx.node_link_graph(plain, directed=True, multigraph=True, edges="edges")
         else:
             found = networkx.MultiDiGraph(networkx.read_graphml(path, node_type=int, force_multigraph=True))
     except FileNotFoundError:
         raise DataError("does not exist", file=path) from None
-    except (ValueError, KeyError, TypeError, SyntaxError, networkx.NetworkXError) as error:
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
+    except (AttributeError, ValueError, KeyError, TypeError, SyntaxError, networkx.NetworkXError) as error:
         raise DataError(f"is no graph file ({error})", file=path, expected="node-link JSON or GraphML") from error
     return from_networkx(found)
 

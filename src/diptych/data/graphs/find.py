@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import DataError, DecodeError
+from diptych.core.json_text import parse_json
+from diptych.core.paths import is_file, read_file
 from diptych.data.media.decode import probe
 
 SUFFIXES = (".jpg", ".png", ".webp", ".jpeg")
@@ -19,13 +21,27 @@ HEADER = 2**18  # bytes: more than any header that is not hostile
 def load_json(path: Path) -> Any:
     """The value in a JSON file; one that was cut off or is no JSON is named with its line."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(read_file(path))
     except FileNotFoundError:
         raise DataError("does not exist", file=path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"is not UTF-8 at byte {error.start}", file=path) from error
     except json.JSONDecodeError as error:
         raise DataError(f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}", file=path) from error
+    except ValueError as error:
+        raise DataError(str(error), file=path, expected="annotations") from error
+
+
+def read_text(path: Path) -> str:
+    """The text in a file that lies beside annotations. Raises DataError: it cannot be read, or is not UTF-8."""
+    try:
+        return read_file(path).decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 at byte {error.start}", file=path) from error
 
 
 def load_list(path: Path, of: str = "images") -> list[Any]:
@@ -111,4 +127,4 @@ def names_of(number: object) -> list[str]:
 
 
 def _there(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((path for name in names if (path := folder / name).is_file()), None)
+    return next((path for name in names if is_file(path := folder / name)), None)

@@ -21,6 +21,9 @@ from diptych.core.sample import Sample, Text
 from diptych.data.media.transforms import Preprocess, flipped, random_crop
 from diptych.data.text.tokenize import Tokenizer
 
+Augment = Callable[[np.ndarray[Any, np.dtype[np.uint8]], np.random.Generator], np.ndarray[Any, np.dtype[np.uint8]]]
+"""Changes the pixels of a view."""
+
 
 @dataclass(frozen=True)
 class TensorBatch:
@@ -108,8 +111,9 @@ def pair_batch(
     crop_scale: tuple[float, float] = (0.9, 1.0),
     flip: bool = False,
     language: str = "en",
+    augment: Augment | None = None,
 ) -> PairBatch:
-    """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, then flip.
+    """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, flip and `augment`.
 
     `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images: leave it off
     where texts say left and right.
@@ -117,7 +121,8 @@ def pair_batch(
     texts, images = [], []
     for draw in draws:
         texts.append(choose_text(draw, language).string)
-        images.append(view(draw, preprocess.size, crop_scale, flip))
+        shown_HWC = view(draw, preprocess.size, crop_scale, flip)
+        images.append(shown_HWC if augment is None else augment(shown_HWC, draw.rng))
     encoded = tokenizer.encode(texts, text_length)
     return PairBatch(
         image_BCHW=preprocess(images),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.jpeg_scans import refuse_scans, scan_count
+from diptych.data.media.room import Room
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -30,6 +32,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. PIL knows many more, some of them programs rather than pictures (EPS)."""
 MAX_PIXELS = 100_000_000
 STRIPE = 1 << 20  # pixels
+BYTES_A_PIXEL = 24
+"""At the worst moment, of the worst format (WebP, whose library holds several copies); a PNG with transparency takes a third."""
+DECODING = Room(MAX_PIXELS)
+"""Pixels that the threads of a process decode at once: with `BYTES_A_PIXEL` 2.4 GB, however many threads there are."""
 ORIENTATION = 0x0112
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -86,14 +92,14 @@ def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_p
         pixels_HWC = _jpeg(data, source.name, min_side, max_pixels)
         if pixels_HWC is not None:
             return pixels_HWC
-    return on_white(_pil(data, source.name, max_pixels))
+    return _pil(data, source.name, max_pixels, _on_white)
 
 
 def decode_rgba(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """An image as uint8 RGBA [H, W, 4], alpha kept; 255 everywhere for an image without."""
     if isinstance(source, ArrayImage):
         return _with_alpha(_checked(source, max_pixels))
-    return _with_alpha(_pil(_read(source), source.name, max_pixels))
+    return _with_alpha(_pil(_read(source), source.name, max_pixels, _eight_bits))
 
 
 def _with_alpha(pixels_HWC: Pixels) -> Pixels:
@@ -149,15 +155,15 @@ def _refuse_half_grey(data: bytes, name: str) -> None:
             raise _broken(data, name, error) from error
 
 
-def _pil(data: bytes, name: str, max_pixels: int) -> Pixels:
-    """Any format by PIL: [H, W, 3], or [H, W, 4] when it has transparency."""
+def _pil(data: bytes, name: str, max_pixels: int, pixels_of: Callable[[Any, str], Pixels]) -> Pixels:
+    """Any format by PIL; `pixels_of` makes the array of the upright image. Waits where other threads decode much already."""
     try:
-        with _open(data, name, max_pixels) as image:
+        with _open(data, name, max_pixels) as image, DECODING.taken(image.width * image.height):
             image.load()
             if _format(image) == "JPEG":
                 _refuse_half_grey(data, name)
             upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
-            return _eight_bits(upright, name)
+            return pixels_of(upright, name)
     except DecodeError:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes
@@ -184,6 +190,19 @@ def _open(data: bytes, name: str, max_pixels: int) -> Any:
     _refuse_bomb(*image.size, name, max_pixels)
     refuse_scans(scans, *image.size, name, max_pixels)
     return image
+
+
+def _on_white(image: Any, name: str) -> Pixels:
+    """RGB of a loaded image of any mode, transparency on white; in stripes, so that the picture is not there three times at once."""
+    width, height = image.size
+    rows = max(1, STRIPE // max(1, width))
+    if image.mode not in ("RGB", "P", "L", *ALPHA_MODES) or rows >= height:
+        return on_white(_eight_bits(image, name))
+    white_HWC = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        white_HWC[top:bottom] = on_white(_eight_bits(image.crop((0, top, width, bottom)), name))
+    return white_HWC
 
 
 def _eight_bits(image: Any, name: str) -> Pixels:

@@ -22,10 +22,8 @@ from typing import Any, BinaryIO
 
 from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import BytesImage
-from diptych.data.media.decode import decode, small_webp, upright_size
+from diptych.data.media.decode import BYTES_A_PIXEL, decode, small_webp, upright_size
 
-BYTES_A_PIXEL = 24
-"""At the worst moment: a picture with transparency, its copies in PIL and NumPy, and the part that is put on white."""
 BASE_BYTES = 1 << 30
 """Address space of Python, NumPy and the decoders, and of a file."""
 

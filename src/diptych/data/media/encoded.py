@@ -12,6 +12,7 @@ import numpy.typing as npt
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, BytesImage, FileImage, SliceImage
 from diptych.core.media import ArraySource, MediaItem, MediaLimit, Source
+from diptych.core.paths import is_file
 
 NUMPY = b"\x93NUMPY"
 
@@ -137,7 +138,7 @@ def _size(part: Source) -> int:
     if isinstance(part, BytesImage):
         return len(part.data)
     if isinstance(part, FileImage):
-        return part.path.stat().st_size if part.path.is_file() else 0
+        return part.path.stat().st_size if is_file(part.path) else 0
     return 0
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from diptych.core.image import ArrayImage, BytesImage, FileImage, ImageSource, SliceImage
 from diptych.core.media import ArraySource
+from diptych.core.paths import is_file
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,14 +30,16 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LooseFiles:
-    """A file an image. `paths` are relative to `root` or absolute; null where there is no image."""
+    """A file an image. `paths` are relative to `root` or absolute; null where there is no image. `within`: a folder that links may not
+    lead out of."""
 
     root: str
     paths: pa.Array
+    within: str | None = None
 
     def source(self, row: int) -> ImageSource | None:
         path = self.paths[row].as_py()
-        return FileImage(Path(self.root, path)) if path else None
+        return FileImage(Path(self.root, path), self.within) if path else None
 
     def identity(self, row: int) -> str:
         path = self.paths[row].as_py()
@@ -44,7 +47,7 @@ class LooseFiles:
             return ""
         try:
             return f"size {os.stat(os.path.join(self.root, path)).st_size}"
-        except OSError:
+        except (OSError, ValueError):
             return "missing"
 
 
@@ -110,5 +113,5 @@ def identity_of(source: ImageSource) -> str:
     if isinstance(one, SliceImage):
         return f"size {one.size}"
     if isinstance(one, FileImage):
-        return f"size {one.path.stat().st_size}" if one.path.exists() else "missing"
+        return f"size {one.path.stat().st_size}" if is_file(one.path) else "missing"
     return str(one.name)

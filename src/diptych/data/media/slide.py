@@ -19,6 +19,7 @@ from diptych.core.errors import DecodeError, MissingExtra
 from diptych.core.files import write_atomic
 from diptych.core.image import FileImage
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Pixels, Source
+from diptych.core.paths import is_file, leads_out
 from diptych.data.media.decode import on_white
 from diptych.data.media.encoded import read_part, read_parts, refuse_elements
 
@@ -99,7 +100,7 @@ def _file(item: MediaItem, limit: MediaLimit) -> Path:
     """The slide as a file of its own."""
     part = item.parts[0]
     if isinstance(part, FileImage):
-        if not part.path.is_file():
+        if not is_file(part.path) or (part.within is not None and leads_out(part.path, part.within)):
             read_part(part, item.medium)  # which says why it cannot be read
         if part.path.stat().st_size <= limit.bytes:
             return part.path

@@ -44,20 +44,22 @@ class Media(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MediaTable:
-    """Media whose parts lie in files. `ragged` has the columns of `MEDIA_SCHEMA` without the uid; files are relative to `root`."""
+    """Media whose parts lie in files. `ragged` has the columns of `MEDIA_SCHEMA` without the uid; files are relative to `root`.
+    `within`: a folder that links may not lead out of."""
 
     ragged: Ragged
     root: str
+    within: str | None = None
 
     @classmethod
     def by_uid(cls, table: pa.Table, uids: pa.Array, root: Path | str) -> MediaTable:
         return cls(Ragged.by_uid(table, uids), str(root))
 
     @classmethod
-    def by_row(cls, parts: Sequence[Mapping[str, Any]], rows: int, root: Path | str) -> MediaTable:
+    def by_row(cls, parts: Sequence[Mapping[str, Any]], rows: int, root: Path | str, *, within: str | None = None) -> MediaTable:
         """`parts` have the columns of the schema, as far as they are known, and a "row" in place of the uid."""
         table = pa.Table.from_pylist([{"offset": -1, **part} for part in parts], pa.schema(list(MEDIA_SCHEMA)[1:]))
-        return cls(Ragged.by_row(table, np.array([part["row"] for part in parts], np.int64), rows), str(root))
+        return cls(Ragged.by_row(table, np.array([part["row"] for part in parts], np.int64), rows), str(root), within)
 
     def of(self, row: int) -> dict[str, MediaItem]:
         found: dict[str, tuple[str, list[Source]]] = {}
@@ -73,7 +75,7 @@ class MediaTable:
     def _source(self, part: Mapping[str, Any]) -> Source:
         path = Path(self.root, part["file"])
         if part["offset"] < 0:
-            return FileImage(path)
+            return FileImage(path, self.within)
         return SliceImage(path, part["offset"], part["size"], f"{part['name']}.{part['format'] or ''}")
 
 

@@ -23,6 +23,9 @@ from diptych.core.errors import ConfigError, ShapeError
 Pixels = npt.NDArray[np.uint8]
 Triple = tuple[float, float, float]
 
+Share = tuple[float, float, float, float]
+"""Part of a picture as shares of its sides: x0, y0, x1, y1; below 0 or above 1 it is padding."""
+
 OPENAI_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -167,3 +170,18 @@ def resized(image_HWC: Pixels, size: int) -> Pixels:
 def flipped(image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
     """Mirrored left to right half of the time. Not for data whose texts speak of left and right."""
     return image_HWC[:, ::-1] if rng.random() < 0.5 else image_HWC
+
+
+def seen(preprocess: Any, width: int, height: int) -> Share:
+    """The part of a picture that a model's square input shows, as shares of its sides.
+
+    >>> class Crop: resize = "crop"
+    >>> seen(Crop, 200, 100)
+    (0.25, 0.0, 0.75, 1.0)
+    """
+    how = getattr(preprocess, "resize", "squash")
+    if how == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    side = min(width, height) if how == "crop" else max(width, height)
+    x, y = side / width / 2, side / height / 2
+    return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y

@@ -6,24 +6,31 @@ import difflib
 import glob
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import resources
 from itertools import product
 from pathlib import Path
 
 from diptych.core.errors import DataError
+from diptych.core.files import restore
+from diptych.core.paths import fault_of, leads_out, spelled
 from diptych.core.sample import Sample
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
 from diptych.data.read.coco import read_json
-from diptych.data.read.folder import LOOKED_FOR, has_images, read_folder
+from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.hf import is_hub, read_hub
+from diptych.data.read.look import Look, look, tables_of
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
 from diptych.data.read.wanted import Wanted
-from diptych.data.shards.build import is_built, open_built
+from diptych.data.shards.build import open_built
+from diptych.data.shards.mark import is_built, refuse_unfinished
 
+ANNOTATIONS = (".json", ".csv", ".h5", ".txt")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -42,6 +49,7 @@ def read(
     root: str | Path | None = None,
     name: str = "",
     format: str = "",
+    follow_links: bool = False,
 ) -> Pool:
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
@@ -57,9 +65,23 @@ def read(
     language  a column, or a code such as "en" for all texts
     root      the folder that image paths are relative to
     format    one of `data.graphs.FORMATS`, where a folder of scene graphs is not recognised or holds two forms
-    Without names the usual ones are taken; if two fit, the error lists the columns.
+    follow_links
+              read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
+    A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):
+    neither is silently taken for the whole. Without names the usual ones are taken; if two fit, the error lists the columns.
     """
-    wanted = Wanted.of(image, text, media, uid=uid, group=group, split=split, licence=licence, source=origin, language=language)
+    wanted = Wanted.of(
+        image,
+        text,
+        media,
+        uid=uid,
+        group=group,
+        split=split,
+        licence=licence,
+        source=origin,
+        language=language,
+        follow_links=follow_links,
+    )
     folder = Path(root) if root is not None else None
     if isinstance(source, Pool):
         return source.named(name) if name else source
@@ -79,6 +101,11 @@ def read(
             )
         return read_tables([fetch_table(address)], wanted, name=name or Path(address).stem, root=folder)
     path = Path(source).expanduser()
+    if fault := fault_of(str(path)):
+        raise DataError(f"is {fault}", file=spelled(str(path)[:80]), expected="a path")
+    restore(path)  # where a replacement was killed between its two steps
+    if path.is_dir():
+        refuse_unfinished(path)
     if path.exists() and not is_built(path) and not is_curated(path) and (chosen := format or format_of(path)):
         return _graphs(path, wanted, name, folder, chosen)
     if path.is_dir():
@@ -117,32 +144,65 @@ def _alternatives(inside: str) -> list[str]:
 def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool:
     """What a folder holds, the most telling first."""
     if is_built(path):
-        return open_built(path).named(name)
+        return open_built(path, follow_links=wanted.follow_links).named(name)
     if is_curated(path):
-        return open_curated(path, read)
-    for file in _METADATA:
-        if (path / file).is_file():
-            return read_tables([path / file], wanted, name=name, root=root)
-    if tars := sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar")):
-        return read_tars(tars, wanted, name=name)
+        return open_curated(path, partial(read, follow_links=wanted.follow_links))
+    tars = sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
+    tables, found = tables_of(path), look(path)
+    _one_kind(path, tars, tables, found)
+    metadata = next((path / file for file in _METADATA if (path / file).is_file()), None)
+    if metadata is not None:
+        return read_tables(_own([metadata], path, wanted), wanted, name=name, root=root)
+    if tars:
+        return read_tars(_own(tars, path, wanted), wanted, name=name)
     if chosen := format_within(path):
         return _graphs(path, wanted, name, root, chosen)
-    image, sidecar = has_images(path)
-    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    if image and (sidecar or not tables):
+    if found.image and (found.sidecar or not tables):
         return read_folder(path, wanted, name=name)
     if len(tables) == 1 or (tables and len({file.suffix for file in tables}) == 1 and tables[0].suffix == ".parquet"):
-        return read_tables(tables, wanted, name=name, root=root)
+        return read_tables(_own(tables, path, wanted), wanted, name=name, root=root)
     if tables:
         names = ", ".join(file.name for file in tables[:5])
         raise DataError(f"holds {len(tables)} tables ({names})", file=path, expected="one of them: give its path")
     return read_folder(path, wanted, name=name)  # which says what was looked for
 
 
+def _one_kind(path: Path, tars: list[Path], tables: list[Path], found: Look) -> None:
+    """Raise DataError, which names one file of each, where a folder holds data of two kinds: either could be what is meant."""
+    others: list[tuple[str, str]] = []
+    if tars:
+        others += [("the picture", found.image)] if found.image else []
+        others += [("the table", table.name) for table in tables[:1]]
+        others += [("annotations of the form", format_found)] if (format_found := format_within(path)) and not others else []
+        if others:
+            kind, name = others[0]
+            tar = tars[0].relative_to(path)
+            raise DataError(
+                f"holds the tar {tar} and {kind} {name}", file=path, expected="one of both: move the other, or give its path"
+            )
+    elif found.sidecar and tables:
+        raise DataError(
+            f"holds the table {tables[0].name} and pictures with texts beside them, such as {found.sidecar}",
+            file=path,
+            expected="one of both: move the other, or give its path",
+        )
+
+
+def _own(files: list[Path], folder: Path, wanted: Wanted) -> list[Path]:
+    """The files of a folder, none of them a link that leads out of it unless that is wanted."""
+    within = wanted.within(folder)
+    for file in files:
+        if within is not None and leads_out(file, within):
+            raise DataError(f"is a link that leads out of {folder}", file=file, expected="--follow-links, or the file itself")
+    return files
+
+
 def _graphs(path: Path, wanted: Wanted, name: str, root: Path | None, format: str) -> Pool:
-    if wanted != Wanted():
+    if replace(wanted, follow_links=False) != Wanted():
         raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
-    return read_graphs(path, format=format, name=name, root=root)
+    if path.is_dir():
+        _own([file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix in ANNOTATIONS], path, wanted)
+    return read_graphs(path, format=format, name=name, root=root, within=wanted.within(path) if path.is_dir() else None)
 
 
 def _files(paths: list[Path], wanted: Wanted, name: str, root: Path | None) -> Pool:

@@ -6,9 +6,8 @@ Here, once for all formats: choosing columns, uids, texts, the rows that are lef
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from diptych.data.ragged import Ragged
 from diptych.data.read.media import column_media
 from diptych.data.read.naming import uid_of, uids_of
 from diptych.data.read.rows import is_json
+from diptych.data.read.sound import flat_texts, plain_values, sound_paths
 from diptych.data.read.wanted import ORIGINS, Chosen, Wanted, choose
 from diptych.data.texts import Texts
 
@@ -41,6 +41,7 @@ class Found:
     media   what else the rows hold; None: columns of `table` say so, or there is nothing else
     places  what tells rows apart, for uids ("00001.tar/000017", "dogs/rex.jpg"); empty: from the image paths or row numbers
     locate  row -> (file, row in that file), for messages
+    within  a folder that links may not lead out of
     """
 
     name: str
@@ -52,12 +53,21 @@ class Found:
     names: Sequence[str] = ()
     places: Sequence[str] = ()
     locate: Callable[[int], tuple[str, int]] | None = None
+    within: str | None = None
     bad: list[Bad] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def where(self, row: int) -> str:
         file, row = self.locate(row) if self.locate else (self.places[row] if self.places else self.file, row)
         return f"{file}, row {row}" if self.locate else file
+
+
+@dataclass(frozen=True, slots=True)
+class _Uids:
+    """A uid a row, and what is wrong with some of them, by row."""
+
+    column: pa.Array
+    faults: Mapping[int, str]
 
 
 def assemble(found: Found, wanted: Wanted) -> Pool:
@@ -78,16 +88,16 @@ def assemble(found: Found, wanted: Wanted) -> Pool:
     base = table.take(pa.array(first)) if len(first) < table.num_rows else table
     if paths is not None:
         paths = paths.take(pa.array(first))
-        images = LooseFiles(found.root, paths) if chosen.image else None
+        images = LooseFiles(found.root, paths, found.within) if chosen.image else None
         names = names or [("" if p is None else p.rpartition(".")[0] or p) for p in paths.to_pylist()]
     uids = _uids(found, chosen, base, names, paths)
-    columns, json_columns = _columns(found, chosen, base, uids)
+    columns, json_columns = _columns(found, chosen, base, uids.column)
     images = Objects((None,) * base.num_rows) if images is None else images
-    media = column_media(base, chosen.media, found.root, found.file) if chosen.media else found.media
+    media = column_media(base, chosen.media, found.root, found.file, within=found.within) if chosen.media else found.media
     pool = Pool(
         found.name, columns, texts, images, media=media, json_columns=json_columns, quarantine=found.bad, notes=found.notes
     )
-    return _without_gaps(pool, texts, lambda row: found.where(int(first[row])))
+    return _without_gaps(pool, texts, uids.faults, lambda row: found.where(int(first[row])))
 
 
 def _images(found: Found, name: str) -> tuple[Images | None, pa.Array | None]:
@@ -98,7 +108,8 @@ def _images(found: Found, name: str) -> tuple[Images | None, pa.Array | None]:
         data = column.field("bytes")
         if data.null_count < len(data):
             return _blobs(found, data), None
-        column, kind = column.field("path"), pa.string()
+        column = column.field("path")
+        kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return _blobs(found, column), None
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -112,7 +123,7 @@ def _images(found: Found, name: str) -> tuple[Images | None, pa.Array | None]:
             field=name,
             expected="files: fetch them with img2dataset first and read its output",
         )
-    return None, values
+    return None, sound_paths(values, found.where, found.bad)
 
 
 def _media_paths(found: Found, chosen: Chosen) -> pa.Array | None:
@@ -159,7 +170,7 @@ def _texts(found: Found, chosen: Chosen, rows: Ints, samples: int) -> Texts:
     strings, row_R, languages, origins = [], [], [], []
     by_row = _strings(found.table, chosen.others["language"]) if "language" in chosen.others else None
     for name, language in chosen.text.items():
-        values, at = _flat_strings(found.table, name)
+        values, at = flat_texts(found.table, name, found.file, found.where, found.bad)
         keep = np.flatnonzero(pc.fill_null(pc.not_equal(values, ""), False).to_numpy(zero_copy_only=False))
         values, at = values.take(pa.array(keep)), at[keep]
         strings.append(values)
@@ -184,24 +195,6 @@ def _texts(found: Found, chosen: Chosen, rows: Ints, samples: int) -> Texts:
     return Texts(Ragged.by_row(table.take(pa.array(order)), rows[at[order]], samples))
 
 
-def _flat_strings(table: pa.Table, name: str) -> tuple[pa.Array, Ints]:
-    """A column of strings, of lists of strings or of JSON as (trimmed strings, row of each)."""
-    column = table[name].combine_chunks()
-    if is_json(table.schema.field(name)):
-        lists = [_string_list(json.loads(value)) if value is not None else [] for value in column.to_pylist()]
-        column = pa.array(lists, pa.list_(pa.large_string()))
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        at = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
-        values = pc.list_flatten(column)
-    else:
-        at, values = np.arange(len(column)), column
-    return pc.utf8_trim_whitespace(values.cast(pa.large_string())), at
-
-
-def _string_list(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
-
-
 def _strings(table: pa.Table, name: str) -> pa.Array:
     """A column of whatever kind as strings."""
     column = table[name].combine_chunks()
@@ -213,20 +206,37 @@ def _strings(table: pa.Table, name: str) -> pa.Array:
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
 
 
-def _uids(found: Found, chosen: Chosen, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> pa.Array:
-    """From the column that was named, else from paths, else from row numbers."""
-    if "uid" in chosen.others:
-        name = chosen.others["uid"]
-        values = _strings(table, name)
-        if values.null_count:
-            row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
-            raise DataError("has no uid", file=found.where(row), field=name, expected="a uid in every row")
-        uids = [uid_of(value) for value in values.to_pylist()]
-        first: dict[str, int] = {}
-        for row, uid in enumerate(uids):
-            if (other := first.setdefault(uid, row)) != row:
-                raise DataError(f"uid '{uid}' comes twice: {found.where(other)} and {found.where(row)}", field=name)
-        return pa.array(uids, pa.string())
+def _uids(found: Found, chosen: Chosen, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> _Uids:
+    """From the column that was named, else from paths, else from row numbers. A row whose uid is missing has that of its path, where it
+    has one; without, and where its uid was taken before, it is left out."""
+    if "uid" not in chosen.others:
+        return _Uids(_named(found, table, names, paths), {})
+    name = chosen.others["uid"]
+    given = [(value or "").strip() for value in _strings(table, name).to_pylist()]
+    rest = _named(found, table, names, paths).to_pylist() if found.names and not all(given) else [""] * len(given)
+    uids = [uid_of(value) if value else other for value, other in zip(given, rest, strict=True)]
+    faults: dict[int, str] = {}
+    first: dict[str, int] = {}
+    for row, uid in enumerate(uids):
+        if not uid:
+            faults[row] = f"has no {name}"
+        elif (other := first.setdefault(uid, row)) != row:
+            faults[row] = f"uid '{uid}' comes twice: the first one, {found.where(other)}, is kept"
+    if 2 * len(faults) > len(uids):
+        row = min(faults)
+        raise DataError(
+            f"{faults[row]}; so it is with {len(faults):,} of {len(uids):,} rows",
+            file=found.where(row),
+            field=name,
+            expected="a uid of its own in every row",
+        )
+    for row in faults:  # for as long as the row is still there
+        uids[row] = f"-{row}-{uid_of(found.where(row))}"
+    return _Uids(pa.array(uids, pa.string()), faults)
+
+
+def _named(found: Found, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> pa.Array:
+    """Uids from paths or row numbers."""
     if names:
         places = found.places or (paths.fill_null("").to_pylist() if paths is not None else names)
         names = [name or f"row {row}" for row, name in enumerate(names)]
@@ -254,7 +264,10 @@ def _columns(found: Found, chosen: Chosen, table: pa.Table, uids: pa.Array) -> t
             continue
         column = _extra(table[name].combine_chunks())
         if column is None:
-            values = table[name].to_pylist()
+            values = plain_values(table[name])
+            if values is None:
+                found.notes.append(f"column {name} holds {part.type} that cannot be read, and was not taken over")
+                continue
             column = column_of([None if value is None else str(value) for value in values])
             if pa.types.is_nested(part.type):
                 column = pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
@@ -279,13 +292,16 @@ def _extra(column: pa.Array) -> pa.Array | None:
     return column if any(test(kind) for test in simple) else None
 
 
-def _without_gaps(pool: Pool, texts: Texts, where: Callable[[int], str]) -> Pool:
-    """Leave out rows without image, and rows without text where others have some. Images alone, without any text, are fine."""
+def _without_gaps(pool: Pool, texts: Texts, faults: Mapping[int, str], where: Callable[[int], str]) -> Pool:
+    """Leave out rows without image, rows without text where others have some, and those with a fault. Images alone, without any text,
+    are fine."""
     has_text = texts.counts() > 0
     some_text = bool(has_text.any())
     keep = []
     for row in range(len(pool)):
-        if pool.image(row) is None and not pool.media(row):
+        if row in faults:
+            pool.quarantine.append(Bad("", "read", faults[row], where(row)))
+        elif pool.image(row) is None and not pool.media(row):
             pool.quarantine.append(Bad(pool.uids[row], "read", "there is no image", where(row)))
         elif some_text and not has_text[row]:
             pool.quarantine.append(Bad(pool.uids[row], "read", "there is no text", where(row)))

@@ -7,10 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
+from diptych.data.quarantine import Bad
+from diptych.data.shards.sidecar import fields_of
 
 STEP_COLUMNS = ("synthetic_caption", "generated_caption", "repaired_text")
 """Columns that curation steps write captions to."""
@@ -49,7 +50,7 @@ def _of_file(path: Path) -> tuple[pa.Table, str]:
             as_strings = pa.csv.ConvertOptions(column_types=dict.fromkeys(("uid", *COLUMNS), pa.string()))
             table = pa.csv.read_csv(path, convert_options=as_strings)
         elif path.suffix == ".jsonl":
-            table = pa.json.read_json(path)
+            table = _jsonl(path)
         elif path.suffix == ".parquet":
             table = read_parquet(path)
         else:
@@ -65,3 +66,17 @@ def _of_file(path: Path) -> tuple[pa.Table, str]:
     if pc.count(table["uid"], mode="only_null").as_py():
         raise DataError("rows without a uid", file=path, field="uid", expected="a uid in every row")
     return table, column
+
+
+def _jsonl(path: Path) -> pa.Table:
+    """One row for each uid and caption. Arrow's own reader of JSON is not used: lists nested a few thousand deep crash it."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        fields = fields_of(line, "", str(path))
+        if isinstance(fields, Bad):
+            raise DataError(fields.reason, file=path, row=number)
+        rows.append({name: str(value) for name, value in fields.items() if name in ("uid", *COLUMNS) and value is not None})
+    names = {name: None for row in rows for name in row}
+    return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in names})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import DataError
+from diptych.core.json_text import parse_json
+from diptych.core.paths import is_file, read_file
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.assemble import Found, assemble
@@ -20,74 +23,115 @@ KARPATHY_SPLITS = {"restval": "train"}
 
 
 def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None) -> Pool:
-    """Recognise the kind by its keys."""
-    text = text_of(path.read_bytes(), "", str(path))
+    """Recognise the kind by its keys. An entry of the wrong shape costs itself."""
+    try:
+        text = text_of(read_file(path), "", str(path))
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
     if isinstance(text, Bad):
         raise DataError(text.reason, file=path)
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(f"is not JSON: {error.msg} in line {error.lineno}", file=path) from error
+    except ValueError as error:
+        raise DataError(str(error), file=path, expected="captions") from error
     bad: list[Bad] = []
     if isinstance(value, dict) and isinstance(value.get("images"), list):
         images = value["images"]
         if isinstance(value.get("annotations"), list):
             rows = _coco(path, images, value["annotations"], bad)
-        elif images and "sentences" in images[0]:
-            rows = _karpathy(path, images)
+        elif any(isinstance(image, dict) and "sentences" in image for image in images[:100]):
+            rows = _karpathy(path, images, bad)
         else:
             raise DataError(
                 "has images but neither 'annotations' nor 'sentences'", file=path, expected="COCO or Karpathy captions"
             )
-        found_root = root or _root(path, [str(row["image"]) for row in rows[:20]])
+        _some(rows, bad, path)
+        found_root = root or _root(path, [row["image"] for row in rows[:20]])
         wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
-    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        rows, found_root = value, root or path.parent
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        rows, found_root = _objects(path, value, bad), root or path.parent
     else:
         kind = f"an object with {', '.join(list(value)[:6])}" if isinstance(value, dict) else f"a {type(value).__name__}"
         raise DataError(f"holds {kind}", file=path, expected="COCO captions, Karpathy splits, or a list of objects")
     collected = Rows()
     for row in rows:
         collected.add(row)
-    if not len(collected):
-        raise DataError("names no image", file=path, expected="at least one image")
-    return assemble(Found(name, collected.table(), str(path), root=str(found_root), bad=bad), wanted)
+    top = str(found_root)
+    return assemble(Found(name, collected.table(), str(path), root=top, within=wanted.within(top), bad=bad), wanted)
 
 
-def _coco(path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]], bad: list[Bad]) -> list[dict[str, Any]]:
+def _some(rows: list[dict[str, Any]], bad: list[Bad], path: Path) -> None:
+    if not rows:
+        first = f"; first problem: {bad[0]}" if bad else ""
+        raise DataError(f"names no image{first}", file=path, expected="at least one image")
+
+
+def _objects(path: Path, values: list[Any], bad: list[Bad]) -> list[dict[str, Any]]:
+    """The objects of a list; whatever else stands in it is left out."""
+    odd = [(row, value) for row, value in enumerate(values) if not isinstance(value, dict)]
+    bad += [Bad("", "read", f"is a {type(value).__name__}, not an object", f"{path}, row {row}") for row, value in odd]
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _coco(path: Path, images: list[Any], annotations: list[Any], bad: list[Bad]) -> list[dict[str, Any]]:
     """A row an image, with its captions in the order of the annotations."""
     captions: dict[Any, list[str]] = {}
     for row, annotation in enumerate(annotations):
-        if "caption" not in annotation or "image_id" not in annotation:
-            there = ", ".join(annotation)
-            raise DataError(f"annotation has {there}", file=path, row=row, field="annotations", expected="image_id and caption")
+        if fault := _fault(annotation, {"image_id": (int, str), "caption": (str,)}):
+            bad.append(Bad("", "read", fault, f"{path}, annotation {row}"))
+            continue
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    rows = []
+    rows, ids = [], set()
     for row, image in enumerate(images):
-        if "file_name" not in image or "id" not in image:
-            raise DataError(f"image has {', '.join(image)}", file=path, row=row, field="images", expected="id and file_name")
+        fault = _fault(image, {"id": (int, str), "file_name": (str,)})
+        if not fault and image["id"] in ids:
+            fault = f"its id {image['id']} was taken before"
+        if fault:
+            bad.append(Bad("", "read", fault, f"{path}, image {row}"))
+            continue
+        ids.add(image["id"])
         rows.append({"image": image["file_name"], "coco_id": image["id"], "captions": captions.pop(image["id"], [])})
     bad += [Bad("", "read", f"captions of image_id {key}, which is not among the images", str(path)) for key in captions]
     return rows
 
 
-def _karpathy(path: Path, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _karpathy(path: Path, images: list[Any], bad: list[Bad]) -> list[dict[str, Any]]:
     rows = []
     for row, image in enumerate(images):
-        if "filename" not in image or "split" not in image:
-            raise DataError(
-                f"image has {', '.join(image)}", file=path, row=row, field="images", expected="filename, split, sentences"
-            )
+        if fault := _fault(image, {"filename": (str,), "split": (str,), "sentences": (list,)}):
+            bad.append(Bad("", "read", fault, f"{path}, image {row}"))
+            continue
+        captions = []
+        for number, sentence in enumerate(image["sentences"]):
+            if fault := _fault(sentence, {"raw": (str,)}):
+                bad.append(Bad("", "text", fault, f"{path}, image {row}, sentence {number}"))
+            else:
+                captions.append(sentence["raw"])
         folder = image.get("filepath", "")
         rows.append(
             {
                 "image": f"{folder}/{image['filename']}" if folder else image["filename"],
                 "split": KARPATHY_SPLITS.get(image["split"], image["split"]),
-                "captions": [sentence["raw"] for sentence in image["sentences"]],
+                "captions": captions,
                 **({"coco_id": image["cocoid"]} if "cocoid" in image else {}),
             }
         )
     return rows
+
+
+def _fault(entry: Any, fields: Mapping[str, tuple[type, ...]]) -> str:
+    """What of these fields is missing or of another kind, or ""."""
+    names = " and ".join(fields)
+    if not isinstance(entry, dict):
+        return f"is a {type(entry).__name__}, not an object with {names}"
+    for name, kinds in fields.items():
+        if name not in entry:
+            return f"has {', '.join(map(str, entry)) or 'no keys'} and no {name}"
+        if not isinstance(entry[name], kinds) or isinstance(entry[name], bool):
+            return f"its {name} is a {type(entry[name]).__name__}, not a {' or '.join(kind.__name__ for kind in kinds)}"
+    return ""
 
 
 def _root(path: Path, names: list[str]) -> Path:
@@ -95,6 +139,6 @@ def _root(path: Path, names: list[str]) -> Path:
     near = [path.parent, path.parent.parent]
     near += [folder for place in near for folder in sorted(place.iterdir()) if folder.is_dir()]
     for folder in near:
-        if any((folder / name).is_file() for name in names):
+        if any(is_file(folder / name) for name in names):
             return folder
     raise DataError(f"image {names[0] if names else ''} was found nowhere near", file=path, expected="root=FOLDER of the images")

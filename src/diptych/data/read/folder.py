@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from diptych.core.errors import DataError
+from diptych.core.paths import fault_of_file, is_utf8, read_file
 from diptych.data.dataset import Pool
 from diptych.data.media.images import LooseFiles
 from diptych.data.media.table import MediaTable
@@ -19,7 +21,7 @@ from diptych.data.read.media import MediaNames, NamedPart, parts_of
 from diptych.data.read.naming import uid_of
 from diptych.data.read.rows import Rows
 from diptych.data.read.wanted import Wanted
-from diptych.data.shards.sidecar import IMAGES, TEXTS, row_of
+from diptych.data.shards.sidecar import IMAGES, LARGEST, TEXTS, row_of
 
 SIDECARS = (*TEXTS, "json")
 
@@ -27,26 +29,28 @@ SIDECARS = (*TEXTS, "json")
 def read_folder(root: Path, wanted: Wanted, *, name: str) -> Pool:
     """Every image and medium below `root`, in order of path. The sub-folder is kept as the extra "folder" (so ``group="folder"``
     works)."""
-    rows, places, bad = Rows(), [], []
+    rows = Rows()
+    places: list[str] = []
+    bad: list[Bad] = []
     paths: list[str | None] = []
     media: list[dict[str, Any]] = []
     named = MediaNames(wanted.media)
-    for folder, subfolders, files in os.walk(root):
+    within = wanted.within(root)
+    for folder, subfolders, files in _walk(root, wanted.follow_links):
         inside = os.path.relpath(folder, root)
         inside = "" if inside == "." else inside.replace(os.sep, "/")
-        held = _media(Path(folder), inside, subfolders, files, named)
-        subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
+        subfolders[:] = _folders(folder, subfolders, wanted.follow_links, bad)
+        files[:] = _files(folder, files, within, named, bad)
+        held, spoiled = _media(Path(folder), inside, subfolders, files, named)
         images, beside = _by_stem(files)
         alone = sorted(held.keys() - {file.rpartition(".")[0] for file in images})
         for file in [*sorted(images), *(f"{stem}." for stem in alone)]:  # a stem of media alone ends in its dot
             place = f"{inside}/{file}" if inside else file
             stem = file.rpartition(".")[0]
-            row = _row(
-                folder,
-                beside.get(stem, {}) if file in images and not images[file] else beside.pop(stem, {}),
-                uid_of(place.rpartition(".")[0]),
-                wanted,
-            )
+            uid, sidecars = uid_of(place.rpartition(".")[0]), beside.get(stem, {})
+            if file not in images or images[file]:
+                beside.pop(stem, None)
+            row = spoiled[stem].of(uid) if stem in spoiled else _row(folder, sidecars, uid, wanted)
             if isinstance(row, Bad):
                 bad.append(row)
                 continue
@@ -67,8 +71,8 @@ def read_folder(root: Path, wanted: Wanted, *, name: str) -> Pool:
         name,
         rows.table(),
         str(root),
-        images=LooseFiles(str(root), pa.array(paths, pa.string())),
-        media=MediaTable.by_row(media, len(paths), root) if media else None,
+        images=LooseFiles(str(root), pa.array(paths, pa.string()), within),
+        media=MediaTable.by_row(media, len(paths), root, within=within) if media else None,
         names=[place.rpartition(".")[0] for place in places],
         places=places,
         bad=bad,
@@ -76,28 +80,88 @@ def read_folder(root: Path, wanted: Wanted, *, name: str) -> Pool:
     return assemble(found, wanted.with_caption(found.table))
 
 
+def _walk(root: Path, follow_links: bool) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`, each real folder once: links may lead in circles."""
+    seen = set[str]()
+    for folder, subfolders, files in os.walk(root, followlinks=follow_links):
+        if follow_links:
+            real = os.path.realpath(folder)
+            if real in seen:
+                subfolders[:] = []
+                continue
+            seen.add(real)
+        yield folder, subfolders, files
+
+
+def _folders(folder: str, subfolders: Sequence[str], follow_links: bool, bad: list[Bad]) -> list[str]:
+    """The folders to look into, sorted. Links, and names that no table can hold, are left out with a reason."""
+    found = []
+    for sub in sorted(sub for sub in subfolders if not sub.startswith(".")):
+        place = os.path.join(folder, sub)
+        if not is_utf8(sub):
+            bad.append(Bad("", "read", "its name is not UTF-8, so nothing below it can be named", place))
+        elif os.path.islink(place) and not follow_links:
+            bad.append(Bad("", "read", "is a link to a folder; --follow-links reads what it leads to", place))
+        else:
+            found.append(sub)
+    return found
+
+
+def _files(folder: str, files: Sequence[str], within: str | None, named: MediaNames, bad: list[Bad]) -> list[str]:
+    """The files that are files. Of the others, those that would be pictures, texts or media are left out with a reason."""
+    found = []
+    for file in files:
+        ours = file.rpartition(".")[2].lower() in (*IMAGES, *SIDECARS) or named.part(file) is not None
+        if file.startswith(".") or not ours:
+            continue
+        place = os.path.join(folder, file)
+        fault = fault_of_file(place, within) if is_utf8(file) else "its name is not UTF-8: rename it"
+        if fault:
+            bad.append(Bad(uid_of(file.rpartition(".")[0]), "read", fault, place))
+        else:
+            found.append(file)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoiled:
+    """A medium of which a part cannot be used, and with it the sample."""
+
+    reason: str
+    file: str
+
+    def of(self, uid: str) -> Bad:
+        return Bad(uid, "read", self.reason, self.file)
+
+
 def _media(
     folder: Path, inside: str, subfolders: list[str], files: list[str], named: MediaNames
-) -> dict[str, list[dict[str, Any]]]:
-    """The parts of media by stem, in order; their files and folders are taken off the lists."""
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, _Spoiled]]:
+    """The parts of media by stem, in order, and what is wrong with some; their files and folders are taken off the lists."""
     parts: dict[str, list[tuple[NamedPart, str]]] = {}
-    for sub in [sub for sub in subfolders if not sub.startswith(".")]:
+    spoiled: dict[str, _Spoiled] = {}
+    for sub in list(subfolders):
         if (whole := named.folder(sub)) is not None:
             subfolders.remove(sub)
-            names = enumerate(parts_of(folder / sub))
-            parts.setdefault(whole.key, []).extend((replace(whole, number=number), f"{sub}/{file}") for number, file in names)
+            names = parts_of(folder / sub)
+            if odd := next((name for name in names if not is_utf8(name)), None):
+                spoiled[whole.key] = _Spoiled("the name of a part is not UTF-8: rename it", str(folder / sub / odd))
+                names = ["0"]  # so that the sample is seen
+            numbered = enumerate(names)
+            parts.setdefault(whole.key, []).extend((replace(whole, number=n), f"{sub}/{file}") for n, file in numbered)
     known = {file: named.part(file) for file in files if not file.startswith(".")}
     files[:] = [file for file in files if known.get(file) is None]
     for file, part in known.items():
         if part is not None:
             parts.setdefault(part.key, []).append((part, file))
-    return {
+    rows = {
         key: [
             {"name": part.name, "medium": part.medium, "file": f"{inside}/{file}" if inside else file}
             for part, file in sorted(found, key=lambda one: (one[0].name, one[0].number, one[1]))
         ]
         for key, found in parts.items()
     }
+    return rows, spoiled
 
 
 LOOKED_FOR = (
@@ -132,22 +196,7 @@ def _row(folder: str, beside: dict[str, str], uid: str, wanted: Wanted) -> dict[
         path = Path(folder, file)
         files[extension] = str(path)
         try:
-            members[extension] = path.read_bytes()
+            members[extension] = read_file(path, wanted.within(folder), most=LARGEST)
         except OSError as error:
             return Bad(uid, "read", error.strerror or str(error), str(path))
     return row_of(members, uid, files, wanted)
-
-
-def has_images(root: Path) -> tuple[bool, bool]:
-    """(any image or medium, any sidecar) below a folder; stops as soon as both are found."""
-    image = sidecar = False
-    named = MediaNames(None)
-    for _, subfolders, files in os.walk(root):
-        subfolders[:] = [sub for sub in subfolders if not sub.startswith(".")]
-        for file in files:
-            extension = file.rpartition(".")[2].lower()
-            image = image or extension in IMAGES or named.part(file) is not None
-            sidecar = sidecar or (extension in SIDECARS and not file.endswith("_stats.json"))
-        if image and sidecar:
-            break
-    return image, sidecar

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, DecodeError
 from diptych.core.image import BytesImage, FileImage, ImageSource
 from diptych.data.dataset import Pool
 from diptych.data.read.assemble import Found, assemble
@@ -109,4 +109,6 @@ def _arrow(source: Any) -> pa.Table:
 def _source(value: Any, name: str) -> ImageSource:
     if value.get("bytes"):
         return BytesImage(value["bytes"], name)
+    if not value.get("path"):
+        raise DecodeError("has neither bytes nor a path", file=name)
     return FileImage(Path(value["path"]))

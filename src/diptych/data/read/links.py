@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diptych.core.errors import DataError
@@ -21,6 +22,7 @@ from diptych.data.dataset import Pool
 from diptych.data.media.images import Objects
 from diptych.data.quarantine import Bad
 from diptych.data.ragged import Ragged
+from diptych.data.read.sound import utf8_rows
 from diptych.data.read.wanted import IMAGE_NAMES
 from diptych.data.texts import Texts
 
@@ -58,7 +60,7 @@ def read_links(path: Path | str, *, name: str = "") -> Pool:
     if not tables:
         first = f"; first problem: {bad[0]}" if bad else ""
         raise DataError(f"holds no row of a text{first}", file=path, expected="Parquet with a column caption, text, alt or title")
-    table = pa.concat_tables(tables, promote_options="permissive")
+    table = _stacked(tables, bad)
     table = _once(table, bad)
     strings, rows = table["string"], np.arange(table.num_rows)
     languages, origins = (pa.array([value] * table.num_rows, pa.string()) for value in ("", "alt"))
@@ -66,6 +68,25 @@ def read_links(path: Path | str, *, name: str = "") -> Pool:
     extras = {n: table[n].combine_chunks() for n in table.column_names if n != "string"}
     images = Objects((None,) * table.num_rows)
     return Pool(name or path.stem, extras, Texts(Ragged.by_row(texts, rows, table.num_rows)), images, quarantine=bad)
+
+
+def _stacked(tables: list[pa.Table], bad: list[Bad]) -> pa.Table:
+    """One table of all files. A column that is of another kind in a later one is left out of that one."""
+    whole = tables[0]
+    for table in tables[1:]:
+        for name in table.column_names:
+            try:
+                pa.concat_tables([whole.slice(0, 0), table.slice(0, 0)], promote_options="permissive")
+                break
+            except pa.ArrowException:
+                kind = table.schema.field(name).type
+                if name in whole.column_names and name not in ("uid", "string", "url") and kind != whole.schema.field(name).type:
+                    bad.append(
+                        Bad("", "read", f"column {name} holds {kind}, and {whole.schema.field(name).type} before; left out")
+                    )
+                    table = table.drop_columns([name])
+        whole = pa.concat_tables([whole, table], promote_options="permissive")
+    return whole
 
 
 def _files(path: Path) -> list[Path]:
@@ -88,14 +109,19 @@ def _table(file: Path, bad: list[Bad]) -> pa.Table | None:
         bad.append(Bad("", "read", f"has no column of texts among {', '.join(table.column_names)}", str(file)))
         return None
     address = next((by_lower[name] for name in ADDRESS if name in by_lower), None)
+    own = by_lower.get("uid")
+    for name in filter(None, (text, address, own)):
+        if pa.types.is_nested(table[name].type):
+            bad.append(Bad("", "read", f"its column {name} holds {table[name].type}", str(file)))
+            return None
     table = _readable(table, text, address, file, bad)
+    table = table.take(pa.array(utf8_rows(table, file, bad)))
     strings = table[text].cast(pa.large_string())
     addresses = table[address].cast(pa.string()).fill_null("") if address else None
-    if "uid" in by_lower:
-        uids = table[by_lower["uid"]].cast(pa.string())
-    else:
-        each = addresses.to_pylist() if addresses is not None else [""] * len(strings)
-        uids = pa.array([pair_uid(*pair) for pair in zip(each, strings.to_pylist(), strict=True)], pa.string())
+    each = addresses.to_pylist() if addresses is not None else [""] * len(strings)
+    uids = pa.array([pair_uid(*pair) for pair in zip(each, strings.to_pylist(), strict=True)], pa.string())
+    if own:
+        uids = pc.coalesce(table[own].cast(pa.string()), uids)
     found = {"uid": uids, "string": strings} | ({"url": addresses} if addresses is not None else {})
     taken = {text, address, by_lower.get("uid")}
     return pa.table(found | {name: table[name] for name in table.column_names if name not in taken})
@@ -107,7 +133,7 @@ def _readable(table: pa.Table, text: str, address: str | None, file: Path, bad: 
     for name in (text, *([address] if address else [])):
         column = table[name]
         try:
-            column.validate(full=True)
+            column.cast(pa.large_string()).validate(full=True)
             broken: Sequence[int] = ()
         except pa.ArrowInvalid:
             values = column.cast(pa.large_binary()).to_pylist()

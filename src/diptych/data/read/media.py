@@ -22,6 +22,7 @@ import pyarrow as pa
 from diptych.core.errors import DataError
 from diptych.core.image import BytesImage, FileImage
 from diptych.core.media import MediaItem, Source, medium_of
+from diptych.core.paths import fault_of
 from diptych.core.registry import MEDIA
 from diptych.data.media.picture import SUFFIXES
 from diptych.data.media.table import MediaObjects
@@ -95,39 +96,42 @@ def in_order(files: Sequence[str]) -> list[str]:
 
 def parts_of(folder: Path) -> list[str]:
     """The pictures of a folder that is one medium, in order."""
-    if not folder.is_dir():
+    if fault_of(str(folder)) or not folder.is_dir():
         return []
     return in_order([file.name for file in folder.iterdir() if file.suffix.lower().lstrip(".") in SUFFIXES])
 
 
-def column_media(table: pa.Table, wanted: Mapping[str, str], root: str, name: str) -> MediaObjects:
-    """Media from columns: a path, bytes, or a list of either a part. A path without ending is the folder of the parts."""
+def column_media(table: pa.Table, wanted: Mapping[str, str], root: str, name: str, *, within: str | None = None) -> MediaObjects:
+    """Media from columns: a path, bytes, or a list of either a part. A path without ending is the folder of the parts. `within`: a folder
+    that links may not lead out of."""
     found: list[dict[str, MediaItem]] = [{} for _ in range(table.num_rows)]
     for column, asked in wanted.items():
         medium = MEDIA.find(asked).name
         for row, value in enumerate(table[column].to_pylist()):
-            parts = _sources(value, root, f"{name}:{row}:{column}", column, name)
+            parts = _sources(value, root, f"{name}:{row}:{column}", column, name, within)
             if parts:
                 found[row][column] = MediaItem(medium, parts)
     return MediaObjects(found)
 
 
-def _sources(value: Any, root: str, label: str, column: str, file: str) -> tuple[Source, ...]:
+def _sources(value: Any, root: str, label: str, column: str, file: str, within: str | None) -> tuple[Source, ...]:
     if value is None or value == "" or value == b"":
         return ()
     if isinstance(value, list):
         return tuple(
-            source for number, one in enumerate(value) for source in _sources(one, root, f"{label}:{number}", column, file)
+            source
+            for number, one in enumerate(value)
+            for source in _sources(one, root, f"{label}:{number}", column, file, within)
         )
     if isinstance(value, bytes):
         return (BytesImage(value, label),)
     if isinstance(value, dict) and {"bytes", "path"} <= set(value):
-        return _sources(value["bytes"] or value["path"], root, label, column, file)
+        return _sources(value["bytes"] or value["path"], root, label, column, file, within)
     if not isinstance(value, str):
         raise DataError(
             f"column '{column}' holds {type(value).__name__}", file=file, field=column, expected="paths or bytes of media"
         )
     path = Path(root, value)
     if not path.suffix and (names := parts_of(path)):
-        return tuple(FileImage(path / name) for name in names)
-    return (FileImage(path),)
+        return tuple(FileImage(path / name, within) for name in names)
+    return (FileImage(path, within),)

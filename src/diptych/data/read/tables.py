@@ -15,11 +15,13 @@ import pyarrow as pa
 
 from diptych.core.cache import cache_folder
 from diptych.core.errors import DataError
+from diptych.core.paths import is_file, read_file
 from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.assemble import Found, assemble
 from diptych.data.read.rows import Rows, is_json
+from diptych.data.read.sound import utf8_rows
 from diptych.data.read.wanted import OTHER_NAMES, Wanted, choose
 from diptych.data.shards.sidecar import fields_of
 
@@ -48,7 +50,9 @@ def read_tables(paths: Sequence[Path], wanted: Wanted, *, name: str, root: Path 
         first = f"; first problem: {bad[0]}" if bad else ""
         raise DataError(f"has no rows{first}", file=paths[0], expected="a header and at least one row")
     file = str(paths[0]) if len(paths) == 1 else str(paths[0].parent)
-    found = Found(name, _stack(tables, paths), file, root=str(root or paths[0].parent), locate=locate, bad=bad)
+    top = str(root or paths[0].parent)
+    stacked = _stack(tables, paths)
+    found = Found(name, stacked, file, root=top, locate=locate, within=wanted.within(top), bad=bad)
     pool = assemble(found, wanted)
     _some_image_exists(pool, found)
     return pool
@@ -63,7 +67,7 @@ def _some_image_exists(pool: Pool, found: Found) -> None:
         part for row in rows for item in pool.media(row).values() for part in item.parts
     ]
     files = [image for image in images if isinstance(image, FileImage)]
-    if files and not any(image.path.is_file() for image in files):
+    if files and not any(is_file(image.path) for image in files):
         raise DataError(
             f"none of the first {len(files)} images exists, such as {files[0].path}",
             file=found.file,
@@ -94,8 +98,10 @@ def load_table(path: Path, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Se
     """The table, and the row number of each row in its file (empty: counted from 0 without gaps)."""
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
-        return read_parquet(path), []
-    data = path.read_bytes()
+        table = read_parquet(path)
+        rows = utf8_rows(table, path, bad)
+        return (table, []) if len(rows) == table.num_rows else (table.take(pa.array(rows)), rows.tolist())
+    data = _bytes(path)
     if suffix in (".jsonl", ".ndjson"):
         return _load_jsonl(path, data, bad)
     return _load_csv(path, data, "\t" if suffix == ".tsv" else ",", wanted, bad)
@@ -125,7 +131,8 @@ def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list
     try:
         table = arrow_csv.read_csv(
             io.BytesIO(text.encode()),
-            read_options=arrow_csv.ReadOptions(use_threads=False),
+            # In one block: a type is taken from all rows, not from the first ones, and a long cell fits.
+            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=min(max(len(data) + 1, 1 << 20), (1 << 31) - 1)),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
             convert_options=arrow_csv.ConvertOptions(
                 column_types={name: pa.string() for name in header if name in as_text}, strings_can_be_null=False
@@ -152,6 +159,13 @@ def _load_jsonl(path: Path, data: bytes, bad: list[Bad]) -> tuple[pa.Table, Sequ
                 numbers.append(number)
         at += len(line) + 1
     return rows.table(), numbers
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
 
 
 def _utf8(path: Path, data: bytes) -> str:

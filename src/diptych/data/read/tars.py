@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.errors import DataError
+from diptych.core.paths import is_utf8, open_file, spelled
 from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
 from diptych.data.media.table import MediaTable
@@ -24,7 +25,8 @@ from diptych.data.read.media import MediaNames, NamedPart
 from diptych.data.read.naming import uid_of
 from diptych.data.read.rows import Rows
 from diptych.data.read.wanted import Wanted
-from diptych.data.shards.sidecar import IMAGES, TEXTS, row_of
+from diptych.data.shards.mark import refuse_unfinished_tar
+from diptych.data.shards.sidecar import IMAGES, LARGEST, TEXTS, row_of
 from diptych.data.shards.tar_index import TarIndex, open_index
 
 KNOWN = (*TEXTS, "json", "cls")
@@ -61,12 +63,15 @@ def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
     """One pool over all tars, in the order given. What is wrong costs the members concerned, and a quarantine row each."""
     gathered, named = _Gathered(), MediaNames(wanted.media)
     for number, path in enumerate(paths):
+        refuse_unfinished_tar(path)
+        if not is_utf8(str(path.resolve())):
+            raise DataError("its name is not UTF-8", file=spelled(str(path)), expected="another name, which tables can hold")
         index = open_index(path)
         gathered.bad += [
             Bad(uid_of(_key(p.member)[0]) if p.member else "", "read", p.reason, f"{path}:{p.member}" if p.member else str(path))
             for p in index.problems
         ]
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _gather(gathered, number, path, index, data, wanted, named)
     if not gathered.keys:
         first = f"; first problem: {gathered.bad[0]}" if gathered.bad else ""
@@ -108,6 +113,10 @@ def _gather(
         uid = uid_of(sample.key)
         image = None
         if (sample.images or not sample.media) and (image := _only_image(gathered, sample, path, uid)) is None:
+            continue
+        if large := next((member for member in sample.others.values() if member[2] > LARGEST), None):
+            reason = f"has {large[2]:,} bytes, and at most {LARGEST:,} are read of such a file"
+            gathered.bad.append(Bad(uid, "text", reason, f"{path}:{large[0]}"))
             continue
         members = {extension: data[offset : offset + size] for extension, (_, offset, size) in sample.others.items()}
         files = {extension: f"{path}:{name}" for extension, (name, _, _) in sample.others.items()}

@@ -44,7 +44,8 @@ class Wanted:
     """What the user asked for. `text` maps a column to the language of its strings ("": see `language`); `media` a column of a
     table, or an ending of file names, to a medium.
 
-    `language` is a column, or a code such as "en" that holds for every text.
+    `language` is a column, or a code such as "en" that holds for every text. `follow_links`: whether links may lead out of the folder
+    that was given.
     """
 
     image: str | None = None
@@ -56,6 +57,7 @@ class Wanted:
     source: str | None = None
     language: str | None = None
     media: Mapping[str, str] | None = None
+    follow_links: bool = False
 
     @classmethod
     def of(
@@ -63,13 +65,19 @@ class Wanted:
         image: str | None,
         text: str | Sequence[str] | Mapping[str, str] | None,
         media: Mapping[str, str] | None = None,
+        *,
+        follow_links: bool = False,
         **others: str | None,
     ) -> Wanted:
         if isinstance(text, str):
             text = {text: ""}
         elif text is not None and not isinstance(text, Mapping):
             text = dict.fromkeys(text, "")
-        return cls(image, text, media=media, **others)
+        return cls(image, text, media=media, follow_links=follow_links, **others)
+
+    def within(self, folder: object) -> str | None:
+        """The folder that links may not lead out of, or None where they may."""
+        return None if self.follow_links else str(folder)
 
     def with_caption(self, table: Any) -> Wanted:
         """For readers that have put captions into a column "txt": take it unless the user named another."""

@@ -30,8 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.config import config_hash
-from diptych.core.errors import DataError, RunError
-from diptych.core.files import write_json
+from diptych.core.errors import DataError, DiptychError, RunError
+from diptych.core.files import publish, write_json
+from diptych.core.lock import only_here
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
 from diptych.data.dataset import Pool
@@ -40,11 +41,11 @@ from diptych.data.media.table import MEDIA_SCHEMA, MediaTable
 from diptych.data.metadata import JSON
 from diptych.data.quarantine import Bad, first_lines, read_quarantine, write_quarantine
 from diptych.data.ragged import Ragged
+from diptych.data.shards.inside import refuse_links, sound_manifest, sound_media
+from diptych.data.shards.mark import FORMAT, MANIFEST, MARK, PART, SHARDS, UNFINISHED, begin, is_begun, is_built, read_mark
 from diptych.data.shards.write import ShardWriter, Stored, store_shard
 from diptych.data.texts import Texts
 
-FORMAT = 1
-MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
 BASE_TABLES, MEDIA = ("texts", "regions", "relations"), "media"
 
 
@@ -81,23 +82,41 @@ def build(
     overwrite: bool = False,
     check: bool = True,
     progress: bool = False,
+    command: str = "",
 ) -> BuildReport:
     """Write `pool` to the folder `out`.
 
     check      decode every image and medium in full once, so that a truncated one is found now and not in the middle of training
-    overwrite  replace a finished data set that lies there
-    A build that was killed goes on where it stopped. A full disk ends it with one line and keeps the shards that are finished.
+    overwrite  replace a finished data set that lies there: the new one is built beside it and takes its place in one step
+    command    how to start this build again, for those who find it unfinished
+    A build that was killed goes on where it stopped, and until it has come to its end every reader refuses the folder. A full disk ends
+    it with one line and keeps the shards that are finished.
     """
     out = Path(out)
     if shard_samples < 1:
         raise DataError(f"shard_samples is {shard_samples}", expected="at least 1")
+    place = out.absolute()
+    with only_here(place.parent, f".{place.name}.lock", f"{out} is being built"):
+        return _built(pool, out, shard_samples, overwrite, check, progress, command)
+
+
+def _built(pool: Pool, out: Path, shard_samples: int, overwrite: bool, check: bool, progress: bool, command: str) -> BuildReport:
+    """`build`, once it is the only one."""
     config = {"format": FORMAT, "fingerprint": pool.fingerprint, "shard_samples": shard_samples, "check": check}
-    if (out / MARK).is_file() and not overwrite:
-        if _read_mark(out).get("built_from") == config:
-            return _report(out, kept=-1)
-        raise DataError(f"{out} already holds another data set", expected="another folder, or --overwrite")
+    if is_built(out):
+        if not overwrite:
+            if read_mark(out).get("built_from") == config:
+                return _report(out, kept=-1)
+            raise DataError(f"{out} already holds another data set", expected="another folder, or --overwrite")
+        place = out.absolute()
+        work = place.with_name(f".{place.name}.building")
+        if is_built(work) and read_mark(work).get("built_from") != config:
+            shutil.rmtree(work)  # of a build that was killed just before it took its place
+        made = _built(pool, work, shard_samples, False, check, progress, command)
+        publish(work, out)
+        return _report(out, kept=made.kept)
     with _disk_errors(out):
-        _prepare(out, config, overwrite)
+        _prepare(out, config, command)
         plan = _plan(pool.uids, shard_samples)
         stored: list[Stored] = []
         kept = 0
@@ -115,16 +134,33 @@ def build(
     return _report(out, kept=kept)
 
 
-def open_built(path: Path | str, *, tables: tuple[str, ...] = ()) -> Pool:
+def open_built(path: Path | str, *, tables: tuple[str, ...] = (), follow_links: bool = False) -> Pool:
     """The pool of a built folder. `tables` names column tables to join; texts, regions, relations and splits always are.
 
-    Samples that were put into quarantine after the build are left out.
+    follow_links  whether what lies in the folder may be links to places outside of it
+    Samples that were put into quarantine after the build are left out, and so are those whose places in the manifest are not in the
+    shards. Raises DataError: unfinished, of another format, damaged, with a path that leads out of the folder.
     """
     folder = Path(path)
-    mark = _read_mark(folder)
-    manifest = read_parquet(folder / MANIFEST)
-    if manifest.num_rows != mark["count"]:
-        raise DataError(f"has {manifest.num_rows:,} rows but {MARK} says {mark['count']:,}", file=folder / MANIFEST)
+    try:
+        return _opened(folder, tables, follow_links)
+    except DiptychError:
+        raise
+    except (pa.ArrowException, LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        raise DataError(
+            f"is damaged: {type(error).__name__}: {reason}", file=folder, expected="a whole copy, or the build again"
+        ) from error
+
+
+def _opened(folder: Path, tables: tuple[str, ...], follow_links: bool) -> Pool:
+    if not follow_links:
+        refuse_links(folder)
+    mark = read_mark(folder)
+    known = read_quarantine(folder)
+    manifest, lost = sound_manifest(folder, read_parquet(folder / MANIFEST), follow_links=follow_links)
+    if manifest.num_rows + len(lost) != mark["count"]:
+        raise DataError(f"has {manifest.num_rows + len(lost):,} rows but {MARK} says {mark['count']:,}", file=folder / MANIFEST)
     empty = [name for name in ("group", "licence", "source", "split") if pc.all(pc.equal(manifest[name], "")).as_py()]
     columns = {name: manifest[name].combine_chunks() for name in manifest.column_names if name not in empty}
     shards = columns["shard"].dictionary_encode()
@@ -141,11 +177,11 @@ def open_built(path: Path | str, *, tables: tuple[str, ...] = ()) -> Pool:
         columns,
         Texts.by_uid(_table(folder, "texts"), columns["uid"]),
         images,
-        media=MediaTable.by_uid(_table(folder, MEDIA), columns["uid"], folder / SHARDS) if MEDIA in mark["tables"] else None,
+        media=_media(folder, columns["uid"], follow_links) if MEDIA in mark["tables"] else None,
         regions=ragged.get("regions"),
         relations=ragged.get("relations"),
         json_columns=[field.name for field in manifest.schema if (field.metadata or {}).get(b"diptych") == b"json"],
-        quarantine=read_quarantine(folder),
+        quarantine=[*known, *(bad for bad in lost if bad.uid not in {one.uid for one in known})],
         fingerprint=mark["fingerprint"],
     )
     if later := {bad.uid for bad in pool.quarantine}.intersection(pool.uids):
@@ -155,29 +191,27 @@ def open_built(path: Path | str, *, tables: tuple[str, ...] = ()) -> Pool:
     return pool
 
 
-def is_built(path: Path) -> bool:
-    return (path / MARK).is_file()
+def _media(folder: Path, uids: pa.Array, follow_links: bool) -> MediaTable:
+    table = sound_media(folder, _table(folder, MEDIA), follow_links=follow_links)
+    return MediaTable.by_uid(table, uids, folder / SHARDS)
 
 
 # ---------------------------------------------------------------- steps
 
 
-def _prepare(out: Path, config: dict[str, Any], overwrite: bool) -> None:
-    """An empty folder, or what an interrupted build of the same samples left."""
-    unfinished = out / UNFINISHED
-    if unfinished.is_file() and json.loads(unfinished.read_text(encoding="utf-8")) == config:
+def _prepare(out: Path, config: dict[str, Any], command: str) -> None:
+    """An empty folder, or what an interrupted build of the same samples left. What such a build of others left goes first."""
+    if is_begun(out, config):
         return
-    if out.is_dir() and any(out.iterdir()):
-        if not (unfinished.is_file() or ((out / MARK).is_file() and overwrite)):
+    if out.is_dir() and any(not entry.name.startswith(f".{UNFINISHED}.") for entry in out.iterdir()):
+        if not (out / UNFINISHED).is_file():
             raise DataError(f"{out} is not empty and holds no data set of ours", expected="a new or empty folder")
-        (out / MARK).unlink(missing_ok=True)  # first, so that a kill here leaves no half data set that looks whole
-        write_json(unfinished, config)
         for folder in (SHARDS, TABLES):
             shutil.rmtree(out / folder, ignore_errors=True)
         for file in (MANIFEST, "quarantine.parquet"):
             (out / file).unlink(missing_ok=True)
+    begin(out, config, command)  # before any shard
     (out / SHARDS).mkdir(parents=True, exist_ok=True)
-    write_json(unfinished, config)
 
 
 def _plan(uids: tuple[str, ...], shard_samples: int) -> list[list[int]]:
@@ -188,7 +222,7 @@ def _plan(uids: tuple[str, ...], shard_samples: int) -> list[list[int]]:
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.part.parquet")
+    return path.with_name(f".{path.stem}{PART}")
 
 
 def _media_part(path: Path) -> Path:
@@ -282,20 +316,8 @@ def _table(folder: Path, name: str) -> pa.Table:
     return read_table(folder, name).table
 
 
-def _read_mark(folder: Path) -> dict[str, Any]:
-    path = folder / MARK
-    if not path.is_file():
-        if (folder / UNFINISHED).is_file():
-            raise DataError("holds an unfinished build", file=folder, expected="the same build, run again to its end")
-        raise DataError(f"has no {MARK}", file=folder, expected="a folder made by `diptych data build`")
-    mark: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if mark.get("format") != FORMAT:
-        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format {FORMAT}; build it again")
-    return mark
-
-
 def _report(out: Path, *, kept: int) -> BuildReport:
-    mark = _read_mark(out)
+    mark = read_mark(out)
     size = read_parquet(out / MANIFEST, ["image_size"])["image_size"].to_numpy()
     shards, bad = mark["shards"], read_quarantine(out)
     return BuildReport(
@@ -317,7 +339,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        done = len(list((out / SHARDS).glob(".*.part.parquet")))
+        done = len(list((out / SHARDS).glob(f".*{PART}")))
         raise RunError(
             f"the disk is full: {out} is unfinished; its {done} finished shards are kept; free space and run the same build again"
         ) from error

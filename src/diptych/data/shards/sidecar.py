@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from diptych.core.json_text import parse_json
 from diptych.data.media.picture import SUFFIXES
 from diptych.data.quarantine import Bad
 from diptych.data.read.wanted import TEXT_NAMES, Wanted
 
 IMAGES = frozenset(SUFFIXES)
 TEXTS = ("txt", "caption", "text")
+LARGEST = 16 * 2**20
+"""Bytes of a sidecar; a larger one is none."""
+MOST_FIELDS = 1_000
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _JSON_TEXT = tuple(name for rank in TEXT_NAMES for name in rank)
 
 
@@ -32,7 +38,7 @@ def fields_of(data: bytes, uid: str, file: str) -> dict[str, Any] | Bad:
     if isinstance(text, Bad):
         return text
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # fails where half a surrogate pair was spelled out
     except json.JSONDecodeError as error:
@@ -41,8 +47,12 @@ def fields_of(data: bytes, uid: str, file: str) -> dict[str, Any] | Bad:
         )
     except UnicodeEncodeError:
         return Bad(uid, "text", "holds half a surrogate pair, which is no character", file)
+    except ValueError as error:
+        return Bad(uid, "text", str(error), file)
     if not isinstance(value, dict):
         return Bad(uid, "text", f"holds a JSON {type(value).__name__}, not an object", file)
+    if len(value) > MOST_FIELDS:
+        return Bad(uid, "text", f"holds {len(value):,} fields, and at most {MOST_FIELDS:,} become columns", file)
     return value
 
 
@@ -69,7 +79,7 @@ def row_of(members: Mapping[str, bytes], uid: str, files: Mapping[str, str], wan
         text = text_of(members["cls"], uid, files["cls"])
         if isinstance(text, Bad):
             return text
-        row["cls"] = int(text) if text.lstrip("-").isdigit() else text
+        row["cls"] = int(text) if _WHOLE.fullmatch(text) else text
     if wanted.text is None:
         found = next((name for name in _JSON_TEXT if row.get(name)), None) if "txt" not in row else None
         if found:

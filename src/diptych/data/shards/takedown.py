@@ -23,7 +23,9 @@ from diptych.core.files import write_json
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_parquet, table_names, write_parquet
 from diptych.data.quarantine import Bad, read_quarantine, write_quarantine
-from diptych.data.shards.build import MANIFEST, MARK, MEDIA, SHARDS, is_built, open_built
+from diptych.data.shards.build import MEDIA, open_built
+from diptych.data.shards.inside import refuse_links, shard_path, sound_manifest, sound_media
+from diptych.data.shards.mark import MANIFEST, MARK, SHARDS, is_built, read_mark, refuse_unfinished
 from diptych.data.shards.tar_index import INDEX_SCHEMA, index_path, open_index, write_index
 from diptych.data.shards.write import ShardWriter
 
@@ -49,11 +51,18 @@ def takedown(folder: Path, uids: Iterable[str], *, reason: str = "taken down") -
     """Also works on a folder of tables alone (what `curate` wrote). Uids that are not there are passed over, but stay in the
     quarantine, so that a later build of the same source leaves a trace of why."""
     gone = sorted(set(uids))
+    refuse_unfinished(folder)
     built = is_built(folder)
     if not built and not (folder / TABLES).is_dir():
         raise DataError(
             "holds neither a built data set nor tables", file=folder, expected="a folder of `diptych data build` or `curate`"
         )
+    refuse_links(folder)
+    if built:  # also refuses shards that are none of the folder's own, before anything is written
+        read_mark(folder)
+        sound_manifest(folder, read_parquet(folder / MANIFEST))
+        if MEDIA in table_names(folder):
+            sound_media(folder, read_parquet(folder / TABLES / f"{MEDIA}.parquet"))
     known = [bad for bad in read_quarantine(folder) if not (bad.stage == STAGE and bad.uid in set(gone))]
     write_quarantine(folder, [*known, *(Bad(uid, STAGE, reason) for uid in gone)])
     names = pa.array(gone, pa.string())
@@ -73,7 +82,7 @@ def _images(folder: Path, gone: pa.Array) -> tuple[int, int]:
     leaves = pc.is_in(manifest["uid"], value_set=gone)
     hit = sorted(set(manifest.filter(leaves)["shard"].to_pylist()))
     moved: dict[str, tuple[str, dict[int, int]]] = {
-        shard: _rewritten(folder / SHARDS / shard, set(gone.to_pylist())) for shard in hit
+        shard: _rewritten(shard_path(folder, shard), set(gone.to_pylist())) for shard in hit
     }
     kept = manifest.filter(pc.invert(leaves))
     shard_N, offset_N = kept["shard"].to_pylist(), kept["image_offset"].to_pylist()

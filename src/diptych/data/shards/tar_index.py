@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
 from diptych.core.cache import cache_folder
 from diptych.core.errors import DataError
+from diptych.core.paths import open_file
 from diptych.data.columns import read_parquet, write_parquet
 
 INDEX_SCHEMA = pa.schema([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
@@ -47,12 +50,8 @@ def open_index(path: Path) -> TarIndex:
     It is kept as NAME.idx.parquet beside the tar, or in the user's cache folder where the tar's folder cannot be written.
     """
     for place in (index_path(path), _cache_path(path)):
-        if place.is_file() and place.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-            table = read_parquet(place)
-            known = table.schema.metadata or {}
-            if known.get(b"format") == _FORMAT and known.get(b"tar_size") == str(path.stat().st_size).encode():
-                problems = tuple(Problem(**row) for row in json.loads(known[b"problems"]))
-                return TarIndex(table.replace_schema_metadata(None), problems)
+        if place.is_file() and place.stat().st_mtime_ns >= path.stat().st_mtime_ns and (stored := _stored(place, path)):
+            return stored
     index = index_tar(path)
     for place in (index_path(path), _cache_path(path)):
         try:
@@ -61,6 +60,25 @@ def open_index(path: Path) -> TarIndex:
             continue  # a read-only folder: try the next place, and without any the tar is indexed again next time
         break
     return index
+
+
+def _stored(place: Path, tar: Path) -> TarIndex | None:
+    """An index that fits the tar; None for one of another time or form, or with places that the tar does not have."""
+    try:
+        table = read_parquet(place)
+        known, size = table.schema.metadata or {}, tar.stat().st_size
+        if known.get(b"format") != _FORMAT or known.get(b"tar_size") != str(size).encode():
+            return None
+        members = table.replace_schema_metadata(None).select(INDEX_SCHEMA.names)
+        offset, length = (members[name].to_numpy() for name in ("offset", "size"))
+        names = members["name"].to_pylist()
+        sound = members.schema.equals(INDEX_SCHEMA) and not sum(column.null_count for column in members.columns)
+        if not sound or (len(offset) and (min(offset.min(), length.min()) < 0 or (offset > size - length).any())):
+            return None
+        problems = tuple(Problem(**row) for row in json.loads(known[b"problems"]))
+    except (DataError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return None if any(map(climbs, names)) else TarIndex(members, problems)
 
 
 def write_index(place: Path, members: pa.Table, tar: Path, problems: tuple[Problem, ...] | list[Problem]) -> None:
@@ -74,15 +92,24 @@ def index_path(tar: Path) -> Path:
 
 
 def _cache_path(tar: Path) -> Path:
-    return cache_folder() / "index" / f"{hashlib.sha256(str(tar.resolve()).encode()).hexdigest()[:24]}.idx.parquet"
+    return cache_folder() / "index" / f"{hashlib.sha256(os.fsencode(tar.resolve())).hexdigest()[:24]}.idx.parquet"
 
 
 def index_tar(path: Path) -> TarIndex:
     """Walk over the headers of a tar (ustar, GNU and PAX long names)."""
-    size = path.stat().st_size
-    if size == 0:
-        raise DataError("is empty", file=path, expected="a tar file")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    try:
+        opened = open_file(path)
+    except OSError as error:
+        raise DataError(error.strerror or str(error), file=path, expected="a tar file") from error
+    with opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size == 0:
+            raise DataError("is empty", file=path, expected="a tar file")
+        return _walked(opened, size, path)
+
+
+def _walked(file: BinaryIO, size: int, path: Path) -> TarIndex:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if kind := next((name for magic, name in _COMPRESSED.items() if data[:2] == magic), None):
             raise DataError(f"is compressed with {kind}: members cannot be reached", file=path, expected="a plain .tar")
         return _Walk(data, size, path).run()

@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
 from diptych.data.quarantine import Bad, read_quarantine, write_quarantine
-from diptych.data.shards.build import MANIFEST, MARK, MEDIA, SHARDS, open_built
+from diptych.data.shards.build import MEDIA, open_built
+from diptych.data.shards.inside import shard_path, sound_manifest, sound_media
+from diptych.data.shards.mark import MANIFEST, MARK, SHARDS
 from diptych.data.shards.tar_index import index_path, index_tar
 
 
@@ -58,23 +60,25 @@ def verify(path: Path | str, *, update: bool = True) -> VerifyReport:
     folder = Path(path)
     report = VerifyReport(folder)
     pool = open_built(folder)  # refuses a folder without mark or of another format
-    manifest = read_parquet(folder / MANIFEST)
+    manifest, lost = sound_manifest(folder, read_parquet(folder / MANIFEST))
     known = {bad.uid for bad in read_quarantine(folder)}
+    report.bad += [Bad(bad.uid, "verify", bad.reason, bad.file) for bad in lost if bad.uid not in known]
     by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in manifest.select(["uid", "shard", "image_offset", "image_size", "image_format", "sha256"]).to_pylist():
         if row["uid"] not in known:
             by_shard[row["shard"]].append({**row, "samples": 1})
-    for row in read_table(folder, MEDIA).table.to_pylist() if MEDIA in table_names(folder) else []:
+    media = sound_media(folder, read_table(folder, MEDIA).table).to_pylist() if MEDIA in table_names(folder) else []
+    for row in media:
         if row["uid"] not in known:
             place = {"shard": row["file"], "image_offset": row["offset"], "image_size": row["size"]}
             by_shard[row["file"]].append({"uid": row["uid"], "sha256": row["sha256"], "samples": 0, **place})
     for shard in sorted(by_shard):
-        report.bad += _shard(report, folder / SHARDS / shard, by_shard[shard])
+        report.bad += _shard(report, shard_path(folder, shard), by_shard[shard])
     for extra in sorted({tar.name for tar in (folder / SHARDS).glob("*.tar")} - set(manifest["shard"].to_pylist())):
         if index_tar(folder / SHARDS / extra).members.num_rows:
             report.problems.append(f"{extra} is not in the manifest")
     report.problems += _tables(folder, manifest)
-    if not known.intersection(manifest["uid"].to_pylist()):
+    if not lost and not known.intersection(manifest["uid"].to_pylist()):
         stated, found = json.loads((folder / MARK).read_text(encoding="utf-8"))["fingerprint"], pool.content_fingerprint()
         if found != stated:
             report.problems.append(f"the fingerprint is {found}, not {stated}: texts, groups or hashes were changed by hand")

@@ -7,9 +7,9 @@ import json
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +17,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from diptych.core.errors import DataError
+from diptych.core.files import atomic_file
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.media import MediaFacts, MediaItem, medium_of
 from diptych.core.sample import Sample
@@ -84,9 +85,8 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.members: list[tuple[str, int, int]] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self._name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        self._file = os.fdopen(handle, "wb")
+        self._stack = ExitStack()
+        self._file = self._stack.enter_context(atomic_file(path))
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member; returns the offset of its first byte in the tar."""
@@ -103,16 +103,11 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                write_bytes(self._file, b"\0" * 1024)
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                os.chmod(self._name, 0o644)
-                os.replace(self._name, self.path)
-        finally:
-            self._file.close()
-            Path(self._name).unlink(missing_ok=True)
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            write_bytes(self._file, b"\0" * 1024)
 
 
 def write_bytes(file: IO[bytes], data: bytes) -> None:

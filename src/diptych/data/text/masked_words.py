@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,14 +40,23 @@ def mask_words(
     special: Sequence[int],
     vocab_size: int,
     share: float = 0.15,
+    starts_BL: Tensor | None = None,
+    padding_counts: bool = False,
 ) -> MaskedWords:
     """Asks for `share` of the words of each text, at least one where it has any: 80 % are hidden behind a mask, 10 % replaced by a
     random word, 10 % left as they are. Exactly that share, as in BERT (later code draws each word by itself, so that some texts lose
     none). `special` ids are never asked for, and padding neither. Each row has a generator of its own.
+
+    starts_BL       True where a token begins a word (`whole_words.py`): words are then asked for with all their pieces, in a random
+                    order until the share of tokens is reached; one that would go beyond it is passed over, unless none would do
+    padding_counts  the share is of the whole row and padding is drawn with the words, though never asked for: so the collator of
+                    transformers does it for texts that are padded beforehand. A text may then be asked for nothing
     """
     if not 0 < share < 1:
         raise ConfigError(f"the share of masked words is {share} (expected above 0 and below 1)")
     ids, real = ids_BL.numpy().copy(), mask_BL.numpy() & ~np.isin(ids_BL.numpy(), special)
+    padding = ~mask_BL.numpy() if padding_counts else np.zeros_like(real)
+    starts = np.ones_like(real) if starts_BL is None else starts_BL.numpy()
     hidden = np.zeros(ids.shape, np.bool_)
     most = most_masked(ids.shape[1], share)
     place, word = np.zeros((len(ids), most), np.int64), np.full((len(ids), most), -1, np.int64)
@@ -54,10 +64,36 @@ def mask_words(
         words = np.flatnonzero(real[row])
         if not len(words):
             continue
-        chosen = np.sort(rng.permutation(words)[: min(most, max(1, round(share * len(words))))])
+        count = max(1, round(share * (ids.shape[1] if padding_counts else len(words))))
+        if starts_BL is None and not padding_counts:
+            chosen = np.sort(rng.permutation(words)[: min(most, count)])
+        else:
+            units = _units(np.flatnonzero(real[row] | padding[row]), starts[row] | padding[row])
+            chosen = _drawn(units, count, most, rng)
+            chosen = chosen[real[row, chosen]]
         place[row, : len(chosen)], word[row, : len(chosen)] = chosen, ids[row, chosen]
         dice = rng.random(len(chosen))
         hidden[row, chosen] = dice < 0.8
         swapped = chosen[(dice >= 0.8) & (dice < 0.9)]
         ids[row, swapped] = rng.integers(vocab_size, size=len(swapped))
     return MaskedWords(*(torch.from_numpy(part) for part in (ids, hidden, place, word)))
+
+
+def _units(places: npt.NDArray[np.int64], starts_L: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
+    """The places word by word."""
+    begins = starts_L[places] | (np.diff(places, prepend=-2) > 1)
+    return np.split(places, np.flatnonzero(begins)[1:])
+
+
+def _drawn(units: list[npt.NDArray[np.int64]], count: int, most: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Places of words in a random order, as many as fit into `count`, sorted. Where none fits, the first of them, cut at `most`."""
+    order = rng.permutation(len(units))
+    taken: list[npt.NDArray[np.int64]] = []
+    room = count
+    for at in order:
+        if len(units[at]) <= room:
+            taken.append(units[at])
+            room -= len(units[at])
+        if not room:
+            break
+    return np.sort(np.concatenate(taken or [units[order[0]]])[:most])

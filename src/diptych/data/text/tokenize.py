@@ -14,6 +14,7 @@ import html
 import importlib.util
 import json
 import os
+import re
 import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,23 @@ class Tokenizer:
             ids_BL[row, places] = whole
             mask_BL[row, places] = True
         return Encoded(ids_BL, mask_BL, truncated)
+
+    def word_places(self, text: str, length: int) -> list[tuple[str, list[int]]]:
+        """The words of a text, between spaces, and where in its row of `encode` the pieces of each stand; [] for one that was cut.
+
+        >>> Tokenizer.from_spec("clip").word_places("a tyrannosaurus", 8)
+        [('a', [1]), ('tyrannosaurus', [2, 3, 4])]
+        """
+        room = length - len(self.prefix) - len(self.suffix)
+        clean = CLEANERS.get(self.clean)
+        text = clean(text) if clean else text
+        offsets = self.inner.encode(text, add_special_tokens=False).offsets[:room]
+        first = len(self.prefix) + (room - len(offsets) if self.side == "left" else 0)
+        places = []
+        for word in re.finditer(r"\S+", text):
+            here = [place for place, (start, stop) in enumerate(offsets) if start < word.end() and stop > word.start()]
+            places.append((word[0], [first + place for place in here if text[slice(*offsets[place])].strip()]))
+        return places
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens; spaces may differ from the original."""

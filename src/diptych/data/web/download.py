@@ -29,11 +29,11 @@ from diptych.core.files import write_json
 from diptych.core.image import BytesImage, SliceImage
 from diptych.data.columns import read_parquet, write_parquet
 from diptych.data.media.decode import decode
+from diptych.data.shards.mark import DOWNLOAD as MARK
 from diptych.data.shards.tar_index import open_index
 from diptych.data.shards.write import ShardWriter
 from diptych.data.web.polite_http import FetchError, Manners, fetch_image
 
-MARK = "links.json"
 DNS_TRIES, DNS_SHARE = 50, 0.5
 """After so many links, the run ends when more than that share of them failed at the name."""
 SCHEMA = pa.schema(
@@ -98,11 +98,13 @@ def download(links: pa.Table, out: Path, options: Download, *, retry_failed: boo
             raise DataError(f"the links have no column '{name}'", field=name, expected="uid, url and text")
     what = {"links": config_hash([links["uid"].to_pylist(), links["url"].to_pylist()]), "options": _deciding(options)}
     if (out / MARK).is_file():
-        if json.loads((out / MARK).read_text(encoding="utf-8")) != what:
+        before = json.loads((out / MARK).read_text(encoding="utf-8"))
+        if {name: before.get(name) for name in what} != what:
             raise DataError("holds the images of other links or with other options", file=out, expected="another folder")
     elif out.is_dir() and any(out.iterdir()):
         raise DataError("is not empty", file=out, expected="a new or empty folder")
-    write_json(out / MARK, what)
+    count = -(-links.num_rows // options.shard_links)
+    write_json(out / MARK, {**what, "shards": count})  # by which readers see that some are missing
     rows = links.select(["uid", "url", "text"]).to_pylist()
     tried, shards = 0, []
     for number, start in enumerate(range(0, len(rows), options.shard_links)):

@@ -28,7 +28,8 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.naming import uids_of
-from diptych.data.shards.build import build, is_built, open_built
+from diptych.data.shards.build import build, open_built
+from diptych.data.shards.mark import is_built, words_of
 
 Files = Iterator[tuple[PurePosixPath, bytes]]
 Links = dict[PurePosixPath, PurePosixPath]
@@ -65,7 +66,7 @@ def fetch(name: str, out: Path | str, *, keep_debs: bool = False, progress: bool
             samples, bad = source.read(debs)
     pool = Pool.from_samples(samples, name=name)
     pool.quarantine += bad
-    build(pool, out, progress=progress)
+    build(pool, out, progress=progress, command=words_of("diptych", "data", "fetch", name, "--out", str(out)))
     return open_built(out)
 
 

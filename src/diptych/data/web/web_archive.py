@@ -7,7 +7,6 @@ a line among the bad rows.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +16,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from diptych.core.errors import DataError, MissingExtra
+from diptych.core.json_text import parse_json
+from diptych.core.paths import is_utf8
 from diptych.data.quarantine import Bad
 from diptych.data.read.links import pair_uid
 
@@ -38,7 +39,11 @@ class Link:
 
 def archives(path: Path) -> list[Path]:
     """The archive files of a folder, or the file itself."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES))
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file())
+    )
     if not files:
         raise DataError("holds no web archive", file=path, expected=f"files that end in {', '.join(SUFFIXES)}")
     return files
@@ -58,8 +63,11 @@ def links_of(path: Path, bad: list[Bad]) -> Iterator[Link]:
                 count += 1
                 headers = record.rec_headers
                 page = headers.get_header("WARC-Target-URI") or ""
-                declared = int(headers.get_header("Content-Length") or 0)
-                if declared > LONGEST_RECORD:
+                length = headers.get_header("Content-Length") or "0"
+                declared = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else -1
+                if declared < 0:
+                    bad.append(Bad("", "read", f"record {count} has the length {length[:40]!r}", str(path)))
+                elif declared > LONGEST_RECORD:
                     reason = f"record {count} has {declared:,} bytes (expected at most {LONGEST_RECORD:,})"
                     bad.append(Bad("", "read", reason, str(path)))
                 else:
@@ -128,7 +136,7 @@ def _http_size(record: Any) -> int:
 
 def _of_wat(content: bytes, page: str, bad: list[Bad], place: str) -> Iterator[Link]:
     try:
-        found: Any = json.loads(content.decode("utf-8"))
+        found: Any = parse_json(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         bad.append(Bad("", "text", f"is not UTF-8 at byte {error.start:,} of the record", place))
         return
@@ -142,9 +150,10 @@ def _of_wat(content: bytes, page: str, bad: list[Bad], place: str) -> Iterator[L
     head = found.get("Head")
     base = head.get("Base") if isinstance(head, dict) else None
     links = found.get("Links")
+    base = _joined(page, base) if isinstance(base, str) else page
     for link in links if isinstance(links, list) else []:
         if isinstance(link, dict) and link.get("path") == "IMG@/src":
-            yield from _link(link.get("url"), link.get("alt"), urljoin(page, base) if isinstance(base, str) else page, page)
+            yield from _link(link.get("url"), link.get("alt"), base, page, bad, place)
 
 
 # ---------------------------------------------------------------- pages
@@ -160,11 +169,17 @@ def _of_page(content: bytes, sort: str, page: str, bad: list[Bad], place: str) -
     except UnicodeDecodeError as error:
         bad.append(Bad("", "text", f"is not {charset} at byte {error.start:,} of the page", place))
         return
+    except ValueError as error:  # charsets that are no charsets, as "idna"
+        bad.append(Bad("", "text", f"is not {charset}: {error}", place))
+        return
     reader = _Images()
-    reader.feed(text)
-    base = urljoin(page, reader.base) if reader.base else page
+    try:
+        reader.feed(text)
+    except (AssertionError, ValueError) as error:  # of the library, on markup that it does not expect
+        bad.append(Bad("", "read", f"is no HTML that can be read: {error}", place))
+    base = _joined(page, reader.base) if reader.base else page
     for source, alt in reader.found:
-        yield from _link(source, alt, base, page)
+        yield from _link(source, alt, base, page, bad, place)
 
 
 class _Images(HTMLParser):
@@ -183,7 +198,15 @@ class _Images(HTMLParser):
             self.base = given.get("href") or ""
 
 
-def _link(source: Any, alt: Any, base: str, page: str) -> Iterator[Link]:
+def _joined(page: str, base: str) -> str:
+    """The base of a page; a base that is no address is as if there were none."""
+    try:
+        return urljoin(page, base)
+    except ValueError:
+        return page
+
+
+def _link(source: Any, alt: Any, base: str, page: str, bad: list[Bad], place: str) -> Iterator[Link]:
     text = " ".join(alt.split()) if isinstance(alt, str) else ""
     if not text or not isinstance(source, str) or not source.strip():
         return
@@ -192,7 +215,9 @@ def _link(source: Any, alt: Any, base: str, page: str) -> Iterator[Link]:
         sound = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
     except ValueError:
         return  # an address that is none
-    if sound:
+    if not is_utf8(url + text):
+        bad.append(Bad("", "text", "a link holds half a surrogate pair, which is no character", place))
+    elif sound:
         yield Link(pair_uid(url, text), url, text, page)
 
 

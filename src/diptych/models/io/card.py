@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+PAIRS = "Embeds images and texts into one space: an image and a text that match lie close together."
+
 
 def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
     """Markdown with the front matter that model hubs read. Holds only what it is given; a missing part is named as missing."""
@@ -19,7 +21,7 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         "",
         f"# {name}",
         "",
-        card.get("description") or "Embeds images and texts into one space: an image and a text that match lie close together.",
+        card.get("description") or ("Says which of its classes an image shows." if "classes" in config else PAIRS),
         "",
         "| | |",
         "|---|---|",
@@ -29,7 +31,8 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         f"| parameters | {parameters:,} |",
         *([f"| embedding | {config['width']} numbers, unit norm |"] if "width" in config else []),
         f"| images | {preprocess['size']} px, resize: {preprocess['resize']}, {preprocess['interpolation']} |",
-        f"| texts | up to {config['text_length']} tokens |",
+        *([f"| texts | up to {config['text_length']} tokens |"] if "text_length" in config else []),
+        *([f"| classes | {len(config['classes']):,} |"] if "classes" in config else []),
         "",
         "## Data",
         "",
@@ -49,11 +52,18 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         "import diptych",
         "",
         'model = diptych.load("path/to/this/folder")',
-        'vectors = model.embed_texts(["a red bus"])' if "width" in config else 'captions = model.generate([image], [""])',
+        _use(config),
         "```",
         "",
     ]
     return "\n".join(lines)
+
+
+def _use(config: Mapping[str, Any]) -> str:
+    """A line of Python that asks the model."""
+    if "classes" in config:
+        return "scores = model.classify([image])"
+    return 'vectors = model.embed_texts(["a red bus"])' if "width" in config else 'captions = model.generate([image], [""])'
 
 
 def _named(spec: Mapping[str, Any]) -> str:

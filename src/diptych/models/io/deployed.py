@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diptych.core.errors import RunError
+from diptych.core.errors import DiptychError, RunError
+from diptych.core.json_text import read_object
+from diptych.core.paths import refuse_other
 from diptych.core.registry import MODELS
 
 
@@ -16,8 +19,33 @@ def open_model(folder: Path) -> Any:
     if not file.is_file():
         expected = "a run folder, a model folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME"
         raise RunError(f"{folder} is not a model: it has no config.json (expected {expected})")
-    kind = json.loads(file.read_text(encoding="utf-8")).get("kind", "")
-    if kind not in MODELS:
+    try:
+        kind = read_object(file).get("kind", "")
+    except ValueError as error:
+        raise RunError(f"{file} {error} (expected the configuration of a model)") from error
+    if not isinstance(kind, str) or kind not in MODELS:
         hint = f"; for a transformers folder say hf:{folder}" if not kind else ""
-        raise RunError(f"{file}: no kind of model that this version knows ('{kind}'; expected {', '.join(MODELS)}){hint}")
-    return MODELS.load(kind).load(folder)
+        raise RunError(f"{file}: no kind of model that this version knows ({kind!r:.40}; expected {', '.join(MODELS)}){hint}")
+    with whole(folder):
+        return MODELS.load(kind).load(folder)
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Around whatever reads a folder of files that may be anybody's: what they do to the libraries that read them comes out as one line.
+    Pipes and devices are refused first, for a library would wait for them."""
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if place.name.startswith(".") or place.is_dir():
+            continue
+        try:
+            refuse_other(place.stat())
+        except OSError as error:
+            raise RunError(f"{place} {error.strerror or error} (expected a file of a model)") from error
+    try:
+        yield
+    except DiptychError:
+        raise
+    except Exception as error:  # a hostile header or configuration can be anything
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        reason = f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
+        raise RunError(f"{folder} holds no model that can be opened: {reason}") from error

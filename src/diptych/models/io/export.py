@@ -31,6 +31,7 @@ _RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
 
 def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
     """Write a folder that `transformers.CLIPModel` and `CLIPProcessor` open. Only the CLIP architecture has a place there."""
+    _check_vectors(embedder)
     import transformers
 
     model = embedder.model
@@ -76,6 +77,14 @@ def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
         settings = json.loads((work / "tokenizer_config.json").read_text(encoding="utf-8"))
         write_json(work / "tokenizer_config.json", {**settings, "model_max_length": text["length"], "padding_side": "right"})
         write_json(work / "preprocessor_config.json", _processor(embedder))
+
+
+def _check_vectors(embedder: PairEmbedder) -> None:
+    if embedder.kind != PairEmbedder.kind:
+        raise ConfigError(
+            f"'{embedder.name}' compares more than one vector of an image with one of a text, and an export holds those alone "
+            f"(its kind is {embedder.kind}, expected {PairEmbedder.kind})"
+        )
 
 
 def unlike_clip(model: DualEncoder, embedder: PairEmbedder, *, padded: bool = False) -> list[str]:
@@ -191,6 +200,7 @@ def to_onnx(embedder: PairEmbedder, folder: Path) -> None:
     The batch is free in both; texts are padded to the model's text length. Images go in preprocessed; embeddings come out
     unit-norm.
     """
+    _check_vectors(embedder)
     try:
         import onnx  # noqa: F401  # the exporter needs it, and would say so less clearly
     except ImportError as error:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diptych.core.errors import RunError
 from diptych.core.files import atomic_folder, write_json
+from diptych.core.json_text import read_object
 
 FORMAT = 1
 
@@ -34,7 +36,10 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     path = Path(folder, "config.json")
     if not path.is_file():
         raise RunError(f"{folder}: no config.json (expected a model folder of kind '{kind}')")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = read_object(path)
+    except ValueError as error:
+        raise RunError(f"{path} {error} (expected the configuration of a model)") from error
     found = config.get("kind")
     if found != kind:
         raise RunError(f"{path}: kind is {found!r} (expected '{kind}'); a transformers folder opens as 'hf:{folder}'")
@@ -49,7 +54,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         raise RunError(f"{folder}: model.safetensors is missing (expected a folder that save wrote)")
     try:
         model.load_state_dict(load_file(path))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError, OSError) as error:
         raise RunError(f"{path}: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,17 @@ from diptych.models.pairs.embedder import Embedding
 from diptych.models.towers.timm_tower import TimmTower
 from diptych.models.towers.towers import image_tower
 
+if TYPE_CHECKING:
+    from diptych.models.io.foreign_generators import TransformersGenerator
+
 KINDS = ("hf", "open_clip", "timm")
 
 
-def load_foreign(spec: str, *, download: bool = False) -> Embedding:
+def load_foreign(spec: str, *, download: bool = False) -> Embedding | TransformersGenerator:
     """Open a model of another library.
 
-    hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`): a folder, or a name in the local cache
+    hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`), or one that writes about images: a folder,
+                             or a name in the local cache
     open_clip:ARCH/WEIGHTS   WEIGHTS is a file, a tag (needs `download`), or the word random; FILE#FOLDER where the architecture has text
                              encoder or tokenizer of transformers
     timm:NAME/WEIGHTS        the same; embeds images only. With `download`, timm:NAME takes timm's own weights
@@ -41,9 +45,11 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding:
     if not rest:
         raise ConfigError(f"{spec!r} names no model (expected {kind}:NAME)")
     if kind == "hf":
+        from diptych.models.io.foreign_generators import open_generator, writes
         from diptych.models.io.foreign_transformers import open_folder
 
-        return open_folder(hub_folder(spec, rest, download=download), spec)
+        folder = hub_folder(spec, rest, download=download)
+        return open_generator(folder, spec) if writes(folder) else open_folder(folder, spec)
     name, _, wanted = rest.partition("/")
     if kind == "open_clip":
         from diptych.models.io.foreign_open_clip import open_architecture
@@ -113,7 +119,7 @@ def _timm(spec: str, name: str, wanted: str, download: bool) -> Embedding:
     own = download and not wanted
     path, _ = (None, None) if own else chosen_weights(spec, wanted, download=False, tags=())
     with torch.random.fork_rng(devices=[], enabled=wanted != "random"):
-        tower = image_tower(f"timm:{name}")
+        tower: Any = image_tower(f"timm:{name}")
     if own:
         tower.net.load_state_dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
     elif path:

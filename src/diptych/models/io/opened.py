@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import UnionType
 from typing import Any, Protocol, get_args
 
 from diptych.core.contracts import Deployable, capabilities
 from diptych.core.errors import ConfigError, RunError
+from diptych.core.files import restore
+from diptych.core.paths import fault_of, is_folder
 from diptych.core.run_folder import RunFolder
-from diptych.models.io.deployed import open_model
+from diptych.models.io.deployed import open_model, whole
 
-FOREIGN = ("hf:", "open_clip:", "timm:", "lora:")
+FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "lora:")
 
 
 def open_address(address: str | Path, *, download: bool = False) -> Any:
-    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", or
-    "lora:ADAPTER#BASE" with any of them as the base, into whose weights the adapter is merged.
+    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
+    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", or "lora:ADAPTER#BASE" with any of them as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     Raises RunError for a folder without a model, with the state of its run.
     """
+    if str(address).startswith("rlipv2:"):
+        from diptych.models.rlipv2.opened import open_released
+
+        return open_released(str(address))
     if str(address).startswith("lora:"):
         return _adapted(str(address), download)
     if str(address).startswith(FOREIGN):
         from diptych.models.io.foreign import load_foreign
 
-        return load_foreign(str(address), download=download)
+        named = Path(str(address).partition(":")[2]).expanduser()
+        with whole(named) if is_folder(named) else nullcontext():
+            return load_foreign(str(address), download=download)
     folder = Path(address)
+    if fault := fault_of(str(folder)):
+        raise RunError(f"the address of the model is {fault}")
+    restore(folder)  # where a replacement was killed between its two steps
     if (folder / "run.json").is_file():
         if not (folder / "model" / "config.json").is_file():
             raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")

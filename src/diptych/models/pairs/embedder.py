@@ -187,8 +187,9 @@ class PairEmbedder(Embedding):
             "card": self.card,
             **({"dims": list(self.dims)} if self.dims else {}),
             **({"model": variant} if (variant := variant_of(model)) else {}),
+            **self.settings(),
         }
-        write_model(folder, model, config, model_card(self.name, config, parameters(model)), self.tokenizer.save)
+        write_model(folder, self.whole, config, model_card(self.name, config, parameters(self.whole)), self.tokenizer.save)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -207,11 +208,32 @@ class PairEmbedder(Embedding):
                 **({"projection_bias": config["projection_bias"]} if "projection_bias" in config else {}),
                 **variant,
             )
-        load_weights(model, folder)
+            whole = cls.around(model, config)
+        load_weights(whole, folder)
         preprocess = Preprocess.from_json(config["preprocess"])
         tokenizer = Tokenizer.load(folder)
         card, dims = config.get("card"), config.get("dims", ())
-        return cls(model.eval(), preprocess, tokenizer, config["text_length"], config["name"], card=card, dims=dims)
+        own = cls.options(config)
+        return cls(whole.eval(), preprocess, tokenizer, config["text_length"], config["name"], card=card, dims=dims, **own)
+
+    @property
+    def whole(self) -> nn.Module:
+        """What is saved: the dual encoder, or a module around it."""
+        return self.model
+
+    @classmethod
+    def around(cls, model: DualEncoder, config: Mapping[str, Any]) -> Any:
+        """The module that is saved, around a fresh dual encoder."""
+        return model
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json holds of a subclass, beside all the above."""
+        return {}
+
+    @classmethod
+    def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments that a subclass takes, from what `settings` wrote."""
+        return {}
 
 
 def variant_of(model: Any) -> dict[str, Any]:

@@ -24,13 +24,14 @@ from diptych.models.towers.dense_vit import DenseViT, ScaledBlock
 from diptych.models.towers.outputs import Pairs, Tower
 
 TeacherView = Literal["same", "other"]
+ClassScale = Literal["shared", "own"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedPairs(Pairs):
     """`Pairs` of the image that a mixture belongs to. other_..._ND are about the image that it was mixed with; None without mixing.
 
-    class_KD       unit-norm class embeddings, shared by all rows; None without classes
+    class_KD       unit-norm class embeddings, shared by all rows; None without classes. class_scale [1] multiplies their cosines
     view_ND        what the teacher's vector of the whole image should be, by the student: unit-norm; target_ND is that vector
     patch_NMD      what the teacher's patches should be, where the other image hides them, or all P of another view; target_patch_NMD are
                    those
@@ -38,6 +39,7 @@ class MixedPairs(Pairs):
 
     other_ND: Embeddings[Tensor] | None = None
     class_KD: Tensor | None = None
+    class_scale: Tensor | None = None
     view_ND: Embeddings[Tensor] | None = None
     other_view_ND: Embeddings[Tensor] | None = None
     target_ND: Embeddings[Tensor] | None = None
@@ -49,11 +51,12 @@ class MixedEncoder(nn.Module):
     """A `DualEncoder` over a `DenseViT` that pools by the mean of patches: the mean over the patches of one image is that image's vector.
 
     classes  class embeddings in the space of the texts; 0 without
+    class_scale  whether cosines with classes are multiplied by the "shared" scale of the texts, or by a learned one of their "own"
     views    a teacher (moving average of the image tower and its projection) and predictors of what it says
     teacher_view  "same": the teacher sees the image that the mixture was made of, and its patches are guessed where the mixture hides
              them; "other": it sees another view, and all of its patches are guessed, from where they lie in the student's view
     teacher  another `MixedEncoder` of the same sizes, whose image side the teacher starts from; None: this one, as it is built.
-             `reset_teacher_` makes it anew, say after weights were loaded
+             `Companions.copy_` makes it anew, say after weights were loaded
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class MixedEncoder(nn.Module):
         width: int,
         classes: int,
         views: bool,
+        class_scale: ClassScale = "shared",
         teacher_view: TeacherView = "same",
         teacher: MixedEncoder | None = None,
     ) -> None:
@@ -74,6 +78,8 @@ class MixedEncoder(nn.Module):
         image_tower.mask_D.requires_grad_(False)
         tower = image_tower.width
         self.class_KD = nn.Parameter(torch.randn(classes, width) * width**-0.5) if classes else None
+        own = classes > 0 and class_scale == "own"
+        self.log_class_scale = nn.Parameter(self.encoder.log_scale.detach().clone()) if own else None
         self.views = views
         if views:
             first = image_tower.blocks[0]
@@ -96,9 +102,10 @@ class MixedEncoder(nn.Module):
             self.patch_predictor = nn.Linear(tower, tower)
         self.companions = Companions()
         if views:
-            self.companions.add_("teacher", (teacher or self)._image_side())
+            self.companions.add_("teacher", (teacher or self).image_side())
 
-    def _image_side(self) -> nn.ModuleDict:
+    def image_side(self) -> nn.ModuleDict:
+        """What the teacher is a copy of: the image tower with its projection."""
         head = {"view_projection": self.view_projection} if self.views else {}
         return nn.ModuleDict({"image_tower": self.encoder.image_tower, **head})
 
@@ -121,8 +128,10 @@ class MixedEncoder(nn.Module):
             image_ND=normalised(encoder.image_projection(own_BD)),
             text_ND=encoder.encode_text(text_BL, text_mask_BL),
             scale=encoder.log_scale.exp(),
-            class_KD=None if self.class_KD is None else normalised(self.class_KD),
         )
+        if self.class_KD is not None:
+            scale = found.scale if self.log_class_scale is None else self.log_class_scale.exp()
+            found = replace(found, class_KD=normalised(self.class_KD), class_scale=scale)
         other_BD = mean_pool(tokens_BPD, ~own_BP) if place_BM.shape[1] else None
         if other_BD is not None:
             found = replace(found, other_ND=normalised(encoder.image_projection(other_BD)))
@@ -175,15 +184,12 @@ class MixedEncoder(nn.Module):
     def _view(self, pooled_BD: Tensor) -> Tensor:
         return normalised(self.view_predictor(self.view_projection(pooled_BD)))
 
-    def reset_teacher_(self) -> None:
-        """The teacher becomes this model's image side as it is now."""
-        if self.views:
-            self.companions.copy_("teacher", self._image_side())
-
-    def follow_(self, momentum: float) -> None:
-        """The teacher: an exponential moving average of image tower and projection."""
-        if self.views:
-            self.companions.average_("teacher", self._image_side(), momentum)
+    @torch.no_grad()
+    def clamp_scale_(self, most: float | None = None) -> None:
+        """Keep both temperatures in bounds. Call it after each optimiser step."""
+        self.encoder.clamp_scale_(most)
+        if self.log_class_scale is not None:
+            self.log_class_scale.clamp_(0.0, math.log(self.encoder.max_scale))
 
 
 def _at(tokens_BPD: Tensor, place_BM: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
+from diptych.models.layers.blurred_conv import blur_strided_
 from diptych.models.towers.outputs import Tokens, Tower
 
 
@@ -17,10 +18,11 @@ class TimmTower(Tower):
 
     Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
     The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
-    between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7.
+    between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7. `blur` smooths what strided
+    convolutions see (`layers.blurred_conv`).
     """
 
-    def __init__(self, *, model: str, image_size: int | None = None, head_conv: bool = True) -> None:
+    def __init__(self, *, model: str, image_size: int | None = None, head_conv: bool = True, blur: bool = False) -> None:
         super().__init__()
         if not timm.is_model(model):
             raise UnknownName("timm model", model, timm.list_models(), hint="timm.list_models() lists them")
@@ -36,6 +38,8 @@ class TimmTower(Tower):
                 raise ConfigError(f"{model} has no head convolution to leave out (expected head_conv True, or an EfficientNet)")
             self.width = self.net.num_features = int(self.net.conv_head.in_channels)
             self.net.conv_head, self.net.bn2 = nn.Identity(), nn.Identity()
+        if blur:
+            blur_strided_(self.net)
 
     def forward(self, image_BCHW: Tensor) -> Tokens:
         features = self.net.forward_features(image_BCHW)

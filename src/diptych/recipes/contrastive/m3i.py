@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -18,14 +17,15 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, choose_text, group_ids
 from diptych.data.media.views import View, hidden_patches, patches_in, placed_view
-from diptych.models.pairs.mixed_image_encoder import MixedEncoder, MixedPairs, TeacherView
+from diptych.models.pairs.mixed_image_encoder import ClassScale, MixedEncoder, MixedPairs, TeacherView
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Tower, present
 from diptych.models.towers.towers import image_tower, patches_a_side
 from diptych.objectives.pairs.mutual_information import MutualInformation
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.teachers import TeacherFromStart
+from diptych.recipes._shared.started import dense, dense_names
+from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 
 TEXTS = MutualInformation(symmetric=True)
 VIEWS = MutualInformation()
@@ -76,6 +76,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
     worded     share of the samples whose text is shown, likewise
     momentum   of the teacher at the start; it goes to 1 as a cosine
     tau_view   temperature of the teacher's vectors
+    class_scale   what cosines with classes are multiplied by: the scale of the texts ("shared": one matrix of targets in one softmax),
+               or a learned one of their "own", since 24 classes and 128 texts want different temperatures
     teacher_view  "same": the teacher sees the student's crop, unmixed; "other": another crop and flip, drawn alike
     """
 
@@ -93,6 +95,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
     worded: float = 1.0
     momentum: float = 0.996
     tau_view: float = 0.2
+    class_scale: ClassScale = "shared"
     teacher_view: TeacherView = "same"
 
     image_tower: str = "dense_b16"
@@ -109,6 +112,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             raise ConfigError(f"batch_size is {self.batch_size}: images are mixed in pairs (expected an even number)")
         if self.tau_view <= 0 or max(self.weight_text, self.weight_class, self.weight_view, self.weight_patch) <= 0:
             raise ConfigError("tau_view and at least one weight must be above 0")
+        if self.class_scale not in get_args(ClassScale):
+            raise ConfigError(f"class_scale is {self.class_scale!r} (expected shared | own)")
         if self.teacher_view not in get_args(TeacherView):
             raise ConfigError(f"teacher_view is {self.teacher_view!r} (expected same | other)")
 
@@ -125,7 +130,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
 
     def towers(self) -> tuple[Tower, Tower]:
         text = super().towers()[1]
-        return image_tower(self.image_tower, **{**self.image_options(), "pool": "mean"}), text
+        image = image_tower(self.image_tower, **{**self.image_options(), "pool": "mean"})
+        return self.projected(image, "image"), text
 
     @property
     def views(self) -> bool:
@@ -136,7 +142,15 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         if not isinstance(image, DenseViT):
             raise ConfigError(f"image tower {self.image_tower!r} does not pool by means of patches (expected dense_...)")
         classes = len(self.classes) if self.weight_class else 0
-        return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views, teacher_view=self.teacher_view)
+        kinds: dict[str, Any] = {"class_scale": self.class_scale, "teacher_view": self.teacher_view}
+        return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views, **kinds)
+
+    def started(self, model: Any) -> Self:
+        """The image tower becomes a dense one with the numbers of the weights; what it has beside them is fresh."""
+        return cast(Self, dense(super().started(model), getattr(model, "name", "the weights")))
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return dense_names(tensors)
 
     def hooks(self) -> Sequence[Hook]:
         return [TeacherFromStart()]
@@ -149,7 +163,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         strings = [self._text(draw) for draw in draws]
         views = [placed_view(draw, self.image_size, self.crop, self.flip) for draw in draws]
         image_BCHW = self.preprocess([view.image_HWC for view in views])
-        side = patches_a_side(self.image_tower, self.image_size)
+        side = patches_a_side(self.image_tower, self.image_size, self.image_options().get("patch"))
         if self.mixed and side % 2:
             raise ConfigError(f"{side} x {side} patches cannot be shared equally by two images (expected an even number)")
         hidden_BP, _ = hidden_patches(draws, patches=side**2, share=0.5 if self.mixed else 0.0)
@@ -166,7 +180,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             **self._teachers(draws, views, side),
         )
 
-    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Tensor]:
+    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Any]:
         """Another view of each image, where the teacher sees one."""
         if self.teacher_view == "same" or not self.views:
             return {}
@@ -204,9 +218,9 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             if self.weight_text:
                 known = {"counted_N": batch.worded_B[of], "group_N": self._same(group_N)}
                 terms.setdefault("text", []).append(TEXTS(image_ND, features.text_ND[of], scale=features.scale, **known))
-            if self.weight_class and features.class_KD is not None:
+            if self.weight_class and features.class_KD is not None and features.class_scale is not None:
                 index_N = batch.label_B[of]
-                term = CLASSES(image_ND, index_N, scale=features.scale, set_KD=features.class_KD, counted_N=index_N >= 0)
+                term = CLASSES(image_ND, index_N, scale=features.class_scale, set_KD=features.class_KD, counted_N=index_N >= 0)
                 terms.setdefault("class", []).append(term)
             if self.weight_view and view_ND is not None and features.target_ND is not None:
                 term = VIEWS(view_ND, features.target_ND[of], scale=1 / self.tau_view, group_N=self._same(group_N))
@@ -224,8 +238,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         return {"scale": features.scale.detach(), **known}
 
     def after_update(self, model: MixedEncoder, features: MixedPairs, batch: MixedBatch, progress: float) -> None:
-        super().after_update(model, features, batch, progress)
-        model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
+        model.clamp_scale_(self.max_scale)
+        follow_(model, self.momentum, progress)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -244,7 +258,7 @@ def _shown(sample: Sample, what: str, share: float) -> bool:
     return share >= 1 or keyed_seed(what, sample.uid) < share * 2**63
 
 
-def _mixed(image_BCHW: Tensor, hidden_BP: Tensor, side: int) -> dict[str, Tensor]:
+def _mixed(image_BCHW: Tensor, hidden_BP: Tensor, side: int) -> dict[str, Any]:
     """Rows 2k and 2k + 1 in one another: where the first of them hides a patch, the second shows through, and the other way round."""
     own_BP = ~hidden_BP.clone()
     own_BP[1::2] = ~own_BP[0::2]

@@ -23,7 +23,7 @@ from diptych.recipes._shared.presets import PAPER_CLIP, SMALL_CLIP
 
 
 @dataclass(frozen=True, kw_only=True)
-class MRL(EncoderRecipe[nn.Module, Batch, Scaled]):
+class MRL(PairRecipe[nn.Module, Batch, Scaled]):
     """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147). Baseline: `clip`, its vectors cut short.
 
     A modifier: the losses of the recipe `base` are taken on the first d numbers of every feature, for each d of `dims`, and
@@ -37,9 +37,8 @@ class MRL(EncoderRecipe[nn.Module, Batch, Scaled]):
 
     The paper sums over widths (`reduction="sum"`, in `paper()`); the mean, our default, lets clipping and other terms keep their
     meaning. For two towers the tied form ("efficient": one projection, cut) is the form: a text's prefix is the classifier of the
-    image's prefix. The published classifiers, tied and not, are `models.pairs.nested_classifier`, their loss
-    `objectives.pairs.nested.nested_cross_entropy`. `alip` as base: its gates compare each prefix's agreement with the running means of
-    whole vectors.
+    image's prefix. With class labels, as in most of the paper, it is the recipe `mrl_classes`. `alip` as base: its gates compare each
+    prefix's agreement with the running means of whole vectors.
 
     Bases are the recipes of two towers whose losses need nothing but features of the output space: clip, siglip, align, alip and
     dreamlip. Each of the others says why not in its `no_prefixes`.

@@ -6,8 +6,6 @@ What holds for all rows (template set, fingerprints, counts) travels in the tabl
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diptych.core.errors import RunError
+from diptych.core.files import atomic_file
 
 KEY = b"diptych"
 
@@ -46,18 +45,8 @@ def array(records: pa.Table, name: str) -> npt.NDArray[Any]:
 
 def write_records(path: Path, records: pa.Table) -> None:
     """Parquet, written beside the target and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        pq.write_table(records, name, compression="zstd")
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file:
+        pq.write_table(records, file, compression="zstd")
 
 
 def read_records(path: Path) -> pa.Table:

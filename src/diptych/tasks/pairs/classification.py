@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.errors import DataError, UnknownName
+from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.tasks._scoring import ranks as rk
@@ -29,21 +29,6 @@ SHOWN = [
     ("top_score", pa.list_(pa.float64())),
 ]
 SCHEMA = pa.schema([*CLASSES, *COUNTS, *SHOWN])
-
-
-def label_of(sample: Sample, field: str, language: str = "en") -> str:
-    """The class of a sample: the column of that name or, for "label", its first text whose origin is "label"."""
-    value = sample.extras.get(field)
-    if value is None and field == "label":
-        value = next((text.string for text in sample.positives(language) if text.origin == "label"), None)
-    if value is None or value == "":
-        if sample.extras and field not in sample.extras:
-            if field != "label":
-                raise UnknownName(f"label column (sample {sample.uid})", field, [*sample.extras, "label"])
-            columns = f"label={'|'.join(sample.extras)}"
-            raise DataError(f"sample {sample.uid} has no column and no text 'label'", field=field, expected=columns)
-        raise DataError(f"sample {sample.uid} has no label", field=field, expected="a value in every row, or another `label`")
-    return str(value)
 
 
 def require_classes(names: Sequence[str], field: str) -> None:

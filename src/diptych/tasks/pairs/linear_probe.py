@@ -31,6 +31,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Result
 from diptych.core.sample import Sample
+from diptych.data.labels import label_of
 from diptych.index.embed import image_blocks
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.records import with_facts
@@ -38,7 +39,6 @@ from diptych.tasks.pairs.classification import (
     class_item_values,
     class_list_hash,
     class_records,
-    label_of,
     require_classes,
     score_classes,
 )

@@ -33,12 +33,14 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_seed
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
-from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
+from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import percentiles, resampled_means
+from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
 Floats = npt.NDArray[np.float64]
@@ -83,6 +85,8 @@ class Probe:
     minimum   cases that a kind needs to count in `macro`
     ties      what equal scores are worth: expected (shared) | pessimistic | optimistic | index (the first option wins)
     leave_out kinds that count in no mean; each keeps its own number
+    compare   by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
+              "auto" is "pairs" for models that have such scores
     """
 
     name: ClassVar[str] = "probe"
@@ -94,11 +98,14 @@ class Probe:
     minimum: int = MINIMUM
     ties: rk.Ties = "expected"
     leave_out: tuple[str, ...] = ()
+    compare: Literal["auto", "vectors", "pairs"] = "auto"
     draws: int = 2000
     seed: int = 0
     batch_size: int = 64
 
     def __post_init__(self) -> None:
+        if self.compare not in ("auto", "vectors", "pairs"):
+            raise ConfigError(f"compare is {self.compare!r} (expected auto | vectors | pairs)")
         if self.minimum < 1:
             raise ConfigError(f"minimum is {self.minimum} (expected 1 or more)")
         rk.check_ties(self.ties)
@@ -107,6 +114,7 @@ class Probe:
         """One row a case."""
         cases: list[Case] = []
         vectors: list[npt.NDArray[np.float32]] = []
+        images: list[ImageSource] = []
         unreadable: list[Unreadable] = []
         positives: list[tuple[str, str]] = []
         vacuous = 0
@@ -117,6 +125,7 @@ class Probe:
                 vacuous += dropped
                 cases += found
                 vectors += [vector_D] * len(found)
+                images += images_of([sample]) * len(found)
                 positives += [(sample.group or sample.uid, text.string) for text in sample.positives(self.language)]
         if not cases:
             raise DataError(
@@ -125,13 +134,19 @@ class Probe:
                 expected="texts of origin 'negative', or an extra 'negatives' (world:scenes has them)",
             )
         strings = [option for case in cases for option in case.options]
-        text_ND = embed_texts(model, strings, [case.uid for case in cases for _ in case.options])
-        image_ND = np.repeat(np.stack(vectors), [len(case.options) for case in cases], axis=0)
-        flat_N = np.einsum("nd,nd->n", image_ND.astype(np.float64), text_ND.astype(np.float64)).astype(np.float32)
+        compare = compared_by(model, self.compare)
+        if compare == "pairs":
+            each = zip(images, cases, strict=True)
+            flat_N = np.concatenate([pair_scores(model, [im], case.options, query="image")[0] for im, case in each])
+        else:
+            text_ND = embed_texts(model, strings, [case.uid for case in cases for _ in case.options])
+            image_ND = np.repeat(np.stack(vectors), [len(case.options) for case in cases], axis=0)
+            flat_N = np.einsum("nd,nd->n", image_ND.astype(np.float64), text_ND.astype(np.float64)).astype(np.float32)
         scores = np.split(flat_N.astype(np.float64), np.cumsum([len(case.options) for case in cases])[:-1])
         return with_facts(
             probe_records(cases, scores, {"blind": blind(cases, positives), "bag_of_words": [bag_of_words(c) for c in cases]}),
             options=asdict(self),
+            compare=compare,
             options_equal_to_the_true_one=vacuous,
             texts_truncated=count_truncated(model, strings),
             unreadable=[asdict(u) for u in unreadable],

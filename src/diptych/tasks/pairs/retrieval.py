@@ -29,11 +29,13 @@ import pyarrow.compute as pc
 
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ImageSource
 from diptych.core.result import Metric, Result
 from diptych.core.sample import ORIGINS, Sample
-from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
+from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means, resampled_medians
+from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
 from diptych.tasks._scoring.records import array, facts_of, recorded_ties, with_facts
 
 DIRECTIONS = {"text_to_image": "t2i", "image_to_text": "i2t"}
@@ -47,6 +49,8 @@ class Retrieval:
     origins          only texts of these origins ("label", "caption", "tags", ...); empty takes all but negatives
     texts_per_image  the first so many texts of a sample (5 for COCO and Flickr30k); 0 takes all
     relevant         what answers a query: the same "group" or the same "uid"; "auto" is "group" when groups repeat
+    compare          by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
+                     "auto" is "pairs" for models that have such scores. All of them are held at once, images by texts
     ties             what tied scores are worth: expected | pessimistic | optimistic | index (lower gallery row first)
     """
 
@@ -59,6 +63,7 @@ class Retrieval:
     origins: tuple[str, ...] = ()
     texts_per_image: int = 0
     relevant: Literal["auto", "group", "uid"] = "auto"
+    compare: Literal["auto", "vectors", "pairs"] = "auto"
     ks: tuple[int, ...] = (1, 5, 10)
     ties: rk.Ties = "expected"
     draws: int = 2000
@@ -71,16 +76,24 @@ class Retrieval:
             raise ConfigError(f"origins holds {unknown[0]!r} (expected {' | '.join(ORIGINS)})")
         if self.relevant not in ("auto", "group", "uid"):
             raise ConfigError(f"relevant is {self.relevant!r} (expected auto | group | uid)")
+        if self.compare not in ("auto", "vectors", "pairs"):
+            raise ConfigError(f"compare is {self.compare!r} (expected auto | vectors | pairs)")
         if not self.ks or min(self.ks) < 1:
             raise ConfigError(f"ks is {self.ks} (expected whole numbers from 1)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row a query, texts first."""
         items = _collect(self, model, data)
-        text_ND = embed_texts(model, items.strings, items.text_uids)
         image_key, text_key = items.keys(items.image_answer), items.keys(items.text_answer)
-        t2i = rk.rank(text_ND, rk.cosine(items.image_ND), text_key, image_key)
-        i2t = rk.rank(items.image_ND, rk.cosine(text_ND), image_key, text_key)
+        compare = compared_by(model, self.compare)
+        if compare == "pairs":
+            by_text_NM, by_image_NM = (pair_scores(model, items.images, items.strings, query=who) for who in ("text", "image"))
+            t2i = rk.rank(by_text_NM.T, rk.known, text_key, image_key)
+            i2t = rk.rank(by_image_NM, rk.known, image_key, text_key)
+        else:
+            text_ND = embed_texts(model, items.strings, items.text_uids)
+            t2i = rk.rank(text_ND, rk.cosine(items.image_ND), text_key, image_key)
+            i2t = rk.rank(items.image_ND, rk.cosine(text_ND), image_key, text_key)
         table = pa.concat_tables(
             [
                 _rows("text_to_image", t2i, items.text_uids, items.strings, items.text_groups, items.image_uids),
@@ -91,6 +104,7 @@ class Retrieval:
         return with_facts(
             table.filter(pc.greater(table["relevant"], 0)),
             options=asdict(self),
+            compare=compare,
             relevant=items.relevant,
             images=len(items.image_uids),
             texts=len(items.strings),
@@ -183,6 +197,7 @@ class _Items:
     image_groups: list[str]
     image_answer: list[str]
     image_ND: npt.NDArray[np.float32]
+    images: list[ImageSource]
     text_uids: list[str]
     text_groups: list[str]
     text_answer: list[str]
@@ -247,6 +262,7 @@ def _collect(task: Retrieval, model: Embedder, data: Dataset) -> _Items:
         image_groups=own_group,
         image_answer=answers,
         image_ND=np.concatenate([v for v in vectors if len(v)]),
+        images=images_of(samples),
         text_uids=[uid for uid, _ in chosen.values()],
         text_groups=[group for _, group in chosen.values()],
         text_answer=[answer for answer, _ in chosen],

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from diptych.core.errors import ConfigError, UnknownName
 
-NAMES = ("plain", "one", "symbols", "seven", "eighty")
+NAMES = ("plain", "one", "symbols", "filip", "seven", "eighty")
 """plain    the bare name: data whose texts are names or tags
 one      the sentence for photographs of the first CLIP experiments
 symbols  drawings, icons and emoji
+filip    for photographs, plain and with FILIP's suffix (2111.07783), for `ensemble` mean_scores
 seven    the published selection of seven for photographs, read from open_clip
 eighty   the published eighty for photographs, read from open_clip
 """
@@ -24,6 +25,16 @@ _OWN = {
 }
 
 
+def composed(*, prefixes: Sequence[str] = ("",), description: str = "", suffixes: Sequence[str] = ("",)) -> tuple[str, ...]:
+    """FILIP's form of a prompt (2111.07783), "[prefix] {label}, [category description]. [suffix]", for every prefix and suffix.
+
+    >>> composed(prefixes=("a photo of a",), description="a type of pet", suffixes=("", "I like it."))
+    ('a photo of a {}, a type of pet.', 'a photo of a {}, a type of pet. I like it.')
+    """
+    middle = f"{{}}, {description}." if description else "{}."
+    return tuple(" ".join(part for part in (prefix, middle, suffix) if part) for prefix in prefixes for suffix in suffixes)
+
+
 def templates(which: str | Sequence[str]) -> tuple[str, ...]:
     """The sentences of a named set, or one's own checked: each holds `{}` exactly once.
 
@@ -33,6 +44,8 @@ def templates(which: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(which, str):
         if which in _OWN:
             return _OWN[which]
+        if which == "filip":
+            return composed(prefixes=("a photo of a",), suffixes=("", "I like it."))
         if which in NAMES:
             return _published(which)
         if "{}" not in which:

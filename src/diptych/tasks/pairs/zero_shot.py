@@ -24,16 +24,18 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ImageSource
 from diptych.core.result import Result
 from diptych.core.sample import Sample
-from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
+from diptych.data.labels import label_of
+from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of
 from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.classification import (
     class_item_values,
     class_list_hash,
     class_records,
-    label_of,
     require_classes,
     score_classes,
 )
@@ -49,7 +51,9 @@ class ZeroShot:
     label      the column that holds the class; "label" falls back to the text of origin "label"
     classes    their order and extent; empty takes the distinct labels of the data, sorted
     templates  a set's name (plain | one | symbols | seven | eighty), one sentence, or several, each with one `{}`
-    ensemble   "mean" of normalised embeddings, normalised again; "mean_scores"; "max"
+    ensemble   "mean" of normalised embeddings, normalised again; "mean_scores"; "max". Scores of pairs have no "mean"
+    compare    by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
+               "auto" is "pairs" for models that have such scores
     """
 
     name: ClassVar[str] = "zero_shot"
@@ -62,6 +66,7 @@ class ZeroShot:
     classes: tuple[str, ...] = ()
     templates: str | tuple[str, ...] = "plain"
     ensemble: Ensemble = "mean"
+    compare: Literal["auto", "vectors", "pairs"] = "auto"
     ties: rk.Ties = "expected"
     draws: int = 2000
     seed: int = 0
@@ -72,6 +77,8 @@ class ZeroShot:
         templates(self.templates)
         if self.ensemble not in ("mean", "mean_scores", "max"):
             raise ConfigError(f"ensemble is {self.ensemble!r} (expected mean | mean_scores | max)")
+        if self.compare not in ("auto", "vectors", "pairs"):
+            raise ConfigError(f"compare is {self.compare!r} (expected auto | vectors | pairs)")
         if len(set(self.classes)) < len(self.classes):
             raise ConfigError("classes holds one name twice (expected distinct labels)")
 
@@ -89,16 +96,20 @@ class ZeroShot:
         labels = [label_of(sample, self.label, self.language) for sample in samples]
         names = self._classes(labels)
         sentences = templates(self.templates)
-        sentence_KTD = self.embed_classes(model, names)
         code = {label: k for k, label in enumerate(names)}
         label_N = np.array([code[label] for label in labels], np.int64)
-        image_ND = np.concatenate([v for v in vectors if len(v)])
-        score = scorer(sentence_KTD, self.ensemble)
-        found = rk.rank(image_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
+        compare = compared_by(model, self.compare)
+        if compare == "pairs":
+            found = rk.rank(self.pair_scores(model, images_of(samples), names), rk.known, label_N, np.arange(len(names)))
+        else:
+            image_ND = np.concatenate([v for v in vectors if len(v)])
+            score = scorer(self.embed_classes(model, names), self.ensemble)
+            found = rk.rank(image_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
         spelled = [spell(name) for name in names]
         return with_facts(
             class_records(samples, labels, found, names),
             options=asdict(self),
+            compare=compare,
             templates=list(sentences),
             classes=len(names),
             class_list=class_list_hash(names),
@@ -127,6 +138,16 @@ class ZeroShot:
         filled = [fill(sentence, spell(name)) for name in names for sentence in sentences]
         flat = embed_texts(model, filled, [f"class {name}" for name in names for _ in sentences])
         return flat.reshape(len(names), len(sentences), -1)
+
+    def pair_scores(self, model: Any, images: Sequence[ImageSource], names: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[N, K] of a model that scores pairs: over the templates of each class, the mean of the scores or the best."""
+        sentences = templates(self.templates)
+        if self.ensemble == "mean" and len(sentences) > 1:
+            raise ConfigError("scores of pairs have no mean embedding (expected ensemble mean_scores | max, or one template)")
+        filled = [fill(sentence, spell(name)) for name in names for sentence in sentences]
+        score_NKT = pair_scores(model, images, filled, query="image").reshape(len(images), len(names), -1)
+        score_NK: npt.NDArray[np.float32] = score_NKT.max(axis=2) if self.ensemble == "max" else score_NKT.mean(axis=2)
+        return score_NK
 
     def _classes(self, labels: Sequence[str]) -> list[str]:
         names = list(self.classes) or sorted(set(labels))

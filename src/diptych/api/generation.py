@@ -1,0 +1,85 @@
+"""Words about pictures: captions and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from diptych.api.models import load
+from diptych.core.contracts import Generator, Ranker
+from diptych.core.errors import ConfigError
+from diptych.core.image import as_image
+
+Compared = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a model chose among given answers.
+
+    text    the answer with the least cost
+    shares  of each answer: softmax of minus its cost, which adds up to 1 over those that were given and says nothing of others
+    nats    the cost of each: its negative log-likelihood, a token or in all
+    """
+
+    text: str
+    shares: dict[str, float]
+    nats: dict[str, float]
+
+
+def caption(model: Any, images: Any, *, prompt: str = "", max_tokens: int = 64, **options: Any) -> Any:
+    """What a model writes about images: a string for one, a list for several.
+
+    model    one that writes (the run of a recipe such as limber, "hf:FOLDER" of LLaVA, BLIP-2 and the like), or where to load one from
+    images   a path, encoded bytes, uint8 [H, W, 3] pixels or an `ImageSource`; or a list of them
+    prompt   what is asked; "" asks for what the model's own template asks for
+    options  of transformers' `generate`, where the model is one of it: num_beams, repetition_penalty, ...
+    """
+    made = _capable(
+        model, Generator, "writes no text (expected a model that is a Generator: the run of limber, or hf:FOLDER of LLaVA)"
+    )
+    several = isinstance(images, list | tuple)
+    sources = [as_image(image) for image in (images if several else [images])]
+    texts = made.generate(sources, [prompt] * len(sources), max_tokens=max_tokens, **options)
+    return texts if several else texts[0]
+
+
+def ask(
+    model: Any, image: Any, question: str, *, choices: Sequence[str] = (), compared: Compared = "mean", max_tokens: int = 32
+) -> str | Choice:
+    """An answer about an image, in the model's own words, or the best of given `choices` by likelihood.
+
+    compared  "mean": nats a token, so that long answers have no handicap; "sum": of the whole answer
+    """
+    if not question.strip():
+        raise ConfigError("the question is empty (expected words, or use caption)")
+    if not choices:
+        answer: str = caption(model, image, prompt=question, max_tokens=max_tokens)
+        return answer
+    if len(set(choices)) < len(choices):
+        twice = next(choice for choice in choices if list(choices).count(choice) > 1)
+        raise ConfigError(f"the choice {twice!r} is there twice (expected different ones)")
+    if len(choices) < 2:
+        raise ConfigError(f"there is one choice, {choices[0]!r} (expected two or more)")
+    if compared not in ("mean", "sum"):
+        raise ConfigError(f"compared is {compared!r} (expected mean | sum)")
+    made = _capable(model, Ranker, "cannot rank answers (expected the run of limber, or hf:FOLDER of LLaVA, BLIP-2 and the like)")
+    (found_C2,) = made.answer_nll([as_image(image)], [question], [list(choices)])
+    nats_C = found_C2[:, 0] / found_C2[:, 1] if compared == "mean" else found_C2[:, 0]
+    share_C = np.exp(nats_C.min() - nats_C)
+    share_C /= share_C.sum()
+    best = int(np.argmin(nats_C))
+    return Choice(
+        choices[best], dict(zip(choices, share_C.tolist(), strict=True)), dict(zip(choices, nats_C.tolist(), strict=True))
+    )
+
+
+def _capable(model: Any, capability: type, lacks: str) -> Any:
+    made = load(model) if isinstance(model, str | Path) else model
+    if not isinstance(made, capability):
+        raise ConfigError(f"{getattr(made, 'name', model)} {lacks}")
+    return made

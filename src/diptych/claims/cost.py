@@ -1,0 +1,62 @@
+"""What a verdict will cost, before anybody pays: every arm for a small share of its steps, the rest by arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.claims.cell import Cell, run_cell
+from diptych.claims.claim import Arm, Claim
+from diptych.claims.engine import folder_of
+from diptych.claims.sweep import TUNING_SHARE
+
+SHARE = 0.04
+"""Of the steps of an arm, that are tried: sixteen of 400."""
+TRIED_ON = 0
+"""The seed: one that is for tuning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Processor seconds of one full cell: fixed (rows, towers, scores), and those of all its steps."""
+
+    fixed: float
+    steps: float
+
+    def at(self, share: float) -> float:
+        return self.fixed + share * self.steps
+
+
+def priced(arm: Arm, folder: Path) -> Price:
+    """Runs an arm for `SHARE` of its steps. Rows that other arms read too may be at hand already, which makes it look cheaper."""
+    done = run_cell(Cell(arm.name, TRIED_ON, folder, rate=min(arm.rates, default=None), share=SHARE), arm.run)
+    return price_of(done.cost)
+
+
+def price_of(cost: dict[str, float]) -> Price:
+    """From what a cell of `SHARE` of the steps took. Steps are timed by the clock, and scaled by how much of it the processor had."""
+    cpu, wall, train = (cost[name] for name in ("cpu_seconds", "wall_seconds", "train_seconds"))
+    stepping = min(cpu, train * cpu / wall) if wall > 0 and math.isfinite(train) else 0.0
+    return Price(cpu - stepping, stepping / SHARE)
+
+
+def seconds(claim: Claim, prices: dict[str, Price]) -> float:
+    """Processor seconds of sweep, arms and controls; prices by the names of the arms."""
+    swept = sum(len(arm.rates) * len(claim.tuning_seeds) * prices[arm.name].at(TUNING_SHARE) for arm in claim.arms)
+    return swept + claim.seeds * sum(prices[arm.name].at(1.0) for arm in claim.every_arm)
+
+
+def estimated(claims: Sequence[Claim], folder: Path, on_claim: Callable[[Claim, float], None]) -> dict[str, float]:
+    """Claim -> processor seconds when it runs alone. An arm that stands in several claims is tried once."""
+    known: dict[Path, Price] = {}
+    found: dict[str, float] = {}
+    for claim in claims:
+        for arm in claim.every_arm:
+            place = folder_of(folder, arm)
+            if place not in known:
+                known[place] = priced(arm, place)
+        found[claim.key] = seconds(claim, {arm.name: known[folder_of(folder, arm)] for arm in claim.every_arm})
+        on_claim(claim, found[claim.key])
+    return found

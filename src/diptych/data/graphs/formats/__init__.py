@@ -1,0 +1,1 @@
+"""Scene graphs as published data sets write them."""

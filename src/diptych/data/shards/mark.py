@@ -1,0 +1,100 @@
+"""What says that a folder is whole: the file that a build writes last. Until then another one says what is being built there.
+
+A killed build leaves shards that look like any tars, and a part of a data set is the worst kind of a data set: nothing fails. So every
+reader asks `refuse_unfinished` first, also for tars that are named one by one.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diptych.core.errors import DataError
+from diptych.core.files import write_json
+from diptych.core.json_text import read_object
+
+FORMAT = 1
+MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
+PART = ".part.parquet"
+DOWNLOAD, CURATION = "links.json", "curation.json"
+FIELDS: dict[str, type] = {"name": str, "fingerprint": str, "tables": list, "count": int, "shards": int}
+
+
+def is_built(path: Path) -> bool:
+    return (path / MARK).is_file()
+
+
+def read_mark(folder: Path) -> dict[str, Any]:
+    """The content of the mark, its fields of the right kinds. Raises DataError: no mark, unfinished, another format, damaged."""
+    path = folder / MARK
+    if not path.is_file():
+        refuse_unfinished(folder)
+        raise DataError(f"has no {MARK}", file=folder, expected="a folder made by `diptych data build`")
+    mark = _object(path)
+    if mark.get("format") != FORMAT:
+        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format {FORMAT}; build it again")
+    for field, kind in FIELDS.items():
+        value = mark.get(field)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise DataError(f"is {value!r:.60}", file=path, field=field, expected=f"a {kind.__name__}; build it again")
+    return mark
+
+
+def begin(folder: Path, config: Mapping[str, Any], command: str) -> None:
+    """Say what is being built in a folder, and by which command."""
+    write_json(folder / UNFINISHED, {"config": dict(config), "command": command})
+
+
+def is_begun(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether an interrupted build of just this lies there."""
+    path = folder / UNFINISHED
+    return path.is_file() and _object(path).get("config") == dict(config)
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raise DataError, with the command that goes on, where a build or a download did not come to its end."""
+    if is_built(folder):
+        return
+    unfinished = folder / UNFINISHED
+    if unfinished.is_file() or any((folder / SHARDS).glob(f".*{PART}")):
+        command = _object(unfinished).get("command") if unfinished.is_file() else ""
+        done = len(list((folder / SHARDS).glob(f".*{PART}")))
+        again = f"`{command}` to go on" if command else "the same build, run again to its end"
+        raise DataError(f"holds an unfinished build ({done} shards are done)", file=folder, expected=again)
+    if (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir():
+        raise DataError(f"holds a data set whose {MARK} is gone", file=folder, expected="a whole copy, or the build again")
+    if not (folder / CURATION).is_file() and any((folder / "tables").glob("step_*.parquet")):
+        raise DataError(
+            "holds steps of a curation that did not end", file=folder, expected="the same `diptych curate`, run again to its end"
+        )
+    if (folder / DOWNLOAD).is_file():
+        shards = _object(folder / DOWNLOAD).get("shards")
+        done = sum((folder / f"{number:05d}.parquet").is_file() for number in range(shards)) if isinstance(shards, int) else 0
+        if isinstance(shards, int) and done < shards:
+            raise DataError(
+                f"holds {done:,} of {shards:,} shards of a download",
+                file=folder,
+                expected="the same `diptych data download`, run again to its end",
+            )
+
+
+def refuse_unfinished_tar(tar: Path) -> None:
+    """The same for a tar that is named by itself: it may lie in the shards of a folder that is not whole."""
+    refuse_unfinished(tar.parent)
+    if tar.parent.name == SHARDS:
+        refuse_unfinished(tar.parent.parent)
+
+
+def words_of(*words: str) -> str:
+    """A command line that can be typed again."""
+    return shlex.join(words)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object of ours."""
+    try:
+        return read_object(path)
+    except ValueError as error:
+        raise DataError(str(error), file=path, expected="what the build wrote") from error

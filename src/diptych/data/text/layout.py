@@ -1,0 +1,141 @@
+"""Prompts and answers of a language model as rows of ids, with places for what a picture becomes.
+
+A row is pieces in order: words, places that the tokens of a picture take, and the answer that the model is to write. What
+implementations get wrong, and what holds here:
+
+- The start mark comes once, before everything else, also before a picture; pieces in between have no special tokens of their own.
+- The loss counts the tokens of an answer and the end mark behind it, nothing else. Padding is known by place and never by its id, which
+  in many vocabularies is the end mark's: a model that is never asked for the end mark never learns to stop.
+- Rows are padded on the right to train and on the left to write, and the mask says where.
+
+Letters: B batch, L places of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.rows import Rows
+from diptych.data.load.batch import TensorBatch
+
+Side = Literal["right", "left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A piece of text. answer  the model is to write it, and the end mark behind it where `ends`"""
+
+    text: str
+    answer: bool = False
+    ends: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """As many places as a picture has tokens."""
+
+    count: int
+
+
+Piece = Words | Slots
+
+
+class Vocabulary(Protocol):
+    """What a language model reads.
+
+    start_ids  before every row, as the model's own tokenizer puts them; often none
+    end_id     behind an answer
+    pad_id     fills rows up
+    """
+
+    @property
+    def start_ids(self) -> Sequence[int]: ...
+    @property
+    def end_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    def pieces(self, text: str) -> list[int]:
+        """The ids of a text without special tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layout(TensorBatch):
+    """Rows for a language model.
+
+    id_BL      int64; `pad_id` on padding and on the places of pictures
+    slot_BL    True where a token of a picture stands
+    mask_BL    True where anything stands
+    answer_BL  True on what the loss counts
+    truncated  how many answers were longer than the row and were cut
+    """
+
+    id_BL: Rows[Tensor]
+    slot_BL: Rows[Tensor]
+    mask_BL: Rows[Tensor]
+    answer_BL: Rows[Tensor]
+    truncated: int = 0
+
+    def positions(self) -> Tensor:
+        """The number of each place among those that count, from 0; 0 on padding to the left of them. [B, L]"""
+        return (self.mask_BL.long().cumsum(1) - 1).clamp_min(0)
+
+
+def lay_out(
+    rows: Sequence[Iterable[Piece]], vocabulary: Vocabulary, *, length: int = 0, side: Side = "right", names: Sequence[str] = ()
+) -> Layout:
+    """Rows of ids, as wide as the longest.
+
+    length  places of a row at most; an answer that is longer is cut, the end mark with it; 0 for no limit
+    side    where padding goes: "right" to train, "left" to write
+    names   what to call a row in an error, its uid for example
+
+    Raises DataError where what stands before an answer does not fit: a prompt is never cut in silence.
+    """
+    if length < 0:
+        raise ConfigError(f"length is {length} (expected 0 for no limit, or a number of places)")
+    laid = [_row(list(row), vocabulary, length, names[number] if names else f"row {number}") for number, row in enumerate(rows)]
+    width = max((len(ids) for ids, *_ in laid), default=0)
+    shape = (len(laid), width)
+    id_BL = torch.full(shape, vocabulary.pad_id, dtype=torch.int64)
+    slot_BL, mask_BL, answer_BL = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
+    for number, (ids, slots, answers, _) in enumerate(laid):
+        places = slice(len(ids)) if side == "right" else slice(width - len(ids), None)
+        id_BL[number, places] = torch.tensor(ids, dtype=torch.int64)
+        slot_BL[number, places] = torch.tensor(slots, dtype=torch.bool)
+        answer_BL[number, places] = torch.tensor(answers, dtype=torch.bool)
+        mask_BL[number, places] = True
+    return Layout(id_BL, slot_BL, mask_BL, answer_BL, sum(cut for *_, cut in laid))
+
+
+def _row(
+    pieces: Sequence[Piece], vocabulary: Vocabulary, length: int, name: str
+) -> tuple[list[int], list[bool], list[bool], bool]:
+    ids, slots, answers = list(vocabulary.start_ids), [False] * len(vocabulary.start_ids), [False] * len(vocabulary.start_ids)
+    fixed = len(ids)  # places up to the end of the last piece that is no answer
+    for piece in pieces:
+        if isinstance(piece, Slots):
+            found, is_slot, is_answer = [vocabulary.pad_id] * piece.count, True, False
+        else:
+            found = vocabulary.pieces(piece.text)
+            found = [*found, vocabulary.end_id] if piece.answer and piece.ends else found
+            is_slot, is_answer = False, piece.answer
+        ids += found
+        slots += [is_slot] * len(found)
+        answers += [is_answer] * len(found)
+        fixed = fixed if is_answer else len(ids)
+    if answers[:1] == [True]:
+        raise DataError(f"{name}: nothing stands before the answer", expected="a start mark, a picture or a prompt")
+    if length and fixed + any(answers) > length:
+        raise DataError(
+            f"{name}: the prompt takes {fixed} of {length} places, with those of its pictures",
+            expected="a shorter prompt, or more places",
+        )
+    cut = bool(length) and len(ids) > length
+    return (ids[:length], slots[:length], answers[:length], True) if cut else (ids, slots, answers, False)

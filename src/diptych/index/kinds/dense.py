@@ -1,0 +1,109 @@
+"""One vector an item, in the space that images and texts share: approximate search by a graph (HNSW) where the pool is large.
+
+Cosine is the only measure: all rows are unit-norm. Letters: N items, Q queries, D width.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diptych.core.contracts import Embedder, Unit
+from diptych.core.errors import ConfigError, RunError, ShapeError
+from diptych.core.sample import Sample
+from diptych.index.base import Index
+from diptych.index.embed import checked, embed_texts, images_of
+from diptych.index.facts import Info
+from diptych.index.items import What, point_id
+from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Part, SearchPlan
+from diptych.index.ranking import Ranking
+from diptych.index.store import Ask, Dense, Space, Terms, Vector, Vectors
+from diptych.index.vectors import combine
+
+__all__ = ["DenseIndex", "Info", "point_id"]
+
+EFFORT = 128  # candidates that a walk over the graph keeps, unless more are asked for
+
+
+class DenseIndex(Index):
+    """Searches by text, by image, by vectors, by uid, and by sums and differences of them."""
+
+    kind: ClassVar[str] = "dense"
+    modes: ClassVar[tuple[Mode, ...]] = ("exact",)
+    combines: ClassVar[bool] = True
+
+    @classmethod
+    def check_model(cls, model: Any, what: What) -> None:
+        if not isinstance(model, Embedder):
+            raise ConfigError(
+                f"an index of kind '{cls.kind}' needs a model that embeds images and texts; '{model.name}' does not"
+            )
+
+    def spaces(self) -> list[Space]:
+        return [Dense("", self._facts.width(""))]
+
+    def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
+        rows_ND = self._ready().embed_images(images_of(samples), batch_size=self._batch_size)
+        return self.layers(checked(rows_ND, [sample.uid for sample in samples], "image"))
+
+    def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
+        return self.layers(embed_texts(self._ready(), strings, uids))
+
+    def layers(self, rows_ND: Unit) -> Sequence[Vectors]:
+        """What is stored of each embedding, by space."""
+        return [{"": row_D} for row_D in rows_ND]
+
+    # ------------------------------------------------------------ searching
+
+    def takes_vectors(self, plan: SearchPlan) -> bool:
+        return True
+
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """By the one part, or by the sum of all, each `weight` times."""
+        vectors, examples = [], list[uuid.UUID]()
+        for part in plan.parts:
+            row_D, ids = self._vector_of(part)
+            vectors.append((row_D, part.weight))
+            examples += ids
+        query_D = combine(vectors) if plan.only is None or examples else vectors[0][0]
+
+        def asks(limit: int) -> list[Ask]:
+            return [self.ask(query_D, limit, exact=plan.exact, effort=plan.effort)]
+
+        return Ranking(asks, without=tuple(examples))
+
+    def ask(self, query_D: Unit, limit: int, *, exact: bool = False, effort: int = 0) -> Ask:
+        """How the engine is asked for the nearest items. effort: candidates that a walk over the graph keeps (128)."""
+        return Ask("", query_D, limit, exact=exact, effort=effort or EFFORT)
+
+    def checked_vectors(self, query_QD: Unit) -> Unit:
+        query_QD = np.asarray(query_QD, np.float32)
+        dim = self._facts.width("")
+        if query_QD.ndim != 2 or query_QD.shape[1] != dim:
+            raise ShapeError(f"queries are {list(query_QD.shape)} (expected [Q, {dim}])")
+        return checked(query_QD, [f"number {row}" for row in range(len(query_QD))], "query")
+
+    # ------------------------------------------------------------ inside
+
+    def _vector_of(self, part: Part) -> tuple[Unit, list[uuid.UUID]]:
+        """What a part stands for, [D], and the items that it names."""
+        match part:
+            case ByText(string):
+                return self.checked_vectors(self._ready().embed_texts([string]))[0], []
+            case ByImage(image):
+                return self.checked_vectors(self._ready().embed_images([image]))[0], []
+            case ByVector(row_D):
+                return self.checked_vectors(row_D[None])[0], []
+            case ByExamples(uids):
+                items = [item for uid in uids for item in self._collection.items_of(uid, ("",))]
+                return combine([(_row(item.vectors[""]), 1.0) for item in items]), [item.id for item in items]
+        raise self._cannot_take(part)
+
+
+def _row(vector: Vector) -> Unit:
+    if isinstance(vector, Terms):
+        raise RunError("the engine gave a sparse vector where a dense one was stored: build the index again")
+    return vector

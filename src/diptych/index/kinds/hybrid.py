@@ -1,0 +1,114 @@
+"""Dense and lexical search over the same items, fused by a named rule: directions find what is meant, words what is said.
+
+A text asks both; a picture asks the dense half, and the lexical one too where the model is lexical.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from diptych.core.contracts import Dataset, LexicalEmbedder
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.sample import Sample
+from diptych.index.exact import Hit
+from diptych.index.filters import Where
+from diptych.index.fusion import RULES, fuse
+from diptych.index.items import What
+from diptych.index.kinds.dense import EFFORT, DenseIndex
+from diptych.index.kinds.lexical import WORDS, Lexicon, lexical_settings
+from diptych.index.lexicon import Vocabulary, Words
+from diptych.index.plan import ByImage, ByText, Mode, SearchPlan
+from diptych.index.ranking import Ranking
+from diptych.index.store import Ask, Scored, Space, Sparse, Vectors
+
+
+class HybridIndex(DenseIndex):
+    """Options of `build`:
+
+    fusion   "rrf" (reciprocal rank) or "weighted" (scores at 0..1)
+    lexical  weight of the lexical ranking, 0..1; the dense one has the rest
+    depth    how much of each ranking is fused; more when k asks for more
+
+    A model that is lexical itself gives the words; otherwise they are those of the texts, weighted as BM25 does.
+    """
+
+    kind: ClassVar[str] = "hybrid"
+    read_once: ClassVar[tuple[str, ...]] = ("_lexicon",)
+    modes: ClassVar[tuple[Mode, ...]] = ("dense", "lexical")
+
+    @classmethod
+    def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
+        own = {"fusion": options.pop("fusion", "rrf"), "lexical": options.pop("lexical", 0.5), "depth": options.pop("depth", 100)}
+        super().settings(model, pool, what, **options)
+        if own["fusion"] not in RULES:
+            raise UnknownName("fusion rule", str(own["fusion"]), RULES)
+        if not 0 <= own["lexical"] <= 1 or own["depth"] < 1:
+            raise ConfigError(f"lexical is {own['lexical']} and depth is {own['depth']} (expected 0..1, and 1 or more)")
+        return own | lexical_settings(_lexical(model), pool, what)
+
+    def spaces(self) -> list[Space]:
+        return [*super().spaces(), Sparse(WORDS, idf="mean_length" in self._facts.options)]
+
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        return Lexicon(_lexical(self._ready()), Vocabulary(self.folder), self._facts.options)
+
+    def vocabulary_terms(self) -> list[str]:
+        return Vocabulary(self.folder).terms()
+
+    def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
+        dense = super().encode_samples(samples)
+        return [{**a, **b} for a, b in zip(dense, self._lexicon.of_samples(samples), strict=True)]
+
+    def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
+        dense = super().encode_texts(strings, uids)
+        return [{**a, **b} for a, b in zip(dense, self._lexicon.of_texts(strings, uids), strict=True)]
+
+    def takes_vectors(self, plan: SearchPlan) -> bool:
+        return not self._asks_both(plan) and plan.half != "lexical"
+
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """A text or a picture alone asks both halves; sums, examples and vectors the dense one."""
+        if plan.half == "lexical":
+            return self._lexical_ranking(plan)
+        return self._fused(plan) if self._asks_both(plan) else super().ranking(plan)
+
+    def search_words(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
+        """By the words of a text alone; the dense half is `search_text(..., half="dense")`."""
+        return self.search_text(text, k, where=where, distinct=distinct, half="lexical")
+
+    def _asks_both(self, plan: SearchPlan) -> bool:
+        if plan.half:
+            return False
+        reads_pictures = not isinstance(self._lexicon.model, Words)
+        return isinstance(plan.only, ByText) or (isinstance(plan.only, ByImage) and reads_pictures)
+
+    def _lexical_ranking(self, plan: SearchPlan) -> Ranking:
+        terms = self._lexicon.query(plan.parts[0])
+        return Ranking(lambda limit: [Ask(WORDS, terms, limit)] if len(terms.indices) else [])
+
+    def _fused(self, plan: SearchPlan) -> Ranking:
+        query_D, _ = self._vector_of(plan.parts[0])
+        terms = self._lexicon.query(plan.parts[0])
+
+        def asks(limit: int) -> list[Ask]:
+            depth = max(limit, self._facts.options["depth"])
+            words = [Ask(WORDS, terms, depth)] if len(terms.indices) else []
+            return [self.ask(query_D, depth, effort=max(EFFORT, depth)), *words]
+
+        return Ranking(asks, merge=self._fuse)
+
+    def _fuse(self, rankings: Sequence[Sequence[Scored]]) -> list[Scored]:
+        share = self._facts.options["lexical"]
+        named = [[(item.id, item.score) for item in ranking] for ranking in rankings]
+        found: dict[uuid.UUID, Scored] = {item.id: item for ranking in rankings for item in ranking}
+        fused = fuse(self._facts.options["fusion"], named, (1 - share, share)[: len(named)])
+        return [replace(found[key], score=score) for key, score in fused.items()]
+
+
+def _lexical(model: Any) -> Any:
+    return model if isinstance(model, LexicalEmbedder) else Words()

@@ -1,0 +1,168 @@
+"""Words instead of directions: every item is a sparse vector over a vocabulary, behind an inverted index.
+
+With a lexical model (LexLIP, 2023: images and texts as weights over words) the score is the cosine of the two sparse vectors. With
+`Words` in the model's place, the texts of a pool are searched by BM25, and pictures are found by what is written about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+
+from diptych.core.contracts import Dataset, LexicalEmbedder
+from diptych.core.errors import ConfigError
+from diptych.core.sample import Sample
+from diptych.index.base import Index
+from diptych.index.embed import images_of
+from diptych.index.exact import Hit
+from diptych.index.items import What
+from diptych.index.lexicon import Vocabulary, Words, heaviest, unit_weights, words_of
+from diptych.index.plan import ByExamples, ByImage, ByTerms, ByText, Options, Part, SearchPlan
+from diptych.index.ranking import Ranking
+from diptych.index.store import Ask, Item, Space, Sparse, Terms, Vectors
+
+WORDS = "words"  # the space
+
+
+class LexicalIndex(Index):
+    """Searches by words. Options of `build`, which buy speed with lexical models, whose texts and pictures have dozens of terms:
+
+    query_terms  how many of the heaviest terms of a query are looked up; 0 all
+    item_terms   how many of the heaviest terms of an item are stored; 0 all. They keep the weights that they have at norm 1 over all terms,
+                 so that a score is a part of the exact cosine. BM25 has no use for it and refuses it
+    """
+
+    kind: ClassVar[str] = "lexical"
+    read_once: ClassVar[tuple[str, ...]] = ("_lexicon",)
+    compare: ClassVar[str] = WORDS
+
+    @classmethod
+    def check_model(cls, model: Any, what: What) -> None:
+        if not isinstance(model, Words | LexicalEmbedder):
+            raise ConfigError(
+                f"an index of kind '{cls.kind}' needs a lexical model or 'words' (BM25 over the texts); '{model.name}' is neither"
+            )
+
+    @classmethod
+    def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
+        limits = {name: options.pop(name, 0) for name in ("query_terms", "item_terms")}
+        super().settings(model, pool, what, **options)
+        for name, most in limits.items():
+            if most < 0:
+                raise ConfigError(f"{name} is {most} (expected 0 for all, or how many)")
+        if limits["item_terms"] and isinstance(model, Words):
+            raise ConfigError(
+                "item_terms cuts the words of a lexical model; with 'words' every word of a text is its own (expected 0)"
+            )
+        if not limits["item_terms"]:  # as indexes of earlier versions, which go on where they were
+            del limits["item_terms"]
+        return {**limits, **lexical_settings(model, pool, what)}
+
+    def needs_image(self) -> bool:
+        """`Words` read what is written about a picture, not the picture."""
+        return not isinstance(self._model, Words)
+
+    def spaces(self) -> list[Space]:
+        return [Sparse(WORDS, idf="mean_length" in self._facts.options)]
+
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        return Lexicon(self._ready(), Vocabulary(self.folder), self._facts.options)
+
+    def vocabulary_terms(self) -> list[str]:
+        return Vocabulary(self.folder).terms()
+
+    def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
+        return self._lexicon.of_samples(samples)
+
+    def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
+        return self._lexicon.of_texts(strings, uids)
+
+    def ranking(self, plan: SearchPlan) -> Ranking:
+        """Items without any of the terms are not found, so there may be fewer than k."""
+        part = plan.parts[0]
+        items: list[Item] = []
+        if isinstance(part, ByExamples):
+            items = self._collection.items_of(part.uids[0], (WORDS,))
+            terms: Any = items[0].vectors[WORDS]
+        elif isinstance(part, ByText | ByImage | ByTerms):
+            terms = self._lexicon.query(part, most=self._facts.options["query_terms"])
+        else:
+            raise self._cannot_take(part)
+        return Ranking(
+            lambda limit: [Ask(WORDS, terms, limit)] if len(terms.indices) else [], without=tuple(item.id for item in items)
+        )
+
+    def search_terms(self, weights: Mapping[str, float], k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+        """By weighted terms."""
+        return self.answer(SearchPlan((ByTerms(weights),), k, **options))
+
+
+class Lexicon:
+    """A lexical model or `Words`, and the vocabulary of one index: from samples and texts to sparse vectors."""
+
+    def __init__(self, model: Any, vocabulary: Vocabulary, options: Mapping[str, Any]) -> None:
+        self.model, self.vocabulary, self._options = model, vocabulary, options
+
+    def of_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
+        """Of the pictures, or with `Words` of all texts of a sample together."""
+        if isinstance(self.model, Words):
+            return self._stored(self._documents([all_texts(sample) for sample in samples]))
+        found = self.model.lexicalise_images(images_of(samples))
+        return self._stored([self._kept(w, f"the image of {s.uid}") for w, s in zip(found, samples, strict=True)])
+
+    def of_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
+        if isinstance(self.model, Words):
+            return self._stored(self._documents(strings))
+        found = self.model.lexicalise_texts(list(strings))
+        return self._stored([self._kept(w, f"a text of {uid}") for w, uid in zip(found, uids, strict=True)])
+
+    def query(self, part: Part, most: int = 0) -> Terms:
+        """The terms that a part asks for, by number. most: only so many of the heaviest; 0 for all."""
+        return self.vocabulary.encode(heaviest(self._weights(part), most))
+
+    def _weights(self, part: Part) -> Mapping[str, float]:
+        match part:
+            case ByText(string) if isinstance(self.model, Words):
+                return self.model.query(string)
+            case ByText(string):
+                return unit_weights(self.model.lexicalise_texts([string])[0], "the query")
+            case ByImage() if isinstance(self.model, Words):
+                raise ConfigError("an index of words reads texts only: search with words, or build it with a lexical model")
+            case ByImage(image):
+                return unit_weights(self.model.lexicalise_images([image])[0], "the query")
+            case ByTerms(terms):
+                return terms
+        raise ConfigError(f"words are read in texts and pictures, not in {part.noun}")
+
+    def _kept(self, weights: Mapping[str, float], name: str) -> dict[str, float]:
+        """What an item is stored with."""
+        return heaviest(unit_weights(weights, name), self._options.get("item_terms", 0))
+
+    def _documents(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        return self.model.documents(texts, self._options["mean_length"])  # type: ignore[no-any-return]
+
+    def _stored(self, weights: Sequence[Mapping[str, float]]) -> Sequence[Vectors]:
+        """New terms get their numbers first, so that whatever is stored can be read. An item without any term is left out."""
+        self.vocabulary.learn(term for row in weights for term in row)
+        return [{WORDS: self.vocabulary.encode(row)} if row else {} for row in weights]
+
+
+def lexical_settings(model: Any, pool: Dataset, what: What) -> dict[str, Any]:
+    """The mean length that BM25 needs, measured once when an index is built."""
+    if not isinstance(model, Words):
+        return {}
+    texts: list[str] = []
+    for row in range(len(pool)):
+        sample = pool[row]
+        texts += [all_texts(sample)] if what == "images" else [text.string for text in sample.positives()]
+    lengths = [count for text in texts if (count := len(words_of(text)))]
+    return {"mean_length": float(np.mean(lengths)) if lengths else 1.0}
+
+
+def all_texts(sample: Sample) -> str:
+    """All texts that describe a sample."""
+    return "\n".join(text.string for text in sample.positives())

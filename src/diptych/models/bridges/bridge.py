@@ -1,0 +1,124 @@
+"""An image encoder, a connector and a language model: the picture becomes words that the model reads before it writes.
+
+    features [B, P, F] -> connector -> picture [B, K, D] -> spliced among the words -> language model -> the answer
+
+Letters: B batch, C channel, H W, P patches, F features, K tokens of a picture, D width of the language model, L places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import UnknownName
+from diptych.core.rows import Rows
+from diptych.data.text.layout import Layout
+from diptych.models.bridges.answers import answer_nll
+from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.bridges.splice import norm_ratio, splice
+from diptych.models.towers.outputs import Tower
+
+PARTS = ("encoder", "connector", "language")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How well each row's answer would be written.
+
+    nll_B    negative log-likelihood, nats, summed over the tokens of the answer
+    count_B  how many those are
+    hit_B    how many of them the model finds likeliest
+    ratio    [1], norm of a picture's token over that of a word (`norm_ratio`); 0 without pictures
+    """
+
+    nll_B: Rows[Tensor]
+    count_B: Rows[Tensor]
+    hit_B: Rows[Tensor]
+    ratio: Tensor
+
+
+class Bridge(nn.Module):
+    """trained  which of encoder, connector and language are; the others take no gradient and stay in evaluation mode also under `.train()`,
+             while gradients flow through them. Parameters that a trained part has frozen itself stay frozen.
+    blind    features are zeros: how much of an answer needs no picture
+    """
+
+    def __init__(
+        self,
+        encoder: Tower,
+        connector: nn.Module,
+        language: LanguageModel,
+        *,
+        trained: Sequence[str] = ("connector",),
+        blind: bool = False,
+    ) -> None:
+        super().__init__()
+        for name in trained:
+            if name not in PARTS:
+                raise UnknownName("part of a bridge", name, PARTS)
+        self.encoder, self.connector, self.language = encoder, connector, language
+        self.still, self.blind = tuple(name for name in PARTS if name not in trained), blind
+        for name in self.still:
+            getattr(self, name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self.still:
+            getattr(self, name).eval()
+        return self
+
+    def picture(self, image_BCHW: Tensor, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None) -> Tensor:
+        """The tokens that each image becomes, [B, K, D]; `text_BL` is an instruction for connectors that read one."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" not in self.still):
+            feature_BPF = self.encoder(image_BCHW).tokens_BPD
+        if self.blind:
+            feature_BPF = torch.zeros_like(feature_BPF)
+        given = () if text_BL is None else (text_BL, text_mask_BL)
+        picture_BKD: Tensor = self.connector(feature_BPF, *given)
+        return picture_BKD
+
+    def embed(self, picture_BKD: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor]:
+        """What the language model reads [B, L, D], and the ratio of norms [1]."""
+        word_BLD = self.language.embed(layout.id_BL)
+        if picture_BKD is None:
+            return word_BLD, word_BLD.new_zeros(1, dtype=torch.float32)
+        ratio = norm_ratio(picture_BKD, word_BLD, layout.mask_BL & ~layout.slot_BL)
+        return splice(word_BLD, picture_BKD, layout.slot_BL), ratio
+
+    def scored(self, picture_BKD: Tensor | None, layout: Layout) -> Written:
+        """How well the answers of the rows would be written, with those pictures."""
+        embed_BLD, ratio = self.embed(picture_BKD, layout)
+        logit_AV, target_A, row_A = self.language.answers(embed_BLD, layout)
+        nll_B, count_B = answer_nll(logit_AV, target_A, row_A, len(layout))
+        hit_A = (logit_AV.detach().argmax(1) == target_A).to(nll_B.dtype)
+        return Written(nll_B, count_B, torch.zeros_like(nll_B).index_add(0, row_A, hit_A).detach(), ratio)
+
+    def forward(
+        self, image_BCHW: Tensor | None, layout: Layout, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None
+    ) -> Written:
+        return self.scored(None if image_BCHW is None else self.picture(image_BCHW, text_BL, text_mask_BL), layout)
+
+    @torch.no_grad()
+    def match_norms_(self, image_BCHW: Tensor) -> float:
+        """Divides the last map of the connector so that tokens of these images have the mean norm of the language model's embeddings;
+        what the ratio was. Images of noise will do: what counts is the size of what a fresh map makes."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        feature_BPF = self.encoder(image_BCHW).tokens_BPD
+        given: tuple[Tensor, ...] = ()
+        if getattr(self.connector, "reads_text", False):
+            given = (torch.zeros(len(image_BCHW), 1, dtype=torch.int64, device=image_BCHW.device),)
+        picture_BKD: Tensor = self.connector(feature_BPF, *given)
+        id_1V = torch.arange(self.language.vocab_size, device=image_BCHW.device)[None]
+        ratio = norm_ratio(picture_BKD, self.language.embed(id_1V), torch.ones_like(id_1V, dtype=torch.bool))
+        last = [module for module in self.connector.modules() if isinstance(module, nn.Linear)][-1]
+        for tensor in (last.weight, last.bias):
+            tensor.div_(ratio.to(tensor))
+        for module, training in modes:
+            module.training = training
+        return float(ratio)

@@ -1,0 +1,136 @@
+"""What makes words of features: from [B, P, F] of an image encoder to [B, K, D] in the width of a language model.
+
+Letters: B batch, P patches, F features, K tokens of a picture, D width of the language model, E all numbers that one feature becomes,
+T queries and words, Q queries, L words of an instruction.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, ShapeError
+
+Kind = Literal["linear", "spread", "grouped", "mlp", "queries"]
+
+
+class LinearConnector(nn.Module):
+    """One linear map of every feature, then dropout (LiMBeR, 2209.15162: .1, no norm). K = P.
+
+    tokens  for an encoder with one vector an image: a map to that many tokens at once, [B, 1, F] -> [B, tokens, D]
+    """
+
+    def __init__(self, features: int, width: int, *, tokens: int = 1, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.map = nn.Linear(features, tokens * width)
+        self.dropout = nn.Dropout(dropout)
+
+    def count(self, patches: int) -> int:
+        return patches * self.tokens
+
+    def forward(self, feature_BPF: Tensor) -> Tensor:
+        spread_BPE: Tensor = self.dropout(self.map(feature_BPF))
+        picture_BKD: Tensor = spread_BPE.unflatten(2, (self.tokens, -1)).flatten(1, 2)
+        return picture_BKD
+
+
+class GroupedConnector(nn.Module):
+    """Neighbouring patches side by side, then one linear map (MiniGPT-4, 2304.10592, without Q-Former: four). K = P / group."""
+
+    def __init__(self, features: int, width: int, *, group: int = 4) -> None:
+        super().__init__()
+        self.group = group
+        self.map = nn.Linear(group * features, width)
+
+    def count(self, patches: int) -> int:
+        if patches % self.group:
+            raise ConfigError(f"{patches} patches cannot be taken {self.group} at a time (expected a multiple)")
+        return patches // self.group
+
+    def forward(self, feature_BPF: Tensor) -> Tensor:
+        self.count(feature_BPF.shape[1])
+        picture_BKD: Tensor = self.map(feature_BPF.unflatten(1, (-1, self.group)).flatten(2))
+        return picture_BKD
+
+
+class MlpConnector(nn.Module):
+    """Two linear maps with a GELU between (LLaVA 1.5, 2310.03744). K = P."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.linear_1, self.act, self.linear_2 = nn.Linear(features, width), nn.GELU(), nn.Linear(width, width)
+
+    def count(self, patches: int) -> int:
+        return patches
+
+    def forward(self, feature_BPF: Tensor) -> Tensor:
+        picture_BPD: Tensor = self.linear_2(self.act(self.linear_1(feature_BPF)))
+        return picture_BPD
+
+
+class QueryConnector(nn.Module):
+    """A Q-Former (BLIP-2, 2301.12597; InstructBLIP, 2305.06500) and one linear map: K = Q learned queries read the features.
+
+    The Q-Former is transformers'; `former` is its configuration, `Blip2QFormerConfig` or, with `reads_text`, `InstructBlipQFormerConfig`:
+    width 768, 12 layers and heads, cross-attention in every second layer. With `reads_text` the instruction shares self-attention with
+    the queries, which therefore look for what is asked; the queries alone look at the image, and they alone are passed on.
+
+    norm  LayerNorm of the features before (`ln_vision`), 0 for none, else its epsilon
+    """
+
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        *,
+        queries: int = 32,
+        former: dict[str, Any] | None = None,
+        reads_text: bool = False,
+        norm: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        kinds = (transformers.Blip2QFormerConfig, transformers.Blip2QFormerModel)
+        if reads_text:
+            kinds = (transformers.InstructBlipQFormerConfig, transformers.InstructBlipQFormerModel)
+        settings = kinds[0](**{**(former or {}), "encoder_hidden_size": features})
+        self.reads_text = reads_text
+        self.norm = nn.LayerNorm(features, eps=norm) if norm else nn.Identity()
+        self.former = kinds[1](settings)
+        self.query_QD = nn.Parameter(torch.randn(queries, settings.hidden_size) * 0.02)
+        self.map = nn.Linear(settings.hidden_size, width)
+
+    def count(self, patches: int) -> int:
+        return len(self.query_QD)
+
+    def forward(self, feature_BPF: Tensor, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None) -> Tensor:
+        if (text_BL is None) == self.reads_text:
+            raise ShapeError(
+                "this Q-Former reads the instruction, and got none" if self.reads_text else "this Q-Former reads no text"
+            )
+        rows, queries = len(feature_BPF), len(self.query_QD)
+        seen_BP = feature_BPF.new_ones(feature_BPF.shape[:2], dtype=torch.long)
+        given: dict[str, Any] = {"encoder_hidden_states": self.norm(feature_BPF), "encoder_attention_mask": seen_BP}
+        if text_BL is not None:
+            mask_BL = torch.ones_like(text_BL) if text_mask_BL is None else text_mask_BL.long()
+            given |= {"input_ids": text_BL, "attention_mask": torch.cat([mask_BL.new_ones(rows, queries), mask_BL], 1)}
+        found_BTD = self.former(query_embeds=self.query_QD.expand(rows, -1, -1), **given).last_hidden_state
+        picture_BQD: Tensor = self.map(found_BTD[:, :queries])
+        return picture_BQD
+
+
+def connector(kind: Kind, features: int, width: int, **options: Any) -> nn.Module:
+    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries."""
+    made: dict[str, type[nn.Module]] = {
+        "linear": LinearConnector,
+        "spread": LinearConnector,
+        "grouped": GroupedConnector,
+        "mlp": MlpConnector,
+        "queries": QueryConnector,
+    }
+    if kind not in made:
+        raise ConfigError(f"connector is {kind!r} (expected {' | '.join(made)})")
+    return made[kind](features, width, **options)

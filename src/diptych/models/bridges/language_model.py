@@ -1,0 +1,164 @@
+"""A language model of transformers that reads embeddings: decoders (GPT, LLaMA, OPT, Gemma) and encoder-decoders (T5).
+
+Letters: B batch, L places, D width, A answer tokens of all rows, T tokens of an answer, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.data.text.layout import Layout
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.inference import evaluating
+from diptych.models.towers.hf_text import quiet
+
+
+class LanguageVocabulary:
+    """A tokenizer as a language model uses it: the marks that its own file puts before a text, no others; the end mark; padding."""
+
+    def __init__(self, tokenizer: Tokenizer, *, start: bool | None = None) -> None:
+        """start  whether a start mark stands before every row; None: where the tokenizer's own file puts one"""
+        self.tokenizer = tokenizer
+        with_marks = tokenizer.inner.encode("a", add_special_tokens=True).ids
+        plain = self.pieces("a")
+        before = next((n for n in range(len(with_marks)) if with_marks[n : n + len(plain)] == plain), 0)
+        own = tuple(with_marks[:before])
+        if start and not (own or tokenizer.prefix):
+            raise ConfigError("the tokenizer has no start mark (expected start None or False)")
+        self.start_ids: tuple[int, ...] = own if start is None else (own or tokenizer.prefix) if start else ()
+
+    @property
+    def end_id(self) -> int:
+        return self.tokenizer.eot_id
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_id
+
+    def pieces(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.inner.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text before the first end mark, without special tokens."""
+        row = list(ids)
+        row = row[: row.index(self.end_id)] if self.end_id in row else row
+        text: str = self.tokenizer.inner.decode([int(i) for i in row], skip_special_tokens=True)
+        return text.strip()
+
+
+class LanguageModel(nn.Module):
+    """Embeddings in, answers out. `config` is a configuration of transformers as a dict ("model_type" and the rest), fresh weights."""
+
+    def __init__(self, *, config: dict[str, Any]) -> None:
+        super().__init__()
+        settings = transformers.AutoConfig.for_model(**config)
+        kind = transformers.AutoModelForSeq2SeqLM if settings.is_encoder_decoder else transformers.AutoModelForCausalLM
+        self._adopt(kind.from_config(settings))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Self:
+        """The model of a local folder that transformers saved (config.json and model.safetensors). Never asks the network."""
+        if not Path(folder, "config.json").is_file():
+            raise DataError("not a folder of transformers", file=Path(folder), expected="config.json and model.safetensors")
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        settings = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        kind = transformers.AutoModelForSeq2SeqLM if settings.is_encoder_decoder else transformers.AutoModelForCausalLM
+        try:
+            with quiet():
+                inner = kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        except ValueError as error:
+            raise DataError(
+                f"'{settings.model_type}' writes no text", file=Path(folder), expected="a causal or sequence-to-sequence model"
+            ) from error
+        made._adopt(inner.float())
+        return made
+
+    def _adopt(self, inner: Any) -> None:
+        self.inner = inner
+        self.reads_and_writes = bool(inner.config.is_encoder_decoder)
+        self.config: dict[str, Any] = inner.config.to_dict()
+        self.config.pop("_name_or_path", None)
+        self.width = int(inner.get_input_embeddings().weight.shape[1])
+        taken = inspect.signature(inner.forward).parameters
+        self._takes_positions, self._takes_columns = "position_ids" in taken, "logits_to_keep" in taken
+
+    @property
+    def places(self) -> int:
+        """How many tokens it reads and writes at most, 0 where nothing limits them."""
+        text = self.config.get("text_config") or self.config
+        return int(text.get("max_position_embeddings") or text.get("n_positions") or 0) if not self.reads_and_writes else 0
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.inner.get_input_embeddings().weight.shape[0])
+
+    def embed(self, id_BL: Tensor) -> Tensor:
+        """[B, L, D] as the model's own table gives them, whatever it multiplies them by."""
+        embedded: Tensor = self.inner.get_input_embeddings()(id_BL)
+        return embedded
+
+    def answers(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """logit_AV, target_A, row_A: what the model answers where it has to write each token of each answer.
+
+        Logits are computed in columns that hold an answer, and nowhere else: with 262,144 words the last layer costs more than the rest.
+        """
+        return self._decoded(embed_BLD, layout) if self.reads_and_writes else self._continued(embed_BLD, layout)
+
+    def _continued(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        answer_BL = layout.answer_BL[:, 1:]
+        column_C = answer_BL.any(0).nonzero()[:, 0]
+        given: dict[str, Any] = {"attention_mask": layout.mask_BL.long(), "use_cache": False}
+        if self._takes_positions:
+            given["position_ids"] = layout.positions()
+        if self._takes_columns:
+            logit_BCV = self.inner(inputs_embeds=embed_BLD, logits_to_keep=column_C, **given).logits
+        else:
+            logit_BCV = self.inner(inputs_embeds=embed_BLD, **given).logits[:, column_C]
+        chosen_BC = answer_BL[:, column_C]
+        row_A, place_A = chosen_BC.nonzero(as_tuple=True)
+        return logit_BCV[row_A, place_A], layout.id_BL[:, 1:][:, column_C][row_A, place_A], row_A
+
+    def _decoded(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        count_B = layout.answer_BL.sum(1)
+        place_T = torch.arange(int(count_B.max()), device=count_B.device)
+        there_BT = place_T < count_B[:, None]
+        start = self.inner.config.decoder_start_token_id
+        label_BT = torch.full(there_BT.shape, int(start), dtype=torch.int64, device=count_B.device)
+        label_BT[there_BT] = layout.id_BL[layout.answer_BL]
+        given_BT = torch.cat([torch.full_like(label_BT[:, :1], int(start)), label_BT[:, :-1]], 1)
+        read_BL = layout.mask_BL & ~layout.answer_BL
+        logit_BTV = self.inner(
+            inputs_embeds=embed_BLD, attention_mask=read_BL.long(), decoder_input_ids=given_BT, use_cache=False
+        ).logits
+        row_A, place_A = there_BT.nonzero(as_tuple=True)
+        return logit_BTV[row_A, place_A], label_BT[row_A, place_A], row_A
+
+    @torch.no_grad()
+    def write(
+        self, embed_BLD: Tensor, layout: Layout, vocabulary: LanguageVocabulary, *, max_tokens: int, **options: Any
+    ) -> list[str]:
+        """What the model writes behind each row, which must be padded on the left: the likeliest token each time, unless `options` of
+        transformers' `generate` say otherwise (num_beams, repetition_penalty, length_penalty, do_sample with torch's random state).
+        """
+        settings = {"do_sample": False, "num_beams": 1, **options}
+        with evaluating(self):
+            id_BT = self.inner.generate(
+                inputs_embeds=embed_BLD,
+                attention_mask=layout.mask_BL.long(),
+                max_new_tokens=max_tokens,
+                eos_token_id=vocabulary.end_id,
+                pad_token_id=vocabulary.pad_id,
+                **settings,
+            )
+        skipped = 1 if self.reads_and_writes else 0  # the decoder's start token
+        return [vocabulary.decode(row[skipped:]) for row in id_BT.tolist()]

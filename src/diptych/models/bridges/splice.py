@@ -1,0 +1,38 @@
+"""What a picture became, put among the embeddings of words.  Letters: B batch, L places, K tokens of a picture, D width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ShapeError
+
+
+def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor) -> Tensor:
+    """`word_BLD` with the tokens of each row's picture, in order, in the places where `slot_BL` is True. [B, L, D]
+
+    Embeddings are taken as the language model's own table gives them: Gemma multiplies them by the root of its width, and what is
+    spliced stands beside the product. Raises ShapeError where a row has more or fewer places than a picture has tokens.
+    """
+    if picture_BKD.ndim != 3 or picture_BKD.shape[::2] != word_BLD.shape[::2]:
+        raise ShapeError(
+            f"pictures must be [B, K, D] of the B and D of the words {list(word_BLD.shape)}; got {list(picture_BKD.shape)}"
+        )
+    found_B = slot_BL.sum(1)
+    if bool((found_B != picture_BKD.shape[1]).any()):
+        row = int((found_B != picture_BKD.shape[1]).nonzero()[0])
+        raise ShapeError(f"row {row} has {int(found_B[row])} places for the {picture_BKD.shape[1]} tokens of its picture")
+    spliced_BLD: Tensor = word_BLD.masked_scatter(slot_BL[..., None], picture_BKD.to(word_BLD.dtype))
+    return spliced_BLD
+
+
+@torch.no_grad()
+def norm_ratio(picture_BKD: Tensor, word_BLD: Tensor, word_mask_BL: Tensor) -> Tensor:
+    """Mean norm of a picture's token over mean norm of a word's embedding. [1]
+
+    Near 1 a language model finds pictures among words of their size; far from it training begins with a picture that is not heard, or
+    that drowns the words.
+    """
+    words: Tensor = word_BLD.float().norm(dim=2)[word_mask_BL].mean()
+    pictures: Tensor = picture_BKD.float().norm(dim=2).mean()
+    return (pictures / words).reshape(1)

@@ -1,0 +1,208 @@
+"""A bridge ready for use: captions, answers, and how likely given answers are.
+
+Letters: B batch, L places, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, RunError
+from diptych.core.image import ImageSource
+from diptych.core.prompt import Asked, words_about_one_picture
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.layout import Layout, lay_out
+from diptych.data.text.template import Template
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.bridge import Bridge
+from diptych.models.bridges.connectors import QueryConnector, connector
+from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating, parts
+from diptych.models.towers.towers import image_tower
+
+
+class BridgeWriter:
+    """Answers `Generator` and `Ranker`.
+
+    template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
+    length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
+    reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it
+    folder      where the language model came from, when it is not saved with the rest
+    """
+
+    kind: ClassVar[str] = "bridge"
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        preprocess: Preprocess,
+        vocabulary: LanguageVocabulary,
+        template: Template,
+        name: str,
+        *,
+        connector: dict[str, Any],
+        length: int = 0,
+        space: str = " ",
+        reads: tuple[Tokenizer, int] | None = None,
+        folder: str = "",
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
+        self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
+        self.card = card or {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.bridge, {"preprocess": self.preprocess.to_json(), "template": self.template.text})
+
+    # ------------------------------------------------------------ use
+
+    def generate(
+        self,
+        images: Sequence[ImageSource],
+        prompts: Sequence[Asked],
+        *,
+        max_tokens: int = 64,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> list[str]:
+        """An answer for each image; "" asks for what the template alone asks for. `options` are those of transformers' `generate`."""
+        asked = self._words(images, prompts)
+        found: list[str] = []
+        with torch.no_grad(), evaluating(self.bridge):
+            for rows in parts(list(zip(images, asked, strict=True)), batch_size):
+                picture_BKD = self._pictures(rows)
+                layout = self._laid(picture_BKD, [words for _, words in rows], None)
+                if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
+                    raise ConfigError(
+                        f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} places of '{self.name}', "
+                        f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                    )
+                embed_BLD, _ = self.bridge.embed(picture_BKD, layout)
+                found += self.bridge.language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, **options)
+        return found
+
+    def answer_nll(
+        self,
+        images: Sequence[ImageSource],
+        prompts: Sequence[Asked],
+        candidates: Sequence[Sequence[str]],
+        *,
+        batch_size: int = 32,
+    ) -> list[npt.NDArray[np.float64]]:
+        """For each image [C, 2]: nats of each candidate over its tokens and the end mark, and how many those are."""
+        asked = self._words(images, prompts)
+        if len(candidates) != len(images):
+            raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
+        found = []
+        with torch.no_grad(), evaluating(self.bridge):
+            for image, words, answers in zip(images, asked, candidates, strict=True):
+                picture_1KD = self._pictures([(image, words)])
+                pairs = []
+                for some in parts(list(answers), batch_size):
+                    picture_BKD = picture_1KD.expand(len(some), -1, -1)
+                    layout = self._laid(picture_BKD, [words] * len(some), some)
+                    written = self.bridge.scored(picture_BKD, layout)
+                    pairs.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
+                found.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
+        return found
+
+    def _words(self, images: Sequence[ImageSource], prompts: Sequence[Asked]) -> list[str]:
+        if len(prompts) != len(images):
+            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        return [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
+
+    def _pictures(self, rows: Sequence[tuple[ImageSource, str]]) -> Tensor:
+        device = next(self.bridge.parameters()).device
+        image_BCHW = self.preprocess([decode(image, exact=True) for image, _ in rows]).to(device)
+        if self.reads is None:
+            return self.bridge.picture(image_BCHW)
+        tokenizer, length = self.reads
+        encoded = tokenizer.encode([words for _, words in rows], length)
+        given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
+        return self.bridge.picture(image_BCHW, *given)
+
+    def _laid(self, picture_BKD: Tensor, prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
+        slots = picture_BKD.shape[1]
+        given = [None] * len(prompts) if answers is None else [self.space + answer for answer in answers]
+        rows = [self.template.pieces(slots, prompt, answer) for prompt, answer in zip(prompts, given, strict=True)]
+        layout = lay_out(rows, self.vocabulary, length=self.length, side="left" if answers is None else "right")
+        if layout.truncated:
+            raise ConfigError(
+                f"a candidate is longer than the {self.length} places of '{self.name}' allow (expected a shorter one)"
+            )
+        return layout.to(picture_BKD.device)
+
+    # ------------------------------------------------------------ kept
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole. A language model that came from a
+        folder stays there, and is known by that path and the hash of its weights."""
+        bridge = self.bridge
+        config: dict[str, Any] = {
+            "kind": self.kind,
+            "name": self.name,
+            "image_tower": bridge.encoder.spec,
+            "connector": self.connector_spec,
+            "language": bridge.language.config,
+            "language_folder": self.folder,
+            "template": self.template.text,
+            "space": self.space,
+            "start": bool(self.vocabulary.start_ids),
+            "text_length": self.length,
+            "blind": bridge.blind,
+            "preprocess": self.preprocess.to_json(),
+            "card": {"description": "Writes about an image: a language model that reads it through a connector.", **self.card},
+        }
+        if self.reads is not None:
+            config["reads"] = {"tokenizer": self.reads[0].to_json(), "length": self.reads[1]}
+        if self.folder:
+            config["language_hash"] = fingerprint(bridge.language, {})
+        stored = torch.nn.ModuleDict({"encoder": bridge.encoder, "connector": bridge.connector})
+        if not self.folder:
+            stored["language"] = bridge.language
+        readme = model_card(self.name, config, parameters(bridge))
+        write_model(folder, stored, config, readme, self.vocabulary.tokenizer.save)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote. Raises RunError where the language model in its own folder is another one now."""
+        config = read_config(folder, cls.kind)
+        with torch.random.fork_rng(devices=[]):
+            encoder = image_tower(**config["image_tower"])
+            away = config["language_folder"]
+            language = LanguageModel.from_folder(away) if away else LanguageModel(config=config["language"])
+            spec = dict(config["connector"])
+            made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
+            bridge = Bridge(encoder, made, language, blind=config["blind"])
+        if away and fingerprint(language, {}) != config["language_hash"]:
+            raise RunError(f"{away} holds another language model than the one that '{config['name']}' was trained with")
+        stored = torch.nn.ModuleDict({"encoder": encoder, "connector": made, **({} if away else {"language": language})})
+        load_weights(stored, folder)
+        reads = None
+        if isinstance(made, QueryConnector) and made.reads_text:
+            reads = (Tokenizer.from_spec(config["reads"]["tokenizer"]), int(config["reads"]["length"]))
+        return cls(
+            bridge.eval(),
+            Preprocess.from_json(config["preprocess"]),
+            LanguageVocabulary(Tokenizer.load(folder), start=config["start"]),
+            Template(config["template"]),
+            config["name"],
+            connector=config["connector"],
+            length=config["text_length"],
+            space=config["space"],
+            reads=reads,
+            folder=away,
+            card=config.get("card"),
+        )

@@ -1,0 +1,66 @@
+"""BERT's transformer layer (1810.04805): attention, sum, norm; then two layers, sum, norm.  Letters: B batch, L tokens, D width, E
+width of a head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.models.layers.attention import Attention
+
+
+class PostNormBlock(nn.Module):
+    """norm(x + attention(x)), then norm(x + mlp(x)); weights normal with deviation 0.02, biases zero, as BERT starts.
+
+    dropout  of the attention's shares and of what either branch adds; 0.1 in BERT
+    """
+
+    def __init__(self, width: int, heads: int, *, mlp_width: int, dropout: float = 0.0, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.norm_1 = nn.LayerNorm(width, eps=eps)
+        self.mlp_in, self.mlp_out = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
+        self.norm_2 = nn.LayerNorm(width, eps=eps)
+        self.dropout = dropout
+        for layer in (self.attention.qkv, self.attention.out, self.mlp_in, self.mlp_out):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """`mask_BL` is True at real tokens; every row needs one."""
+        x_BLD = self.norm_1(x_BLD + self._dropped(self._attended(x_BLD, mask_BL)))
+        out_BLD: Tensor = self.norm_2(x_BLD + self._dropped(self.mlp_out(F.gelu(self.mlp_in(x_BLD)))))
+        return out_BLD
+
+    def _attended(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        if not (self.training and self.dropout):
+            found: Tensor = self.attention(x_BLD, mask_BL)
+            return found
+        heads = self.attention.heads
+        q_BHLE, k_BHLE, v_BHLE = self.attention.qkv(x_BLD).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        may_B11L = mask_BL[:, None, None, :]
+        read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may_B11L, dropout_p=self.dropout)
+        out_BLD: Tensor = self.attention.out(read_BHLE.transpose(1, 2).flatten(2))
+        return out_BLD
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+@torch.no_grad()
+def adopt_bert_layer_(block: PostNormBlock, layer: nn.Module) -> None:
+    """The block becomes a `BertLayer` of transformers."""
+    theirs = dict(layer.named_parameters())
+    own = "attention.self"
+    for kind in ("weight", "bias"):
+        parts: list[Tensor] = [theirs[f"{own}.{name}.{kind}"] for name in ("query", "key", "value")]
+        block.attention.qkv.get_parameter(kind).copy_(torch.cat(parts))
+        for mine, name in (
+            (block.attention.out, "attention.output.dense"),
+            (block.norm_1, "attention.output.LayerNorm"),
+            (block.mlp_in, "intermediate.dense"),
+            (block.mlp_out, "output.dense"),
+            (block.norm_2, "output.LayerNorm"),
+        ):
+            mine.get_parameter(kind).copy_(theirs[f"{name}.{kind}"])

@@ -1,0 +1,116 @@
+"""The last sparse vectors that were seen, as wide as a vocabulary and as long as their words.
+
+Two dense queues of 11,520 rows over 30,522 words are 2.8 GB, nearly all of it zeros once a model is sparse. Here a row costs eight
+bytes a word that it has.  Letters: K rows held, E their entries, N items, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from diptych.core.errors import ConfigError, ShapeError
+
+Start = Literal["empty", "random"]
+
+
+class SparseQueue(nn.Module):
+    """The newest `size` rows and their group ids, oldest first; one queue for each modality. Everything is a buffer and in checkpoints.
+
+    Any number of rows may be pushed at any time: the oldest make room for exactly as many. (LexLIP's released code, at the end of its
+    ring, drops the rows that do not fit and starts over at the first place, which differs unless the batch divides the size.)
+
+    start  "empty", or "random" as released: unit vectors of all words with random signs, without group
+    Buffers change their length: `resize_` makes room before a checkpoint is read.
+    """
+
+    value_E: Tensor
+    term_E: Tensor
+    length_K: Tensor
+    group_K: Tensor
+
+    def __init__(self, size: int, words: int, *, start: Start = "empty") -> None:
+        super().__init__()
+        if size < 1:
+            raise ConfigError(f"the size of a queue is {size} (expected 1 or more)")
+        if start not in ("empty", "random"):
+            raise ConfigError(f"a queue starts {start!r} (expected empty | random)")
+        self.size, self.words = size, words
+        held = size if start == "random" else 0
+        self.register_buffer("value_E", nn.functional.normalize(torch.randn(held, words), dim=1).flatten())
+        self.register_buffer("term_E", torch.arange(words, dtype=torch.int32).repeat(held))
+        self.register_buffer("length_K", torch.full((held,), words, dtype=torch.int32))
+        self.register_buffer("group_K", torch.full((held,), -1, dtype=torch.int64))
+
+    def __len__(self) -> int:
+        """Rows that are held."""
+        return len(self.length_K)
+
+    def resize_(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Buffers of these shapes, to be filled by a checkpoint; names are those of the buffers."""
+        for name in ("value_E", "term_E", "length_K", "group_K"):
+            if name in shapes:
+                setattr(self, name, getattr(self, name).new_zeros(shapes[name]))
+
+    def similarities(self, row_NV: Tensor) -> Tensor:
+        """Dot products [N, K] with what is held now; the gradient reaches `row_NV`."""
+        if row_NV.ndim != 2 or row_NV.shape[1] != self.words:
+            raise ShapeError(f"a queue over {self.words} words is compared with rows [N, {self.words}], got {list(row_NV.shape)}")
+        device = row_NV.device.type
+        with torch.autocast(device, enabled=False):
+            wide_NV = row_NV.to(torch.promote_types(row_NV.dtype, torch.float32))
+            found: Tensor = _Similarities.apply(wide_NV, self.value_E, self.term_E, self.length_K)  # type: ignore[no-untyped-call]
+        return found
+
+    def dense(self) -> Tensor:
+        """row_KV, to look at."""
+        return self._matrix().to_dense()
+
+    def _matrix(self) -> Tensor:
+        return _matrix(self.value_E, self.term_E, self.length_K, self.words)
+
+    @torch.no_grad()
+    def push_(self, row_NV: Tensor, group_N: Tensor) -> None:
+        """Adds rows; the oldest make room. Of more rows than there are places, the last ones stay."""
+        if row_NV.shape[1:] != (self.words,) or group_N.shape != row_NV.shape[:1]:
+            raise ShapeError(
+                f"a queue over {self.words} words takes rows [N, {self.words}] and groups [N], got {list(row_NV.shape)} and "
+                f"{list(group_N.shape)}"
+            )
+        row_NV, group_N = row_NV[-self.size :], group_N[-self.size :]
+        leaving = max(0, len(self) + len(row_NV) - self.size)
+        first = int(self.length_K[:leaving].sum())
+        item_E, term_E = row_NV.nonzero(as_tuple=True)
+        length_N = torch.bincount(item_E, minlength=len(row_NV)).to(self.length_K)
+        self.value_E = torch.cat([self.value_E[first:], row_NV[item_E, term_E].to(self.value_E)])
+        self.term_E = torch.cat([self.term_E[first:], term_E.to(self.term_E)])
+        self.length_K = torch.cat([self.length_K[leaving:], length_N])
+        self.group_K = torch.cat([self.group_K[leaving:], group_N.to(self.group_K)])
+
+
+def _matrix(value_E: Tensor, term_E: Tensor, length_K: Tensor, words: int) -> Tensor:
+    """[K, V] as a sparse matrix, rows in order."""
+    row_E = torch.repeat_interleave(torch.arange(len(length_K), device=length_K.device), length_K)
+    entries_2E = torch.stack([row_E, term_E.long()])
+    return torch.sparse_coo_tensor(entries_2E, value_E, (len(length_K), words), is_coalesced=True, check_invariants=False)
+
+
+class _Similarities(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, row_NV: Tensor, value_E: Tensor, term_E: Tensor, length_K: Tensor) -> Tensor:
+        ctx.words = row_NV.shape[1]
+        ctx.save_for_backward(value_E, term_E, length_K)
+        matrix = _matrix(value_E.to(row_NV), term_E, length_K, ctx.words)
+        product: Tensor = torch.sparse.mm(matrix, row_NV.T.contiguous())
+        return product.T.contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NK: Tensor) -> tuple[Tensor, None, None, None]:
+        value_E, term_E, length_K = ctx.saved_tensors
+        matrix = _matrix(value_E.to(grad_NK), term_E, length_K, ctx.words)
+        return torch.sparse.mm(matrix.T, grad_NK.T.contiguous()).T.contiguous(), None, None, None

@@ -1,0 +1,1 @@
+"""LexLIP: pictures and texts as weights over the words of a vocabulary."""

@@ -1,0 +1,118 @@
+"""LexLIP's first phase: the words of a picture or text have to be enough to restore a caption of which half is hidden.
+
+Letters: B batch, N items, C channel, H W, L tokens, M J hidden places of the encoder's and of the decoder's text, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+from diptych.core.rows import Embeddings, Rows
+from diptych.models.layers.post_norm import PostNormBlock
+from diptych.models.layers.transformer import normalised
+from diptych.models.lexlip.lexical_encoder import LexicalEncoder, lexicon
+from diptych.models.pairs.fusion_reader import word_table
+from diptych.models.towers.outputs import Tower
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restored:
+    """image_NV, text_NV   weights over words, of norm 1, of the picture and the whole text
+    own_word_NMV         the text encoder's guesses of the words that are hidden from it
+    image_word_NJV       the decoder's guesses from the picture's words
+    text_word_NJV        the decoder's guesses from the words of the text that the encoder saw, hidden ones missing
+    """
+
+    image_NV: Embeddings[Tensor]
+    text_NV: Embeddings[Tensor]
+    own_word_NMV: Rows[Tensor]
+    image_word_NJV: Rows[Tensor]
+    text_word_NJV: Rows[Tensor]
+
+
+class BottleneckEncoder(nn.Module):
+    """A `LexicalEncoder` and the weak decoder that restores captions from its words.
+
+    The bottleneck is softmax(highest logits) times the table of word vectors, through which no gradient reaches the table. It takes the
+    place of the start token's vector in the decoder's input; the decoder's `layers` blocks are BERT's, its head is the text's.
+
+    dropout  of the decoder's blocks
+    A learned vector stands where a word is hidden, unless the vocabulary has a token for that (`mask_token` True: none is made).
+    """
+
+    def __init__(
+        self, encoder: LexicalEncoder, *, layers: int, heads: int, dropout: float = 0.0, mask_token: bool = False
+    ) -> None:
+        super().__init__()
+        width, table = encoder.text_tower.token_width, word_table(encoder.text_tower)
+        if table.embedding_dim != width:
+            raise ConfigError(
+                f"words of {table.embedding_dim} numbers cannot stand in texts of vectors of {width} (expected equal widths)"
+            )
+        self.encoder = encoder
+        self.mask_D = None if mask_token else nn.Parameter(torch.randn(width) * 0.02)
+        self.decoder = nn.ModuleList(PostNormBlock(width, heads, mlp_width=4 * width, dropout=dropout) for _ in range(layers))
+
+    def forward(
+        self,
+        image_BCHW: Tensor,
+        text_BL: Tensor,
+        text_mask_BL: Tensor,
+        own: tuple[Tensor, Tensor, Tensor],
+        other: tuple[Tensor, Tensor, Tensor],
+    ) -> Restored:
+        """`own` and `other` are the texts with words hidden from the encoder and from the decoder: ids [B, L], True where the mask stands
+        [B, L], places that are asked for [B, M]."""
+        encoder = self.encoder
+        image_peak_NV, _ = encoder.image_peaks(image_BCHW)
+        own_x_BLD = encoder.text_tower(self._words(*own[:2]), text_mask_BL).tokens_BPD
+        own_peak_NV, _ = encoder.text_head.peaks(own_x_BLD, text_mask_BL)
+        placed_BLD = placed(encoder.text_tower, self._words(*other[:2]))
+        return Restored(
+            image_NV=normalised(lexicon(image_peak_NV)),
+            text_NV=encoder.encode_text(text_BL, text_mask_BL),
+            own_word_NMV=encoder.text_head(_at(own_x_BLD, own[2])),
+            image_word_NJV=self._restored(image_peak_NV, placed_BLD, text_mask_BL, other[2]),
+            text_word_NJV=self._restored(own_peak_NV, placed_BLD, text_mask_BL, other[2]),
+        )
+
+    def bottleneck(self, peak_NV: Tensor) -> Tensor:
+        """The mean of all words' vectors, [N, D], by softmax of the highest logits."""
+        table_VD = word_table(self.encoder.text_tower).weight.detach()
+        wide_NV = peak_NV.to(torch.promote_types(peak_NV.dtype, torch.float32))
+        return wide_NV.softmax(-1).to(table_VD.dtype) @ table_VD
+
+    def _restored(self, peak_NV: Tensor, placed_BLD: Tensor, mask_BL: Tensor, place_BJ: Tensor) -> Tensor:
+        first_B1D = self.bottleneck(peak_NV)[:, None]
+        x_BLD = torch.cat([first_B1D.to(placed_BLD.dtype), placed_BLD[:, 1:]], 1)
+        for block in self.decoder:
+            x_BLD = block(x_BLD, mask_BL)
+        logit_BJV: Tensor = self.encoder.text_head(_at(x_BLD, place_BJ))
+        return logit_BJV
+
+    def _words(self, ids_BL: Tensor, hidden_BL: Tensor) -> Tensor:
+        """Word vectors [B, L, D] with the mask's in the hidden places."""
+        word_BLD: Tensor = word_table(self.encoder.text_tower)(ids_BL)
+        return word_BLD if self.mask_D is None else torch.where(hidden_BL[..., None], self.mask_D.to(word_BLD.dtype), word_BLD)
+
+
+def placed(tower: Tower, word_BLD: Tensor) -> Tensor:
+    """What the first block of a text tower reads: word vectors with their positions."""
+    if hasattr(tower, "position_LD"):
+        return word_BLD + cast(Tensor, tower.position_LD)[: word_BLD.shape[1]]
+    embeddings: Any = getattr(getattr(tower, "net", None), "embeddings", None)
+    if embeddings is None:
+        raise ConfigError(
+            f"{type(tower).__name__} does not say what its blocks read (expected one of our text towers, or BERT's)"
+        )
+    found: Tensor = embeddings(inputs_embeds=word_BLD)
+    return found
+
+
+def _at(x_BLD: Tensor, place_BM: Tensor) -> Tensor:
+    return x_BLD.gather(1, place_BM[..., None].expand(-1, -1, x_BLD.shape[2]))

@@ -1,0 +1,87 @@
+"""LexLIP's second phase: a momentum model says what the partner of each item is, and queues what all items were.
+
+Letters: B batch, N items, C channel, H W, L tokens, K keys of a queue, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.rows import Embeddings, Rows
+from diptych.models.layers.companions import Companions
+from diptych.models.layers.sparse_queue import SparseQueue, Start
+from diptych.models.lexlip.lexical_encoder import LexicalEncoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Followed:
+    """image_NV, text_NV      weights over words, of norm 1
+    key_image_NV, ...       the momentum model's, without gradient
+    image_queue_NK, ...     dot products of each item with the queue of the other modality
+    queue_group_K           groups of the queue's items, equal for both
+    """
+
+    image_NV: Embeddings[Tensor]
+    text_NV: Embeddings[Tensor]
+    key_image_NV: Embeddings[Tensor]
+    key_text_NV: Embeddings[Tensor]
+    image_queue_NK: Rows[Tensor]
+    text_queue_NK: Rows[Tensor]
+    queue_group_K: Tensor
+
+
+class MomentumEncoder(nn.Module):
+    """A `LexicalEncoder`, its moving average, and a queue of each modality's sparse vectors.
+
+    dropout  whether the average has dropout and stochastic depth in training, as in the released code
+    `forward` changes nothing, so it may be called in chunks and twice; `follow_` and `remember_` come after the optimiser.
+    """
+
+    def __init__(self, encoder: LexicalEncoder, *, queue: int, start: Start = "empty", dropout: bool = False) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.companions = Companions(encoder, "momentum")
+        self.queue_image = SparseQueue(queue, encoder.width, start=start)
+        self.queue_text = SparseQueue(queue, encoder.width, start=start)
+        self.dropout = dropout
+
+    @property
+    def momentum(self) -> LexicalEncoder:
+        return cast(LexicalEncoder, self.companions["momentum"])
+
+    def train(self, mode: bool = True) -> MomentumEncoder:
+        super().train(mode)
+        self.momentum.train(mode and self.dropout)
+        return self
+
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor) -> Followed:
+        image_NV, text_NV = self.encoder.encode_image(image_BCHW), self.encoder.encode_text(text_BL, text_mask_BL)
+        with torch.no_grad():
+            key_text_NV = self.momentum.encode_text(text_BL, text_mask_BL)
+            key_image_NV = self.momentum.encode_image(image_BCHW)
+        return Followed(
+            image_NV=image_NV,
+            text_NV=text_NV,
+            key_image_NV=key_image_NV,
+            key_text_NV=key_text_NV,
+            image_queue_NK=self.queue_text.similarities(image_NV),
+            text_queue_NK=self.queue_image.similarities(text_NV),
+            queue_group_K=self.queue_image.group_K,
+        )
+
+    def begin_(self) -> None:
+        """The average becomes this model as it is now."""
+        self.companions.copy_("momentum", self.encoder)
+
+    def follow_(self, momentum: float) -> None:
+        """average <- momentum * average + (1 - momentum) * this model."""
+        self.companions.average_("momentum", self.encoder, momentum)
+
+    def remember_(self, image_NV: Tensor, text_NV: Tensor, group_N: Tensor) -> None:
+        """Queues the keys of a step, those of all processes."""
+        self.queue_image.push_(image_NV, group_N)
+        self.queue_text.push_(text_NV, group_N)

@@ -1,0 +1,86 @@
+"""BERT's word head: what a vector says of every word of a vocabulary.  Letters: N vectors, P places, D width, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+from diptych.models.layers.peak_logits import peak_logits
+
+PREFIX = "cls.predictions."
+NAMES = {
+    "dense.weight": "transform.dense.weight",
+    "dense.bias": "transform.dense.bias",
+    "norm.weight": "transform.LayerNorm.weight",
+    "norm.bias": "transform.LayerNorm.bias",
+    "words.weight": "decoder.weight",
+    "words.bias": "bias",
+}
+"""Ours -> what transformers calls it in a file of `BertForMaskedLM`."""
+
+
+class WordHead(nn.Module):
+    """Linear, GELU, norm, then a logit a word. The words' vectors are parameters of their own, not tied to the table that texts are read
+    with, as in LexLIP's code; they start from `table`.
+
+    Weights start normal with deviation 0.02, as BERT's.
+    """
+
+    def __init__(self, width: int, words: int, *, table: Tensor | None = None, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.dense, self.norm, self.words = nn.Linear(width, width), nn.LayerNorm(width, eps=eps), nn.Linear(width, words)
+        for layer in (self.dense, self.words):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        if table is not None:
+            if table.shape != self.words.weight.shape:
+                raise ConfigError(
+                    f"the table of words is {list(table.shape)} (expected {list(self.words.weight.shape)}: a text tower whose words are "
+                    "as wide as its vectors)"
+                )
+            with torch.no_grad():
+                self.words.weight.copy_(table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [..., V] of vectors [..., D]."""
+        logits: Tensor = self.words(self.transformed(x))
+        return logits
+
+    def peaks(self, x_BPD: Tensor, mask_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each word the highest logit over all real places and where that is, [B, V] each."""
+        return peak_logits(self.transformed(x_BPD), mask_BP, self.words.weight, self.words.bias)
+
+    def transformed(self, x: Tensor) -> Tensor:
+        """What is multiplied with the words' vectors."""
+        found: Tensor = self.norm(F.gelu(self.dense(x)))
+        return found
+
+
+def packaged_head(folder: str | Path) -> dict[str, Tensor]:
+    """The word head in a folder of transformers that holds a masked language model such as BERT, by our names; empty where it has none."""
+    path = Path(folder, "model.safetensors")
+    if not path.is_file():
+        return {}
+    with safe_open(path, framework="pt") as file:
+        known = set(file.keys())
+        found = {ours: file.get_tensor(PREFIX + name) for ours, name in NAMES.items() if PREFIX + name in known}
+        tables = [key for key in known if key.endswith("embeddings.word_embeddings.weight")]
+        if found and "words.weight" not in found and tables:  # tied in the file: stored once
+            found["words.weight"] = file.get_tensor(tables[0])
+    return found if len(found) == len(NAMES) else {}
+
+
+@torch.no_grad()
+def adopt_head_(head: WordHead, given: Mapping[str, Tensor]) -> None:
+    """The head becomes the given one. Raises ConfigError where sizes differ."""
+    own = dict(head.named_parameters())
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
+            raise ConfigError(f"the word head's {name} is {list(tensor.shape)} in the folder and {list(own[name].shape)} here")
+        own[name].copy_(tensor)

@@ -1,0 +1,23 @@
+"""The loss of written answers.  Letters: B batch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from diptych.objectives.pairs.gather import Group, mean_over_processes
+
+Per = Literal["token", "row"]
+
+
+def answer_loss(nll_B: Tensor, count_B: Tensor, *, per: Per = "token", process_group: Group = None) -> Tensor:
+    """The mean over the global batch, nats.
+
+    per  "token": over all tokens of all answers, as transformers and the releases have it, so that long answers weigh more; "row": over
+         the tokens of an answer, then over answers
+    Averaged over processes, loss and gradients are those of the global mean.
+    """
+    if per == "row":
+        return (nll_B / count_B.clamp_min(1)).mean()
+    return nll_B.sum() / mean_over_processes(count_B.sum().detach(), process_group).clamp_min(1e-9)

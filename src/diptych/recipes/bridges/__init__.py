@@ -1,0 +1,1 @@
+"""Recipes that put an image encoder before a language model."""

@@ -1,0 +1,214 @@
+"""InstructBLIP: what a picture becomes depends on what is asked, since the Q-Former reads the question too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Draws, Optimiser, Order
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.rows import Rows
+from diptych.data.load.batch import view
+from diptych.data.load.order import Weighted
+from diptych.data.text.layout import lay_out
+from diptych.data.text.questions import Question, questions_of
+from diptych.data.text.template import Template
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.bridge import Bridge, Written
+from diptych.models.bridges.writer import BridgeWriter
+from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe, shuffled
+from diptych.recipes._shared.pairs import positives
+from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+
+
+@dataclass(frozen=True)
+class AskedBatch(BridgeBatch):
+    """asked_BL  the question as the Q-Former reads it; None where it reads none, and in the phase of words alone"""
+
+    asked_BL: Rows[Tensor] | None = None
+    asked_mask_BL: Rows[Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructBLIP(BridgeRecipe):
+    """InstructBLIP: Towards General-purpose Vision-Language Models with Instruction Tuning (Dai et al., 2023, arXiv 2305.06500).
+
+    The question goes to two places: to the Q-Former, where it shares self-attention with the queries that look at the image, and to the
+    language model behind the queries' outputs. Image encoder and language model are frozen; Q-Former, queries and projection are trained,
+    on the answers alone. A sample brings its questions in extras["questions"] (`data.text.questions`), of which one is drawn at a step;
+    samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large ones not forgotten.
+
+    queries     K, tokens that a picture becomes
+    aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked
+    balanced    draws by the root of a source's size; False: by its size
+    former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base, with cross-attention in
+                every second layer
+    former_vocabulary   tokens that its table has room for; published: 30,523
+    former_tokenizer  "data" (the vocabulary of the questions), or a path of a tokenizer.json: BERT's, with one more token, as published
+    asked_length  tokens of the question that the Q-Former reads, at most
+    """
+
+    slug = "instructblip"
+    needs = ("image", "questions")
+
+    queries: int = 32
+    aware: bool = True
+    balanced: bool = True
+    former_width: int = 768
+    former_layers: int = 12
+    former_heads: int = 12
+    former_mlp: int = 3072
+    former_dropout: float = 0.1
+    former_vocabulary: int = 30523
+    former_tokenizer: str = "data"
+    asked_length: int = 128
+
+    image_tower: str = "timm:eva_giant_patch14_224"
+    template: str = "{image}{prompt}"
+    text_length: int = 384
+    batch_size: int = 128
+    steps: int = 60_000
+    lr: float = 1e-5
+    warmup: float = 1000.0
+    weight_decay: float = 0.05
+
+    asked_vocabulary: str = field(default="", metadata={"prepared": True})
+
+    @property
+    def measured_by(self) -> str:
+        return "vqa"
+
+    def connector_spec(self) -> dict[str, Any]:
+        return {"kind": "queries", "queries": self.queries, "former": self._former(), "reads_text": self.aware, "norm": 1e-5}
+
+    def _former(self) -> dict[str, Any]:
+        shape = {
+            "hidden_size": self.former_width,
+            "num_hidden_layers": self.former_layers,
+            "num_attention_heads": self.former_heads,
+            "intermediate_size": self.former_mlp,
+            "hidden_dropout_prob": self.former_dropout,
+            "attention_probs_dropout_prob": self.former_dropout,
+        }
+        if not self.aware:
+            return shape
+        known = self.asked_words().vocab_size if self.asked_vocabulary or self.former_tokenizer != "data" else 0
+        return {**shape, "vocab_size": max(known, self.former_vocabulary)}
+
+    # ------------------------------------------------------------ data
+
+    def prepare(self, data: Dataset) -> Self:
+        """Learns the vocabularies where there are none, and counts the tokens of a picture."""
+        texts = [string for row in range(len(data)) for string in self._strings(data, row)]
+        prepared = self
+        if not self.language_model and not self.vocabulary:
+            prepared = replace(prepared, vocabulary=learned_vocabulary([*texts, self.template], self.pieces))
+        if self.former_tokenizer == "data" and not self.asked_vocabulary:
+            prepared = replace(prepared, asked_vocabulary=learned_vocabulary(texts, self.pieces))
+        return replace(prepared, slots=self.queries)
+
+    def _strings(self, data: Dataset, row: int) -> list[str]:
+        sample = data[row]
+        found = questions_of(sample)
+        if not found:
+            raise DataError(
+                f"sample '{sample.uid}' has no question", file=data.name, row=row, field="questions", expected="one or more"
+            )
+        return [text for question in found for text in (question.text, question.answer)] + positives(sample, self.language)
+
+    def asked_words(self) -> Tokenizer:
+        """The tokenizer of what the Q-Former reads."""
+        return tokenizer_of(self.former_tokenizer, self.asked_vocabulary)
+
+    def row_order(self, data: Dataset) -> Order | None:
+        sources = [data[row].source for row in range(len(data))] if self.balanced else []
+        sizes = Counter(sources)
+        if len(sizes) < 2:
+            return None
+        return Weighted(tuple(sizes[source] ** -0.5 for source in sources))
+
+    def batch(self, draws: Draws) -> AskedBatch:
+        asked = [self._drawn(draw) for draw in draws]
+        template, words = Template(self.template), self.words()
+        answers = [self.space + question.answer for question in asked]
+        names = [draw.sample.uid for draw in draws]
+        if self.phase == "words":
+            before = [self._told(draw, question) for draw, question in zip(draws, asked, strict=True)]
+            rows = [template.pieces(0, text, answer) for text, answer in zip(before, answers, strict=True)]
+            laid = lay_out(rows, words, length=self.text_length, names=names)
+            return AskedBatch(None, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated)
+        rows = [template.pieces(self.slots, question.text, answer) for question, answer in zip(asked, answers, strict=True)]
+        laid = lay_out(rows, words, length=self.text_length, names=names)
+        image_BCHW = self.preprocess([view(draw, self.image_size, self.crop, self.flip) for draw in draws])
+        read: dict[str, Tensor] = {}
+        if self.aware:
+            encoded = self.asked_words().encode([question.text for question in asked], self.asked_length)
+            read = {"asked_BL": torch.from_numpy(encoded.ids_BL), "asked_mask_BL": torch.from_numpy(encoded.mask_BL)}
+        return AskedBatch(image_BCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, **read)
+
+    @staticmethod
+    def _drawn(draw: Any) -> Question:
+        found = questions_of(draw.sample)
+        if not found:
+            raise DataError(f"sample '{draw.sample.uid}' has no question", field="questions", expected="one or more")
+        return found[int(draw.rng.integers(len(found)))]
+
+    def _told(self, draw: Any, question: Question) -> str:
+        """What a language model reads in place of a picture while it learns to answer: the words of a caption, in any order."""
+        texts = positives(draw.sample, self.language)
+        if not texts:
+            raise DataError(
+                f"sample '{draw.sample.uid}' has no text to learn words from", field="texts", expected="a language_model"
+            )
+        text = texts[int(draw.rng.integers(len(texts)))]
+        return f"{shuffled(text, draw.rng, most=self.text_length // 3)} : {question.text}"
+
+    # ------------------------------------------------------------ model
+
+    def features(self, model: Bridge, batch: BridgeBatch) -> Written:
+        if not isinstance(batch, AskedBatch):
+            raise ConfigError("instructblip reads batches of its own making")
+        written: Written = model(batch.image_BCHW, batch.layout, batch.asked_BL, batch.asked_mask_BL)
+        return written
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8)
+
+    def deploy(self, model: Bridge) -> BridgeWriter:
+        made = super().deploy(model)
+        made.reads = (self.asked_words(), self.asked_length) if self.aware else None
+        return made
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """One query, two layers of Q-Former before a language model that learns the texts first: minutes on two cores."""
+        return cls(
+            image_tower="convnet_tiny",
+            image_size=64,
+            queries=4,
+            former_width=64,
+            former_layers=2,
+            former_heads=4,
+            former_mlp=128,
+            former_dropout=0.0,
+            former_vocabulary=0,
+            asked_length=16,
+            text_length=96,
+            pieces=512,
+            batch_size=64,
+            steps=2000,
+            lr=1e-3,
+            match_norms=True,
+            warmup=50.0,
+            clip_norm=1.0,
+            words_share=0.4,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, the start from BLIP-2 as --init."""
+        return cls()

@@ -1,0 +1,75 @@
+"""LiMBeR: one linear map makes words of image features, for a language model that stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from diptych.core.contracts import Optimiser
+from diptych.recipes._shared.bridges import BridgeRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiMBeR(BridgeRecipe):
+    """LiMBeR: Linearly Mapping from Image to Text Space (Merullo et al., 2022, arXiv 2209.15162).
+
+    Image encoder and language model are frozen; a linear map of every patch, with dropout on its output and no norm, is all that is
+    trained. The picture stands first, then the caption; the loss is the mean over the caption's tokens, its first end mark included.
+    What such a map can carry says what the encoder has learned that is linear in words. While it trains nothing stands between picture
+    and caption, when it writes `asked` does, as published.
+
+    asked     what stands between picture and answer when the model writes
+    tokens    for an encoder that gives one vector an image, how many tokens that vector becomes
+    dropout   on what the map gives
+    horizon   steps over which the rate would fall to nothing; published: 300,000, twenty times the run
+    """
+
+    slug = "limber"
+
+    tokens: int = 1
+    dropout: float = 0.1
+    horizon: int = 300_000
+
+    image_tower: str = "timm:beit_large_patch16_224"
+    template: str = ""
+    asked: str = "A picture of"
+    batch_size: int = 256
+    steps: int = 15_000
+    lr: float = 8e-4
+    warmup: float = 100.0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+    def connector_spec(self) -> dict[str, Any]:
+        return {"kind": "linear", "tokens": self.tokens, "dropout": self.dropout}
+
+    @property
+    def written_after(self) -> str:
+        return self.asked
+
+    def optimiser(self) -> Optimiser:
+        steps = self.steps or self.horizon
+        left = max(0.0, (self.horizon - steps) / max(1.0, self.horizon - self.warmup)) if self.warmup >= 1 else 0.0
+        return replace(super().optimiser(), betas=(0.9, 0.95), eps=1e-8, schedule="linear", final_lr=left)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A small convolutional network with fresh weights, and a language model that learns the texts first: two minutes on two cores."""
+        return cls(
+            image_tower="convnet_tiny",
+            image_size=64,
+            text_length=96,
+            asked="",
+            pieces=512,
+            batch_size=64,
+            steps=1200,
+            lr=3e-3,
+            match_norms=True,
+            horizon=1200,
+            warmup=30.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """BEiT-L/16 before GPT-J: give the language model as `language_model`. A map of 4,198,400 numbers for its 4,096."""
+        return cls()

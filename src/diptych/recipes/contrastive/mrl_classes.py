@@ -1,0 +1,178 @@
+"""MRL with class labels: a classifier on every prefix of an image's vector, as in the paper's own models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Draws, Optimiser, Recipe, Rule
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.rows import Rows
+from diptych.data.labels import label_of
+from diptych.data.load.batch import TensorBatch, view
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from diptych.models.pairs.class_embedder import ClassEmbedder, NestedImageClassifier, NestedLogits
+from diptych.models.towers.towers import image_tower
+from diptych.objectives.pairs.nested import Reduction, nested_cross_entropy
+
+
+@dataclass(frozen=True)
+class LabelBatch(TensorBatch):
+    """Images and the number of the class of each."""
+
+    image_BCHW: Rows[Tensor]
+    label_B: Rows[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
+    """Matryoshka Representation Learning of classes (Kusupati et al., 2022, arXiv 2205.13147); `mrl` is the form for pairs of images and
+    texts.
+
+    An image's vector is cut to its first d numbers for each d of `dims`, and a linear classifier on each of these prefixes learns the
+    labels: L = sum over d of c_d times the cross-entropy. Prefixes are not normalised. The classifiers are separate (MRL) or cut from one
+    weight with a shared bias (MRL-E, `tied`). The model that remains classifies at every one of those widths (`diptych eval MODEL
+    classification`), and its image vectors are searched at any (`model.first(16)`).
+
+    Released training is that of FFCV: SGD with decay in the momentum, a rate that rises for two epochs and falls linearly, crops of 8 to
+    100 % of the area, blurred strided convolutions, evaluation with mirror images. We depart in one thing: the release trains at 160
+    pixels for most of its epochs and at 192 for the last ones; `image_size` is one number.
+
+    label      column with the class; "label" falls back to the text of origin "label"
+    dims       widths of the prefixes; those beyond the width of the tower are refused
+    weights    one for each of `dims`; none: 1 each, as published
+    tied       one weight for all prefixes (MRL-E) instead of one each
+    head_bias  whether the classifiers have one
+    smoothing  share of the target that is spread over all classes
+    blur       strided convolutions of a timm tower see a smoothed map
+    mirrored   `classify` reads an image and its mirror image
+    optimiser_kind  "sgd" as published, or "adamw" for small models; momentum of the first
+    """
+
+    slug = "mrl_classes"
+    needs: ClassVar[tuple[str, ...]] = ("image",)
+
+    image_tower: str = "timm:resnet50"
+    image_size: int = 192
+    label: str = "label"
+    language: str = "en"
+    dims: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+    weights: tuple[float, ...] = ()
+    reduction: Reduction = "sum"
+    tied: bool = False
+    head_bias: bool = True
+    smoothing: float = 0.1
+    blur: bool = True
+    mirrored: bool = True
+    crop: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    optimiser_kind: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+
+    batch_size: int = 1024
+    epochs: float = 40.0
+    lr: float = 0.425
+    warmup: float = 0.05
+    weight_decay: float = 1e-4
+
+    classes: tuple[str, ...] = field(default=(), metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if not self.dims or list(self.dims) != sorted(set(self.dims)) or self.dims[0] < 1:
+            raise ConfigError(f"dims is {list(self.dims)} (expected different widths of 1 or more, in order)")
+        if self.weights and len(self.weights) != len(self.dims):
+            raise ConfigError(f"{len(self.weights)} weights for {len(self.dims)} dims (expected one each, or none)")
+        if self.blur and not self.image_tower.startswith("timm:"):
+            raise ConfigError(
+                f"image tower '{self.image_tower}' has no strided convolutions to blur (expected timm:NAME, or --blur False)"
+            )
+
+    @property
+    def measured_by(self) -> str:
+        return f"classification:label={self.label}"
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(self.image_size, IMAGENET_MEAN, IMAGENET_STD)
+
+    @property
+    def decode_size(self) -> int:
+        return self.image_size
+
+    def prepare(self, data: Dataset) -> Self:
+        """Names of the classes, in order, from the labels of the training data."""
+        if self.classes:
+            return self
+        found = {label_of(data[row], self.label, self.language) for row in range(len(data))}
+        if len(found) < 2:
+            raise DataError(f"'{data.name}' has {len(found)} class", field=self.label, expected="two classes or more")
+        return replace(self, classes=tuple(sorted(found)))
+
+    def model(self) -> NestedImageClassifier:
+        blur = {"blur": True} if self.blur else {}
+        tower = image_tower(self.image_tower, image_size=self.image_size, **blur)
+        return NestedImageClassifier(tower, len(self.classes), self.dims, tied=self.tied, bias=self.head_bias)
+
+    def batch(self, draws: Draws) -> LabelBatch:
+        images = [view(draw, self.image_size, self.crop, self.flip) for draw in draws]
+        labels = []
+        for draw in draws:
+            name = label_of(draw.sample, self.label, self.language)
+            if name not in self.classes:
+                known = f"one of the {len(self.classes)} classes of training"
+                raise DataError(f"sample {draw.sample.uid} has the label '{name}'", field=self.label, expected=known)
+            labels.append(self.classes.index(name))
+        return LabelBatch(self.preprocess(images), torch.tensor(labels, dtype=torch.int64))
+
+    def features(self, model: NestedImageClassifier, batch: LabelBatch) -> NestedLogits:
+        logits: NestedLogits = model(batch.image_BCHW)
+        return logits
+
+    def losses(self, features: NestedLogits, batch: LabelBatch) -> dict[str, Tensor]:
+        options = {"weights": self.weights or None, "smoothing": self.smoothing, "reduction": self.reduction}
+        loss, _ = nested_cross_entropy(features.logit_NMC.transpose(0, 1), batch.label_B, **options)  # type: ignore[arg-type]
+        return {"classes": loss}
+
+    def metrics(self, features: NestedLogits, batch: LabelBatch) -> dict[str, Tensor]:
+        """Share of the batch that each width gets right."""
+        right_NM = features.logit_NMC.argmax(2) == batch.label_B[:, None]
+        return {f"first_{d}": right_NM[:, m].float().mean() for m, d in enumerate(self.dims)}
+
+    def optimiser(self) -> Optimiser:
+        """The release spares the weights of batch norms alone, so the classifiers' biases decay."""
+        chosen = super().optimiser()
+        if self.optimiser_kind == "adamw":
+            return chosen
+        rules = (Rule(r"^classifier\..*bias$", decay=True),)
+        momentum = (self.momentum, chosen.betas[1])
+        return replace(chosen, kind="sgd", betas=momentum, coupled_decay=True, schedule="linear", rules=rules)
+
+    def deploy(self, model: NestedImageClassifier) -> ClassEmbedder:
+        return ClassEmbedder(model, self.preprocess, self.classes, self.slug, flip=self.mirrored)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A small convolutional network at 64 pixels."""
+        return cls(
+            image_tower="convnet_tiny",
+            image_size=64,
+            dims=(4, 8, 16, 32, 64, 128, 256),
+            blur=False,
+            crop=(0.8, 1.0),
+            flip=False,
+            optimiser_kind="adamw",
+            batch_size=128,
+            steps=300,
+            lr=1e-3,
+            warmup=20.0,
+            weight_decay=0.05,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ResNet-50 on ImageNet-1k for 40 epochs; classes come from the data."""
+        return cls()

@@ -1,0 +1,1 @@
+"""Who may come in, how often, with how much."""

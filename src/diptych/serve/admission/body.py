@@ -1,0 +1,79 @@
+"""Refuse a request body that is too large before it fills the memory, with or without a declared length, and one that never ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diptych.serve.admission.limits import Limits
+from diptych.serve.admission.memory import Memory
+from diptych.serve.refusals import Refused, refused
+
+
+class LimitBody:
+    """ASGI middleware: reads at most so many bytes of a body in so many seconds, then passes it on in one piece. What it reads counts as
+    memory of the request until that ends."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, memory: Memory) -> None:
+        self.app, self.limits, self.memory = app, limits, memory
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        with self.memory.request():
+            if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+                await self.app(scope, receive, send)
+                return
+            parts: list[bytes] = []
+            try:
+                declared = dict(scope["headers"]).get(b"content-length", b"0")
+                if declared.isdigit() and int(declared[:20]) > self.limits.body_bytes:
+                    raise self._too_large()
+                there = await self._read_in_time(receive, parts)
+            except Refused as error:
+                error.headers["Connection"] = "close"  # the rest may still be on its way
+                await refused(error)(scope, receive, send)
+                return
+            if there:
+                await self.app(scope, _replay(b"".join(parts), receive), send)
+
+    async def _read_in_time(self, receive: Receive, parts: list[bytes]) -> bool:
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                return await self._read(receive, parts)
+        except TimeoutError:
+            text = f"the body did not arrive within {self.limits.body_seconds:g} seconds"
+            raise Refused(408, text) from None
+
+    async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
+        """The body, piece by piece, into `parts`; False when the client left."""
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return False
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self.limits.body_bytes:
+                raise self._too_large()
+            self.memory.take(len(parts[-1]))
+            more = message.get("more_body", False)
+        return True
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"the body has more than {self.limits.body_bytes:,} bytes")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again

@@ -1,0 +1,125 @@
+"""Who may come in: the right host name, the token, not too often, not too many at once, nobody while the service stops.
+
+And around all of it, what is written down about a request: route, status, time; never what was in it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diptych.serve.admission.rate import Rate
+from diptych.serve.logs import event, failed
+from diptych.serve.refusals import Refused, broken, refused
+from diptych.serve.service import Service
+
+OPEN = ("/", "/healthz", "/readyz")
+"""What anybody may ask, with the parts of the page: none of it tells anything about models or data."""
+LIGHT = (*OPEN, "/info", "/metrics", "/openapi.json", "/v1/models")
+"""What costs next to nothing, and so counts for no limit; pictures of items do not count for the rate."""
+PAGE, PICTURES = "/page/", "/image/"
+
+
+class Guard:
+    """ASGI middleware that refuses before anything of a body is read.
+
+    token  what `Authorization: Bearer ...` must say; "" asks for none
+    hosts  names under which the service may be asked; empty takes any. On the loopback address this keeps web pages out that were
+           given the address by their own name server
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, token: str = "", hosts: Sequence[str] = ()) -> None:
+        self.app, self.service = app, service
+        self._token, self._hosts = token.encode(), frozenset(hosts)
+        self._rate = Rate(service.limits.rate, service.limits.burst)
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+        except Refused as error:
+            error.headers["Connection"] = "close"  # a body may still be on its way
+            await refused(error)(scope, receive, send)
+            return
+        self._open += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._open -= 1
+
+    def _check(self, scope: Scope) -> None:
+        headers, path, limits = dict(scope["headers"]), scope["path"], self.service.limits
+        host = headers.get(b"host", b"").decode("latin-1").rpartition("@")[2]
+        if self._hosts and _name(host) not in self._hosts:
+            raise Refused(403, "this service does not go by that host name")
+        open_to_all = path in OPEN or path.startswith(PAGE)
+        if self._token and not open_to_all and not _carries(headers.get(b"authorization", b""), self._token):
+            self.service.metrics.refused("token")
+            raise Refused(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+        if open_to_all or path in LIGHT:
+            return
+        if self.service.draining:
+            raise Refused(503, "the service is stopping", retry_after=5)
+        if self._open >= limits.requests:
+            self.service.metrics.refused("requests")
+            raise Refused(429, "too many requests are open: try again later", retry_after=1)
+        if not path.startswith(PICTURES):
+            client = scope["client"][0] if scope.get("client") else ""
+            if wait := self._rate.wait(client):
+                self.service.metrics.refused("rate")
+                raise Refused(429, f"more than {limits.rate:g} requests a second from one client", retry_after=wait)
+
+
+def _name(host: str) -> str:
+    """Host without port, in small letters: ``[::1]:8000`` is ``::1``."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _carries(header: bytes, token: bytes) -> bool:
+    """Whether the header holds the token; takes the same time whatever the first wrong letter."""
+    scheme, _, given = header.partition(b" ")
+    return hmac.compare_digest(given.strip(), token) and scheme.lower() == b"bearer"
+
+
+class Observe:
+    """ASGI middleware, the outermost: gives each request a number, counts it, and writes one line about it."""
+
+    def __init__(self, app: ASGIApp, service: Service, quiet: Sequence[str] = ("/healthz", "/readyz", "/metrics")) -> None:
+        self.app, self.service, self.quiet = app, service, quiet
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status, number = time.perf_counter(), 499, uuid.uuid4().hex[:16]  # 499: the client left before its answer
+        scope.setdefault("state", {})["request_id"] = number
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", number.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, observed)
+        except Exception as error:  # what was answered already has been logged there; nothing goes to the server's own log
+            if status == 499:
+                failed(scope, error)
+                await broken(error)(scope, receive, observed)
+        finally:
+            seconds = time.perf_counter() - start
+            route = getattr(scope.get("route"), "path", "") or "none"  # the pattern, never the address that was asked
+            self.service.metrics.answered(route, scope["method"], status, seconds)
+            if route not in self.quiet or status >= 400:
+                fields = {"route": route, "method": scope["method"], "status": status, "ms": round(1000 * seconds, 1)}
+                event("request", request=number, **fields)

@@ -1,0 +1,72 @@
+"""The application: routes by theme, around them what guards and observes them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from diptych import __version__
+from diptych.serve.admission.body import LimitBody
+from diptych.serve.admission.deadline import Deadline
+from diptych.serve.admission.guard import Guard, Observe
+from diptych.serve.refusals import answer_errors
+from diptych.serve.routes import embeddings as embedding_routes
+from diptych.serve.routes import items as item_routes
+from diptych.serve.routes import page as page_routes
+from diptych.serve.routes import pictures as picture_routes
+from diptych.serve.routes import search as search_routes
+from diptych.serve.routes import status as status_routes
+from diptych.serve.schema import Refusal
+from diptych.serve.service import Service
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "The request cannot be understood, or a picture cannot be read"},
+    401: {"model": Refusal, "description": "A bearer token is needed"},
+    404: {"model": Refusal, "description": "No such item or model, or the service was started without what this needs"},
+    413: {"model": Refusal, "description": "More bytes, pixels or characters than the limits allow"},
+    422: {"model": Refusal, "description": "A field holds what it cannot hold"},
+    429: {"model": Refusal, "description": "Too much at once; the header Retry-After says when to try again"},
+    503: {"model": Refusal, "description": "The service stops, or the answer took too long"},
+}
+
+
+def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts: Sequence[str] = ()) -> FastAPI:
+    """All routes over one service, which is closed when the application ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    # The interactive pages of FastAPI load scripts from elsewhere; /openapi.json says the same.
+    app = FastAPI(
+        title="Diptych",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=REFUSALS,
+        generate_unique_id_function=status_routes.unique_id,
+    )
+    answer_errors(app)
+    page_routes.add(app, token=bool(token))
+    status_routes.add(app, service)
+    embedding_routes.add(app, service)
+    search_routes.add(app, service)
+    picture_routes.add(app, service)
+    item_routes.add(app, service)
+    # The last one added is the outermost.
+    app.add_middleware(Deadline, service=service)
+    app.add_middleware(LimitBody, limits=service.limits, memory=service.memory)
+    app.add_middleware(Guard, service=service, token=token, hosts=hosts)
+    if cors:
+        headers = ["Retry-After", "X-Request-Id"]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(cors), allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=headers
+        )
+    app.add_middleware(Observe, service=service)
+    return app

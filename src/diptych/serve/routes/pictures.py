@@ -1,0 +1,120 @@
+"""POST /classify, /detect, /explain and /words: what is in a picture, how it is related, which part of it goes with which word, and
+which words it becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Response
+
+from diptych.api import detect
+from diptych.core.contracts import Unit
+from diptych.core.image import ImageSource
+from diptych.core.scene_graph import SceneGraph
+from diptych.data.media.decode import decode
+from diptych.pipelines.alignment import Alignment, align
+from diptych.pipelines.picture_words import PictureWords, words_of
+from diptych.serve.answers import graph_answer, plain
+from diptych.serve.refusals import Json, Refused
+from diptych.serve.schema import (
+    ClassifyAnswer,
+    ClassifyRequest,
+    DetectRequest,
+    ExplainAnswer,
+    ExplainRequest,
+    GraphAnswer,
+    WordsAnswer,
+    WordsRequest,
+    text_of,
+    texts_of,
+)
+from diptych.serve.service import Service
+from diptych.tasks.pairs.templates import fill, templates
+from diptych.tasks.pairs.zero_shot import class_heads, spell
+
+
+def add(app: FastAPI, service: Service) -> None:
+    @app.post("/classify", response_model=ClassifyAnswer)
+    async def classify(request: ClassifyRequest) -> Response:
+        """The names that fit pictures best, from a list of your own; by the rule of the protocol `zero_shot`."""
+        side, limits = service.side(request.model), service.limits
+        if not side.embeds:
+            raise Refused(422, f"'{side.name}' does not embed images and texts")
+        given = [request.image] if isinstance(request.image, str) else request.image
+        if not 1 <= len(given) <= limits.inputs:
+            raise Refused(422, f"image has {len(given)} entries (expected 1..{limits.inputs})")
+        labels = list(dict.fromkeys(texts_of(request.labels, "labels", limits.names, limits)))
+        sentences = templates(tuple(texts_of(request.templates, "templates", limits.inputs, limits)))
+        texts = [fill(sentence, spell(label)) for label in labels for sentence in sentences]
+        if len(texts) > limits.names:
+            raise Refused(
+                422, f"{len(labels)} labels in {len(sentences)} templates (expected at most {limits.names:,} sentences)"
+            )
+        images = [await service.picture(encoded, f"image[{place}]") for place, encoded in enumerate(given)]
+
+        def score(text_ND: Unit, image_ND: Unit) -> Any:
+            return image_ND @ class_heads(text_ND.reshape(len(labels), len(sentences), -1)).T
+
+        score_NK = await service.ask(side.model, score, texts=texts, images=images)
+        best_NK = np.argsort(-score_NK, axis=1, kind="stable")[:, : request.k]
+        answers = [
+            {"classes": [{"name": labels[place], "score": float(score_K[place])} for place in best_K]}
+            for score_K, best_K in zip(score_NK, best_NK, strict=True)
+        ]
+        return Json({"answers": answers})
+
+    @app.post("/detect", response_model=GraphAnswer)
+    async def find_relations(request: DetectRequest) -> Response:
+        """Things and the relations between them, in your own words."""
+        if service.detector is None:
+            raise Refused(404, "this service has no detector: start it with one (diptych serve ... --detector MODEL)")
+        limits = service.limits
+        words = {name: texts_of(getattr(request, name), name, limits.names, limits) for name in ("objects", "relations")}
+        picture = await _picture(service, request.image, request.uid)
+
+        def found(text_ND: Unit, image_ND: Unit) -> SceneGraph:
+            return detect(service.detector, picture, **words, min_score=request.min_score, top=request.top)
+
+        graph = await service.ask(service.detector, found, inside=[picture])
+        return Json(await service.aside(lambda: graph_answer(graph, *_size(picture))))
+
+    @app.post("/explain", response_model=ExplainAnswer)
+    async def explain(request: ExplainRequest) -> Response:
+        """Which part of a picture each word of a text goes with."""
+        side = service.side(request.model)
+        if not side.aligns:
+            raise Refused(422, f"'{side.name}' cannot lay a text over a picture (expected a model that embeds both)")
+        text = text_of(request.text, "text", service.limits)
+        picture = await _picture(service, request.image, request.uid)
+        times = request.grid**2 + 1 if side.aligns == "occlusion" else 1
+        found: Alignment = await service.ask(
+            side.model, lambda t, i: align(side.model, picture, text, grid=request.grid), inside=[picture], times=times
+        )
+        return Json(plain(found.to_json()))
+
+    @app.post("/words", response_model=WordsAnswer)
+    async def words(request: WordsRequest) -> Response:
+        """Which words a picture becomes, and where in it they stand; needs a lexical model."""
+        side = service.side(request.model)
+        if not side.lexical:
+            raise Refused(422, f"'{side.name}' does not turn pictures into words (expected a model of recipe lexlip)")
+        picture = await _picture(service, request.image, request.uid)
+        found: PictureWords = await service.ask(
+            side.model, lambda t, i: words_of(side.model, picture, request.top), inside=[picture]
+        )
+        return Json(plain(found.to_json()))
+
+
+async def _picture(service: Service, encoded: str | None, uid: str | None) -> ImageSource:
+    """The picture of a request: sent along, or that of an item."""
+    if (encoded is None) == (uid is None):
+        raise Refused(422, "say which picture: image or uid (expected one of them)")
+    if encoded is not None:
+        return await service.picture(encoded, "image")
+    return await service.item_picture(str(uid))
+
+
+def _size(picture: ImageSource) -> tuple[int, int]:
+    height, width = decode(picture, exact=True).shape[:2]
+    return width, height

@@ -1,0 +1,75 @@
+"""Is it up, is it ready, what does it have, what has it done."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, Response
+
+from diptych import __version__
+from diptych.serve.refusals import Json
+from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, OneModel, State
+from diptych.serve.service import Service, Side
+
+
+def add(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz")
+    async def health() -> State:
+        """The process is up. Says nothing about what it serves."""
+        return State(status="ok", version=__version__)
+
+    @app.get("/readyz", responses={503: {"model": State}})
+    async def ready() -> Response:
+        """Whether requests are taken now: 503 while the queue is full or the service stops."""
+        busy = service.batcher.waiting >= service.limits.queue
+        status = "stopping" if service.draining else "busy" if busy else "ready"
+        return Json({"status": status, "version": __version__}, 200 if status == "ready" else 503)
+
+    @app.get("/info")
+    async def info() -> InfoAnswer:
+        """Models, their indexes, the columns that can be filtered by, and the limits."""
+        detector = service.detector
+        models = await service.aside(lambda: [_model(service, side) for side in service.sides.values()])
+        return InfoAnswer(
+            models=models,
+            data=service.pool is not None,
+            detector=None if detector is None else str(getattr(detector, "name", "detector")),
+            objects=list(getattr(detector, "objects", ())),
+            relations=list(getattr(detector, "relations", ())),
+            limits=asdict(service.limits),
+        )
+
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        """The models, as OpenAI clients list them."""
+        names = [OneModel(id=side.name, object="model", created=0, owned_by="diptych") for side in service.sides.values()]
+        return ModelList(object="list", data=names)
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _model(service: Service, side: Side) -> ModelInfo:
+    facts: dict[str, Any] = {"index": None, "count": None}
+    if side.facts is not None:
+        facts = {"index": side.facts.kind, "count": side.facts.count}
+    return ModelInfo(
+        name=side.name,
+        fingerprint=str(getattr(side.model, "fingerprint", "")),
+        embeds=side.embeds,
+        aligns=side.aligns,  # type: ignore[arg-type]
+        lexical=side.lexical,
+        modes=[] if side.index is None else list(side.index.modes),
+        combines=side.index is not None and side.index.combines,
+        columns=service.facets(side),
+        **facts,
+    )
+
+
+def unique_id(route: Any) -> str:
+    """Names of operations in the OpenAPI description: method and path."""
+    return re.sub(r"\W+", "_", f"{sorted(route.methods)[0].lower()}{route.path_format}").strip("_")

@@ -1,0 +1,83 @@
+"""When an answer equals another, and what ten people's answers make of it, as the VQA evaluation code has it (Antol et al., 2015).
+
+The order is part of the protocol: marks of punctuation, then lower case, numbers as digits, articles left out, contractions completed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+MARKS = ';/[]"{}()=+\\_-><@`,?!'
+ARTICLES = frozenset({"a", "an", "the"})
+NUMBERS = {
+    word: str(number)
+    for number, words in enumerate(("none zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"))
+    for word in words.split()
+}
+_ONE = (
+    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't it'd it'll ma'am "
+    "mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't somebody'll somebody's someone'd "
+    "someone'll someone's something'd something'll that's there'd there're there's they'd they'll they're they've 'twas wasn't we've "
+    "weren't what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've "
+    "wouldn't y'all you'd you'll you're you've"
+)
+_TWO = (
+    "couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've something'd've there'd've "
+    "they'd've we'd've who'd've wouldn't've you'd've"
+)
+CONTRACTIONS = {whole.replace("'", ""): whole for whole in _ONE.split()}
+for _whole in _TWO.split():
+    _first, _, _rest = _whole.partition("'")
+    CONTRACTIONS |= {_first + _rest: _whole, f"{_first}'{_rest.replace(chr(39), '')}": _whole}
+CONTRACTIONS |= dict.fromkeys(("ow's'at", "'ows'at", "'ow'sat"), "'ow's'at") | {"somebody'd": "somebodyd"}
+CONTRACTIONS |= dict.fromkeys(("yall'll", "y'allll"), "y'all'll")
+CONTRACTIONS |= dict.fromkeys(("yall'd've", "y'alld've", "y'all'dve"), "y'all'd've")
+
+_THOUSANDS = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+NEEDED = 3
+"""So many people who give an answer make it right."""
+
+
+def normalised(answer: str) -> str:
+    """The answer as it is compared.
+
+    >>> normalised("The two dogs, dont you think?")
+    "2 dogs don't you think"
+    """
+    words = without_marks(answer).lower().split()
+    words = [NUMBERS.get(word, word) for word in words]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def without_marks(answer: str) -> str:
+    """A mark beside a space, or any mark beside a number such as 1,000, is dropped; another one leaves a space. Full stops go, but those
+    before a digit."""
+    found = answer
+    loose = _THOUSANDS.search(answer) is not None
+    for mark in MARKS:
+        beside = f"{mark} " in answer or f" {mark}" in answer
+        found = found.replace(mark, "" if beside or loose else " ")
+    return _PERIOD.sub("", found, count=32)  # the release stops after so many
+
+
+def trimmed(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
+def vqa_accuracy(answer: str, people: Sequence[str], *, always: bool = False) -> float:
+    """How right an answer is: over each person, the others who gave it, of whom three are enough; the mean.
+
+    people  what each of them answered, ten as published; with fewer than four, one is enough
+    always  normalise also where all people agree, which the release does not: there the answer has to equal theirs letter for letter
+    """
+    given, found = [trimmed(person) for person in people], trimmed(answer)
+    if always or len(set(given)) > 1:
+        given, found = [normalised(person) for person in given], normalised(found)
+    if len(given) <= NEEDED:
+        return float(found in given)
+    shares = [
+        min(1.0, sum(other == found for place, other in enumerate(given) if place != row) / NEEDED) for row in range(len(given))
+    ]
+    return sum(shares) / len(shares)

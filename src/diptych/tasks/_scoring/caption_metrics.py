@@ -1,0 +1,165 @@
+"""BLEU, ROUGE-L and CIDEr-D of captions, as the COCO evaluation code has them.
+
+Words first: lower case, Penn-Treebank cuts, seventeen marks of punctuation dropped (`words_of`). The release cuts with a Java program; on
+real captions these words differ from its own in well under a hundredth of the cases, and the numbers in the third place.
+
+Letters: N items, M references of an item.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.errors import DataError
+
+DROPPED = frozenset({"''", "'", "``", "`", "-lrb-", "-rrb-", "-lcb-", "-rcb-", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
+_WORD = re.compile(
+    r"n't\b|'(?:s|m|d|ll|re|ve)\b"  # what contractions end in
+    r"|\d+(?:[.,:/]\d+)+"
+    r"|(?:[a-z]\.){2,}"
+    r"|[^\W_]+(?:[-_/&.][^\W_]+)*?(?=n't\b)"
+    r"|[^\W_]+(?:[-_/&][^\W_]+)*"
+    r"|\.\.\.|--|``|''|\S"
+)
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", '"': "''"}
+Grams = Counter[tuple[str, ...]]
+
+
+def words_of(caption: str) -> list[str]:
+    """The words of a caption.
+
+    >>> words_of("Two dogs -- one's black (and white), the other isn't!")
+    ['two', 'dogs', 'one', "'s", 'black', 'and', 'white', 'the', 'other', 'is', "n't"]
+    """
+    found = (_BRACKETS.get(word, word) for word in _WORD.findall(caption.lower()))
+    return [word for word in found if word not in DROPPED]
+
+
+def grams(words: Sequence[str], longest: int = 4) -> Grams:
+    """How often each run of 1 to `longest` words occurs."""
+    return Counter(tuple(words[at : at + n]) for n in range(1, longest + 1) for at in range(len(words) - n + 1))
+
+
+# ---------------------------------------------------------------- BLEU
+
+
+@dataclass(frozen=True, slots=True)
+class BleuCounts:
+    """What BLEU adds up over items (Papineni et al., 2002): matching and possible runs of 1 to 4 words, lengths."""
+
+    correct_N4: npt.NDArray[np.float64]
+    possible_N4: npt.NDArray[np.float64]
+    length_N: npt.NDArray[np.float64]
+    reference_N: npt.NDArray[np.float64]
+
+    def score(self, order: int = 4, rows: npt.NDArray[np.int64] | slice = slice(None)) -> float:
+        """Of a corpus of those items, up to runs of `order` words; references as long as the nearest one."""
+        precision = (self.correct_N4[rows].sum(0) + 1e-15) / (self.possible_N4[rows].sum(0) + 1e-9)
+        ratio = (self.length_N[rows].sum() + 1e-15) / (self.reference_N[rows].sum() + 1e-9)
+        penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
+        return float(precision[:order].prod() ** (1 / order) * penalty)
+
+
+def bleu_counts(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> BleuCounts:
+    """`captions` and `references` as words."""
+    correct, possible, lengths, nearest = [], [], [], []
+    for caption, known in zip(captions, references, strict=True):
+        most: Grams = Counter()
+        for reference in known:
+            most |= grams(reference)
+        own = grams(caption)
+        hits = own & most
+        correct.append([sum(count for run, count in hits.items() if len(run) == n) for n in range(1, 5)])
+        possible.append([max(0, len(caption) - n + 1) for n in range(1, 5)])
+        lengths.append(len(caption))
+        nearest.append(min((abs(len(reference) - len(caption)), len(reference)) for reference in known)[1])
+    return BleuCounts(*(np.asarray(values, np.float64) for values in (correct, possible, lengths, nearest)))
+
+
+# ---------------------------------------------------------------- ROUGE-L
+
+
+def rouge_l(caption: Sequence[str], references: Sequence[Sequence[str]], *, beta: float = 1.2) -> float:
+    """F of the longest common subsequence (Lin, 2004): best precision and best recall over the references, recall `beta` times as heavy.
+
+    A caption without words has 0.
+    """
+    common = [_longest_common(caption, reference) for reference in references]
+    precision = max(common) / len(caption) if caption else 0.0
+    recall = max(shared / len(reference) if reference else 0.0 for shared, reference in zip(common, references, strict=True))
+    if not precision or not recall:
+        return 0.0
+    return (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
+
+
+def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
+    row = [0] * (len(b) + 1)
+    for word in a:
+        before = 0
+        for place, other in enumerate(b, 1):
+            before, row[place] = row[place], before + 1 if word == other else max(row[place], row[place - 1])
+    return row[-1]
+
+
+# ---------------------------------------------------------------- CIDEr-D
+
+
+def document_frequencies(references: Sequence[Sequence[Sequence[str]]]) -> Grams:
+    """In the references of how many items each run of words occurs."""
+    found: Grams = Counter()
+    for known in references:
+        found.update(set().union(*(grams(reference) for reference in known)))
+    return found
+
+
+def cider_d(
+    captions: Sequence[Sequence[str]],
+    references: Sequence[Sequence[Sequence[str]]],
+    *,
+    frequencies: Mapping[tuple[str, ...], int] | None = None,
+    items: int = 0,
+) -> npt.NDArray[np.float64]:
+    """CIDEr-D of each item (Vedantam et al., 2015): similarity of runs of 1 to 4 words, rare ones heavier. [N], 0 to 10.
+
+    frequencies, items   of a larger corpus; None: those of these references. Scores of a part of a data set are comparable with those of
+                         the whole under one table alone; with one item every score is 0
+    """
+    if (frequencies is None) != (items == 0):
+        raise DataError("frequencies of a corpus need its number of items", field="items", expected="both or neither")
+    table = document_frequencies(references) if frequencies is None else frequencies
+    corpus = math.log(float(items or len(references)))
+    scores = []
+    for caption, known in zip(captions, references, strict=True):
+        own = _weighed(caption, table, corpus)
+        scores.append(10 * sum(_similar(own, _weighed(reference, table, corpus)) for reference in known) / len(known))
+    return np.asarray(scores, np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    by_length: tuple[dict[tuple[str, ...], float], ...]
+    norms: tuple[float, ...]
+    pairs: int  # runs of two words: what the release takes for the length
+
+
+def _weighed(words: Sequence[str], table: Mapping[tuple[str, ...], int], corpus: float) -> _Weighed:
+    parts: tuple[dict[tuple[str, ...], float], ...] = ({}, {}, {}, {})
+    for run, count in grams(words).items():
+        parts[len(run) - 1][run] = count * (corpus - math.log(max(1.0, table.get(run, 0))))
+    norms = tuple(math.sqrt(sum(value**2 for value in part.values())) for part in parts)
+    return _Weighed(parts, norms, max(0, len(words) - 1))
+
+
+def _similar(own: _Weighed, other: _Weighed, sigma: float = 6.0) -> float:
+    total = 0.0
+    for mine, theirs, a, b in zip(own.by_length, other.by_length, own.norms, other.norms, strict=True):
+        shared = sum(min(value, theirs.get(run, 0.0)) * theirs.get(run, 0.0) for run, value in mine.items())
+        total += shared / (a * b) if a and b else shared
+    return total / 4 * math.exp(-((own.pairs - other.pairs) ** 2) / (2 * sigma**2))

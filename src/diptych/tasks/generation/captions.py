@@ -1,0 +1,127 @@
+"""Captions that a model writes, against those that people wrote."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Generator
+from diptych.core.errors import DataError
+from diptych.core.randomness import keyed_rng
+from diptych.core.result import Metric, Result
+from diptych.tasks._scoring.caption_metrics import bleu_counts, cider_d, document_frequencies, rouge_l, words_of
+from diptych.tasks._scoring.intervals import Floats, codes, percentiles, resampled_means
+from diptych.tasks._scoring.records import facts_of, with_facts
+
+SCHEMA = pa.schema(
+    [("uid", pa.string()), ("group", pa.string()), ("caption", pa.string()), ("references", pa.list_(pa.string()))]
+)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """One caption an image, scored against all texts of the image by CIDEr-D (which decides), BLEU-4, ROUGE-L and exact match.
+
+    Rare words count by the references of the items that are scored, so numbers of a part of a data set are not those of the whole; in
+    the intervals, which draw groups of items, the table stays fixed. Beside them: the mean length in words, and the share of captions
+    without a word, of captions that repeat a run of three words, and of captions that reach `max_tokens` in words. METEOR and SPICE are
+    not computed: both need Java.
+
+    prompt      what is asked of the model; "" asks for what its own template asks for
+    language    texts of this language or an unknown one are references; "" takes all
+    max_tokens  of a caption
+    draws, seed of the intervals
+    """
+
+    name: ClassVar[str] = "captions"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Generator
+    main: ClassVar[str] = "cider_d"
+
+    prompt: str = ""
+    language: str = "en"
+    max_tokens: int = 64
+    draws: int = 500
+    seed: int = 0
+
+    def predict(self, model: Generator, data: Dataset) -> pa.Table:
+        rows = []
+        for row in range(len(data)):
+            sample = data[row]
+            known = [text.string for text in sample.positives(self.language)]
+            if sample.image is None or not known:
+                lacks = "no image" if sample.image is None else f"no text in language '{self.language}'"
+                raise DataError(f"sample '{sample.uid}' has {lacks}", file=data.name, row=row, expected="an image and a text")
+            rows.append((sample.uid, sample.group or sample.uid, sample.image, known))
+        captions = model.generate([image for *_, image, _ in rows], [self.prompt] * len(rows), max_tokens=self.max_tokens)
+        columns = [[uid for uid, *_ in rows], [group for _, group, *_ in rows], captions, [known for *_, known in rows]]
+        records = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
+        return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
+
+    def score(self, records: pa.Table) -> Result:
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+        captions = [words_of(text) for text in records.column("caption").to_pylist()]
+        references = [[words_of(text) for text in known] for known in records.column("references").to_pylist()]
+        groups = records.column("group").to_pylist()
+        counts = bleu_counts(captions, references)
+        most = int(facts_of(records).get("options", {}).get("max_tokens", self.max_tokens))
+        columns = {
+            "cider_d": cider_d(captions, references, frequencies=document_frequencies(references), items=len(references)),
+            "rouge_l": np.array([rouge_l(*pair) for pair in zip(captions, references, strict=True)]),
+            "exact": np.array([float(words in known) for words, known in zip(captions, references, strict=True)]),
+            "words": np.array([float(len(words)) for words in captions]),
+            "empty": np.array([float(not words) for words in captions]),
+            "repeats": np.array([float(_repeats(words)) for words in captions]),
+            "unended": np.array([float(len(words) >= most) for words in captions]),
+        }
+        drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
+        units = {"cider_d": "points", "words": "words"}
+        lower = {"empty", "repeats", "unended"}
+        metrics = {
+            name: Metric(
+                float(value_N.mean()),
+                *percentiles(drawn_RM[:, place]),
+                unit=units.get(name, "share"),
+                higher_is_better=name not in lower,
+            )
+            for place, (name, value_N) in enumerate(columns.items())
+        }
+        metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._drawn(counts, groups)))
+        notes: dict[str, Any] = {
+            **facts_of(records),
+            "words": "lower case, Penn-Treebank cuts, 17 marks of punctuation dropped; no Java",
+            "references": sum(map(len, references)) / len(references),
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}; word frequencies fixed",
+        }
+        return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
+
+    def _drawn(self, counts: Any, groups: list[str]) -> Floats:
+        """BLEU-4 of corpora that are drawn group by group."""
+        code_N, count = codes(groups)
+        if count < 2:
+            return np.full(1, np.nan)
+        members = [np.flatnonzero(code_N == code) for code in range(count)]
+        rng = keyed_rng("captions", self.seed)
+        drawn = (np.concatenate([members[code] for code in rng.integers(count, size=count)]) for _ in range(self.draws))
+        return np.array([counts.score(rows=rows) for rows in drawn])
+
+    def item_values(self, records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for metrics that are means over items; None for BLEU, which is one of the corpus."""
+        captions = [words_of(text) for text in records.column("caption").to_pylist()]
+        references = [[words_of(text) for text in known] for known in records.column("references").to_pylist()]
+        if metric == "cider_d":
+            return cider_d(captions, references)[:, None]
+        if metric == "rouge_l":
+            return np.array([[rouge_l(*pair)] for pair in zip(captions, references, strict=True)])
+        if metric == "exact":
+            return np.array([[float(words in known)] for words, known in zip(captions, references, strict=True)])
+        return None
+
+
+def _repeats(words: list[str]) -> bool:
+    runs = [tuple(words[at : at + 3]) for at in range(len(words) - 2)]
+    return len(set(runs)) < len(runs)

@@ -1,0 +1,147 @@
+"""Questions about images, answered in free words or by likelihood."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Generator, Ranker
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
+from diptych.data.text.questions import questions_of
+from diptych.tasks._scoring.answer_match import normalised, vqa_accuracy
+from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.records import facts_of, with_facts
+
+TEXTS = ("uid", "group", "kind", "question", "answer")
+SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("people", pa.list_(pa.string()))])
+How = Literal["write", "mean", "sum"]
+
+
+@dataclass(frozen=True)
+class VQA:
+    """Every question of every sample (extras["questions"]), scored by the VQA protocol: with ten answers of people a share of 1/3 for each
+    other who gave the answer, with up to three whether one did. Answers are normalised as the release does, and also where all people
+    agree (`released` leaves that out, as it does).
+
+    Beside the accuracy over all questions and for each kind: the share of empty answers, and the share of "yes" among the answers to
+    questions that are answered by yes or no. The chance level is what always giving the most frequent answer of the kind would have.
+
+    how         "write": in the model's own words, the likeliest token each time; "mean" or "sum": the likeliest of all answers that any
+                question of that kind has, by nats a token or in all
+    suffix      stands behind each question: "Answer with a single word or phrase." for models that would write more
+    max_tokens  of a written answer
+    draws, seed of the intervals, which draw groups of samples
+    """
+
+    name: ClassVar[str] = "vqa"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Any] = Generator | Ranker
+    main: ClassVar[str] = "accuracy"
+
+    how: How = "write"
+    suffix: str = ""
+    released: bool = False
+    max_tokens: int = 10
+    draws: int = 1000
+    seed: int = 0
+
+    def predict(self, model: Any, data: Dataset) -> pa.Table:
+        if not isinstance(model, Generator if self.how == "write" else Ranker):
+            other = "mean | sum" if self.how == "write" else "write"
+            raise ConfigError(f"'{getattr(model, 'name', model)}' cannot answer by how={self.how} (expected {other})")
+        asked = []
+        for row in range(len(data)):
+            sample = data[row]
+            found = questions_of(sample)
+            if found and sample.image is None:
+                raise DataError(f"sample '{sample.uid}' has questions and no image", file=data.name, row=row, field="image")
+            asked += [(sample, question) for question in found]
+        if not asked:
+            raise DataError(f"'{data.name}' has no question", field="questions", expected='extras["questions"] of samples')
+        images = [sample.image for sample, _ in asked if sample.image is not None]
+        prompts = [f"{question.text} {self.suffix}".strip() for _, question in asked]
+        if isinstance(model, Generator) and self.how == "write":
+            answers = model.generate(images, prompts, max_tokens=self.max_tokens)
+        else:
+            answers = self._chosen(model, images, prompts, asked)
+        columns = {
+            "uid": [sample.uid for sample, _ in asked],
+            "group": [sample.group or sample.uid for sample, _ in asked],
+            "kind": [question.kind for _, question in asked],
+            "question": [question.text for _, question in asked],
+            "answer": answers,
+            "people": [list(question.answers) for _, question in asked],
+        }
+        records = pa.table(columns, schema=SCHEMA)
+        return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
+
+    def _chosen(self, model: Any, images: Any, prompts: list[str], asked: Any) -> list[str]:
+        known: dict[str, dict[str, None]] = {}
+        for _, question in asked:
+            known.setdefault(question.kind, {}).update(dict.fromkeys(question.answers))
+        choices = [sorted(known[question.kind]) for _, question in asked]
+        found = model.answer_nll(images, prompts, choices)
+        nats = [table[:, 0] / table[:, 1] if self.how == "mean" else table[:, 0] for table in found]
+        return [names[int(np.argmin(costs))] for names, costs in zip(choices, nats, strict=True)]
+
+    def score(self, records: pa.Table) -> Result:
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+        kinds, answers, groups = (records.column(name).to_pylist() for name in ("kind", "answer", "group"))
+        people = records.column("people").to_pylist()
+        right_N = self._right(records)
+        chance_N = self._chance(kinds, people)
+        yes_no = np.array([{normalised(person) for person in given} <= {"yes", "no"} for given in people])
+        columns = {"accuracy": right_N, "empty": np.array([float(not answer.strip()) for answer in answers])}
+        for kind in sorted(set(kinds)) if len(set(kinds)) > 1 else ():
+            columns[f"accuracy/{kind or 'other'}"] = np.where(np.array(kinds) == kind, right_N, np.nan)
+        if yes_no.any():
+            columns["yes"] = np.where(yes_no, [float(normalised(answer) == "yes") for answer in answers], np.nan)
+        drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
+        metrics = {}
+        for place, (name, value_N) in enumerate(columns.items()):
+            here = ~np.isnan(value_N)
+            metrics[name] = Metric(
+                float(value_N[here].mean()),
+                *percentiles(drawn_RM[:, place]),
+                chance=float(chance_N[here].mean()) if name.startswith("accuracy") else float("nan"),
+                higher_is_better=name != "empty",
+                items=int(here.sum()),
+            )
+        notes: dict[str, Any] = {
+            **facts_of(records),
+            "chance": "the most frequent answer of each kind",
+            "people": sum(map(len, people)) / len(people),
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+        }
+        return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
+
+    def _right(self, records: pa.Table) -> Floats:
+        answers, people = records.column("answer").to_pylist(), records.column("people").to_pylist()
+        always = not facts_of(records).get("options", {}).get("released", self.released)
+        return np.array([vqa_accuracy(*pair, always=always) for pair in zip(answers, people, strict=True)], np.float64)
+
+    @staticmethod
+    def _chance(kinds: list[str], people: list[list[str]]) -> Floats:
+        counts: dict[str, Counter[str]] = {}
+        for kind, given in zip(kinds, people, strict=True):
+            counts.setdefault(kind, Counter())[normalised(given[0])] += 1
+        usual = {kind: found.most_common(1)[0][0] for kind, found in counts.items()}
+        pairs = zip(kinds, people, strict=True)
+        return np.array([vqa_accuracy(usual[kind], given, always=True) for kind, given in pairs], np.float64)
+
+    def item_values(self, records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for "accuracy" and those of kinds, NaN where another kind is asked."""
+        if not metric.startswith("accuracy"):
+            return None
+        right_N = self._right(records)
+        if metric != "accuracy":
+            wanted = metric.removeprefix("accuracy/")
+            kinds = np.array([kind or "other" for kind in records.column("kind").to_pylist()])
+            right_N = np.where(kinds == wanted, right_N, np.nan)
+        return right_N[:, None]

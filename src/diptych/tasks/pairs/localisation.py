@@ -1,0 +1,193 @@
+"""Whether the patches that go with a phrase lie on what it names: pointing at regions whose boxes are known.  Protocol `localisation`,
+version 1.
+
+A region is asked for by its attributes and its label ("red circle"), where no other region of the picture is called the same. The weight
+of a patch is its cosine with the phrase, the mean over the phrase's tokens: in the sample's own text, where that holds the phrase word
+for word and the model knows which tokens make up a word, else of the phrase alone.
+
+    pointing   the best patch lies on the thing. Tied best patches share the point
+    auc        how often a patch on the thing weighs more than one that is not, ties half: 0.5 for any order that knows nothing
+    among      the same against patches on the other regions of the picture alone. A map of whatever stands out, the same for every
+               phrase, has a high auc and 0.5 here: only this says that words are told apart
+
+A patch lies on a thing when their overlap is at least half of the smaller of both. Chance of pointing is the share of patches that do.
+The unit of the intervals is the group. Only what the model's input shows counts: regions cut off by its crop are left out.
+
+Others count a point within 15 pixels of the box as a hit (the pointing game, 1608.00507), which is most of a small picture.
+
+Letters: P patches, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import ContextEmbedder, Dataset, TokenEmbedder, Unit
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Box, Region
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import seen
+from diptych.index.embed import readable
+from diptych.tasks._scoring.intervals import percentiles, resampled_means
+from diptych.tasks._scoring.records import array, facts_of, with_facts
+
+BLOCK = 64
+METRICS = ("pointing", "auc", "among")
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Localisation:
+    """Pointing, AUC and AUC among things over named regions, with intervals over groups.
+
+    context   take a phrase's tokens from the sample's own text where that holds the phrase; False always asks for the phrase alone
+    language  of the texts that are looked through
+    """
+
+    name: ClassVar[str] = "localisation"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = TokenEmbedder
+    main: ClassVar[str] = "pointing"
+
+    context: bool = True
+    language: str = "en"
+    draws: int = 2000
+    seed: int = 0
+
+    def predict(self, model: TokenEmbedder, data: Dataset) -> pa.Table:
+        """One row a region that can be asked for."""
+        rows: list[dict[str, Any]] = []
+        unreadable = 0
+        for start in range(0, len(data), BLOCK):
+            samples = [data[row] for row in range(start, min(start + BLOCK, len(data)))]
+            samples = [sample for sample in samples if sample.image is not None and phrases(sample)]
+
+            def patches(part: Sequence[Sample]) -> list[Unit]:
+                return model.embed_patches([sample.image for sample in part if sample.image is not None])
+
+            good, found, bad = readable(patches, samples) if samples else ([], [], ())
+            unreadable += len(bad)
+            for sample, patch_PD in zip(good, found, strict=True):
+                rows += self._rows(model, sample, patch_PD)
+        if not rows:
+            raise DataError(
+                f"'{data.name}' has no region that its name tells from the others",
+                field="regions",
+                expected="labelled boxes, such as world:small_pairs?regions=true",
+            )
+        return with_facts(pa.Table.from_pylist(rows, schema=_SCHEMA), options=asdict(self), unreadable=unreadable)
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows give the same numbers."""
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no region", expected="one row or more")
+        groups = records.column("group").to_pylist()
+        value_NM = np.stack([array(records, name).astype(np.float64) for name in METRICS], axis=1)
+        drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
+        chance = (float(array(records, "chance").mean()), 0.5, 0.5)
+        metrics = {
+            name: Metric(float(np.nanmean(value_NM[:, place])), *percentiles(drawn_RM[:, place]), chance=chance[place])
+            for place, name in enumerate(METRICS)
+            if not np.isnan(value_NM[:, place]).all()
+        }
+        notes = {
+            **facts_of(records),
+            "share_in_context": float(array(records, "in_context").mean()),
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+        }
+        return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> npt.NDArray[np.float64] | None:
+        """[N, 1]"""
+        return array(records, metric).astype(np.float64)[:, None] if metric in METRICS else None
+
+    def _rows(self, model: TokenEmbedder, sample: Sample, patch_PD: Unit) -> list[dict[str, Any]]:
+        side = math.isqrt(len(patch_PD))
+        if side * side != len(patch_PD):
+            raise ConfigError(f"{len(patch_PD)} patches make no square grid")
+        assert sample.image is not None
+        height, width = decode(sample.image, exact=True).shape[:2]
+        shown = seen(getattr(model, "preprocess", None), width, height)
+        rows = []
+        on = {id(region): patches_on(region.box, shown, side, width, height) for region in sample.regions}
+        for phrase, region in phrases(sample).items():
+            on_P = on[id(region)]
+            others_P = np.any([on[id(other)] for other in sample.regions], axis=0) & ~on_P
+            if not on_P.any() or on_P.all():
+                continue
+            token_TD = self._in_text(model, sample, phrase) if self.context else None
+            weight_P = ((model.embed_words([phrase])[0] if token_TD is None else token_TD) @ patch_PD.T).mean(axis=0)
+            best_P = weight_P == weight_P.max()
+            rows.append(
+                {
+                    "uid": sample.uid,
+                    "group": sample.group or sample.uid,
+                    "phrase": phrase,
+                    "in_context": token_TD is not None,
+                    "pointing": float(on_P[best_P].mean()),
+                    "auc": _auc(weight_P[on_P], weight_P[~on_P]),
+                    "among": _auc(weight_P[on_P], weight_P[others_P]) if others_P.any() else math.nan,
+                    "chance": float(on_P.mean()),
+                    "best": int(weight_P.argmax()),
+                }
+            )
+        return rows
+
+    def _in_text(self, model: TokenEmbedder, sample: Sample, phrase: str) -> Unit | None:
+        """The phrase's tokens in the first text that holds it word for word; None where there is none."""
+        if not isinstance(model, ContextEmbedder):
+            return None
+        wanted = phrase.split()
+        for text in sample.positives(self.language):
+            words = text.string.split()
+            starts = [at for at in range(len(words) - len(wanted) + 1) if words[at : at + len(wanted)] == wanted]
+            if starts:
+                found = model.embed_in_context([text.string])[0][starts[0] : starts[0] + len(wanted)]
+                if [word.lower() for word, _ in found] == [word.lower() for word in wanted] and all(
+                    len(x_TD) for _, x_TD in found
+                ):
+                    return np.concatenate([x_TD for _, x_TD in found])
+        return None
+
+
+def phrases(sample: Sample) -> dict[str, Region]:
+    """What each region is called, attributes first; names that two regions share are left out."""
+    named = [(" ".join([*region.attributes, region.label]), region) for region in sample.regions]
+    count = Counter(name for name, _ in named)
+    return {name: region for name, region in named if name and count[name] == 1}
+
+
+def patches_on(box: Box, shown: tuple[float, float, float, float], side: int, width: int, height: int) -> Bools:
+    """[P], row by row: which patches of a grid lie on a box (pixels). shown: the part of the picture under the grid, as shares."""
+    x0, y0, x1, y1 = (part * size for part, size in zip(shown, (width, height, width, height), strict=True))
+    edge_x, edge_y = np.linspace(x0, x1, side + 1), np.linspace(y0, y1, side + 1)
+    across = np.clip(np.minimum(edge_x[1:], box[2]) - np.maximum(edge_x[:-1], box[0]), 0, None)
+    down = np.clip(np.minimum(edge_y[1:], box[3]) - np.maximum(edge_y[:-1], box[1]), 0, None)
+    patch = (x1 - x0) / side * ((y1 - y0) / side)
+    smaller = min(patch, (box[2] - box[0]) * (box[3] - box[1]))
+    on_P: Bools = (down[:, None] * across).reshape(-1) >= smaller / 2 - 1e-9
+    return on_P
+
+
+def _auc(on_P: npt.NDArray[Any], off_P: npt.NDArray[Any]) -> float:
+    on_P1 = on_P[:, None]
+    return float(((on_P1 > off_P) + 0.5 * (on_P1 == off_P)).mean())
+
+
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("uid", "group", "phrase")]
+    + [("in_context", pa.bool_())]
+    + [(name, pa.float64()) for name in ("pointing", "auc", "among", "chance")]
+    + [("best", pa.int64())]
+)

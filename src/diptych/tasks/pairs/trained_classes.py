@@ -1,0 +1,143 @@
+"""Classification by a model that was trained on the classes.  Protocol `classification`, version 1.
+
+The class of an image is the one with the highest score of the model's own classifier; no text is asked. Ties, acc@5 and the mean over
+classes are those of `zero_shot`. A model of nested prefixes (`mrl_classes`) is also scored at each of its other widths, on the same
+images: "acc@1/first_8". An image whose label the model does not know counts as wrong, and the notes say how many there are.
+
+Letters: N items, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import Classifier, Dataset
+from diptych.core.errors import DataError
+from diptych.core.result import Metric, Result
+from diptych.core.sample import Sample
+from diptych.data.labels import label_of
+from diptych.index.embed import Unreadable, images_of, readable
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.pairs.classification import class_item_values, class_list_hash, class_records, require_classes, score_classes
+
+BLOCK = 512
+"""Images that are read at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """acc@1, acc@5 and mean per-class recall of a model's own classifier; acc@1 at each further width of a nested one.
+
+    label   the column that holds the class; "label" falls back to the text of origin "label"
+    widths  whether a nested model is scored at each of its widths
+    """
+
+    name: ClassVar[str] = "classification"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Classifier
+    main: ClassVar[str] = "acc@1"
+
+    label: str = "label"
+    language: str = "en"
+    widths: bool = True
+    ties: rk.Ties = "expected"
+    draws: int = 2000
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        rk.check_ties(self.ties)
+
+    def predict(self, model: Classifier, data: Dataset) -> pa.Table:
+        """One row an image; "hits" holds, a number a width, what acc@1 counts it as."""
+        names = list(model.classes)
+        require_classes(names, self.label)
+        readers = self._readers(model)
+        samples, score_NSK, unreadable = self._scores(list(readers.values()), data)
+        labels = [label_of(sample, self.label, self.language) for sample in samples]
+        code = {name: k for k, name in enumerate(names)}
+        label_N = np.array([code.get(label, len(names)) for label in labels], np.int64)
+        each = [rk.rank(score_NSK[:, s], lambda rows_BK: rows_BK, label_N, np.arange(len(names))) for s in range(len(readers))]
+        hit_SN = [rk.hits(found.above, found.tied, found.tied_relevant, 1, self.ties, found.by_index) for found in each]
+        table = class_records(samples, labels, each[-1], names)
+        table = table.append_column("hits", pa.array(np.stack(hit_SN, axis=1).tolist(), pa.list_(pa.float64())))
+        return with_facts(
+            table,
+            options=asdict(self),
+            widths=list(readers),
+            classes=len(names),
+            class_list=class_list_hash(names),
+            items_of_unseen_classes=int((label_N == len(names)).sum()),
+            unreadable=[asdict(u) for u in unreadable],
+        )
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers."""
+        result = score_classes(
+            records.drop_columns("hits"),
+            name=self.name,
+            version=self.version,
+            main=self.main,
+            ties=self.ties,
+            draws=self.draws,
+            seed=self.seed,
+        )
+        hit_NS, groups = _hits(records), records.column("group").to_pylist()
+        for s, width in enumerate(facts_of(records)["widths"][:-1]):
+            drawn_RM = resampled_means(hit_NS[:, s : s + 1], groups, draws=self.draws, seed=self.seed)
+            chance = result.metrics["acc@1"].chance
+            result.metrics[f"acc@1/first_{width}"] = Metric(
+                float(hit_NS[:, s].mean()), *percentiles(drawn_RM[:, 0]), chance=chance
+            )
+        return result
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for "acc@K" and "acc@1/first_D"; None for a metric that is no mean over items."""
+        _, _, width = metric.partition("/first_")
+        if not width:
+            return class_item_values(records, metric)
+        return _hits(records)[:, [facts_of(records)["widths"].index(int(width))]]
+
+    def _readers(self, model: Classifier) -> dict[int, Classifier]:
+        """The model at each width, the whole one last."""
+        whole = int(getattr(model, "width", 0))
+        dims = [d for d in getattr(model, "dims", ()) if d < whole] if self.widths else []
+        return {**{d: model.first(d) for d in dims}, whole: model}  # type: ignore[attr-defined]
+
+    def _scores(
+        self, readers: Sequence[Classifier], data: Dataset
+    ) -> tuple[list[Sample], npt.NDArray[np.float32], list[Unreadable]]:
+        """Samples with images, the scores [N, S, K] of S readers, and what could not be read."""
+
+        def encode(part: Sequence[Sample]) -> list[npt.NDArray[np.float32]]:
+            images = images_of(part)
+            return list(np.stack([reader.classify(images, batch_size=self.batch_size) for reader in readers], axis=1))
+
+        samples: list[Sample] = []
+        scores: list[npt.NDArray[np.float32]] = []
+        unreadable: list[Unreadable] = []
+        for start in range(0, len(data), BLOCK):
+            there = [sample for row in range(start, min(start + BLOCK, len(data))) if (sample := data[row]).image is not None]
+            good, rows, bad = readable(encode, there)
+            samples, scores, unreadable = samples + good, scores + rows, unreadable + list(bad)
+        if not samples:
+            raise DataError(f"'{data.name}' has no image to classify", field="image", expected="samples with images")
+        score_NSK = np.stack(scores)
+        if not np.isfinite(score_NSK).all():
+            raise DataError("the model gives scores that are not finite", expected="finite numbers")
+        return samples, score_NSK, unreadable
+
+
+def _hits(records: pa.Table) -> Floats:
+    """[N, S]: what acc@1 counts each image as, at each width."""
+    hit_NS: Floats = np.array(records.column("hits").to_pylist(), np.float64).reshape(len(records), -1)
+    return hit_NS

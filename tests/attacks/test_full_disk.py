@@ -1,0 +1,120 @@
+"""A disk that fills up under an index: one line, nothing acknowledged is lost, and what was asked goes on when there is room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+import diptych as dp
+from diptych.core.sample import Sample, Text
+from diptych.data.dataset import Pool
+from diptych.index import disk, edge, lexicon
+from diptych.index.disk import DiskFull
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def texts(first: int, last: int) -> Pool:
+    return Pool.from_samples([Sample(f"u{n}", None, (Text(f"a red bus number {n}"),)) for n in range(first, last)], name="words")
+
+
+def full(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: Usage(2**30, 2**30 - free, free))
+
+
+def test_an_index_is_left_as_it_was_when_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dp.index("words", texts(0, 5), tmp_path / "index", kind="lexical", progress=False).close()
+    with dp.open_index(tmp_path / "index") as opened:
+        with monkeypatch.context() as patch:
+            full(patch, 2**20)
+            for change in (lambda: opened.add(texts(5, 9), progress=False), lambda: opened.remove(["u0"]), opened.compact):
+                with pytest.raises(
+                    DiskFull, match=r"is full: 1 MiB are free and .* are needed; what was stored before is kept"
+                ) as caught:
+                    change()
+                assert "\n" not in str(caught.value)
+            assert {hit.uid for hit in opened.search_text("bus", 9)} == {f"u{n}" for n in range(5)}
+        assert opened.add(texts(5, 9), progress=False) == 4
+        assert opened.remove(["u0"]) == 1
+    with dp.open_index(tmp_path / "index") as opened:
+        assert opened.uids() == [f"u{n}" for n in range(1, 9)]
+
+
+def test_a_build_that_found_no_room_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = disk.size_of, 0
+
+    def later(items: object) -> int:
+        nonlocal asked
+        asked += 1
+        return real(items) if asked < 2 else 2**60  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge, "size_of", later)
+        with pytest.raises(DiskFull):
+            dp.index("words", texts(0, 600), tmp_path / "index", kind="lexical", progress=False)
+    assert not (tmp_path / "index").exists()
+    assert (tmp_path / ".index.building/index.json").is_file()
+    with dp.index("words", texts(0, 600), tmp_path / "index", kind="lexical", progress=False) as made:
+        assert len(made) == 600
+    assert sorted(os.listdir(tmp_path)) == ["index"]
+
+
+def test_half_of_a_term_does_not_stay_in_the_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = lexicon.Vocabulary(tmp_path)
+    words.learn(["red", "bus"])
+    with monkeypatch.context() as patch:
+
+        def fail(handle: int) -> None:
+            os.truncate(tmp_path / "words.txt", (tmp_path / "words.txt").stat().st_size - 2)
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(lexicon.os, "fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            words.learn(["green", "tree"])
+    words.learn(["tall"])
+    assert lexicon.Vocabulary(tmp_path).terms() == ["red", "bus", "tall"]
+
+
+@pytest.mark.slow
+def test_on_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """In a file system of its own in memory, with another program's files that take the rest."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no namespaces here")
+    script = f"""
+        import os, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_full_disk import texts
+        import diptych as dp
+        from diptych.cli import main
+        top = Path({str(tmp_path)!r})
+        dp.index("words", texts(0, 300), top / "index", kind="lexical", progress=False).close()
+        (top / "more.jsonl").write_text("")
+        spare = top / "another.bin"
+        usage = os.statvfs(top)
+        with spare.open("wb") as file:
+            file.write(bytes(usage.f_bavail * usage.f_frsize - 200_000))
+        with dp.open_index(top / "index") as opened:
+            try:
+                opened.add(texts(300, 2000), progress=False)
+            except Exception as error:
+                print("LINE", type(error).__name__, str(error).count(chr(10)), flush=True)
+        spare.unlink()
+        with dp.open_index(top / "index") as opened:
+            print("COUNT", len(opened), len(opened.search_text("bus", 3)), flush=True)
+            opened.add(texts(300, 2000), progress=False)
+            print("COUNT", len(opened), flush=True)
+        """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    shell = f"cp {tmp_path}/script.py /dev/shm/script-$$.py && mount -t tmpfs -o size=64m none {tmp_path} && "
+    shell += f"{sys.executable} /dev/shm/script-$$.py; code=$?; rm -f /dev/shm/script-$$.py; exit $code"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", shell], check=False, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["LINE DiskFull 0", "COUNT 300 3", "COUNT 2000"]

@@ -1,0 +1,167 @@
+"""Folders of transformers that write about images, tiny and random, in the published layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import diptych
+from diptych.api.generation import Choice
+from diptych.core.contracts import Generator, Ranker
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ArrayImage
+from diptych.data.text.tokenize import Tokenizer
+
+TOKENIZER = Tokenizer.train(["a red circle left of a blue square", "what colour is it ?", "yes no"] * 3, 320)
+VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 8,
+}
+LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def words(folder: Path, *more: str) -> Any:
+    """The tokenizer as transformers has it, with a token for pictures."""
+    TOKENIZER.save(folder)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(more)})
+    tokenizer.add_bos_token = True
+    return tokenizer
+
+
+def llava(folder: Path) -> None:
+    tokenizer = words(folder, "<image>")
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    text = transformers.LlamaConfig(vocab_size=len(tokenizer), **LLAMA, **IDS)
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION), text_config=text, image_token_index=image_id
+    )
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    size = {"shortest_edge": 16}
+    pictures = transformers.CLIPImageProcessor(size=size, crop_size={"height": 16, "width": 16})
+    transformers.LlavaProcessor(
+        image_processor=pictures,
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+
+
+def blip2(folder: Path) -> None:
+    tokenizer = words(folder, "<image>")
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    opt = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32}
+    config = transformers.Blip2Config(
+        vision_config=transformers.Blip2VisionConfig(**VISION),
+        qformer_config=transformers.Blip2QFormerConfig(
+            hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, encoder_hidden_size=24
+        ),
+        text_config=transformers.OPTConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **opt, **IDS),
+        num_query_tokens=4,
+        image_token_index=image_id,
+    )
+    transformers.Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    pictures = transformers.BlipImageProcessor(size={"height": 16, "width": 16})
+    transformers.Blip2Processor(image_processor=pictures, tokenizer=tokenizer, num_query_tokens=4).save_pretrained(folder)
+
+
+FAMILIES = {"llava": llava, "blip2": blip2}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def folder(request: Any, tmp_path_factory: Any) -> Path:
+    torch.manual_seed(0)
+    made: Path = tmp_path_factory.mktemp(request.param)
+    FAMILIES[request.param](made)
+    return made
+
+
+def images(count: int) -> list[ArrayImage]:
+    rng = np.random.default_rng(0)
+    return [ArrayImage(rng.integers(0, 256, (20, 16, 3), dtype=np.uint8), f"u{n}") for n in range(count)]
+
+
+def test_a_folder_writes_and_ranks(folder: Path) -> None:
+    model: Any = diptych.load(f"hf:{folder}")
+    assert isinstance(model, Generator)
+    assert isinstance(model, Ranker)
+    prompts = ["what colour is it ?", "", "a red circle left of"]
+    together = model.generate(images(3), prompts, max_tokens=5)
+    alone = [model.generate([image], [prompt], max_tokens=5)[0] for image, prompt in zip(images(3), prompts, strict=True)]
+    assert together == alone
+    assert not any("what colour" in text for text in together), "the prompt is no part of the answer"
+
+
+def test_what_is_written_first_costs_least(folder: Path) -> None:
+    """Teacher forcing and writing look at the same model with the same inputs."""
+    model: Any = diptych.load(f"hf:{folder}")
+    image = images(1)[0]
+    given = model._inputs(model._rows([image], ["yes"])[0][:1], ["yes"])
+    logit_V = model.model(**given).logits[0, -1]
+    first = int(model.model.generate(**given, max_new_tokens=1, do_sample=False)[0, -1])
+    assert first == int(logit_V.argmax())
+    (found,) = model.answer_nll([image], ["yes"], [["red", "blue square"]])
+    wanted = -logit_V.log_softmax(0)[model._answer_ids("red")[0]]
+    assert found[0, 1] == len(model._answer_ids("red"))
+    assert found[0, 0] > float(wanted.detach()), "the first token is a part of the whole"
+    with torch.no_grad():
+        target = torch.tensor([model._answer_ids("red")])
+        ids = torch.cat([given["input_ids"], target], 1)
+        label = torch.cat([torch.full_like(given["input_ids"], -100), target], 1)
+        mask = torch.ones_like(ids)
+        loss = model.model(**{**given, "input_ids": ids, "attention_mask": mask}, labels=label).loss
+    assert found[0, 0] / found[0, 1] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_choices_are_shares_of_the_given_ones(folder: Path) -> None:
+    model = diptych.load(f"hf:{folder}")
+    found = diptych.ask(model, images(1)[0], "what colour is it ?", choices=["red", "blue square", "yes"])
+    assert isinstance(found, Choice)
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert found.text == min(found.nats, key=lambda choice: found.nats[choice])
+    for choices, said in ((["red", "red"], "twice"), (["red"], "two or more")):
+        with pytest.raises(ConfigError, match=said):
+            diptych.ask(model, images(1)[0], "what ?", choices=choices)
+    with pytest.raises(ConfigError, match="question is empty"):
+        diptych.ask(model, images(1)[0], " ")
+    assert isinstance(diptych.caption(model, images(1)[0], max_tokens=3), str)
+    assert len(diptych.caption(model, images(2), max_tokens=3)) == 2
+
+
+def test_a_folder_that_lacks_something_says_what(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="not read"):
+        diptych.load(f"hf:{broken}")
+    shutil.copytree(folder, broken, dirs_exist_ok=True)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (broken / name).unlink(missing_ok=True)
+    with pytest.raises(DataError, match="processor"):
+        diptych.load(f"hf:{broken}")
+    shutil.copytree(folder, broken, dirs_exist_ok=True)
+    plain = json.loads((broken / "config.json").read_text())
+    plain["text_config"]["num_hidden_layers"] = 3
+    (broken / "config.json").write_text(json.dumps(plain))
+    with pytest.raises(DataError, match="is missing or of another size"):
+        diptych.load(f"hf:{broken}")

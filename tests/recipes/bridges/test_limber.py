@@ -1,0 +1,118 @@
+"""LiMBeR: what is trained, how its rate falls, and a language model from a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import diptych
+from diptych.core.errors import ConfigError
+from diptych.models.bridges.connectors import connector
+from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.towers.towers import image_tower
+from diptych.recipes._shared.bridges import shuffled
+from diptych.recipes.bridges.limber import LiMBeR
+from diptych.train.optimise import learning_rate
+from diptych.worlds.scenes import scenes
+
+DATA = scenes(24, seed=0, lengths=("short",), negatives=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: Any) -> Path:
+    """A language model as transformers saves one, tokenizer beside it."""
+    made: Path = tmp_path_factory.mktemp("language")
+    recipe = replace(LiMBeR.tiny(), pieces=400).prepare(DATA)
+    words = recipe.words()
+    words.tokenizer.save(made)
+    torch.manual_seed(0)
+    config = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": words.tokenizer.vocab_size}
+    LanguageModel(config={**config, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}).inner.save_pretrained(made)
+    return made
+
+
+def recipe(folder: Path, **changes: Any) -> LiMBeR:
+    base = replace(LiMBeR.tiny(), image_tower="vit_micro", image_size=48, batch_size=8, steps=3, language_model=f"hf:{folder}")
+    return replace(base, **changes)
+
+
+def test_one_linear_map_is_all_that_is_trained(folder: Path, tmp_path: Path) -> None:
+    made = recipe(folder).prepare(DATA)
+    trained = {name: p.shape for name, p in made.model().named_parameters() if p.requires_grad}
+    assert trained == {"connector.map.weight": (32, 64), "connector.map.bias": (32,)}
+    run = diptych.train(recipe(folder), data=DATA, out=tmp_path / "run", seed=0)
+    stored = torch_names(run.path / "checkpoints")
+    assert not any(name.startswith("language.") for name in stored)
+    model: Any = diptych.load(run.path)
+    before = LanguageModel.from_folder(folder).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in model.bridge.language.state_dict().items())
+    image = DATA[0].image
+    assert model.generate([image], [""], max_tokens=4) == model.generate([image], [""], max_tokens=4)
+
+
+def torch_names(folder: Path) -> set[str]:
+    from safetensors import safe_open
+
+    found: set[str] = set()
+    for file in folder.rglob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            found |= set(opened.keys())
+    return found
+
+
+def test_words_are_learned_first_where_there_is_no_language_model(tmp_path: Path) -> None:
+    made = replace(LiMBeR.tiny(), image_tower="vit_micro", image_size=48, batch_size=8, steps=4, pieces=400)
+    names = [(stage.name, stage.recipe.model().still) for stage in made.prepare(DATA).stages()]
+    assert names == [("words", ("encoder", "connector")), ("picture", ("encoder", "language"))]
+    run = diptych.train(made, data=DATA, out=tmp_path / "run", seed=0)
+    assert diptych.evaluate(diptych.load(run.path), "captions", data=DATA).main == "cider_d"
+
+
+def test_the_rate_falls_towards_a_horizon_beyond_the_run() -> None:
+    spec = LiMBeR.paper().optimiser()
+    for step in (100, 5_000, 14_999):
+        wanted = 8e-4 * (300_000 - step) / (300_000 - 100)
+        assert learning_rate(spec, step, 15_000) == pytest.approx(wanted, rel=1e-4)
+    assert spec.betas == (0.9, 0.95)
+
+
+def test_the_published_sizes() -> None:
+    """BEiT-L/16 gives 196 patches of 1,024 numbers; GPT-J reads 4,096."""
+    made = LiMBeR.paper()
+    with torch.device("meta"):
+        tower = image_tower(made.image_tower, image_size=224)
+        spec = made.connector_spec()
+        built = connector(spec.pop("kind"), tower.token_width, 4096, **spec)
+        tokens = tower(torch.zeros(1, 3, 224, 224)).tokens_BPD
+    assert tokens.shape == (1, 196, 1024)
+    assert sum(p.numel() for p in built.parameters()) == 4_198_400
+
+
+def test_phrases_before_a_text_are_its_own_in_another_order() -> None:
+    rng = np.random.default_rng(0)
+    text = "a red circle left of a blue square"
+    drawn = [shuffled(text, rng, most=99) for _ in range(400)]
+    full = [words for words in drawn if words]
+    assert set(full) == {"red circle left blue square", "blue square red circle left"}
+    assert 0.1 < 1 - len(full) / len(drawn) < 0.2
+    assert len(shuffled(text, rng, most=3, alone=0).split()) == 3
+
+
+def test_a_fresh_picture_is_as_large_as_words() -> None:
+    made = replace(LiMBeR.tiny(), image_tower="vit_micro", image_size=48, pieces=400).prepare(DATA)
+    torch.manual_seed(0)
+    bridge = replace(made, phase="picture").model()
+    assert bridge.connector.training
+    assert bridge.match_norms_(torch.randn(4, 3, 48, 48)) == pytest.approx(1, abs=0.1)
+    torch.manual_seed(0)
+    assert replace(made, phase="picture", match_norms=False).model().match_norms_(torch.randn(4, 3, 48, 48)) > 3
+
+
+def test_bad_addresses_say_what_would_work(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="hf:FOLDER"):
+        recipe(folder, language_model="hf:nowhere").words()

@@ -1,0 +1,106 @@
+"""Captions: the three scores against the COCO evaluation code, and what the protocol does with bad rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diptych.core.errors import DataError
+from diptych.core.image import ArrayImage
+from diptych.core.sample import Sample, Text
+from diptych.data.dataset import Pool
+from diptych.tasks._scoring.caption_metrics import (
+    bleu_counts,
+    cider_d,
+    document_frequencies,
+    rouge_l,
+    words_of,
+)
+from diptych.tasks.generation.captions import Captions
+
+RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("released_scores.json").read_text())
+CAPTIONS = [caption.split() for caption, _ in RELEASED["items"]]
+REFERENCES = [[reference.split() for reference in known] for _, known in RELEASED["items"]]
+
+
+def test_scores_equal_the_coco_evaluation_code() -> None:
+    counts = bleu_counts(CAPTIONS, REFERENCES)
+    np.testing.assert_allclose([counts.score(order) for order in (1, 2, 3, 4)], RELEASED["bleu"], rtol=1e-12)
+    np.testing.assert_allclose(list(map(rouge_l, CAPTIONS, REFERENCES)), RELEASED["rouge_l"], rtol=1e-12)
+    np.testing.assert_allclose(cider_d(CAPTIONS, REFERENCES), RELEASED["cider_d"], rtol=1e-12, atol=1e-12)
+
+
+def test_cider_of_a_part_needs_the_table_of_the_whole() -> None:
+    table = document_frequencies(REFERENCES)
+    part = cider_d(CAPTIONS[:5], REFERENCES[:5], frequencies=table, items=len(REFERENCES))
+    np.testing.assert_allclose(part, RELEASED["cider_d"][:5], rtol=1e-12)
+    assert cider_d(CAPTIONS[:1], REFERENCES[:1]).tolist() == [0.0], "one item has no rare words"
+    with pytest.raises(DataError, match="number of items"):
+        cider_d(CAPTIONS, REFERENCES, frequencies=table)
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A man's dog isn't here.", "a man 's dog is n't here"),
+        ("Two dogs -- (one black)!", "two dogs one black"),
+        ('He said "go"; they\'ll come.', "he said go they 'll come"),
+        ("black-and-white t-shirt, 3.5 kg", "black-and-white t-shirt 3.5 kg"),
+        ("can't", "ca n't"),
+        ("", ""),
+    ],
+)
+def test_words(caption: str, words: str) -> None:
+    assert words_of(caption) == [word for word in words.split() if word not in ("-lrb-", "-rrb-")]
+
+
+class Says:
+    """Writes what it is given to write."""
+
+    name = "says"
+
+    def __init__(self, captions: list[str]) -> None:
+        self.captions, self.asked = captions, list[str]()
+
+    def generate(self, images: Any, prompts: Any, *, max_tokens: int = 64) -> list[str]:
+        self.asked += prompts
+        return self.captions[: len(images)]
+
+
+def pool(*texts: tuple[str, ...]) -> Pool:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    return Pool.from_samples(
+        Sample(uid=f"u{row}", image=ArrayImage(pixels, f"u{row}"), texts=tuple(Text(text, "en") for text in known))
+        for row, known in enumerate(texts)
+    )
+
+
+def test_a_true_caption_scores_full_and_a_broken_one_is_counted() -> None:
+    data = pool(("A red circle.",), ("a blue square left of a star",), ("a green ring",))
+    model = Says(["a red circle", "a star a star a star a star", ""])
+    task = Captions(prompt="Describe it.", draws=20)
+    result = task.score(task.predict(model, data))
+    assert model.asked == ["Describe it."] * 3
+    value = {name: metric.value for name, metric in result.metrics.items()}
+    assert value["exact"] == pytest.approx(1 / 3)
+    assert value["empty"] == pytest.approx(1 / 3)
+    assert value["repeats"] == pytest.approx(1 / 3)
+    assert not result.metrics["repeats"].higher_is_better
+    assert result.metrics["cider_d"].higher_is_better
+    records = task.predict(model, data)
+    for metric in ("cider_d", "rouge_l", "exact"):
+        items = task.item_values(records, metric)
+        assert items is not None
+        assert items.mean() == pytest.approx(value[metric])
+    assert task.item_values(records, "bleu_4") is None
+    assert math.isfinite(value["bleu_4"])
+
+
+def test_a_sample_without_a_reference_is_named() -> None:
+    with pytest.raises(DataError, match=r"u1.*no text"):
+        Captions().predict(Says(["a", "b"]), pool(("a",), ()))
