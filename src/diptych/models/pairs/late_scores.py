@@ -22,7 +22,7 @@ def late_scores(
     cosine with a real patch. Tokens are unit-norm; masks are True at real ones, one a row at least. The training loss is
     `objectives.pairs.late_interaction`.
     """
-    patch_weight_NP, word_weight_ML = (mask / mask.sum(1, keepdim=True) for mask in (patch_mask_NP, word_mask_ML))
+    patch_weight_NP, word_weight_ML = (mask.to(patch_NPD) / mask.sum(1, keepdim=True) for mask in (patch_mask_NP, word_mask_ML))
     texts = max(1, min(len(word_MLD), cells // word_MLD.shape[1]))
     images = max(1, cells // (texts * word_MLD.shape[1] * patch_NPD.shape[1]))
     score_2NM = patch_NPD.new_empty(2, len(patch_NPD), len(word_MLD))
@@ -33,6 +33,6 @@ def late_scores(
             a_IPKL = torch.einsum("ipd,kld->ipkl", patch_NPD[here], word_MLD[there])
             word_IPK = a_IPKL.masked_fill(~word_mask_ML[there], -torch.inf).amax(3)
             patch_IKL = a_IPKL.masked_fill(~patch_mask_NP[here][..., None, None], -torch.inf).amax(1)
-            score_2NM[0, here, there] = torch.einsum("ipk,ip->ik", word_IPK, patch_weight_NP[here].to(word_IPK))
-            score_2NM[1, here, there] = torch.einsum("ikl,kl->ik", patch_IKL, word_weight_ML[there].to(patch_IKL))
+            score_2NM[0, here, there] = torch.einsum("ipk,ip->ik", word_IPK, patch_weight_NP[here])
+            score_2NM[1, here, there] = torch.einsum("ikl,kl->ik", patch_IKL, word_weight_ML[there])
     return score_2NM[0], score_2NM[1]
