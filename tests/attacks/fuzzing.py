@@ -42,7 +42,7 @@ def fuzz_case(made: Callable[[Draw], T], opened: Callable[[T], object], cases: i
     @settings(
         max_examples=cases,
         deadline=None,
-        derandomize=cases == FAST,
+        derandomize=cases <= FAST,
         database=None,
         phases=[Phase.generate],  # a smaller example is worth little here, and takes long
         suppress_health_check=list(HealthCheck),

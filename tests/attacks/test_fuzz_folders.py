@@ -173,4 +173,4 @@ def test_a_folder_of_ours_that_was_damaged(name: str, cases: int, tmp_path: Path
     make, open_, ours = OURS[name]
     path = make(tmp_path)
     open_(path)  # as it is, it is sound
-    fuzz_files(files_of(tmp_path), lambda: open_(path), HEAVY.get(name, cases) if cases == SLOW else cases, ours)
+    fuzz_files(files_of(tmp_path), lambda: open_(path), HEAVY.get(name, cases) if cases == SLOW else cases // 3, ours)

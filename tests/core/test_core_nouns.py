@@ -146,3 +146,11 @@ def test_run_folder_refuses_what_is_not_its_own(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "run")
     with pytest.raises(Exception, match="is not a run folder"):
         RunFolder.open(tmp_path)
+
+
+def test_an_error_is_one_line_whatever_it_quotes() -> None:
+    from diptych.core.errors import DataError, ShapeError, UnknownName
+
+    for error in (DataError("no column 'a\nb'", file="x\r\ny.csv"), ShapeError("a\nb"), UnknownName("task", "a\nb", ["ab"])):
+        assert len(str(error).splitlines()) == 1
+        assert "\\n" in str(error)

@@ -327,6 +327,12 @@ def test_what_the_weights_decide_cannot_be_asked_for_otherwise(tmp_path: Path) -
         api.recipe("clip").started(object())
 
 
+def test_a_fixed_temperature_stays_the_recipes() -> None:
+    given = {"log_scale": torch.zeros(1), "image_tower.x": torch.zeros(1)}
+    assert list(api.recipe("ctp").fitted(given)) == ["image_tower.x"]
+    assert list(api.recipe("clip").fitted(given)) == list(given)
+
+
 def test_lines_say_where_names_meet() -> None:
     own, given = torch.nn.Linear(2, 3), {"weight": torch.zeros(3, 2), "bias": torch.zeros(2), "other.a.b": torch.zeros(1)}
     assert start_lines(given, own, "there", left=("head.x",)) == [

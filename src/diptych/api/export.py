@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from diptych.api.data import read
+from diptych.api.evaluation import evaluate_kept
 from diptych.api.models import load
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.run_folder import RunFolder
@@ -99,19 +102,9 @@ def card(model: str | Path, opened: Any) -> str:
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:
     """What a card says of a run: its data with their licences, how it was trained, what it scored."""
-    from collections import Counter
-
-    from diptych.api.data import read
-    from diptych.api.evaluation import evaluate_kept
-    from diptych.core.errors import DiptychError
-
     state, config = folder.state, folder.config
     data = f"{state['data']['name']} (fingerprint {state['data']['fingerprint']})"
-    try:
-        licences = Counter(licence or "unknown" for licence in read(state["source"]).column("licence"))
-        data += "; licences: " + ", ".join(f"{name} ({count:,})" for name, count in licences.most_common())
-    except (DiptychError, KeyError, AttributeError, OSError) as error:
-        data += f"; licences not read ({type(error).__name__})"
+    data += f"; licences: {_licences(state.get('source', ''))}"
     run, recipe = config["run"], config["recipe"]
     tuned = {name: value for name, value in run.get("tune", {}).items() if value not in ("", 0, 0.0, [], 1.0, 1)}
     words = [
@@ -125,3 +118,14 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
         for part, result in evaluate_kept(folder).items()
     }
     return {"data": data, "recipe": "; ".join(words) + ".", "metrics": scores}
+
+
+def _licences(source: str) -> str:
+    """Of the samples of a data set, as they are now."""
+    if not source:
+        return "not stated, the run was trained on an object"
+    whole = read(source)
+    if not hasattr(whole, "column"):
+        return "none needed, the samples are rendered"
+    counts = Counter(licence or "unknown" for licence in whole.column("licence"))
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())

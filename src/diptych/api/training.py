@@ -130,8 +130,12 @@ def start_report(made: Recipe, model: Any, init: str | Path) -> list[str]:
 
     from diptych.train.weights import start_lines
 
-    with torch.device("meta"):
-        ours = made.model()
+    try:
+        with torch.device("meta"):
+            ours = made.model()
+    except (RuntimeError, NotImplementedError):  # a part that reads its own weights cannot be built without memory
+        with torch.random.fork_rng(devices=[]):
+            ours = made.model()
     return start_lines(made.fitted(model.model.state_dict()), ours, str(init), getattr(model, "left", ()))
 
 

@@ -214,12 +214,10 @@ def loss_warnings(folder: RunFolder) -> list[str]:
             )
     scales = [float(line["scale"]) for line in lines if "scale" in line]
     if len(scales) > 1 and all(abs(scale - scales[0]) < 1e-6 for scale in scales):
-        frozen = (
-            "it is frozen"
-            if any("log_scale" in p for p in folder.config["run"].get("tune", {}).get("freeze", ()))
-            else "it did not move"
+        found.append(
+            f"the temperature stayed at a factor of {scales[0]:.1f}: it is frozen (adapters do so, but for --lora-full log_scale) "
+            "or stands at its bound"
         )
-        found.append(f"the temperature stayed at a factor of {scales[0]:.1f}: {frozen}, or it stands at its bound")
     elif scales and scales[-1] <= 1.001:
         found.append("the temperature fell to its lower bound: the pairs look like noise to the model")
     return [*found, *_caption_warnings(folder)]

@@ -18,6 +18,7 @@ from diptych.claims.declared import modules_of
 from diptych.claims.verdict import Margins, judge
 from diptych.core.config import from_plain
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.json_text import parse_json
 
 LOG = "log.jsonl"
 """Every run, also those that were dry, smoke tests excepted: there is no quiet second try."""
@@ -122,14 +123,14 @@ def lines(path: Path) -> Iterator[Line]:
     """Every line, oldest first; nothing when there is no file yet."""
     if not path.exists():
         return
-    for row, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for row, text in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            plain = json.loads(text)
+            plain = parse_json(text)
             if "superseded" in plain:
                 yield Superseded(plain["claim"], plain["superseded"], plain)
             else:
                 yield from_plain(Check, plain) if "checked" in plain else from_plain(Entry, plain)
-        except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise DataError(f"not a ledger line ({error})", file=path, row=row) from error
 
 

@@ -7,7 +7,15 @@ from collections.abc import Iterable
 
 
 class DiptychError(Exception):
-    """Every error that a user can cause and mend. Its text is one line; the command line prints it without a traceback."""
+    """Every error that a user can cause and mend. Its text is one line, whatever names in the user's data hold; the command line prints
+    it without a traceback.
+
+    >>> print(DiptychError("no column 'a\\nb'"))
+    no column 'a\\nb'
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(str(text).replace("\r", "\\r").replace("\n", "\\n"))
 
 
 class DataError(DiptychError):

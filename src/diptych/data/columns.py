@@ -135,6 +135,8 @@ def refuse_duplicates(uids: pa.Array | pa.ChunkedArray) -> None:
     if pc.count_distinct(uids).as_py() == len(uids):
         return
     values = uids.to_pylist()
+    if None in values:
+        raise DataError("has no uid", row=values.index(None), field="uid", expected="a uid in every row")
     twice = next(uid for uid, count in Counter(values).items() if count > 1)
     first = values.index(twice)
     raise DataError(

@@ -83,6 +83,12 @@ class Facts:
         unreadable = tuple(Unreadable(**one) for one in self.unreadable)
         return Info(count=count, dim=dim, bytes=size, unreadable=unreadable, **{name: getattr(self, name) for name in same})
 
+    def width(self, space: str) -> int:
+        """Numbers of a vector in that space. Raises RunError where the file says nothing of it."""
+        if space not in self.dims:
+            raise RunError(f"{FILE} has no width of the space '{space}', which a {self.kind} index has: build the index again")
+        return self.dims[space]
+
     def is_told(self, url: str = "") -> bool:
         """Whether somebody here has named the server, and not only the folder, which may come from anybody."""
         return not self.url or self.url in (url, os.environ.get(SERVER, ""))

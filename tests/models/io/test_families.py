@@ -184,8 +184,8 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_an_architecture_without_two_sides_is_refused(tmp_path: Path) -> None:
     published.write(tmp_path, "BlipForImageTextRetrieval")
     plain = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**plain, "architectures": ["BlipForConditionalGeneration"]}))
-    with pytest.raises(ConfigError, match="BlipForConditionalGeneration has no two sides that are compared"):
+    (tmp_path / "config.json").write_text(json.dumps({**plain, "architectures": ["BlipForQuestionAnswering"]}))
+    with pytest.raises(ConfigError, match="BlipForQuestionAnswering has no two sides that are compared"):
         load_foreign(f"hf:{tmp_path}")
     with pytest.raises(ConfigError, match=r"needs the folder of roberta-base: pass open_clip:roberta-ViT-B-32/.*#FOLDER"):
         load_foreign("open_clip:roberta-ViT-B-32/random")

@@ -266,7 +266,9 @@ def both_ways(rank: int, world: int) -> dict[str, Tensor]:
     one = fit(small(), rows(), folder / "one" / "run", options).path
     other = stopped_and_resumed(small(), rows(), folder, options, step=8).path
     last = "checkpoints/step-00000012/model.safetensors"
-    torch.testing.assert_close(load_file(other / last), load_file(one / last), rtol=1e-12, atol=1e-14)
+    found, wanted = load_file(other / last), load_file(one / last)
+    assert found.keys() == wanted.keys()
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)  # sums over processes round; a step moves weights by 1e-4
     return load_file(other / last)
 
 

@@ -26,7 +26,7 @@ from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.hico_det_splits import unseen
 from diptych.tasks.relations.vg150 import VG150
 from diptych.train.gradient_cache import backward
-from diptych.train.optimise import freeze
+from diptych.train.optimise import build_optimiser, freeze, learning_rate, set_learning_rate
 from diptych.worlds.links import HELD_OUT, links
 
 ROWS = links(24)
@@ -108,6 +108,21 @@ def test_presets_freeze_what_the_release_freezes(preset: str) -> None:
         assert (len(frozen), sum(frozen.values()), trained) == published
 
 
+def test_rates_go_by_part_and_fall_to_a_tenth_once() -> None:
+    recipe = replace(RLIPv2.tiny(), backbone_lr=0.1, text_lr=0.2, lr=2e-4, warmup=0.0, lr_drop=0.75).prepare(ROWS)
+    model, spec = recipe.model(), recipe.optimiser()
+    optimiser = build_optimiser(model, spec)
+    set_learning_rate(optimiser, learning_rate(spec, 0, 100))
+    found = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    for name, p in model.named_parameters():
+        share = 0.1 if name.startswith("backbone.") else 0.2 if name.startswith("labels.") else 1.0
+        assert found[id(p)] == pytest.approx(share * 2e-4), name
+    assert {name.partition(".")[0] for name, _ in model.named_parameters()} > {"backbone", "labels"}
+    rates = [learning_rate(spec, step, 100) for step in (0, 74, 75, 99)]
+    assert rates == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5])
+    assert optimiser.param_groups[0]["betas"] == (0.9, 0.999)
+
+
 @pytest.mark.parametrize("preset", RLIPv2.presets)
 def test_every_preset_makes_a_configuration(preset: str) -> None:
     made = RLIPv2.preset(preset)
@@ -132,8 +147,9 @@ def test_published_values_are_the_fields() -> None:
     assert (shape.dropout, RLIPv2.tagger().shape.dropout, RLIPv2.tagger_released().shape.dropout) == (0.0, 0.1, 0.1)
     assert RLIPv2.v_coco().loss.quality is False  # some pairs have no object
     assert RLIPv2.hico_det_few().epochs == 10
-    assert RLIPv2.hico_det_uc_rf().hide == "uc_rf"
-    assert RLIPv2.hico_det_uc_nf().hide == "uc_nf"
+    rare, frequent = (unseen(made.hide) for made in (RLIPv2.hico_det_uc_rf(), RLIPv2.hico_det_uc_nf()))
+    assert (len(rare), len(frequent)) == (120, 120)
+    assert set(rare) != set(frequent)
 
 
 # ---------------------------------------------------------------- what a step asks for

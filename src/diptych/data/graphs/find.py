@@ -34,6 +34,16 @@ def load_json(path: Path) -> Any:
         raise DataError(str(error), file=path, expected="annotations") from error
 
 
+def read_text(path: Path) -> str:
+    """The text in a file that lies beside annotations. Raises DataError: it cannot be read, or is not UTF-8."""
+    try:
+        return read_file(path).decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 at byte {error.start}", file=path) from error
+
+
 def load_list(path: Path, of: str = "images") -> list[Any]:
     """The list in a JSON file."""
     value = load_json(path)

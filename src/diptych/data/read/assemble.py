@@ -108,7 +108,8 @@ def _images(found: Found, name: str) -> tuple[Images | None, pa.Array | None]:
         data = column.field("bytes")
         if data.null_count < len(data):
             return _blobs(found, data), None
-        column, kind = column.field("path"), pa.string()
+        column = column.field("path")
+        kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return _blobs(found, column), None
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):

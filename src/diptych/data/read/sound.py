@@ -124,10 +124,20 @@ def _json_texts(column: pa.Array, name: str, where: Callable[[int], str], bad: l
             if isinstance(item, dict | list):
                 kind = "an object" if isinstance(item, dict) else "a list in a list"
                 bad.append(Bad("", "text", f"its {name} holds {kind}, not a text", where(row)))
+            elif isinstance(item, str) and not _can_be_written(item):
+                bad.append(Bad("", "text", f"its {name} holds half a surrogate pair, which is no character", where(row)))
             elif item is not None:
                 strings.append(str(item))
                 at.append(row)
     return pc.utf8_trim_whitespace(pa.array(strings, pa.large_string())), np.array(at, np.int64)
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def plain_values(column: pa.ChunkedArray) -> list[Any] | None:

@@ -43,7 +43,7 @@ class DenseIndex(Index):
             )
 
     def spaces(self) -> list[Space]:
-        return [Dense("", self._facts.dims[""])]
+        return [Dense("", self._facts.width(""))]
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         rows_ND = self._ready().embed_images(images_of(samples), batch_size=self._batch_size)
@@ -81,7 +81,7 @@ class DenseIndex(Index):
 
     def checked_vectors(self, query_QD: Unit) -> Unit:
         query_QD = np.asarray(query_QD, np.float32)
-        dim = self._facts.dims[""]
+        dim = self._facts.width("")
         if query_QD.ndim != 2 or query_QD.shape[1] != dim:
             raise ShapeError(f"queries are {list(query_QD.shape)} (expected [Q, {dim}])")
         return checked(query_QD, [f"number {row}" for row in range(len(query_QD))], "query")

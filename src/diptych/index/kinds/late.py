@@ -52,8 +52,8 @@ class LateIndex(Index):
         return {"shortlist": shortlist}
 
     def spaces(self) -> list[Space]:
-        dims = self._facts.dims
-        return [Dense(POOLED, dims[POOLED]), Dense(TOKENS, dims[TOKENS], graph=False, many=True)]
+        width = self._facts.width
+        return [Dense(POOLED, width(POOLED)), Dense(TOKENS, width(TOKENS), graph=False, many=True)]
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         uids = [sample.uid for sample in samples]

@@ -48,8 +48,8 @@ class NestedIndex(DenseIndex):
         return {"prefix": prefix, "shortlist": shortlist, "order": order}
 
     def spaces(self) -> list[Space]:
-        dims = self._facts.dims
-        return [Dense("", dims[""], graph=False, cold=True), Dense(PREFIX, dims[PREFIX])]
+        width = self._facts.width
+        return [Dense("", width(""), graph=False, cold=True), Dense(PREFIX, width(PREFIX))]
 
     def layers(self, rows_ND: Unit) -> Sequence[Vectors]:
         """Each prefix gets length 1 anew: cosines of prefixes are compared, not products."""
@@ -77,7 +77,7 @@ class NestedIndex(DenseIndex):
             directions: Unit = np.load(file, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise RunError(f"{file} is no array that can be read ({str(error)[:100]}): build the index again") from error
-        dim = self._facts.dims[""]
+        dim = self._facts.width("")
         if directions.ndim != 2 or directions.shape[0] != dim or directions.dtype.kind != "f":
             raise RunError(
                 f"{file} holds {directions.dtype} {list(directions.shape)} (expected floats [{dim}, ...]): build it again"

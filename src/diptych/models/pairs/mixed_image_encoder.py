@@ -185,9 +185,9 @@ class MixedEncoder(nn.Module):
         return normalised(self.view_predictor(self.view_projection(pooled_BD)))
 
     @torch.no_grad()
-    def clamp_scale_(self) -> None:
+    def clamp_scale_(self, most: float | None = None) -> None:
         """Keep both temperatures in bounds. Call it after each optimiser step."""
-        self.encoder.clamp_scale_()
+        self.encoder.clamp_scale_(most)
         if self.log_class_scale is not None:
             self.log_class_scale.clamp_(0.0, math.log(self.encoder.max_scale))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Literal, Self
@@ -193,6 +193,10 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             companions=self.companions,
             projection_bias="both" if self.projection_bias else "none",
         )
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Without the temperature of the weights: here it is `tau`, and fixed."""
+        return {name: tensor for name, tensor in tensors.items() if name.removeprefix("encoder.") != "log_scale"}
 
     @property
     def remembers(self) -> bool:

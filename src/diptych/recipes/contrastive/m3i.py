@@ -238,7 +238,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         return {"scale": features.scale.detach(), **known}
 
     def after_update(self, model: MixedEncoder, features: MixedPairs, batch: MixedBatch, progress: float) -> None:
-        model.clamp_scale_()
+        model.clamp_scale_(self.max_scale)
         follow_(model, self.momentum, progress)
 
     @classmethod

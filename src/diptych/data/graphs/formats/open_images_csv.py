@@ -21,7 +21,7 @@ from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
 from diptych.data.graphs.entries import Box, Entry, Link
 from diptych.data.graphs.fields import corners, split_of
-from diptych.data.graphs.find import files_of, names_of, one_of
+from diptych.data.graphs.find import files_of, names_of, one_of, read_text
 from diptych.data.graphs.place import Placer, by_split
 
 PATTERNS = ("*annotations-vrd.csv", "annotations/*annotations-vrd.csv")
@@ -109,8 +109,10 @@ def _boxes_file(file: Path) -> str:
 
 def _descriptions(file: Path) -> dict[str, str]:
     """LabelName -> name; some of the published files have a header, some have none."""
-    with file.open(encoding="utf-8", newline="") as handle:
-        rows = [row for row in csv.reader(handle) if row]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(read_text(file), newline="")) if row]
+    except csv.Error as error:
+        raise DataError(f"is not a CSV file: {error}", file=file) from error
     for number, row in enumerate(rows):
         if len(row) < 2:
             raise DataError(f"has {len(row)} field", file=file, row=number, expected="LabelName,DisplayName")
@@ -122,7 +124,7 @@ def _rows(file: Path, names: Sequence[str], keep: Sequence[str] | None = None) -
     try:
         options = pa.csv.ConvertOptions(column_types={**dict.fromkeys(names, pa.string()), "RelationLabel": pa.string()})
         table = pa.csv.read_csv(file, convert_options=options)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"is not a CSV file: {str(error).splitlines()[0]}", file=file) from error
     if KIND in names and KIND not in table.column_names and "RelationLabel" in table.column_names:
         table = table.rename_columns({"RelationLabel": KIND})

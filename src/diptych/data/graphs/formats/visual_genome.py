@@ -25,7 +25,7 @@ from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
 from diptych.data.graphs.entries import Box, Entry, Link
 from diptych.data.graphs.fields import corners, need
-from diptych.data.graphs.find import load_list, names_of
+from diptych.data.graphs.find import load_list, names_of, read_text
 from diptych.data.graphs.place import Placer, numbered, sides
 
 FILES = ("image_data.json", "objects.json", "relationships.json", "attributes.json")
@@ -111,7 +111,7 @@ def aliases(file: Path) -> dict[str, str]:
     """Every name of an alias file -> the first of its line."""
     found: dict[str, str] = {}
     if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in read_text(file).splitlines():
             names = [plain(name) for name in line.split(",") if name.strip()]
             for name in names:
                 found.setdefault(name, names[0])
