@@ -77,7 +77,8 @@ class NestedIndex(DenseIndex):
             directions: Unit = np.load(file, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise RunError(f"{file} is no array that can be read ({str(error)[:100]}): build the index again") from error
-        dim = self._facts.width("")
+        known = self._facts.dims or {"": len(directions) if directions.ndim else 0}  # none before the first block is stored
+        dim = known.get("", 0)
         if directions.ndim != 2 or directions.shape[0] != dim or directions.dtype.kind != "f":
             raise RunError(
                 f"{file} holds {directions.dtype} {list(directions.shape)} (expected floats [{dim}, ...]): build it again"
