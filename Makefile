@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-all test-family lint docs bench systems clean
+.PHONY: help install demo test test-all test-family test-times lint docs bench systems clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -35,6 +35,9 @@ test-all: $(VENV)/.dev ## every test, the slow ones too
 
 test-family: $(VENV)/.dev ## the fast tests of one family: make test-family FAMILY=contrastive
 	$(PARALLEL) -m 'not slow' $(or $(wildcard tests/*/$(FAMILY)),$(error no tests of family '$(FAMILY)'; there are: $(sort $(notdir $(wildcard tests/*/*/.)))))
+
+test-times: $(VENV)/.dev ## processor seconds of the fast tests by system: make test-times, or with FAMILY=contrastive
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/test_times.py $(wildcard tests/*/$(FAMILY))
 
 lint: $(VENV)/.dev ## style, types, import order of the rooms
 	$(BIN)/ruff check .

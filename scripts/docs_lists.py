@@ -1,4 +1,5 @@
-"""Lists of what exists, written into the pages that show them, between marks: recipes in docs/training.md, steps in docs/curating.md.
+"""Lists of what exists, written into the pages that show them, between marks: recipes and families of published
+models in docs/training.md, steps in docs/curating.md.
 
 Run as a script it writes them (`make systems` does); with --check it only says which are out of date.
 """
@@ -34,9 +35,22 @@ def steps() -> str:
     return "\n".join(lines)
 
 
+def families() -> str:
+    """Every family of transformers that opens as an embedder and starts a run."""
+    from diptych.models.io.transformers_layout import FAMILIES
+
+    lines = ["| `model_type` | family | a published model | classes | tokens a text |", "|---|---|---|---|---|"]
+    for family in FAMILIES.values():
+        classes = ", ".join(f"`{name}`" for name in family.classes)
+        length = f"{family.text_length}" if family.text_length else "as many as it has positions"
+        lines.append(f"| `{family.model_type}` | {family.about} | `{family.published}` | {classes} | {length} |")
+    return "\n".join(lines)
+
+
 LISTS: dict[str, tuple[str, Callable[[], str]]] = {
     "recipes": ("docs/training.md", recipes),
     "steps": ("docs/curating.md", steps),
+    "families": ("docs/training.md", families),
 }
 """The name in the marks -> page and what makes the list."""
 

@@ -1,6 +1,6 @@
-"""The measured numbers of README.md and docs/detecting.md, from docs/measured/*.json and the ledger, and nowhere else.
+"""The measured numbers of README.md, docs/detecting.md and docs/fine-tuning.md, from docs/measured/*.json and the ledger, and nowhere else.
 
-    python scripts/measured.py                        write the marked blocks of both pages anew
+    python scripts/measured.py                        write the marked blocks of the pages anew
     python scripts/measured.py keep NAME RUN          take a detector's kept results into relations.json under NAME
     python scripts/measured.py keep-demo RUNS         take the runs of `diptych demo` (runs/demo) into demo.json
 
@@ -23,7 +23,7 @@ from diptych.report.side_by_side import over_seeds
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE, LEDGER = Path("docs/measured"), Path("docs/claims")
-README, GUIDE = Path("README.md"), Path("docs/detecting.md")
+README, GUIDE, TUNING = Path("README.md"), Path("docs/detecting.md"), Path("docs/fine-tuning.md")
 LOOKS = {
     "flat": "`look=flat`, drawn shapes",
     "cutouts": "`look=cutouts`, emoji pasted",
@@ -40,7 +40,7 @@ Stored = dict[str, Any]
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """The two pages with their blocks as the stored results have them."""
+    """The pages with their blocks as the stored results have them."""
     relations, demo = stored(root, "relations"), stored(root, "demo")
     guide = (root / GUIDE).read_text(encoding="utf-8")
     for name, lines in (
@@ -52,6 +52,7 @@ def pages(root: Path) -> dict[Path, str]:
     return {
         README: with_block((root / README).read_text(encoding="utf-8"), "demo", demo_table(demo)),
         GUIDE: guide,
+        TUNING: with_block((root / TUNING).read_text(encoding="utf-8"), "tuning", tuning_table(root)),
     }
 
 
@@ -84,6 +85,29 @@ def demo_table(demo: Stored) -> list[str]:
         "",
         f"Commit {demo['commit']}, {demo['date']}, {demo['machine']}: {demo['minutes']:.1f} minutes after set-up.",
     ]
+
+
+def tuning_table(root: Path) -> list[str]:
+    """Ways to tune, from `scripts/tuning_measured.py`; before its full run there is nothing to show."""
+    if not (root / STORE / "tuning.json").is_file():
+        return ["Not measured yet: `python scripts/tuning_measured.py runs/tuning --seeds 5` writes this table."]
+    run = stored(root, "tuning")
+    heads = ["way", "target", "change", "source", "change", "minutes", "peak memory, MiB"]
+    lines = [
+        f"Recall at 1 from a name to its picture, mean of {run['seeds']} seeds with the 95 % t interval over seeds;",
+        f"{run['steps']} steps each.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+    ]
+    for name, words in run["words"].items():
+        way = run["ways"][name]
+        cells = [words]
+        for part in ("target", "source"):
+            cells += [span(way[part]), span(way[f"{part}_change"]) if f"{part}_change" in way else ""]
+        cells += [f"{way['minutes']:.1f}", f"{way['memory_mib']:,.0f}"] if "minutes" in way else ["", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", f"`{run['command']}`, commit {run['commit']}, {run['date']}, {run['machine']}."]
 
 
 def links_lines(run: Stored) -> list[str]:

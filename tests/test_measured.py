@@ -33,7 +33,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def copy(tmp_path: Path, measured: Any) -> Path:
     for folder in (measured.STORE, measured.LEDGER):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    for page in (measured.README, measured.GUIDE):
+    for page in (measured.README, measured.GUIDE, measured.TUNING):
         shutil.copy(ROOT / page, tmp_path / page)
     return tmp_path
 

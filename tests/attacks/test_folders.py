@@ -158,6 +158,13 @@ def test_a_download_that_was_killed_is_not_taken_for_the_whole(tmp_path: Path) -
     assert len(read(tmp_path)) == 1
 
 
+def test_a_curation_that_was_killed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    pq.write_table(pa.table({"uid": ["a"]}), tmp_path / "tables/step_00_min_side.parquet")
+    with pytest.raises(DataError, match="a curation that did not end"):
+        read(tmp_path)
+
+
 # ---------------------------------------------------------------- two kinds in one folder
 
 

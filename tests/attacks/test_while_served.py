@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,41 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.parent.mkdir()
     dp.index("words", texts(0, 20), folder, kind="lexical", progress=False).close()
     return folder
+
+
+def test_a_visitor_does_everything_through_the_door(tmp_path: Path) -> None:
+    """Without a service: the engine's lock keeps a second opening out in one process as well."""
+    dp.index("words", texts(0, 20), tmp_path / "index", kind="lexical", progress=False).close()
+    guard, changes = threading.Lock(), list[int]()
+
+    def inside(work: Any) -> Any:
+        with guard:
+            return work()
+
+    with dp.open_index(tmp_path / "index") as held, held.open_to_others(inside, lambda: changes.append(len(held))):
+        with dp.open_index(tmp_path / "index") as visitor:
+            assert visitor._collection.is_visit
+            assert [hit.uid for hit in visitor.search_text("n7", 3)] == [hit.uid for hit in held.search_text("n7", 3)] == ["u7"]
+            assert visitor.info.count == 20
+            fresh = Pool.from_samples(
+                [Sample(f"new{n}", None, (Text(f"a green tree t{n}"),), extras={"side": n}) for n in range(3)]
+            )
+            assert visitor.add(fresh, progress=False) == 3
+            assert changes[-1] == 23
+            assert sorted(hit.uid for hit in held.search_text("tree", 5)) == ["new0", "new1", "new2"]  # words it had never seen
+            assert [hit.uid for hit in held.search_text("tree", 5, where={"side": {">=": 2}})] == ["new2"]  # and a column
+            assert visitor.remove(["new1", "u7"]) == 2
+            assert held.uids() == visitor.uids()
+            assert len(held.uids()) == 21
+            assert visitor.export(tmp_path / "items.parquet") == held.export(tmp_path / "items.parquet") == 21
+            for forbidden in (visitor.compact, lambda: visitor.move("http://127.0.0.1:9")):
+                with pytest.raises(RunError, match="stop the service first"):
+                    forbidden()
+        late = dp.open_index(tmp_path / "index")
+    with pytest.raises(RunError):
+        late.search_text("bus", 3)
+    with dp.open_index(tmp_path / "index") as opened:
+        assert len(opened) == 21
 
 
 def test_the_command_line_searches_adds_and_removes_while_the_service_runs(
@@ -176,8 +211,9 @@ def test_nonsense_at_the_door_costs_the_visitor_alone(place: Path) -> None:
                 line.settimeout(30)
                 line.sendall(data)
                 line.shutdown(socket.SHUT_WR)
-                while line.recv(1000):
-                    pass
+                with suppress(ConnectionResetError):
+                    while line.recv(1000):
+                        pass
         store = visit(place)
         assert store is not None
         assert store.count() == 20

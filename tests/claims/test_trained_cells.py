@@ -34,6 +34,16 @@ def test_a_cell_measures_what_it_took_and_is_read_the_second_time(tmp_path: Path
     assert half.steps == 2
 
 
+def test_a_recipe_that_counts_in_epochs_keeps_them(tmp_path: Path) -> None:
+    recipe = replace(CLIP_4, steps=0, epochs=3.0)
+    assert Cell("x", 1, tmp_path).sized(recipe).epochs == 3.0
+    half = Cell("x", 1, tmp_path, share=0.5).sized(recipe)
+    assert (half.steps, half.epochs) == (0, 1.5)
+    assert Cell("x", 1, tmp_path, share=0.5).sized(CLIP_4).steps == 2
+    done = run_cell(Cell("x", 7, tmp_path / "cell", rate=1e-3), Paired(recipe, ROWS))
+    assert done.cost["samples"] == 3 * 24
+
+
 def test_an_auxiliary_training_is_on_the_account(tmp_path: Path) -> None:
     def twice(cell: Cell) -> dict[str, float]:
         rows = ROWS(cell)

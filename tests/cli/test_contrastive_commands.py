@@ -1,4 +1,4 @@
-"""ALIGN, ALIP, DreamLIP and MRL from the command line, on emoji and on rendered scenes; a missing text names what makes it."""
+"""Contrastive recipes from the command line, on emoji and on rendered scenes; a missing text names what makes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHORT = ("--steps", "2", "--batch-size", "8", "--no-evaluation", "--no-progress"
 
 
 @pytest.mark.parametrize("data", ["emoji", "world:scenes?n=24"])
-@pytest.mark.parametrize("slug", ["align", "alip", "dreamlip", "mrl"])
+@pytest.mark.parametrize("slug", ["align", "alip", "dreamlip", "mrl", "filip", "dcd"])
 def test_trains_on_real_and_on_rendered_data(slug: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", slug, "--data", data, "--out", str(tmp_path / "run"), *SHORT]) == 0
     answer = json.loads(capsys.readouterr().out)

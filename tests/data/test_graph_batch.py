@@ -130,7 +130,7 @@ def test_only_triplets_on_a_sampled_list_are_targets() -> None:
     )
     assert int(whole.pair_mask_BG.sum()) == 16
     some = graph_batch(
-        Draws(items, keyed_rng(0, 0)), views=Squashed(size=32), labels=ListSampler(names=names, length=0, asked=0.2)
+        Draws(items, keyed_rng(0, 0)), views=Squashed(size=32), labels=ListSampler(names=names, length=0, triplet_share=0.2)
     )
     assert 0 < int(some.pair_mask_BG.sum()) < 16
     listed = set(some.lists.objects), set(some.lists.relations)

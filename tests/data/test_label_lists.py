@@ -107,15 +107,15 @@ def test_a_share_of_the_triplets_is_asked_for_and_the_rest_is_never_a_negative()
     )
     seen = set()
     for key in range(30):
-        lists = ListSampler(names=everything, asked=0.3).lists(graphs, keyed_rng(key))
+        lists = ListSampler(names=everything, triplet_share=0.3).lists(graphs, keyed_rng(key))
         assert len(lists.relations) == 3 + 1
         assert "on" in lists.relations
         numbers = {name[1:] for name in lists.relations if name != "on"}
         assert {name[1:] for name in lists.objects if name != "car"} == numbers
         seen |= numbers
     assert len(seen) == 10
-    assert ListSampler(names=everything, asked=0.01).lists(graphs, keyed_rng(0)).relations[1:] == ("on",)
-    alone = ListSampler(names=CorpusNames(), asked=0.5).lists([SceneGraph((Region((0, 0, 1, 1), "cat"),))], keyed_rng(0))
+    assert ListSampler(names=everything, triplet_share=0.01).lists(graphs, keyed_rng(0)).relations[1:] == ("on",)
+    alone = ListSampler(names=CorpusNames(), triplet_share=0.5).lists([SceneGraph((Region((0, 0, 1, 1), "cat"),))], keyed_rng(0))
     assert alone == LabelLists(("cat",))
 
 
@@ -146,18 +146,18 @@ def test_lists_that_cannot_be_are_refused(objects: tuple[str, ...], relations: t
 
 
 def test_a_question_needs_a_name() -> None:
-    assert LabelLists.asked([" dog ", "cat"], ["on"]) == LabelLists(("dog", "cat"), ("on",))
+    assert LabelLists.of_query([" dog ", "cat"], ["on"]) == LabelLists(("dog", "cat"), ("on",))
     with pytest.raises(DataError, match="the list is empty"):
-        LabelLists.asked([])
+        LabelLists.of_query([])
     with pytest.raises(DataError, match="'dog' stands 2 times"):
-        LabelLists.asked(["dog", "dog "])
+        LabelLists.of_query(["dog", "dog "])
 
 
 def test_wrong_options_are_named() -> None:
     with pytest.raises(ConfigError, match="negatives is 'easy'"):
         ListSampler(negatives="easy")
-    with pytest.raises(ConfigError, match="asked 0"):
-        ListSampler(asked=0)
+    with pytest.raises(ConfigError, match="triplet_share 0"):
+        ListSampler(triplet_share=0)
     with pytest.raises(ConfigError, match=r"features of \(6, 4\).*got \(0, 0\)"):
         ListSampler(names=NAMES, negatives="hard")
     with pytest.raises(DataError, match="each name once"):

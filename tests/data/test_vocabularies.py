@@ -61,7 +61,7 @@ def test_v_coco_has_26_actions_and_29_action_roles() -> None:
 
 def test_v_coco_is_asked_in_published_words_and_for_what_is_missing() -> None:
     known = vocabulary("v-coco")
-    said = dict(zip(known.predicates, known.asked_predicates, strict=True))
+    said = dict(zip(known.predicates, known.predicate_texts, strict=True))
     assert len(set(said.values())) == 29
     assert (said["sit instr"], said["hit instr"], said["hit obj"], said["drink instr"]) == (
         "sit on/at",
@@ -70,9 +70,9 @@ def test_v_coco_is_asked_in_published_words_and_for_what_is_missing() -> None:
         "drink from",
     )
     assert said["point instr"] == "point"
-    assert known.asked_objects == (*vocabulary("coco").objects, MISSING)
-    assert vocabulary("hico-det").asked_predicates == vocabulary("hico-det").predicates
-    assert vocabulary("hico-det").asked_objects == vocabulary("hico-det").objects
+    assert known.object_texts == (*vocabulary("coco").objects, MISSING)
+    assert vocabulary("hico-det").predicate_texts == vocabulary("hico-det").predicates
+    assert vocabulary("hico-det").object_texts == vocabulary("hico-det").objects
 
 
 def test_vg150_and_open_images() -> None:

@@ -180,7 +180,7 @@ def test_an_index_moves_to_a_server_and_back(kit: Any, tmp_path: Path, memory: M
         assert [path.name for path in folder.iterdir()] == ["index.json"]
         assert [len(points) for points in memory.collections.values()] == [30]
         assert [h.uid for h in index.search_text("q", 9, where={"style": "noto"})] == [h.uid for h in before]
-    with open_index(folder, kit.model()) as index:
+    with open_index(folder, kit.model(), url="http://x") as index:
         index.move("")
         assert memory.collections == {}
         assert index.search_text("q", 9, where={"style": "noto"}) == before
@@ -192,7 +192,7 @@ def test_building_again_leaves_one_collection(kit: Any, tmp_path: Path, memory: 
         assert [len(points) for points in memory.collections.values()] == [stop]
     memory.collections.clear()
     with pytest.raises(RunError, match="has no collection 'index-"):
-        DenseIndex.open(tmp_path / "index")
+        DenseIndex.open(tmp_path / "index", url="http://x")
 
 
 def test_requests_are_small_and_samples_whole(kit: Any, tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,12 +34,13 @@ def gradients(recipe: Recipe, model: nn.Module, batch: Batch, *, micro_batch: in
 
 
 def updated(recipe: Recipe, model: nn.Module, batches: Sequence[Batch], rank: int, world: int) -> dict[str, Tensor]:
-    """Parameters, buffers and the last gradients after `after_update` on this process's share of each batch, three rows at a time."""
+    """Parameters, buffers and the last gradients after `after_update` on this process's share of each batch, three rows at a time where
+    the recipe's features can be computed so."""
     wrapped = DistributedDataParallel(model) if world > 1 else model
     for batch in batches:
         model.zero_grad()
         share = batch.rows(rank * len(batch) // world, (rank + 1) * len(batch) // world)
-        outcome = backward(recipe, wrapped, share, micro_batch=3, unsynced=unsynced(wrapped))
+        outcome = backward(recipe, wrapped, share, micro_batch=3 if recipe.cacheable else 0, unsynced=unsynced(wrapped))
         recipe.after_update(model, outcome.features, share, 0.1)
     return {**model.state_dict(), **{f"grad {name}": p.grad for name, p in model.named_parameters() if p.requires_grad}}
 

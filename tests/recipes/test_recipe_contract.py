@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Classifier, Detector, Embedder, Generator, Optimiser, Recipe, Solvable
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
+from diptych.train.optimise import freeze
 from diptych.worlds.resolve import resolve
 
 BUILT = list(RECIPES)
+TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
 
 
 @pytest.fixture
@@ -101,6 +105,30 @@ def classified(model: Any, images: list[Any]) -> list[Any]:
 
 
 ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Classifier: classified, Embedder: embedded}
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_learned_temperatures_come_back_into_their_bounds(
+    slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever a step made of them: a factor of similarities is from 1 to `max_scale` afterwards, where that is a field, else to 100."""
+    recipe, most = tiny(slug, rows, monkeypatch, tmp_path), 100.0
+    if hasattr(recipe, "max_scale"):
+        most = 50.0
+        recipe = dataclasses.replace(recipe, max_scale=most)
+    model = recipe.model()
+    freeze(model, recipe.optimiser())
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad and TEMPERATURE.search(name)}
+    if not named:
+        pytest.skip("learns no temperature")
+    (step,) = batches(rows, recipe, seed=0, stop=1)
+    with torch.no_grad():
+        features = recipe.features(model, step.batch)
+        for value, bound in ((-9.0, 0.0), (9.0, math.log(most))):
+            for p in named.values():
+                p.fill_(value)
+            recipe.after_update(model, features, step.batch, 0.0)
+            assert {name: p.item() for name, p in named.items()} == pytest.approx(dict.fromkeys(named, bound), abs=1e-6)
 
 
 @pytest.mark.parametrize("slug", BUILT)

@@ -11,13 +11,17 @@ from __future__ import annotations
 from diptych.api.comparison import compare
 from diptych.api.data import read
 from diptych.api.evaluation import evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
+from diptych.api.export import export
 from diptych.api.generation import ask, caption
 from diptych.api.models import detect, load
 from diptych.api.search import index, open_index
 from diptych.api.training import data_report, estimate, recipe, refuse_missing, resume, train, validators, weights_of
+from diptych.api.tuning import blend, blend_curve, tune_report
 
 __all__ = [
     "ask",
+    "blend",
+    "blend_curve",
     "caption",
     "compare",
     "data_report",
@@ -27,6 +31,7 @@ __all__ = [
     "evaluate_kept",
     "evaluate_run",
     "evaluate_splits",
+    "export",
     "index",
     "load",
     "open_index",
@@ -36,6 +41,7 @@ __all__ = [
     "report",
     "resume",
     "train",
+    "tune_report",
     "validators",
     "weights_of",
 ]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> Embedder:
     """A model that embeds images and texts.
 
-    name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP and SigLIP families),
-              "open_clip:ARCH/FILE_OR_TAG", "timm:NAME"
+    name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP, SigLIP, ALIGN, BLIP,
+              Chinese-CLIP, AltCLIP), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", "rlipv2:CHECKPOINT#ROBERTA-FOLDER" (a `Detector`)
     download  allows fetching what is not on this machine; nothing is fetched without it
     engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
     """

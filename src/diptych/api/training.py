@@ -115,7 +115,7 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
         return made, None  # a recipe of another kind of model: tensors of equal name and shape
     found = resized(made, made.started(model), asked)
     refuse_conflicts(made, found, asked, str(init))
-    return (tuned(found, asked) if foreign else found), model
+    return (tuned(found, asked) if foreign and hasattr(found, "tuned_lr") else found), model
 
 
 def chosen_fields(name: str | Recipe) -> set[str]:
@@ -130,9 +130,13 @@ def start_report(made: Recipe, model: Any, init: str | Path) -> list[str]:
 
     from diptych.train.weights import start_lines
 
-    with torch.device("meta"):
-        ours = made.model()
-    return start_lines(model.model.state_dict(), ours, str(init), getattr(model, "left", ()))
+    try:
+        with torch.device("meta"):
+            ours = made.model()
+    except (RuntimeError, NotImplementedError):  # a part that reads its own weights cannot be built without memory
+        with torch.random.fork_rng(devices=[]):
+            ours = made.model()
+    return start_lines(made.fitted(model.model.state_dict()), ours, str(init), getattr(model, "left", ()))
 
 
 def _uids(subset: str | Path | Sequence[str]) -> list[str]:

@@ -99,6 +99,8 @@ class Cell:
         """The recipe at the cell's rate and share of the steps; a few steps of a small batch in a smoke test or trace."""
         if self.rate is not None:
             recipe = replace(recipe, lr=self.rate)
+        if not self.smoke and not recipe.steps:
+            return replace(recipe, epochs=recipe.epochs * self.share)
         if not self.smoke:
             return replace(recipe, steps=max(1, round(recipe.steps * self.share)))
         batch_size = min(recipe.batch_size, SMOKE_BATCH)

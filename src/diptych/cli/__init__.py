@@ -22,6 +22,8 @@ COMMANDS = {
     "data": "build | inspect | verify | split | fetch: image-text data in and out",
     "curate": "run a curation operator over a pool, with a reason for every dropped row",
     "train": "train a recipe on your data",
+    "blend": "the mean of two models' weights, and the curve over shares",
+    "tune-report": "did tuning help, and what was forgotten",
     "eval": "evaluate a model on a task, with intervals",
     "compare": "several recipes or models, one budget: intervals, verdicts, cost, a report",
     "index": "build | add | remove | info: a search index",
@@ -32,7 +34,7 @@ COMMANDS = {
     "detect": "find things and the relations between them, named by your own words",
     "explain": "align: which part of a picture each word of a text goes with",
     "run": "start a pipeline that works at inference time",
-    "export": "to a transformers folder or to ONNX",
+    "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
     "report": "write the HTML report of a run again",
     "serve": "an HTTP API and a search page",
     "systems": "the 82 systems and which of them work",
@@ -85,7 +87,7 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UnknownName("command", words[0], COMMANDS)
-    code: int = import_module(f"diptych.cli.{words[0]}_command").main(words[1:])
+    code: int = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command").main(words[1:])
     return code
 
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     model = load(args.model, download=args.download)
     images = [FileImage(path) for path in args.images]
     if not names and isinstance(model, Classifier):
-        names, score_NK = list(model.classes), softmax(model.classify(images), axis=1)
+        names, score_NK = tuple(model.classes), softmax(model.classify(images), axis=1)
     elif not names:
         raise ConfigError(
             f"--classes is missing: '{args.model}' has no classes of its own (expected two names or more, with commas)"

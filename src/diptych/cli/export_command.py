@@ -1,4 +1,4 @@
-"""``diptych export RUN OUT --to transformers|onnx``."""
+"""``diptych export RUN OUT --to transformers|open_clip|onnx|sentence-transformers|adapter``."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from diptych.cli.output import finish, parse
-from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Export:
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder or a model folder")]
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder, a model folder, or lora:ADAPTER#BASE")]
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    to: Annotated[Literal["transformers", "onnx"], arg(help="what OUT will be")] = "onnx"
+    to: Annotated[
+        Literal["transformers", "open_clip", "onnx", "sentence-transformers", "adapter"],
+        arg(help="what OUT will be; adapter: the run's adapters for the CLIPModel that its start is exported to"),
+    ] = "onnx"
+    like: Annotated[
+        str, arg(help="hf:FOLDER or open_clip:ARCH/FILE that the weights came from: OUT will have the same class")
+    ] = ""
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Export, argv, "export", "A transformers folder, or image.onnx and text.onnx.")
-    from diptych.api import load
-    from diptych.models.io.export import to_onnx, to_transformers
-    from diptych.models.pairs.embedder import PairEmbedder
+    args = parse(
+        Export, argv, "export", "A folder for transformers, open_clip, sentence-transformers or peft, or two ONNX files."
+    )
+    from diptych.api.export import export
 
-    model = load(args.model)
-    if not isinstance(model, PairEmbedder):
-        raise ConfigError(
-            f"{args.model} is a {getattr(model, 'kind', 'foreign')} model; only dual encoders of ours can be exported"
-        )
-    (to_onnx if args.to == "onnx" else to_transformers)(model, args.out)
+    export(args.model, args.out, to=args.to, like=args.like)
     files = sorted(path.name for path in args.out.iterdir())
     return finish({"out": str(args.out), "files": files}, [f"{args.out}: {', '.join(files)}"], args.json)

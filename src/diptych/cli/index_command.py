@@ -35,6 +35,7 @@ class Build:
     ] = ""
     shortlist: Annotated[int, arg(help="nested, late: items that the second look ranks again (200)")] = UNSET
     query_terms: Annotated[int, arg(help="lexical: heaviest terms of a query that are looked up (0: all)")] = UNSET
+    item_terms: Annotated[int, arg(help="lexical: heaviest terms of an item that are stored (0: all)")] = UNSET
     fusion: Annotated[Literal["", "rrf", "weighted"], arg(help="hybrid: reciprocal ranks (the default) or weighted scores")] = ""
     lexical: Annotated[float, arg(help="hybrid: weight of the words, the vectors have the rest (0.5)")] = UNSET
     objects: Annotated[str, arg(help="graphs: things to detect, with commas between them (those of training)")] = ""
@@ -46,7 +47,7 @@ class Build:
 
     def options(self) -> dict[str, Any]:
         """What was given about the kind; a kind refuses what it does not know."""
-        names = ("prefix", "order", "shortlist", "query_terms", "fusion", "lexical", "min_confidence")
+        names = ("prefix", "order", "shortlist", "query_terms", "item_terms", "fusion", "lexical", "min_confidence")
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
         given |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
         return {name: value for name, value in given.items() if value not in (UNSET, "", ())}

@@ -168,10 +168,10 @@ def load_config(folder: Path) -> dict[str, Any]:
     return sections
 
 
-class _NoAliases(yaml.SafeLoader):
+class _NoAliases(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
     """YAML without references, by which a few lines could stand for a petabyte; what is written here has none that matter."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.YAMLError("holds a reference (&, *), which a configuration of ours never does")
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)

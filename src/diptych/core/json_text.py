@@ -28,7 +28,8 @@ def parse_json(text: str | bytes) -> Any:
     except ValueError:
         raise ValueError("holds a number of more digits than Python reads (4,300)") from None
     opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    if sum(text.count(one) for one in opening) > DEEPEST and _deeper(value, DEEPEST):  # type: ignore[arg-type]  # of the text's own kind
+    opened: int = sum(text.count(one) for one in opening)  # type: ignore[arg-type, misc]  # of the text's own kind
+    if opened > DEEPEST and _deeper(value, DEEPEST):
         raise ValueError(_deep())
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ except ImportError:  # Windows has no flock: folders are not locked there
 BUSY = (errno.EWOULDBLOCK, errno.EACCES)
 
 
-_LIVE: set[Lock] = set()
+_LIVE: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 class Lock:
@@ -61,6 +62,10 @@ class Lock:
                 os.close(handle)
                 return None
         return cls(handle)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # also while Python ends
+            self.close()
 
     def close(self) -> None:
         if self._path is not None:

@@ -205,6 +205,10 @@ PIPELINES = Registry(
     "diptych.pipelines",
     {
         "alignment": ("diptych.pipelines.alignment:Align", "which parts of a picture a text is about"),
+        "picture_words": (
+            "diptych.pipelines.picture_words:WordsOfPicture",
+            "which words a picture becomes, and where they stand",
+        ),
         "composed_search": (
             "diptych.pipelines.composed_search:ComposedSearch",
             "a picture and a text together: 'this, but at night'",

@@ -31,6 +31,7 @@ class RunFolder:
     metrics.jsonl     one JSON object a line: {"step": n, "kind": "train" | "eval" | "note", ...}; "seconds" are those of a step
     checkpoints/      step-00000120/ ... (train/checkpoint.py)
     model/            config.json, model.safetensors, tokenizer, README.md: what `dp.load` opens
+    adapter/          low-rank adapters as `peft` reads them, where the run trained some
     start/            the model as it was before the first step, where a run starts from weights; like model/
     snapshots/        models of earlier moments, where a recipe keeps some (after each task of a stream), each like model/
     records/          Parquet records of evaluations, one file a task and data set
@@ -128,6 +129,10 @@ class RunFolder:
     @property
     def start(self) -> Path:
         return self.path / "start"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
 
     @property
     def snapshots(self) -> Path:

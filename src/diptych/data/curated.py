@@ -21,8 +21,8 @@ from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
 from diptych.data.regions import RELATION_SCHEMA
+from diptych.data.shards.mark import CURATION as MARK
 
-MARK = "curation.json"
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
 """Columns that replace texts, with the origin of what they hold."""
 

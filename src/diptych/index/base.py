@@ -251,7 +251,10 @@ class Index(ABC):
             raise RunError(f"{folder} is an index of kind '{facts.kind}' (expected '{cls.kind}')")
         if model is not None:
             facts.refuse_other_model(folder, model)
-            cls.check_model(model, facts.what)  # type: ignore[arg-type]  # one of both, or refused there
+            try:
+                cls.check_model(model, facts.what)  # type: ignore[arg-type]  # one of both, or refused there
+            except ConfigError as error:
+                raise RunError(f"{folder}: {error}") from error
         facts.refuse_untold(folder, url)
         index = cls(folder, facts, model)
         index._collection.load()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.errors import DiptychError, RunError
+from diptych.core.lock import Lock
 from diptych.index.disk import DiskFull, need_room, size_of
 from diptych.index.filters import RANGES, Kind, OneOf, clauses, json_path
 from diptych.index.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
@@ -27,8 +28,8 @@ class Busy(RunError):
 class EdgeStore:
     """Made by `create` or `load`."""
 
-    def __init__(self, folder: Path, shard: Any) -> None:
-        self.folder, self._shard = folder, shard
+    def __init__(self, folder: Path, shard: Any, lock: Lock) -> None:
+        self.folder, self._shard, self._lock = folder, shard, lock
 
     @classmethod
     def create(cls, folder: Path, spaces: Sequence[Space]) -> EdgeStore:
@@ -44,8 +45,8 @@ class EdgeStore:
             if not isinstance(space, Dense)
         }
         config = engine.EdgeConfig(vectors=dense or None, sparse_vectors=sparse or None, wal_enabled=True)
-        with _engine(folder):
-            return cls(folder, engine.EdgeShard.create(str(folder), config))
+        with _alone(folder) as lock, _engine(folder):
+            return cls(folder, engine.EdgeShard.create(str(folder), config), lock)
 
     @classmethod
     def load(cls, folder: Path) -> EdgeStore:
@@ -53,12 +54,15 @@ class EdgeStore:
         import qdrant_edge as engine
 
         _refuse_odd(folder)
-        with _engine(folder):
-            return cls(folder, engine.EdgeShard.load(str(folder)))
+        with _alone(folder) as lock, _engine(folder):
+            return cls(folder, engine.EdgeShard.load(str(folder)), lock)
 
     def close(self) -> None:
-        self._shard.flush()
-        self._shard.close()
+        try:
+            self._shard.flush()
+            self._shard.close()
+        finally:
+            self._lock.close()
 
     def count(self) -> int:
         return int(self._shard.info().points_count)
@@ -138,6 +142,20 @@ class EdgeStore:
         with _engine(self.folder):
             self._shard.optimize()
             self._shard.flush()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Lock]:
+    """A lock that is taken before the engine looks at its files: it mends them as it loads, and only then finds out that it is not alone.
+    Given back where the block fails."""
+    lock = Lock.on_folder(folder)
+    if lock is None:
+        raise Busy(f"{folder.parent} is open in another process, or twice in this one: close it there first")
+    try:
+        yield lock
+    except BaseException:
+        lock.close()
+        raise
 
 
 @contextmanager

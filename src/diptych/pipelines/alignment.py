@@ -2,7 +2,8 @@
 
 A model that embeds patches and words says so itself: the weight of a patch is its cosine with the word (FILIP, 2111.07783, figure 3).
 A model that knows which tokens make up a word reads it in its text, from others each word is asked for by itself; the row of the whole
-text is the mean over its tokens. Any other embedder is asked by occlusion
+text is the mean over its tokens. A lexical model says of each patch how heavy the words of the vocabulary are there; a word of the text
+stands for those that it becomes. Any other embedder is asked by occlusion
 (Zeiler & Fergus, 1311.2901): a part of the picture is covered with the picture's mean colour, and its weight is by how much
 the cosine of picture and text falls. Occlusion sees what the embedding depends on, which need not be where a thing is.
 
@@ -12,7 +13,7 @@ Letters: W texts (the whole one, then its words), H W rows and columns of the gr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from diptych.core.contracts import ContextEmbedder, Embedder, Role, TokenEmbedder, Unit
-from diptych.core.errors import ConfigError
+from diptych.core.contracts import ContextEmbedder, Embedder, LexicalEmbedder, Role, TokenEmbedder, Unit, WordMapper
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.decode import Pixels, decode
 from diptych.data.media.transforms import Share, seen
 
+Method = Literal["patches", "lexicon", "occlusion"]
 WORDS = 24  # of a text that are shown
 SIDE = 768  # pixels: pictures with a longer side are made smaller before they are covered
 
@@ -34,14 +36,15 @@ SIDE = 768  # pixels: pictures with a longer side are made smaller before they a
 class Alignment:
     """What `align` finds.
 
-    method      "patches" or "occlusion"
+    method      "patches", "lexicon" or "occlusion"
     score       of picture and text: for patches the mean over tokens of the best cosine, else the cosine
     words       the whole text first, then its words
-    weight_WHW  float32; for patches cosines, for occlusion how much the cosine falls (below 0: it rises)
+    weight_WHW  float32; for patches cosines, for a lexicon what each patch by itself would add to the cosine, for occlusion how much the
+                cosine falls (below 0: it rises)
     box         part of the picture under the grid: x0, y0, x1, y1 as shares of its sides (below 0 or above 1: padding)
     """
 
-    method: Literal["patches", "occlusion"]
+    method: Method
     score: float
     words: tuple[str, ...]
     weight_WHW: npt.NDArray[np.float32]
@@ -109,6 +112,8 @@ def align(model: Any, image: ImageSource, text: str, *, grid: int = 7) -> Alignm
     words = words[:1] if words[1:] == (text,) else words
     if isinstance(model, TokenEmbedder):
         return _by_patches(model, image, words)
+    if isinstance(model, LexicalEmbedder) and isinstance(model, WordMapper):
+        return _by_lexicon(model, image, words)
     if isinstance(model, Embedder):
         if grid < 2:
             raise ConfigError(f"grid is {grid} (expected 2 or more parts a side)")
@@ -141,6 +146,36 @@ def _tokens(model: TokenEmbedder, words: Sequence[str]) -> dict[str, Unit]:
         if len(token_TD):
             found.setdefault(word, token_TD)
     return dict(list(found.items())[: 1 + WORDS])
+
+
+def method_of(model: Any) -> Method | None:
+    """How `align` would ask that model; None where it cannot."""
+    if isinstance(model, TokenEmbedder):
+        return "patches"
+    if isinstance(model, LexicalEmbedder) and isinstance(model, WordMapper):
+        return "lexicon"
+    return "occlusion" if isinstance(model, Embedder) else None
+
+
+def _by_lexicon(model: Any, image: ImageSource, words: Sequence[str]) -> Alignment:
+    """A word of which the vocabulary knows nothing is left out."""
+    asked = {words[0]: _unit(model.lexicalise_texts([words[0]])[0])}
+    for word in words[1:]:
+        try:
+            asked[word] = _unit(model.lexicalise_texts([word])[0])
+        except DataError:
+            continue
+    picture = model.lexicalise_images([image])[0]
+    length = math.sqrt(sum(weight * weight for weight in picture.values())) or 1.0
+    score = sum(weight * picture.get(term, 0.0) for term, weight in asked[words[0]].items()) / length
+    height, width = decode(image, exact=True).shape[:2]
+    grids = model.map_words(image, list(asked.values())) / np.float32(length)
+    return Alignment("lexicon", score, tuple(asked), grids, seen(getattr(model, "preprocess", None), width, height))
+
+
+def _unit(weights: Mapping[str, float]) -> dict[str, float]:
+    length = math.sqrt(sum(weight * weight for weight in weights.values())) or 1.0
+    return {term: weight / length for term, weight in weights.items()}
 
 
 def _by_occlusion(model: Embedder, image: ImageSource, words: Sequence[str], grid: int) -> Alignment:

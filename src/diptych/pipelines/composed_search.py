@@ -66,14 +66,14 @@ class Found:
     hits: tuple[Any, ...]
 
     def lines(self) -> list[str]:
-        return [f"{score:6.3f}  {name}  {words}" for name, score, words in map(_told, self.hits)] or ["nothing found"]
+        return [f"{score:6.3f}  {name}  {words}" for name, score, words in map(_line, self.hits)] or ["nothing found"]
 
     def to_json(self) -> dict[str, Any]:
         rows = [{"row": hit[0], "score": hit[1]} if isinstance(hit, tuple) else asdict(hit) for hit in self.hits]
         return {"hits": rows}
 
 
-def _told(hit: Any) -> tuple[str, float, str]:
+def _line(hit: Any) -> tuple[str, float, str]:
     if isinstance(hit, tuple):
         return f"row {hit[0]}", hit[1], ""
     return hit.uid, hit.score, hit.payload.get("text") or hit.payload.get("caption") or ""

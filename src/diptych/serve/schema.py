@@ -86,6 +86,15 @@ class ExplainRequest(Request):
     model: str | None = Name
 
 
+class WordsRequest(Request):
+    """Which words a picture becomes, heaviest first, and where each of them stands."""
+
+    image: str | None = Picture
+    uid: str | None = Field(default=None, description="an item that is there, instead of an image")
+    top: int = Field(default=20, ge=1, le=200, description="words, at most")
+    model: str | None = Name
+
+
 class Embedded(BaseModel):
     object: Literal["embedding"]
     index: int
@@ -143,7 +152,7 @@ class GraphAnswer(BaseModel):
 
 
 class ExplainAnswer(BaseModel):
-    method: Literal["patches", "occlusion"]
+    method: Literal["patches", "lexicon", "occlusion"]
     score: float = Field(description="cosine of the picture and the text; of patches, the mean over the words of the best cosine")
     box: list[float] = Field(description="part of the picture that the grid covers: x0, y0, x1, y1 as shares of its sides")
     rows: int
@@ -152,11 +161,22 @@ class ExplainAnswer(BaseModel):
     weights: list[list[list[float]]] = Field(description="[words][rows][columns]")
 
 
+class WordsAnswer(BaseModel):
+    words: list[str] = Field(description="heaviest first")
+    weights: list[float] = Field(description="of norm 1 over all words of the picture")
+    count: int = Field(description="words that have a weight at all")
+    box: list[float] = Field(description="part of the picture that the grid covers: x0, y0, x1, y1 as shares of its sides")
+    rows: int
+    columns: int
+    places: list[list[list[float]]] = Field(description="[words][rows][columns]: the weight that each part alone would give")
+
+
 class ModelInfo(BaseModel):
     name: str
     fingerprint: str
     embeds: bool
-    aligns: Literal["patches", "occlusion", ""] = Field(description="how /explain asks it; empty: it cannot")
+    aligns: Literal["patches", "lexicon", "occlusion", ""] = Field(description="how /explain asks it; empty: it cannot")
+    lexical: bool = Field(description="whether /words says which words a picture becomes")
     index: str | None = Field(description="kind of its index")
     modes: list[str] = Field(description="what `mode` of a search may be")
     combines: bool = Field(description="whether texts, pictures and examples can be added and subtracted")

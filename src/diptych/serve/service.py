@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from diptych.core.contracts import Dataset, Detector, Embedder, TokenEmbedder
+from diptych.core.contracts import Dataset, Detector, Embedder, LexicalEmbedder, WordMapper
 from diptych.core.errors import DecodeError, MissingExtra, RunError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.media import MediaItem, medium_of
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
 from diptych.index.facts import Info
+from diptych.pipelines.alignment import method_of
 from diptych.serve.admission.limits import Limits
 from diptych.serve.admission.memory import Memory
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
@@ -63,8 +64,13 @@ class Side:
 
     @property
     def aligns(self) -> str:
-        """How a text is laid over a picture: by the model's own patches and words, by covering parts, or ""."""
-        return "patches" if isinstance(self.model, TokenEmbedder) else "occlusion" if self.embeds else ""
+        """How a text is laid over a picture: by the model's own patches and words, by its lexicon, by covering parts, or ""."""
+        return method_of(self.model) or ""
+
+    @property
+    def lexical(self) -> bool:
+        """Whether it says which words a picture becomes, and where."""
+        return isinstance(self.model, LexicalEmbedder) and isinstance(self.model, WordMapper)
 
 
 class Service:

@@ -35,7 +35,7 @@ from diptych.train.peers import Lost, Peers, Verdict
 from diptych.train.precision import deterministic
 from diptych.train.stages import plan
 from diptych.train.state import Training
-from diptych.train.tuning.modified import deployable
+from diptych.train.tuning.modified import deployable, save_adapters
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
@@ -227,6 +227,10 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
         hook.on_end(run)
     evaluate(run, evaluators)  # of what is deployed
     run.deploy_to(run.folder.model)
+    if run.tuning.lora:
+        whole = run.whole_model()
+        if run.world.main:
+            save_adapters(run.recipe, whole, run.tuning, run.folder)
     return True
 
 

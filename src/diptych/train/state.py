@@ -132,7 +132,7 @@ class Training:
             carry = phase.stage.carry or carry_equal
             carry(before, model)
         elif self.options.init:
-            taken = start_from(self.options, self.tuning, model, self.note)
+            taken = start_from(self.options, self.tuning, model, self.note, self.recipe.fitted)
         if before is None and begin is None:
             begin_tuning(self.hooks.values(), model, taken, self.note)
         self._adopt(model)

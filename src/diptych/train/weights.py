@@ -27,7 +27,11 @@ def padded(value: Any, parameter: Tensor) -> Any:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, saved: Mapping[str, Tensor], recipe: Recipe) -> None:
-    """Copies saved tensors into the model; names and shapes have to agree, but for those that the recipe does not store."""
+    """Copies saved tensors into the model; names and shapes have to agree, but for those that the recipe does not store. A module whose
+    buffers change their length says so by `resize_` (`layers/sparse_queue.py`) and makes room first."""
+    for prefix, module in model.named_modules():
+        if callable(resize := getattr(module, "resize_", None)):
+            resize({name: saved[f"{prefix}.{name}"].shape for name, _ in module.named_buffers() if f"{prefix}.{name}" in saved})
     own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     missing = [name for name in own if name not in saved and recipe.stored(name)]
     if missing or (unknown := [name for name in saved if name not in own]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
 from diptych.data.load.stream import batches
+from diptych.data.media.decode import decode
 from diptych.data.read import read
 from diptych.data.read.media import MediaNames, NamedPart
 from diptych.data.shards.build import build, open_built
@@ -164,6 +166,43 @@ def test_from_a_source_to_a_batch(kind: str, form: str, tmp_path: Path) -> None:
     drawn_are(opened, medium)
     foreign = read(str(tmp_path / "built" / "shards" / "*.tar"))  # as any reader of tars would find them
     drawn_are(foreign, medium)
+
+
+@pytest.mark.parametrize("kind", ["picture", *FILES])
+def test_the_commands_build_verify_and_inspect_every_medium(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "picture":
+        files = {f"k{n}.png": png(picture) for n, picture in enumerate(CONTENT["images"][:, 0])}
+        files |= {f"k{n}.txt": f"number {n}".encode() for n in range(COUNT)}
+    else:
+        files = members(kind)
+    source, out = str(write_folder(files, tmp_path / "source")), str(tmp_path / "built")
+
+    def asked(*words: str) -> dict[str, Any]:
+        assert data_command([*words, "--json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    built = asked("build", source, out, "--shard-samples", "4")
+    assert (built["samples"], built["quarantined"]) == (COUNT, 0)
+    assert asked("verify", out)["samples"] == COUNT
+    page = tmp_path / "page.html"
+    report = asked("inspect", out, "--tokenizer", "", "--page", str(page))
+    assert (report["samples"], report["broken"]) == (COUNT, [])
+    assert page.read_text().count("data:image/") >= COUNT, "a thumbnail a sample"
+    opened = read(out)
+    if kind == "picture":
+        assert report["media"] == {}
+        for row, uid in enumerate(opened.uids):
+            assert np.array_equal(decode(opened[row].image, exact=True), CONTENT["images"][int(uid[1:]), 0])
+        return
+    medium = FILES[kind][0]
+    assert report["media"] == {medium: COUNT}
+    ((shape, count),) = report["shapes"][medium].items()
+    assert count == COUNT
+    assert shape.startswith(f"{CONTENT[medium].dtype} ")
+    drawn_are(opened, medium)
 
 
 def test_a_folder_of_frames_beside_a_picture(tmp_path: Path) -> None:

@@ -46,14 +46,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(tmp_path_factory.getbasetemp(), "fused0", "model")
 
 
-def test_every_pair_is_scored_as_if_it_were_read_alone(folder: Path) -> None:
+def test_every_pair_is_scored_as_if_it_were_read_alone(folder: Path, parity: Any) -> None:
     model = api.load(folder)
     assert isinstance(model, MatchEmbedder)
     assert isinstance(model, PairScorer)
     score_NK = model.score_pairs(IMAGES, TEXTS, query="text")
-    for i, image in enumerate(IMAGES):
-        for k, text in enumerate(TEXTS):
-            assert model.score_pairs([image], [text], query="image")[0, 0] == pytest.approx(score_NK[i, k], abs=1e-5)
+    alone = [[model.score_pairs([image], [text], query="image")[0, 0] for text in TEXTS] for image in IMAGES]
+    parity("fused", "scores of all pairs", "each pair read alone", [(score_NK, np.array(alone))], tolerance=1e-5)
     assert score_NK.std(axis=0).min() > 0
     assert score_NK.std(axis=1).min() > 0
     with torch.no_grad():
@@ -72,7 +71,7 @@ def test_the_vectors_of_a_matcher_are_those_of_its_dual_encoder(folder: Path) ->
     np.testing.assert_allclose(model.readings.texts(TEXTS).vector_ND, model.embed_texts(TEXTS), atol=1e-6)
 
 
-def test_matching_is_a_cross_entropy_over_three_kinds_of_pairs() -> None:
+def test_matching_is_a_cross_entropy_over_three_kinds_of_pairs(parity: Any) -> None:
     answers = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wrong_N = torch.tensor([True, True, False, True])
     empty = torch.zeros(4, 1)
@@ -82,7 +81,7 @@ def test_matching_is_a_cross_entropy_over_three_kinds_of_pairs() -> None:
         total += F.cross_entropy(answers[0, row].float(), torch.tensor(1)).item()
         if wrong_N[row]:
             total += sum(F.cross_entropy(answers[kind, row].float(), torch.tensor(0)).item() for kind in (1, 2))
-    assert loss.item() == pytest.approx(total / 12, abs=1e-6)
+    parity("fused", "the matching loss", "a loop over pairs", [(loss.item(), total / 12)], tolerance=1e-6)
 
 
 def test_wrong_partners_are_drawn_by_their_share_and_never_from_the_group() -> None:

@@ -196,8 +196,8 @@ def test_gradcheck() -> None:
     match = PairSetLoss().match(predictions, targets)
 
     def loss(*inputs: Tensor) -> Tensor:
-        held = PairSetLoss(quality=False, cost=_fixed(match))
-        return sum(held(PairPredictions(*inputs), targets, relation_text_RD=text)[0].values())
+        held = PairSetLoss(quality=False)
+        return sum(held(PairPredictions(*inputs), targets, relation_text_RD=text, cost=_fixed(match))[0].values())
 
     assert torch.autograd.gradcheck(loss, leaves(predictions))
 
@@ -214,8 +214,7 @@ def _fixed(query_BSG: Tensor) -> Any:
 
 def test_any_cost_can_match() -> None:
     predictions, targets = example()
-    verbs = PairSetLoss(cost=lambda p, t: relation_cost(p.relation_logit_BSQR, t.relation_BGR[:, None]))
-    query = verbs.match(predictions, targets)
+    query = PairSetLoss().match(predictions, targets, lambda p, t: relation_cost(p.relation_logit_BSQR, t.relation_BGR[:, None]))
     cost = relation_cost(predictions.relation_logit_BSQR, targets.relation_BGR[:, None])
     torch.testing.assert_close(query, assign(cost, targets.valid_BG[:, None]))
     assert not torch.equal(query, PairSetLoss().match(predictions, targets))
@@ -330,8 +329,8 @@ def test_pairs_of_twins_are_twice_the_detr_loss_of_transformers(parity: Any) -> 
     twins = dataclasses.replace(said, object_box_BSQ4=said.subject_box_BSQ4, object_logit_BSQC=said.subject_logit_BSQC)
     same = dataclasses.replace(true, object_box_BG4=true.subject_box_BG4, object_label_BG=true.subject_label_BG)
     inputs = [twins.subject_box_BSQ4.requires_grad_(), twins.subject_logit_BSQC.requires_grad_()]
-    loss = PairSetLoss(background=0.125, box=1.0, pseudo=None, cost=PairCost(label=1.0, relation=0.0, box=5.0, giou=2.0))
-    terms, _ = loss(twins, same)
+    loss, cost = PairSetLoss(background=0.125, box=1.0, pseudo=None), PairCost(label=1.0, relation=0.0, box=5.0, giou=2.0)
+    terms, _ = loss(twins, same, cost=cost)
     theirs = ImageLoss(HungarianMatcher(2.0, 5.0, 2.0), NAMES - 1, 0.125, ["labels", "boxes"]).double()
     plain = [
         {"class_labels": label[valid], "boxes": box[valid]}

@@ -252,7 +252,10 @@ def test_missing_texts_say_what_makes_them(tmp_path: Path) -> None:
     curate(rows, [TemplateCaptions()], tmp_path)
     recipe = replace(ALIP.tiny(), captions=str(tmp_path))
     assert recipe.choices(rows[0], "synthetic") == ["an image of a cat"]
-    assert recipe.prepare(rows).vocabulary
+    words = recipe.prepare(rows).words()
+    assert words.decode(words.encode(["an image of a cat"], 32).ids_BL[0].tolist()) == "an image of a cat", (
+        "learned from captions, too"
+    )
     other = Pool.from_samples([picture("two", Text("a cat", origin="label"))])
     with pytest.raises(DataError, match="'two' has no synthetic caption in"):
         recipe.prepare(other)

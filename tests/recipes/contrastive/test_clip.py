@@ -12,9 +12,11 @@ import torch.nn.functional as F
 import transformers
 
 from diptych.core.errors import UnknownName
+from diptych.core.registry import RECIPES
 from diptych.data.load.batch import PairBatch
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes.contrastive.clip import CLIP
+from diptych.train.optimise import build_optimiser
 
 
 def pairs(n: int = 6, width: int = 8) -> tuple[Pairs, PairBatch]:
@@ -117,9 +119,18 @@ def test_samples_of_one_group_are_no_negatives_unless_asked() -> None:
     assert published.item() == pytest.approx(CLIP.tiny().losses(features, batch)["contrastive"].item(), abs=1e-12)
 
 
-def test_weight_decay_spares_temperature_and_biases() -> None:
-    from diptych.train.optimise import build_optimiser
+@pytest.mark.parametrize(
+    ("slug", "betas", "eps"),
+    [("clip", (0.9, 0.98), 1e-6), ("siglip", (0.9, 0.95), 1e-6), ("ctp", (0.9, 0.999), 1e-8), ("align", (0.9, 0.999), 1e-6)],
+)
+def test_what_the_optimiser_remembers_is_as_published_and_a_field(slug: str, betas: tuple[float, float], eps: float) -> None:
+    paper = RECIPES.load(slug).paper()
+    for recipe, expected in ((paper, (betas, eps)), (replace(paper, betas=(0.5, 0.6), eps=1e-3), ((0.5, 0.6), 1e-3))):
+        (group,) = build_optimiser(torch.nn.Linear(2, 2, bias=False), recipe.optimiser()).param_groups
+        assert (group["betas"], group["eps"]) == expected
 
+
+def test_weight_decay_spares_temperature_and_biases() -> None:
     model = replace(CLIP.tiny(), tokenizer="clip").model()
     groups = build_optimiser(model, CLIP.paper().optimiser()).param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}

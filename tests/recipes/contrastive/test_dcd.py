@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def test_the_teacher_is_frozen_and_the_guess_is_of_its_vectors() -> None:
     torch.stack(list(losses.values())).sum().backward()
     for name, p in model.named_parameters():
         assert (p.grad is None) == name.startswith("companions."), name
-    assert not model.companions["teacher"].train().training
+    model.train()
+    assert not model.companions["teacher"].training
 
 
 def test_the_student_starts_from_every_nth_layer() -> None:
@@ -194,6 +196,26 @@ def test_a_stop_in_either_phase_changes_nothing(step: int, tmp_path: Path) -> No
     assert (whole.model / "model.safetensors").read_bytes() == (again.model / "model.safetensors").read_bytes()
     stages = {line["stage"] for line in whole.metrics() if line.get("kind") == "train" and "stage" in line}
     assert len(stages) in (0, 2)
+
+
+def both_ways(rank: int, world: int) -> dict[str, Tensor]:
+    """On two processes: whole, and stopped in the middle of either phase."""
+    os.environ["WORLD_SIZE"], os.environ["RANK"], os.environ["LOCAL_RANK"] = str(world), str(rank), str(rank)
+    folder, options = Path(os.environ["DCD_FOLDER"]), replace(OPTIONS, shard="ddp")
+    recipe = small(steps=6, negatives="random")
+    one = fit(recipe, rows(), folder / "one" / "run", options).model / "model.safetensors"
+    for step in (1, 4):
+        (folder / str(step)).mkdir(exist_ok=True)
+        other = stopped_and_resumed(recipe, rows(), folder / str(step), options, step=step).model / "model.safetensors"
+        assert one.read_bytes() == other.read_bytes()
+    return load_file(one)
+
+
+@pytest.mark.slow
+def test_a_stop_on_two_processes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCD_FOLDER", str(tmp_path))
+    one, other = on_two_processes(both_ways, tmp_path)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_teacher_by_address_is_read_again_and_not_stored(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def test_data_with_one_sentence_an_image_are_refused_with_what_helps() -> None:
         DataError, match=r"no image of 'small' has more than one sentence.*diptych curate template_captions.*--texts 1"
     ):
         replace(DreamLIP.tiny(), **SMALL).prepare(pool(1))
-    assert replace(DreamLIP.tiny(), **SMALL).prepare(pool(2)).vocabulary
+    words = replace(DreamLIP.tiny(), **SMALL).prepare(pool(2)).words()
+    assert words.decode(words.encode(["two moon"], 16).ids_BL[0].tolist()) == "two moon", "learned from every sentence"
     with pytest.raises(ConfigError, match="texts is 0"):
         DreamLIP(texts=0)
 

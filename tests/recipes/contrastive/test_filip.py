@@ -20,12 +20,15 @@ from diptych.core.sample import Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.auto_augment import auto_augment
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.export import to_transformers
 from diptych.models.towers.hf_text import TransformersText
 from diptych.objectives.pairs.late_interaction import late_interaction, late_scores
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.filip import FILIP, TokenPairBatch, chosen
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
+from diptych.train.weights import copy_equal
 from diptych.worlds.small_pairs import small_pairs
 
 RELEASED = Path(__file__).parents[2] / "parity" / "filip_scores.npz"
@@ -232,6 +235,57 @@ def test_auto_augment_is_the_draws_own() -> None:
     assert not torch.equal(plain.image_BCHW, changed.image_BCHW)
 
 
+def clip_folder(folder: Path) -> Path:
+    """A random CLIP, as transformers saves it."""
+    import transformers
+
+    words = Tokenizer.train(["a red circle and a blue cross", "a green square top left"], 300)
+    words.save(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    settings = transformers.CLIPConfig(
+        projection_dim=16,
+        vision_config={**sizes, "image_size": 48, "patch_size": 16},
+        text_config={
+            **sizes,
+            "vocab_size": words.vocab_size,
+            "max_position_embeddings": 16,
+            "eos_token_id": 2,
+            "bos_token_id": 1,
+        },
+    )
+    transformers.CLIPModel(settings).save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}).save_pretrained(folder)
+    return folder
+
+
+def test_it_starts_from_published_weights(tmp_path: Path, parity: Any) -> None:
+    """The tokens of a CLIP of transformers, each projected as its pooled vector is."""
+    import transformers
+
+    folder = clip_folder(tmp_path)
+    theirs = transformers.CLIPModel.from_pretrained(folder).eval()
+    published = load(f"hf:{folder}")
+    recipe = FILIP.tiny().started(published).prepare(rows())
+    model = recipe.model().eval()
+    copy_equal(published.model.state_dict(), model)
+    (step,) = batches(rows(), recipe, seed=1, stop=1)
+    batch = step.batch
+    with torch.no_grad():
+        found = recipe.features(model, batch)
+        seen = theirs.vision_model(pixel_values=batch.image_BCHW).last_hidden_state[:, 1:]
+        patches = theirs.visual_projection(theirs.vision_model.post_layernorm(seen))
+        read = theirs.text_model(input_ids=batch.text_BL, attention_mask=batch.text_mask_BL.long()).last_hidden_state
+        words = theirs.text_projection(read)
+    real = batch.word_mask_BL
+    pairs = [
+        (found.patch_NPD, F.normalize(patches, dim=-1)),
+        (found.word_NLD[real], F.normalize(words, dim=-1)[real]),
+        (found.scale, theirs.logit_scale.exp().reshape(1)),
+    ]
+    parity("filip", "tokens of a published CLIP", "transformers' CLIPModel, its layers by hand", pairs, tolerance=1e-5)
+
+
 def test_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="kept is 0"):
         FILIP(kept=0)
@@ -255,6 +309,12 @@ def test_a_head_that_pools_is_frozen_and_the_rest_is_trained() -> None:
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == name.startswith("encoder.image_tower.pool."), name
         assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+def test_an_export_of_its_vectors_is_refused(tmp_path: Path) -> None:
+    recipe = small(tokenizer="clip")
+    with pytest.raises(ConfigError, match="its kind is late_encoder, expected dual_encoder"):
+        to_transformers(recipe.deploy(recipe.model()), tmp_path / "out")
 
 
 def test_any_text_tower_will_do() -> None:

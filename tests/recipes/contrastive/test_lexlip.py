@@ -59,9 +59,13 @@ def doubled(batch: Any) -> Any:
 
 
 def made_model(recipe: LexLIP) -> Any:
-    """The momentum model differs from the trained one, the queues hold something."""
+    """The momentum model differs from the trained one, the queues hold something, and patches of one colour are told apart by where they
+    are: with the biases at zero they tie, and rounding decides which of them has the highest logit."""
     torch.manual_seed(1)
     model: Any = recipe.model().double()
+    for name, p in model.named_parameters():
+        if name.endswith("table_RN"):
+            torch.nn.init.normal_(p)
     if isinstance(model, MomentumEncoder):
         with torch.no_grad():
             for number, p in enumerate(model.momentum.parameters()):
@@ -125,7 +129,6 @@ def test_the_decoder_knows_a_picture_by_its_words_alone() -> None:
     model.zero_grad()
     recipe.losses(found, batch)["words_from_image"].backward()
     assert model.encoder.image_tower.patches.weight.grad.abs().max() > 0, "the gradient goes through the words into the picture"
-    assert model.encoder.text_tower.blocks if hasattr(model.encoder.text_tower, "blocks") else True
 
 
 def test_no_gradient_reaches_the_table_of_words_through_the_bottleneck() -> None:
@@ -218,7 +221,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- whole runs
 
-OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
+OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32", keep=6)
 FILES = ("model.safetensors", "optimiser.safetensors")
 
 
@@ -259,21 +262,25 @@ def both_ways(rank: int, world: int) -> dict[str, Tensor]:
     """On two processes: whole, and stopped in the middle of the second phase."""
     os.environ["WORLD_SIZE"], os.environ["RANK"], os.environ["LOCAL_RANK"] = str(world), str(rank), str(rank)
     folder = Path(os.environ["LEXLIP_FOLDER"])
-    options = replace(OPTIONS, shard="ddp")
+    options = replace(OPTIONS, shard="ddp", precision="fp64")
     one = fit(small(), rows(), folder / "one" / "run", options).path
     other = stopped_and_resumed(small(), rows(), folder, options, step=8).path
     last = "checkpoints/step-00000012/model.safetensors"
-    assert (one / last).read_bytes() == (other / last).read_bytes()
+    found, wanted = load_file(other / last), load_file(one / last)
+    assert found.keys() == wanted.keys()
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)  # sums over processes round; a step moves weights by 1e-4
     return load_file(other / last)
 
 
-def test_a_stop_on_two_processes_changes_nothing(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_stop_on_two_processes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And both runs are that of one process, queues too."""
     monkeypatch.setenv("LEXLIP_FOLDER", str(tmp_path))
-    alone = load_file(whole / "checkpoints/step-00000012/model.safetensors")
+    one = fit(small(), rows(), tmp_path / "alone" / "run", replace(OPTIONS, precision="fp64")).path
+    alone = load_file(one / "checkpoints/step-00000012/model.safetensors")
     for found in on_two_processes(both_ways, tmp_path):
-        assert torch.equal(found["queue_image.group_K"], alone["queue_image.group_K"])
-        names = [name for name in alone if name.startswith("encoder.") and alone[name].is_floating_point()]
-        torch.testing.assert_close({n: found[n] for n in names}, {n: alone[n] for n in names}, rtol=2e-3, atol=2e-4)
+        assert found.keys() == alone.keys()
+        torch.testing.assert_close(found, alone, rtol=1e-6, atol=1e-8)
 
 
 def test_steps_of_both_phases_are_counted_from_the_data() -> None:
@@ -391,7 +398,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     )
     refused(ConfigError, "a batch of 8 is larger than the queue of 7", lambda: small(queue=7))
     assert small(queue=7, bottleneck=1.0).queue == 7, "the first phase has no queue"
-    refused(ConfigError, "momentum_batch|larger than the queue of 20", lambda: small(momentum_batch=24))
+    refused(ConfigError, "a batch of 24 is larger than the queue of 20", lambda: small(momentum_batch=24))
     refused(ConfigError, "expected equal widths", lambda: small(image_tower="beit_tiny").model())
     refused(ConfigError, "tau is 0", lambda: small(tau=0.0))
     refused(ConfigError, "same_group positive", lambda: small(same_group="positive"))

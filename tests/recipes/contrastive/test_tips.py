@@ -22,6 +22,7 @@ from diptych.data.load.stream import batches
 from diptych.models.pairs.dense_encoder import DenseEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.teachers import reset_
 from diptych.recipes.contrastive.tips import TIPS, DenseBatch
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
@@ -257,10 +258,10 @@ def test_another_encoder_can_be_the_teacher() -> None:
     student, other = recipe.model(), recipe.model()
     sizes = {"width": 16, "two_tokens": True, "distilled": True, "masked": True, "prototypes": 12, "hidden": 8, "bottleneck": 6}
     model = DenseEncoder(student.encoder.image_tower, student.encoder.text_tower, **sizes, teacher=other)
-    for name, p in other._image_side().state_dict().items():
+    for name, p in other.image_side().state_dict().items():
         assert torch.equal(model.companions["teacher"].state_dict()[name], p)
-    model.reset_teacher_()
-    for name, p in model._image_side().state_dict().items():
+    reset_(model)
+    for name, p in model.image_side().state_dict().items():
         assert torch.equal(model.companions["teacher"].state_dict()[name], p)
 
 

@@ -21,11 +21,12 @@ from diptych.data.load.stream import batches
 from diptych.data.vocabularies import vocabulary
 from diptych.models.rlipv2.published import build
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet
+from diptych.objectives.boxes.pair_set import PairSetLoss
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.hico_det_splits import unseen
 from diptych.tasks.relations.vg150 import VG150
 from diptych.train.gradient_cache import backward
-from diptych.train.optimise import freeze
+from diptych.train.optimise import build_optimiser, freeze, learning_rate, set_learning_rate
 from diptych.worlds.links import HELD_OUT, links
 
 ROWS = links(24)
@@ -107,6 +108,21 @@ def test_presets_freeze_what_the_release_freezes(preset: str) -> None:
         assert (len(frozen), sum(frozen.values()), trained) == published
 
 
+def test_rates_go_by_part_and_fall_to_a_tenth_once() -> None:
+    recipe = replace(RLIPv2.tiny(), backbone_lr=0.1, text_lr=0.2, lr=2e-4, warmup=0.0, lr_drop=0.75).prepare(ROWS)
+    model, spec = recipe.model(), recipe.optimiser()
+    optimiser = build_optimiser(model, spec)
+    set_learning_rate(optimiser, learning_rate(spec, 0, 100))
+    found = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    for name, p in model.named_parameters():
+        share = 0.1 if name.startswith("backbone.") else 0.2 if name.startswith("labels.") else 1.0
+        assert found[id(p)] == pytest.approx(share * 2e-4), name
+    assert {name.partition(".")[0] for name, _ in model.named_parameters()} > {"backbone", "labels"}
+    rates = [learning_rate(spec, step, 100) for step in (0, 74, 75, 99)]
+    assert rates == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5])
+    assert optimiser.param_groups[0]["betas"] == (0.9, 0.999)
+
+
 @pytest.mark.parametrize("preset", RLIPv2.presets)
 def test_every_preset_makes_a_configuration(preset: str) -> None:
     made = RLIPv2.preset(preset)
@@ -122,16 +138,18 @@ def test_unknown_presets_get_a_near_match() -> None:
 
 def test_published_values_are_the_fields() -> None:
     made = RLIPv2.paper()
-    assert (made.label, made.relation, made.box, made.giou, made.background) == (1, 1, 2.5, 1, 0.1)
+    loss = made.loss
+    assert (loss.label, loss.relation, loss.box, loss.giou, loss.background) == (1, 1, 2.5, 1, 0.1)
     shape = made.shape
     assert (shape.pairs, shape.encoder_layers, shape.decoder_layers, shape.fusion_before) == (100, 6, 3, (0, 2, 4))
     assert (shape.in_padded, shape.relation_boxes, DetectorShape()) == (True, True, shape), "one default, the published one"
-    assert (made.list_length, int(made.list_length * made.object_share), made.pseudo, shape.branches) == (500, 333, 0.3, 16)
+    assert (made.list_length, int(made.list_length * made.object_share), loss.pseudo, shape.branches) == (500, 333, 0.3, 16)
     assert (shape.dropout, RLIPv2.tagger().shape.dropout, RLIPv2.tagger_released().shape.dropout) == (0.0, 0.1, 0.1)
-    assert RLIPv2.v_coco().quality is False  # some pairs have no object
+    assert RLIPv2.v_coco().loss.quality is False  # some pairs have no object
     assert RLIPv2.hico_det_few().epochs == 10
-    assert RLIPv2.hico_det_uc_rf().hide == "uc_rf"
-    assert RLIPv2.hico_det_uc_nf().hide == "uc_nf"
+    rare, frequent = (unseen(made.hide) for made in (RLIPv2.hico_det_uc_rf(), RLIPv2.hico_det_uc_nf()))
+    assert (len(rare), len(frequent)) == (120, 120)
+    assert set(rare) != set(frequent)
 
 
 # ---------------------------------------------------------------- what a step asks for
@@ -203,6 +221,7 @@ def test_training_names_do_not_hold_what_the_world_holds_out() -> None:
         ({"variant": "detr"}, "DetectorShape.variant is 'detr'"),
         ({"fusion_before": (0,)}, "meetings for 2 decoder layers"),
         ({"pseudo": 2.0}, "pseudo is 2.0"),
+        ({"matching": "given"}, "matching is 'given', but no regions are"),
     ],
 )
 def test_what_cannot_be_built_is_refused_when_it_is_said(change: dict[str, Any], words: str) -> None:
@@ -210,9 +229,10 @@ def test_what_cannot_be_built_is_refused_when_it_is_said(change: dict[str, Any],
         with_changes(RLIPv2.tiny(), change)
 
 
-def test_fields_of_the_shape_are_changed_by_their_own_names() -> None:
-    made = recipe("rlipv2", fusion="late", pairs=5, steps=7)
+def test_fields_of_shape_and_loss_are_changed_by_their_own_names() -> None:
+    made = recipe("rlipv2", fusion="late", pairs=5, steps=7, giou=2.0, pseudo=0.4)
     assert (made.shape.fusion, made.shape.pairs, made.steps) == ("late", 5, 7)
+    assert made.loss == PairSetLoss(giou=2.0, pseudo=0.4)
     assert replace(made.shape, fusion="alif", pairs=8) == RLIPv2.tiny().shape, "the others are the preset's"
     with pytest.raises(UnknownName, match="did you mean 'fusion'"):
         recipe("rlipv2", fusio="late")
@@ -226,7 +246,7 @@ def test_pictures_without_anything_give_finite_gradients() -> None:
     full = ROWS[0]
     samples = [picture("empty"), picture("lonely", regions=(Region((1, 1, 9, 9), "circle"),)), picture("dot", side=1), full]
     rows = Pool.from_samples(samples, name="mixed")
-    recipe = replace(RLIPv2.tiny(), batch_size=4, pseudo=0.3).prepare(rows)
+    recipe = with_changes(RLIPv2.tiny(), {"batch_size": 4, "pseudo": 0.3}).prepare(rows)
     torch.manual_seed(0)
     model = recipe.model()
     batch = first_batch(recipe, rows)

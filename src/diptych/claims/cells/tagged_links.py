@@ -8,7 +8,7 @@ the arms differ in. All eight predicates occur everywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations
@@ -75,13 +75,9 @@ class PreTrained:
             rows = self._tagged(few, many, cell)
         else:
             first = replace(first, steps=first.steps + self.tagger.steps)
-            rows = (
-                many
-                if self.told == "true"
-                else Relabelled(many, {"nothing": every_pair, "captions": as_captioned}[self.told], self.told)
-            )
+            rows = Relabelled(many, change, self.told) if (change := CHANGES.get(self.told)) else many
         if self.told == "nothing":
-            first = replace(first, relation=0.0)
+            first = replace(first, loss=replace(first.loss, relation=0.0))
         before = trained(first, rows, replace(cell, folder=cell.folder / "before"))
         start = str(before.model / "model.safetensors")
         run = trained(self.tuned, few, replace(cell, folder=cell.folder / "tuned"), init=start)
@@ -90,6 +86,7 @@ class PreTrained:
     def _tagged(self, few: Pool, many: Pool, cell: Cell) -> Dataset:
         tagger = open_address(str(trained(self.tagger, few, cell.part("tagger")).model))
         threshold = 0.0 if cell.smoke else THRESHOLD  # a tagger of two steps is sure of nothing
+        # One relation a pair, as a pair of this world has; published taggers keep all of them, or two.
         done = RelationTags(tagger=tagger, parse=GRAMMAR, link=LINKER, threshold=threshold, per_pair=1)(many)
         found = done.columns.get("tagged_relations", {})
         rows = tagged(many.select([row for row, uid in enumerate(many.uids) if uid in found]), found)
@@ -146,3 +143,7 @@ def rightness(rows: Dataset, many: Pool) -> Mapping[str, float]:
     read = {(uid, r.subject, r.predicate, r.object) for row, uid in enumerate(rows.uids) for r in rows[row].relations}
     right = len(true & read)
     return {"relations_right": right / max(1, len(read)), "relations_found": right / len(true)}
+
+
+CHANGES: Mapping[Told, Callable[[Sample], Sample]] = {"nothing": every_pair, "captions": as_captioned}
+"""What the pre-training reads in place of true relations, where no tagger is asked."""

@@ -53,7 +53,7 @@ def captioned(sample: Sample, *, long: bool) -> Sample:
 def claims() -> tuple[Claim, ...]:
     long = Captioned(SmallPairs(6000))
     published = replace(DreamLIP.tiny(), lambda_mp=1.0, lambda_s=1.0)
-    clip, grouped = (sized_for(recipe, batch_size=BATCH, steps=STEPS) for recipe in (CLIP.tiny(), published))
+    clip, grouped = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS), sized_for(published, batch_size=BATCH, steps=STEPS)
     dreamlip = replace(grouped, lambda_s=0.0)
     sentences = Claim(
         slug="dreamlip",

@@ -96,7 +96,7 @@ def claims() -> tuple[Claim, ...]:
             slug="tips",
             kind="paper's claim",
             sentence="At equal steps a linear probe finds shapes better in the patches of TIPS than in those of CLIP",
-            source="2410.16512: Pascal VOC mIoU of a linear probe 64.4 for CLIP, 75.9 with both self-supervised terms. Scenes are ours, and so "
+            source="2410.16512: Pascal VOC mIoU of a linear probe 64.4 for CLIP, 75.9 with both self-supervised terms. Scenes are ours; so "
             "is the text tower of both arms: learned positions and GELU, where the release has sines and ReLU",
             refuted="a difference whose interval lies below zero, or patches no better than their mean colours or those of CLIP "
             "trained for as many seconds",

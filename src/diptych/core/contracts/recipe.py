@@ -154,6 +154,11 @@ class Recipe(ABC, Generic[M, B, F]):
         """Whether the tensor of that name belongs in checkpoints; False for frozen weights that `model` loads again."""
         return True
 
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors of weights that a run starts from, under the names and in the shapes that this recipe's module has; those that it
+        has no place for may stay."""
+        return tensors
+
     def hooks(self) -> Sequence[Hook]:
         return ()
 

@@ -30,8 +30,8 @@ from diptych.core.files import write_atomic, write_json
 from diptych.curate.engine.parts import Parts
 from diptych.curate.engine.tables import as_table, joined
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
-from diptych.data.curated import MARK
 from diptych.data.quarantine import write_quarantine
+from diptych.data.shards.mark import CURATION as MARK
 
 FORMAT = 1
 COSTS = "costs.json"

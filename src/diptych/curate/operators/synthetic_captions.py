@@ -92,7 +92,7 @@ class GeneratedCaptions:
     batch_size: int = 16
 
     def plan(self, data: Dataset) -> dict[str, Any]:
-        return planned(data, lambda image: self._asked([image]), unit="caption (one at a time)")
+        return planned(data, lambda image: self._captions([image]), unit="caption (one at a time)")
 
     def __call__(self, data: Dataset) -> Curated:
         start = time.perf_counter()
@@ -102,12 +102,12 @@ class GeneratedCaptions:
 
         def ask() -> None:
             try:
-                answers = self._asked([image for _, image in waiting])
+                answers = self._captions([image for _, image in waiting])
                 captions.update({uid: answer for (uid, _), answer in zip(waiting, answers, strict=True)})
             except (DecodeError, OSError):
                 for uid, image in waiting:  # one of them is broken: find out which
                     try:
-                        captions[uid] = self._asked([image])[0]
+                        captions[uid] = self._captions([image])[0]
                     except (DecodeError, OSError) as error:
                         dropped.append(Drop(uid, self.slug, f"unreadable: {error}"))
             waiting.clear()
@@ -123,7 +123,7 @@ class GeneratedCaptions:
         kept = sorted(set(data.uids) - {drop.uid for drop in dropped})
         return Curated(tuple(kept), tuple(dropped), {COLUMN: captions} if captions else {}, time.perf_counter() - start)
 
-    def _asked(self, images: list[ImageSource]) -> list[str]:
+    def _captions(self, images: list[ImageSource]) -> list[str]:
         return [text.strip() for text in self.captioner.generate(images, [self.prompt] * len(images), max_tokens=self.max_tokens)]
 
 

@@ -71,7 +71,7 @@ class LabelLists:
             )
 
     @classmethod
-    def asked(cls, objects: Sequence[str], relations: Sequence[str] = ()) -> Self:
+    def of_query(cls, objects: Sequence[str], relations: Sequence[str] = ()) -> Self:
         """The lists of a user's question, where no object name at all is a mistake; blanks around names are cut off."""
         lists = cls(*(tuple(name.strip() for name in names) for names in (objects, relations)))
         if not lists.objects:
@@ -154,7 +154,7 @@ class ListSampler:
     object_share   of which objects
     negatives      which names of the corpus are added: drawn by how often they occur ("frequency", published), each alike
                    ("random"), or those most similar to the names of the batch ("hard", which needs `features`)
-    asked          share of the batch's kinds of triplets that are asked for: the list then holds the names of these only, and what
+    triplet_share  share of the batch's kinds of triplets that are asked for: the list then holds the names of these only, and what
                    is not asked for is no target. 1 asks for every name of every region (published)
     features       of the corpus' object names and relation names, in their order: [N, D] each
     """
@@ -163,13 +163,15 @@ class ListSampler:
     length: int = 500
     object_share: float = 2 / 3
     negatives: Negatives = "frequency"
-    asked: float = 1.0
+    triplet_share: float = 1.0
     features: tuple[Features, Features] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.length < 0 or not 0 <= self.object_share <= 1 or not 0 < self.asked <= 1:
-            got = f"length {self.length}, object_share {self.object_share}, asked {self.asked}"
-            raise ConfigError(f"label lists cannot be made with {got} (expected length >= 0 and shares in [0, 1], asked above 0)")
+        if self.length < 0 or not 0 <= self.object_share <= 1 or not 0 < self.triplet_share <= 1:
+            got = f"length {self.length}, object_share {self.object_share}, triplet_share {self.triplet_share}"
+            raise ConfigError(
+                f"label lists cannot be made with {got} (expected length >= 0 and shares in [0, 1], triplet_share above 0)"
+            )
         if self.negatives not in get_args(Negatives):
             raise ConfigError(f"negatives is {self.negatives!r} (expected {' | '.join(get_args(Negatives))})")
         if self.negatives == "hard":
@@ -181,17 +183,17 @@ class ListSampler:
     def lists(self, graphs: Sequence[SceneGraph], rng: np.random.Generator) -> LabelLists:
         """The lists for these graphs, the graphs' own names first."""
         own = names_of(graphs)
-        asked = own if self.asked == 1 else self._some_triplets(graphs, rng)
+        names = own if self.triplet_share == 1 else self._some_triplets(graphs, rng)
         room = int(self.length * self.object_share)
-        objects = (*asked[0], *self._negatives(0, own[0], room - len(asked[0]), rng))
-        return LabelLists(objects, (*asked[1], *self._negatives(1, own[1], self.length - room - len(asked[1]), rng)))
+        objects = (*names[0], *self._negatives(0, own[0], room - len(names[0]), rng))
+        return LabelLists(objects, (*names[1], *self._negatives(1, own[1], self.length - room - len(names[1]), rng)))
 
     def _some_triplets(self, graphs: Sequence[SceneGraph], rng: np.random.Generator) -> tuple[list[str], list[str]]:
         """The names of a random share of the kinds of triplets, at least of one; of all regions when there is no triplet."""
         kinds = list(dict.fromkeys(triplet for graph in graphs for triplet in graph.triplets()))
         if not kinds:
             return names_of(graphs)
-        chosen = sorted(rng.permutation(len(kinds))[: math.ceil(self.asked * len(kinds))])
+        chosen = sorted(rng.permutation(len(kinds))[: math.ceil(self.triplet_share * len(kinds))])
         things = dict.fromkeys(name for n in chosen for name in (kinds[n][0], kinds[n][2]))
         return list(things), list(dict.fromkeys(kinds[n][1] for n in chosen))
 

@@ -173,7 +173,7 @@ def _one_kind(path: Path, tars: list[Path], tables: list[Path], found: Look) -> 
     if tars:
         others += [("the picture", found.image)] if found.image else []
         others += [("the table", table.name) for table in tables[:1]]
-        others += [("annotations of the form", format)] if (format := format_within(path)) and not others else []
+        others += [("annotations of the form", format_found)] if (format_found := format_within(path)) and not others else []
         if others:
             kind, name = others[0]
             tar = tars[0].relative_to(path)

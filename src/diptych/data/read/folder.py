@@ -29,7 +29,9 @@ SIDECARS = (*TEXTS, "json")
 def read_folder(root: Path, wanted: Wanted, *, name: str) -> Pool:
     """Every image and medium below `root`, in order of path. The sub-folder is kept as the extra "folder" (so ``group="folder"``
     works)."""
-    rows, places, bad = Rows(), [], []
+    rows = Rows()
+    places: list[str] = []
+    bad: list[Bad] = []
     paths: list[str | None] = []
     media: list[dict[str, Any]] = []
     named = MediaNames(wanted.media)

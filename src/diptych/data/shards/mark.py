@@ -18,7 +18,7 @@ from diptych.core.json_text import read_object
 FORMAT = 1
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
 PART = ".part.parquet"
-DOWNLOAD = "links.json"
+DOWNLOAD, CURATION = "links.json", "curation.json"
 FIELDS: dict[str, type] = {"name": str, "fingerprint": str, "tables": list, "count": int, "shards": int}
 
 
@@ -65,6 +65,10 @@ def refuse_unfinished(folder: Path) -> None:
         raise DataError(f"holds an unfinished build ({done} shards are done)", file=folder, expected=again)
     if (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir():
         raise DataError(f"holds a data set whose {MARK} is gone", file=folder, expected="a whole copy, or the build again")
+    if not (folder / CURATION).is_file() and any((folder / "tables").glob("step_*.parquet")):
+        raise DataError(
+            "holds steps of a curation that did not end", file=folder, expected="the same `diptych curate`, run again to its end"
+        )
     if (folder / DOWNLOAD).is_file():
         shards = _object(folder / DOWNLOAD).get("shards")
         done = sum((folder / f"{number:05d}.parquet").is_file() for number in range(shards)) if isinstance(shards, int) else 0

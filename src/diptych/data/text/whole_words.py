@@ -49,12 +49,12 @@ def _marks(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
 def spelling(tokenizer: Tokenizer) -> Spelling:
     """How this vocabulary writes that a word begins, goes on or ends."""
     pieces = _pieces(tokenizer)
-    counts = {
+    counts: dict[Spelling, int] = {
         "space": sum(piece.startswith(SPACE) for piece in pieces),
         "end": sum(piece.endswith(END) for piece in pieces),
         "pieces": sum(piece.startswith(GOES_ON) for piece in pieces),
     }
-    best: Spelling = max(counts, key=lambda name: counts[name])  # type: ignore[assignment, arg-type]
+    best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else "pieces"
 
 
@@ -82,7 +82,7 @@ def _readable(tokenizer: Tokenizer, number: int, piece: str, style: Spelling) ->
     if style == "pieces":
         return piece
     text = _decoded(tokenizer, number)
-    if "\ufffd" in text or not text.strip():
+    if _says_nothing(text):
         return piece
     if style == "space":
         return text.strip() if piece.startswith(SPACE) else GOES_ON + text
@@ -95,7 +95,7 @@ def fragments(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
     unknown = {number for name in UNKNOWN if (number := tokenizer.inner.token_to_id(name)) is not None}
     special = _special(tokenizer)
     broken = [
-        number in unknown or (number not in special and ("\ufffd" in (text := _decoded(tokenizer, number)) or not text.strip()))
+        number in unknown or (number not in special and _says_nothing(_decoded(tokenizer, number)))
         for number in range(tokenizer.vocab_size)
     ]
     return np.array(broken)
@@ -107,7 +107,7 @@ def wordless(tokenizer: Tokenizer, ids_BL: npt.NDArray[np.int64], mask_BL: npt.N
     known_BL = inner_BL & ~fragments(tokenizer)[ids_BL]
     return [
         "has no token" if not inner else "has no word that the vocabulary knows" if not known else ""
-        for inner, known in zip(inner_BL.any(1), known_BL.any(1), strict=True)
+        for inner, known in zip(map(any, inner_BL), map(any, known_BL), strict=True)
     ]
 
 
@@ -121,6 +121,11 @@ def unknown_share(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> fl
 def _decoded(tokenizer: Tokenizer, number: int) -> str:
     text: str = tokenizer.inner.decode([number], skip_special_tokens=False)
     return text
+
+
+def _says_nothing(text: str) -> bool:
+    """Some bytes of a letter, spaces, or a sign that does not print."""
+    return "\ufffd" in text or not text.strip() or not text.isprintable()
 
 
 def _special(tokenizer: Tokenizer) -> set[int]:

@@ -50,15 +50,15 @@ class Vocabulary:
     missing: str = ""
 
     @property
-    def asked_objects(self) -> tuple[str, ...]:
+    def object_texts(self) -> tuple[str, ...]:
         """Object names that a model is asked for: `objects`, and the one for what is missing."""
         return (*self.objects, self.missing) if self.missing else self.objects
 
     @property
-    def asked_predicates(self) -> tuple[str, ...]:
+    def predicate_texts(self) -> tuple[str, ...]:
         """Relation names that a model is asked for, in the order of `predicates`.
 
-        >>> vocabulary("v-coco").asked_predicates[2:4]
+        >>> vocabulary("v-coco").predicate_texts[2:4]
         ('sit on/at', 'ride on')
         """
         return self.texts or self.predicates

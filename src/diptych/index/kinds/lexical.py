@@ -29,8 +29,12 @@ WORDS = "words"  # the space
 
 
 class LexicalIndex(Index):
-    """Searches by words. Option of `build`: query_terms, how many of the heaviest terms of a query are looked up (0: all), which buys
-    speed with lexical models, whose texts have dozens."""
+    """Searches by words. Options of `build`, which buy speed with lexical models, whose texts and pictures have dozens of terms:
+
+    query_terms  how many of the heaviest terms of a query are looked up; 0 all
+    item_terms   how many of the heaviest terms of an item are stored; 0 all. They keep the weights that they have at norm 1 over all terms,
+                 so that a score is a part of the exact cosine. BM25 has no use for it and refuses it
+    """
 
     kind: ClassVar[str] = "lexical"
     read_once: ClassVar[tuple[str, ...]] = ("_lexicon",)
@@ -45,11 +49,18 @@ class LexicalIndex(Index):
 
     @classmethod
     def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
-        query_terms = options.pop("query_terms", 0)
+        limits = {name: options.pop(name, 0) for name in ("query_terms", "item_terms")}
         super().settings(model, pool, what, **options)
-        if query_terms < 0:
-            raise ConfigError(f"query_terms is {query_terms} (expected 0 for all, or how many)")
-        return {"query_terms": query_terms} | lexical_settings(model, pool, what)
+        for name, most in limits.items():
+            if most < 0:
+                raise ConfigError(f"{name} is {most} (expected 0 for all, or how many)")
+        if limits["item_terms"] and isinstance(model, Words):
+            raise ConfigError(
+                "item_terms cuts the words of a lexical model; with 'words' every word of a text is its own (expected 0)"
+            )
+        if not limits["item_terms"]:  # as indexes of earlier versions, which go on where they were
+            del limits["item_terms"]
+        return {**limits, **lexical_settings(model, pool, what)}
 
     def needs_image(self) -> bool:
         """`Words` read what is written about a picture, not the picture."""
@@ -102,13 +113,13 @@ class Lexicon:
         if isinstance(self.model, Words):
             return self._stored(self._documents([all_texts(sample) for sample in samples]))
         found = self.model.lexicalise_images(images_of(samples))
-        return self._stored([unit_weights(w, f"the image of {s.uid}") for w, s in zip(found, samples, strict=True)])
+        return self._stored([self._kept(w, f"the image of {s.uid}") for w, s in zip(found, samples, strict=True)])
 
     def of_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
         if isinstance(self.model, Words):
             return self._stored(self._documents(strings))
         found = self.model.lexicalise_texts(list(strings))
-        return self._stored([unit_weights(w, f"a text of {uid}") for w, uid in zip(found, uids, strict=True)])
+        return self._stored([self._kept(w, f"a text of {uid}") for w, uid in zip(found, uids, strict=True)])
 
     def query(self, part: Part, most: int = 0) -> Terms:
         """The terms that a part asks for, by number. most: only so many of the heaviest; 0 for all."""
@@ -127,6 +138,10 @@ class Lexicon:
             case ByTerms(terms):
                 return terms
         raise ConfigError(f"words are read in texts and pictures, not in {part.noun}")
+
+    def _kept(self, weights: Mapping[str, float], name: str) -> dict[str, float]:
+        """What an item is stored with."""
+        return heaviest(unit_weights(weights, name), self._options.get("item_terms", 0))
 
     def _documents(self, texts: Sequence[str]) -> list[dict[str, float]]:
         return self.model.documents(texts, self._facts.option("mean_length", float))  # type: ignore[no-any-return]

@@ -33,5 +33,6 @@ def norm_ratio(picture_BKD: Tensor, word_BLD: Tensor, word_mask_BL: Tensor) -> T
     Near 1 a language model finds pictures among words of their size; far from it training begins with a picture that is not heard, or
     that drowns the words.
     """
-    words = word_BLD.float().norm(dim=2)[word_mask_BL].mean()
-    return (picture_BKD.float().norm(dim=2).mean() / words).reshape(1)
+    words: Tensor = word_BLD.float().norm(dim=2)[word_mask_BL].mean()
+    pictures: Tensor = picture_BKD.float().norm(dim=2).mean()
+    return (pictures / words).reshape(1)

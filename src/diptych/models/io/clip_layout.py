@@ -130,13 +130,18 @@ def to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of a transformers `CLIPModel`, from that of a `DualEncoder` of the CLIP architecture."""
     out = {}
     for name, tensor in tensors.items():
-        theirs = _renamed(_renamed(name, _TRANSFORMERS), _TRANSFORMERS_BLOCK)
+        theirs = renamed_for_transformers(name)
         if split := re.fullmatch(r"(.+)\.attention\.qkv\.(\w+)", theirs):
             for part, value in zip("qkv", tensor.chunk(3), strict=True):
                 out[f"{split[1]}.self_attn.{part}_proj.{split[2]}"] = value
         else:
             out[theirs] = tensor.reshape(()) if theirs == "logit_scale" else tensor
     return out
+
+
+def renamed_for_transformers(name: str) -> str:
+    """The name that a tensor of a `DualEncoder` has in a `CLIPModel`, but for those of queries, keys and values, which are three there."""
+    return _renamed(_renamed(name, _TRANSFORMERS), _TRANSFORMERS_BLOCK)
 
 
 def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:

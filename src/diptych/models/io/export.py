@@ -31,14 +31,18 @@ _RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
 
 def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
     """Write a folder that `transformers.CLIPModel` and `CLIPProcessor` open. Only the CLIP architecture has a place there."""
+    _check_vectors(embedder)
     import transformers
 
     model = embedder.model
-    if reasons := _unlike_clip(model, embedder):
+    if reasons := unlike_clip(model, embedder):
         raise ConfigError("this model cannot become a transformers CLIPModel: " + "; ".join(reasons))
     image, text = model.image_tower.spec, model.text_tower.spec
     act = {"gelu_tanh": "gelu_pytorch_tanh"}.get(image.get("act", "gelu"), image.get("act", "gelu"))
-    tensors, tokenizer = _end_away_from_2(renamed(model.state_dict()), embedder.tokenizer)
+    tensors, tokenizer = renamed(model.state_dict()), embedder.tokenizer
+    largest = isinstance(model.text_tower, TextTransformer) and model.text_tower.pooling == "largest"
+    if not largest:
+        tensors, tokenizer = _end_away_from_2(tensors, tokenizer)
     config = transformers.CLIPConfig(
         projection_dim=model.width,
         vision_config={
@@ -56,7 +60,7 @@ def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
             "vocab_size": text["vocab_size"],
             "max_position_embeddings": text["length"],
             "bos_token_id": tokenizer.sot_id if tokenizer.prefix else None,
-            "eos_token_id": tokenizer.eot_id,
+            "eos_token_id": 2 if largest else tokenizer.eot_id,  # 2 means: pool at the largest id
             "pad_token_id": tokenizer.pad_id,
             "projection_dim": model.width,
         },
@@ -75,29 +79,41 @@ def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
         write_json(work / "preprocessor_config.json", _processor(embedder))
 
 
-def _unlike_clip(model: DualEncoder, embedder: PairEmbedder) -> list[str]:
-    """What of this model CLIPModel cannot hold; empty when it can hold all of it."""
+def _check_vectors(embedder: PairEmbedder) -> None:
+    if embedder.kind != PairEmbedder.kind:
+        raise ConfigError(
+            f"'{embedder.name}' compares more than one vector of an image with one of a text, and an export holds those alone "
+            f"(its kind is {embedder.kind}, expected {PairEmbedder.kind})"
+        )
+
+
+def unlike_clip(model: DualEncoder, embedder: PairEmbedder, *, padded: bool = False) -> list[str]:
+    """What of this model the CLIP architecture of other libraries cannot hold, and which field would make it possible; empty when it can
+    hold all of it. `padded`: whether images may be padded there."""
     image, text, reasons = model.image_tower, model.text_tower, []
     if not isinstance(image, VisionTransformer):
-        reasons.append(f"its image tower is {image.spec['name']} (expected a vit_* one)")
+        reasons.append(f"its image tower is {image.spec['name']} (expected --image-tower vit_b32 or another vit_*)")
     elif image.pool is not None or image.patches.bias is not None or not isinstance(image.norm_before, nn.LayerNorm):
-        reasons.append("its image tower has SigLIP's head, patch bias or no first norm (expected pool='class' and CLIP's parts)")
-    if not isinstance(text, TextTransformer):
-        reasons.append(f"its text tower is {text.spec['name']} (expected text_clip or text_tiny)")
-    elif not text.causal or text.pooling != "eot":
         reasons.append(
-            "its text tower reads both ways, or pools by the mean or at the last place (expected causal=True, pooling='eot')"
+            "its image tower has SigLIP's head, patch bias or no first norm (expected --image-pool class and CLIP's parts)"
+        )
+    if not isinstance(text, TextTransformer):
+        reasons.append(f"its text tower is {text.spec['name']} (expected --text-tower text_clip)")
+    elif not text.causal or text.pooling not in ("eot", "largest"):
+        reasons.append(
+            "its text tower reads both ways, or pools by the mean or at the last place "
+            "(expected causal=True, pooling='eot': --text-tower text_clip)"
         )
     if image.spec.get("act", "gelu") != text.spec.get("act", "gelu"):
-        reasons.append("its towers use different activations")
+        reasons.append("its towers use different activations (expected one --act)")
     if not model.project_image:
         reasons.append("its image is not projected (expected CLIP's two projections)")
     if model.bias is not None:
-        reasons.append("it has a bias, which CLIPModel has not")
+        reasons.append("it has a bias, which CLIP has not (expected a recipe without, such as clip)")
     if model.projection_bias != "none":
-        reasons.append("its projections have a bias, which CLIPModel's have not")
-    if embedder.preprocess.resize == "pad":
-        reasons.append("it pads its images (expected resize 'crop' or 'squash')")
+        reasons.append("its projections have a bias, which CLIP's have not")
+    if embedder.preprocess.resize == "pad" and not padded:
+        reasons.append("it pads its images (expected --resize crop or squash)")
     return reasons
 
 
@@ -184,6 +200,7 @@ def to_onnx(embedder: PairEmbedder, folder: Path) -> None:
     The batch is free in both; texts are padded to the model's text length. Images go in preprocessed; embeddings come out
     unit-norm.
     """
+    _check_vectors(embedder)
     try:
         import onnx  # noqa: F401  # the exporter needs it, and would say so less clearly
     except ImportError as error:

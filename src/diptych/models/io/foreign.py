@@ -119,7 +119,7 @@ def _timm(spec: str, name: str, wanted: str, download: bool) -> Embedding:
     own = download and not wanted
     path, _ = (None, None) if own else chosen_weights(spec, wanted, download=False, tags=())
     with torch.random.fork_rng(devices=[], enabled=wanted != "random"):
-        tower = image_tower(f"timm:{name}")
+        tower: Any = image_tower(f"timm:{name}")
     if own:
         tower.net.load_state_dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
     elif path:

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.data.text.sentence_pieces import from_sentence_pieces
 from diptych.data.text.tokenize import SIDE_FILES, Clean, Tokenizer
 
 PROBES = ("a photo of a cat", "Two dogs, one ball: 3 m!", "une fenêtre bleue", "一只红色的鸟", "")
 """Texts on which the ids are compared when a folder is opened."""
+
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+"""What a tokenizer is read from."""
 
 
 def from_transformers(folder: Path, *, clean: Clean = "none") -> Tokenizer:
@@ -24,6 +28,8 @@ def from_transformers(folder: Path, *, clean: Clean = "none") -> Tokenizer:
         return Tokenizer.load(folder)
     if config.get("tokenizer_class") in ("SiglipTokenizer", "SiglipTokenizerFast"):
         return _siglip(folder, config)
+    if not any((folder / name).is_file() for name in FILES):  # transformers would make an empty one
+        raise DataError("it has no tokenizer", file=folder, expected=f"one of {', '.join(FILES)}")
     import transformers
 
     try:
@@ -78,16 +84,16 @@ def _side_files(folder: Path) -> dict[str, Any]:
 
 
 def _siglip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """SigLIP's, whose class in transformers needs another package. Its pieces stand in tokenizer.json, too; texts are put into lower case
-    without punctuation first, and an end mark closes them, which is the padding as well."""
-    if not (folder / "tokenizer.json").is_file():
-        raise DataError(
-            "the tokenizer is there as spiece.model alone",
-            file=folder,
-            expected="a tokenizer.json beside it (AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER) writes it)",
-        )
+    """SigLIP's, whose class in transformers needs another package. Texts are put into lower case without punctuation first, and an end mark
+    closes them, which is the padding as well."""
     named = {name: config.get(name) or "</s>" for name in ("eos_token", "pad_token")}
-    ours = Tokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"), str(folder / "tokenizer.json"), named)
+    if (file := folder / "tokenizer.json").is_file():
+        text = file.read_text(encoding="utf-8")
+    elif (file := folder / "spiece.model").is_file():
+        text = from_sentence_pieces(file).to_str()
+    else:
+        raise DataError("it has no tokenizer", file=folder, expected="tokenizer.json or spiece.model")
+    ours = Tokenizer.from_json(text, str(file), named)
     pad = named["pad_token"]["content"] if isinstance(named["pad_token"], Mapping) else named["pad_token"]
     if (pad_id := ours.inner.token_to_id(pad)) is None:
         raise ConfigError(f"{folder}: tokenizer.json has no piece {pad!r} (expected the padding of tokenizer_config.json)")

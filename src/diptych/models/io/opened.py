@@ -14,15 +14,22 @@ from diptych.core.paths import fault_of, is_folder
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model, whole
 
-FOREIGN = ("hf:", "open_clip:", "timm:")
+FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "lora:")
 
 
 def open_address(address: str | Path, *, download: bool = False) -> Any:
-    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG" or "timm:NAME".
+    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
+    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", or "lora:ADAPTER#BASE" with any of them as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     Raises RunError for a folder without a model, with the state of its run.
     """
+    if str(address).startswith("rlipv2:"):
+        from diptych.models.rlipv2.opened import open_released
+
+        return open_released(str(address))
+    if str(address).startswith("lora:"):
+        return _adapted(str(address), download)
     if str(address).startswith(FOREIGN):
         from diptych.models.io.foreign import load_foreign
 
@@ -38,6 +45,21 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
             raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
         folder = folder / "model"
     return open_model(folder)
+
+
+def _adapted(address: str, download: bool) -> Any:
+    from diptych.models.io.adapter_folder import merge_adapter
+    from diptych.models.pairs.embedder import PairEmbedder
+
+    adapter, _, base = address.removeprefix("lora:").partition("#")
+    if not adapter or not base:
+        raise ConfigError(f"{address!r} names no adapter and base (expected lora:ADAPTER#BASE)")
+    model = open_address(base, download=download)
+    if not isinstance(model, PairEmbedder):
+        raise ConfigError(f"{address}: the base is no dual encoder (expected one, such as a run of clip or an hf: folder)")
+    merge_adapter(model.model, Path(adapter))
+    model.name = f"{Path(adapter).name} on {model.name}"
+    return model
 
 
 def require(model: Any, capability: type | UnionType, *, who: str) -> None:

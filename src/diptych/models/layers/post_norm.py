@@ -54,7 +54,7 @@ def adopt_bert_layer_(block: PostNormBlock, layer: nn.Module) -> None:
     theirs = dict(layer.named_parameters())
     own = "attention.self"
     for kind in ("weight", "bias"):
-        parts = [theirs[f"{own}.{name}.{kind}"] for name in ("query", "key", "value")]
+        parts: list[Tensor] = [theirs[f"{own}.{name}.{kind}"] for name in ("query", "key", "value")]
         block.attention.qkv.get_parameter(kind).copy_(torch.cat(parts))
         for mine, name in (
             (block.attention.out, "attention.output.dense"),

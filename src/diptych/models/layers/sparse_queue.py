@@ -105,7 +105,8 @@ class _Similarities(torch.autograd.Function):
         ctx.words = row_NV.shape[1]
         ctx.save_for_backward(value_E, term_E, length_K)
         matrix = _matrix(value_E.to(row_NV), term_E, length_K, ctx.words)
-        return torch.sparse.mm(matrix, row_NV.T.contiguous()).T.contiguous()
+        product: Tensor = torch.sparse.mm(matrix, row_NV.T.contiguous())
+        return product.T.contiguous()
 
     @staticmethod
     @once_differentiable

@@ -92,7 +92,8 @@ class BottleneckEncoder(nn.Module):
         x_BLD = torch.cat([first_B1D.to(placed_BLD.dtype), placed_BLD[:, 1:]], 1)
         for block in self.decoder:
             x_BLD = block(x_BLD, mask_BL)
-        return self.encoder.text_head(_at(x_BLD, place_BJ))
+        logit_BJV: Tensor = self.encoder.text_head(_at(x_BLD, place_BJ))
+        return logit_BJV
 
     def _words(self, ids_BL: Tensor, hidden_BL: Tensor) -> Tensor:
         """Word vectors [B, L, D] with the mask's in the hidden places."""

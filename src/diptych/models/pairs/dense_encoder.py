@@ -51,7 +51,7 @@ class DenseEncoder(nn.Module):
     """A `DualEncoder` over a `DenseViT`, prototype heads and a teacher; with two image vectors a `TwoTokenEncoder`.
 
     teacher            another `DenseEncoder` of the same sizes, whose tower and heads the teacher starts from; None: this one, as it
-                       is built. `reset_teacher_` makes it anew, say after weights were loaded
+                       is built. `Companions.copy_` makes it anew, say after weights were loaded
     two_tokens         project the second class token, too, with a temperature of its own, for captions
     token              which of both the deployed model embeds an image by
     distilled, masked  the two self-supervised terms; each has its own prototypes, and either brings the teacher
@@ -92,9 +92,9 @@ class DenseEncoder(nn.Module):
         image_tower.mask_D.requires_grad_(masked)
         self.companions = Companions()
         if distilled or masked:
-            self.companions.add_("teacher", (teacher or self)._image_side())
+            self.companions.add_("teacher", (teacher or self).image_side())
 
-    def _image_side(self) -> nn.ModuleDict:
+    def image_side(self) -> nn.ModuleDict:
         """What the teacher is a copy of: the image tower with its prototype heads."""
         heads = {name: getattr(self, name) for name in ("class_head", "patch_head") if hasattr(self, name)}
         return nn.ModuleDict({"image_tower": self.encoder.image_tower, **heads})
@@ -144,16 +144,6 @@ class DenseEncoder(nn.Module):
             found = replace(found, patch_NMK=patch_NMK, teacher_patch_NMK=teacher_NMK, patch_centre_K=self.patch_centre_K.clone())
         return found
 
-    def reset_teacher_(self) -> None:
-        """The teacher becomes this model's image side as it is now."""
-        if len(self.companions):
-            self.companions.copy_("teacher", self._image_side())
-
-    def follow_(self, momentum: float) -> None:
-        """Tower and heads of the teacher: an exponential moving average."""
-        if len(self.companions):
-            self.companions.average_("teacher", self._image_side(), momentum)
-
     @torch.no_grad()
     def recentre_(self, class_K: Tensor | None, patch_K: Tensor | None) -> None:
         for name, centre_K in (("class_centre_K", class_K), ("patch_centre_K", patch_K)):
@@ -181,9 +171,9 @@ class TwoTokenEncoder(DualEncoder):
         return normalised(self.second_projection(seen.second_BD))
 
     @torch.no_grad()
-    def clamp_scale_(self) -> None:
-        """Keep both temperatures in [1, max_scale]."""
-        super().clamp_scale_()
+    def clamp_scale_(self, most: float | None = None) -> None:
+        """Keep both temperatures in [1, most], or in [1, max_scale]."""
+        super().clamp_scale_(most)
         self.log_second_scale.clamp_(0.0, math.log(self.max_scale))
 
     def variant(self) -> dict[str, Any]:

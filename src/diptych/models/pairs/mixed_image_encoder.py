@@ -56,7 +56,7 @@ class MixedEncoder(nn.Module):
     teacher_view  "same": the teacher sees the image that the mixture was made of, and its patches are guessed where the mixture hides
              them; "other": it sees another view, and all of its patches are guessed, from where they lie in the student's view
     teacher  another `MixedEncoder` of the same sizes, whose image side the teacher starts from; None: this one, as it is built.
-             `reset_teacher_` makes it anew, say after weights were loaded
+             `Companions.copy_` makes it anew, say after weights were loaded
     """
 
     def __init__(
@@ -102,9 +102,10 @@ class MixedEncoder(nn.Module):
             self.patch_predictor = nn.Linear(tower, tower)
         self.companions = Companions()
         if views:
-            self.companions.add_("teacher", (teacher or self)._image_side())
+            self.companions.add_("teacher", (teacher or self).image_side())
 
-    def _image_side(self) -> nn.ModuleDict:
+    def image_side(self) -> nn.ModuleDict:
+        """What the teacher is a copy of: the image tower with its projection."""
         head = {"view_projection": self.view_projection} if self.views else {}
         return nn.ModuleDict({"image_tower": self.encoder.image_tower, **head})
 
@@ -184,21 +185,11 @@ class MixedEncoder(nn.Module):
         return normalised(self.view_predictor(self.view_projection(pooled_BD)))
 
     @torch.no_grad()
-    def clamp_scale_(self) -> None:
+    def clamp_scale_(self, most: float | None = None) -> None:
         """Keep both temperatures in bounds. Call it after each optimiser step."""
-        self.encoder.clamp_scale_()
+        self.encoder.clamp_scale_(most)
         if self.log_class_scale is not None:
             self.log_class_scale.clamp_(0.0, math.log(self.encoder.max_scale))
-
-    def reset_teacher_(self) -> None:
-        """The teacher becomes this model's image side as it is now."""
-        if self.views:
-            self.companions.copy_("teacher", self._image_side())
-
-    def follow_(self, momentum: float) -> None:
-        """The teacher: an exponential moving average of image tower and projection."""
-        if self.views:
-            self.companions.average_("teacher", self._image_side(), momentum)
 
 
 def _at(tokens_BPD: Tensor, place_BM: Tensor) -> Tensor:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +16,22 @@ from torch import Tensor
 from diptych.core.errors import DataError
 
 
+@dataclass(frozen=True)
+class Released:
+    """What a checkpoint holds: the tensors of the model, and the options of `main.py` as they were ({} where a file has none)."""
+
+    tensors: Mapping[str, Tensor]
+    options: Mapping[str, Any]
+    file: str = ""
+
+
 def read_released(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of the model: the entry "model" of a file that holds optimiser, schedule, epoch and options beside it.
+    """The state dict of the model: the entry "model" of a file that holds optimiser, schedule, epoch and options beside it."""
+    return dict(read_checkpoint(path).tensors)
+
+
+def read_checkpoint(path: str | Path) -> Released:
+    """Model and options of a file of `main.py`.
 
     The options are an `argparse.Namespace`, a record without behaviour, which is let in for the time of reading; beyond that the file
     may hold tensors and plain values only. Anything else in it, and a file without a model, is refused with a `DataError`.
@@ -34,4 +51,5 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
         found = f"holds {sorted(map(str, content))}" if isinstance(content, dict) else f"holds a {type(content).__name__}"
         raise DataError(found, file=path, expected="an entry 'model' with the tensors of the model")
-    return model
+    options = content.get("args")
+    return Released(model, vars(options) if isinstance(options, argparse.Namespace) else {}, str(path))

@@ -92,9 +92,9 @@ class GraphDetector:
         if relations:
             rows = self.triplets(images, objects=objects, relations=relations, top=top, batch_size=batch_size)
             kept = [(without_repeats(row.rows(row.score_T > threshold)), size) for row, size in rows]
-            lists = LabelLists.asked(objects, relations)
+            lists = LabelLists.of_query(objects, relations)
             return [scene_graph(row, size, lists.objects, lists.relations) for row, size in kept]
-        lists, graphs = LabelLists.asked(objects), []
+        lists, graphs = LabelLists.of_query(objects), []
         for part, size_B in self._batches(images, batch_size):
             graphs += entity_graphs(self._predicted(part, lists), size_B, lists.objects, top=top)
         return [_above(graph, threshold) for graph in graphs]
@@ -118,7 +118,7 @@ class GraphDetector:
         batch_size: int = 16,
     ) -> list[FoundGraph]:
         """One graph an image by the rule of a protocol in place of that of `detect`."""
-        lists = LabelLists.asked(objects, relations)
+        lists = LabelLists.of_query(objects, relations)
         asked = selection(rule, lists)
         found = self.triplets(images, objects=objects, relations=relations, batch_size=batch_size, **asked)
         return [found_graph(row, size, lists, rule) for row, size in found]
@@ -135,7 +135,7 @@ class GraphDetector:
         batch_size: int = 16,
     ) -> list[tuple[Triplets, tuple[int, int]]]:
         """What evaluation reads: the best triplets of each image, repeats among them, and the image's (height, width) in pixels."""
-        lists = LabelLists.asked(objects, relations)
+        lists = LabelLists.of_query(objects, relations)
         if not lists.relations:
             raise DataError("the list is empty", field="relations", expected="at least one relation to look for")
         found: list[tuple[Triplets, tuple[int, int]]] = []

@@ -155,7 +155,7 @@ class BEiT(Tower):
             raise ConfigError(f"images of {image_size} pixels cannot be cut into patches of {patch} (expected a divisor)")
         self.image_size, self.patch, self.width = image_size, patch, width
         self.patches = nn.Conv2d(3, width, patch, stride=patch)
-        self.class_D = nn.Parameter(torch.zeros(width))
+        self.class_D = nn.Parameter(torch.randn(width) * 0.02)  # at zero the norm after it has a gradient of 1 / sqrt(eps)
         self.blocks = nn.ModuleList(
             BiasedBlock(
                 width,

@@ -45,7 +45,7 @@ class DenseViT(Tower):
 
     The first class token has a position; the second is put in after positions are added and starts near zero, as a register does.
     Patches that are masked are replaced by one learned vector before they get their position. The patch convolution has a bias and there
-    is no norm before the blocks, unlike in CLIP's.
+    is no norm before the blocks, unlike in CLIP's, whose weights fit with `patch_bias=False, pre_norm=True, layer_scale=1`.
 
     layer_scale  where the branches' factors start
     pool         the pooled vector is the first "class" token or the "mean" of the patches
@@ -63,6 +63,9 @@ class DenseViT(Tower):
         act: str = "gelu",
         layer_scale: float = 1e-5,
         pool: Literal["class", "mean"] = "class",
+        patch_bias: bool = True,
+        pre_norm: bool = False,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         if image_size % patch:
@@ -70,14 +73,15 @@ class DenseViT(Tower):
         if pool not in ("class", "mean"):
             raise ConfigError(f"pool is {pool!r} (expected class | mean)")
         self.image_size, self.patch, self.width, self.pool = image_size, patch, width, pool
-        self.patches = nn.Conv2d(3, width, patch, stride=patch)
+        self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=patch_bias)
         self.class_D = nn.Parameter(torch.randn(width) * 0.02)
         self.second_D = nn.Parameter(torch.randn(width) * 1e-6)
         self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
         self.position_PD = nn.Parameter(torch.randn((image_size // patch) ** 2 + 1, width) * 0.02)
-        blocks = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act).blocks
+        self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
+        blocks = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps).blocks
         self.blocks = nn.ModuleList(ScaledBlock(block, layer_scale) for block in blocks if isinstance(block, Block))
-        self.norm_after = nn.LayerNorm(width)
+        self.norm_after = nn.LayerNorm(width, eps=eps)
 
     @property
     def count(self) -> int:
@@ -95,7 +99,7 @@ class DenseViT(Tower):
         position_PD = self._positions(size // self.patch).to(x_BPD)
         first_B1D = (self.class_D + self.position_PD[0]).to(x_BPD).expand(len(x_BPD), 1, -1)
         second_B1D = self.second_D.to(x_BPD).expand(len(x_BPD), 1, -1)
-        x_BPD = torch.cat([first_B1D, second_B1D, x_BPD + position_PD], 1)
+        x_BPD = self.norm_before(torch.cat([first_B1D, second_B1D, x_BPD + position_PD], 1))
         for block in self.blocks:
             x_BPD = block(x_BPD)
         x_BPD = self.norm_after(x_BPD)
@@ -106,7 +110,8 @@ class DenseViT(Tower):
     def _embedded(self, image_BCHW: Tensor) -> Tensor:
         """The convolution, whose stride is its size, as one product with the cut-out patches. One that carries an adapter is called."""
         if type(self.patches) is not nn.Conv2d:
-            return self.patches(image_BCHW).flatten(2).transpose(1, 2)
+            map_BDHW: Tensor = self.patches(image_BCHW)
+            return map_BDHW.flatten(2).transpose(1, 2)
         count = image_BCHW.shape[-1] // self.patch
         cut = image_BCHW.reshape(-1, 3, count, self.patch, count, self.patch).permute(0, 2, 4, 1, 3, 5)
         return F.linear(cut.flatten(3).flatten(1, 2), self.patches.weight.flatten(1), self.patches.bias)

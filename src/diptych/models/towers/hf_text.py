@@ -17,12 +17,14 @@ from diptych.models.towers.outputs import Tokens, Tower
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own progress bar, which would run through ours."""
-    shown = transformers.utils.logging.is_progress_bar_enabled()
+    """Without transformers' own progress bar and its report on tensors, which would run through ours."""
+    shown, level = transformers.utils.logging.is_progress_bar_enabled(), transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers.utils.logging.set_verbosity(level)
         if shown:
             transformers.utils.logging.enable_progress_bar()
 

@@ -123,7 +123,14 @@ def _encoder(settings: CLIPTextCfg, width: int, encoder: dict[str, Any]) -> HFTe
             f"open_clip has no text encoder of model_type {config.model_type!r} "
             f"(expected {' | '.join(open_clip.hf_configs.arch_dict)})"
         )
-    net = HFTextEncoder("", output_dim=width, config=config, pooler_type=settings.hf_pooler_type, proj_type=settings.hf_proj_type)
+    net = HFTextEncoder(
+        "",
+        output_dim=width,
+        config=config,
+        pooler_type=settings.hf_pooler_type,
+        proj_type=settings.hf_proj_type,
+        output_tokens=True,
+    )
     if config.is_encoder_decoder:
         net.transformer = net.transformer.encoder
     elif settings.hf_pooler_type != "cls_pooler" and getattr(net.transformer, "pooler", None) is not None:

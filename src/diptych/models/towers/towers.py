@@ -7,7 +7,7 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
        (lower half), bert_b, bert_l (fresh weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
 
-vit and transformer are those of CLIP with every size given; hf_image, open_clip_image and open_clip_text are what other libraries' models
+vit, dense and transformer are these with every size given; hf_image, open_clip_image and open_clip_text are what other libraries' models
 are opened with (`models/io/foreign.py`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
@@ -81,6 +81,7 @@ def _open_clip_text(
 
 IMAGE: dict[str, Preset] = {
     "vit": (VisionTransformer, {}),
+    "dense": (DenseViT, {}),
     "vit_micro": (VisionTransformer, {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4}),
     "vit_tiny": (VisionTransformer, {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3}),
     "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
@@ -164,10 +165,11 @@ def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> 
 
 
 @lru_cache(maxsize=8)
-def patches_a_side(name: str, image_size: int) -> int:
-    """Into how many rows, and columns, the dense tower of that name cuts an image; another tower is refused."""
+def patches_a_side(name: str, image_size: int, patch: int | None = None) -> int:
+    """Into how many rows, and columns, the dense tower of that name cuts an image, with that `patch` or its own; another tower is
+    refused."""
     with torch.device("meta"):
-        tower = image_tower(name, image_size=image_size)
+        tower = image_tower(name, image_size=image_size, **({"patch": patch} if patch else {}))
     if not isinstance(tower, DenseViT):
         raise ConfigError(f"image tower {name!r} has no second class token and no patches to hide (expected dense_...)")
     return tower.count

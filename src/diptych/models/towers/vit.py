@@ -79,7 +79,8 @@ class VisionTransformer(Tower):
         """The convolution, whose stride is its size, as one product with the cut-out patches: its backward is much faster on a CPU.
         One that carries an adapter is called."""
         if type(self.patches) is not nn.Conv2d:
-            return self.patches(image_BCHW).flatten(2).transpose(1, 2)
+            map_BDHW: Tensor = self.patches(image_BCHW)
+            return map_BDHW.flatten(2).transpose(1, 2)
         side, weight = self.patches.kernel_size[0], self.patches.weight.flatten(1)
         count = self.image_size // side
         cut = image_BCHW.reshape(-1, 3, count, side, count, side)  # [B, C, rows, side, columns, side]

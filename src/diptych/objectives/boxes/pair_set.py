@@ -56,7 +56,6 @@ class PairSetLoss:
     pseudo       share of the highest similarity above which a similar name earns part of a target; None: no pseudo-labels
     matching     "layer" matches each decoder layer by its own predictions; "last" takes the last layer's match for all;
                  "given": query g answers for pair g, as its region was given; other queries are padding and cost nothing
-    cost         what is matched by; None: `PairCost`
     subjects     name subjects in the loss and in the default cost; False is the release without subject classes, for data whose
                  subjects are all people
     missing      what an object that does not exist costs in the default cost: "left_out", or "zero_box" as released
@@ -73,7 +72,6 @@ class PairSetLoss:
     quality: bool = True
     pseudo: float | None = 0.3
     matching: Literal["layer", "last", "given"] = "layer"
-    cost: CostFunction | None = None
     subjects: bool = True
     missing: Missing = "left_out"
     divisors: Literal["global", "process"] = "global"
@@ -91,12 +89,14 @@ class PairSetLoss:
         targets: PairTargets,
         *,
         relation_text_RD: Tensor | None = None,
+        cost: CostFunction | None = None,
         process_group: Group = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(terms, parts). What is minimised is the sum of `terms`: labels, relations, boxes, giou, each weighted and summed over
         layers.
 
         relation_text_RD   features of the relation names before any fusion; pseudo-labels need them
+        cost               what is matched by; None: `PairCost`
         parts              of the last layer, detached, over all processes: pairs (matched, an image), label_accuracy (subject and
                            object named right; without `subjects` the object), relation_accuracy (a true relation is likelier than all
                            others), quality (of the boxes)
@@ -105,7 +105,7 @@ class PairSetLoss:
         """
         check_fit(predictions, targets)
         predictions = wide(predictions)
-        matched = Matched.of(predictions, targets, self.match(predictions, targets))
+        matched = Matched.of(predictions, targets, self.match(predictions, targets, cost))
         quality_M = matched.quality()
         goal_MR = self._goals(matched, quality_M, relation_text_RD)
 
@@ -128,8 +128,8 @@ class PairSetLoss:
             predictions, matched, quality_M, self.subjects, process_group
         )
 
-    def match(self, predictions: PairPredictions, targets: PairTargets) -> Tensor:
-        """query_BSG: the query of each true pair after each decoder layer, -1 for none."""
+    def match(self, predictions: PairPredictions, targets: PairTargets, cost: CostFunction | None = None) -> Tensor:
+        """query_BSG: the query of each true pair after each decoder layer, -1 for none. `cost` is as in the call."""
         layers, queries = predictions.subject_box_BSQ4.shape[1:3]
         if self.matching == "given":
             valid_BG = targets.valid_BG
@@ -138,8 +138,8 @@ class PairSetLoss:
             own_G = torch.arange(valid_BG.shape[1], device=valid_BG.device)
             return own_G.where(valid_BG, -1)[:, None].expand(-1, layers, -1)
         judged = predictions.layers(-1) if self.matching == "last" else predictions
-        cost = PairCost(subjects=self.subjects, missing=self.missing) if self.cost is None else self.cost
-        return assign(cost(judged, targets), targets.valid_BG[:, None]).expand(-1, layers, -1)
+        price = PairCost(subjects=self.subjects, missing=self.missing) if cost is None else cost
+        return assign(price(judged, targets), targets.valid_BG[:, None]).expand(-1, layers, -1)
 
     def _goals(self, matched: Matched, quality_M: Tensor, relation_text_RD: Tensor | None) -> Tensor:
         """goal_MR: what the relation probabilities of matched queries should be."""

@@ -88,8 +88,8 @@ def late_interaction(
     loss = mean_over_processes(((row_N + column_N) / 2).mean(), process_group)
     with torch.no_grad():
         means = torch.stack([x.mean() for x in (row_N, column_N, hit_2N[0], hit_2N[1], own_2N[0], own_2N[1])])
-        names = ("image_to_text", "text_to_image", "accuracy_image_to_text", "accuracy_text_to_image")
-        names = (*names, "positive_image_score", "positive_text_score")
+        losses = ("image_to_text", "text_to_image", "accuracy_image_to_text", "accuracy_text_to_image")
+        names = (*losses, "positive_image_score", "positive_text_score")
         parts = dict(zip(names, mean_over_processes(means, process_group).unbind(), strict=True))
     return loss, parts
 

@@ -59,7 +59,7 @@ class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, Matched]):
         return {"scale": features.scale.detach()}
 
     def after_update(self, model: MatcherTraining, features: Matched, batch: PairBatch, progress: float) -> None:
-        model.encoder.clamp_scale_()
+        model.encoder.clamp_scale_(self.max_scale)
 
     def optimiser(self) -> Optimiser:
         return replace(super().optimiser(), betas=self.betas, eps=self.eps)

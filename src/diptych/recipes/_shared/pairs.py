@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from diptych.core.contracts import Batch, Dataset, Draws, Recipe
+from diptych.core.contracts import Batch, Dataset, Draws, Optimiser, Recipe
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, pair_batch
@@ -119,6 +119,12 @@ class PairRecipe(Recipe[M, B, F]):
 
     @property
     def preprocess(self) -> Preprocess:
+        """Of a training step, whose images are crops already unless `crop` leaves them whole."""
+        return self.shown if self.crop[0] >= 1 else replace(self.shown, margin=0)
+
+    @property
+    def shown(self) -> Preprocess:
+        """How the deployed model is shown its images."""
         return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation, margin=self.margin)
 
     @property
@@ -199,7 +205,16 @@ class PairRecipe(Recipe[M, B, F]):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecipe(PairRecipe[M, B, S]):
-    """Trains a dual encoder, alone or with heads, companions and memories beside it, and deploys the encoder."""
+    """Trains a dual encoder, alone or with heads, companions and memories beside it, and deploys the encoder.
+
+    betas, eps   of the optimiser (AdamW, unless a recipe says otherwise)
+    """
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     def metrics(self, features: S, batch: B) -> dict[str, Tensor]:
         return {"scale": features.scale.detach()}
@@ -208,7 +223,7 @@ class EncoderRecipe(PairRecipe[M, B, S]):
         encoder_of(model).clamp_scale_(self.max_scale)
 
     def deploy(self, model: M) -> PairEmbedder:
-        return PairEmbedder(encoder_of(model), self.preprocess, self.words(), self.text_length, name=self.slug)
+        return PairEmbedder(encoder_of(model), self.shown, self.words(), self.text_length, name=self.slug)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
     list_length     sampled object and relation names together (published 500)
     object_share    of which objects (published 2/3)
     negatives       how further names are drawn: by frequency (published), random, or hard (by the frozen text encoder)
-    asked           share of a batch's kinds of triplets that are asked for; below 1, what is not asked for is no target
+    triplet_share   share of a batch's kinds of triplets that are asked for; below 1, what is not asked for is no target
     label_encoder   text_tiny, text_micro, ... (towers), hf (roberta-base, fresh weights), hf:FOLDER, vectors (frozen encoder), table
                     (one free vector a name)
     text_encoder    the frozen sentence encoder of "vectors" and of hard negatives
@@ -64,7 +64,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
     list_length: int = 500
     object_share: float = 2 / 3
     negatives: Negatives = "frequency"
-    asked: float = 1.0
+    triplet_share: float = 1.0
     label_encoder: str = "hf"
     text_encoder: str = "minilm-l6"
     table_names: tuple[str, ...] = ()
@@ -107,8 +107,8 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
     def closed_lists(self) -> LabelLists:
         """All names of the closed set: the published one, and the data's where that leaves something open."""
         known = vocabulary(self.vocabulary) if self.vocabulary else None
-        objects = known.asked_objects if known and known.objects else tuple(sorted(self.names.objects))
-        return LabelLists(objects, known.asked_predicates if known and known.predicates else tuple(sorted(self.names.relations)))
+        objects = known.object_texts if known and known.objects else tuple(sorted(self.names.objects))
+        return LabelLists(objects, known.predicate_texts if known and known.predicates else tuple(sorted(self.names.relations)))
 
     def relation_texts(self) -> dict[str, str]:
         """Relation of the data -> the text that a closed set asks for it by, where they differ: V-COCO's "sit instr" is "sit on/at"."""
@@ -128,7 +128,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
             length=self.list_length,
             object_share=self.object_share,
             negatives=self.negatives,
-            asked=self.asked,
+            triplet_share=self.triplet_share,
             features=features,
         )
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from diptych.core.errors import ConfigError
 from diptych.data.text.tokenize import Tokenizer
@@ -78,6 +81,37 @@ def _image(model: Embedding) -> dict[str, Any]:
 def _side(tower: Tower, projection: str) -> dict[str, Any]:
     options = {key: value for key, value in tower.spec.items() if key != "name"}
     return {"options": options, "projection": projection}
+
+
+VIT = {"patch", "width", "layers", "heads", "mlp_ratio", "act", "eps", "image_size"}
+"""Options of a vision transformer that a dense one has, too."""
+
+
+def dense(recipe: Any, source: str) -> Any:
+    """The recipe with a dense image tower in place of the vision transformer of its weights: it starts with the same numbers, every branch
+    at its full size. Weights of another tower are refused."""
+    given = json.loads(recipe.towers_from)
+    options: dict[str, Any] = given["image"]["options"]
+    if recipe.image_tower.startswith("dense"):
+        return recipe
+    if not recipe.image_tower.startswith("vit") or options.get("pool", "class") != "class":
+        raise ConfigError(
+            f"'{recipe.slug}' needs an image tower with a class token and patches, and {source} has {recipe.image_tower} "
+            "(expected a vision transformer such as CLIP's)"
+        )
+    kept = {name: value for name, value in options.items() if name in VIT}
+    forms = {"patch_bias": options.get("patch_bias", False), "pre_norm": options.get("pre_norm", True), "layer_scale": 1.0}
+    given["image"]["options"] = {**kept, **forms}
+    return replace(recipe, image_tower="dense", towers_from=json.dumps(given))
+
+
+def dense_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a vision transformer under the names of a dense one."""
+    out = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"^image_tower\.transformer\.blocks\.(\d+)\.", r"image_tower.blocks.\1.block.", name)
+        out[name.replace("image_tower.class_token_D", "image_tower.class_D")] = tensor
+    return out
 
 
 def asked_fields(recipe: Any) -> set[str]:

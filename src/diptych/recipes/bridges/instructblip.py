@@ -24,9 +24,6 @@ from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe, shuffled
 from diptych.recipes._shared.pairs import positives
 from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
 
-FORMER: dict[str, Any] = {"vocab_size": 30523}
-"""The published Q-Former is transformers' default: BERT-base with a vocabulary of 30,523."""
-
 
 @dataclass(frozen=True)
 class AskedBatch(BridgeBatch):
@@ -48,7 +45,9 @@ class InstructBLIP(BridgeRecipe):
     queries     K, tokens that a picture becomes
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked
     balanced    draws by the root of a source's size; False: by its size
-    former      configuration of the Q-Former, over transformers' defaults (BERT-base, cross-attention in every second layer)
+    former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base, with cross-attention in
+                every second layer
+    former_vocabulary   tokens that its table has room for; published: 30,523
     former_tokenizer  "data" (the vocabulary of the questions), or a path of a tokenizer.json: BERT's, with one more token, as published
     asked_length  tokens of the question that the Q-Former reads, at most
     """
@@ -59,7 +58,12 @@ class InstructBLIP(BridgeRecipe):
     queries: int = 32
     aware: bool = True
     balanced: bool = True
-    former: dict[str, Any] = field(default_factory=lambda: dict(FORMER))
+    former_width: int = 768
+    former_layers: int = 12
+    former_heads: int = 12
+    former_mlp: int = 3072
+    former_dropout: float = 0.1
+    former_vocabulary: int = 30523
     former_tokenizer: str = "data"
     asked_length: int = 128
 
@@ -82,10 +86,18 @@ class InstructBLIP(BridgeRecipe):
         return {"kind": "queries", "queries": self.queries, "former": self._former(), "reads_text": self.aware, "norm": 1e-5}
 
     def _former(self) -> dict[str, Any]:
+        shape = {
+            "hidden_size": self.former_width,
+            "num_hidden_layers": self.former_layers,
+            "num_attention_heads": self.former_heads,
+            "intermediate_size": self.former_mlp,
+            "hidden_dropout_prob": self.former_dropout,
+            "attention_probs_dropout_prob": self.former_dropout,
+        }
         if not self.aware:
-            return {name: value for name, value in self.former.items() if name != "vocab_size"}
-        size = self.asked_words().vocab_size if self.asked_vocabulary or self.former_tokenizer != "data" else 8
-        return {**self.former, "vocab_size": max(size, int(self.former.get("vocab_size", 0)))}
+            return shape
+        known = self.asked_words().vocab_size if self.asked_vocabulary or self.former_tokenizer != "data" else 0
+        return {**shape, "vocab_size": max(known, self.former_vocabulary)}
 
     # ------------------------------------------------------------ data
 
@@ -174,12 +186,16 @@ class InstructBLIP(BridgeRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """One query, two layers of Q-Former before a language model that learns the texts first: minutes on two cores."""
-        small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
         return cls(
             image_tower="convnet_tiny",
             image_size=64,
             queries=4,
-            former={**small, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+            former_width=64,
+            former_layers=2,
+            former_heads=4,
+            former_mlp=128,
+            former_dropout=0.0,
+            former_vocabulary=0,
             asked_length=16,
             text_length=96,
             pieces=512,

@@ -50,7 +50,6 @@ class ALIGN(DualEncoderRecipe):
     optimiser_kind: Literal["lamb", "adamw"] = "lamb"
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
     project_image: bool = False
 
     image_tower: str = "efficientnet_l2"
@@ -86,7 +85,7 @@ class ALIGN(DualEncoderRecipe):
         return {"sigma": 1 / features.scale.detach()}
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), kind=self.optimiser_kind, betas=self.betas, eps=self.eps, schedule=self.schedule)
+        return replace(super().optimiser(), kind=self.optimiser_kind, schedule=self.schedule)
 
     @classmethod
     def tiny(cls) -> Self:

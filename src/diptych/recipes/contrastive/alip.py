@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Draws, Optimiser
+from diptych.core.contracts import Draws
 from diptych.data.load.batch import TripletBatch
 from diptych.models.pairs.two_text_encoder import TripletEncoder, Triplets
 from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
@@ -94,9 +94,6 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
             if count > 0:
                 found[f"weight_{name}"] = weight / count
         return found
-
-    def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.98))
 
     def after_update(self, model: TripletEncoder, features: Triplets, batch: TripletBatch, progress: float) -> None:
         model.remember_(self.means(features))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 from torch import Tensor
 
-from diptych.core.contracts import Optimiser
 from diptych.data.load.batch import PairBatch
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes._shared.pairs import DualEncoderRecipe
@@ -33,14 +32,9 @@ class CLIP(DualEncoderRecipe):
     lr: float = 5e-4
     warmup: float = 2000.0
     weight_decay: float = 0.2
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
 
     def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
         return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
-
-    def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Literal, Self
@@ -111,6 +111,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     epochs: float = 5.0
     lr: float = 1e-4
     final_lr: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     warmup: float = 0.0
     weight_decay: float = 0.05
     text_length: int = 32
@@ -192,6 +194,10 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             projection_bias="both" if self.projection_bias else "none",
         )
 
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Without the temperature of the weights: here it is `tau`, and fixed."""
+        return {name: tensor for name, tensor in tensors.items() if name.removeprefix("encoder.") != "log_scale"}
+
     @property
     def remembers(self) -> bool:
         """Whether there is a momentum model at all."""
@@ -271,7 +277,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
 
     def optimiser(self) -> Optimiser:
         fixed = (Rule(r"^encoder\.log_scale$", lr_scale=0.0),)
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, final_lr=self.final_lr, rules=fixed)
+        return replace(super().optimiser(), final_lr=self.final_lr, rules=fixed)
 
     def after_update(self, model: ContinualEncoder, features: Remembered, batch: MaskedPairBatch, progress: float) -> None:
         keys = present(features.momentum_image_ND, features.momentum_text_ND, batch.group_B)

@@ -13,7 +13,7 @@ from diptych.core.contracts import Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch, choose_text, group_ids, view
-from diptych.models.io.matchers import ReaderInputs, open_matcher, reader_inputs
+from diptych.models.io.matchers import open_matcher, reader_inputs
 from diptych.models.pairs.distilled_encoder import Distilled, DistilledEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matcher import MatcherTraining, PairReader
@@ -132,13 +132,6 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
     def stored(self, name: str) -> bool:
         return not (self.teacher and name.startswith(TEACHER))
 
-    @property
-    def inputs(self) -> ReaderInputs:
-        """What the teacher is given."""
-        if self.teacher:
-            return reader_inputs(self.teacher)
-        return ReaderInputs(self.preprocess, self.words(), self.text_length)
-
     # ------------------------------------------------------------ student
 
     def image_options(self) -> dict[str, Any]:
@@ -162,7 +155,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
                     )
                 start_from(encoder, opened.model)
             if isinstance(opened.model, DualEncoder):
-                teacher_scale = float(opened.model.log_scale.exp())
+                teacher_scale = float(opened.model.log_scale.detach().exp())
         else:
             reader = self.fused().matcher()
         return DistilledEncoder(
@@ -179,11 +172,10 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
 
     @property
     def decode_size(self) -> int:
-        return max(self.image_size, self.inputs.preprocess.size)
+        return max(self.image_size, reader_inputs(self.teacher).preprocess.size if self.teacher else 0)
 
     def batch(self, draws: Draws) -> DistilledBatch:
         """One text and one crop of every draw, for both: the crop is as large as the larger of the two needs it."""
-        given = self.inputs
         texts, images = [], []
         for draw in draws:
             texts.append(choose_text(draw, self.language).string)
@@ -191,17 +183,25 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         encoded = self.words().encode(texts, self.text_length)
         image_BCHW = self.preprocess(images)
         text_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
-        same = not self.teacher
-        read = encoded if same else given.tokenizer.encode(texts, given.text_length)
-        return DistilledBatch(
+        pairs = DistilledBatch(
             image_BCHW=image_BCHW,
             text_BL=text_BL,
             text_mask_BL=mask_BL,
             group_B=group_ids(draws),
             truncated=encoded.truncated,
-            teacher_image_BCHW=image_BCHW if same else given.preprocess(images),
-            teacher_text_BL=text_BL if same else torch.from_numpy(read.ids_BL),
-            teacher_mask_BL=mask_BL if same else torch.from_numpy(read.mask_BL),
+            teacher_image_BCHW=image_BCHW,
+            teacher_text_BL=text_BL,
+            teacher_mask_BL=mask_BL,
+        )
+        if not self.teacher:
+            return pairs
+        given = reader_inputs(self.teacher)
+        read = given.tokenizer.encode(texts, given.text_length)
+        return replace(
+            pairs,
+            teacher_image_BCHW=given.preprocess(images),
+            teacher_text_BL=torch.from_numpy(read.ids_BL),
+            teacher_mask_BL=torch.from_numpy(read.mask_BL),
         )
 
     def features(self, model: DistilledEncoder, batch: DistilledBatch) -> Distilled:
@@ -254,8 +254,8 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
 
     @classmethod
     def paper(cls) -> Self:
-        """Students of four layers from every third of a teacher of ViT-B/16's size with six blocks above. Those numbers are what was at hand;
-        batch and rate are our reading."""
+        """Students of four layers from every third of a teacher of ViT-B/16's size with six blocks above, which is what could be learned of
+        the paper's sizes; batch and rate are our reading."""
         return cls(
             image_tower="vit_b16", layers=4, from_teacher=True, batch_size=512, lr=1e-4, weight_decay=0.02, warmup=1000.0,
             same_group="negative",
@@ -286,14 +286,12 @@ def start_from(student: DualEncoder, teacher: DualEncoder) -> None:
         few, many = (_blocks(getattr(model, side)) for model in (student, teacher))
         for place, block in enumerate(few or ()):
             if many:
-                copied += copy_equal(many[(place + 1) * len(many) // len(few or ()) - 1].state_dict(), block)
+                copied += len(copy_equal(many[(place + 1) * len(many) // len(few or ()) - 1].state_dict(), block))
         for name in [name for name in tensors if name.startswith(f"{side}.transformer.blocks.")]:
             del tensors[name]
-    copied += copy_equal(tensors, student)
-    if copied < len(student.state_dict()):
-        raise ConfigError(
-            f"the student takes {copied} of its {len(student.state_dict())} tensors from the teacher (expected all: equal widths)"
-        )
+    copied += len(copy_equal(tensors, student))
+    if copied < (wanted := len(student.state_dict())):
+        raise ConfigError(f"the student takes {copied} of its {wanted} tensors from the teacher (expected all: equal widths)")
 
 
 def _blocks(tower: nn.Module) -> nn.ModuleList | None:

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draws, Optimiser
+from diptych.core.contracts import Dataset, Draws
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.text.text_sets import TextSetBatch, caption_table, sub_captions, text_set_batch
@@ -61,8 +61,6 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
     captions: str = ""
 
     batch_size: int = 32_768
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.texts < 1 or self.merged < 1:
@@ -137,9 +135,6 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
             )
             losses["grouping"] = self.lambda_s * grouped
         return losses
-
-    def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     @classmethod
     def tiny(cls) -> Self:

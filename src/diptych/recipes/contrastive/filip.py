@@ -60,7 +60,6 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     augment: Literal["none", "auto"] = "none"
     optimiser_kind: Literal["lamb", "adamw"] = "lamb"
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
 
     width: int = 256
     batch_size: int = 40_960
@@ -119,7 +118,7 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
         return replace(features, patch_NPD=features.patch_NPD.half(), word_NLD=features.word_NLD.half())
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), kind=self.optimiser_kind, betas=self.betas, eps=self.eps)
+        return replace(super().optimiser(), kind=self.optimiser_kind)
 
     def deploy(self, model: LateEncoder) -> LateEmbedder:
         return LateEmbedder(encoder_of(model), self.preprocess, self.words(), self.text_length, name=self.slug, marks=self.marks)

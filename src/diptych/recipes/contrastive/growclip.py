@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Hook, Optimiser, Run, Stage
+from diptych.core.contracts import Hook, Run, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
@@ -71,8 +71,6 @@ class GrowCLIP(DualEncoderRecipe):
     identity: bool = True
 
     batch_size: int = 32_768
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
 
     part: int = field(default=0, metadata={"prepared": True})
 
@@ -147,9 +145,6 @@ class GrowCLIP(DualEncoderRecipe):
 
     def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
         return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
-
-    def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Run, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
-from diptych.data.load.batch import PairBatch
+from diptych.data.load.batch import PairBatch, pair_batch
+from diptych.data.media.rand_augment import rand_augment
 from diptych.data.text.masked_words import MaskedWords, mask_words
 from diptych.data.text.whole_words import unknown_share, word_starts, wordless
 from diptych.models.layers.sparse_queue import Start
@@ -95,6 +97,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     other_sizes    what BEiT's position biases do at another size than they are made for: see `RelativeBias`; "released" gives patches the
                    biases of others
     bias_size      images that they are made for, in pixels; 0 takes image_size
+    augment        "rand" changes pictures by RandAugment, as published: not for texts that name colours
     terms          words of each item that the deployed model keeps, the heaviest; 0 keeps all
     """
 
@@ -125,6 +128,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     small_images: bool = False
     other_sizes: Other = "resampled"
     bias_size: int = 0
+    augment: Literal["none", "rand"] = "none"
     terms: int = 0
 
     image_tower: str = "beit_b16"
@@ -145,6 +149,8 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             raise ConfigError(f"tau is {self.tau} (expected above 0, at most 1)")
         if not 0 <= self.bottleneck <= 1:
             raise ConfigError(f"bottleneck is {self.bottleneck} (expected a share of the steps)")
+        if self.augment not in ("none", "rand"):
+            raise ConfigError(f"augment is {self.augment!r} (expected none | rand)")
         if self.same_group == "positive":
             raise ConfigError("same_group positive: a queue has no further positives (expected mask or negative)")
         if self.momentum_start not in ("model", "fresh"):
@@ -155,7 +161,29 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
                 f"(expected --queue {largest} or more)"
             )
 
-    # ------------------------------------------------------------ what depends on the data
+    # ------------------------------------------------------------ what depends on the data, and on weights
+
+    def started(self, model: Any) -> Self:
+        """Of a model of this recipe towers and vocabulary; the size of images stays the recipe's, where the tower reads several."""
+        if not isinstance(model, LexicalWords):
+            return super().started(model)
+        sides = {"image": model.model.image_tower, "text": model.model.text_tower}
+        options = {side: {key: value for key, value in tower.spec.items() if key != "name"} for side, tower in sides.items()}
+        free = isinstance(sides["image"], BEiT | DenseViT)
+        seen = model.preprocess
+        return replace(
+            self,
+            image_tower=sides["image"].spec["name"],
+            text_tower=sides["text"].spec["name"],
+            image_size=self.image_size if free else seen.size,
+            text_length=model.text_length,
+            tokenizer="weights",
+            vocabulary=model.tokenizer.to_json(),
+            mean=tuple(seen.mean),
+            std=tuple(seen.std),
+            class_token=model.model.class_token,
+            towers_from=json.dumps({side: {"options": given} for side, given in options.items()}),
+        )
 
     def prepare(self, data: Dataset) -> Self:
         """Learns the vocabulary, or refuses one that does not know the language of the texts; counts the steps of both phases."""
@@ -188,8 +216,12 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     # ------------------------------------------------------------ the first phase
 
     def image_options(self) -> dict[str, Any]:
-        own = {"other_sizes": self.other_sizes, "image_size": self.bias_size or self.image_size}
-        return {**super().image_options(), **(own if self.image_tower.startswith("beit") else {})}
+        """BEiT's position biases are made for `bias_size`, where no weights say otherwise."""
+        options = super().image_options()
+        if not self.image_tower.startswith("beit"):
+            return options
+        size = options["image_size"] if "image" in self._given else self.bias_size or self.image_size
+        return {**options, "image_size": size, "other_sizes": self.other_sizes}
 
     def encoder(self) -> LexicalEncoder:
         """Towers and heads; of a folder of transformers the word head, too, where it has one."""
@@ -225,7 +257,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
 
     def batch(self, draws: Draws) -> PairBatch:
         """The text, crop and flip first, then what is hidden from the encoder, then from the decoder, all from the draw's own generator."""
-        pairs = self.checked(draws, self.pair_batch(draws))
+        pairs = self.drawn(draws)
         own, other = (self._hidden(draws, pairs, share) for share in (self.hidden_own, self.hidden_other))
         return RestoredBatch(
             **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
@@ -239,8 +271,18 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             other_word_BM=other.word_BM,
         )
 
-    def checked(self, draws: Draws, pairs: PairBatch) -> PairBatch:
-        """The batch, unless a text in it has no token."""
+    def drawn(self, draws: Draws) -> PairBatch:
+        """One text and one view of every draw. A text without a token is refused."""
+        pairs = pair_batch(
+            draws,
+            preprocess=self.preprocess,
+            tokenizer=self.words(),
+            text_length=self.text_length,
+            crop_scale=self.crop,
+            flip=self.flip,
+            language=self.language,
+            augment=rand_augment if self.augment == "rand" else None,
+        )
         problems = wordless(self.words(), pairs.text_BL.numpy(), pairs.text_mask_BL.numpy())
         for draw, problem in zip(draws, problems, strict=True):
             if problem == "has no token":
@@ -326,6 +368,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             padding_counts=True,
             sparsity_over="process",
             other_sizes="released",
+            augment="rand",
         )
 
     @classmethod
@@ -352,7 +395,7 @@ class MomentumPhase(LexLIP):
         """By chance of the step, images of half the size."""
         small = self.small_images and draws.rng.random() < 0.5
         sized = replace(self, image_size=self.image_size // 2) if small else self
-        return self.checked(draws, sized.pair_batch(draws))
+        return sized.drawn(draws)
 
     def features(self, model: nn.Module, batch: PairBatch) -> Restored | Followed:
         found: Followed = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from torch import Tensor
 
-from diptych.core.contracts import Optimiser
 from diptych.models.pairs.locked import LockedEmbedder, LockedPair
 from diptych.models.towers.outputs import Pairs
 from diptych.objectives.pairs.info_nce import info_nce
@@ -59,9 +58,6 @@ class Locked(FrozenPairs[LockedPair, Pairs]):
 
     def metrics(self, features: Pairs, batch: FeatureBatch) -> dict[str, Tensor]:
         return {"scale": features.scale.detach()}
-
-    def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.98))
 
     def after_update(self, model: LockedPair, features: Pairs, batch: FeatureBatch, progress: float) -> None:
         model.clamp_scale_()

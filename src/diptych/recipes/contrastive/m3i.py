@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -25,7 +24,8 @@ from diptych.models.towers.towers import image_tower, patches_a_side
 from diptych.objectives.pairs.mutual_information import MutualInformation
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.teachers import TeacherFromStart
+from diptych.recipes._shared.started import dense, dense_names
+from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 
 TEXTS = MutualInformation(symmetric=True)
 VIEWS = MutualInformation()
@@ -130,7 +130,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
 
     def towers(self) -> tuple[Tower, Tower]:
         text = super().towers()[1]
-        return image_tower(self.image_tower, **{**self.image_options(), "pool": "mean"}), text
+        image = image_tower(self.image_tower, **{**self.image_options(), "pool": "mean"})
+        return self.projected(image, "image"), text
 
     @property
     def views(self) -> bool:
@@ -144,6 +145,13 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         kinds: dict[str, Any] = {"class_scale": self.class_scale, "teacher_view": self.teacher_view}
         return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views, **kinds)
 
+    def started(self, model: Any) -> Self:
+        """The image tower becomes a dense one with the numbers of the weights; what it has beside them is fresh."""
+        return cast(Self, dense(super().started(model), getattr(model, "name", "the weights")))
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return dense_names(tensors)
+
     def hooks(self) -> Sequence[Hook]:
         return [TeacherFromStart()]
 
@@ -155,7 +163,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         strings = [self._text(draw) for draw in draws]
         views = [placed_view(draw, self.image_size, self.crop, self.flip) for draw in draws]
         image_BCHW = self.preprocess([view.image_HWC for view in views])
-        side = patches_a_side(self.image_tower, self.image_size)
+        side = patches_a_side(self.image_tower, self.image_size, self.image_options().get("patch"))
         if self.mixed and side % 2:
             raise ConfigError(f"{side} x {side} patches cannot be shared equally by two images (expected an even number)")
         hidden_BP, _ = hidden_patches(draws, patches=side**2, share=0.5 if self.mixed else 0.0)
@@ -172,7 +180,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             **self._teachers(draws, views, side),
         )
 
-    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Tensor]:
+    def _teachers(self, draws: Draws, views: Sequence[View], side: int) -> dict[str, Any]:
         """Another view of each image, where the teacher sees one."""
         if self.teacher_view == "same" or not self.views:
             return {}
@@ -230,8 +238,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         return {"scale": features.scale.detach(), **known}
 
     def after_update(self, model: MixedEncoder, features: MixedPairs, batch: MixedBatch, progress: float) -> None:
-        model.clamp_scale_()
-        model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
+        model.clamp_scale_(self.max_scale)
+        follow_(model, self.momentum, progress)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -250,7 +258,7 @@ def _shown(sample: Sample, what: str, share: float) -> bool:
     return share >= 1 or keyed_seed(what, sample.uid) < share * 2**63
 
 
-def _mixed(image_BCHW: Tensor, hidden_BP: Tensor, side: int) -> dict[str, Tensor]:
+def _mixed(image_BCHW: Tensor, hidden_BP: Tensor, side: int) -> dict[str, Any]:
     """Rows 2k and 2k + 1 in one another: where the first of them hides a patch, the second shows through, and the other way round."""
     own_BP = ~hidden_BP.clone()
     own_BP[1::2] = ~own_BP[0::2]

@@ -23,7 +23,7 @@ from diptych.recipes._shared.presets import PAPER_CLIP, SMALL_CLIP
 
 
 @dataclass(frozen=True, kw_only=True)
-class MRL(EncoderRecipe[nn.Module, Batch, Scaled]):
+class MRL(PairRecipe[nn.Module, Batch, Scaled]):
     """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147). Baseline: `clip`, its vectors cut short.
 
     A modifier: the losses of the recipe `base` are taken on the first d numbers of every feature, for each d of `dims`, and

@@ -83,8 +83,6 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     warmup: float = 15_625.0
     weight_decay: float = 0.5
     clip_norm: float = 10.0
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
     crop: tuple[float, float] = (0.5, 1.0)
 
     lit: bool = field(default=False, metadata={"prepared": True})
@@ -208,7 +206,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
         return prototype_accuracy(x_ND.detach(), known.means(side, over=over), features.labels(over), filled_K=known.filled(over))
 
     def optimiser(self) -> Optimiser:
-        chosen = replace(super().optimiser(), betas=self.betas, eps=self.eps)
+        chosen = super().optimiser()
         locked = (r"^encoder\.(image_tower|image_projection)\b", r"^(image_head|text_head|log_head_scale)\b")
         return replace(chosen, rules=tuple(Rule(pattern, 0.0) for pattern in locked)) if self.lit else chosen
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from torch import Tensor
 
-from diptych.core.contracts import Optimiser
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
@@ -43,6 +42,7 @@ class SigLIP(DualEncoderRecipe):
 
     batch_size: int = 32_768
     lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = 6500.0
     weight_decay: float = 1e-4
     resize: Literal["crop", "squash", "pad"] = "squash"
@@ -73,9 +73,6 @@ class SigLIP(DualEncoderRecipe):
             same=self.same_group,
         )
         return {"pairs": loss}
-
-    def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.95))
 
     @classmethod
     def tiny(cls) -> Self:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor
 
@@ -21,7 +20,8 @@ from diptych.models.towers.towers import patches_a_side
 from diptych.objectives.distillation.koleo import koleo
 from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.teachers import TeacherFromStart
+from diptych.recipes._shared.started import dense, dense_names
+from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 from diptych.recipes._shared.two_texts import TwoTextRecipe
 
 
@@ -117,6 +117,13 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
             token=self.token,
         )
 
+    def started(self, model: Any) -> Self:
+        """The image tower becomes a dense one with the numbers of the weights; what it has beside them is fresh."""
+        return cast(Self, dense(super().started(model), getattr(model, "name", "the weights")))
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return dense_names(tensors)
+
     def hooks(self) -> Sequence[Hook]:
         return [TeacherFromStart()]
 
@@ -126,7 +133,7 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
         views = self.locals if self.alpha > 0 else 0
         local_BVCHW = local_views(draws, self.preprocess, count=views, size=self.local_size, scale=self.local_scale)
         share, spread = (self.hidden, self.hidden_spread) if self.beta > 0 else (0.0, 0.0)
-        patches = patches_a_side(self.image_tower, self.image_size) ** 2
+        patches = patches_a_side(self.image_tower, self.image_size, self.image_options().get("patch")) ** 2
         hidden_BP, place_BM = hidden_patches(draws, patches=patches, share=share, spread=spread)
         known = {f.name: getattr(read, f.name) for f in fields(TripletBatch)}
         return DenseBatch(**known, local_BVCHW=local_BVCHW, hidden_BP=hidden_BP, place_BM=place_BM)
@@ -159,7 +166,7 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
 
     def after_update(self, model: DenseEncoder, features: DensePairs, batch: DenseBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)
-        model.follow_(1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress)))
+        follow_(model, self.momentum, progress)
         views = present(features.class_centre_K, features.teacher_N1K)
         patches = present(features.patch_centre_K, features.teacher_patch_NMK)
         model.recentre_(

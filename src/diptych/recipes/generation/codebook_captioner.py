@@ -84,7 +84,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
             model.codebook.revive(id_N, patch_ND, after=self.restart)
 
     def deploy(self, model: Module) -> CodebookCaptions:
-        return CodebookCaptions(model, self.preprocess, self.words(), self.slug)
+        return CodebookCaptions(model, self.shown, self.words(), self.slug)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor
 
 from diptych.core.config import with_changes
 from diptych.core.contracts import Draws, Optimiser, Rule
+from diptych.core.errors import ConfigError
 from diptych.data.graphs.batch import GraphBatch
 from diptych.data.graphs.label_lists import NO_OBJECTS, LabelLists
 from diptych.data.graphs.region_noise import RegionNoise
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
+from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.published import BACKBONES, FROZEN, ROBERTA
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import LabelEncoder, label_encoder
-from diptych.objectives.boxes.matching import Missing
+from diptych.models.towers.label_texts import TokenTexts
 from diptych.objectives.boxes.pair_set import PairSetLoss
 from diptych.recipes._shared.scene_graphs import GraphRecipe, Triplet
 from diptych.tasks.relations.hico_det_splits import unseen
@@ -52,16 +57,6 @@ class RLIPv2(GraphRecipe):
     labels takes all labels; an object that does not exist costs nothing in matching (`missing`); divisors of all loss terms count
     over all processes (`divisors`). Weight decay spares biases and norms.
 
-    label, relation, box, giou   weights of the loss terms
-    background   weight of "no objects" in the cross-entropy of names
-    focal        quality (soft targets) or corner (as released without quality labels)
-    gamma        exponent of the focal factor
-    quality      relations of a matched query are worth as much as its boxes lie well
-    pseudo       share of the highest label similarity above which a similar name earns part of a target; none: no pseudo-labels
-    matching     each decoder layer is matched by its own predictions, or all by the last one's; given regions need no matching
-    subjects     subjects are named too; off: as released without subject classes, for data whose subjects are all people
-    missing      what a missing object costs in matching: left_out, or zero_box (as released)
-    divisors     losses are divided by counts over all processes, or over this one (as released)
     backbone     conv_tiny, or timm:NAME
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
     drop_path    highest rate of stochastic depth in the backbone
@@ -71,6 +66,10 @@ class RLIPv2(GraphRecipe):
     lr_drop      share of the run after which the learning rate is a tenth
     hide         HICO-DET's unseen classes whose relations are left out of training: uc_rf, uc_nf, uo
     noise_box, noise_label   strength of the noise on given boxes, share of given labels that are replaced
+    loss         weights and rules of the loss (`PairSetLoss`); its fields are options like these. Given regions are matched by place,
+                 whatever its `matching` says
+    start_queries  which queries of weights with more of them are the start: the first "pairs", or, as released, the "first" rows of all,
+                 of which some were objects' and become subjects'
     shape        everything else about the detector (`DetectorShape`); its fields are options like these
     """
 
@@ -102,19 +101,6 @@ class RLIPv2(GraphRecipe):
     text_lr: float = 0.1
     frozen: str = FROZEN["resnet50"]
 
-    label: float = 1.0
-    relation: float = 1.0
-    box: float = 2.5
-    giou: float = 1.0
-    background: float = 0.1
-    focal: Literal["quality", "corner"] = "quality"
-    gamma: float = 2.0
-    quality: bool = True
-    pseudo: float | None = 0.3
-    matching: Literal["layer", "last"] = "layer"
-    subjects: bool = True
-    missing: Missing = "left_out"
-    divisors: Literal["global", "process"] = "global"
     hide: Unseen = ""
     noise_box: float = 0.6
     noise_label: float = 0.3
@@ -122,10 +108,14 @@ class RLIPv2(GraphRecipe):
     backbone: str = "timm:resnet50"
     frozen_norm: bool = True
     drop_path: float = 0.0
+    loss: PairSetLoss = field(default_factory=PairSetLoss)
+    start_queries: Literal["pairs", "first"] = "pairs"
     shape: DetectorShape = field(default_factory=DetectorShape)
+    labels_from: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
-        self.loss()  # refuses what cannot be computed
+        if self.loss.matching == "given" and not self.shape.given:
+            raise ConfigError("matching is 'given', but no regions are (expected layer | last, or --given True)")
 
     @property
     def measured_by(self) -> str:
@@ -136,6 +126,47 @@ class RLIPv2(GraphRecipe):
         return f"{task}:ks=[5]" if self.square else task
 
     # ------------------------------------------------------------ model
+
+    def started(self, model: Any) -> Self:
+        """The recipe with backbone, text encoder, tokenizer and architecture of a detector's weights. Its own stay: the number of pairs,
+        dropout, the released masks (off unless they are asked for), and what it is trained for."""
+        if not isinstance(model, GraphDetector) or not isinstance(model.texts, TokenTexts):
+            raise ConfigError(
+                f"{getattr(model, 'name', model)} is no detector of relations that reads names (expected rlipv2:... or a run)"
+            )
+        if model.model.shape.given != self.shape.given:
+            kind = "given regions" if model.model.shape.given else "regions that it finds"
+            raise ConfigError(
+                f"{model.name} is a detector of {kind} (expected a preset of that kind: tagger_released, or another)"
+            )
+        own = {name: getattr(self.shape, name) for name in ("pairs", "dropout", "fusion_dropout", "released_masks")}
+        spec = dict(model.model.backbone.spec)
+        return replace(
+            self,
+            backbone=spec.pop("name"),
+            frozen_norm=bool(spec.get("frozen_norm", False)),
+            drop_path=float(spec.get("drop_path", 0.0)),
+            frozen=FROZEN["resnet50" if "resnet" in model.model.backbone.spec["name"] else "swin_tiny"] if self.frozen else "",
+            label_encoder="hf",
+            labels_from=json.dumps({key: value for key, value in model.model.labels.spec.items() if key != "name"}),
+            tokenizer="weights",
+            learned_words=model.texts.tokenizer.to_json(),
+            text_length=model.texts.length,
+            shape=replace(model.model.shape, **own),
+        )
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """With as many queries as this recipe has, where the weights have more."""
+        pairs = self.shape.pairs
+        out = dict(tensors)
+        for name in ("queries.content_QD", "queries.anchor_Q4", "queries.position_QD", "relation_decoder.content_QD"):
+            if name in out and len(out[name]) > 2 * pairs:
+                halves = out[name].chunk(2)
+                first = torch.cat([half[:pairs] for half in halves])
+                out[name] = out[name][: 2 * pairs] if self.start_queries == "first" else first
+        if (name := "relation_decoder.position_ND") in out:
+            out[name] = out[name][:pairs]
+        return out
 
     def model(self) -> RelationDetector:
         return RelationDetector(self.image_backbone(), self.text_part(), self.shape)
@@ -160,6 +191,8 @@ class RLIPv2(GraphRecipe):
             return label_encoder("vectors", width=self.frozen_texts().width)
         if self.label_encoder.startswith("hf:"):
             return label_encoder(self.label_encoder, length=self.text_length)
+        if self.labels_from:
+            return label_encoder("hf", **json.loads(self.labels_from))
         words = self.words()
         if self.label_encoder == "hf":
             # Our own pieces have marks and padding elsewhere than roberta-base; its sizes stay.
@@ -195,25 +228,9 @@ class RLIPv2(GraphRecipe):
     def metrics(self, features: PairSet, batch: GraphBatch) -> dict[str, Tensor]:
         return self._terms(features, batch)[1]
 
-    def loss(self) -> PairSetLoss:
-        return PairSetLoss(
-            label=self.label,
-            relation=self.relation,
-            box=self.box,
-            giou=self.giou,
-            background=self.background,
-            focal=self.focal,
-            gamma=self.gamma,
-            quality=self.quality,
-            pseudo=self.pseudo,
-            matching="given" if self.shape.given else self.matching,
-            subjects=self.subjects,
-            missing=self.missing,
-            divisors=self.divisors,
-        )
-
     def _terms(self, features: PairSet, batch: GraphBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return self.loss()(features, batch.true_pairs(), relation_text_RD=features.relation_text_RD)
+        loss = replace(self.loss, matching="given") if self.shape.given else self.loss
+        return loss(features, batch.true_pairs(), relation_text_RD=features.relation_text_RD)
 
     def optimiser(self) -> Optimiser:
         return replace(
@@ -263,7 +280,7 @@ class RLIPv2(GraphRecipe):
                 language_mlp=128,
                 text_scale=4.0,
             ),
-            pseudo=None,
+            loss=PairSetLoss(pseudo=None),
             batch_size=16,
             steps=3000,
             lr=1e-3,
@@ -312,7 +329,7 @@ class RLIPv2(GraphRecipe):
     @classmethod
     def v_coco(cls) -> Self:
         """Fine-tuning on V-COCO: 29 action-roles; no quality labels, since some pairs have no object."""
-        return cls(lists="closed", vocabulary="v-coco", batch_size=32, lr=1e-4, quality=False, focal="corner")
+        return cls(lists="closed", vocabulary="v-coco", batch_size=32, lr=1e-4, loss=PairSetLoss(quality=False, focal="corner"))
 
     @classmethod
     def open_images(cls) -> Self:
@@ -325,9 +342,7 @@ class RLIPv2(GraphRecipe):
         at 0.1, other than those of ParSeDA."""
         return cls(
             shape=DetectorShape(variant="parsed", given=True, mlp_width=1024, dropout=0.1, gate="vector"),
-            focal="corner",
-            quality=False,
-            pseudo=None,
+            loss=PairSetLoss(focal="corner", quality=False, pseudo=None),
         )
 
     @classmethod

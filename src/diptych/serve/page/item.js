@@ -4,7 +4,7 @@ import { ask, pictureOf } from "./ask.js";
 import { pick } from "./basket.js";
 import { $, inert, make, number, shape } from "./dom.js";
 import { rove } from "./focus.js";
-import { detectPanel, graphPanel, wordsPanel } from "./panels.js";
+import { becomesPanel, detectPanel, graphPanel, wordsPanel } from "./panels.js";
 import { example } from "./search.js";
 import { lay, view } from "./stage.js";
 import { chosen, current, empty, found, info, searchable, state, visible } from "./state.js";
@@ -92,6 +92,7 @@ function itemTabs(item) {
   $("item").classList.remove("graph");
   const tabs = [["Picture", () => { lay(); $("panel").replaceChildren(); }]];
   if (item.image && info.models.some(model => model.aligns)) tabs.push(["Words", () => wordsPanel(item)]);
+  if (item.image && info.models.some(model => model.lexical)) tabs.push(["Its words", () => becomesPanel()]);
   if (item.graph) tabs.push(["Relations", () => graphPanel(item.graph, "In the data")]);
   if (item.image && info.detector) tabs.push(["Detect", () => detectPanel()]);
   const buttons = tabs.map(([name, open], place) => make("button", { type: "button", class: "button", "aria-pressed": String(place === 0), onclick: () => {

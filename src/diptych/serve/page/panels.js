@@ -32,7 +32,7 @@ function heat(found, out) {
   const buttons = found.words.map((word, place) => make("button", { type: "button", "aria-pressed": "false", onclick: () => paint(place) }, place ? word : "all of it"));
   function paint(place) {
     buttons.forEach((button, other) => button.setAttribute("aria-pressed", String(other === place)));
-    const values = found.weights[place].flat(), low = found.method === "patches" ? Math.min(...values) : 0, high = Math.max(...values, low + 1e-6);
+    const values = found.weights[place].flat(), low = found.method === "occlusion" ? 0 : Math.min(...values), high = Math.max(...values, low + 1e-6);
     const pen = canvas.getContext("2d"), pixels = pen.createImageData(found.columns, found.rows);
     values.forEach((value, at) => {
       const part = Math.max(0, (value - low) / (high - low));   // a veil with holes where the word is: it works on any picture
@@ -41,9 +41,37 @@ function heat(found, out) {
     pen.putImageData(pixels, 0, 0);
   }
   lay(canvas);
-  const how = found.method === "patches" ? "Light: patches that fit the word." : "Light: parts whose loss would cost most of the score.";
+  const how = { patches: "Light: patches that fit the word.", lexicon: "Light: patches that say the word, or what it stands for." }[found.method] ?? "Light: parts whose loss would cost most of the score.";
   out.replaceChildren(make("p", { class: "chips", role: "group", "aria-label": "Words" }, ...buttons), make("div", { class: "quiet" }, `${how} Score ${found.score.toFixed(3)}.`));
   paint(0);
+}
+
+export async function becomesPanel() {   // the words that a lexical model makes of the picture, as bars; each lays its places over it
+  const out = make("div", {}), mine = view.shown;
+  lay();
+  $("panel").replaceChildren(out);
+  out.replaceChildren(make("p", { class: "quiet" }, "Asking the model …"));
+  try {
+    const side = current()?.lexical ? current() : info.models.find(model => model.lexical);
+    const found = await ask("words", { ...pictureBody(), model: side.name });
+    if (view.shown === mine) bars(found, out);
+  } catch (error) { out.replaceChildren(make("p", { class: "error" }, error.message)); }
+}
+
+function bars(found, out) {
+  if (!found.words.length) { out.replaceChildren(make("p", { class: "quiet" }, "No word of the vocabulary fits this picture.")); return; }
+  const inner = make("div", {}), most = Math.max(...found.weights);
+  const rows = found.words.map((word, place) => {
+    const bar = make("span", { class: "weight", "aria-hidden": "true" });
+    bar.style.width = 100 * found.weights[place] / most + "%";
+    return make("button", { type: "button", class: "wordbar", "aria-pressed": "false", onclick: () => {
+      rows.forEach((row, other) => row.setAttribute("aria-pressed", String(other === place)));
+      heat({ ...found, method: "lexicon", words: [word], weights: [found.places[place]], score: found.weights[place] }, inner);
+      inner.replaceChildren();
+    } }, make("span", { class: "word" }, word), make("span", { class: "track" }, bar), make("span", { class: "number" }, found.weights[place].toFixed(3)));
+  });
+  out.replaceChildren(make("div", { class: "wordbars", role: "group", "aria-label": "Words of the picture" }, ...rows),
+    make("p", { class: "quiet" }, `${found.words.length} of ${found.count} words, heaviest first. Choose one to see where it stands.`), inner);
 }
 
 export function detectPanel() {

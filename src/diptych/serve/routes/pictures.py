@@ -1,4 +1,5 @@
-"""POST /classify, /detect and /explain: what is in a picture, how it is related, and which part of it goes with which word."""
+"""POST /classify, /detect, /explain and /words: what is in a picture, how it is related, which part of it goes with which word, and
+which words it becomes."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from diptych.core.image import ImageSource
 from diptych.core.scene_graph import SceneGraph
 from diptych.data.media.decode import decode
 from diptych.pipelines.alignment import Alignment, align
+from diptych.pipelines.picture_words import PictureWords, words_of
 from diptych.serve.answers import graph_answer, plain
 from diptych.serve.refusals import Json, Refused
 from diptych.serve.schema import (
@@ -22,6 +24,8 @@ from diptych.serve.schema import (
     ExplainAnswer,
     ExplainRequest,
     GraphAnswer,
+    WordsAnswer,
+    WordsRequest,
     text_of,
     texts_of,
 )
@@ -83,9 +87,21 @@ def add(app: FastAPI, service: Service) -> None:
             raise Refused(422, f"'{side.name}' cannot lay a text over a picture (expected a model that embeds both)")
         text = text_of(request.text, "text", service.limits)
         picture = await _picture(service, request.image, request.uid)
-        times = 1 if side.aligns == "patches" else request.grid**2 + 1
+        times = request.grid**2 + 1 if side.aligns == "occlusion" else 1
         found: Alignment = await service.ask(
             side.model, lambda t, i: align(side.model, picture, text, grid=request.grid), inside=[picture], times=times
+        )
+        return Json(plain(found.to_json()))
+
+    @app.post("/words", response_model=WordsAnswer)
+    async def words(request: WordsRequest) -> Response:
+        """Which words a picture becomes, and where in it they stand; needs a lexical model."""
+        side = service.side(request.model)
+        if not side.lexical:
+            raise Refused(422, f"'{side.name}' does not turn pictures into words (expected a model of recipe lexlip)")
+        picture = await _picture(service, request.image, request.uid)
+        found: PictureWords = await service.ask(
+            side.model, lambda t, i: words_of(side.model, picture, request.top), inside=[picture]
         )
         return Json(plain(found.to_json()))
 

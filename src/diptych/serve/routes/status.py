@@ -62,6 +62,7 @@ def _model(service: Service, side: Side) -> ModelInfo:
         fingerprint=str(getattr(side.model, "fingerprint", "")),
         embeds=side.embeds,
         aligns=side.aligns,  # type: ignore[arg-type]
+        lexical=side.lexical,
         modes=[] if side.index is None else list(side.index.modes),
         combines=side.index is not None and side.index.combines,
         columns=service.facets(side),

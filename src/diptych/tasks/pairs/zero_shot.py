@@ -146,7 +146,8 @@ class ZeroShot:
             raise ConfigError("scores of pairs have no mean embedding (expected ensemble mean_scores | max, or one template)")
         filled = [fill(sentence, spell(name)) for name in names for sentence in sentences]
         score_NKT = pair_scores(model, images, filled, query="image").reshape(len(images), len(names), -1)
-        return score_NKT.max(axis=2) if self.ensemble == "max" else score_NKT.mean(axis=2)
+        score_NK: npt.NDArray[np.float32] = score_NKT.max(axis=2) if self.ensemble == "max" else score_NKT.mean(axis=2)
+        return score_NK
 
     def _classes(self, labels: Sequence[str]) -> list[str]:
         names = list(self.classes) or sorted(set(labels))

@@ -122,7 +122,7 @@ class HicoDet:
 
     def predict(self, model: Detector, data: Dataset) -> pa.Table:
         """One row an image. The detector is asked for the objects and verbs of the vocabulary."""
-        classes = self._asked(data)
+        classes = self._query_classes(data)
         objects, predicates = _names(classes)
         if self.vocabulary == "hico-det":
             objects, predicates = list(vocabulary("hico-det").objects), list(vocabulary("hico-det").predicates)
@@ -194,7 +194,7 @@ class HicoDet:
 
     # ------------------------------------------------------------ classes
 
-    def _asked(self, data: Dataset) -> list[Triplet]:
+    def _query_classes(self, data: Dataset) -> list[Triplet]:
         """The classes in order; a name of the data that they lack is refused before the model is asked."""
         graphs, known = GraphColumns.of(data), vocabulary("hico-det")
         if self.vocabulary == "hico-det":

@@ -48,7 +48,7 @@ from diptych.tasks.relations import graph_records
 from diptych.tasks.relations import triplet_matching as tm
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.triplet_matching import Bools
-from diptych.tasks.relations.triplet_names import names_asked, sides, vocabulary_of
+from diptych.tasks.relations.triplet_names import query_names, sides, vocabulary_of
 
 KEPT, RECALLED = 100, 50  # triplets an image, for AP and for recall
 LEAST = 1e-5  # scores up to here are no predictions (predicates protocol)
@@ -84,7 +84,7 @@ class OpenImagesPredicates:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """One row an image: its true graph and the predicted one."""
-        objects, relations = names_asked(self.vocabulary, [data])
+        objects, relations = query_names(self.vocabulary, [data])
         table = graph_records.predict(model, data, objects, relations, rule=self._rule_of_triplets, batch_size=self.batch_size)
         return with_facts(table, options={f.name: getattr(self, f.name) for f in fields(self)})
 

@@ -19,7 +19,7 @@ from diptych.tasks.relations.graph_arrays import PREFIX, GraphArrays, names_in
 Triple = tuple[str, str, str]
 
 
-def names_asked(name: str, data: Sequence[Dataset]) -> tuple[list[str], list[str]]:
+def query_names(name: str, data: Sequence[Dataset]) -> tuple[list[str], list[str]]:
     """Objects and predicates of a published vocabulary; what it leaves open, or everything when `name` is "", from the data."""
     known = vocabulary(name) if name else None
     if known and known.objects and known.predicates:

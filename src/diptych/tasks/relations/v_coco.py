@@ -49,8 +49,8 @@ from diptych.tasks.relations.graph_arrays import GraphArrays, names_in
 from diptych.tasks.relations.graph_records import Convention, Rules, nms_ran, predict
 from diptych.tasks.relations.relation_nms import nms_words, relation_nms
 from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, equal_pairs, overlap
-from diptych.tasks.relations.v_coco_asked import Texts, possible_pairs
 from diptych.tasks.relations.v_coco_people import ACTION_OF_ROLE, ACTIONS, ANNOTATED, HAS_ROLE, ROLES, People, with_annotated
+from diptych.tasks.relations.v_coco_texts import Texts, possible_pairs
 
 LEFT_OUT = "point instr"
 
@@ -106,7 +106,7 @@ class VCoco:
             problem, expected = f"{strange[1]!r} is no action-role of V-COCO", f"such as {ROLES[0]!r}, {ROLES[1]!r}"
             raise DataError(problem, file=data.name, row=strange[0], field="relations", expected=expected)
         known, rule = vocabulary("v-coco"), self.rule() if self.triplets == "published" else None
-        objects, words = (known.objects, ROLES) if self.texts == "roles" else (known.asked_objects, known.asked_predicates)
+        objects, words = (known.objects, ROLES) if self.texts == "roles" else (known.object_texts, known.predicate_texts)
         means = dict(zip(words, ROLES, strict=True))
         table = predict(model, data, objects, words, rule=rule, means=means, missing=known.missing, batch_size=self.batch_size)
         return with_facts(with_annotated(table, [annotated[uid] for uid in table["uid"].to_pylist()]), options=asdict(self))

@@ -43,7 +43,7 @@ from diptych.tasks.relations import triplet_matching as tm
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import nms_ran
 from diptych.tasks.relations.predicate_nms import predicate_nms
-from diptych.tasks.relations.triplet_names import names_asked, seen_triplets, sides, vocabulary_of, with_unseen
+from diptych.tasks.relations.triplet_names import query_names, seen_triplets, sides, vocabulary_of, with_unseen
 
 IOU = 0.5
 
@@ -91,7 +91,7 @@ class VG150:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """One row an image: its true graph, the predicted one and, where training triplets are known, which truths are unseen."""
-        objects, relations = names_asked(self.vocabulary, [data] if self.train is None else [data, self.train])
+        objects, relations = query_names(self.vocabulary, [data] if self.train is None else [data, self.train])
         table = self._ask(model, data, objects, relations)
         seen = seen_triplets(self.seen or self.train)
         if seen is not None:

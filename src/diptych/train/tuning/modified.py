@@ -9,7 +9,10 @@ from torch import nn
 
 from diptych.core.contracts import Hook, Recipe, Tuning
 from diptych.core.errors import ConfigError, RunError
-from diptych.models.layers.adapters import MARK, merged
+from diptych.core.run_folder import RunFolder
+from diptych.models.io.adapter_folder import save_adapter
+from diptych.models.io.deployed import open_model
+from diptych.models.layers.adapters import MARK, LoRA, has_adapters, merged
 from diptych.train.engines import engine_kind
 from diptych.train.options import TrainOptions
 from diptych.train.tuning.hooks import Adapters, Blend
@@ -71,3 +74,12 @@ def refuse_idle(silent: Iterable[str]) -> None:
 def deployable(recipe: Recipe, model: nn.Module) -> Any:
     """What inference needs of a model, adapters merged into the weights."""
     return recipe.deploy(merged(model).eval())
+
+
+def save_adapters(recipe: Recipe, model: nn.Module, tuning: Tuning, folder: RunFolder) -> None:
+    """Writes `adapter/`, as `peft` reads it, where what is deployed is one module with adapters."""
+    module = getattr(recipe.deploy(model), "model", None)
+    if tuning.lora and isinstance(module, nn.Module) and has_adapters(module):
+        lora = LoRA.parse(tuning.lora, alpha=tuning.lora_alpha)
+        base = open_model(folder.start).model
+        save_adapter(module, base, folder.adapter, rank=lora.rank, alpha=lora.alpha or lora.rank, address=str(folder.start))

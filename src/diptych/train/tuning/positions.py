@@ -28,9 +28,16 @@ CLASS_TOKENS = 3
 """A grid is looked for behind so many tokens, at most."""
 
 
-def start_from(options: TrainOptions, tuning: Tuning, model: nn.Module, say: Callable[[str], None]) -> list[str]:
-    """Copies the tensors of the run's start into a model, positions in the sizes that it has, and says what they were. Names them."""
-    tensors = start_tensors(options.init, download=options.download)
+def start_from(
+    options: TrainOptions,
+    tuning: Tuning,
+    model: nn.Module,
+    say: Callable[[str], None],
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+) -> list[str]:
+    """Copies the tensors of the run's start into a model, positions in the sizes that it has, and says what they were. Names them.
+    `renamed` is the recipe's `fitted`."""
+    tensors = renamed(start_tensors(options.init, download=options.download))
     tensors = fitted(tensors, model.state_dict(), keep=tuning.keep_positions, say=say)
     taken = copy_equal(tensors, model)
     if not taken:

@@ -112,7 +112,7 @@ class Teacher(Hook):
 
 def pair_of(features: Any, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
     """Image and text vectors [N, D] and the scale among the features of a recipe. Raises ConfigError where they are not there."""
-    found = [getattr(features, name, None) for name in ("image_ND", "text_ND", "scale")]
+    found: list[Any] = [getattr(features, name, None) for name in ("image_ND", "text_ND", "scale")]
     if any(value is None for value in found):
         raise ConfigError(
             f"--distill: the features of '{recipe.slug}' are no image and text vectors with a scale "

@@ -22,6 +22,6 @@ def possible_pairs(file: Path, texts: Texts) -> frozenset[tuple[str, str]]:
         raise DataError(f"cannot be read as an array of numpy: {error}", file=file) from error
     if table_PO.shape != (shape := (len(known.predicates), len(known.objects))):
         raise DataError(f"has shape {table_PO.shape}", file=file, expected=f"{shape}: action-roles, objects of COCO")
-    words = known.predicates if texts == "roles" else known.asked_predicates
+    words = known.predicates if texts == "roles" else known.predicate_texts
     pairs = {(words[p], known.objects[o]) for p, o in np.argwhere(table_PO > 0)}
     return frozenset(pairs | {(word, MISSING) for word in words})

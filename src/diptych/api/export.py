@@ -1,0 +1,131 @@
+"""Models of ours for other libraries, with a card that says what they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from diptych.api.data import read
+from diptych.api.evaluation import evaluate_kept
+from diptych.api.models import load
+from diptych.core.errors import ConfigError, RunError, UnknownName
+from diptych.core.run_folder import RunFolder
+
+TARGETS = ("transformers", "open_clip", "onnx", "sentence-transformers", "adapter")
+
+
+def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = "") -> Path:
+    """Write a model as another library reads it. Returns the folder.
+
+    model  a run folder, a model folder, "lora:ADAPTER#BASE"
+    to     "transformers": a folder for AutoModel; "open_clip": for open_clip.create_model("local-dir:OUT"); "onnx";
+           "sentence-transformers"; "adapter": the low-rank adapters of a run for the CLIPModel that its start is exported to
+    like   where the weights came from ("hf:FOLDER", "open_clip:ARCH/FILE"): the export has the same class, and of it what ours has no
+           part for
+    Raises ConfigError for a model that the other library has no place for; it says which field would make it possible.
+    """
+    from diptych.models.io.export import to_onnx, to_transformers
+    from diptych.models.pairs.embedder import PairEmbedder
+
+    if to not in TARGETS:
+        raise UnknownName("export", to, TARGETS)
+    out = Path(out)
+    if to == "adapter":
+        return _adapter(model, out)
+    if like and to == "onnx":
+        raise ConfigError("--like says which class to write: onnx has none (expected --to transformers or open_clip)")
+    opened: Any = load(model)
+    if not isinstance(opened, PairEmbedder):
+        hint = (
+            "; heads over frozen encoders have no class elsewhere: train clip --init instead" if hasattr(opened, "heads") else ""
+        )
+        raise ConfigError(
+            f"{model} is a {getattr(opened, 'kind', 'foreign')} model; only dual encoders of ours can be exported{hint}"
+        )
+
+    def as_transformers(folder: Path) -> None:
+        from diptych.models.io.sent_back import to_same_class
+
+        to_same_class(opened, like, folder) if like else to_transformers(opened, folder)
+
+    if to == "onnx":
+        to_onnx(opened, out)
+    elif to == "transformers":
+        as_transformers(out)
+    elif to == "sentence-transformers":
+        from diptych.models.io.sentence_export import to_sentence_transformers
+
+        to_sentence_transformers(as_transformers, out)
+    elif like:
+        from diptych.models.io.sent_back import to_open_clip_like
+
+        to_open_clip_like(opened, like, out)
+    else:
+        from diptych.models.io.open_clip_export import to_open_clip
+
+        to_open_clip(opened, out)
+    if not (out / "README.md").is_file() or to == "sentence-transformers":
+        (out / "README.md").write_text(card(model, opened), encoding="utf-8")
+    return out
+
+
+def _adapter(model: str | Path, out: Path) -> Path:
+    from diptych.models.io.adapter_folder import for_transformers
+
+    folder = RunFolder.open(Path(model))
+    if not folder.adapter.is_dir():
+        raise RunError(f"{model} has no adapters (expected a finished run of `diptych train --lora`)")
+    for_transformers(folder.adapter, out)
+    return out
+
+
+def card(model: str | Path, opened: Any) -> str:
+    """The README.md of an export: data with their licences, recipe and scores of the run, where the model is one's."""
+    from diptych.models.io.card import model_card
+    from diptych.models.io.folder import parameters
+
+    facts: dict[str, Any] = dict(opened.card)
+    if Path(model).is_dir() and (Path(model) / "run.json").is_file():
+        facts = run_facts(RunFolder.open(Path(model))) | facts
+    config = {
+        "kind": opened.kind,
+        "width": opened.model.width,
+        "image_tower": opened.model.image_tower.spec,
+        "text_tower": opened.model.text_tower.spec,
+        "preprocess": opened.preprocess.to_json(),
+        "text_length": opened.text_length,
+        "card": facts,
+    }
+    return model_card(opened.name, config, parameters(opened.model))
+
+
+def run_facts(folder: RunFolder) -> dict[str, Any]:
+    """What a card says of a run: its data with their licences, how it was trained, what it scored."""
+    state, config = folder.state, folder.config
+    data = f"{state['data']['name']} (fingerprint {state['data']['fingerprint']})"
+    data += f"; licences: {_licences(state.get('source', ''))}"
+    run, recipe = config["run"], config["recipe"]
+    tuned = {name: value for name, value in run.get("tune", {}).items() if value not in ("", 0, 0.0, [], 1.0, 1)}
+    words = [
+        f"`{state['slug']}`, {state.get('step', 0):,} steps of {recipe['batch_size']:,}",
+        f"learning rate {recipe['lr']:g}, seed {run['seed']}",
+        *([f"started from {run['init']}"] if run.get("init") else []),
+        *([", ".join(f"{name} {value}" for name, value in tuned.items())] if tuned else []),
+    ]
+    scores = {
+        f"{result.task}, {part}: {result.main}": str(result.metrics[result.main])
+        for part, result in evaluate_kept(folder).items()
+    }
+    return {"data": data, "recipe": "; ".join(words) + ".", "metrics": scores}
+
+
+def _licences(source: str) -> str:
+    """Of the samples of a data set, as they are now."""
+    if not source:
+        return "not stated, the run was trained on an object"
+    whole = read(source)
+    if not hasattr(whole, "column"):
+        return "none needed, the samples are rendered"
+    counts = Counter(licence or "unknown" for licence in whole.column("licence"))
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
