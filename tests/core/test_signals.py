@@ -90,12 +90,14 @@ def test_watches_nest_and_the_inner_one_counts_for_itself() -> None:
 
 def test_a_fork_is_not_its_parent() -> None:
     """A signal for a child counts for the child alone, and ends it as if nobody had taken signals."""
+    reading, writing = os.pipe()
     with SignalWatch(lambda number: None) as watch:
         child = os.fork()
         if child == 0:
+            os.write(writing, b"x")  # it is itself now
             time.sleep(30)
             os._exit(0)
-        time.sleep(0.1)
+        os.read(reading, 1)
         os.kill(child, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         time.sleep(0.1)

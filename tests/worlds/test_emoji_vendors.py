@@ -12,7 +12,7 @@ from diptych.worlds.task_streams import vendors
 
 
 def named(samples: Iterable[Sample]) -> set[tuple[str, str]]:
-    return {(sample.extras["task"], sample.texts[0].text) for sample in samples}
+    return {(sample.extras["task"], sample.texts[0].string) for sample in samples}
 
 
 def test_every_vendor_has_equally_many_and_tests_ask_what_was_trained() -> None:

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from diptych.core.config import from_plain
 from diptych.core.errors import ConfigError, RunError
@@ -23,6 +23,9 @@ SERVER = "QDRANT_URL"
 WIDEST = 1 << 16
 """Numbers of a vector: as many as the engine takes."""
 FILE = "index.json"
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,15 @@ class Facts:
         if space not in self.dims:
             raise RunError(f"{FILE} has no width of the space '{space}', which a {self.kind} index has: build the index again")
         return self.dims[space]
+
+    def option(self, name: str, kind: type[T]) -> T:
+        """What the index was built with. Raises RunError where the file does not say it, or something that no build writes."""
+        value = self.options.get(name)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind or (isinstance(value, int | float) and not 0 <= value < float("inf")):
+            raise RunError(f"{FILE} has {str(value)[:60]!r} as option {name} of a {self.kind} index: build the index again")
+        return value
 
     def is_told(self, url: str = "") -> bool:
         """Whether somebody here has named the server, and not only the folder, which may come from anybody."""

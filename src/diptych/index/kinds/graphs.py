@@ -111,12 +111,12 @@ class GraphIndex(Index):
         """Kept until the block that they belong to is stored with them."""
         model = self._ready()
         found = [sample.graph for sample in samples] if isinstance(model, Annotations) else self._detected(images_of(samples))
-        kept = [graph.strongest(top=TOP, min_score=self._facts.options["min_confidence"]) for graph in found]
+        kept = [graph.strongest(top=TOP, min_score=self._facts.option("min_confidence", float)) for graph in found]
         self._known.update({sample.uid: graph for sample, graph in zip(samples, kept, strict=True)})
         return kept
 
     def _detected(self, images: Sequence[ImageSource]) -> list[SceneGraph]:
-        names = {name: self._facts.options[name] for name in ("objects", "relations")}
+        names = {name: self._facts.option(name, list) for name in ("objects", "relations")}
         parts = (images[start : start + DETECTED] for start in range(0, len(images), DETECTED))
         return [graph for part in parts for graph in self._ready().detect(part, **names)]
 
@@ -172,7 +172,7 @@ class GraphIndex(Index):
         """What the detector finds in a picture."""
         if isinstance(self._ready(), Annotations):
             raise ConfigError("an index of annotations cannot read a picture: ask for a triplet, or build it with a detector")
-        return self._detected([image])[0].strongest(top=TOP, min_score=self._facts.options["min_confidence"])
+        return self._detected([image])[0].strongest(top=TOP, min_score=self._facts.option("min_confidence", float))
 
     def _known_names(self, pattern: Pattern) -> Pattern:
         """The pattern in the spelling of the index."""

@@ -55,7 +55,7 @@ class HybridIndex(DenseIndex):
 
     @cached_property
     def _lexicon(self) -> Lexicon:
-        return Lexicon(_lexical(self._ready()), Vocabulary(self.folder), self._facts.options)
+        return Lexicon(_lexical(self._ready()), Vocabulary(self.folder), self._facts)
 
     def vocabulary_terms(self) -> list[str]:
         return Vocabulary(self.folder).terms()
@@ -96,17 +96,17 @@ class HybridIndex(DenseIndex):
         terms = self._lexicon.query(plan.parts[0])
 
         def asks(limit: int) -> list[Ask]:
-            depth = max(limit, self._facts.options["depth"])
+            depth = max(limit, self._facts.option("depth", int))
             words = [Ask(WORDS, terms, depth)] if len(terms.indices) else []
             return [self.ask(query_D, depth, effort=max(EFFORT, depth)), *words]
 
         return Ranking(asks, merge=self._fuse)
 
     def _fuse(self, rankings: Sequence[Sequence[Scored]]) -> list[Scored]:
-        share = self._facts.options["lexical"]
+        share = self._facts.option("lexical", float)
         named = [[(item.id, item.score) for item in ranking] for ranking in rankings]
         found: dict[uuid.UUID, Scored] = {item.id: item for ranking in rankings for item in ranking}
-        fused = fuse(self._facts.options["fusion"], named, (1 - share, share)[: len(named)])
+        fused = fuse(self._facts.option("fusion", str), named, (1 - share, share)[: len(named)])
         return [replace(found[key], score=score) for key, score in fused.items()]
 
 

@@ -77,7 +77,7 @@ class LateIndex(Index):
         tokens_TD: Any = query[TOKENS]
 
         def asks(limit: int) -> list[Ask]:
-            shortlist = max(self._facts.options["shortlist"], limit, plan.effort)
+            shortlist = max(self._facts.option("shortlist", int), limit, plan.effort)
             first = None if plan.exact else Ask(POOLED, query[POOLED], shortlist, effort=shortlist)
             return [Ask(TOKENS, tokens_TD, limit, exact=plan.exact, first=first)]
 

@@ -18,6 +18,7 @@ from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import images_of
 from diptych.index.exact import Hit
+from diptych.index.facts import Facts
 from diptych.index.items import What
 from diptych.index.lexicon import Vocabulary, Words, heaviest, unit_weights, words_of
 from diptych.index.plan import ByExamples, ByImage, ByTerms, ByText, Options, Part, SearchPlan
@@ -70,7 +71,7 @@ class LexicalIndex(Index):
 
     @cached_property
     def _lexicon(self) -> Lexicon:
-        return Lexicon(self._ready(), Vocabulary(self.folder), self._facts.options)
+        return Lexicon(self._ready(), Vocabulary(self.folder), self._facts)
 
     def vocabulary_terms(self) -> list[str]:
         return Vocabulary(self.folder).terms()
@@ -89,7 +90,7 @@ class LexicalIndex(Index):
             items = self._collection.items_of(part.uids[0], (WORDS,))
             terms: Any = items[0].vectors[WORDS]
         elif isinstance(part, ByText | ByImage | ByTerms):
-            terms = self._lexicon.query(part, most=self._facts.options["query_terms"])
+            terms = self._lexicon.query(part, most=self._facts.option("query_terms", int))
         else:
             raise self._cannot_take(part)
         return Ranking(
@@ -104,8 +105,8 @@ class LexicalIndex(Index):
 class Lexicon:
     """A lexical model or `Words`, and the vocabulary of one index: from samples and texts to sparse vectors."""
 
-    def __init__(self, model: Any, vocabulary: Vocabulary, options: Mapping[str, Any]) -> None:
-        self.model, self.vocabulary, self._options = model, vocabulary, options
+    def __init__(self, model: Any, vocabulary: Vocabulary, facts: Facts) -> None:
+        self.model, self.vocabulary, self._facts = model, vocabulary, facts
 
     def of_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         """Of the pictures, or with `Words` of all texts of a sample together."""
@@ -143,7 +144,7 @@ class Lexicon:
         return heaviest(unit_weights(weights, name), self._options.get("item_terms", 0))
 
     def _documents(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        return self.model.documents(texts, self._options["mean_length"])  # type: ignore[no-any-return]
+        return self.model.documents(texts, self._facts.option("mean_length", float))  # type: ignore[no-any-return]
 
     def _stored(self, weights: Sequence[Mapping[str, float]]) -> Sequence[Vectors]:
         """New terms get their numbers first, so that whatever is stored can be read. An item without any term is left out."""

@@ -53,20 +53,20 @@ class NestedIndex(DenseIndex):
 
     def layers(self, rows_ND: Unit) -> Sequence[Vectors]:
         """Each prefix gets length 1 anew: cosines of prefixes are compared, not products."""
-        width = self._facts.options["prefix"]
+        width = self._facts.option("prefix", int)
         if width > rows_ND.shape[1]:
             raise ConfigError(
                 f"prefix is {width}, and the model's vectors have {rows_ND.shape[1]} numbers (expected at most those)"
             )
         file = self.folder / FILE
-        if self._facts.options["order"] == "principal" and not self._collection.is_open and not file.is_file():
+        if self._facts.option("order", str) == "principal" and not self._collection.is_open and not file.is_file():
             with file.open("wb") as out:
                 np.save(out, principal(rows_ND, width), allow_pickle=False)
         return [{"": row_D, PREFIX: first_P} for row_D, first_P in zip(rows_ND, self._first(rows_ND), strict=True)]
 
     def _first(self, rows_ND: Unit) -> Unit:
-        turned_ND = rows_ND if self._facts.options["order"] == "given" else rows_ND @ self._directions
-        return prefix_of(turned_ND, self._facts.options["prefix"])
+        turned_ND = rows_ND if self._facts.option("order", str) == "given" else rows_ND @ self._directions
+        return prefix_of(turned_ND, self._facts.option("prefix", int))
 
     @cached_property
     def _directions(self) -> Unit:
@@ -77,9 +77,8 @@ class NestedIndex(DenseIndex):
             directions: Unit = np.load(file, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise RunError(f"{file} is no array that can be read ({str(error)[:100]}): build the index again") from error
-        known = self._facts.dims or {"": len(directions) if directions.ndim else 0}  # none before the first block is stored
-        dim = known.get("", 0)
-        if directions.ndim != 2 or directions.shape[0] != dim or directions.dtype.kind != "f":
+        dim = self._facts.dims.get("")  # None while the index is built
+        if directions.ndim != 2 or dim not in (None, directions.shape[0]) or directions.dtype.kind != "f":
             raise RunError(
                 f"{file} holds {directions.dtype} {list(directions.shape)} (expected floats [{dim}, ...]): build it again"
             )
@@ -89,7 +88,7 @@ class NestedIndex(DenseIndex):
         """exact: compare whole vectors with everything. effort: as many in the shortlist, if that is more than the index's own."""
         if exact:
             return Ask("", query_D, limit, exact=True)
-        shortlist = max(self._facts.options["shortlist"], limit, effort)
+        shortlist = max(self._facts.option("shortlist", int), limit, effort)
         first_P = self._first(query_D[None])[0]
         return Ask("", query_D, limit, first=Ask(PREFIX, first_P, shortlist, effort=max(EFFORT, shortlist)))
 
