@@ -33,7 +33,9 @@ class Grey:
         time.sleep(60 * ("sleep" in texts))
         return np.ones((len(texts), 4), np.float32)
 
-run(create_app(Grey(), limits=Limits(**json.loads(sys.argv[1]))), port=0, announce=lambda address: print(address, flush=True))
+app = create_app(Grey(), limits=Limits(**json.loads(sys.argv[1])))
+number = run(app, port=0, announce=lambda address: print(address, flush=True))
+sys.exit(128 + number if number else 0)
 """
 
 
