@@ -106,7 +106,8 @@ class HybridIndex(DenseIndex):
         share = self._facts.option("lexical", float)
         named = [[(item.id, item.score) for item in ranking] for ranking in rankings]
         found: dict[uuid.UUID, Scored] = {item.id: item for ranking in rankings for item in ranking}
-        fused = fuse(self._facts.option("fusion", str), named, (1 - share, share)[: len(named)])
+        rule: Rule = "rrf" if self._facts.option("fusion", str) == "rrf" else "weighted"
+        fused = fuse(rule, named, (1 - share, share)[: len(named)])
         return [replace(found[key], score=score) for key, score in fused.items()]
 
 
