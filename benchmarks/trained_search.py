@@ -211,23 +211,23 @@ def ways_of(models: Mapping[str, Any], samples: Sequence[Sample], queries: Seque
 
     ways: list[Way] = []
 
-    def add(name: str, index: tuple[Any, float, int], seconds: float, exact: str = "", **options: Any) -> None:
-        ways.append(Way(name, found_by(index[0], **options), seconds, index[1], index[2], exact))
+    def add(name: str, index: tuple[Any, float, int], seconds: float, like: str = "", **options: Any) -> None:
+        ways.append(Way(name, found_by(index[0], **options), seconds, index[1], index[2], like))
 
     clip = built(DenseIndex, said["clip"], pool, folder)
-    add("dense exact", clip, said["clip"].seconds, exact="", mode="exact")
-    add("dense approximate", clip, said["clip"].seconds, exact="dense exact")
+    add("dense exact", clip, said["clip"].seconds, exact=True)
+    add("dense approximate", clip, said["clip"].seconds, like="dense exact")
     nested = built(NestedIndex, said["mrl"], pool, folder)
-    add("nested exact", nested, said["mrl"].seconds, mode="exact")
-    add("nested", nested, said["mrl"].seconds, exact="nested exact")
+    add("nested exact", nested, said["mrl"].seconds, exact=True)
+    add("nested", nested, said["mrl"].seconds, like="nested exact")
     lexical, seconds = "lexical", said["lexlip"].seconds
     add(lexical, built(LexicalIndex, said["lexlip"], pool, folder), seconds)
     for terms in (64, 32):
         cut = built(LexicalIndex, said["lexlip"], pool, folder, item_terms=terms, query_terms=terms)
-        add(f"lexical, {terms} words", cut, seconds, exact=lexical)
+        add(f"lexical, {terms} words", cut, seconds, like=lexical)
     late = built(LateIndex, said["filip"], pool, folder)
-    add("late exact", late, said["filip"].seconds, mode="exact")
-    add("late", late, said["filip"].seconds, exact="late exact")
+    add("late exact", late, said["filip"].seconds, exact=True)
+    add("late", late, said["filip"].seconds, like="late exact")
     hybrid = built(HybridIndex, Both(said["clip"], said["lexlip"]), pool, folder)
     add("hybrid", hybrid, said["clip"].seconds + seconds)
     return ways

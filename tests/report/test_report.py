@@ -99,7 +99,7 @@ def test_an_album_knows_captions_and_what_it_lacks() -> None:
 def test_a_run_without_data_or_results_has_a_report_too(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", slug="clip", environment={"packages": {}})
     folder.metrics_file.write_text('{"step": 1, "kind": "train", "loss": 2.0, "seconds": 0.5, "images_per_second": 9.0}\n')
-    (folder.path / "config.yaml").write_text("recipe:\n  lr: 0.1\n")
+    (folder.path / "config.yaml").write_text("recipe:\n  lr: 0.1\nrun: {}\n")
     (folder.path / "prepared.json").write_text("{}")
     text = run_report(folder).read_text()
     assert "clip on data" in text

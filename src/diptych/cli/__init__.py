@@ -32,7 +32,7 @@ COMMANDS = {
     "caption": "write about images, with a model that writes",
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
-    "explain": "align: which part of a picture each word of a text goes with",
+    "explain": "align | words: what each word goes with in a picture, and which words it becomes",
     "run": "start a pipeline that works at inference time",
     "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
     "report": "write the HTML report of a run again",

@@ -15,6 +15,8 @@ from diptych.models.bridges.connectors import LinearConnector, MlpConnector, Que
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.outputs import Tokens, Tower
 
+AGAINST = "LlavaForConditionalGeneration of transformers, weights copied"
+AGAINST_BLIP = "InstructBlipForConditionalGeneration of transformers, weights copied"
 WIDTH, VOCABULARY, IMAGE_ID = 32, 60, 59
 VISION = {
     "hidden_size": 24,
@@ -122,7 +124,7 @@ def llava(act: str) -> tuple[Any, LanguageModel]:
     return theirs, ours
 
 
-def test_llava_is_a_setting(parity: Any) -> None:
+def test_llava_is_a_setting() -> None:
     torch.manual_seed(0)
     theirs, words = llava("gelu")
     connector = MlpConnector(24, WIDTH)
@@ -133,7 +135,7 @@ def test_llava_is_a_setting(parity: Any) -> None:
     torch.testing.assert_close(mean(bridge, image, rows), wanted, rtol=1e-6, atol=1e-6)
 
 
-def test_limber_is_llava_with_one_linear_map() -> None:
+def test_limber_is_llava_with_one_linear_map(parity: Any) -> None:
     torch.manual_seed(0)
     theirs, words = llava("linear")
     connector = LinearConnector(24, WIDTH)
@@ -144,8 +146,12 @@ def test_limber_is_llava_with_one_linear_map() -> None:
     connector.map.load_state_dict(projector.linear_1.state_dict())
     bridge = Bridge(Features(theirs.model.vision_tower, -1, 1), connector, words).eval()
     image, rows = torch.randn(2, 3, 16, 16), layout(4)
-    wanted = theirs(pixel_values=image, **given(rows)).loss
-    torch.testing.assert_close(mean(bridge, image, rows), wanted, rtol=1e-6, atol=1e-6)
+    wanted, found = theirs(pixel_values=image, **given(rows)).loss, mean(bridge, image, rows)
+    found.backward()
+    wanted.backward()
+    pairs = [(found, wanted), (connector.map.weight.grad, projector.linear_1.weight.grad)]
+    pairs.append((connector.map.bias.grad, projector.linear_1.bias.grad))
+    parity("limber", "loss of the caption and gradients of the map", AGAINST, pairs, tolerance=2e-6)
 
 
 def queried(theirs: Any, words: LanguageModel, *, reads_text: bool) -> Bridge:
@@ -191,7 +197,7 @@ def test_blip2_is_a_setting(config: dict[str, Any]) -> None:
     torch.testing.assert_close(mean(bridge, image, rows), wanted, rtol=2e-6, atol=2e-6)
 
 
-def test_instructblip_is_a_setting_with_padded_instructions() -> None:
+def test_instructblip_is_a_setting_with_padded_instructions(parity: Any) -> None:
     torch.manual_seed(0)
     theirs = transformers.InstructBlipForConditionalGeneration(
         transformers.InstructBlipConfig(
@@ -208,6 +214,12 @@ def test_instructblip_is_a_setting_with_padded_instructions() -> None:
     image, rows = torch.randn(2, 3, 16, 16), layout(4)
     asked, mask = torch.randint(1, 40, (2, 5)), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     wanted = theirs(pixel_values=image, qformer_input_ids=asked, qformer_attention_mask=mask, **given(rows)).loss
-    torch.testing.assert_close(mean(bridge, image, rows, asked, mask.bool()), wanted, rtol=2e-6, atol=2e-6)
+    found = mean(bridge, image, rows, asked, mask.bool())
+    found.backward()
+    wanted.backward()
+    mine = dict(bridge.connector.former.named_parameters())
+    pairs = [(found, wanted), (bridge.connector.query_QD.grad, theirs.query_tokens.grad[0])]
+    pairs += [(mine[name].grad, p.grad) for name, p in theirs.qformer.named_parameters() if p.grad is not None]
+    parity("instructblip", "loss of the answer and every gradient of the Q-Former", AGAINST_BLIP, pairs, tolerance=2e-6)
     with pytest.raises(Exception, match="reads the instruction"):
         bridge(image, rows)

@@ -16,6 +16,7 @@ import transformers
 from PIL import Image
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import CLEANERS, Tokenizer
 from diptych.models.io.foreign import load_foreign
 from diptych.models.io.foreign_preprocess import from_processor
@@ -23,6 +24,9 @@ from diptych.models.io.foreign_tokenizer import from_transformers
 from diptych.models.io.open_clip_layout import open_clip_parts
 from diptych.models.io.parts import built, fits
 from diptych.models.io.transformers_layout import FAMILIES
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.towers import image_tower, text_tower
 
 sys.path.insert(0, str(Path(__file__).parent))
 import published
@@ -134,6 +138,12 @@ def test_padding_may_stand_on_the_left(tmp_path: Path) -> None:
     assert again.side == "left"
     assert encoded.mask_BL[0].tolist() == sorted(encoded.mask_BL[0].tolist())
     assert encoded.ids_BL[0, -1] == words.eot_id
+    text = text_tower("text_siglip", vocab_size=words.vocab_size, pad_id=words.pad_id, length=8, width=24, layers=1, heads=3)
+    model = DualEncoder(image_tower("vit_tiny"), text, width=16).eval()
+    with torch.no_grad():
+        expected = model.encode_text(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
+    found = PairEmbedder(model, Preprocess(64), again, 8, "left").embed_texts(["a red bus"])
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:

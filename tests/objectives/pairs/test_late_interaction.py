@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.objectives.pairs.late_interaction import late_interaction, late_scores, select_tokens
+from diptych.objectives.pairs.late_interaction import late_interaction, select_tokens
 
 N, P, L, D = 6, 5, 7, 4
 GROUP = torch.tensor([4, 1, 4, 2, 1, 9])
@@ -122,10 +122,6 @@ def test_what_padding_holds_and_how_much_of_it_there_is_change_nothing(filler: f
         assert not padded_grad[:, size:].any() if padded_grad.ndim > 1 else True
     real = batch()["word_mask_NL"]
     assert not grads[1][~real].any(), "padding has no gradient"
-    negative = late_scores(
-        -made(1, 1, D, seed=5), made(1, 1, D, seed=5).repeat(1, 2, 1), word_mask_ML=torch.tensor([[True, False]])
-    )
-    torch.testing.assert_close(torch.stack(negative), torch.full((2, 1, 1), -1.0, dtype=torch.float64))
 
 
 def test_left_padding_and_holes_are_padding_too() -> None:
@@ -164,15 +160,6 @@ def test_half_precision_is_widened() -> None:
     wide = {name: x.double() if x.is_floating_point() else x for name, x in given.items()}
     assert loss.item() == pytest.approx(late_interaction(**wide, scale=9.0)[0].item(), abs=1e-5)
     assert {g.dtype for g in torch.autograd.grad(loss, leaf[:2])} == {torch.float16}
-
-
-def test_scores_equal_the_loops() -> None:
-    given = batch()
-    rename = {"word_NLD": "word_MLD", "word_mask_NL": "word_mask_ML"}
-    found = late_scores(**{rename.get(name, name): x for name, x in given.items()}, cells=50)
-    expected = naive_scores(*(given[n] for n in ("patch_NPD", "word_NLD", "patch_mask_NP", "word_mask_NL")))
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-14)
 
 
 def test_memory_grows_with_the_batch_and_not_with_its_square() -> None:

@@ -22,8 +22,9 @@ from diptych.data.load.stream import batches
 from diptych.data.media.auto_augment import auto_augment
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.export import to_transformers
+from diptych.models.pairs.late_scores import late_scores
 from diptych.models.towers.hf_text import TransformersText
-from diptych.objectives.pairs.late_interaction import late_interaction, late_scores
+from diptych.objectives.pairs.late_interaction import late_interaction
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.filip import FILIP, TokenPairBatch, chosen
 from diptych.train.fit import fit
@@ -67,7 +68,8 @@ def test_scores_equal_those_of_released_code(parity: Any) -> None:
     """DeCLIP's FILIP, with all tokens kept and none of them padding."""
     theirs = {name: torch.from_numpy(value) for name, value in np.load(RELEASED).items()}
     image, text = (F.normalize(theirs[name], dim=-1) for name in ("image", "text"))
-    by_image, by_text = late_scores(image, text)
+    real = torch.ones(image.shape[:2], dtype=torch.bool)
+    by_image, by_text = late_scores(image, text, real, real)
     pairs = [(by_image / 0.07, theirs["by_image"]), (by_text.T / 0.07, theirs["by_text"])]
     parity("filip", "scores of both directions", "Sense-GVT/DeCLIP 5d99a85, prototype/model/filip.py", pairs, tolerance=1e-12)
 
@@ -119,9 +121,7 @@ def test_what_is_deployed_scores_as_training_does(marks: bool, tmp_path: Path) -
     model, batch = made(recipe, data)
     with torch.no_grad():
         found = recipe.features(model.eval(), batch)
-    by_image, by_text = late_scores(
-        found.patch_NPD, found.word_NLD, patch_mask_NP=found.patch_mask_NP, word_mask_ML=found.word_mask_NL
-    )
+    by_image, by_text = late_scores(found.patch_NPD, found.word_NLD, found.patch_mask_NP, found.word_mask_NL)
     recipe.deploy(model).save(tmp_path / "model")
     again = load(tmp_path / "model")
     assert isinstance(again, PairScorer)

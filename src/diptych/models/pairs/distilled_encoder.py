@@ -5,6 +5,7 @@ Letters: B batch, N items of this process, C items of all processes, K wrong can
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -16,7 +17,6 @@ from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matcher import PairReader, Read, match_at, match_matrix
-from diptych.objectives.pairs.gather import all_gather, check_equal_rows, world
 
 Negatives = Literal["teacher", "student", "both", "random"]
 Scores = Literal["match", "contrast"]
@@ -56,6 +56,7 @@ class DistilledEncoder(nn.Module):
     exact       the teacher finds hard candidates by reading all pairs of the batch, not by its vectors
     guess       learn a linear guess of the teacher's fused vector of each pair, too
     apart       items of one group are no wrong candidates of each other
+    gather      [...] of each process -> [W, ...], without gradient; world gives rank and number of processes
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class DistilledEncoder(nn.Module):
         exact: bool = False,
         guess: bool = False,
         apart: bool = True,
+        gather: Callable[[Tensor], Tensor],
+        world: Callable[[], tuple[int, int]],
     ) -> None:
         super().__init__()
         if candidates < 1:
@@ -82,6 +85,7 @@ class DistilledEncoder(nn.Module):
         self.encoder = encoder
         self.candidates, self.scores, self.exact, self.apart = candidates, scores, exact, apart
         self.negatives: Negatives = negatives
+        self.gather, self.world = gather, world
         self.teacher_scale = teacher_scale
         self.guess = nn.Linear(2 * encoder.width, teacher.fused_width) if guess else None
         self.companions = Companions(teacher=cast(nn.Module, teacher))
@@ -103,13 +107,12 @@ class DistilledEncoder(nn.Module):
         encoder = self.encoder
         image_ND, text_ND = encoder.encode_image(image_BCHW), encoder.encode_text(text_BL, text_mask_BL)
         with torch.no_grad():
-            check_equal_rows(None, image_ND=image_ND)
             image, text = self.teacher.read_images(teacher_image_BCHW), self.teacher.read_texts(teacher_text_BL, teacher_mask_BL)
-            every_image, every_text = _everywhere(image), _everywhere(text)
-            student = tuple(all_gather(x_ND).flatten(0, 1) for x_ND in (image_ND, text_ND))
-            rank, count = world()
+            every_image, every_text = self._everywhere(image), self._everywhere(text)
+            student = tuple(self.gather(x_ND).flatten(0, 1) for x_ND in (image_ND, text_ND))
+            rank, count = self.world()
             own_N = rank * len(image_ND) + torch.arange(len(image_ND), device=image_ND.device)
-            group_C = all_gather(group_B).flatten()
+            group_C = self.gather(group_B).flatten()
             may_NC = (
                 (group_B[:, None] != group_C) if self.apart else torch.ones(len(own_N), len(group_C), device=own_N.device).bool()
             )
@@ -155,6 +158,11 @@ class DistilledEncoder(nn.Module):
             place_NK, kept_NK = _best(by_teacher_NC if self.negatives == "teacher" else by_student_NC, may_NC, wanted)
         return torch.cat([own_N[:, None], place_NK], 1), torch.cat([torch.ones_like(kept_NK[:, :1]), kept_NK], 1)
 
+    def _everywhere(self, own: Read) -> Read:
+        """What every process has read, in rank order. Texts and images have equally many places in all of them."""
+        vector, state, mask = (self.gather(x).flatten(0, 1) for x in (own.vector_ND, own.state_N, own.mask_NT.to(torch.uint8)))
+        return Read(vector, state, mask.bool())
+
     def _scored(self, image: Read, text: Read, pair_NK2: Tensor) -> Tensor:
         if self.scores == "match":
             return match_at(self.teacher, image, text, pair_NK2)
@@ -166,9 +174,3 @@ def _best(value_NC: Tensor, may_NC: Tensor, count: int) -> tuple[Tensor, Tensor]
     """The places of the highest allowed values of each row, and which of them were allowed."""
     place_NK = value_NC.masked_fill(~may_NC, -torch.inf).topk(count, dim=1).indices
     return place_NK, may_NC.gather(1, place_NK)
-
-
-def _everywhere(own: Read) -> Read:
-    """What every process has read, in rank order. Texts and images have equally many places in all of them."""
-    vector, state, mask = (all_gather(x).flatten(0, 1) for x in (own.vector_ND, own.state_N, own.mask_NT.to(torch.uint8)))
-    return Read(vector, state, mask.bool())

@@ -162,7 +162,9 @@ class PairEmbedder(Embedding):
         return torch.cat(blocks).numpy()
 
     def _fitted(self, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Without the columns that are padding in every row: our text towers read no padding."""
+        """Without the columns that are padding in every row: our text towers read no padding. On the left it stays: it moves places."""
+        if self.tokenizer.side == "left":
+            return text_BL, mask_BL
         longest = max(int(mask_BL.sum(1).max()), 1)
         return text_BL[:, :longest], mask_BL[:, :longest]
 

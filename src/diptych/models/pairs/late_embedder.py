@@ -22,7 +22,7 @@ from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import parts
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.late_encoder import encode_patches, encode_words, pooled, words_alone
-from diptych.objectives.pairs.late_interaction import late_scores
+from diptych.models.pairs.late_scores import late_scores
 
 
 class LateEmbedder(PairEmbedder):
@@ -91,7 +91,7 @@ class LateEmbedder(PairEmbedder):
         patch_NPD, patch_mask_NP = (torch.cat([tokens[part] for tokens in found]) for part in (0, 1))
         start = 0
         for word_KLD, word_mask_KL in self._words(texts, batch_size):
-            by_image_NK, by_text_NK = late_scores(patch_NPD, word_KLD, patch_mask_NP=patch_mask_NP, word_mask_ML=word_mask_KL)
+            by_image_NK, by_text_NK = late_scores(patch_NPD, word_KLD, patch_mask_NP, word_mask_KL)
             stop = start + len(word_KLD)
             score_NK[:, start:stop] = (by_image_NK if query == "image" else by_text_NK).float().cpu().numpy()
             start = stop

@@ -186,7 +186,7 @@ class MixedEncoder(nn.Module):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
-        """Keep both temperatures in bounds. Call it after each optimiser step."""
+        """Keep both temperatures in [1, most], or in [1, max_scale]. Call it after each optimiser step."""
         self.encoder.clamp_scale_(most)
         if self.log_class_scale is not None:
             self.log_class_scale.clamp_(0.0, math.log(self.encoder.max_scale))

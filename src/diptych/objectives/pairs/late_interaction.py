@@ -33,6 +33,14 @@ from diptych.objectives.pairs.gather import Group, all_gather, check_equal_rows,
 
 CELLS = 1 << 21
 """Similarities of tokens that are held at once, unless a call says otherwise."""
+PARTS = (
+    "image_to_text",
+    "text_to_image",
+    "accuracy_image_to_text",
+    "accuracy_text_to_image",
+    "positive_image_score",
+    "positive_text_score",
+)
 ROWS = 16
 """Images of a tile at most: rows of a matrix product are P times as many."""
 
@@ -88,32 +96,8 @@ def late_interaction(
     loss = mean_over_processes(((row_N + column_N) / 2).mean(), process_group)
     with torch.no_grad():
         means = torch.stack([x.mean() for x in (row_N, column_N, hit_2N[0], hit_2N[1], own_2N[0], own_2N[1])])
-        losses = ("image_to_text", "text_to_image", "accuracy_image_to_text", "accuracy_text_to_image")
-        names = (*losses, "positive_image_score", "positive_text_score")
-        parts = dict(zip(names, mean_over_processes(means, process_group).unbind(), strict=True))
+        parts = dict(zip(PARTS, mean_over_processes(means, process_group).unbind(), strict=True))
     return loss, parts
-
-
-@torch.no_grad()
-def late_scores(
-    patch_NPD: Tensor,
-    word_MLD: Tensor,
-    *,
-    patch_mask_NP: Tensor | None = None,
-    word_mask_ML: Tensor | None = None,
-    cells: int = CELLS,
-) -> tuple[Tensor, Tensor]:
-    """I_NM and T_NM, both [N, M]: what each image finds in each text, and each text in each image. No gradient, no scale."""
-    patch_mask_NP, word_mask_ML = _checked(patch_NPD, word_MLD, patch_mask_NP, word_mask_ML)
-    image, text = filled(patch_NPD, patch_mask_NP), filled(word_MLD, word_mask_ML)
-    dtype = _wide(patch_NPD, word_MLD)
-    score_2NM = patch_NPD.new_empty((2, len(patch_NPD), len(word_MLD)), dtype=dtype)
-    with torch.autocast(patch_NPD.device.type, enabled=False):
-        for start, stop in _spans(len(patch_NPD), ROWS):
-            tile = _Tile(image.part(start, stop, dtype), text, dtype, cells)
-            for at, end, a_TPKL in tile.chunks():
-                score_2NM[:, start:stop, at:end] = tile.scores(at, end, a_TPKL)
-    return score_2NM[0], score_2NM[1]
 
 
 @torch.no_grad()
@@ -309,7 +293,8 @@ class _MaxMean(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pairing, dtype = plan.pairing, _wide(image_RPD, text_CLD)
         image, text, scale = _Tokens(image_RPD, weight_RP), _Tokens(text_CLD, weight_CL), scale_1.double()
-        rows, column = [], _Sums.empty(pairing.columns, image_RPD)
+        rows: list[_Sums] = []
+        column = _Sums.empty(pairing.columns, image_RPD)
         own_2N = image_RPD.new_empty((2, pairing.rows), dtype=dtype)
         with torch.autocast(image_RPD.device.type, enabled=False):
             for start, stop in pairing.tiles(pairing.rows):

@@ -60,7 +60,7 @@ class PairRecipe(Recipe[M, B, F]):
                  "positive", or a "negative" as in the published losses
     max_scale    the learned factor of similarities stays at or below it (of weights that start above: their own)
     interpolation  how images are resized in evaluation
-    margin       pixels a side that are cut off after resizing, in evaluation
+    edge         pixels a side that are cut off after resizing, in evaluation
 
     With `--init` towers, activation, tokenizer, lengths and image settings are those of the weights (`started`).
     """
@@ -88,7 +88,7 @@ class PairRecipe(Recipe[M, B, F]):
     same_group: Literal["mask", "positive", "negative"] = "mask"
     max_scale: float = 100.0
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
-    margin: int = 0
+    edge: int = 0
     vocabulary: str = field(default="", metadata={"prepared": True})
     towers_from: str = field(default="", metadata={"prepared": True})
 
@@ -125,7 +125,7 @@ class PairRecipe(Recipe[M, B, F]):
     @property
     def shown(self) -> Preprocess:
         """How the deployed model is shown its images."""
-        return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation, margin=self.margin)
+        return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation, margin=self.edge)
 
     @property
     def decode_size(self) -> int:

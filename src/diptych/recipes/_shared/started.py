@@ -18,7 +18,7 @@ from diptych.models.pairs.embedder import Embedding, PairEmbedder
 from diptych.models.towers.outputs import Tower
 
 R = TypeVar("R")
-IMAGE = ("image_tower", "image_size", "resize", "mean", "std", "interpolation", "margin", "image_pool", "patch_bias")
+IMAGE = ("image_tower", "image_size", "resize", "mean", "std", "interpolation", "edge", "image_pool", "patch_bias")
 TEXT = ("text_tower", "text_length", "tokenizer", "text_pooling", "width", "act")
 """Fields that weights decide, of either side."""
 
@@ -71,7 +71,7 @@ def _image(model: Embedding) -> dict[str, Any]:
         "mean": tuple(seen.mean),
         "std": tuple(seen.std),
         "interpolation": seen.interpolation,
-        "margin": seen.margin,
+        "edge": seen.margin,
         "image_pool": None,
         "patch_bias": None,
         **({"act": None} if not isinstance(model, PairEmbedder) else {}),

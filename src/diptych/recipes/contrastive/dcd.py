@@ -18,7 +18,7 @@ from diptych.models.pairs.distilled_encoder import Distilled, DistilledEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matcher import MatcherTraining, PairReader
 from diptych.objectives.distillation.candidates import Weighting, candidate_distillation, rule
-from diptych.objectives.pairs.gather import gather_rows, mean_over_processes
+from diptych.objectives.pairs.gather import all_gather, gather_rows, mean_over_processes, world
 from diptych.recipes._shared.fused_pairs import FusedRecipe
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
@@ -118,7 +118,12 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
     def fused(self) -> TeacherRecipe:
         """The recipe of a teacher of its own: what both have in common is this recipe's."""
         shared = {f.name: getattr(self, f.name) for f in fields(PairRecipe)}
-        own = {"fusion_layers": self.fusion_layers, "fusion_heads": self.fusion_heads, "betas": self.betas, "eps": self.eps}
+        own: dict[str, Any] = {
+            "fusion_layers": self.fusion_layers,
+            "fusion_heads": self.fusion_heads,
+            "betas": self.betas,
+            "eps": self.eps,
+        }
         return TeacherRecipe(**shared, **own, layers=self.teacher_layers)
 
     def carry(self, before: nn.Module, after: nn.Module) -> None:
@@ -168,6 +173,8 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
             exact=self.exact,
             guess=self.feature_weight != 0,
             apart=self.same_group != "negative",
+            gather=all_gather,
+            world=world,
         )
 
     @property

@@ -179,8 +179,8 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             text_length=model.text_length,
             tokenizer="weights",
             vocabulary=model.tokenizer.to_json(),
-            mean=tuple(seen.mean),
-            std=tuple(seen.std),
+            mean=seen.mean,
+            std=seen.std,
             class_token=model.model.class_token,
             towers_from=json.dumps({side: {"options": given} for side, given in options.items()}),
         )

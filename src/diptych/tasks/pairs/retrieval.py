@@ -87,7 +87,8 @@ class Retrieval:
         image_key, text_key = items.keys(items.image_answer), items.keys(items.text_answer)
         compare = compared_by(model, self.compare)
         if compare == "pairs":
-            by_text_NM, by_image_NM = (pair_scores(model, items.images, items.strings, query=who) for who in ("text", "image"))
+            by_text_NM = pair_scores(model, items.images, items.strings, query="text")
+            by_image_NM = pair_scores(model, items.images, items.strings, query="image")
             t2i = rk.rank(by_text_NM.T, rk.known, text_key, image_key)
             i2t = rk.rank(by_image_NM, rk.known, image_key, text_key)
         else:
