@@ -137,7 +137,9 @@ def refuse_duplicates(uids: pa.Array | pa.ChunkedArray) -> None:
     values = uids.to_pylist()
     if None in values:
         raise DataError("has no uid", row=values.index(None), field="uid", expected="a uid in every row")
-    twice = next(uid for uid, count in Counter(values).items() if count > 1)
+    twice = next((uid for uid, count in Counter(values).items() if count > 1), None)
+    if twice is None:  # numbers that are none differ from themselves
+        raise DataError(f"holds {uids.type}", field="uid", expected="strings")
     first = values.index(twice)
     raise DataError(
         f"uid {twice!r} comes twice: rows {first} and {values.index(twice, first + 1)}", field="uid", expected="uids that differ"

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from diptych.core.contracts import Dataset, LexicalEmbedder
-from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.sample import Sample
 from diptych.index.exact import Hit
 from diptych.index.filters import Where
@@ -106,8 +106,10 @@ class HybridIndex(DenseIndex):
         share = self._facts.option("lexical", float)
         named = [[(item.id, item.score) for item in ranking] for ranking in rankings]
         found: dict[uuid.UUID, Scored] = {item.id: item for ranking in rankings for item in ranking}
-        method: Any = self._facts.option("fusion", str)  # `fuse` refuses what it does not know
-        fused = fuse(method, named, (1 - share, share)[: len(named)])
+        rule: Any = self._facts.option("fusion", str)
+        if rule not in RULES:
+            raise RunError(f"index.json has {rule[:60]!r} as option fusion (expected {' or '.join(RULES)})")
+        fused = fuse(rule, named, (1 - share, share)[: len(named)])
         return [replace(found[key], score=score) for key, score in fused.items()]
 
 

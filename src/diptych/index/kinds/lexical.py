@@ -141,7 +141,8 @@ class Lexicon:
 
     def _kept(self, weights: Mapping[str, float], name: str) -> dict[str, float]:
         """What an item is stored with."""
-        return heaviest(unit_weights(weights, name), int(self._facts.options.get("item_terms") or 0))
+        most = self._facts.option("item_terms", int) if self._facts.options.get("item_terms") else 0
+        return heaviest(unit_weights(weights, name), most)
 
     def _documents(self, texts: Sequence[str]) -> list[dict[str, float]]:
         return self.model.documents(texts, self._facts.option("mean_length", float))  # type: ignore[no-any-return]
