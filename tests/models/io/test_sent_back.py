@@ -163,3 +163,36 @@ def test_peft_puts_our_adapter_on_the_clip_model_of_transformers(tmp_path: Path)
         found = theirs(pixel_values=image_BCHW, input_ids=text_BL)
     assert torch.allclose(found.image_embeds, expected.image_ND, atol=1e-5)
     assert torch.allclose(found.text_embeds, expected.text_ND, atol=1e-5)
+
+
+def test_a_folder_of_the_same_class_answers_as_the_tuned_model(tmp_path: Path) -> None:
+    import transformers
+
+    from diptych.models.io.opened import open_address
+    from diptych.models.io.sent_back import to_same_class
+
+    to_transformers(clip(), tmp_path / "base")
+    tuned = open_address(f"hf:{tmp_path / 'base'}")
+    with torch.no_grad():
+        for parameter in tuned.model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    to_same_class(tuned, f"hf:{tmp_path / 'base'}", tmp_path / "out")
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+    assert {path.name for path in (tmp_path / "base").iterdir()} <= {path.name for path in (tmp_path / "out").iterdir()}
+    image_BCHW, text_BL = asked(tuned)
+    with torch.no_grad():
+        found, expected = theirs(pixel_values=image_BCHW, input_ids=text_BL), tuned.model.eval()(image_BCHW, text_BL)
+    assert torch.allclose(found.image_embeds, expected.image_ND, atol=1e-5)
+    assert torch.allclose(found.text_embeds, expected.text_ND, atol=1e-5)
+    with pytest.raises(ConfigError, match="no folder of transformers"):
+        to_same_class(tuned, "hf:nowhere", tmp_path / "none")
+
+
+def test_sentence_transformers_opens_the_export(tmp_path: Path) -> None:
+    st = pytest.importorskip("sentence_transformers")
+    from diptych.models.io.sentence_export import to_sentence_transformers
+
+    embedder = clip()
+    to_sentence_transformers(lambda folder: to_transformers(embedder, folder), tmp_path / "out")
+    found = torch.tensor(st.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(["a red bus"]))
+    assert torch.allclose(found, torch.tensor(embedder.embed_texts(["a red bus"])), atol=1e-5)
