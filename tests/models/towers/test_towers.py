@@ -190,3 +190,16 @@ def test_errors_say_what_would_work(tmp_path: Path) -> None:
         VisionTransformer(image_size=64, patch=16, width=8, layers=1, heads=1)(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ShapeError, match="L up to 9"):
         small_text()(torch.zeros(1, 10, dtype=torch.long))
+
+
+def test_what_fills_no_patch_is_left_out_where_weights_were_made_so() -> None:
+    """As a convolution without padding does it: SigLIP's 384 pixels in patches of 14 are 27 x 27."""
+    torch.manual_seed(0)
+    tower = image_tower("vit_micro", image_size=50, patch=16, cut=True).eval()
+    image = torch.randn(2, 3, 50, 50)
+    tokens = tower(image).tokens_BPD
+    assert tokens.shape[1] == 9
+    assert isinstance(tower, VisionTransformer)
+    torch.testing.assert_close(tower._embedded(image), tower.patches(image).flatten(2).transpose(1, 2), rtol=1e-5, atol=1e-5)
+    image[..., 48:, :] = 9.0
+    torch.testing.assert_close(tower(image).tokens_BPD, tokens)

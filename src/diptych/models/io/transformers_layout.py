@@ -168,7 +168,8 @@ def mlp_ratio(width: int, hidden: int) -> float:
 
 def _vit(settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     side, patch = settings["image_size"], settings["patch_size"]
-    return {"name": "vit", "image_size": side, "patch": patch, **_sizes(settings), **more}
+    cut = {"cut": True} if side % patch else {}
+    return {"name": "vit", "image_size": side, "patch": patch, **_sizes(settings), **more, **cut}
 
 
 _SIGLIP_VIT: dict[str, Any] = {"pool": "attention", "patch_bias": True, "pre_norm": False}

@@ -28,6 +28,8 @@ class VisionTransformer(Tower):
     patch_bias  whether the patch convolution has a bias (SigLIP's)
     pre_norm    whether there is a norm before the first block
     eps         of every norm
+    cut         images whose sides are no multiple of the patch lose what is left over at the right and below, as SigLIP's at 384 pixels
+                with patches of 14; without, such sizes are refused
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class VisionTransformer(Tower):
         patch_bias: bool = False,
         pre_norm: bool = True,
         eps: float = 1e-5,
+        cut: bool = False,
     ) -> None:
         super().__init__()
-        if image_size % patch:
+        if image_size % patch and not cut:
             raise ConfigError(f"images of {image_size} pixels cannot be cut into patches of {patch} (expected a divisor)")
         if pool not in ("class", "attention"):
             raise ConfigError(f"pool is {pool!r} (expected class | attention)")
@@ -83,5 +86,6 @@ class VisionTransformer(Tower):
             return map_BDHW.flatten(2).transpose(1, 2)
         side, weight = self.patches.kernel_size[0], self.patches.weight.flatten(1)
         count = self.image_size // side
+        image_BCHW = image_BCHW[..., : count * side, : count * side]
         cut = image_BCHW.reshape(-1, 3, count, side, count, side)  # [B, C, rows, side, columns, side]
         return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight, self.patches.bias)
