@@ -102,7 +102,7 @@ def test_scores_of_the_lists_are_the_teachers(parity: Any) -> None:
 
 def test_with_the_whole_batch_in_every_list_it_is_distillation_in_the_batch(parity: Any) -> None:
     """k = B - 1, equal weights: the mean of both directions' half contrast and half distillation."""
-    recipe = small(candidates=N - 1, weighting="constant", margin=None, tau=1.5, same_group="negative").prepare(rows())
+    recipe = small(candidates=N - 1, weighting="constant", drop_margin=None, tau=1.5, same_group="negative").prepare(rows())
     model, batch = made(recipe, rows())
     features = recipe.features(model, batch)
     _, _, match_NN = sides(model, batch)

@@ -64,7 +64,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
     exact          the teacher looks for hard ones by reading all pairs of the batch, not by its vectors
     scores         what is learned of the teacher: its "match" of pairs read together, or the "contrast" of its vectors
     tau            temperature of the distillation, of teacher and student
-    margin         wrong ones that the teacher scores above an image's own text less this are dropped as likely matches; None keeps all
+    drop_margin    wrong ones that the teacher scores above an image's own text less this are dropped as likely matches; None keeps all
     weighting      share that is learned alone: "constant", "focal" or "gap" (`objectives/distillation/candidates.py`)
     alone          the share, where it is constant
     gamma          of "focal": (1 - student's certainty)^gamma
@@ -88,7 +88,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
     exact: bool = False
     scores: Literal["match", "contrast"] = "match"
     tau: float = 2.0
-    margin: float | None = 0.0
+    drop_margin: float | None = 0.0
     weighting: Weighting = "gap"
     alone: float = 0.5
     gamma: float = 2.0
@@ -241,7 +241,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         for anchor_ND, other_ND, place_NK, teacher_NK, kept_NK in sides:
             student_NK = features.scale * torch.einsum("nd,nkd->nk", anchor_ND, gather_rows(other_ND)[place_NK])
             found.append(
-                candidate_distillation(student_NK, teacher_NK, weigh=weigh, kept_NK=kept_NK, tau=self.tau, margin=self.margin)
+                candidate_distillation(student_NK, teacher_NK, weigh=weigh, kept_NK=kept_NK, tau=self.tau, margin=self.drop_margin)
             )
         return found
 
