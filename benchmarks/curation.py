@@ -62,8 +62,8 @@ def entries_of(texts: list[str], words: list[str], count: int) -> list[str]:
 
 
 def matching(texts: int, entries: int) -> dict:
-    from diptych.curate.duplicates.spacing import pattern, prepared
     from diptych.curate.text.matching import Matcher
+    from diptych.curate.text.spacing import pattern, prepared
 
     said, words = made_up(texts)
     names = entries_of(said, words, entries)

@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("ahocorasick_rs", reason="the extra curate is not installed")
 
-from diptych.curate.duplicates.spacing import Rule
 from diptych.curate.text.balance import entry_probability, keep_by_entry, keep_probability, share_below, threshold_for
 from diptych.curate.text.matching import Matcher
+from diptych.curate.text.spacing import Rule
 
 STORED = json.loads((Path(__file__).parent / "metaclip_released.json").read_text(encoding="utf-8"))
 

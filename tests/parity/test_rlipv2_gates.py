@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.models.rlipv2.language_fusion import GATES, BidirectionalFusion
+from diptych.models.detection.language_fusion import GATES, BidirectionalFusion
 
 STORED = Path(__file__).parent / "rlipv2_gates.npz"
 

@@ -15,8 +15,8 @@ from diptych import api
 from diptych.core.contracts import Optimiser, Rule, Tuning
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.run_folder import RunFolder
-from diptych.models.layers.adapters import LoRA, add_adapters, merged
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.adapters import LoRA, add_adapters, merged
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.train.optimise import build_optimiser, freeze
 from diptych.train.tuning.rates import head_names, hold_statistics, layer_scales, tuned_optimiser

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 pytest.importorskip("ahocorasick_rs", reason="the extra curate is not installed")
 
 from diptych.core.errors import ConfigError
-from diptych.curate.duplicates.spacing import RULES, Rule, pattern, prepared
 from diptych.curate.text.matching import MatchEntries, Matcher
+from diptych.curate.text.spacing import RULES, Rule, pattern, prepared
 
 SIGNS = ",.;:?!`"
 

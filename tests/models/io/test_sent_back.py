@@ -18,9 +18,9 @@ from diptych.models.io.export import to_transformers
 from diptych.models.io.open_clip_export import model_config, to_open_clip
 from diptych.models.io.sent_back import sent_back
 from diptych.models.io.transformers_layout import FAMILIES
-from diptych.models.layers.adapters import LoRA, add_adapters, merged
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.adapters import LoRA, add_adapters, merged
 from diptych.models.towers.towers import image_tower, text_tower
 
 

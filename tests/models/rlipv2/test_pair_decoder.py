@@ -14,9 +14,9 @@ from diptych.data.graphs.pairs import Pairs
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder
 from diptych.models.detection.feature_pyramid import FeaturePyramid, Pyramid
+from diptych.models.detection.language_fusion import BidirectionalFusion
 from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
 from diptych.models.layers.sine_position import box_sine, map_sine, sine
-from diptych.models.rlipv2.language_fusion import BidirectionalFusion
 from diptych.models.rlipv2.pair_decoder import EntityDecoder, RelationDecoder
 from diptych.models.rlipv2.pair_queries import AnchorQueries, GivenQueries, PointQueries
 

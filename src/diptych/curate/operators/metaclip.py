@@ -30,7 +30,6 @@ import pyarrow.compute as pc
 
 from diptych.core.contracts import Curated, Dataset, Drop
 from diptych.core.errors import ConfigError
-from diptych.curate.duplicates.spacing import RULES, Rule
 from diptych.curate.engine.parts import Parts
 from diptych.curate.engine.run import mapped
 from diptych.curate.engine.tables import parquet_bytes
@@ -39,6 +38,7 @@ from diptych.curate.text.entries import NUMBERS, Entries, bound, frequent, page_
 from diptych.curate.text.entry_draws import Judged, judged
 from diptych.curate.text.entry_languages import Counts, EntryLanguages, Matches, thresholds_by_language
 from diptych.curate.text.matching import MatchEntries
+from diptych.curate.text.spacing import RULES, Rule
 from diptych.curate.text.texts import texts_of
 from diptych.report.balance import balance_page
 

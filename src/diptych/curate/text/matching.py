@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.curate.duplicates.spacing import RULES, Rule, pattern, prepared
+from diptych.curate.text.spacing import RULES, Rule, pattern, prepared
 
 Ints = npt.NDArray[np.int64]
 CHUNK = 8_192

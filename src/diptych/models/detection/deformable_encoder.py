@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.models.detection.deformable_attention import DeformableAttention
 from diptych.models.detection.feature_pyramid import Pyramid
-from diptych.models.rlipv2.language_fusion import BidirectionalFusion
+from diptych.models.detection.language_fusion import BidirectionalFusion
 
 
 class EncoderLayer(nn.Module):

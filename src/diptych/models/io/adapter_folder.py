@@ -21,7 +21,7 @@ from diptych.core.errors import ConfigError, MissingExtra, RunError
 from diptych.core.files import atomic_folder, write_json
 from diptych.models.io.clip_layout import renamed_for_transformers
 from diptych.models.io.folder import fingerprint
-from diptych.models.layers.adapters import MARK, merge_
+from diptych.models.towers.adapters import MARK, merge_
 
 CONFIG, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "diptych.json"
 _PART = re.compile(r"(.+)\.lora_(\w+)\.default(?:\.(weight))?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from diptych.models.rlipv2.language_fusion import Gate
+from diptych.models.detection.language_fusion import Gate
 from diptych.models.rlipv2.relation_detector import DetectorShape
 
 Pair = tuple[str, str]

@@ -34,7 +34,7 @@ from diptych.objectives.boxes.focal import corner_focal, quality_focal
 from diptych.objectives.boxes.matching import CostFunction, Missing, PairCost, assign
 from diptych.objectives.boxes.pair_tensors import check_fit, wide
 from diptych.objectives.boxes.relation_quality import label_similarity, pair_quality, pseudo_labels
-from diptych.objectives.pairs.gather import Group, all_gather, mean_over_processes, world
+from diptych.objectives.gather import Group, all_gather, mean_over_processes, world
 
 CHOICES = {
     "focal": ("quality", "corner"),

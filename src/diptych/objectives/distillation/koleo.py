@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, check_equal_rows, gather_rows, mean_over_processes, world
+from diptych.objectives.gather import Group, check_equal_rows, gather_rows, mean_over_processes, world
 
 
 def koleo(

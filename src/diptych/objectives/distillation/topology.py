@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, check_equal_rows, gather_rows, mean_over_processes, world
+from diptych.objectives.gather import Group, check_equal_rows, gather_rows, mean_over_processes, world
 
 
 def similarity_kl(

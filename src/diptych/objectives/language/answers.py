@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from diptych.objectives.pairs.gather import Group, mean_over_processes
+from diptych.objectives.gather import Group, mean_over_processes
 
 Per = Literal["token", "row"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, mean_over_processes
+from diptych.objectives.gather import Group, mean_over_processes
 
 
 def masked_words(logit_NMV: Tensor, word_NM: Tensor, *, ignore_index: int = -1, process_group: Group = None) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, check_equal_rows, mean_over_processes
+from diptych.objectives.gather import Group, check_equal_rows, mean_over_processes
 
 
 @dataclass(frozen=True, slots=True)

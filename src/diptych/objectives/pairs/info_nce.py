@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.boxes.pairing import Pairing, Same, one_number, pair
-from diptych.objectives.pairs.gather import Group, all_gather, mean_over_processes
+from diptych.objectives.gather import Group, all_gather, mean_over_processes
+from diptych.objectives.pairs.pairing import Pairing, Same, one_number, pair
 
 REACH = 60.0
 """How far below a common reference exponentials may be summed: float32 loses what is below exp(-87), exp(-27) of such a sum."""

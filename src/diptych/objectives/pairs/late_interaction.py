@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.boxes.pairing import Pairing, Same, one_number
-from diptych.objectives.pairs.gather import Group, all_gather, check_equal_rows, gather_rows, mean_over_processes, world
+from diptych.objectives.gather import Group, all_gather, check_equal_rows, gather_rows, mean_over_processes, world
+from diptych.objectives.pairs.pairing import Pairing, Same, one_number
 
 CELLS = 1 << 21
 """Similarities of tokens that are held at once, unless a call says otherwise."""

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, all_gather, mean_over_processes
+from diptych.objectives.gather import Group, all_gather, mean_over_processes
 from diptych.objectives.pairs.info_nce import info_nce
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diptych.objectives.boxes.pairing import Same, one_number, pair
-from diptych.objectives.pairs.gather import Group
+from diptych.objectives.gather import Group
+from diptych.objectives.pairs.pairing import Same, one_number, pair
 
 
 def pair_logits(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, mean_over_processes, world
+from diptych.objectives.gather import Group, mean_over_processes, world
 from diptych.objectives.pairs.info_nce import info_nce
 
 EPS = 1e-10

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ShapeError
-from diptych.objectives.pairs.gather import Group, mean_over_processes
+from diptych.objectives.gather import Group, mean_over_processes
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, mean_over_processes
+from diptych.objectives.gather import Group, mean_over_processes
 
 
 def queue_contrast(

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.boxes.pairing import Pairing, Same, one_number, pair
-from diptych.objectives.pairs.gather import Group, mean_over_processes
+from diptych.objectives.gather import Group, mean_over_processes
+from diptych.objectives.pairs.pairing import Pairing, Same, one_number, pair
 
 
 def sigmoid_pairs(

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, mean_over_processes
+from diptych.objectives.gather import Group, mean_over_processes
 
 Over = Literal["batch", "process"]
 

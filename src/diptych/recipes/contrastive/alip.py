@@ -11,8 +11,8 @@ from torch import Tensor
 from diptych.core.contracts import Draws
 from diptych.data.load.batch import TripletBatch
 from diptych.models.pairs.two_text_encoder import TripletEncoder, Triplets
+from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
-from diptych.objectives.pairs.gather import mean_over_processes
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.two_texts import TwoTextRecipe
 

@@ -20,8 +20,8 @@ from diptych.data.text.masked_words import mask_words
 from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.towers.outputs import present
 from diptych.objectives.distillation.topology import topology
+from diptych.objectives.gather import all_gather, world
 from diptych.objectives.language.masked_words import masked_distillation, masked_words
-from diptych.objectives.pairs.gather import all_gather, world
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP

@@ -18,7 +18,7 @@ from diptych.models.pairs.distilled_encoder import Distilled, DistilledEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matcher import MatcherTraining, PairReader
 from diptych.objectives.distillation.candidates import Weighting, candidate_distillation, rule
-from diptych.objectives.pairs.gather import all_gather, gather_rows, mean_over_processes, world
+from diptych.objectives.gather import all_gather, gather_rows, mean_over_processes, world
 from diptych.recipes._shared.fused_pairs import FusedRecipe
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
@@ -241,7 +241,9 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         for anchor_ND, other_ND, place_NK, teacher_NK, kept_NK in sides:
             student_NK = features.scale * torch.einsum("nd,nkd->nk", anchor_ND, gather_rows(other_ND)[place_NK])
             found.append(
-                candidate_distillation(student_NK, teacher_NK, weigh=weigh, kept_NK=kept_NK, tau=self.tau, margin=self.drop_margin)
+                candidate_distillation(
+                    student_NK, teacher_NK, weigh=weigh, kept_NK=kept_NK, tau=self.tau, margin=self.drop_margin
+                )
             )
         return found
 

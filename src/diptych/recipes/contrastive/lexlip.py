@@ -27,8 +27,8 @@ from diptych.models.lexlip.momentum import Followed, MomentumEncoder
 from diptych.models.lexlip.word_head import adopt_head_, packaged_head
 from diptych.models.towers.beit import BEiT, Other
 from diptych.models.towers.dense_vit import DenseViT
+from diptych.objectives.gather import all_gather
 from diptych.objectives.language.masked_words import masked_words
-from diptych.objectives.pairs.gather import all_gather
 from diptych.objectives.pairs.queue_contrast import queue_contrast
 from diptych.objectives.pairs.sparsity import Over, flops
 from diptych.recipes._shared.pairs import PairRecipe, strings_of

@@ -12,9 +12,9 @@ from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.codebook_captioner import Captions, CodebookCaptions
 from diptych.models.pairs.codebook_captioner import CodebookCaptioner as Module
 from diptych.models.towers.towers import image_tower
+from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.codebook import codebook_terms
-from diptych.objectives.pairs.gather import all_gather
 from diptych.recipes._shared.pairs import PairRecipe
 
 

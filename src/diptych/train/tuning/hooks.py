@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Hook, Optimiser, Run, Tuning
 from diptych.core.errors import ConfigError
-from diptych.models.layers.adapters import MARK, LoRA, add_adapters
+from diptych.models.towers.adapters import MARK, LoRA, add_adapters
 from diptych.train.optimise import rule_of
 from diptych.train.parallel import like
 

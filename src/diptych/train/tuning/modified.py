@@ -12,7 +12,7 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.adapter_folder import save_adapter
 from diptych.models.io.deployed import open_model
-from diptych.models.layers.adapters import MARK, LoRA, has_adapters, merged
+from diptych.models.towers.adapters import MARK, LoRA, has_adapters, merged
 from diptych.train.engines import engine_kind
 from diptych.train.options import TrainOptions
 from diptych.train.tuning.hooks import Adapters, Blend

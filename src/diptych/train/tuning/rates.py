@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from diptych.core.contracts import Optimiser, Rule, Tuning
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.models.layers.adapters import tower_names
+from diptych.models.towers.adapters import tower_names
 from diptych.train.optimise import rule_of
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks?|layers?|resblocks|stages)\.(\d+)\.")

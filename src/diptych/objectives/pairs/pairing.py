@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.gather import Group, check_equal_rows, gather_rows, world
+from diptych.objectives.gather import Group, check_equal_rows, gather_rows, world
 
 Same = Literal["mask", "positive", "negative"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.models.rlipv2.language_fusion import GATES, BidirectionalFusion, LateFusion
+from diptych.models.detection.language_fusion import GATES, BidirectionalFusion, LateFusion
 
 
 def test_equals_grounding_dinos_layer_with_equal_gates(parity: Any) -> None:
