@@ -80,6 +80,12 @@ def read_table(folder: Path, name: str) -> ColumnTable:
     if not NAME.fullmatch(name) or not path.is_file():
         raise UnknownName("table", name, table_names(folder), hint=f"no table lies in {folder / FOLDER}")
     table = read_parquet(path)
+    try:
+        table.validate(full=True)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise DataError(
+            f"holds what its types do not allow ({error})", file=path, expected="a table as `write_table` writes it"
+        ) from error
     if "uid" not in table.column_names:
         raise DataError("has no column 'uid'", file=path, expected=f"'uid' among {', '.join(table.column_names)}")
     try:
