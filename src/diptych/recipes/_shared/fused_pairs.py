@@ -65,7 +65,7 @@ class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, Matched]):
         return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     def deploy(self, model: MatcherTraining) -> MatchEmbedder:
-        return MatchEmbedder(model.matcher, self.preprocess, self.words(), self.text_length, name=self.slug or "matcher")
+        return MatchEmbedder(model.matcher, self.shown, self.words(), self.text_length, name=self.slug or "matcher")
 
     @classmethod
     def tiny(cls) -> Self:

@@ -204,9 +204,10 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
             return pairs
         given = reader_inputs(self.teacher)
         read = given.tokenizer.encode(texts, given.text_length)
+        seen = given.preprocess if self.crop[0] >= 1 else replace(given.preprocess, margin=0)  # crops have no margin to cut off
         return replace(
             pairs,
-            teacher_image_BCHW=given.preprocess(images),
+            teacher_image_BCHW=seen(images),
             teacher_text_BL=torch.from_numpy(read.ids_BL),
             teacher_mask_BL=torch.from_numpy(read.mask_BL),
         )

@@ -121,7 +121,7 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
         return replace(super().optimiser(), kind=self.optimiser_kind)
 
     def deploy(self, model: LateEncoder) -> LateEmbedder:
-        return LateEmbedder(encoder_of(model), self.preprocess, self.words(), self.text_length, name=self.slug, marks=self.marks)
+        return LateEmbedder(encoder_of(model), self.shown, self.words(), self.text_length, name=self.slug, marks=self.marks)
 
     @classmethod
     def tiny(cls) -> Self:
