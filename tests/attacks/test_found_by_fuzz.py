@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+import diptych
+from diptych.claims.ledger import lines
 from diptych.core.errors import DataError, RunError
+from diptych.core.run_folder import RunFolder
 from diptych.data.columns import refuse_duplicates
 from diptych.data.read.caption_sources import captions_by_uid
+from diptych.data.shards.build import build
+from diptych.data.shards.verify import verify
 from diptych.index.facts import Facts
+from diptych.worlds.scenes import scenes
 
 
 def test_captions_nested_deeper_than_arrow_can_take(tmp_path: Path) -> None:
@@ -38,3 +45,27 @@ def test_options_and_widths_of_an_index_that_no_build_writes() -> None:
             facts.option(name, kind)
     with pytest.raises(RunError, match="has no width of the space ''"):
         facts.width("")
+
+
+def test_a_built_folder_whose_texts_are_no_utf8_loses_those_rows(tmp_path: Path) -> None:
+    build(scenes(3, seed=0).to_pool(), tmp_path / "built")
+    file = tmp_path / "built" / "manifest.parquet"
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("licence")
+    spoiled = pa.array([b"CC0", b"\xff", b"CC0"], pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(place, "licence", spoiled), file)
+    assert len(diptych.read(tmp_path / "built")) == 2
+    assert any("licence is not UTF-8" in bad.reason for bad in verify(tmp_path / "built", update=False).bad)
+
+
+def test_a_log_line_without_a_step_counts_no_seconds(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", slug="clip", environment={"packages": {}})
+    line = '{"kind": "train", "step": %s, "seconds": 0.5}\n'
+    folder.metrics_file.write_text(line % 2 + line % "null" + line % 4)
+    assert folder.training_seconds() == 2.0
+
+
+def test_a_ledger_line_that_is_a_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "clip.jsonl").write_text('[null, "x", 3]\n')
+    with pytest.raises(DataError, match="not a ledger line"):
+        list(lines(tmp_path / "clip.jsonl"))

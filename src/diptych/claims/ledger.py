@@ -17,7 +17,7 @@ from diptych.claims.closure import closure_hash
 from diptych.claims.declared import modules_of
 from diptych.claims.verdict import Margins, judge
 from diptych.core.config import from_plain
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.json_text import parse_json
 
 LOG = "log.jsonl"
@@ -130,7 +130,7 @@ def lines(path: Path) -> Iterator[Line]:
                 yield Superseded(plain["claim"], plain["superseded"], plain)
             else:
                 yield from_plain(Check, plain) if "checked" in plain else from_plain(Entry, plain)
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
+        except (ValueError, KeyError, TypeError, ConfigError, UnknownName) as error:
             raise DataError(f"not a ledger line ({error})", file=path, row=row) from error
 
 

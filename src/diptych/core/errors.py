@@ -86,6 +86,7 @@ class UnknownName(DiptychError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+        name = str(name)  # what a file says may be anything
         self.kind, self.name = kind, name
         known = sorted(known)
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.6)

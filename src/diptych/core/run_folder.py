@@ -166,7 +166,8 @@ class RunFolder:
         """Time spent in steps: lines of kind "train" carry the mean seconds a step since the line before."""
         total, last = 0.0, 0
         for line in self.metrics():
-            if line.get("kind") == "train":
-                total += line.get("seconds", 0.0) * (line["step"] - last)
-                last = line["step"]
+            step, seconds = line.get("step"), line.get("seconds", 0.0)
+            if line.get("kind") == "train" and isinstance(step, int) and isinstance(seconds, int | float):
+                total += seconds * (step - last)
+                last = step
         return total

@@ -111,7 +111,9 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet file; one that is damaged is named."""
     try:
         with open_file(path) as file:  # and not by its name, which may not be UTF-8
-            return pq.read_table(file, columns=columns)
+            table = pq.read_table(file, columns=columns)
+        _ = table.column_names  # which may not be UTF-8, either
+        return table
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"is not readable as Parquet: {reason}", file=path) from error

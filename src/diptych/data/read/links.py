@@ -22,9 +22,9 @@ from diptych.data.dataset import Pool
 from diptych.data.media.images import Objects
 from diptych.data.quarantine import Bad
 from diptych.data.ragged import Ragged
-from diptych.data.read.sound import utf8_rows
 from diptych.data.read.wanted import IMAGE_NAMES
 from diptych.data.texts import Texts
+from diptych.data.utf8 import utf8_rows
 
 TEXT = ("caption", "text", "alt", "alt_text", "title")
 ADDRESS = ("url", "image_url")

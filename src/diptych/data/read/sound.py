@@ -6,8 +6,7 @@ What is wrong costs its row and names it. A column that as a whole cannot be wha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,45 +20,6 @@ from diptych.data.quarantine import Bad
 from diptych.data.read.rows import is_json
 
 Ints = npt.NDArray[np.int64]
-
-
-def utf8_rows(table: pa.Table, file: Path, bad: list[Bad]) -> Ints:
-    """The rows of a Parquet table whose strings are UTF-8, at whatever depth: the format does not see to it."""
-    keep = np.ones(table.num_rows, bool)
-    for name in table.column_names:
-        column = table[name]
-        if _is_valid(column):
-            continue
-        for row in _invalid_rows(column):
-            if keep[row]:
-                bad.append(Bad("", "text", f"row {row}: its {name} is not UTF-8", str(file)))
-            keep[row] = False
-    return np.flatnonzero(keep)
-
-
-def _is_valid(column: pa.ChunkedArray | pa.Array) -> bool:
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _invalid_rows(column: pa.ChunkedArray) -> Iterator[int]:
-    """By halves, so that one bad row in many is found in few looks."""
-    if pa.types.is_dictionary(column.type):  # whose slices have all of its values
-        column = pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
-    spans = [(0, len(column))]
-    while spans:
-        start, stop = spans.pop()
-        # A slice shares the buffers of the whole; taken out, it holds its own values alone.
-        if _is_valid(column.slice(start, stop - start).combine_chunks().take(pa.array(range(stop - start), pa.int64()))):
-            continue
-        if stop - start == 1:
-            yield start
-        else:
-            middle = (start + stop) // 2
-            spans += [(middle, stop), (start, middle)]
 
 
 def sound_paths(paths: pa.Array, where: Callable[[int], str], bad: list[Bad]) -> pa.Array:

@@ -21,9 +21,9 @@ from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.assemble import Found, assemble
 from diptych.data.read.rows import Rows, is_json
-from diptych.data.read.sound import utf8_rows
 from diptych.data.read.wanted import OTHER_NAMES, Wanted, choose
 from diptych.data.shards.sidecar import fields_of
+from diptych.data.utf8 import utf8_rows
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 

@@ -20,6 +20,7 @@ from diptych.data.columns import FOLDER as TABLES
 from diptych.data.quarantine import FILE as QUARANTINE
 from diptych.data.quarantine import Bad
 from diptych.data.shards.mark import MANIFEST, MARK, SHARDS
+from diptych.data.utf8 import utf8_rows
 
 MANIFEST_FIELDS: Mapping[str, pa.DataType] = {
     "uid": pa.string(),
@@ -72,15 +73,16 @@ def sound_manifest(folder: Path, manifest: pa.Table, *, follow_links: bool = Fal
     """The rows whose images lie where the manifest says, and the others with the reason. Raises DataError for columns of another kind, and
     for shards that are none of the folder's own."""
     _refuse_columns(manifest, MANIFEST_FIELDS, folder / MANIFEST)
+    spoiled: list[Bad] = []
+    rows_N = utf8_rows(manifest, folder / MANIFEST, spoiled)
+    manifest = manifest if len(rows_N) == manifest.num_rows else manifest.take(pa.array(rows_N))
     room_N = _room(folder, manifest["shard"], follow_links)
     faults = _faults(manifest["image_offset"].to_numpy(), manifest["image_size"].to_numpy(), room_N, least=1)
     uids, shards = manifest["uid"], manifest["shard"]
     bad = [Bad(uids[row].as_py(), "read", reason, str(folder / SHARDS / shards[row].as_py())) for row, reason in faults.items()]
-    if not faults:
-        return manifest, []
     keep = np.ones(manifest.num_rows, bool)
     keep[list(faults)] = False
-    return manifest.filter(pa.array(keep)), bad
+    return (manifest.filter(pa.array(keep)) if faults else manifest), spoiled + bad
 
 
 def sound_media(folder: Path, media: pa.Table, *, follow_links: bool = False) -> pa.Table:
