@@ -78,7 +78,7 @@ class ImageFinder:
     def __init__(self, file: Path, source: Path, root: Path | None = None) -> None:
         here = file.resolve().parent
         given = [source.resolve()] if source.is_dir() else []
-        self._tops = [root] if root is not None else list(dict.fromkeys([here, *given, here.parent]))
+        self._tops = [[root]] if root is not None else [list(dict.fromkeys([here, *given])), [here.parent]]
         self._known: list[Path] = []
         self._rest = self._below()
 
@@ -97,17 +97,20 @@ class ImageFinder:
         return None
 
     def _below(self) -> Iterator[Path]:
-        level, seen = list(self._tops), set[Path]()
-        for _ in range(DEPTH + 1):
-            deeper: list[Path] = []
-            for folder in level:
-                if folder in seen or len(seen) >= MOST_FOLDERS:
-                    continue
-                seen.add(folder)
-                yield folder
-                if folder.is_dir():
-                    deeper += sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir())
-            level = deeper
+        """The folders of the data to their depth first: neighbours of theirs may be thousands."""
+        seen = set[Path]()
+        for tops in self._tops:
+            level, most = list(tops), len(seen) + MOST_FOLDERS
+            for _ in range(DEPTH + 1):
+                deeper: list[Path] = []
+                for folder in level:
+                    if folder in seen or len(seen) >= most:
+                        continue
+                    seen.add(folder)
+                    yield folder
+                    if folder.is_dir():
+                        deeper += sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+                level = deeper
 
 
 def size_of(path: Path) -> tuple[int, int]:
