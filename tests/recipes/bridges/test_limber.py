@@ -17,6 +17,7 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.towers import image_tower
 from diptych.recipes._shared.bridges import shuffled
 from diptych.recipes.bridges.limber import LiMBeR
+from diptych.recipes.contrastive.clip import CLIP
 from diptych.train.optimise import learning_rate
 from diptych.worlds.scenes import scenes
 
@@ -116,3 +117,19 @@ def test_a_fresh_picture_is_as_large_as_words() -> None:
 def test_bad_addresses_say_what_would_work(folder: Path) -> None:
     with pytest.raises(ConfigError, match="hf:FOLDER"):
         recipe(folder, language_model="hf:nowhere").words()
+
+
+def test_a_trained_encoder_comes_with_its_image_settings(folder: Path, tmp_path: Path) -> None:
+    clip = replace(CLIP.tiny(), image_tower="vit_micro", image_size=48, steps=2, batch_size=8, mean=(0.5, 0.5, 0.5), pieces=400)
+    run = diptych.train(clip, data=DATA, out=tmp_path / "clip", seed=0)
+    taught: Any = diptych.load(run.path)
+    made = recipe(folder, image_weights=str(run.path), image_tower="vit_tiny", image_size=64).prepare(DATA)
+    assert (made.image_size, made.slots, made.preprocess.mean) == (48, 9, (0.5, 0.5, 0.5))
+    encoder = made.model().encoder.state_dict()
+    wanted = taught.model.image_tower.state_dict()
+    assert encoder.keys() == wanted.keys()
+    assert all(torch.equal(encoder[name], wanted[name]) for name in wanted)
+    again: Any = diptych.load(diptych.train(made, data=DATA, out=tmp_path / "limber", seed=0).path)
+    assert all(torch.equal(value, wanted[name]) for name, value in again.bridge.encoder.state_dict().items())
+    with pytest.raises(ConfigError, match="holds no image tower"):
+        recipe(folder, image_weights=str(tmp_path / "limber")).prepare(DATA)

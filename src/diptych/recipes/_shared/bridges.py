@@ -5,19 +5,22 @@ Letters: B batch, C channel, H W, L places.
 
 from __future__ import annotations
 
+import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draws, Recipe, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
+from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch, choose_text, view
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
 from diptych.data.text.layout import Layout, lay_out
@@ -28,6 +31,7 @@ from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.io.opened import open_address
+from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.language.answers import Per, answer_loss
 from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
@@ -66,7 +70,8 @@ class BridgeBatch(TensorBatch):
 class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
     """A frozen image encoder, a connector that is trained, a frozen language model. Subclasses choose the connector and the template.
 
-    image_tower   by name; image_weights is where its weights come from: a run folder of a dual encoder, or a folder of ours. "": fresh
+    image_tower   by name, with fresh weights; or `image_weights`: the address of a trained model whose image tower it is (a run of clip,
+                  hf:, open_clip:, timm:), with that model's image settings
     language_model  "hf:FOLDER" of transformers, causal or sequence-to-sequence; "" trains a small one on the texts of the data first, for
                   `words_share` of the steps and at rate `words_lr`, with the phrases of each text in another order before it
     template      what stands before the answer, "{image}" and "{prompt}" where they go; `space` stands between it and the answer
@@ -91,7 +96,7 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
     blind: bool = False
     match_norms: bool = False
     image_size: int = 224
-    resize: str = "crop"
+    resize: Literal["crop", "squash", "pad"] = "crop"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     crop: tuple[float, float] = (1.0, 1.0)
@@ -114,29 +119,42 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
         """The template of use, where it differs from that of training."""
         return self.template
 
+    @abstractmethod
     def connector_spec(self) -> dict[str, Any]:
         """The connector by kind and options (`models.bridges.connectors.connector`)."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------ data
 
     def prepare(self, data: Dataset) -> Self:
         """Learns the vocabulary, where there is no language model yet, and counts the tokens that a picture becomes."""
         prepared = self
+        if self.image_weights:
+            prepared = replace(prepared, image_size=_trained(self.image_weights)[1].size)
         if not self.language_model and not self.vocabulary:
-            stride = max(1, len(data) // VOCABULARY_ROWS)
-            texts = strings_of(data, lambda sample: positives(sample, self.language), stride=stride, language=self.language)
-            prepared = replace(prepared, vocabulary=learned_vocabulary([*texts, self.template], self.pieces))
+            prepared = replace(prepared, vocabulary=self.learned(data, more=(self.template,)))
         return replace(prepared, slots=prepared._slots())
 
+    def learned(self, data: Dataset, *, more: Sequence[str] = ()) -> str:
+        """A vocabulary of the texts of the data, evenly spaced rows of it where there are many."""
+        texts = strings_of(data, self.texts_of, stride=max(1, len(data) // VOCABULARY_ROWS), language=self.language)
+        return learned_vocabulary([*texts, *more], self.pieces)
+
+    def texts_of(self, sample: Sample) -> list[str]:
+        """What of a sample is read and written."""
+        return positives(sample, self.language)
+
     def _slots(self) -> int:
+        """K, by one image through a tower without memory."""
         with torch.device("meta"):
-            tower = image_tower(self.image_tower, image_size=self.image_size)
+            tower = image_tower(**_trained(self.image_weights)[0].spec) if self.image_weights else self._fresh_encoder()
             spec = self.connector_spec()
             made: Any = connector(spec.pop("kind"), tower.token_width, 8, **spec)
-            patches = tower(torch.zeros(1, 3, self.image_size, self.image_size, device="meta")).tokens_BPD.shape[1]
+            patches = tower(torch.zeros(1, 3, self.image_size, self.image_size)).tokens_BPD.shape[1]
         count: int = made.count(patches)
         return count
+
+    def _fresh_encoder(self) -> Tower:
+        return image_tower(self.image_tower, image_size=self.image_size)
 
     def words(self) -> LanguageVocabulary:
         if self.language_model:
@@ -145,7 +163,9 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
 
     @property
     def preprocess(self) -> Preprocess:
-        return Preprocess(self.image_size, self.mean, self.std, self.resize)  # type: ignore[arg-type]
+        if self.image_weights:
+            return _trained(self.image_weights)[1]
+        return Preprocess(self.image_size, self.mean, self.std, self.resize)
 
     @property
     def decode_size(self) -> int | None:
@@ -174,9 +194,7 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
         else:
             ids = {"bos_token_id": words.tokenizer.sot_id, "eos_token_id": words.end_id, "pad_token_id": words.pad_id}
             language = LanguageModel(config={**SMALL_LANGUAGE, "vocab_size": words.tokenizer.vocab_size, **ids})
-        encoder = image_tower(self.image_tower, image_size=self.image_size)
-        if self.image_weights:
-            encoder.load_state_dict(_encoder_weights(self.image_weights).state_dict())
+        encoder = copy.deepcopy(_trained(self.image_weights)[0]) if self.image_weights else self._fresh_encoder()
         spec = self.connector_spec()
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
         trained = ("language",) if self.phase == "words" else self.trained
@@ -261,12 +279,13 @@ def _tokenizer(folder: str) -> Tokenizer:
     return Tokenizer.load(Path(folder))
 
 
-def _encoder_weights(address: str) -> nn.Module:
-    """The image tower of a trained dual encoder."""
+@lru_cache(maxsize=2)
+def _trained(address: str) -> tuple[Tower, Preprocess]:
+    """The image tower of a trained model, and how it sees images."""
     opened: Any = open_address(address)
-    tower = getattr(getattr(opened, "model", None), "image", None)
-    if not isinstance(tower, nn.Module):
+    tower = getattr(getattr(opened, "model", None), "image_tower", None)
+    if not isinstance(tower, Tower):
         raise ConfigError(
             f"image_weights is {address!r}, which holds no image tower (expected the run of a dual encoder, such as clip)"
         )
-    return tower
+    return tower.eval(), opened.preprocess

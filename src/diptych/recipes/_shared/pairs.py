@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 from diptych.core.contracts import Batch, Dataset, Draws, Optimiser, Recipe
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
-from diptych.data.load.batch import PairBatch, pair_batch
+from diptych.data.load.batch import Augment, PairBatch, pair_batch
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
@@ -167,8 +167,8 @@ class PairRecipe(Recipe[M, B, F]):
         tower.projection = self._given.get(side, {}).get("projection", "")
         return tower
 
-    def pair_batch(self, draws: Draws) -> PairBatch:
-        """One text and one crop of every draw."""
+    def pair_batch(self, draws: Draws, augment: Augment | None = None) -> PairBatch:
+        """One text and one crop of every draw; `augment` changes the pixels of the crop."""
         return pair_batch(
             draws,
             preprocess=self.preprocess,
@@ -177,6 +177,7 @@ class PairRecipe(Recipe[M, B, F]):
             crop_scale=self.crop,
             flip=self.flip,
             language=self.language,
+            augment=augment,
         )
 
     def contrast(

@@ -9,9 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draws, Optimiser, Order
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
+from diptych.core.sample import Sample
 from diptych.data.load.batch import view
 from diptych.data.load.order import Weighted
 from diptych.data.text.layout import lay_out
@@ -22,7 +23,7 @@ from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe, shuffled
 from diptych.recipes._shared.pairs import positives
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.vocabulary import tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -103,22 +104,14 @@ class InstructBLIP(BridgeRecipe):
 
     def prepare(self, data: Dataset) -> Self:
         """Learns the vocabularies where there are none, and counts the tokens of a picture."""
-        texts = [string for row in range(len(data)) for string in self._strings(data, row)]
         prepared = self
-        if not self.language_model and not self.vocabulary:
-            prepared = replace(prepared, vocabulary=learned_vocabulary([*texts, self.template], self.pieces))
-        if self.former_tokenizer == "data" and not self.asked_vocabulary:
-            prepared = replace(prepared, asked_vocabulary=learned_vocabulary(texts, self.pieces))
-        return replace(prepared, slots=self.queries)
+        if self.aware and self.former_tokenizer == "data" and not self.asked_vocabulary:
+            prepared = replace(prepared, asked_vocabulary=self.learned(data))
+        return super(InstructBLIP, prepared).prepare(data)
 
-    def _strings(self, data: Dataset, row: int) -> list[str]:
-        sample = data[row]
-        found = questions_of(sample)
-        if not found:
-            raise DataError(
-                f"sample '{sample.uid}' has no question", file=data.name, row=row, field="questions", expected="one or more"
-            )
-        return [text for question in found for text in (question.text, question.answer)] + positives(sample, self.language)
+    def texts_of(self, sample: Sample) -> list[str]:
+        questions = [text for question in questions_of(sample) for text in (question.text, question.answer)]
+        return questions + positives(sample, self.language)
 
     def asked_words(self) -> Tokenizer:
         """The tokenizer of what the Q-Former reads."""
@@ -151,13 +144,13 @@ class InstructBLIP(BridgeRecipe):
         return AskedBatch(image_BCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, **read)
 
     @staticmethod
-    def _drawn(draw: Any) -> Question:
+    def _drawn(draw: Draw) -> Question:
         found = questions_of(draw.sample)
         if not found:
             raise DataError(f"sample '{draw.sample.uid}' has no question", field="questions", expected="one or more")
         return found[int(draw.rng.integers(len(found)))]
 
-    def _told(self, draw: Any, question: Question) -> str:
+    def _told(self, draw: Draw, question: Question) -> str:
         """What a language model reads in place of a picture while it learns to answer: the words of a caption, in any order."""
         texts = positives(draw.sample, self.language)
         if not texts:

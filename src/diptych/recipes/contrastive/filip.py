@@ -11,7 +11,7 @@ from torch import Tensor
 from diptych.core.contracts import Draws, Optimiser
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
-from diptych.data.load.batch import PairBatch, pair_batch
+from diptych.data.load.batch import PairBatch
 from diptych.data.media.auto_augment import auto_augment
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.late_embedder import LateEmbedder, words_in
@@ -79,16 +79,7 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
         return LateEncoder(DualEncoder(image, text, width=self.width))
 
     def batch(self, draws: Draws) -> TokenPairBatch:
-        pairs = pair_batch(
-            draws,
-            preprocess=self.preprocess,
-            tokenizer=self.words(),
-            text_length=self.text_length,
-            crop_scale=self.crop,
-            flip=self.flip,
-            language=self.language,
-            augment=auto_augment if self.augment == "auto" else None,
-        )
+        pairs = self.pair_batch(draws, auto_augment if self.augment == "auto" else None)
         uids = [draw.sample.uid for draw in draws]
         word_mask_BL = words_in(pairs.text_mask_BL, self.words(), uids, marks=self.marks)
         return TokenPairBatch(**{f.name: getattr(pairs, f.name) for f in fields(pairs)}, word_mask_BL=word_mask_BL)

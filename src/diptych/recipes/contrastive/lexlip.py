@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Run, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
-from diptych.data.load.batch import PairBatch, pair_batch
+from diptych.data.load.batch import PairBatch
 from diptych.data.media.rand_augment import rand_augment
 from diptych.data.text.masked_words import MaskedWords, mask_words
 from diptych.data.text.whole_words import unknown_share, word_starts, wordless
@@ -273,16 +273,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
 
     def drawn(self, draws: Draws) -> PairBatch:
         """One text and one view of every draw. A text without a token is refused."""
-        pairs = pair_batch(
-            draws,
-            preprocess=self.preprocess,
-            tokenizer=self.words(),
-            text_length=self.text_length,
-            crop_scale=self.crop,
-            flip=self.flip,
-            language=self.language,
-            augment=rand_augment if self.augment == "rand" else None,
-        )
+        pairs = self.pair_batch(draws, rand_augment if self.augment == "rand" else None)
         problems = wordless(self.words(), pairs.text_BL.numpy(), pairs.text_mask_BL.numpy())
         for draw, problem in zip(draws, problems, strict=True):
             if problem == "has no token":

@@ -38,8 +38,9 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     classification`), and its image vectors are searched at any (`model.first(16)`).
 
     Released training is that of FFCV: SGD with decay in the momentum, a rate that rises for two epochs and falls linearly, crops of 8 to
-    100 % of the area, blurred strided convolutions, evaluation with mirror images. We depart in one thing: the release trains at 160
-    pixels for most of its epochs and at 192 for the last ones; `image_size` is one number.
+    100 % of the area, blurred strided convolutions, evaluation with mirror images. We depart in two things: the release trains at 160
+    pixels for most of its epochs and at 192 for the last ones, `image_size` is one number; and it evaluates on the middle 224 of 256
+    pixels, where we take the whole of the shorter side.
 
     label      column with the class; "label" falls back to the text of origin "label"
     dims       widths of the prefixes; those beyond the width of the tower are refused

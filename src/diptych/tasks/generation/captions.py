@@ -12,7 +12,7 @@ from diptych.core.contracts import Dataset, Generator
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.caption_metrics import bleu_counts, cider_d, document_frequencies, rouge_l, words_of
+from diptych.tasks._scoring.caption_metrics import bleu_counts, cider_d, rouge_l, words_of
 from diptych.tasks._scoring.intervals import Floats, codes, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 
@@ -70,7 +70,7 @@ class Captions:
         counts = bleu_counts(captions, references)
         most = int(facts_of(records).get("options", {}).get("max_tokens", self.max_tokens))
         columns = {
-            "cider_d": cider_d(captions, references, frequencies=document_frequencies(references), items=len(references)),
+            "cider_d": cider_d(captions, references),
             "rouge_l": np.array([rouge_l(*pair) for pair in zip(captions, references, strict=True)]),
             "exact": np.array([float(words in known) for words, known in zip(captions, references, strict=True)]),
             "words": np.array([float(len(words)) for words in captions]),
