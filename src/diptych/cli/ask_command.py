@@ -21,7 +21,7 @@ class Ask:
     choices: Annotated[str, arg(help="answers to choose from by likelihood, with commas between them")] = ""
     compared: Annotated[Literal["mean", "sum"], arg(help="nats a token, or of the whole answer")] = "mean"
     max_tokens: Annotated[int, arg(help="of a free answer")] = 32
-    download: bool = False
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

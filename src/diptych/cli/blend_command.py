@@ -18,8 +18,8 @@ class Blend:
     first: Annotated[Positional[str], arg(metavar="A", help="a model, such as RUN/start")]
     second: Annotated[Positional[str], arg(metavar="B", help="a model of the same architecture, such as RUN")]
     share: Annotated[float, arg(help="how much of B: 0 is A, 1 is B")] = 0.5
-    out: Annotated[Path, arg(help="the model folder to make")] = Path()
-    curve: Annotated[Path, arg(help="a page to make: the scores of shares from 0 to 1 on --data, and on --source")] = Path()
+    out: Annotated[Path | None, arg(help="the model folder to make")] = None
+    curve: Annotated[Path | None, arg(help="a page to make: the scores of shares from 0 to 1 on --data, and on --source")] = None
     data: Annotated[str, arg(help="target data, for --curve")] = ""
     source: Annotated[str, arg(help="data that A is good at, for --curve")] = ""
     task: Annotated[str, arg(help="what is measured")] = "retrieval"
@@ -28,11 +28,11 @@ class Blend:
 
 def main(argv: Sequence[str]) -> int:
     args = parse(Blend, argv, "blend", "The mean of two models' weights: between a published model and its tuned one.")
-    if args.out == Path() and args.curve == Path():
+    if args.out is None and args.curve is None:
         raise ConfigError("say where the model goes, --out R, or where the curve goes, --curve PAGE.html")
     payload: dict[str, Any] = {"share": args.share}
     lines = []
-    if args.curve != Path():
+    if args.curve is not None:
         if not args.data:
             raise ConfigError("--curve needs --data, on which every share is measured")
         from diptych.api.tuning import blend_curve
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
             f"  share {p.share:.1f}: target {p.target:.3f}" + (f", source {p.source:.3f}" if args.source else "") for p in points
         ]
         lines.append(f"curve: {args.curve}")
-    if args.out != Path():
+    if args.out is not None:
         from diptych.api.tuning import blend
 
         blend(args.first, args.second, args.out, share=args.share)

@@ -22,7 +22,7 @@ class Caption:
     prompt: Annotated[str, arg(help="what to ask for; without, what the model's own template asks for")] = ""
     max_tokens: Annotated[int, arg(help="of a caption")] = 64
     beams: Annotated[int, arg(help="1: the likeliest token each time")] = 1
-    download: bool = False
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -22,7 +22,7 @@ class Classify:
     classes: Annotated[str, arg(help="names, with commas between them; '' asks a trained classifier for its own")] = ""
     templates: Annotated[str, arg(help="plain | one | seven | eighty, or a sentence with {}")] = "plain"
     k: Annotated[int, arg(aliases=["-k"], help="names an image")] = 3
-    download: bool = False
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -19,7 +19,7 @@ class TuneReport:
     data: Annotated[str, arg(help="target data; those of the run where nothing is said")] = ""
     before: Annotated[str, arg(help="the model before; the run's start/ where nothing is said")] = ""
     task: Annotated[str, arg(help="what is measured")] = "retrieval"
-    out: Annotated[Path, arg(help="the page to make; tuning.html in the run folder where nothing is said")] = Path()
+    out: Annotated[Path | None, arg(help="the page to make; tuning.html in the run folder where nothing is said")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(TuneReport, argv, "tune-report", "Did tuning help, and what was forgotten?")
     from diptych.api.tuning import plain, tune_report
 
-    out = args.out if args.out != Path() else args.run / "tuning.html"
+    out = args.run / "tuning.html" if args.out is None else args.out
     report = tune_report(
         args.run, source=args.source or None, data=args.data or None, before=args.before, task=args.task, out=out
     )
