@@ -152,6 +152,7 @@ OPERATORS = Registry(
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
         ),
+        "hard_images": ("diptych.curate.operators.hard_images:HardImages", "drops nothing: the images that look most like each"),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
@@ -160,6 +161,10 @@ OPERATORS = Registry(
         "semantic_duplicates": (
             "diptych.curate.duplicates.semantic:SemanticDuplicates",
             "images that mean the same, by a model's embeddings",
+        ),
+        "structured_negatives": (
+            "diptych.curate.operators.structured_negatives:StructuredNegatives",
+            "drops nothing: wrong captions and right ones, by a word that is replaced",
         ),
         "text_duplicates": ("diptych.curate.duplicates.text:TextDuplicates", "texts that are nearly those of another row"),
         "template_captions": (
