@@ -34,7 +34,12 @@ def test_every_probe_is_recognised_by_its_files(tmp_path: Path) -> None:
 
 def test_aro_cuts_pictures_to_their_boxes_and_keeps_each_file_apart(tmp_path: Path) -> None:
     pool = read(published.aro(tmp_path / "aro"))
-    assert sorted(pool.split_names) == ["coco_karpathy_test", "flickr30k_test", "visual_genome_attribution", "visual_genome_relation"]
+    assert sorted(pool.split_names) == [
+        "coco_karpathy_test",
+        "flickr30k_test",
+        "visual_genome_attribution",
+        "visual_genome_relation",
+    ]
     cases = [pool[row] for row in range(len(pool)) if "relation" in pool[row].extras]
     assert [case.extras["relation"]["name"] for case in cases] == ["to the left of", "on", "near", "on"]
     assert cases[0].group == "1.jpg"
@@ -83,7 +88,7 @@ def test_vl_checklist_follows_its_corpus(tmp_path: Path) -> None:
 def test_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
     folder = published.sugarcrepe(tmp_path / "a" / "s")
     (folder / "val2017").rename(tmp_path / "pictures")
-    with pytest.raises(DataError, match=r"no case that can be used; first problem: .*swap_att.json, row 0"):
+    with pytest.raises(DataError, match=r"no case that can be used; first problem: .*replace_obj.json, row 0"):
         read(folder)
     assert len(read_files(folder, root=tmp_path / "pictures")) == 2
 

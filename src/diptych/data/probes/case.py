@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from diptych.core.errors import DataError
@@ -24,6 +24,7 @@ class Case:
 
     kind     what the false ones get wrong
     roles    "true", "entailed" (true as well, but weaker or differently put: never an error) or "false", one an option
+    names    what each option is ("exchanged", "negated"), where a probe asks which of them won; else nothing
     """
 
     uid: str
@@ -31,6 +32,7 @@ class Case:
     kind: str
     options: tuple[str, ...]
     roles: tuple[Role, ...]
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.options) != len(self.roles) or not {"true", "false"} <= set(self.roles) <= set(ROLES):
@@ -39,6 +41,8 @@ class Case:
                 field="options",
                 expected="a role an option, a true and a false one at least",
             )
+        if self.names and len(self.names) != len(self.options):
+            raise DataError(f"sample {self.uid}: {len(self.names)} names for {len(self.options)} options", field="names")
 
     @property
     def true(self) -> str:
@@ -72,13 +76,17 @@ def without_equals(case: Case) -> tuple[Case | None, int]:
     """The case without false options that equal a true or entailed one but for case and punctuation, and how many those were. None is
     left of a case all of whose false options are such."""
     right = {normal(option) for option, role in zip(case.options, case.roles, strict=True) if role != "false"}
-    pairs = list(zip(case.options, case.roles, strict=True))
-    kept = [(option, role) for option, role in pairs if role != "false" or normal(option) not in right]
-    dropped = len(pairs) - len(kept)
-    if not any(role == "false" for _, role in kept):
+    kept = [
+        place
+        for place, (option, role) in enumerate(zip(case.options, case.roles, strict=True))
+        if role != "false" or normal(option) not in right
+    ]
+    dropped = len(case.options) - len(kept)
+    if not any(case.roles[place] == "false" for place in kept):
         return None, dropped
-    options, roles = zip(*kept, strict=True)
-    return (Case(case.uid, case.group, case.kind, options, roles) if dropped else case), dropped
+    options, roles = (tuple(values[place] for place in kept) for values in (case.options, case.roles))
+    names = tuple(case.names[place] for place in kept) if case.names else ()
+    return replace(case, options=options, roles=roles, names=names), dropped
 
 
 def normal(text: str) -> str:

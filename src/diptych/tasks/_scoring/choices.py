@@ -29,7 +29,8 @@ FIRST = "_first"
 """Ends the name of the column that holds a scorer's credit when the first of tied options wins."""
 _SCHEMA = pa.schema(
     [("uid", pa.string()), ("case", pa.int64()), ("group", pa.string()), ("kind", pa.string())]
-    + [("options", pa.list_(pa.string())), ("roles", pa.list_(pa.string())), ("scores", pa.list_(pa.float64()))]
+    + [(name, pa.list_(pa.string())) for name in ("options", "roles", "names")]
+    + [("scores", pa.list_(pa.float64()))]
     + [(name, pa.float64()) for name in ("credit", "wins_true", "wins_entailed", "wins_false", "chance", *ASIDE)]
     + [(name + FIRST, pa.float64()) for name in ("credit", *ASIDE)]
 )
@@ -102,6 +103,7 @@ def probe_records(
                 "kind": case.kind,
                 "options": list(case.options),
                 "roles": list(case.roles),
+                "names": list(case.names),
                 "scores": [float(value) for value in np.asarray(score)],
                 "credit": credit(score, case.roles),
                 **{f"wins_{role}": share for role, share in wins.items()},
@@ -140,9 +142,14 @@ def credits(records: pa.Table, column: str, ties: rk.Ties) -> Floats:
     return (shared_N > 1 - 1e-9 if ties == "pessimistic" else shared_N > 0).astype(np.float64)
 
 
-def kind_columns(records: pa.Table, value_N: Floats, kinds: Sequence[str], *, pooled: bool = False) -> Floats:
-    """[N, K]: the values under each of `kinds`, NaN elsewhere; pooled, all of these kinds in one column."""
+def kind_columns(
+    records: pa.Table, value_N: Floats, kinds: Sequence[str], *, pooled: bool = False, parts: bool = False
+) -> Floats:
+    """[N, K]: the values under each of `kinds`, NaN elsewhere; pooled, all of these kinds in one column. parts: `kinds` are the beginnings
+    of kinds."""
     kind_N = array(records, "kind")
+    if parts:
+        kind_N = np.array([kind.partition("/")[0] for kind in kind_N])
     if pooled:
         return np.where(np.isin(kind_N, list(kinds)), value_N, np.nan)[:, None]
     return np.stack([np.where(kind_N == kind, value_N, np.nan) for kind in kinds], axis=1)
@@ -256,17 +263,26 @@ class Counting:
         self, records: pa.Table, kinds: Sequence[str], value_N: Floats, chance_N: Floats | None = None, *, pooled: bool = False
     ) -> Metric:
         """The same of any number a case; `chance_N` is what guessing gives each."""
-        weight_K = np.array([1.0] if pooled else list(tree_weights(kinds).values()))
-        order = list(tree_weights(kinds))
-        value_NK = kind_columns(records, value_N, order, pooled=pooled)
+        weights = {"": 1.0} if pooled else tree_weights(kinds)
+        order = kinds if pooled else list(weights)
+        columns = [
+            None if each is None else kind_columns(records, each.astype(np.float64), order, pooled=pooled)
+            for each in (value_N, chance_N)
+        ]
+        assert columns[0] is not None
+        return self.mean_of_columns(records, columns[0], columns[1], list(weights.values()))
+
+    def mean_of_columns(
+        self, records: pa.Table, value_NK: Floats, chance_NK: Floats | None = None, weights: Sequence[float] = ()
+    ) -> Metric:
+        """The weighted mean (equal weights by default) of the columns' means over the cases that they apply to, NaN in others."""
+        count = value_NK.shape[1]
+        weight_K = np.array(weights or [1 / count] * count)
         groups = records.column("group").to_pylist()
         drawn_R = resampled_means(value_NK, groups, draws=self.draws, seed=self.seed) @ weight_K
-        value = float(np.nanmean(value_NK, axis=0) @ weight_K)
-        chance = math.nan
-        if chance_N is not None:
-            chance = float(
-                np.nanmean(kind_columns(records, chance_N.astype(np.float64), order, pooled=pooled), axis=0) @ weight_K
-            )
+        value, chance = (
+            math.nan if each is None else float(np.nanmean(each, axis=0) @ weight_K) for each in (value_NK, chance_NK)
+        )
         items = int((~np.isnan(value_NK)).any(axis=1).sum())
         return Metric(value, *percentiles(drawn_R), chance=chance, items=items)
 
