@@ -84,7 +84,8 @@ def without_equals(case: Case) -> tuple[Case | None, int]:
     dropped = len(case.options) - len(kept)
     if not any(case.roles[place] == "false" for place in kept):
         return None, dropped
-    options, roles = (tuple(values[place] for place in kept) for values in (case.options, case.roles))
+    options = tuple(case.options[place] for place in kept)
+    roles = tuple(case.roles[place] for place in kept)
     names = tuple(case.names[place] for place in kept) if case.names else ()
     return replace(case, options=options, roles=roles, names=names), dropped
 

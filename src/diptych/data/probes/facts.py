@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
@@ -71,7 +72,7 @@ def published_attribution(sample: Sample) -> AttributionFact | None:
     return AttributionFact((str(one), str(two)), (str(first), str(second)), str(plain["true"]), str(plain["false"]))
 
 
-def _plain(sample: Sample, field: str, keys: tuple[str, ...]) -> Mapping[str, object] | None:
+def _plain(sample: Sample, field: str, keys: tuple[str, ...]) -> Mapping[str, Any] | None:
     plain = sample.extras.get(field)
     if plain is None:
         return None

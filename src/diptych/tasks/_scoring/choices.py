@@ -19,7 +19,7 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.result import Metric, Result
 from diptych.data.probes.case import ROLES, Case
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.intervals import percentiles, resampled_means
+from diptych.tasks._scoring.means import Means
 from diptych.tasks._scoring.records import array, facts_of
 
 Floats = npt.NDArray[np.float64]
@@ -213,11 +213,22 @@ class Counting:
         if self.minimum < 1:
             raise ConfigError(f"minimum is {self.minimum} (expected 1 or more)")
 
-    def kept(self, kinds: Mapping[str, int]) -> list[str]:
-        """The kinds that count, of those with so many cases. Raises DataError where none does."""
+    def kinds(self, records: pa.Table) -> Counter[str]:
+        """How many cases each kind has. Raises DataError for records without any."""
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no case", expected="one row or more")
+        return Counter(records.column("kind").to_pylist())
+
+    def counted(self, kinds: Collection[str]) -> list[str]:
+        """The kinds that are not left out. Raises DataError where there is none."""
         counted = [kind for kind in sorted(kinds) if kind not in self.leave_out]
         if not counted:
             raise DataError("every kind is left out", field="leave_out", expected=f"one of {', '.join(sorted(kinds))} to remain")
+        return counted
+
+    def kept(self, kinds: Mapping[str, int]) -> list[str]:
+        """Those of them with enough cases. Raises DataError where none has."""
+        counted = self.counted(kinds)
         kept = [kind for kind in counted if kinds[kind] >= self.minimum or kind.startswith(self.exempt or ("\0",))]
         if not kept:
             largest = max(counted, key=lambda kind: kinds[kind])
@@ -228,71 +239,58 @@ class Counting:
             )
         return kept
 
+    def means(self, records: pa.Table) -> Means:
+        """For numbers of these records."""
+        return Means(records.column("group").to_pylist(), draws=self.draws, seed=self.seed)
+
     def result(self, task: Any, records: pa.Table, **notes: Any) -> Result:
         """The mean over the tree of kinds, every node of it, the mean of all cases, and what the scorers without images get."""
-        if not len(records):
-            raise DataError("there is nothing to score: the records hold no case", expected="one row or more")
-        kinds = Counter(records.column("kind").to_pylist())
-        kept = self.kept(kinds)
-        metrics = {"macro": self.metric(records, kept, "credit")}
-        for node in nodes(kinds):
-            members = below(node, kept) or below(node, kinds)
-            metrics[node] = self.metric(records, members, "credit")
-        counted = [kind for kind in sorted(kinds) if kind not in self.leave_out]
-        metrics["accuracy"] = self.metric(records, counted, "credit", pooled=True)
-        metrics |= {name: self.metric(records, kept, name) for name in ASIDE}
-        groups = set(records.column("group").to_pylist())
+        kinds = self.kinds(records)
+        names, kept, counted = sorted(kinds), self.kept(kinds), self.counted(kinds)
+        means, chance_N = self.means(records), array(records, "chance").astype(np.float64)
+        chances = dict(zip(names, np.nanmean(kind_columns(records, chance_N, names), axis=0).tolist(), strict=True))
+        columns = {
+            name: dict(zip(names, map(means.add, kind_columns(records, credits(records, name, self.ties), names).T), strict=True))
+            for name in ("credit", *ASIDE)
+        }
+        pooled = means.add(kind_columns(records, credits(records, "credit", self.ties), counted, pooled=True)[:, 0])
+
+        def metric(name: str, members: Sequence[str]) -> Metric:
+            weights = tree_weights(members)
+            chance = sum(weight * chances[kind] for kind, weight in weights.items())
+            return means.metric({columns[name][kind]: weight for kind, weight in weights.items()}, chance)
+
+        metrics = {"macro": metric("credit", kept)}
+        metrics |= {node: metric("credit", below(node, kept) or below(node, kinds)) for node in nodes(kinds)}
+        everywhere = float(np.nanmean(kind_columns(records, chance_N, counted, pooled=True)))
+        metrics["accuracy"] = means.metric(pooled, everywhere)
+        metrics |= {name: metric(name, kept) for name in ASIDE}
+        below_minimum = {"kinds_below_minimum": sorted(set(counted) - set(kept)), **notes}
+        return self.finished(task, records, metrics, **below_minimum)
+
+    def finished(self, task: Any, records: pa.Table, metrics: dict[str, Metric], **notes: Any) -> Result:
+        """A result with what a protocol has to declare."""
+        kinds = self.kinds(records)
         credit_N = array(records, "credit")
         said = {
             **facts_of(records),
             "ties": self.ties,
             "share_tied": float(((credit_N > 0) & (credit_N < 1)).mean()),
-            "kinds_below_minimum": sorted(set(counted) - set(kept)),
-            "kinds_left_out": sorted(set(kinds) - set(counted)),
+            "kinds_left_out": sorted(kind for kind in kinds if kind in self.leave_out),
             "cases": dict(sorted(kinds.items())),
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
             **notes,
         }
+        groups = set(records.column("group").to_pylist())
         return Result(task.name, task.version, task.main, metrics, len(records), len(groups), notes=said)
-
-    def metric(self, records: pa.Table, kinds: Sequence[str], column: str, *, pooled: bool = False) -> Metric:
-        """Of these kinds: the mean over their tree, or over their cases where they are pooled."""
-        return self.mean(records, kinds, credits(records, column, self.ties), array(records, "chance"), pooled=pooled)
-
-    def mean(
-        self, records: pa.Table, kinds: Sequence[str], value_N: Floats, chance_N: Floats | None = None, *, pooled: bool = False
-    ) -> Metric:
-        """The same of any number a case; `chance_N` is what guessing gives each."""
-        weights = {"": 1.0} if pooled else tree_weights(kinds)
-        order = kinds if pooled else list(weights)
-        columns = [
-            None if each is None else kind_columns(records, each.astype(np.float64), order, pooled=pooled)
-            for each in (value_N, chance_N)
-        ]
-        assert columns[0] is not None
-        return self.mean_of_columns(records, columns[0], columns[1], list(weights.values()))
-
-    def mean_of_columns(
-        self, records: pa.Table, value_NK: Floats, chance_NK: Floats | None = None, weights: Sequence[float] = ()
-    ) -> Metric:
-        """The weighted mean (equal weights by default) of the columns' means over the cases that they apply to, NaN in others."""
-        count = value_NK.shape[1]
-        weight_K = np.array(weights or [1 / count] * count)
-        groups = records.column("group").to_pylist()
-        drawn_R = resampled_means(value_NK, groups, draws=self.draws, seed=self.seed) @ weight_K
-        value, chance = (
-            math.nan if each is None else float(np.nanmean(each, axis=0) @ weight_K) for each in (value_NK, chance_NK)
-        )
-        items = int((~np.isnan(value_NK)).any(axis=1).sum())
-        return Metric(value, *percentiles(drawn_R), chance=chance, items=items)
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
         """[N, 1]: what each case adds to that metric, so that its mean over cases is the metric; NaN for cases that do not count. None
         for a metric that is none of these."""
-        kinds = Counter(records.column("kind").to_pylist())
+        kinds = self.kinds(records)
         value_N = credits(records, "credit", self.ties)
         if metric == "accuracy":
-            return kind_columns(records, value_N, [kind for kind in kinds if kind not in self.leave_out], pooled=True)
+            return kind_columns(records, value_N, self.counted(kinds), pooled=True)
         if metric != "macro" and metric not in nodes(kinds):
             return None
         members = below("" if metric == "macro" else metric, self.kept(kinds)) or below(metric, kinds)

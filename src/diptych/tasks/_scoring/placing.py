@@ -29,8 +29,8 @@ def placed(score_L: npt.ArrayLike, option: int, depth: int, ties: rk.Ties = "exp
     score = np.asarray(score_L, np.float64)
     above, tied = int((score > score[option]).sum()), int((score == score[option]).sum())
     before = int((score[:option] == score[option]).sum())
-    numbers = (np.array([value], np.int64) for value in (above, tied, 1))
-    return float(rk.hits(*numbers, depth, ties, np.array([above + before + 1]))[0])
+    one = np.ones(1, np.int64)
+    return float(rk.hits(above * one, tied * one, one, depth, ties, (above + before + 1) * one)[0])
 
 
 def option_shares(records: pa.Table, node: str, ties: rk.Ties, depths: Sequence[int]) -> dict[tuple[str, int], Floats]:

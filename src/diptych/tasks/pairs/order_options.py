@@ -74,7 +74,8 @@ class OrderOptions:
     ) -> Case:
         true = " ".join(words) if self.normalise else caption
         options = tuple(cleaned(text, self.most_words) for text in (true, *(" ".join(order) for order in orders)))
-        roles: tuple[Role, ...] = ("true", *["false"] * len(orders))  # type: ignore[assignment]
+        false: list[Role] = ["false"] * len(orders)
+        roles: tuple[Role, ...] = ("true", *false)
         return Case(uid, group, kind, options, roles, names)
 
 

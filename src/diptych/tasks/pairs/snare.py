@@ -17,7 +17,7 @@ from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, Role
 from diptych.data.probes.facts import AttributionFact, RelationFact, published_attribution, published_relation
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.choices import MINIMUM, Counting, Floats, credits, kind_columns
+from diptych.tasks._scoring.choices import ASIDE, MINIMUM, Counting, Floats, credits, kind_columns
 from diptych.tasks._scoring.placing import option_shares
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
@@ -123,23 +123,30 @@ class SNARE:
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
         counting = self._counting()
-        whole = counting.result(self, records)
-        kinds = Counter(records.column("kind").to_pylist())
+        kinds = counting.kinds(records)
         parts = [part for part in PARTS if any(kind.partition("/")[0] == part for kind in kinds)]
-        by_part = kind_columns(records, credits(records, "credit", self.ties), parts, parts=True)
-        metrics: dict[str, Metric] = {"macro": counting.mean_of_columns(records, by_part, self._chances(records, parts))}
-        for place, part in enumerate(parts):
-            column = by_part[:, place : place + 1]
-            metrics[part] = counting.mean_of_columns(records, column, self._chances(records, [part]))
-            shares = option_shares(records, part, self.ties, DEPTHS)
-            for (option, depth), value_N in shares.items():
-                metrics[f"{part}/{option}@{depth}"] = counting.mean_of_columns(records, value_N[:, None])
-        metrics |= {name: whole.metrics[name] for name in ("accuracy", "blind", "bag_of_words")}
-        return replace(whole, metrics=metrics, notes={**whole.notes, "by_kind": self._by_kind(records, kinds)})
+        means, chance_N = counting.means(records), np.asarray(records.column("chance").to_pylist(), np.float64)
+        chances = np.nanmean(kind_columns(records, chance_N, parts, parts=True), axis=0).tolist()
+        columns = {
+            name: [means.add(each) for each in kind_columns(records, credits(records, name, self.ties), parts, parts=True).T]
+            for name in ("credit", *ASIDE)
+        }
+        pooled = means.add(credits(records, "credit", self.ties))
+        shares = {
+            part: {name: means.add(value_N) for name, value_N in option_shares(records, part, self.ties, DEPTHS).items()}
+            for part in parts
+        }
 
-    @staticmethod
-    def _chances(records: pa.Table, parts: Sequence[str]) -> Floats:
-        return kind_columns(records, np.asarray(records.column("chance").to_pylist(), np.float64), parts, parts=True)
+        def macro(name: str) -> Metric:
+            return means.metric(dict.fromkeys(columns[name], 1 / len(parts)), sum(chances) / len(parts))
+
+        metrics = {"macro": macro("credit")}
+        for part, column, chance in zip(parts, columns["credit"], chances, strict=True):
+            metrics[part] = means.metric(column, chance)
+            metrics |= {f"{part}/{option}@{depth}": means.metric(place) for (option, depth), place in shares[part].items()}
+        metrics["accuracy"] = means.metric(pooled, float(chance_N.mean()))
+        metrics |= {name: macro(name) for name in ASIDE}
+        return counting.finished(self, records, metrics, by_kind=self._by_kind(records, kinds))
 
     def _by_kind(self, records: pa.Table, kinds: Counter[str]) -> dict[str, dict[str, float]]:
         """Shares of wins of each option of the kinds that have enough cases."""

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Embedder
-from diptych.core.result import Result
+from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, stored_cases
 from diptych.data.probes.sugarcrepe import KINDS
 from diptych.index.embed import embed_texts
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.choices import Counting, Floats
+from diptych.tasks._scoring.choices import ASIDE, Counting, Floats, credits
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
 from diptych.worlds.scene_probes import SceneFacts
@@ -78,25 +78,37 @@ class SugarCrepe:
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
         counting = self._counting()
-        whole = counting.result(self, records)
-        kinds = sorted(set(records.column("kind").to_pylist()))
+        kinds = sorted(counting.kinds(records))
+        kind_N = np.array(records.column("kind").to_pylist())
         right_N, chance_N = all_true(records, self.ties), _chances(records)
-        metrics = {"macro": counting.mean(records, kinds, right_N, chance_N)}
-        families = {family: [kind for kind in kinds if kind.startswith(f"{family}_")] for family in FAMILIES}
-        for name, members in {**{k: [k] for k in kinds}, **families}.items():
-            if members:
-                metrics[name] = counting.mean(records, members, right_N, chance_N)
+        means = counting.means(records)
+
+        def columns(value_N: Floats) -> dict[str, int]:
+            """A column a kind; none for a kind without a value."""
+            each = {kind: np.where(kind_N == kind, value_N, np.nan) for kind in kinds}
+            return {kind: means.add(column_N) for kind, column_N in each.items() if not np.isnan(column_N).all()}
+
+        def metric(at: dict[str, int], chance_N: Floats) -> Metric:
+            chance = float(np.mean([np.mean(chance_N[kind_N == kind]) for kind in at]))
+            return means.metric({place: 1 / len(at) for place in at.values()}, chance)
+
+        right = columns(right_N)
+        beside = {name: (columns(credits(records, name, self.ties)), chance_N) for name in ASIDE}
         if any(roles.count("true") > 1 for roles in records.column("roles").to_pylist()):
-            half_N = np.full(len(records), 0.5)
-            for place, name in enumerate(("first", "second")):
-                metrics[name] = counting.mean(records, kinds, one_true(records, place, self.ties), half_N)
+            even_N, third_N = np.full(len(records), 1 / 2), np.full(len(records), 1 / 3)
             text_N = np.array([np.nan if value is None else value for value in records.column("text_only").to_pylist()])
-            if not np.isnan(text_N).all():
-                asked = [k for k in kinds if not np.isnan(text_N[np.array(records.column("kind").to_pylist()) == k]).all()]
-                metrics["text_only"] = counting.mean(records, asked, text_N, np.full(len(records), 1 / 3))
-        metrics["accuracy"] = counting.mean(records, kinds, right_N, chance_N, pooled=True)
-        metrics |= {name: whole.metrics[name] for name in ("blind", "bag_of_words")}
-        return replace(whole, metrics=metrics)
+            given = {"first": (one_true(records, 0, self.ties), even_N), "second": (one_true(records, 1, self.ties), even_N)}
+            given |= {} if np.isnan(text_N).all() else {"text_only": (text_N, third_N)}
+            beside = {name: (columns(value_N), level_N) for name, (value_N, level_N) in given.items()} | beside
+        pooled = means.add(right_N)
+        metrics = {"macro": metric(right, chance_N)}
+        metrics |= {kind: metric({kind: place}, chance_N) for kind, place in right.items()}
+        for family in FAMILIES:
+            if members := {kind: place for kind, place in right.items() if kind.startswith(f"{family}_")}:
+                metrics[family] = metric(members, chance_N)
+        metrics["accuracy"] = means.metric(pooled, float(chance_N.mean()))
+        metrics |= {name: metric(at, level_N) for name, (at, level_N) in beside.items()}
+        return counting.finished(self, records, metrics)
 
     @classmethod
     def item_values(cls, records: pa.Table, metric: str) -> Floats | None:
