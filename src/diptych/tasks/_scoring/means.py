@@ -33,7 +33,7 @@ class Means:
         return len(self._columns) - 1
 
     def metric(self, weights: Mapping[int, float] | int, chance: float = math.nan) -> Metric:
-        """The weighted mean of the means of columns, by place; weights sum to 1. A column that a draw leaves out counts in that draw by
+        """The weighted mean of the means of columns, by place. A column that a draw leaves out counts in that draw by
         what the others have of the weights."""
         weights = {weights: 1.0} if isinstance(weights, int) else weights
         places, weight_K = list(weights), np.array(list(weights.values()))
@@ -46,6 +46,6 @@ class Means:
         total_R = np.where(there_RK, drawn_RK, 0.0) @ weight_K
         drawn_R = np.divide(total_R, share_R, out=np.full(len(total_R), np.nan), where=share_R > 0)
         chosen = [self._columns[place] for place in places]
-        value = float(sum(weight * np.nanmean(column) for column, weight in zip(chosen, weight_K, strict=True)))
+        value = float(np.array([np.nanmean(column) for column in chosen]) @ weight_K / (np.ones(len(chosen)) @ weight_K))
         items = int(np.any([~np.isnan(column) for column in chosen], axis=0).sum())
         return Metric(value, *percentiles(drawn_R), chance=chance, items=items)
