@@ -33,6 +33,10 @@ class MirroredWorld(SceneWorld):
     def identity(self) -> Any:
         return {**super().identity, "world": NAME}
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "test")
+
     def group(self, split: str, index: int) -> str:
         return f"{NAME}-{self.seed}-{split}-{index // 2}"
 
