@@ -52,6 +52,24 @@ def evaluate_splits(
     return {name: _run(opened, task, whole, part, out, options) for name, part in held_out(whole).items()}
 
 
+def confusions(results: str | Path, data: Any, path: str | Path, *, title: str = "") -> Path:
+    """Write an HTML page of what a model confuses, with pictures: of every result of a probe of captions among `results`, a folder that
+    `evaluate(..., out=...)` wrote, whose rows are those of a split of `data`.
+
+    Raises ConfigError where there is none.
+    """
+    from diptych.report.confused import confused_page
+    from diptych.report.evaluation import kept_results
+
+    whole = read(data)
+    parts = {f"{whole.name}/{name}": whole.split(name) for name in split_names(whole)} or {whole.name: whole}
+    kept = [(each, parts[each.part]) for each in kept_results(Path(results)) if each.part in parts]
+    kept = [(each, rows) for each, rows in kept if each.result.notes.get("options") and "compare" in each.result.notes]
+    if not kept:
+        raise ConfigError(f"{results} holds no result of a probe on these data (expected one of {', '.join(parts)})")
+    return confused_page(Path(path), title or str(kept[0][0].result.notes.get("model", {}).get("name", "a model")), kept)
+
+
 def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | None, options: dict[str, Any]) -> Result:
     from diptych.core.registry import TASKS
     from diptych.tasks import find

@@ -183,6 +183,10 @@ TASKS = Registry(
         "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
         "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
         "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
+        "aro": ("diptych.tasks.pairs.aro:ARO", "attributes, relations and word order exchanged (ARO)"),
+        "sugarcrepe": ("diptych.tasks.pairs.sugarcrepe:SugarCrepe", "fluent wrong captions (SugarCrepe and SugarCrepe++)"),
+        "vl_checklist": ("diptych.tasks.pairs.vl_checklist:VLChecklist", "objects, attributes, relations with one word wrong"),
+        "winoground": ("diptych.tasks.pairs.winoground:Winoground", "two pictures and two captions of the same words"),
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
         "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
@@ -229,6 +233,7 @@ WORLDS = Registry(
         "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
