@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from diptych.core.contracts import Detector
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import as_image
+from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
 
 if TYPE_CHECKING:
@@ -31,7 +33,19 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
     from diptych.models.io.opened import open_address
 
     model: Embedder = open_address(name, download=download)
+    if (Path(name) / "run.json").is_file():
+        _RUNS[model] = Path(name)
     return model
+
+
+_RUNS: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
+"""Where the models came from that were opened from run folders, for as long as they live."""
+
+
+def run_of(model: Any) -> RunFolder | None:
+    """The run that a model, or an address, is from; None for others."""
+    place = Path(model) if isinstance(model, str | Path) else _RUNS.get(model)
+    return RunFolder.open(place) if place is not None and (place / "run.json").is_file() else None
 
 
 def _on_onnx(name: str | Path, download: bool) -> Embedder:

@@ -12,13 +12,13 @@ from diptych.core.contracts import Dataset, Recipe, Tuning
 from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import LOCK, RunFolder
-from diptych.worlds.address import as_drawn, split_names, training_rows
+from diptych.worlds.address import HELD_OUT, as_drawn, dealt, split_names, training_rows
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Task
     from diptych.train.options import TrainOptions
 
-from diptych.api.data import read, read_recorded
+from diptych.api.data import data_of, read
 
 Say = Callable[[str], None]
 
@@ -46,6 +46,7 @@ def train(
     options: TrainOptions | None = None,
     init: str | Path = "",
     subset: str | Path | Sequence[str] = "",
+    hold_out: float = HELD_OUT,
     say: Say | None = None,
     asked: Collection[str] | None = None,
     **changes: Any,
@@ -54,6 +55,7 @@ def train(
 
     name     a slug, or a recipe object
     data     anything that `read` opens; with splits, the rows of "train" are used
+    hold_out  the share of data without splits that is held out by group, as "test", for the evaluation; 0 trains on every row
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
              given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4). So may ways to tune
              (`diptych.core.contracts.Tuning`): lora="16", freeze=("text_tower",), layer_decay=0.75, distill="start"
@@ -78,13 +80,16 @@ def train(
         made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
     if Path(out).exists() and any(entry.name != LOCK for entry in Path(out).iterdir()):
         raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
-    whole = read(data)
+    given = read(data)
+    whole = dealt(given, hold_out)
     uids = _uids(subset)
     rows = _limited(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
     rows = as_drawn(rows, made)
     made = made.prepare(rows)
     if say:
+        if line := _held_out_line(given, whole):
+            say(line)
         if uids:
             say(
                 f"limited to {len(rows):,} uids"
@@ -94,8 +99,23 @@ def train(
             say(line)
     source = data if isinstance(data, str | Path) else ""
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
+    if whole is not given:
+        record["held_out"] = float(hold_out)
     files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
     return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files)
+
+
+def _held_out_line(given: Any, whole: Any) -> str:
+    """What became of data that have no held-out rows, for who trains on them; "" for those that have some."""
+    if whole is not given:
+        count = whole.column("split").count("test")
+        return (
+            f"'{given.name}' has no splits: {count:,} of {len(given):,} samples are held out as 'test', whole groups each "
+            "(hold_out=0 trains on every row)"
+        )
+    if [name for name in split_names(given) if name != "train"]:
+        return ""
+    return f"'{given.name}' has no held-out rows: an evaluation on it scores the rows that were trained on, and is called so"
 
 
 def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collection[str]) -> tuple[Recipe, Any]:
@@ -168,7 +188,7 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
     source = folder.state.get("source", "")
     if not source and data is None:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
-    whole = read_recorded(source, folder.path) if data is None else read(data)
+    whole = data_of(folder, data)
     options = from_plain(TrainOptions, folder.config["run"])
     made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []
@@ -189,6 +209,7 @@ def estimate(
     preset: str = "tiny",
     options: TrainOptions | None = None,
     subset: str | Path | Sequence[str] = "",
+    hold_out: float = HELD_OUT,
     **changes: Any,
 ) -> dict[str, Any]:
     """What a run would cost: seconds a step and in all, parameters, memory, disk. Takes a few real steps and writes nothing."""
@@ -196,7 +217,7 @@ def estimate(
     from diptych.train.options import TrainOptions
 
     made = recipe(name, preset=preset, **changes)
-    whole = read(data)
+    whole = dealt(read(data), hold_out)
     rows = _limited(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())

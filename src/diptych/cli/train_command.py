@@ -40,6 +40,9 @@ class Train:
     subset: Annotated[
         str, arg(help="a file with one uid a line: train on these samples only, such as a list that the page saved")
     ] = ""
+    hold_out: Annotated[
+        float, arg(help="share of data without splits that is held out by group for the evaluation; 0 trains on every row")
+    ] = 0.1
     init: Annotated[
         str, arg(help="weights to start from: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
     ] = ""
@@ -79,7 +82,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
     if args.dry_run:
         from diptych.api import estimate
 
-        cost = estimate(recipe, args.data, options=options, subset=args.subset)
+        cost = estimate(recipe, args.data, options=options, subset=args.subset, hold_out=args.hold_out)
         return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
@@ -87,7 +90,8 @@ def _train(name: str, argv: Sequence[str]) -> int:
 
     talk = say if _main_process() else None
     asked = _asked(recipe, argv)
-    run = train(recipe, args.data, args.out, options=options, init=args.init, subset=args.subset, say=talk, asked=asked)
+    given = {"init": args.init, "subset": args.subset, "hold_out": args.hold_out, "asked": asked}
+    run = train(recipe, args.data, args.out, options=options, say=talk, **given)
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 
 

@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
+TRAINING_ROWS = "training rows"
+"""What rows are called that a model was trained on, wherever it is scored on them all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A number with its 95 % interval over items or groups of one run (never over seeds), and what it takes to read it.
