@@ -95,8 +95,11 @@ def train(
                 f"limited to {len(rows):,} uids"
                 + (f"; {len(uids) - len(rows):,} more are held out" if len(rows) < len(uids) else "")
             )
-        for line in (*data_report(made, rows, whole), *(start_report(made, model, init) if model is not None else ())):
+        for line in data_report(made, rows, whole):
             say(line)
+    if init:
+        for line in start_report(made, model, init, options):
+            (say or _unsaid)(line)
     source = data if isinstance(data, str | Path) else ""
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
     if whole is not given:
@@ -144,19 +147,33 @@ def chosen_fields(name: str | Recipe) -> set[str]:
     return asked_fields(name) if isinstance(name, Recipe) else set()
 
 
-def start_report(made: Recipe, model: Any, init: str | Path) -> list[str]:
-    """What starts from the weights, what is fresh and what of them is not used, in lines; before the first step."""
+def start_report(made: Recipe, model: Any, init: str | Path, options: TrainOptions) -> list[str]:
+    """What starts from the weights, what is fresh and why, and what of them is not used, in lines; before the first step. Raises
+    ConfigError when the weights have next to nothing for the recipe.
+
+    model  what the weights are of, where it was opened; else their tensors are read
+    """
     import torch
 
-    from diptych.train.weights import start_lines
+    from diptych.train.tuning.positions import fitted
+    from diptych.train.weights import start_lines, start_tensors
 
+    made = next((stage.recipe for stage in made.stages()), made)  # what takes the first step
     try:
         with torch.device("meta"):
             ours = made.model()
     except (RuntimeError, NotImplementedError):  # a part that reads its own weights cannot be built without memory
         with torch.random.fork_rng(devices=[]):
             ours = made.model()
-    return start_lines(made.fitted(model.model.state_dict()), ours, str(init), getattr(model, "left", ()))
+    given = start_tensors(options.init, download=options.download) if model is None else dict(model.model.state_dict())
+    lines: list[str] = []
+    keep = options.tune.over(made.tuning()).keep_positions
+    tensors = fitted(made.fitted(given), ours.state_dict(), keep=keep, say=lines.append)
+    return [*start_lines(tensors, ours, str(init), getattr(model, "left", ())), *lines]
+
+
+def _unsaid(line: str) -> None:
+    """What nobody listens to; it stands in the run's log."""
 
 
 def _uids(subset: str | Path | Sequence[str]) -> list[str]:
