@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from diptych.core.config import from_plain, with_changes
 from diptych.core.contracts import Dataset, Recipe, Tuning
 from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
-from diptych.core.run_folder import LOCK, RunFolder
+from diptych.core.run_folder import RunFolder, refuse_occupied
 from diptych.worlds.address import HELD_OUT, as_drawn, dealt, split_names, training_rows
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def train(
     init: str | Path = "",
     subset: str | Path | Sequence[str] = "",
     hold_out: float = HELD_OUT,
+    overwrite: bool = False,
     say: Say | None = None,
     asked: Collection[str] | None = None,
     **changes: Any,
@@ -63,6 +65,7 @@ def train(
              lengths and image settings from there, and learning rate and warm-up of a start from published weights unless they are
              given; what the recipe adds is fresh
     subset   only these samples: uids, or a file with one a line; those in held-out splits are left out
+    overwrite  replace a run that lies in `out`; it stays until the new one has made its first step
     say      gets the lines of the data report before the first step, and what starts from the weights
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
@@ -78,8 +81,7 @@ def train(
     if init:
         options = replace(options, init=start_of(init))
         made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
-    if Path(out).exists() and any(entry.name != LOCK for entry in Path(out).iterdir()):
-        raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
+    refuse_occupied(Path(out), overwrite=overwrite)
     given = read(data)
     whole = dealt(given, hold_out)
     uids = _uids(subset)
@@ -105,7 +107,7 @@ def train(
     if whole is not given:
         record["held_out"] = float(hold_out)
     files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
-    return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files)
+    return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files, overwrite=overwrite)
 
 
 def _held_out_line(given: Any, whole: Any) -> str:
@@ -189,16 +191,17 @@ def _limited(rows: Any, whole: Any, uids: Sequence[str], file: object = None) ->
     return subset(rows, uids, whole=whole, file=file if isinstance(file, str | Path) else None) if uids else rows
 
 
-def resume(run: str | Path, *, data: Any = None) -> RunFolder:
+def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     """Go on with a run that was stopped or killed. A finished one is returned as it is.
 
-    data  only where the run was started on an object and not on an address
+    data   only where the run was started on an object and not on an address
+    steps  of a finished run: train on to so many in all; what it was scored before goes
     """
     from diptych.train.fit import resume as resume_run
     from diptych.train.options import TrainOptions
 
     folder = RunFolder.open(Path(run))
-    if folder.state["status"] == "finished":
+    if folder.state["status"] == "finished" and not steps:
         if folder.state.get("signal"):
             folder.write_state(signal=None)  # it was for the process that finished the run
         return folder
@@ -210,7 +213,11 @@ def resume(run: str | Path, *, data: Any = None) -> RunFolder:
     made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []
     rows = _limited(training_rows(whole), whole, uids, folder.subset)
-    return resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options))
+    run_again = resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options), steps=steps)
+    if steps:
+        run_again.report.unlink(missing_ok=True)
+        shutil.rmtree(run_again.records, ignore_errors=True)
+    return run_again
 
 
 def recipe_of(folder: RunFolder) -> Recipe:
