@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -68,6 +69,7 @@ class BridgeWriter:
 
     # ------------------------------------------------------------ use
 
+    @one_or_many
     def generate(
         self,
         images: Sequence[ImageSource],
@@ -93,6 +95,7 @@ class BridgeWriter:
                 found += self.bridge.language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, **options)
         return found
 
+    @one_or_many
     def answer_nll(
         self,
         images: Sequence[ImageSource],

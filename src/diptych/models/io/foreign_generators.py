@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.models.io.inference import evaluating, parts
@@ -72,6 +73,7 @@ class TransformersGenerator:
         self.tokenizer = processor.tokenizer
         self.reads_and_writes = bool(getattr(model.config.get_text_config(), "is_encoder_decoder", False))
 
+    @one_or_many
     def generate(
         self,
         images: Sequence[ImageSource],
@@ -95,6 +97,7 @@ class TransformersGenerator:
                 found += [text.strip() for text in self.tokenizer.batch_decode(id_BT, skip_special_tokens=True)]
         return found
 
+    @one_or_many
     def answer_nll(
         self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
