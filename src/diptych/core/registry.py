@@ -176,6 +176,10 @@ TASKS = Registry(
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
         "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
+        "few_shot": (
+            "diptych.tasks.pairs.few_shot:FewShot",
+            "1 to 16 labelled images a class, against zero-shot and a linear probe",
+        ),
         "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
         "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),

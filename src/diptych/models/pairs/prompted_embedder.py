@@ -22,7 +22,6 @@ from torch import Tensor
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
-from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.class_prompts import ClassPrompts, Placement, class_prompts
 from diptych.data.text.tokenize import Tokenizer
@@ -116,15 +115,21 @@ class PromptedEmbedder(PairEmbedder):
 
     def scores(self, images: Sequence[ImageSource], names: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
         """Logits [N, K] of any names: temperature times cosine."""
+        return self.scores_of_vectors(self.embed_images(images, batch_size=batch_size), names, batch_size=batch_size)
+
+    def scores_of_vectors(self, vector_ND: Unit, names: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """The same of images whose vectors are there already."""
         if not self.prompts.conditioned:
-            scale = float(self.model.log_scale.detach().exp())
-            return scale * self.embed_images(images, batch_size=batch_size) @ self.embed_texts(names).T
-        blocks = []
+            scores_NK: npt.NDArray[np.float32] = (
+                float(self.model.log_scale.detach().exp()) * vector_ND @ self.embed_texts(names).T
+            )
+            return scores_NK
         with self._ready() as device:
             self.prompted.set_classes(self.prompts.prompts(names, self.tokenizer, self.text_length))
-            for part in parts(images, batch_size):
-                image_BCHW = self.preprocess([decode(image, exact=True) for image in part]).to(device)
-                blocks.append(self.prompted(image_BCHW).logit_NK.float().cpu())
+            blocks = [
+                self.prompted(torch.from_numpy(np.stack(part)).to(device)).logit_NK.float().cpu()
+                for part in parts(list(vector_ND), batch_size)
+            ]
         return torch.cat(blocks).numpy() if blocks else np.zeros((0, len(names)), np.float32)
 
     def _place(self, text: str) -> int:
