@@ -71,7 +71,7 @@ class PromptedEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> ClassLogits:
         """Images [B, C, H, W], or unit vectors of images [B, J] that were computed before."""
-        image_BJ = self.encode_image(image) if image.ndim == 4 else image
+        image_BJ = self.encode_image(image) if image.ndim == 4 else image.to(self.bank.context.dtype)
         scale = self.encoder.log_scale.exp()
         if self.conditioner is None:
             return ClassLogits(scale * image_BJ @ self.encode_classes().T)

@@ -86,9 +86,14 @@ class AdaptedRecipe(Recipe[M, B, F]):
         return replace(self, vocabulary=learned_vocabulary(texts, self.pieces))
 
 
-@lru_cache(maxsize=2)
 def adapted_model(address: str) -> PairEmbedder:
-    """The model at an address, opened once a process. It is shared: copy its module before training it."""
+    """The model at an address, opened once a process unless its files change. It is shared: copy its module before training it."""
+    files = (Path(address, *place, "model.safetensors") for place in ((), ("model",)))
+    return _opened(address, tuple(path.stat().st_mtime_ns for path in files if path.is_file()))
+
+
+@lru_cache(maxsize=2)
+def _opened(address: str, changed: tuple[int, ...]) -> PairEmbedder:
     opened = open_address(address)
     if not isinstance(opened, PairEmbedder) or opened.kind != PairEmbedder.kind:
         what = getattr(opened, "kind", type(opened).__name__)
