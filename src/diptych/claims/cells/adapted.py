@@ -28,7 +28,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 CLASSES = tuple(sorted(kind for kind in KINDS if kind.split()[0] in COLOURS))
 PROMPTS = ("{}", "a picture of a {}", "photo of a {}", "here is a {} in the middle", "a photo of a {}.")
 """Five that a person would write who knows the texts of training, and the usual one."""
-BASE = replace(sized_for(CLIP.tiny(), batch_size=128, steps=STEPS), text_length=24)
+BASE = replace(sized_for(CLIP.tiny(), batch_size=128, steps=STEPS), text_length=32)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ STEPS = 400
 
 
 def claims() -> tuple[Claim, ...]:
-    recipe = replace(CoOp.tiny(), steps=STEPS, batch_size=32, lr=2e-2)
+    recipe = replace(CoOp.tiny(), context=16, steps=STEPS, batch_size=32, lr=2e-2)
     rates = around(recipe.lr)
     unseen = Adapted("context", 16, recipe, part="new")
     words: dict[str, Any] = {

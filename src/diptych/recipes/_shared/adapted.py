@@ -98,6 +98,7 @@ def _opened(address: str, changed: tuple[int, ...]) -> PairEmbedder:
     if not isinstance(opened, PairEmbedder) or opened.kind != PairEmbedder.kind:
         what = getattr(opened, "kind", type(opened).__name__)
         raise ConfigError(f"weights is {address!r}, a model of kind {what} (expected a dual encoder, such as a run of clip)")
+    opened.model.float()  # whatever torch makes by default just now
     return opened
 
 
