@@ -23,7 +23,7 @@ from diptych.data.shards.build import build, open_built
 from diptych.worlds import resolve, scenes
 from diptych.worlds.contact_sheet import contact_sheet
 from diptych.worlds.cutouts import cutout, pool_cutouts
-from diptych.worlds.masks import decode
+from diptych.data.masks import decode
 from diptych.worlds.rendered import Rendered
 from diptych.worlds.scene_captions import KINDS
 from diptych.worlds.scene_layout import COLOURS, PREDICATES, SHAPES

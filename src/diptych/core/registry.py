@@ -181,6 +181,10 @@ TASKS = Registry(
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
         "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
+        "few_shot": (
+            "diptych.tasks.pairs.few_shot:FewShot",
+            "1 to 16 labelled images a class, against zero-shot and a linear probe",
+        ),
         "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
         "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
         "aro": ("diptych.tasks.pairs.aro:ARO", "attributes, relations and word order exchanged (ARO)"),
@@ -269,6 +273,10 @@ MODELS = Registry(
     {
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
+        "conditioned_prompts": (
+            "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
+            "class names behind context that each image shifts",
+        ),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
@@ -276,6 +284,7 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

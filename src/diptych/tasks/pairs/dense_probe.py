@@ -33,7 +33,7 @@ from diptych.core.sample import Sample
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import array, facts_of, with_facts
-from diptych.worlds.masks import decode
+from diptych.data.masks import decode
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
