@@ -20,7 +20,8 @@ def pictures_in_order(
     """
     if not dialogue.awaits_answer:
         raise DataError("the last turn is the assistant's", field="turns", expected="a turn of the user, which the model answers")
-    turns, found = [], []
+    turns: list[dict[str, Any]] = []
+    found: list[ImageSource] = []
     for turn in dialogue.turns:
         content: list[dict[str, str]] = []
         for part in turn.parts:

@@ -8,7 +8,7 @@ the pieces together are the stripped text.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -55,10 +55,8 @@ class Pieces:
 
     def write(self, generate: Callable[..., Any], *, read: int, **options: Any) -> Written:
         """Call `generate` with this streamer; `read` is how many tokens the request has."""
-        try:
+        with suppress(_Enough):
             generate(streamer=self, **options)
-        except _Enough:
-            pass
         ended = bool(self._ids) and self._ids[-1] in self._ends
         return Written(self._given, read, len(self._ids), ended)
 
