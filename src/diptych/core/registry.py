@@ -10,6 +10,7 @@
     MODELS      the kinds of model folders          diptych.models
     MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
+    TEXT_BACKENDS   what writes texts in curation   diptych.text_backends
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
 
@@ -157,6 +158,10 @@ OPERATORS = Registry(
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
+        ),
+        "rewrite": (
+            "diptych.curate.operators.rewrite:Rewrite",
+            "drops nothing: captions in other words, further texts of each row",
         ),
         "semantic_duplicates": (
             "diptych.curate.duplicates.semantic:SemanticDuplicates",
@@ -312,6 +317,18 @@ TEXT_WEIGHTS = Registry(
     "diptych.text_weights",
     {"minilm-l6": ("diptych.models.io.weights:minilm", "all-MiniLM-L6-v2 of English sentences, 384 numbers")},
 )
+TEXT_BACKENDS = Registry(
+    "text backend",
+    "diptych.text_backends",
+    {
+        "grammar": ("diptych.curate.writing.opened:open_grammar", "rules of paraphrase"),
+        "ngram": ("diptych.curate.writing.opened:open_ngram", "an n-gram model of texts"),
+        "folder": ("diptych.curate.writing.opened:open_folder", "a language model in a folder of transformers"),
+        "gguf": ("diptych.curate.writing.opened:open_gguf", "a language model in a GGUF file"),
+        "endpoint": ("diptych.curate.writing.opened:open_endpoint", "any OpenAI-compatible endpoint"),
+    },
+)
+"""Each takes a `curate.writing.opened.Wanted` and gives a `TextBackend`."""
 
 REGISTRIES: tuple[Registry, ...] = (
     RECIPES,
@@ -325,4 +342,5 @@ REGISTRIES: tuple[Registry, ...] = (
     MEDIA,
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
+    TEXT_BACKENDS,
 )
