@@ -223,6 +223,7 @@ WORLDS = Registry(
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
+        "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
         "emoji_vendors": (
@@ -260,6 +261,10 @@ MODELS = Registry(
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "graph_relater": (
+            "diptych.models.penet.graph_relater:GraphRelater",
+            "relations between things, one prototype a predicate",
+        ),
         "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
