@@ -241,6 +241,7 @@ WORLDS = Registry(
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
+        "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
@@ -283,6 +284,10 @@ MODELS = Registry(
             "class names behind context that each image shifts",
         ),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "graph_relater": (
+            "diptych.models.penet.graph_relater:GraphRelater",
+            "relations between things, one prototype a predicate",
+        ),
         "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
