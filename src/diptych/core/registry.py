@@ -152,6 +152,10 @@ OPERATORS = Registry(
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
         ),
+        "generated_captions": (
+            "diptych.curate.operators.generated_captions:GeneratedCaptions",
+            "a caption for every image, by a model that writes",
+        ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
