@@ -154,6 +154,10 @@ OPERATORS = Registry(
             "images that are the same file, or the same pixels",
         ),
         "hard_images": ("diptych.curate.operators.hard_images:HardImages", "drops nothing: the images that look most like each"),
+        "generated_captions": (
+            "diptych.curate.operators.generated_captions:GeneratedCaptions",
+            "a caption for every image, by a model that writes",
+        ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",

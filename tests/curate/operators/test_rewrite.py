@@ -300,7 +300,9 @@ def test_a_caption_of_ten_thousand_words(tmp_path: Path, decoder_folder: Path) -
 def test_a_line_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
     file_of(tmp_path, [])
     source = tmp_path / "captions.jsonl"
-    rows = [{"uid": f"u{n}", "image": "a.png", "text": text} for n, text in enumerate(["a small dog", "a small cat", "a big road"])]
+    rows = [
+        {"uid": f"u{n}", "image": "a.png", "text": text} for n, text in enumerate(["a small dog", "a small cat", "a big road"])
+    ]
     lines = [json.dumps(row) for row in rows]
     source.write_text("\n".join([lines[0], lines[1][:20], lines[2]]) + "\n")
     assert main(["curate", "rewrite", str(source), str(tmp_path / "out")]) == 0

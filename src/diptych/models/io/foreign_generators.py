@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, as_dialogue, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.models.io.chat import pictures_in_order
+from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.io.streamed import Pieces, drawn
 from diptych.models.towers.hf_text import quiet
@@ -88,6 +89,10 @@ class TransformersGenerator:
         self.model, self.processor, self.name = model, processor, name
         self.tokenizer = processor.tokenizer
         self.reads_and_writes = bool(getattr(model.config.get_text_config(), "is_encoder_decoder", False))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model, {"processor": self.processor.to_json_string()})
 
     @property
     def places(self) -> int:
