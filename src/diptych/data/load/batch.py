@@ -20,6 +20,7 @@ from diptych.core.rows import Rows, row_fields
 from diptych.core.sample import Sample, Text
 from diptych.data.media.transforms import Preprocess, flipped, random_crop
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.variants import UNIFORM
 
 Augment = Callable[[np.ndarray[Any, np.dtype[np.uint8]], np.random.Generator], np.ndarray[Any, np.dtype[np.uint8]]]
 """Changes the pixels of a view."""
@@ -112,15 +113,17 @@ def pair_batch(
     flip: bool = False,
     language: str = "en",
     augment: Augment | None = None,
+    choose: Callable[[Draw, str], Text] | None = None,
 ) -> PairBatch:
     """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, flip and `augment`.
 
+    `choose` takes a draw's text in a language; without it each of the texts is equally likely.
     `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images: leave it off
     where texts say left and right.
     """
     texts, images = [], []
     for draw in draws:
-        texts.append(choose_text(draw, language).string)
+        texts.append((choose or choose_text)(draw, language).string)
         shown_HWC = view(draw, preprocess.size, crop_scale, flip)
         images.append(shown_HWC if augment is None else augment(shown_HWC, draw.rng))
     encoded = tokenizer.encode(texts, text_length)
@@ -164,11 +167,7 @@ def triplet_batch(
 
 def choose_text(draw: Draw, language: str = "") -> Text:
     """One of the texts that describe the image, each equally likely: of `language` or of an unknown one, "" for any."""
-    texts = draw.sample.positives(language)
-    if not texts:
-        kind = f"text in language '{language}'" if language else "text"
-        raise DataError(f"sample '{draw.sample.uid}' has no {kind}", field="texts", expected="at least one")
-    return texts[int(draw.rng.integers(len(texts)))]
+    return UNIFORM(draw, language)
 
 
 def view(draw: Draw, size: int, crop_scale: tuple[float, float], flip: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:

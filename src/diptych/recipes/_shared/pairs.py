@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from diptych.core.contracts import Batch, Dataset, Draws, Optimiser, Recipe
+from diptych.core.contracts import Batch, Dataset, Draw, Draws, Optimiser, Recipe
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import Augment, PairBatch, pair_batch
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.variants import UNIFORM, TextDraw
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Pairs, Tower
@@ -55,6 +56,7 @@ class PairRecipe(Recipe[M, B, F]):
     tokenizer    "clip" (its 49,408 pieces), "data" (byte pairs learned from the training texts), or a path to a tokenizer.json
     pieces       vocabulary size when it is learned
     language     texts of this language or of an unknown one are drawn; "" draws from all
+    text_draw    which of several texts of an image a step reads: `TextDraw`, whose fields are options of their own
     crop         area of the random square crop, as shares of the image
     same_group   what another sample of the same group is to a sample: neither positive nor negative ("mask"), a further
                  "positive", or a "negative" as in the published losses
@@ -80,6 +82,7 @@ class PairRecipe(Recipe[M, B, F]):
     tokenizer: str = "clip"
     pieces: int = 4096
     language: str = "en"
+    text_draw: TextDraw = UNIFORM
     crop: tuple[float, float] = (0.9, 1.0)
     flip: bool = False
     resize: Literal["crop", "squash", "pad"] = "crop"
@@ -178,7 +181,12 @@ class PairRecipe(Recipe[M, B, F]):
             flip=self.flip,
             language=self.language,
             augment=augment,
+            choose=self.text_draw,
         )
+
+    def text_of(self, draw: Draw) -> str:
+        """The text that a step reads of a draw; takes one number of its generator."""
+        return self.text_draw(draw, self.language).string
 
     def contrast(
         self,

@@ -206,6 +206,8 @@ def _open(words: Sequence[str], tags: Sequence[Tag], place: int) -> Tag:
         return _participle(words, tags, place, before, after)
     if first == "P":
         return "ADJ" if after in ("N", "A", "S") and before != "PRON" and not _verb_wanted(words, tags, place, after) else "VERB"
+    if words[place].endswith("ing") and after in ("DET", "PRON") and before in ("NOUN", "PROPN", "CONJ", "PUNCT", "ADV", ""):
+        return "VERB"
     if "V" in found:
         return _base(words, tags, place, found, before, after)
     return "NOUN"
@@ -244,8 +246,9 @@ def _third_person(words: Sequence[str], tags: Sequence[Tag], place: int, before:
     """A word in -s: the verb of a clause that has none yet, between its subject and what a verb takes; else a plural noun."""
     if before == "PRON" or (before == "CONJ" and after in ("DET", "PRON") and _has_verb(tags[:-1], words)):
         return "VERB"
-    if before in ("NOUN", "PROPN", "ADV") and not _has_verb(tags, words) and _verb_wanted(words, tags, place, after):
-        return "VERB"
+    if before in ("NOUN", "PROPN", "ADV") and not _has_verb(tags, words):
+        alone = before == "ADV" and after in ("", "CONJ", "PUNCT")
+        return "VERB" if alone or _verb_wanted(words, tags, place, after) else "NOUN"
     return "NOUN"
 
 
