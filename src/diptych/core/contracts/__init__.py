@@ -18,10 +18,12 @@ from diptych.core.contracts.capabilities import (
     Ranker,
     Relater,
     Segmenter,
+    Streamer,
     TokenEmbedder,
     Unit,
     VectorIndex,
     WordMapper,
+    Written,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -72,6 +74,7 @@ __all__ = [
     "Segmenter",
     "Solvable",
     "Stage",
+    "Streamer",
     "Task",
     "TaskByItem",
     "TokenEmbedder",
@@ -80,4 +83,5 @@ __all__ = [
     "Unit",
     "VectorIndex",
     "WordMapper",
+    "Written",
 ]

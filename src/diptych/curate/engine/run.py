@@ -86,6 +86,15 @@ def mapped(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> 
     return table.take(order).append_column(name, _plain(made[name], worker.kind))
 
 
+def mapped_where(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> pa.Table:
+    """As `mapped`, for work that one call keeps busy by itself, such as asking a model: on this machine the worker is called here, and
+    Daft is not needed."""
+    if _CHOSEN == ["ray"]:
+        return mapped(table, reads, worker, name)
+    ordered = table.take(pc.sort_indices(table["row"])).combine_chunks()
+    return ordered.append_column(name, worker(*(_plain(ordered[column]) for column in reads)))
+
+
 def _remote(daft: Any, worker: Worker) -> Any:
     kind = daft.DataType.from_arrow_type(worker.kind)
 
