@@ -22,6 +22,7 @@ from diptych.core.contracts.capabilities import (
     Unit,
     VectorIndex,
     WordMapper,
+    WordRanker,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -80,4 +81,5 @@ __all__ = [
     "Unit",
     "VectorIndex",
     "WordMapper",
+    "WordRanker",
 ]
