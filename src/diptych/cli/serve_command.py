@@ -21,12 +21,15 @@ TOKEN = "DIPTYCH_TOKEN"
 
 @dataclass(frozen=True)
 class Serve:
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="anything that embeds or detects; 'words' for an index of words")]
+    model: Annotated[
+        Positional[str], arg(metavar="MODEL", help="anything that embeds, detects or writes; 'words' for an index of words")
+    ]
     index: Annotated[Positional[Path], arg(metavar="INDEX", help="built by this model; adds /search and the page")] = Path()
     data: Annotated[str, arg(help="the data of the index, for pictures, captions and values to filter by")] = ""
     compare: Annotated[str, arg(help="a second model, to be compared with the first one side by side")] = ""
     compare_index: Annotated[Path, arg(help="the index that the second model built of the same data")] = Path()
     detector: Annotated[str, arg(help="a model that finds things and relations in pictures")] = ""
+    writer: Annotated[str, arg(help="a model that writes captions and answers about pictures")] = ""
     engine: Annotated[
         Literal["torch", "onnx"], arg(help="what computes embeddings: PyTorch, or ONNX Runtime on an export made at the start")
     ] = "torch"
@@ -55,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
         compare=[_side(args.compare, args.compare_index, args)] if args.compare else [],
         pool=read(args.data) if args.data else None,
         detector=load(args.detector, download=args.download) if args.detector else None,
+        writer=load(args.writer, download=args.download) if args.writer else None,
         limits=limits,
         token=token,
         cors=args.cors,

@@ -14,6 +14,8 @@ from diptych.serve.admission.body import LimitBody
 from diptych.serve.admission.deadline import Deadline
 from diptych.serve.admission.guard import Guard, Observe
 from diptych.serve.refusals import answer_errors
+from diptych.serve.routes import answers as answer_routes
+from diptych.serve.routes import chat as chat_routes
 from diptych.serve.routes import embeddings as embedding_routes
 from diptych.serve.routes import items as item_routes
 from diptych.serve.routes import page as page_routes
@@ -56,6 +58,8 @@ def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts:
     page_routes.add(app, token=bool(token))
     status_routes.add(app, service)
     embedding_routes.add(app, service)
+    chat_routes.add(app, service)
+    answer_routes.add(app, service)
     search_routes.add(app, service)
     picture_routes.add(app, service)
     item_routes.add(app, service)

@@ -18,11 +18,13 @@ from diptych.core.contracts.capabilities import (
     Ranker,
     Relater,
     Segmenter,
+    Streamer,
     TokenEmbedder,
     Unit,
     VectorIndex,
     WordMapper,
     WordRanker,
+    Written,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -73,6 +75,7 @@ __all__ = [
     "Segmenter",
     "Solvable",
     "Stage",
+    "Streamer",
     "Task",
     "TaskByItem",
     "TokenEmbedder",
@@ -82,4 +85,5 @@ __all__ = [
     "VectorIndex",
     "WordMapper",
     "WordRanker",
+    "Written",
 ]

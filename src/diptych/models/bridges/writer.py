@@ -5,8 +5,8 @@ Letters: B batch, L places, C candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,8 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diptych.core.contracts import Written
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -29,11 +31,12 @@ from diptych.models.bridges.language_model import LanguageModel, LanguageVocabul
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.streamed import Pieces, drawn
 from diptych.models.towers.towers import image_tower
 
 
 class BridgeWriter:
-    """Answers `Generator` and `Ranker`.
+    """Answers `Generator`, `Streamer` and `Ranker`.
 
     template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
     length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
@@ -68,6 +71,7 @@ class BridgeWriter:
 
     # ------------------------------------------------------------ use
 
+    @one_or_many
     def generate(
         self,
         images: Sequence[ImageSource],
@@ -82,17 +86,42 @@ class BridgeWriter:
         found: list[str] = []
         with torch.no_grad(), evaluating(self.bridge):
             for rows in parts(list(zip(images, asked, strict=True)), batch_size):
-                picture_BKD = self._pictures(rows)
-                layout = self._laid(picture_BKD, [words for _, words in rows], None)
-                if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
-                    raise ConfigError(
-                        f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} places of '{self.name}', "
-                        f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
-                    )
-                embed_BLD, _ = self.bridge.embed(picture_BKD, layout)
+                embed_BLD, layout = self._read(rows, max_tokens)
                 found += self.bridge.language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, **options)
         return found
 
+    def stream(
+        self,
+        image: ImageSource,
+        prompt: Asked,
+        *,
+        heard: Callable[[str], bool],
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Written:
+        """The answer about one image, piece by piece (`Streamer`)."""
+        (words,) = self._words([image], [prompt])
+        pieces = Pieces(self.vocabulary.decode, {self.vocabulary.end_id}, heard)
+        with torch.no_grad(), evaluating(self.bridge), drawn(temperature, top_p, seed) as options:
+            embed_1LD, layout = self._read([(image, words)], max_tokens)
+            write = partial(self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens)
+            return pieces.write(write, read=int(layout.id_BL.shape[1]), **options)
+
+    def _read(self, rows: Sequence[tuple[ImageSource, str]], max_tokens: int) -> tuple[Tensor, Layout]:
+        """Pictures and prompts as the language model gets them; refused where no room is left for so many tokens."""
+        picture_BKD = self._pictures(rows)
+        layout = self._laid(picture_BKD, [words for _, words in rows], None)
+        if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
+            raise ConfigError(
+                f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} places of '{self.name}', "
+                f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+            )
+        embed_BLD, _ = self.bridge.embed(picture_BKD, layout)
+        return embed_BLD, layout
+
+    @one_or_many
     def answer_nll(
         self,
         images: Sequence[ImageSource],
