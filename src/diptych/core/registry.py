@@ -188,6 +188,7 @@ TASKS = Registry(
     "diptych.tasks",
     {
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
+        "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
         "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
         "few_shot": (
@@ -288,6 +289,7 @@ MODELS = Registry(
             "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
             "class names behind context that each image shifts",
         ),
+        "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
