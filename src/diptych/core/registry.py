@@ -281,6 +281,7 @@ MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
+        "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "conditioned_prompts": (
