@@ -159,6 +159,10 @@ OPERATORS = Registry(
             "a caption for every image, by a model that writes",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "position_prompts": (
+            "diptych.curate.operators.position_prompts:PositionPrompts",
+            "which block of a picture holds a thing, in words",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",

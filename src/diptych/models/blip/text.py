@@ -130,5 +130,6 @@ class BlipText(nn.Module):
         x_BLD = self.norm(self.words(ids_BL) + self.position_LD[: ids_BL.shape[1]])
         x_BLD = F.dropout(x_BLD, self.dropout, self.training)
         for block in self.blocks:
-            x_BLD = block(x_BLD, may, image_BPD, mode)
+            next_BLD: Tensor = block(x_BLD, may, image_BPD, mode)
+            x_BLD = next_BLD
         return x_BLD

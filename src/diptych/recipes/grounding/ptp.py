@@ -19,6 +19,7 @@ from diptych.data.text.position_prompts import block_of, prompt, run_together, w
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.text import BlipText
+from diptych.models.pairs.matcher import Matched
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
@@ -181,23 +182,39 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         return found
 
     def losses(self, features: BlipFeatures, batch: PairBatch) -> dict[str, Tensor]:
-        shared = {
-            "temperature": features.temperature_1,
-            "alpha": features.alpha_1,
-            "group_N": batch.group_B,
-            "group_K": features.group_K,
-            "same": self.same_group,
-        }
-        images, texts = (features.image_ND, features.key_image_ND), (features.text_ND, features.key_text_ND)
-        by_image = momentum_contrast(*images, texts[1], features.text_queue_KD, **shared)
-        by_text = momentum_contrast(*texts, images[1], features.image_queue_KD, **shared)
+        found = features
+        read = Matched(
+            found.image_ND,
+            found.text_ND,
+            found.temperature_1,
+            found.own_N2,
+            found.wrong_text_N2,
+            found.wrong_image_N2,
+            found.wrong_N,
+        )
+        images, texts = (found.image_ND, found.key_image_ND), (found.text_ND, found.key_text_ND)
+        by_image = self._contrast(found, *images, texts[1], found.text_queue_KD, batch.group_B)
+        by_text = self._contrast(found, *texts, images[1], found.image_queue_KD, batch.group_B)
         return {
             "contrastive": (by_image + by_text) / 2,
-            "matching": matching(features),
-            "caption": caption_loss(
-                features.logit_BLV, batch.text_BL, batch.text_mask_BL, over="tokens" if self.caption_mean == "tokens" else "rows"
-            ),
+            "matching": matching(read),
+            "caption": caption_loss(found.logit_BLV, batch.text_BL, batch.text_mask_BL, over=self.caption_mean),
         }
+
+    def _contrast(
+        self, found: BlipFeatures, anchor_ND: Tensor, teacher_ND: Tensor, key_ND: Tensor, queue_KD: Tensor, group_N: Tensor
+    ) -> Tensor:
+        return momentum_contrast(
+            anchor_ND,
+            teacher_ND,
+            key_ND,
+            queue_KD,
+            temperature=found.temperature_1,
+            alpha=found.alpha_1,
+            group_N=group_N,
+            group_K=found.group_K,
+            same="mask" if self.same_group == "mask" else "negative",
+        )
 
     def metrics(self, features: BlipFeatures, batch: PairBatch) -> dict[str, Tensor]:
         return {"temperature": features.temperature_1.detach(), "alpha": features.alpha_1.detach()}
