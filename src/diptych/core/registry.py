@@ -159,6 +159,10 @@ OPERATORS = Registry(
             "a caption for every image, by a model that writes",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "position_prompts": (
+            "diptych.curate.operators.position_prompts:PositionPrompts",
+            "which block of a picture holds a thing, in words",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
@@ -283,6 +287,7 @@ MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
+        "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "conditioned_prompts": (
