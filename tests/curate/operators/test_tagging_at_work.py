@@ -80,7 +80,7 @@ def test_from_coco_json_to_scene_graphs(
     assert not any(sample.relations or sample.texts for sample in data)
     captions, out = captions_of(built, coco, tmp_path / "captions.jsonl"), tmp_path / "tagged"
     words = ["curate", "relation_tags", str(coco), str(out), "--tagger", str(tagger), "--captions", str(captions)]
-    assert main([*words, "--threshold", "0.01", "--per-pair", "2"]) == 0
+    assert main([*words, "--threshold", "0.01", "--per-pair", "1"]) == 0
     said = capsys.readouterr().out
     assert "captions 14 -> triplets 28 in" in said
     assert "pairs a second" in said

@@ -60,8 +60,8 @@ class RegionPool(nn.Module):
             if self.reduce is not None or len(self.strides) == 1
         ]
         if self.reduce is not None:
-            joined_NCSS: Tensor = F.relu(self.reduce(torch.cat(pooled, 1)))
-            return joined_NCSS
+            joined_NCSS: Tensor = self.reduce(torch.cat(pooled, 1))
+            return F.relu(joined_NCSS)
         if pooled:
             return pooled[0]
         level_N = self.levels(row_N5[:, 1:])
