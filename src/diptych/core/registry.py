@@ -236,6 +236,10 @@ WORLDS = Registry(
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
+        "descriptions": (
+            "diptych.worlds.scene_descriptions:descriptions",
+            "scenes with careless captions, some described in full",
+        ),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),

@@ -22,7 +22,7 @@ from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.layout import Layout, lay_out
+from diptych.data.text.layout import Layout, Words, lay_out
 from diptych.data.text.template import Template
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
@@ -40,6 +40,8 @@ class BridgeWriter:
 
     template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
     length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
+    request     words that are asked where a prompt is ""
+    sign        what ends an answer in place of the end mark, "" for the end mark
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it
     folder      where the language model came from, when it is not saved with the rest
     """
@@ -57,13 +59,15 @@ class BridgeWriter:
         connector: dict[str, Any],
         length: int = 0,
         space: str = " ",
+        request: str = "",
+        sign: str = "",
         reads: tuple[Tokenizer, int] | None = None,
         folder: str = "",
         card: dict[str, Any] | None = None,
     ) -> None:
         self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
         self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
-        self.card = card or {}
+        self.request, self.sign, self.card = request, sign, card or {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -87,8 +91,27 @@ class BridgeWriter:
         with torch.no_grad(), evaluating(self.bridge):
             for rows in parts(list(zip(images, asked, strict=True)), batch_size):
                 embed_BLD, layout = self._read(rows, max_tokens)
-                found += self.bridge.language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, **options)
-        return found
+                found += self.bridge.language.write(
+                    embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends, **options
+                )
+        return [self._before_sign(text) for text in found]
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        """The token of the sign, where it is one; a longer one is cut off behind."""
+        ids = self.vocabulary.pieces(self.sign) if self.sign else []
+        return tuple(ids) if len(ids) == 1 else ()
+
+    def _written(self, ids: Sequence[int]) -> str:
+        """The text of an answer before its sign; one that breaks off within the sign loses that part too."""
+        return self._before_sign(self.vocabulary.decode(ids))
+
+    def _before_sign(self, text: str) -> str:
+        if not self.sign.strip():
+            return text
+        text, found, _ = text.partition(self.sign)
+        part = next((size for size in range(len(self.sign) - 1, 0, -1) if not found and text.endswith(self.sign[:size])), 0)
+        return text[: len(text) - part].strip()
 
     def stream(
         self,
@@ -103,10 +126,12 @@ class BridgeWriter:
     ) -> Written:
         """The answer about one image, piece by piece (`Streamer`)."""
         (words,) = self._words([image], [prompt])
-        pieces = Pieces(self.vocabulary.decode, {self.vocabulary.end_id}, heard)
+        pieces = Pieces(self._written, {self.vocabulary.end_id, *self._ends}, heard)
         with torch.no_grad(), evaluating(self.bridge), drawn(temperature, top_p, seed) as options:
             embed_1LD, layout = self._read([(image, words)], max_tokens)
-            write = partial(self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens)
+            write = partial(
+                self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends
+            )
             return pieces.write(write, read=int(layout.id_BL.shape[1]), **options)
 
     def _read(self, rows: Sequence[tuple[ImageSource, str]], max_tokens: int) -> tuple[Tensor, Layout]:
@@ -150,7 +175,7 @@ class BridgeWriter:
     def _words(self, images: Sequence[ImageSource], prompts: Sequence[Asked]) -> list[str]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        return [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
+        return [words_about_one_picture(prompt, model=self.name) or self.request for prompt in prompts]
 
     def _pictures(self, rows: Sequence[tuple[ImageSource, str]]) -> Tensor:
         device = next(self.bridge.parameters()).device
@@ -164,8 +189,9 @@ class BridgeWriter:
 
     def _laid(self, picture_BKD: Tensor, prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
         slots = picture_BKD.shape[1]
-        given = [None] * len(prompts) if answers is None else [self.space + answer for answer in answers]
-        rows = [self.template.pieces(slots, prompt, answer) for prompt, answer in zip(prompts, given, strict=True)]
+        rows = [self.template.pieces(slots, prompt) for prompt in prompts]
+        for row, answer in zip(rows, answers or (), strict=answers is not None):
+            row.append(Words(self.space + answer + self.sign, answer=True, ends=not self.sign))
         layout = lay_out(rows, self.vocabulary, length=self.length, side="left" if answers is None else "right")
         if layout.truncated:
             raise ConfigError(
@@ -188,6 +214,8 @@ class BridgeWriter:
             "language_folder": self.folder,
             "template": self.template.text,
             "space": self.space,
+            **({"request": self.request} if self.request else {}),
+            **({"sign": self.sign} if self.sign else {}),
             "start": bool(self.vocabulary.start_ids),
             "text_length": self.length,
             "blind": bridge.blind,
@@ -231,6 +259,8 @@ class BridgeWriter:
             connector=config["connector"],
             length=config["text_length"],
             space=config["space"],
+            request=config.get("request", ""),
+            sign=config.get("sign", ""),
             reads=reads,
             folder=away,
             card=config.get("card"),
