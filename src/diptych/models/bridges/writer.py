@@ -172,6 +172,18 @@ class BridgeWriter:
                 found.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
         return found
 
+    def text_nll(self, texts: Sequence[str], *, batch_size: int = 32) -> npt.NDArray[np.float64]:
+        """[N, 2]: nats of each text without any picture, over its tokens and the end mark, and how many those are: what was kept, or
+        forgotten, of the language model."""
+        found = [np.zeros((0, 2))]
+        with torch.no_grad(), evaluating(self.bridge):
+            for some in parts(texts, batch_size):
+                rows = [[*([] if self.vocabulary.start_ids else [Words(" ")]), Words(text, answer=True)] for text in some]
+                layout = lay_out(rows, self.vocabulary, length=self.length).to(next(self.bridge.parameters()).device)
+                written = self.bridge.scored(None, layout)
+                found.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
+        return np.concatenate(found)
+
     def _words(self, images: Sequence[ImageSource], prompts: Sequence[Asked]) -> list[str]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
@@ -224,11 +236,17 @@ class BridgeWriter:
         }
         if self.reads is not None:
             config["reads"] = {"tokenizer": self.reads[0].to_json(), "length": self.reads[1]}
+        adapted = bridge.language.adapted()
+        if adapted is not None:
+            config["adapters"] = {"ratio": bridge.language.width // adapted["adapters"][0].down.out_features}
         if self.folder:
-            config["language_hash"] = fingerprint(bridge.language, {})
+            as_given = bridge.language if adapted is None else LanguageModel.from_folder(self.folder)
+            config["language_hash"] = fingerprint(as_given, {})
         stored = torch.nn.ModuleDict({"encoder": bridge.encoder, "connector": bridge.connector})
         if not self.folder:
             stored["language"] = bridge.language
+        elif adapted is not None:
+            stored["adapted"] = adapted
         readme = model_card(self.name, config, parameters(bridge))
         write_model(folder, stored, config, readme, self.vocabulary.tokenizer.save)
 
@@ -242,10 +260,16 @@ class BridgeWriter:
             language = LanguageModel.from_folder(away) if away else LanguageModel(config=config["language"])
             spec = dict(config["connector"])
             made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
+            if away and fingerprint(language, {}) != config["language_hash"]:
+                raise RunError(f"{away} holds another language model than the one that '{config['name']}' was trained with")
+            if "adapters" in config:
+                language.adapt(**config["adapters"])
             bridge = Bridge(encoder, made, language, blind=config["blind"])
-        if away and fingerprint(language, {}) != config["language_hash"]:
-            raise RunError(f"{away} holds another language model than the one that '{config['name']}' was trained with")
-        stored = torch.nn.ModuleDict({"encoder": encoder, "connector": made, **({} if away else {"language": language})})
+        stored = torch.nn.ModuleDict({"encoder": encoder, "connector": made})
+        if not away:
+            stored["language"] = language
+        elif (adapted := language.adapted()) is not None:
+            stored["adapted"] = adapted
         load_weights(stored, folder)
         reads = None
         if isinstance(made, QueryConnector) and made.reads_text:
