@@ -341,7 +341,9 @@ def test_an_item_is_captioned_and_asked_about(page: Page, service: Running) -> N
     try:
         page.tab.get_by_label("Question about the picture").fill("is it an apple?")
         page.press("Enter")
-        page.until("document.querySelector('#panel .answer')?.innerText === 'a red picture. is'")  # words come as they are written
+        page.until(
+            "document.querySelector('#panel .answer')?.innerText === 'a red picture. is'"
+        )  # words come as they are written
         page.tab.get_by_label("Question about the picture").fill("a pear?")  # another question, before the first is answered
         page.press("Enter")
         page.until("document.querySelector('#panel .answer')?.innerText === 'a red picture. a pear?'")
