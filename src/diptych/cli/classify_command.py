@@ -1,4 +1,5 @@
-"""``diptych classify MODEL IMAGE... --classes cat,dog``. A model that was trained with labels says its own classes without."""
+"""``diptych classify MODEL IMAGE... --classes cat,dog``. A model that was trained with labels says its own classes without, and so does a
+file of prompts (recipe coop), which takes the place of templates."""
 
 from __future__ import annotations
 
@@ -21,6 +22,10 @@ class Classify:
     ]
     classes: Annotated[str, arg(help="names, with commas between them; '' asks a trained classifier for its own")] = ""
     templates: Annotated[str, arg(help="plain | one | seven | eighty, or a sentence with {}")] = "plain"
+    prompts: Annotated[
+        Path | None,
+        arg(help="the prompts.safetensors of a run of coop that adapted MODEL; its classes where --classes is missing"),
+    ] = None
     k: Annotated[int, arg(aliases=["-k"], help="names an image")] = 3
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
@@ -45,7 +50,15 @@ def main(argv: Sequence[str]) -> int:
 
     model = load(args.model, download=args.download)
     images = [FileImage(path) for path in args.images]
-    if not names and isinstance(model, Classifier):
+    if args.prompts is not None:
+        from diptych.models.pairs.prompted_embedder import PromptedEmbedder
+
+        model = PromptedEmbedder.with_prompts(model, args.prompts)
+        names = names or tuple(model.classes)
+    if hasattr(model, "prompts"):
+        names = names or tuple(model.classes)
+        score_NK = softmax(model.scores(images, names), axis=1)
+    elif not names and isinstance(model, Classifier):
         names, score_NK = tuple(model.classes), softmax(model.classify(images), axis=1)
     elif not names:
         raise ConfigError(

@@ -10,6 +10,7 @@
     MODELS      the kinds of model folders          diptych.models
     MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
+    TEXT_BACKENDS   what writes texts in curation   diptych.text_backends
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
 
@@ -152,6 +153,7 @@ OPERATORS = Registry(
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
         ),
+        "hard_images": ("diptych.curate.operators.hard_images:HardImages", "drops nothing: the images that look most like each"),
         "generated_captions": (
             "diptych.curate.operators.generated_captions:GeneratedCaptions",
             "a caption for every image, by a model that writes",
@@ -161,9 +163,17 @@ OPERATORS = Registry(
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
         ),
+        "rewrite": (
+            "diptych.curate.operators.rewrite:Rewrite",
+            "drops nothing: captions in other words, further texts of each row",
+        ),
         "semantic_duplicates": (
             "diptych.curate.duplicates.semantic:SemanticDuplicates",
             "images that mean the same, by a model's embeddings",
+        ),
+        "structured_negatives": (
+            "diptych.curate.operators.structured_negatives:StructuredNegatives",
+            "drops nothing: wrong captions and right ones, by a word that is replaced",
         ),
         "text_duplicates": ("diptych.curate.duplicates.text:TextDuplicates", "texts that are nearly those of another row"),
         "template_captions": (
@@ -178,10 +188,19 @@ TASKS = Registry(
     "diptych.tasks",
     {
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
+        "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
         "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
+        "few_shot": (
+            "diptych.tasks.pairs.few_shot:FewShot",
+            "1 to 16 labelled images a class, against zero-shot and a linear probe",
+        ),
         "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
         "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
+        "aro": ("diptych.tasks.pairs.aro:ARO", "attributes, relations and word order exchanged (ARO)"),
+        "sugarcrepe": ("diptych.tasks.pairs.sugarcrepe:SugarCrepe", "fluent wrong captions (SugarCrepe and SugarCrepe++)"),
+        "vl_checklist": ("diptych.tasks.pairs.vl_checklist:VLChecklist", "objects, attributes, relations with one word wrong"),
+        "winoground": ("diptych.tasks.pairs.winoground:Winoground", "two pictures and two captions of the same words"),
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
         "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
@@ -194,6 +213,7 @@ TASKS = Registry(
         ),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
+        "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -234,7 +254,9 @@ WORLDS = Registry(
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
+        "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -270,13 +292,24 @@ MODELS = Registry(
     {
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
+        "conditioned_prompts": (
+            "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
+            "class names behind context that each image shifts",
+        ),
+        "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "graph_relater": (
+            "diptych.models.penet.graph_relater:GraphRelater",
+            "relations between things, one prototype a predicate",
+        ),
         "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
+        "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )
@@ -304,6 +337,18 @@ TEXT_WEIGHTS = Registry(
     "diptych.text_weights",
     {"minilm-l6": ("diptych.models.io.weights:minilm", "all-MiniLM-L6-v2 of English sentences, 384 numbers")},
 )
+TEXT_BACKENDS = Registry(
+    "text backend",
+    "diptych.text_backends",
+    {
+        "grammar": ("diptych.curate.writing.opened:open_grammar", "rules of paraphrase"),
+        "ngram": ("diptych.curate.writing.opened:open_ngram", "an n-gram model of texts"),
+        "folder": ("diptych.curate.writing.opened:open_folder", "a language model in a folder of transformers"),
+        "gguf": ("diptych.curate.writing.opened:open_gguf", "a language model in a GGUF file"),
+        "endpoint": ("diptych.curate.writing.opened:open_endpoint", "any OpenAI-compatible endpoint"),
+    },
+)
+"""Each takes a `curate.writing.opened.Wanted` and gives a `TextBackend`."""
 
 REGISTRIES: tuple[Registry, ...] = (
     RECIPES,
@@ -317,4 +362,5 @@ REGISTRIES: tuple[Registry, ...] = (
     MEDIA,
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
+    TEXT_BACKENDS,
 )

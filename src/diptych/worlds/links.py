@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation
-from diptych.worlds.masks import Mask, box_of, encode
+from diptych.data.masks import Mask, box_of, encode
 from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
 from diptych.worlds.scene_captions import with_article
 from diptych.worlds.scene_layout import COLOURS, Scene, Thing

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from diptych.worlds.masks import Mask
+from diptych.data.masks import Mask
 from diptych.worlds.rendered import generator
 from diptych.worlds.scene_layout import Scene, Thing
 

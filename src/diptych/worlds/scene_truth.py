@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.core.scene_graph import Box, Region, Relation
-from diptych.worlds.masks import Mask, box_of, encode, touch
+from diptych.data.masks import Mask, box_of, encode, touch
 from diptych.worlds.scene_layout import INVERSE, Scene
 from diptych.worlds.scene_rendering import Drawing
 

@@ -22,7 +22,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
-from diptych.worlds.masks import box_of, encode
+from diptych.data.masks import box_of, encode
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 
 NAME = "small_pairs"

@@ -13,9 +13,9 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
+from diptych.data.masks import decode
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.dense_probe import _SCHEMA, DenseProbe, _patch_truth, depths_of, hiding_pairs
-from diptych.worlds.masks import decode
 from diptych.worlds.scenes import scenes
 
 

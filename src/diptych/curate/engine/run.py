@@ -59,6 +59,11 @@ def start(engine: Engine = "local", *, cpus: int = 2) -> None:
     _CHOSEN.append(engine)
 
 
+def chosen() -> Engine | None:
+    """The engine of this process; None while there is none."""
+    return _CHOSEN[0] if _CHOSEN else None
+
+
 def _running() -> Any:
     """Daft, with an engine chosen."""
     if not _CHOSEN:

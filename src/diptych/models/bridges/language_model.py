@@ -69,8 +69,6 @@ class LanguageModel(nn.Module):
         """The model of a local folder that transformers saved (config.json and model.safetensors). Never asks the network."""
         if not Path(folder, "config.json").is_file():
             raise DataError("not a folder of transformers", file=Path(folder), expected="config.json and model.safetensors")
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
         settings = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
         kind = transformers.AutoModelForSeq2SeqLM if settings.is_encoder_decoder else transformers.AutoModelForCausalLM
         try:
@@ -80,6 +78,13 @@ class LanguageModel(nn.Module):
             raise DataError(
                 f"'{settings.model_type}' writes no text", file=Path(folder), expected="a causal or sequence-to-sequence model"
             ) from error
+        return cls.adopted(inner)
+
+    @classmethod
+    def adopted(cls, inner: Any) -> Self:
+        """A model of transformers that is in memory, in float32."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
         made._adopt(inner.float())
         return made
 
@@ -145,10 +150,18 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def write(
-        self, embed_BLD: Tensor, layout: Layout, vocabulary: LanguageVocabulary, *, max_tokens: int, **options: Any
+        self,
+        embed_BLD: Tensor,
+        layout: Layout,
+        vocabulary: LanguageVocabulary,
+        *,
+        max_tokens: int,
+        ends: Sequence[int] = (),
+        **options: Any,
     ) -> list[str]:
         """What the model writes behind each row, which must be padded on the left: the likeliest token each time, unless `options` of
         transformers' `generate` say otherwise (num_beams, repetition_penalty, length_penalty, do_sample with torch's random state).
+        It ends behind the end mark, or behind any of the tokens `ends`.
         """
         settings = {"do_sample": False, "num_beams": 1, **options}
         with evaluating(self):
@@ -156,7 +169,7 @@ class LanguageModel(nn.Module):
                 inputs_embeds=embed_BLD,
                 attention_mask=layout.mask_BL.long(),
                 max_new_tokens=max_tokens,
-                eos_token_id=vocabulary.end_id,
+                eos_token_id=[vocabulary.end_id, *ends],
                 pad_token_id=vocabulary.pad_id,
                 **settings,
             )

@@ -18,6 +18,7 @@ from torch import Tensor
 from diptych.core.contracts import Written
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -70,6 +71,7 @@ class BridgeWriter:
 
     # ------------------------------------------------------------ use
 
+    @one_or_many
     def generate(
         self,
         images: Sequence[ImageSource],
@@ -119,6 +121,7 @@ class BridgeWriter:
         embed_BLD, _ = self.bridge.embed(picture_BKD, layout)
         return embed_BLD, layout
 
+    @one_or_many
     def answer_nll(
         self,
         images: Sequence[ImageSource],

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from diptych.core.contracts import Written
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, as_dialogue, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.models.io.chat import pictures_in_order
@@ -100,6 +101,7 @@ class TransformersGenerator:
             0 if self.reads_and_writes else int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 0)
         )
 
+    @one_or_many
     def generate(
         self,
         images: Sequence[ImageSource],
@@ -139,6 +141,7 @@ class TransformersGenerator:
             read = int(given["input_ids"].shape[1]) if "input_ids" in given else 0
             return pieces.write(partial(self.model.generate, **given, max_new_tokens=max_tokens), read=read, **options)
 
+    @one_or_many
     def answer_nll(
         self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:

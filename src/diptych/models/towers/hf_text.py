@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.models.layers.pooling import mean_pool
@@ -84,6 +84,12 @@ class TransformersText(Tower):
         self.length = min(length or 10**9, int(getattr(model.config, "max_position_embeddings", 512)))
         self.config: dict[str, Any] = model.config.to_dict()
         self.config.pop("_name_or_path", None)
+
+    @property
+    def embed(self) -> nn.Embedding:
+        """The table of token embeddings."""
+        table: nn.Embedding = self.net.get_input_embeddings()
+        return table
 
     def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
         if text.ndim not in (2, 3) or text.shape[1] > self.length:

@@ -5,6 +5,8 @@ Both end in the joint space by their own projection. Letters: B batch, C channel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import open_clip
@@ -13,10 +15,11 @@ import transformers
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg, _build_text_tower, _build_vision_tower
 from open_clip.timm_model import TimmModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.layers.pooling import last_real
 from diptych.models.towers.outputs import Tokens, Tower
 
 
@@ -65,8 +68,10 @@ class OpenClipImage(Tower):
 
 
 class OpenClipText(Tower):
-    """Token ids [B, L] to one vector of `width` numbers in the joint space. Which ids are padding it sees itself: the mask is not read,
-    and embeddings in place of ids are refused.
+    """Token ids [B, L], or token embeddings [B, L, D] with their mask, to one vector of `width` numbers in the joint space.
+
+    Which ids are padding it sees itself: beside ids the mask is not read. Beside embeddings it says which are real, and the end of the
+    text is the last of these.
 
     `config` is "text_cfg" of an architecture of open_clip. Where that names an encoder of transformers, `encoder` is that encoder's
     configuration as a dict, so that nothing has to be looked up by name.
@@ -101,18 +106,53 @@ class OpenClipText(Tower):
     def token_width(self) -> int:
         return self._words
 
-    def forward(self, text_BL: Tensor, mask_BL: Tensor | None = None) -> Tokens:
-        given = text_BL.shape[1] if text_BL.ndim == 2 else 0
-        if not 0 < given <= self.length:
-            raise ShapeError(f"texts must be ids [B, L] with L up to {self.length}, got {list(text_BL.shape)}")
+    @property
+    def embed(self) -> nn.Embedding:
+        """The table of token embeddings."""
+        table: nn.Embedding = (
+            self.net.transformer.get_input_embeddings() if isinstance(self.net, HFTextEncoder) else self.net.token_embedding
+        )
+        return table
+
+    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
+        if text.ndim not in (2, 3) or not 0 < text.shape[1] <= self.length:
+            raise ShapeError(
+                f"texts must be ids [B, L] or embeddings [B, L, D] with L up to {self.length}, got {list(text.shape)}"
+            )
+        text_BL = text if text.ndim == 2 else self._ids_like(text, mask_BL)
         # A class token stands behind all places, so that a shorter row would move it.
-        whole_BL = F.pad(text_BL, (0, self.length - given), value=self.pad_id)
-        pooled_BD, tokens_BLD = self.net(whole_BL)
+        whole_BL = F.pad(text_BL, (0, self.length - text.shape[1]), value=self.pad_id)
+        if text.ndim == 2:
+            pooled_BD, tokens_BLD = self.net(whole_BL)
+        else:
+            padding_BLD = self.embed(whole_BL[:, text.shape[1] :]).to(text.dtype)
+            with _answering(self.embed, torch.cat([text, padding_BLD], dim=1)):
+                pooled_BD, tokens_BLD = self.net(whole_BL)
         real_BL = text_BL != self.pad_id
         count = tokens_BLD.shape[1]
         if count < self.length:  # pooled at its first token, which is then not among them
             real_BL = real_BL[:, self.length - count :]
         return Tokens(tokens_BLD[:, : real_BL.shape[1]], real_BL, pooled_BD)
+
+    def _ids_like(self, embedded_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """Ids with padding and end where the embeddings have them: the library finds both by the ids, whatever is embedded."""
+        if mask_BL is None:
+            mask_BL = torch.ones(embedded_BLD.shape[:2], dtype=torch.bool, device=embedded_BLD.device)
+        by_id = getattr(self.net, "pool_type", "") == "eos"
+        end = int(self.net.eos_id) if by_id else self.embed.weight.shape[0] - 1
+        filler = next(number for number in range(3) if number not in (self.pad_id, end))
+        ids_BL = torch.where(mask_BL, filler, self.pad_id)
+        return ids_BL.scatter(1, last_real(mask_BL)[:, None], end)
+
+
+@contextmanager
+def _answering(table: nn.Embedding, embedded_BLD: Tensor) -> Iterator[None]:
+    """Within, a table of embeddings answers with these, whatever ids it is asked for: the library takes ids alone."""
+    handle = table.register_forward_hook(lambda *_: embedded_BLD)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _encoder(settings: CLIPTextCfg, width: int, encoder: dict[str, Any]) -> HFTextEncoder:

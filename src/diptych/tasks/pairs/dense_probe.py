@@ -30,10 +30,10 @@ from diptych.core.contracts import Dataset, DenseEmbedder
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.data.masks import decode
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import array, facts_of, with_facts
-from diptych.worlds.masks import decode
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import DataError
-from diptych.worlds.masks import box_of, decode, encode, touch
+from diptych.data.masks import box_of, decode, encode, touch
 
 masks = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32)).map(
     lambda t: np.random.default_rng(t[2]).random(t[:2]) < np.random.default_rng(t[2] + 1).random()

@@ -1,0 +1,1 @@
+"""Systems that adapt a trained dual encoder: prompts, dense maps, video."""

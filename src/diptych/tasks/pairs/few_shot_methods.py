@@ -1,0 +1,91 @@
+"""What few-shot classification compares: the zero-shot head, a linear probe, and recipes that adapt a dual encoder.
+
+Letters: N images, K classes, D width.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.contracts import Dataset, Embedder
+from diptych.core.errors import ConfigError
+from diptych.core.registry import RECIPES
+from diptych.data.shots import Shots
+from diptych.index.embed import images_of
+from diptych.models.io.deployed import open_model
+from diptych.tasks.pairs.linear_probe import fit, search
+from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
+from diptych.train.fit import fit as train
+from diptych.train.options import TrainOptions
+
+Scores = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating[Any]]]
+"""Unit vectors [N, D] of images to scores [N, K]."""
+ALONE = 1.0
+"""The probe's lambda where a class has no image to validate on."""
+
+
+def zero_shot(model: Embedder, names: Sequence[str], templates: str) -> Scores:
+    """The head of class names in templates."""
+    head_KD = class_heads(ZeroShot(templates=templates).embed_classes(model, names))
+    return lambda vector_ND: vector_ND @ head_KD.T
+
+
+def linear_probe(model: Embedder, data: Dataset, shots: Shots, names: Sequence[str], *, seed: int) -> Scores:
+    """Logistic regression on the vectors of the shots; its penalty is chosen on those of validation, where there are any."""
+    rows_ND, label_N = _labelled(model, data, shots.train, names)
+    val_ND, val_N = _labelled(model, data, shots.val, names)
+    l2 = search(rows_ND, label_N, val_ND, val_N)["l2"] if len(val_N) else ALONE
+    fitted = fit(rows_ND, label_N, l2)
+    return lambda vector_ND: fitted(vector_ND.astype(np.float64))
+
+
+def trained(
+    method: str,
+    model: Any,
+    data: Dataset,
+    shots: Shots,
+    folder: Path,
+    *,
+    part: Literal["all", "base"],
+    changes: Mapping[str, Any],
+    seed: int = 0,
+) -> Callable[[Sequence[str]], Scores]:
+    """A recipe trained on the shots: names of classes to what it says of images. `folder` holds the model and the runs;
+    `changes` are further fields of the recipe."""
+    kind: Any = RECIPES.load(method)
+    if not {"weights", "shot_file", "part", "label"} <= {f.name for f in fields(kind)}:
+        raise ConfigError(f"recipe '{method}' does not adapt a dual encoder from shots (expected one such as coop)")
+    base, file = folder / "base", folder / f"shots-{shots.shots}-{shots.draw}.json"
+    if not base.exists():
+        if not hasattr(model, "save"):
+            raise ConfigError(
+                f"'{model.name}' cannot be kept beside its prompts (expected a dual encoder, such as a run of clip)"
+            )
+        model.save(base)
+    shots.save(file)
+    recipe = kind(weights=str(base), shot_file=str(file), part=part, label=shots.label, shots=shots.shots, **changes)
+    wanted = set(shots.uids())
+    rows = data.select([row for row, uid in enumerate(data.uids) if uid in wanted])
+    options = TrainOptions(seed=seed + shots.draw, progress=False, save_every=0)
+    run = train(recipe, rows, folder / f"run-{shots.shots}-{shots.draw}", options)
+    learned: Any = open_model(run.model)
+    shutil.rmtree(run.path)
+    return lambda names: lambda vector_ND: learned.scores_of_vectors(vector_ND, names)
+
+
+def _labelled(
+    model: Embedder, data: Dataset, uids: Any, names: Sequence[str]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    row_of = {uid: row for row, uid in enumerate(data.uids)}
+    chosen = [(uid, k) for k, name in enumerate(names) for uid in uids[name]]
+    if not chosen:
+        return np.zeros((0, 1)), np.zeros(0, np.int64)
+    vectors_ND = model.embed_images(images_of([data[row_of[uid]] for uid, _ in chosen]))
+    return np.asarray(vectors_ND, np.float64), np.array([k for _, k in chosen], np.int64)
