@@ -6,6 +6,7 @@ torch is imported for type checking only.
 from diptych.core.contracts.capabilities import (
     Classifier,
     ClipEmbedder,
+    ClipScorer,
     ContextEmbedder,
     DenseEmbedder,
     Deployable,
@@ -41,6 +42,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "ClipEmbedder",
+    "ClipScorer",
     "ContextEmbedder",
     "Curated",
     "Dataset",
