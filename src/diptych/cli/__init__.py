@@ -94,8 +94,9 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(problem: str, kind: str, code: int, as_json: bool) -> int:
-    from diptych.cli.output import emit, say
+    from diptych.cli.output import emit, for_the_shell, say
 
+    problem = for_the_shell(problem)
     say(f"error: {problem}" if code < exit_code(0) else problem)
     if as_json:
         emit({"error": problem, "kind": kind})
