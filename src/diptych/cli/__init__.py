@@ -32,6 +32,7 @@ COMMANDS = {
     "caption": "write about images, with a model that writes",
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
+    "segment": "the class of every pixel, as a picture",
     "explain": "align | words: what each word goes with in a picture, and which words it becomes",
     "run": "start a pipeline that works at inference time",
     "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",

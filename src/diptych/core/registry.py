@@ -188,6 +188,7 @@ TASKS = Registry(
     "diptych.tasks",
     {
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
+        "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
         "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
         "few_shot": (
@@ -205,6 +206,7 @@ TASKS = Registry(
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
+        "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -287,6 +289,7 @@ MODELS = Registry(
             "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
             "class names behind context that each image shifts",
         ),
+        "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
@@ -298,6 +301,7 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },

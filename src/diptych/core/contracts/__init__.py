@@ -23,6 +23,7 @@ from diptych.core.contracts.capabilities import (
     Unit,
     VectorIndex,
     WordMapper,
+    WordRanker,
     Written,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
@@ -83,5 +84,6 @@ __all__ = [
     "Unit",
     "VectorIndex",
     "WordMapper",
+    "WordRanker",
     "Written",
 ]

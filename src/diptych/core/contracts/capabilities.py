@@ -90,6 +90,16 @@ class LexicalEmbedder(Protocol):
 
 
 @runtime_checkable
+class WordRanker(Protocol):
+    """Which words of a fixed vocabulary fit an image: places in `words`, the best first, int64 [N, V]."""
+
+    @property
+    def words(self) -> Sequence[str]: ...
+
+    def rank_words(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.int64]: ...
+
+
+@runtime_checkable
 class WordMapper(Protocol):
     """Where in a picture words stand: float32 [W, rows, columns], for each mapping of terms to weights the sum over its terms of weight
     times what that part of the picture alone says of the term."""

@@ -43,7 +43,14 @@ class Slots:
     count: int
 
 
-Piece = Words | Slots
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Tokens that were chosen by their ids, where the same text could be cut otherwise."""
+
+    ids: tuple[int, ...]
+
+
+Piece = Words | Slots | Ids
 
 
 class Vocabulary(Protocol):
@@ -122,6 +129,8 @@ def _row(
     for piece in pieces:
         if isinstance(piece, Slots):
             found, is_slot, is_answer = [vocabulary.pad_id] * piece.count, True, False
+        elif isinstance(piece, Ids):
+            found, is_slot, is_answer = list(piece.ids), False, False
         else:
             found = vocabulary.pieces(piece.text)
             found = [*found, vocabulary.end_id] if piece.answer and piece.ends else found

@@ -150,10 +150,18 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def write(
-        self, embed_BLD: Tensor, layout: Layout, vocabulary: LanguageVocabulary, *, max_tokens: int, **options: Any
+        self,
+        embed_BLD: Tensor,
+        layout: Layout,
+        vocabulary: LanguageVocabulary,
+        *,
+        max_tokens: int,
+        ends: Sequence[int] = (),
+        **options: Any,
     ) -> list[str]:
         """What the model writes behind each row, which must be padded on the left: the likeliest token each time, unless `options` of
         transformers' `generate` say otherwise (num_beams, repetition_penalty, length_penalty, do_sample with torch's random state).
+        It ends behind the end mark, or behind any of the tokens `ends`.
         """
         settings = {"do_sample": False, "num_beams": 1, **options}
         with evaluating(self):
@@ -161,7 +169,7 @@ class LanguageModel(nn.Module):
                 inputs_embeds=embed_BLD,
                 attention_mask=layout.mask_BL.long(),
                 max_new_tokens=max_tokens,
-                eos_token_id=vocabulary.end_id,
+                eos_token_id=[vocabulary.end_id, *ends],
                 pad_token_id=vocabulary.pad_id,
                 **settings,
             )
