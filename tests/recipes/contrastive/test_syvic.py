@@ -126,7 +126,7 @@ def test_splitting_really_splits() -> None:
     assert max(len(pieces(text)) for text in long) > 4
     for text in long:
         assert pieces(". ".join(chunks(text))) == pieces(text)
-    whole, first = (small(split=split, keep=1.0).prepare(data) for split in ("all", "first"))
+    whole, first = (small(split=split, said=1.0).prepare(data) for split in ("all", "first"))
     (one,) = batches(data, whole, seed=1, stop=1)
     (two,) = batches(data, first, seed=1, stop=1)
     assert one.batch.there_BK.sum() > two.batch.there_BK.sum() == 8

@@ -18,7 +18,7 @@ PAIRS, STEPS, TUNED, BATCH = 3000, 200, 150, 128
 
 def claims() -> tuple[Claim, ...]:
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
-    syvic = sized_for(SyViC.tiny(), batch_size=BATCH, steps=TUNED, sentences=1, keep=1.0)
+    syvic = sized_for(SyViC.tiny(), batch_size=BATCH, steps=TUNED, sentences=1, said=1.0)
     adapted = replace(syvic, rank=16, lr=2e-2, warmup=10.0)
     untuned = Tuned(clip, syvic, PAIRS, learns=False)
     learned = Claim(

@@ -63,7 +63,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     sentences   of a chunk
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
-    keep        share of the sentences behind the first that stay, drawn each time
+    said        share of the sentences behind the first that stay, drawn each time
     mix_style   share of the steps in which styles are mixed, 0 for none (published .5); mix whose: see `MixStyle`. Needs a vit_* tower
     augment     "heavy": three rounds of two operations on colour and contrast
     rank        of the adapters, which count as B A / rank, as released; 0 trains all weights
@@ -74,7 +74,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     sentences: int = 4
     split: Literal["all", "first", "none"] = "all"
-    keep: float = 0.7
+    said: float = 0.7
     mix_style: float = 0.0
     mix: Mix = "crossdomain"
     augment: Literal["none", "heavy"] = "heavy"
@@ -90,9 +90,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     same_group: Literal["mask", "positive", "negative"] = "mask"
 
     def __post_init__(self) -> None:
-        if self.split not in ("all", "first", "none") or self.sentences < 1 or not 0 <= self.keep <= 1:
+        if self.split not in ("all", "first", "none") or self.sentences < 1 or not 0 <= self.said <= 1:
             raise ConfigError(
-                f"split is {self.split!r}, sentences {self.sentences}, keep {self.keep} (expected all | first | none, 1 or more, 0..1)"
+                f"split is {self.split!r}, sentences {self.sentences}, said {self.said} (expected all | first | none, 1 or more, 0..1)"
             )
         if self.augment not in ("none", "heavy") or not 0 <= self.mix_style <= 1:
             raise ConfigError(f"augment is {self.augment!r}, mix_style {self.mix_style} (expected none | heavy, 0..1)")
@@ -128,7 +128,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     def chunks_of(self, draw: Draw) -> list[str]:
         """A caption of the draw, thinned and cut."""
-        caption = thinned(choose_text(draw, self.language).string, draw.rng, keep=self.keep)
+        caption = thinned(choose_text(draw, self.language).string, draw.rng, keep=self.said)
         found = [caption] if self.split == "none" else chunks(caption, sentences=self.sentences)
         if not found or not found[0]:
             raise DataError(f"sample '{draw.sample.uid}' has a caption without a word", field="texts", expected="sentences")
