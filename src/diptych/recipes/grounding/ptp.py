@@ -21,6 +21,7 @@ from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.text import BlipText
 from diptych.models.pairs.matcher import Matched
 from diptych.models.towers.towers import image_tower
+from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.fused_pairs import matching
@@ -220,7 +221,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         return {"temperature": features.temperature_1.detach(), "alpha": features.alpha_1.detach()}
 
     def after_update(self, model: BlipTraining, features: BlipFeatures, batch: PairBatch, progress: float) -> None:
-        model.remember_(features, batch.group_B, momentum=self.momentum)
+        keys = (all_gather(key_ND).flatten(0, 1) for key_ND in (features.key_image_ND, features.key_text_ND))
+        model.remember_(*keys, all_gather(batch.group_B).flatten(), momentum=self.momentum)
         with torch.no_grad():
             model.temperature_1.clamp_(0.001, 0.5)
             model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
