@@ -46,7 +46,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
 
     concepts      M
     sampling      "top" or "clusters"
-    labels        where a row has no concepts from `curate cocu`, the labels of its regions are its concepts (for data with boxes; in `tiny`)
+    labels        where a row has no concepts from `curate cocu`, the labels of its regions are its concepts (in `tiny`)
     sentences     set of templates for concepts, see the task zero_shot
     lambda_c      weight of the loss on concepts
     own_scale     whether that loss has a temperature of its own
