@@ -24,6 +24,7 @@ from diptych.data.probes import FORMATS as PROBES
 from diptych.data.probes import format_of as probe_of
 from diptych.data.probes import read_probe
 from diptych.data.read.coco import read_json
+from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.look import Look, look, tables_of
@@ -58,7 +59,7 @@ def read(
 
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe
-              (ARO, SugarCrepe, VL-Checklist, Winoground), a folder
+              (ARO, SugarCrepe, VL-Checklist, Winoground), a folder of HTML or Markdown documents with their pictures, a folder
               made by `build`, "emoji", a `datasets` object, or a list of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
@@ -163,6 +164,8 @@ def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool
         return read_tars(_own(tars, path, wanted), wanted, name=name)
     if chosen := format_within(path):
         return _graphs(path, wanted, name, root, chosen)
+    if not found.sidecar and not tables and (documents := documents_of(path)):
+        return read_documents(path, documents, name=name, within=wanted.within(path))
     if found.image and (found.sidecar or not tables):
         return read_folder(path, wanted, name=name)
     if len(tables) == 1 or (tables and len({file.suffix for file in tables}) == 1 and tables[0].suffix == ".parquet"):
