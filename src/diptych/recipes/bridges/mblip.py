@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
+
+from torch import nn
 
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
@@ -230,7 +232,8 @@ def inner_maps(bridge: Bridge) -> tuple[str, ...]:
     return tuple(f"^{name}$" for name in names)
 
 
-def _carried(before: Bridge, after: Bridge) -> None:
+def _carried(before: nn.Module, after: nn.Module) -> None:
     """The connector goes on; the language model has adapters now, and is the same beneath."""
-    state: Mapping[str, Any] = before.connector.state_dict()
-    after.connector.load_state_dict(state)
+    assert isinstance(before, Bridge)
+    assert isinstance(after, Bridge)
+    after.connector.load_state_dict(before.connector.state_dict())
