@@ -44,6 +44,7 @@ def create_app(
     token: str = "",
     cors: Sequence[str] = (),
     hosts: Sequence[str] = (),
+    agents: bool = False,
 ) -> FastAPI:
     """The service as an ASGI application.
 
@@ -56,6 +57,7 @@ def create_app(
     token     what `Authorization: Bearer ...` must say; "" asks for none
     cors      origins whose pages may read answers; none by default
     hosts     names under which the service may be asked; empty takes any
+    agents    adds /mcp: search, detect, caption and ask as tools for agents; needs the extra `[mcp]`
     """
     for package in PACKAGES:
         _needs(package)
@@ -76,7 +78,7 @@ def create_app(
     sides = [Side(name, one, its) for name, (one, its) in zip(names, ((model, index), *compare), strict=True)]
     apart = None if writer is None else Side(_new_name(str(getattr(writer, "name", "writer")), names), writer)
     service = Service(sides, detector=detector, writer=apart, pool=pool, limits=limits or Limits())
-    app = build(service, token=token, cors=cors, hosts=hosts)
+    app = build(service, token=token, cors=cors, hosts=hosts, agents=agents)
     app.state.service = service
     return app
 

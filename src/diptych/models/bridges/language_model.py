@@ -70,8 +70,6 @@ class LanguageModel(nn.Module):
         """The model of a local folder that transformers saved (config.json and model.safetensors). Never asks the network."""
         if not Path(folder, "config.json").is_file():
             raise DataError("not a folder of transformers", file=Path(folder), expected="config.json and model.safetensors")
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
         settings = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
         kind = transformers.AutoModelForSeq2SeqLM if settings.is_encoder_decoder else transformers.AutoModelForCausalLM
         try:
@@ -81,6 +79,13 @@ class LanguageModel(nn.Module):
             raise DataError(
                 f"'{settings.model_type}' writes no text", file=Path(folder), expected="a causal or sequence-to-sequence model"
             ) from error
+        return cls.adopted(inner)
+
+    @classmethod
+    def adopted(cls, inner: Any) -> Self:
+        """A model of transformers that is in memory, in float32."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
         made._adopt(inner.float())
         return made
 
