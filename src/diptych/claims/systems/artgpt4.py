@@ -77,8 +77,7 @@ def perplexity(model: BridgeWriter, texts: list[str]) -> float:
 
 
 def claims() -> tuple[Claim, ...]:
-    one_stage = {"second_share": 0.0, "chat": "{image}", "template": "{image}", "requests": ("",)}
-    adapted = replace(ArtGPT4.tiny(), **one_stage)
+    adapted = replace(ArtGPT4.tiny(), second_share=0.0, chat="{image}", template="{image}", requests=("",))
     linear = replace(adapted, adapters=False, lr=3e-3)
     return (
         Claim(
