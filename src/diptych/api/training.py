@@ -253,7 +253,7 @@ def refuse_missing(made: Recipe, data: Dataset) -> None:
         raise DataError(f"'{data.name}' is empty: there is nothing to train on", expected="one sample or more")
     first = data[0]
     for field in made.needs:
-        there = getattr(first, field) if hasattr(first, field) else first.extras.get(field)
+        there = getattr(first, field) if hasattr(first, field) else first.media.get(field, first.extras.get(field))
         if there in (None, (), ""):
             raise DataError(
                 f"recipe '{made.slug}' needs '{field}', which '{data.name}' does not have",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, listed, parse
+from diptych.cli.output import existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
 
 
@@ -37,8 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if names and len(names) < 2:
         raise ConfigError(f"--classes is {args.classes!r} (expected two names or more, with commas between them)")
     for path in args.images:
-        if not path.is_file():
-            raise ConfigError(f"{path} does not exist")
+        existing_file(path)
     import numpy as np
     from scipy.special import softmax
 

@@ -353,7 +353,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             backbone="conv_tiny",
             frozen_norm=False,
             frozen="",
-            relation_head=HeadShape(width=64, word_width=32, naming_width=64),
+            relation_head=HeadShape(width=64, word_width=32, naming_width=64, dropout=0.0),
             detector=DetectorShape(
                 channels=32,
                 region_width=128,
