@@ -41,7 +41,12 @@ def test_what_each_class_does() -> None:
             assert (area[0] > 1.5 * area[-1]) == (label == "shrinking")
         else:
             (y0, x0), (y1, x1) = where[0].mean(0), where[-1].mean(0)
-            moved = {"moving left": x1 < x0 - 9, "moving right": x1 > x0 + 9, "moving up": y1 < y0 - 9, "moving down": y1 > y0 + 9}
+            moved = {
+                "moving left": x1 < x0 - 9,
+                "moving right": x1 > x0 + 9,
+                "moving up": y1 < y0 - 9,
+                "moving down": y1 > y0 + 9,
+            }
             assert [name for name, found in moved.items() if found] == [label]
         seen.add(label)
     assert seen == set(CLASSES)
