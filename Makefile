@@ -48,7 +48,8 @@ lint: $(VENV)/.dev ## style, types, import order of the rooms
 docs: $(VENV)/.dev ## build the site into site/
 	$(BIN)/mkdocs build --strict
 
-systems: $(VENV)/.dev ## compute which systems work into src/diptych/core/systems.json, and the lists in the docs
+systems: $(VENV)/.dev ## recheck the verdicts whose code changed, compute which systems work and the lists in the docs
+	OMP_NUM_THREADS=1 $(BIN)/diptych claims check
 	$(BIN)/python scripts/make_systems.py
 	$(BIN)/python scripts/docs_lists.py
 

@@ -20,7 +20,7 @@ from diptych.index.kinds.dense import DenseIndex
 from diptych.serve import Limits, create_app
 from diptych.serve.server import Server, listening_socket
 
-from ..serve.conftest import COLOURS, Finder, Stub, a_pool, b64, encoded, flat
+from ..serve.conftest import COLOURS, Finder, Stub, Teller, a_pool, b64, encoded, flat
 from .damage import Draw, damaged
 from .fuzzing import BOTH, fuzz_case
 
@@ -32,6 +32,19 @@ BODIES = {
     "/v1/embeddings": {"input": ["red", PICTURE], "model": "stub/colours", "encoding_format": "float"},
     "/classify": {**PICTURE, "labels": ["red", "green"]},
     "/detect": {**PICTURE, "objects": ["thing"], "relations": ["beside"]},
+    "/caption": {**PICTURE, "prompt": "what is it", "max_tokens": 3},
+    "/ask": {"uid": "red-1", "question": "which?", "choices": ["red", "blue"]},
+    "/v1/chat/completions": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "what"}, {"type": "image_url", "image_url": {"url": "item:red-1"}}],
+            }
+        ],
+        "stream": True,
+        "stop": ["x"],
+        "max_tokens": 4,
+    },
     "/explain": {"uid": "red-1", "text": "red", "grid": 3},
 }
 TARGETS = ("/search?q=red&k=2", "/items/red-1", "/image/red-1?side=16", "/v1/models", "/healthz", "/readyz", "/info", "/metrics", "/",
@@ -55,7 +68,7 @@ def ours(folder: Path) -> Iterator[tuple[str, int]]:
     pool, stub = a_pool(), Stub()
     with DenseIndex.build(stub, pool.exclude(["rotten", "bare"]), folder / "index", progress=False) as index:
         server, line = (
-            Server(create_app(stub, index, pool=pool, detector=Finder(), limits=LIMITS)),
+            Server(create_app(stub, index, pool=pool, detector=Finder(), writer=Teller(), limits=LIMITS)),
             listening_socket("127.0.0.1", 0),
         )
         thread = threading.Thread(target=server.run, args=([line],), daemon=True)

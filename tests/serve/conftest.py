@@ -19,6 +19,8 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from diptych.core.contracts import Written
+from diptych.core.errors import ConfigError
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation, SceneGraph
@@ -75,6 +77,54 @@ class Finder:
             regions = tuple(Region(box, objects[i % len(objects)], score=0.9 - 0.2 * i) for i, box in enumerate(halves))
             graphs.append(SceneGraph(regions, tuple(Relation(0, name, 1, 0.8) for name in relations)))
         return graphs
+
+
+class Teller:
+    """Writes the colour of a picture and what was asked, word by word; ranks answers by their length."""
+
+    name, fingerprint = "stub/teller", "7e11"
+
+    def __init__(self) -> None:
+        self.slow = 0.0
+        self.told = self.inside = self.collisions = 0
+        self.asked: list[Any] = []
+
+    def _text(self, image, prompt, most: int) -> list[str]:
+        self.asked.append(prompt)
+        if prompt == "explode":
+            raise RuntimeError("secret path /home/somebody")
+        if prompt == "too long":
+            raise ConfigError("picture and prompt take 99 of the 64 places of 'stub/teller' (expected a shorter prompt)")
+        mean = decode(image).reshape(-1, 3).mean(0)
+        colour = min(COLOURS, key=lambda name: float(np.abs(mean - COLOURS[name]).sum()))
+        words = f"a {colour} picture. {prompt if isinstance(prompt, str) else 'parts'}".split()
+        return [word if place == 0 else f" {word}" for place, word in enumerate(words)][:most]
+
+    def generate(self, images, prompts, *, max_tokens: int = 64) -> list[str]:
+        return ["".join(self._text(image, prompt, max_tokens)) for image, prompt in zip(images, prompts, strict=True)]
+
+    def stream(self, image, prompt, *, heard, max_tokens=64, temperature=0.0, top_p=1.0, seed=0) -> Written:
+        pieces = self._text(image, prompt, 10**6)
+        if temperature:
+            pieces = [*pieces, f" drawn {seed} {top_p:g}"]
+        told = []
+        self.inside += 1
+        self.collisions += self.inside > 1
+        try:
+            for piece in pieces[:max_tokens]:
+                time.sleep(self.slow)
+                told.append(piece)
+                self.told += 1
+                if not heard(piece):
+                    break
+                if piece == " burst":
+                    raise RuntimeError("secret path /home/somebody")
+        finally:
+            self.inside -= 1
+        return Written("".join(told), 5, len(told), len(told) == len(pieces))
+
+    def answer_nll(self, images, prompts, candidates) -> list[np.ndarray]:
+        return [np.array([[2.0 * len(answer), 2.0] for answer in answers]) for answers in candidates]
 
 
 def flat(colour: tuple[int, int, int], size: tuple[int, int] = (20, 30)) -> np.ndarray:
@@ -162,7 +212,7 @@ SMALL = Limits(body_bytes=200_000, image_pixels=10_000, inputs=4, text_character
 def running(folder: Path, *, limits: Limits = SMALL, model: Stub | None = None, **options: Any) -> Iterator[Running]:
     model, pool = model or Stub(), a_pool()
     with DenseIndex.build(model, pool, folder / "index", progress=False) as index:
-        app = create_app(model, index, pool=pool, limits=limits, detector=Finder(), **options)
+        app = create_app(model, index, pool=pool, limits=limits, **{"detector": Finder(), "writer": Teller(), **options})
         with listening(app) as address, httpx.Client(base_url=address, timeout=20) as http:
             yield Running(address, model, app, http)
 

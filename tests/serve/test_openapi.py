@@ -24,8 +24,8 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
 
 LIMITS = Limits(body_bytes=200_000, image_pixels=10_000, inputs=4, text_characters=200, k=20, seconds=20)
-PATHS = ["/v1/embeddings", "/v1/models", "/search", "/classify", "/detect", "/explain", "/words", "/items/{uid}", "/image/{uid}",
-         "/healthz", "/readyz", "/info", "/metrics"]  # fmt: skip
+PATHS = ["/v1/embeddings", "/v1/chat/completions", "/v1/models", "/search", "/classify", "/detect", "/explain", "/words", "/caption",
+         "/ask", "/items/{uid}", "/image/{uid}", "/healthz", "/readyz", "/info", "/metrics"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_every_route_is_described(service: Running) -> None:
 
 
 def operations() -> list[tuple[str, str]]:
-    posts = {"/v1/embeddings", "/classify", "/detect", "/explain", "/words"}
+    posts = {"/v1/embeddings", "/v1/chat/completions", "/classify", "/detect", "/explain", "/words", "/caption", "/ask"}
     found = [(path, "POST" if path in posts else "GET") for path in PATHS]
     return [*found, ("/search", "POST")]
 
@@ -70,14 +70,19 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = st.sampled_from(
-    ["text", "image", "like", "unlike", "where", "k", "distinct", "labels", "uid", "objects", "input", "grid", "model"]
+NAMES = (
+    "text image like unlike where k distinct labels uid objects input grid model messages stop stream n seed choices question prompt "
+    "max_tokens"
 )
+FIELDS = st.sampled_from(NAMES.split())
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
-    path=st.sampled_from(["/search", "/classify", "/detect", "/explain", "/v1/embeddings"]), body=st.dictionaries(FIELDS, JSON)
+    path=st.sampled_from(
+        ["/search", "/classify", "/detect", "/explain", "/caption", "/ask", "/v1/embeddings", "/v1/chat/completions"]
+    ),
+    body=st.dictionaries(FIELDS, JSON),
 )
 def test_any_json_is_answered_or_refused(service: Running, path: str, body: dict) -> None:
     answer = service.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})

@@ -18,6 +18,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import interactions`
+sys.path.insert(0, str(Path(__file__).parents[1] / "data" / "probes"))  # `import published_probes`
 
 
 def unit(rows: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -337,6 +337,6 @@ def test_lines_say_where_names_meet() -> None:
     own, given = torch.nn.Linear(2, 3), {"weight": torch.zeros(3, 2), "bias": torch.zeros(2), "other.a.b": torch.zeros(1)}
     assert start_lines(given, own, "there", left=("head.x",)) == [
         "1 of 2 tensors start from there",
-        "fresh: bias",
-        "not used: bias, other.a, head.x",
+        "fresh, since their shape is another: bias (such as bias: [3] here, [2] there)",
+        "not used: other.a, head.x",
     ]

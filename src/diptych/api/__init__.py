@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from diptych.api.comparison import compare
 from diptych.api.data import read
-from diptych.api.evaluation import evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
+from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
 from diptych.api.export import export
 from diptych.api.generation import ask, caption
 from diptych.api.models import detect, load
@@ -24,6 +24,7 @@ __all__ = [
     "blend_curve",
     "caption",
     "compare",
+    "confusions",
     "data_report",
     "detect",
     "estimate",

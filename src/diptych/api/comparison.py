@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError
-from diptych.core.run_folder import RunFolder
-from diptych.worlds.address import training_rows
+from diptych.worlds.address import dealt, training_rows
 
 if TYPE_CHECKING:
     from diptych.claims.compare import Arm, Comparison
     from diptych.core.contracts import Embedder
     from diptych.train.options import TrainOptions
 
-from diptych.api.data import read
-from diptych.api.models import load
+from diptych.api.data import data_of, read
+from diptych.api.models import load, run_of
 from diptych.api.training import recipe, refuse_missing
 
 Say = Callable[[str], None]
@@ -40,7 +39,8 @@ def compare(
     say: Say | None = None,
     **changes: Any,
 ) -> Comparison:
-    """Which helps on these data: several recipes under one budget, or several models that are there already.
+    """Which helps on these data: several recipes under one budget, or several models that are there already. Of data without splits a
+    tenth of the groups is held out for recipes, as `train` does.
 
     arms     slugs, with options if they differ in some ("clip:lr=2e-4"), or recipe objects; or run folders, "hf:", "open_clip:"
              and model objects. The others are measured against the first
@@ -63,12 +63,16 @@ def compare(
         raise ConfigError("steps are what the budget gives: say budget steps:N")
     spend = Budget.parse(budget) if budget else None
     sides = [_arm(arm, preset, changes, download) for arm in arms]
-    whole = read(data)
+    given = read(data)
+    runs = [run for side in sides if side.model is not None and (run := run_of(side.model)) is not None]
+    whole = data_of(runs[0], given) if runs else dealt(given) if any(side.recipe is not None for side in sides) else given
+    if whole is not given and say:
+        say(f"'{given.name}' has no splits: {whole.column('split').count('test'):,} samples are held out as 'test', by group")
     for side in sides:
         if side.recipe is not None:
             refuse_missing(side.recipe, training_rows(whole))
-        elif (Path(side.address) / "run.json").is_file():
-            check_version(side.address, RunFolder.open(Path(side.address)).state, whole)
+        elif (run := run_of(side.model)) is not None:
+            check_version(side.name, run.state, whole)
     return run_comparison(
         _short_names(sides),
         whole,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from diptych.core.errors import RunError
-from diptych.worlds.address import open_data
+from diptych.core.run_folder import RunFolder
+from diptych.worlds.address import dealt, open_data, training_rows
 
 
 def read(source: Any, *, split: str = "", **columns: Any) -> Any:
@@ -28,3 +29,19 @@ def read_recorded(source: str, where: object) -> Any:
             "name them yourself (data=)"
         )
     return read(source)
+
+
+def data_of(run: RunFolder, data: Any = None) -> Any:
+    """The data of a run, with the rows that were held out for it. `data`: where the run names none, or another machine's; others than
+    it was trained on are taken as they are."""
+    whole = read_recorded(run.state.get("source", ""), run.path) if data is None else read(data)
+    made = dealt(whole, held_out_share(run))
+    if data is None or made is whole or run.subset.is_file():
+        return made
+    return made if training_rows(made).fingerprint == run.state.get("data", {}).get("fingerprint") else whole
+
+
+def held_out_share(run: RunFolder) -> float:
+    """What share of data without splits was held out for a run: none in runs from before there was such a thing."""
+    share = run.state.get("held_out", 0.0)
+    return share if isinstance(share, float) and 0.0 <= share <= 0.5 else 0.0

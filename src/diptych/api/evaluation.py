@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.errors import ConfigError
+from diptych.core.result import TRAINING_ROWS
 from diptych.core.run_folder import RunFolder
+from diptych.data.subset import read_uids
 from diptych.worlds.address import held_out, split_names
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Task
     from diptych.core.result import Result
 
-from diptych.api.data import read, read_recorded
-from diptych.api.models import load
+from diptych.api.data import data_of, read
+from diptych.api.models import load, run_of
 from diptych.api.training import own_task, recipe_of
 
 
 def evaluate(
     model: Any, task: str | Task, data: Any, *, split: str = "", out: str | Path | None = None, **options: Any
 ) -> Result:
-    """One task on one set of rows, with intervals.
+    """One task on one set of rows, with intervals. Of data without splits, a run is scored on the rows that were held out for it.
 
     model    a model, or anything that `load` opens
     task     "retrieval", "zero_shot", "vg150", ... (`diptych.core.registry.TASKS`), or a task object
@@ -30,11 +32,11 @@ def evaluate(
     out      a folder for the records (Parquet) and the result (JSON)
     options  fields of the task: language="de", label="group_name", ...; whom it asks beside the model, by role: snapshots="RUN/snapshots"
     """
-    whole = read(data)
+    whole = _whole(model, data)
     if split:
         part = whole.split(split).named(f"{whole.name}/{split}")
     else:
-        parts = held_out(whole)
+        parts = scored_rows(whole, run_of(model))
         if len(parts) > 1:
             raise ConfigError(
                 f"'{whole.name}' has {len(parts)} held-out splits: choose split= among {', '.join(parts)}, or call evaluate_splits"
@@ -46,10 +48,47 @@ def evaluate(
 def evaluate_splits(
     model: Any, task: str | Task, data: Any, *, out: str | Path | None = None, **options: Any
 ) -> dict[str, Result]:
-    """One task on every held-out split, always reported together."""
+    """One task on every held-out split, always reported together. Where a run is scored on the rows that it was trained on, since there
+    are no others, the result is called "training rows"."""
     opened = load(model) if isinstance(model, str | Path) else model
+    whole = _whole(model, data)
+    return {name: _run(opened, task, whole, part, out, options) for name, part in scored_rows(whole, run_of(model)).items()}
+
+
+def _whole(model: Any, data: Any) -> Any:
+    """The data, with what was held out for the run that the model is from, if it is one's."""
+    run = run_of(model)
+    return read(data) if run is None else data_of(run, data)
+
+
+def scored_rows(whole: Any, run: RunFolder | None) -> dict[str, Any]:
+    """The held-out splits by name; the rows that a run was trained on as "training rows"."""
+    parts = held_out(whole)
+    if run is None or set(parts) != {whole.name}:
+        return parts
+    if run.subset.is_file():
+        trained = not set(read_uids(run.subset)).isdisjoint(whole.uids)
+    else:
+        trained = whole.fingerprint == run.state.get("data", {}).get("fingerprint")
+    return {TRAINING_ROWS: whole.named(f"{whole.name}/{TRAINING_ROWS}")} if trained else parts
+
+
+def confusions(results: str | Path, data: Any, path: str | Path, *, title: str = "") -> Path:
+    """Write an HTML page of what a model confuses, with pictures: of every result of a probe of captions among `results`, a folder that
+    `evaluate(..., out=...)` wrote, whose rows are those of a split of `data`.
+
+    Raises ConfigError where there is none.
+    """
+    from diptych.report.confused import confused_page
+    from diptych.report.evaluation import kept_results
+
     whole = read(data)
-    return {name: _run(opened, task, whole, part, out, options) for name, part in held_out(whole).items()}
+    parts = {f"{whole.name}/{name}": whole.split(name) for name in split_names(whole)} or {whole.name: whole}
+    kept = [(each, parts[each.part]) for each in kept_results(Path(results)) if each.part in parts]
+    kept = [(each, rows) for each, rows in kept if each.result.notes.get("options") and "compare" in each.result.notes]
+    if not kept:
+        raise ConfigError(f"{results} holds no result of a probe on these data (expected one of {', '.join(parts)})")
+    return confused_page(Path(path), title or str(kept[0][0].result.notes.get("model", {}).get("name", "a model")), kept)
 
 
 def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | None, options: dict[str, Any]) -> Result:
@@ -75,8 +114,8 @@ def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
-    source = data if data is not None else read_recorded(folder.state.get("source", ""), folder.path)
-    return evaluate_splits(load(folder.path), own_task(recipe_of(folder), **options), source, out=folder.records)
+    whole = data_of(folder, data)
+    return evaluate_splits(folder.path, own_task(recipe_of(folder), **options), whole, out=folder.records)
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
@@ -92,7 +131,5 @@ def report(run: str | Path, data: Any = None) -> Path:
     from diptych.report.run import run_report
 
     folder = RunFolder.open(Path(run))
-    source = folder.state.get("source", "")
-    if data is not None:
-        return run_report(folder, read(data))
-    return run_report(folder, read_recorded(source, folder.path) if source else None)
+    there = data is not None or folder.state.get("source", "")
+    return run_report(folder, data_of(folder, data) if there else None)

@@ -12,7 +12,7 @@ import numpy as np
 from diptych.api.models import load
 from diptych.core.contracts import Generator, Ranker
 from diptych.core.errors import ConfigError
-from diptych.core.image import as_image
+from diptych.core.inputs import image_of, images_of
 
 Compared = Literal["mean", "sum"]
 
@@ -35,17 +35,16 @@ def caption(model: Any, images: Any, *, prompt: str = "", max_tokens: int = 64, 
     """What a model writes about images: a string for one, a list for several.
 
     model    one that writes (the run of a recipe such as limber, "hf:FOLDER" of LLaVA, BLIP-2 and the like), or where to load one from
-    images   a path, encoded bytes, uint8 [H, W, 3] pixels or an `ImageSource`; or a list of them
+    images   a path, encoded bytes, a PIL image, uint8 [H, W, 3] pixels, a `Sample` or an `ImageSource`; or several: a list, a data set
     prompt   what is asked; "" asks for what the model's own template asks for
     options  of transformers' `generate`, where the model is one of it: num_beams, repetition_penalty, ...
     """
     made = _capable(
         model, Generator, "writes no text (expected a model that is a Generator: the run of limber, or hf:FOLDER of LLaVA)"
     )
-    several = isinstance(images, list | tuple)
-    sources = [as_image(image) for image in (images if several else [images])]
+    sources, alone = images_of(images)
     texts = made.generate(sources, [prompt] * len(sources), max_tokens=max_tokens, **options)
-    return texts if several else texts[0]
+    return texts[0] if alone else texts
 
 
 def ask(
@@ -68,7 +67,7 @@ def ask(
     if compared not in ("mean", "sum"):
         raise ConfigError(f"compared is {compared!r} (expected mean | sum)")
     made = _capable(model, Ranker, "cannot rank answers (expected the run of limber, or hf:FOLDER of LLaVA, BLIP-2 and the like)")
-    (found_C2,) = made.answer_nll([as_image(image)], [question], [list(choices)])
+    (found_C2,) = made.answer_nll([image_of(image)], [question], [list(choices)])
     nats_C = found_C2[:, 0] / found_C2[:, 1] if compared == "mean" else found_C2[:, 0]
     share_C = np.exp(nats_C.min() - nats_C)
     share_C /= share_C.sum()

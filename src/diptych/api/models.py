@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from diptych.core.contracts import Detector
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.core.image import as_image
+from diptych.core.inputs import image_of, names_of
+from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
 
 if TYPE_CHECKING:
@@ -31,7 +33,19 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
     from diptych.models.io.opened import open_address
 
     model: Embedder = open_address(name, download=download)
+    if (Path(name) / "run.json").is_file():
+        _RUNS[model] = Path(name)
     return model
+
+
+_RUNS: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
+"""Where the models came from that were opened from run folders, for as long as they live."""
+
+
+def run_of(model: Any) -> RunFolder | None:
+    """The run that a model, or an address, is from; None for others."""
+    place = Path(model) if isinstance(model, str | Path) else _RUNS.get(model)
+    return RunFolder.open(place) if place is not None and (place / "run.json").is_file() else None
 
 
 def _on_onnx(name: str | Path, download: bool) -> Embedder:
@@ -41,12 +55,16 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     from diptych.models.io.export import ONNX_FILE, to_onnx
     from diptych.models.io.onnx_embedder import OnnxEmbedder
     from diptych.models.pairs.embedder import PairEmbedder
+    from diptych.models.pairs.locked import LockedEmbedder
 
     if (Path(name) / ONNX_FILE).is_file():
         return OnnxEmbedder(name)
     model: Any = load(name, download=download)
-    if not isinstance(model, PairEmbedder):
-        raise ConfigError(f"{name} is a {getattr(model, 'kind', 'foreign')} model; only dual encoders of ours can be exported")
+    if not isinstance(model, PairEmbedder | LockedEmbedder):
+        raise ConfigError(
+            f"{name} is a {getattr(model, 'kind', 'foreign')} model, which ONNX Runtime cannot run "
+            "(expected a dual encoder, such as a run of clip or locked; or the engine torch)"
+        )
     with tempfile.TemporaryDirectory(prefix="diptych-onnx-") as folder:
         to_onnx(model, Path(folder, "onnx"))
         return OnnxEmbedder(Path(folder, "onnx"))
@@ -56,16 +74,16 @@ def detect(
     model: Any,
     image: Any,
     *,
-    objects: Sequence[str] = (),
-    relations: Sequence[str] = (),
+    objects: str | Sequence[str] = (),
+    relations: str | Sequence[str] = (),
     min_score: float = 0.0,
     top: int = 100,
 ) -> SceneGraph:
     """What is in an image and how it is related, in your own words.
 
     model      a model that detects, or where to load one from
-    image      a path, encoded bytes, uint8 [H, W, 3] pixels, or an `ImageSource`
-    objects    names of things to look for; empty takes those the model was trained with. The same for `relations`
+    image      a path, encoded bytes, a PIL image, uint8 [H, W, 3] pixels, a `Sample` or an `ImageSource`
+    objects    names of things to look for, a list or "person, dog"; empty takes those the model was trained with. The same for `relations`
     min_score  relations (and regions without one) below this score are left out
     top        relations, at most, the most confident first
     """
@@ -75,10 +93,10 @@ def detect(
             f"{getattr(made, 'name', model)} does not detect (expected a model trained with a recipe such as rlipv2)"
         )
     words = {
-        "objects": tuple(objects) or tuple(getattr(made, "objects", ())),
-        "relations": tuple(relations) or tuple(getattr(made, "relations", ())),
+        "objects": names_of(objects) or tuple(getattr(made, "objects", ())),
+        "relations": names_of(relations) or tuple(getattr(made, "relations", ())),
     }
     if not words["objects"]:
         raise ConfigError(f"{made} has no names of its own (expected objects=[...])")
-    graph: SceneGraph = made.detect([as_image(image)], **words)[0]
+    graph: SceneGraph = made.detect([image_of(image)], **words)[0]
     return graph.strongest(top=top, min_score=min_score)

@@ -24,6 +24,7 @@ def index(
     overwrite: bool = False,
     progress: bool = True,
     url: str = "",
+    download: bool = False,
     **options: Any,
 ) -> Index:
     """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`.
@@ -34,11 +35,12 @@ def index(
              "hybrid" (fusion, lexical, depth), "graphs" (objects, relations, min_confidence); in brackets what `options` may hold
     what     "images": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
+    download  allows fetching a model that is not on this machine
     """
     from diptych.index.kinds import kind as kind_of_index
 
     wanted = kind_of_index(kind)
-    opened = _searcher(model) if isinstance(model, str | Path) else model
+    opened = _searcher(model, download) if isinstance(model, str | Path) else model
     source = {
         "model": str(model) if isinstance(model, str | Path) else "",
         "data": str(data) if isinstance(data, str | Path) else "",
@@ -70,7 +72,7 @@ def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
     return open_any(folder, _searcher(address) if isinstance(address, str | Path) else address, url=url)
 
 
-def _searcher(address: str | Path) -> Any:
+def _searcher(address: str | Path, download: bool = False) -> Any:
     """What an index is built with: a model, the words of the texts, or the graphs of the data."""
     if str(address) == "words":
         from diptych.index.lexicon import Words
@@ -80,4 +82,4 @@ def _searcher(address: str | Path) -> Any:
         from diptych.index.kinds.graphs import Annotations
 
         return Annotations()
-    return load(address)
+    return load(address, download=download)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,14 +12,14 @@ from diptych.core.config import from_plain, with_changes
 from diptych.core.contracts import Dataset, Recipe, Tuning
 from diptych.core.errors import DataError, RunError
 from diptych.core.registry import RECIPES
-from diptych.core.run_folder import LOCK, RunFolder
-from diptych.worlds.address import as_drawn, split_names, training_rows
+from diptych.core.run_folder import RunFolder, refuse_occupied
+from diptych.worlds.address import HELD_OUT, as_drawn, dealt, split_names, training_rows
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Task
     from diptych.train.options import TrainOptions
 
-from diptych.api.data import read, read_recorded
+from diptych.api.data import data_of, read
 
 Say = Callable[[str], None]
 
@@ -46,6 +47,8 @@ def train(
     options: TrainOptions | None = None,
     init: str | Path = "",
     subset: str | Path | Sequence[str] = "",
+    hold_out: float = HELD_OUT,
+    overwrite: bool = False,
     say: Say | None = None,
     asked: Collection[str] | None = None,
     **changes: Any,
@@ -54,6 +57,7 @@ def train(
 
     name     a slug, or a recipe object
     data     anything that `read` opens; with splits, the rows of "train" are used
+    hold_out  the share of data without splits that is held out by group, as "test", for the evaluation; 0 trains on every row
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
              given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4). So may ways to tune
              (`diptych.core.contracts.Tuning`): lora="16", freeze=("text_tower",), layer_decay=0.75, distill="start"
@@ -61,6 +65,7 @@ def train(
              lengths and image settings from there, and learning rate and warm-up of a start from published weights unless they are
              given; what the recipe adds is fresh
     subset   only these samples: uids, or a file with one a line; those in held-out splits are left out
+    overwrite  replace a run that lies in `out`; it stays until the new one has made its first step
     say      gets the lines of the data report before the first step, and what starts from the weights
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
@@ -76,26 +81,46 @@ def train(
     if init:
         options = replace(options, init=start_of(init))
         made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
-    if Path(out).exists() and any(entry.name != LOCK for entry in Path(out).iterdir()):
-        raise RunError(f"{out} is not empty: choose another folder, or go on with `diptych train --resume {out}`")
-    whole = read(data)
+    refuse_occupied(Path(out), overwrite=overwrite)
+    given = read(data)
+    whole = dealt(given, hold_out)
     uids = _uids(subset)
     rows = _limited(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
     rows = as_drawn(rows, made)
     made = made.prepare(rows)
     if say:
+        if line := _held_out_line(given, whole):
+            say(line)
         if uids:
             say(
                 f"limited to {len(rows):,} uids"
                 + (f"; {len(uids) - len(rows):,} more are held out" if len(rows) < len(uids) else "")
             )
-        for line in (*data_report(made, rows, whole), *(start_report(made, model, init) if model is not None else ())):
+        for line in data_report(made, rows, whole):
             say(line)
+    if init:
+        for line in start_report(made, model, init, options):
+            (say or _unsaid)(line)
     source = data if isinstance(data, str | Path) else ""
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
+    if whole is not given:
+        record["held_out"] = float(hold_out)
     files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
-    return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files)
+    return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files, overwrite=overwrite)
+
+
+def _held_out_line(given: Any, whole: Any) -> str:
+    """What became of data that have no held-out rows, for who trains on them; "" for those that have some."""
+    if whole is not given:
+        count = whole.column("split").count("test")
+        return (
+            f"'{given.name}' has no splits: {count:,} of {len(given):,} samples are held out as 'test', whole groups each "
+            "(hold_out=0 trains on every row)"
+        )
+    if [name for name in split_names(given) if name != "train"]:
+        return ""
+    return f"'{given.name}' has no held-out rows: an evaluation on it scores the rows that were trained on, and is called so"
 
 
 def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collection[str]) -> tuple[Recipe, Any]:
@@ -124,19 +149,33 @@ def chosen_fields(name: str | Recipe) -> set[str]:
     return asked_fields(name) if isinstance(name, Recipe) else set()
 
 
-def start_report(made: Recipe, model: Any, init: str | Path) -> list[str]:
-    """What starts from the weights, what is fresh and what of them is not used, in lines; before the first step."""
+def start_report(made: Recipe, model: Any, init: str | Path, options: TrainOptions) -> list[str]:
+    """What starts from the weights, what is fresh and why, and what of them is not used, in lines; before the first step. Raises
+    ConfigError when the weights have next to nothing for the recipe.
+
+    model  what the weights are of, where it was opened; else their tensors are read
+    """
     import torch
 
-    from diptych.train.weights import start_lines
+    from diptych.train.tuning.positions import fitted
+    from diptych.train.weights import start_lines, start_tensors
 
+    made = next((stage.recipe for stage in made.stages()), made)  # what takes the first step
     try:
         with torch.device("meta"):
             ours = made.model()
     except (RuntimeError, NotImplementedError):  # a part that reads its own weights cannot be built without memory
         with torch.random.fork_rng(devices=[]):
             ours = made.model()
-    return start_lines(made.fitted(model.model.state_dict()), ours, str(init), getattr(model, "left", ()))
+    given = start_tensors(options.init, download=options.download) if model is None else dict(model.model.state_dict())
+    lines: list[str] = []
+    keep = options.tune.over(made.tuning()).keep_positions
+    tensors = fitted(made.fitted(given), ours.state_dict(), keep=keep, say=lines.append)
+    return [*start_lines(tensors, ours, str(init), getattr(model, "left", ())), *lines]
+
+
+def _unsaid(line: str) -> None:
+    """What nobody listens to; it stands in the run's log."""
 
 
 def _uids(subset: str | Path | Sequence[str]) -> list[str]:
@@ -152,28 +191,33 @@ def _limited(rows: Any, whole: Any, uids: Sequence[str], file: object = None) ->
     return subset(rows, uids, whole=whole, file=file if isinstance(file, str | Path) else None) if uids else rows
 
 
-def resume(run: str | Path, *, data: Any = None) -> RunFolder:
+def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     """Go on with a run that was stopped or killed. A finished one is returned as it is.
 
-    data  only where the run was started on an object and not on an address
+    data   only where the run was started on an object and not on an address
+    steps  of a finished run: train on to so many in all; what it was scored before goes
     """
     from diptych.train.fit import resume as resume_run
     from diptych.train.options import TrainOptions
 
     folder = RunFolder.open(Path(run))
-    if folder.state["status"] == "finished":
+    if folder.state["status"] == "finished" and not steps:
         if folder.state.get("signal"):
             folder.write_state(signal=None)  # it was for the process that finished the run
         return folder
     source = folder.state.get("source", "")
     if not source and data is None:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
-    whole = read_recorded(source, folder.path) if data is None else read(data)
+    whole = data_of(folder, data)
     options = from_plain(TrainOptions, folder.config["run"])
     made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []
     rows = _limited(training_rows(whole), whole, uids, folder.subset)
-    return resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options))
+    run_again = resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options), steps=steps)
+    if steps:
+        run_again.report.unlink(missing_ok=True)
+        shutil.rmtree(run_again.records, ignore_errors=True)
+    return run_again
 
 
 def recipe_of(folder: RunFolder) -> Recipe:
@@ -189,6 +233,7 @@ def estimate(
     preset: str = "tiny",
     options: TrainOptions | None = None,
     subset: str | Path | Sequence[str] = "",
+    hold_out: float = HELD_OUT,
     **changes: Any,
 ) -> dict[str, Any]:
     """What a run would cost: seconds a step and in all, parameters, memory, disk. Takes a few real steps and writes nothing."""
@@ -196,7 +241,7 @@ def estimate(
     from diptych.train.options import TrainOptions
 
     made = recipe(name, preset=preset, **changes)
-    whole = read(data)
+    whole = dealt(read(data), hold_out)
     rows = _limited(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.api.data import read
+from diptych.api.data import data_of, read
 from diptych.api.evaluation import evaluate
 from diptych.api.models import load
 from diptych.api.training import data_report, recipe_of
@@ -133,7 +133,7 @@ def tune_report(
     for asked in (_Asked("target", data if data is not None else folder.state.get("source")), _Asked("source", source)):
         if asked.data in (None, ""):
             continue
-        whole = read(asked.data)
+        whole = data_of(folder, asked.data) if asked.role == "target" else read(asked.data)
         for name, part in held_out(whole).items():
             changes.append(_change(asked.role, f"{whole.name}/{name}", made, old, new, part))
     if not changes:
@@ -178,7 +178,7 @@ def _change(role: str, where: str, task: Any, old: Any, new: Any, part: Any) -> 
 def _data_lines(folder: RunFolder) -> list[str]:
     if not folder.state.get("source"):
         return []
-    whole = read(folder.state["source"])
+    whole = data_of(folder)
     return data_report(recipe_of(folder), training_rows(whole), whole)
 
 
@@ -230,7 +230,7 @@ def _caption_warnings(folder: RunFolder) -> list[str]:
     from diptych.data.dataset import Pool
     from diptych.data.inspect import inspect
 
-    rows = training_rows(read(folder.state["source"]))
+    rows = training_rows(data_of(folder))
     if not isinstance(rows, Pool):
         return []
     report = inspect(rows, batch_size=recipe_of(folder).batch_size, look_at=0)

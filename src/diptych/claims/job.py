@@ -33,7 +33,7 @@ from diptych.core.files import write_json
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import as_drawn, held_out, open_data, training_rows
+from diptych.worlds.address import as_drawn, dealt, held_out, open_data, training_rows
 
 STDERR = 2  # the file descriptor: what a cell prints must not mix with the comparison's own output
 LISTEN = 20.0  # seconds between lines about a cell at work
@@ -200,7 +200,7 @@ def main(path: Path) -> int:
                 "folder": Path(plain["folder"]),
             }
         )
-        run_job(job, open_data(job.source), own_process=True)
+        run_job(job, dealt(open_data(job.source)), own_process=True)  # as the comparison had them
     except Exception as error:
         own = isinstance(error, DiptychError)
         write_json(failed, {"reason": str(error) if own else f"{type(error).__name__}: {error}"})

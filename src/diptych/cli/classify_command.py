@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, listed, parse
+from diptych.cli.output import existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
 
 
@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
     if names and len(names) < 2:
         raise ConfigError(f"--classes is {args.classes!r} (expected two names or more, with commas between them)")
     for path in args.images:
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist")
+        if not path.is_dir():
+            existing_file(path)
     import numpy as np
 
     from diptych.api import load
@@ -82,8 +82,8 @@ def _scores(args: Classify, model: Any, names: tuple[str, ...]) -> tuple[tuple[s
     if isinstance(model, ClipScorer):
         return names or own, softmax(model.score_clips([_clip(path) for path in args.images], names or own), axis=1)
     for path in args.images:
-        if not path.is_file():
-            raise ConfigError(f"{path} is no file (expected a picture; folders of frames are for models of clips)")
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder (expected a picture; folders of frames are for models of clips)")
     images = [FileImage(path) for path in args.images]
     if hasattr(model, "prompts"):
         return names or own, softmax(model.scores(images, names or own), axis=1)

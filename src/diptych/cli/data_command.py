@@ -147,8 +147,15 @@ def _inspect(argv: Sequence[str]) -> int:
     words = Tokenizer.from_spec(args.tokenizer) if args.tokenizer else None
     length = args.text_length if args.tokenizer else 0
     tagger = read_languages if find_spec("py3langid") else None  # in the extra curate; else only stated languages are counted
+    folder = Path(args.source).expanduser()
     report = inspect(
-        pool, tokenizer=words, text_length=length, batch_size=args.batch_size, look_at=args.look_at, read_language=tagger
+        pool,
+        tokenizer=words,
+        text_length=length,
+        batch_size=args.batch_size,
+        look_at=args.look_at,
+        read_language=tagger,
+        folder=folder if folder.is_dir() else None,
     )
     lines = report.lines()
     if args.page is not None:

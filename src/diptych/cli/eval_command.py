@@ -24,6 +24,7 @@ class Eval:
     split: Annotated[str, arg(help="only this split")] = ""
     out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    page: Annotated[Path, arg(help="of a probe of captions: an HTML page of what was confused, with pictures")] = Path()
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -44,17 +45,21 @@ def main(argv: Sequence[str]) -> int:
     args: Any = parse(
         every, argv, f"eval {words[0]} {words[1]}", "Numbers with 95 % intervals over groups, and their level of chance."
     )
-    from diptych.api import evaluate, evaluate_splits, load
+    from diptych.api import confusions, evaluate, evaluate_splits, load
 
     own = {f.name for f in fields(Eval)}
     options = {name: value for name, value in {**pick(kind, args), **pick(roles, args)}.items() if name not in own}
     out = args.out if args.out != Path() else Path(args.model) / "records" if Path(args.model, "run.json").is_file() else None
+    if args.page != Path() and out is None:
+        raise ConfigError(f"a page of {args.model} needs its records (expected --out FOLDER beside --page)")
     model = load(args.model, download=args.download)
     if args.split:
         results = {args.split: evaluate(model, args.task, args.data, split=args.split, out=out, **options)}
     else:
         results = evaluate_splits(model, args.task, args.data, out=out, **options)
     lines = [line for name, result in results.items() for line in table(name, result)]
+    if args.page != Path():
+        lines.append(str(confusions(out or Path(), args.data, args.page, title=f"{args.task}: {args.model}")))
     return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
 
 
@@ -89,7 +94,21 @@ def table(name: str, result: Result) -> list[str]:
     head = f"{name}: {result.task} v{result.version}, {result.n_items:,} items in {result.n_groups:,} groups"
     rules = [f"  {rule.replace('_', ' ')}: {result.notes[rule]}" for rule in RULES if result.notes.get(rule)]
     names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
-    return [head, *rules, *(_grid(result, names) or _list(result, names)), *_ceiling(result)]
+    return [head, *rules, *(_grid(result, names) or _list(result, names)), *_ceiling(result), *_left_out(result)]
+
+
+def _left_out(result: Result) -> list[str]:
+    """What could not be asked, where a probe says so: counts, and the first reason."""
+    notes = result.notes
+    unreadable: Sequence[dict[str, str]] = notes.get("unreadable") or ()
+    found = []
+    if count := notes.get("left_out_when_read"):
+        found.append(f"  left out when the data were read: {count:,}, such as {notes['first_left_out'][0]}")
+    if unreadable and "cases_without_a_false_option" in notes:
+        found.append(f"  pictures that cannot be read: {len(unreadable):,}, such as {unreadable[0]['reason']}")
+    if count := notes.get("cases_without_a_false_option"):
+        found.append(f"  cases whose false captions equal the true one: {count:,}")
+    return found
 
 
 def _list(result: Result, names: Sequence[str]) -> list[str]:

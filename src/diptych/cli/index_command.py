@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, listed, parse
+from diptych.cli.output import existing_file, finish, listed, parse
 from diptych.cli.subcommands import dispatch
 from diptych.core.errors import ConfigError
 
@@ -42,7 +42,8 @@ class Build:
     relations: Annotated[str, arg(help="graphs: relations to detect, with commas between them (those of training)")] = ""
     min_confidence: Annotated[float, arg(help="graphs: triplets below it are not kept (0.05)")] = UNSET
     url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
-    overwrite: bool = False
+    overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: JSON = False
 
     def options(self) -> dict[str, Any]:
@@ -118,6 +119,7 @@ def _build(argv: Sequence[str]) -> int:
     data = read(args.data, split=args.split) if args.split else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
+    options["download"] = args.download
     with index(args.model, data, args.out, **options, **args.options()) as made:
         count = len(made)
     seconds = time.monotonic() - begun
@@ -148,9 +150,7 @@ def _remove(argv: Sequence[str]) -> int:
 
 
 def _lines(file: Path) -> list[str]:
-    if not file.is_file():
-        raise ConfigError(f"{file} does not exist")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in existing_file(file).read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _info(argv: Sequence[str]) -> int:

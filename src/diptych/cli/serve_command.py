@@ -21,12 +21,20 @@ TOKEN = "DIPTYCH_TOKEN"
 
 @dataclass(frozen=True)
 class Serve:
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="anything that embeds or detects; 'words' for an index of words")]
+    model: Annotated[
+        Positional[str], arg(metavar="MODEL", help="anything that embeds, detects or writes; 'words' for an index of words")
+    ]
     index: Annotated[Positional[Path], arg(metavar="INDEX", help="built by this model; adds /search and the page")] = Path()
     data: Annotated[str, arg(help="the data of the index, for pictures, captions and values to filter by")] = ""
     compare: Annotated[str, arg(help="a second model, to be compared with the first one side by side")] = ""
     compare_index: Annotated[Path, arg(help="the index that the second model built of the same data")] = Path()
     detector: Annotated[str, arg(help="a model that finds things and relations in pictures")] = ""
+    writer: Annotated[str, arg(help="a model that writes captions and answers about pictures")] = ""
+    mcp: Annotated[
+        Literal["", "stdio", "http"],
+        arg(help="tools for agents: on stdin and stdout instead of HTTP, or at /mcp beside the other routes"),
+    ] = ""
+    files: Annotated[Path, arg(help="with --mcp stdio: a folder whose pictures tools may name")] = Path()
     engine: Annotated[
         Literal["torch", "onnx"], arg(help="what computes embeddings: PyTorch, or ONNX Runtime on an export made at the start")
     ] = "torch"
@@ -47,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
 
     if args.compare_index != Path() and not args.compare:
         raise ConfigError("--compare-index is the index of a second model: say which with --compare MODEL")
+    if args.files != Path() and args.mcp != "stdio":
+        raise ConfigError("--files is for an agent on this machine (expected --mcp stdio with it)")
     token = _token(args)
     if args.host not in LOOPBACK and not token:
         say(f"warning: {args.host} is open to other machines and asks for no token (--token-file, or {TOKEN})")
@@ -55,11 +65,19 @@ def main(argv: Sequence[str]) -> int:
         compare=[_side(args.compare, args.compare_index, args)] if args.compare else [],
         pool=read(args.data) if args.data else None,
         detector=load(args.detector, download=args.download) if args.detector else None,
+        writer=load(args.writer, download=args.download) if args.writer else None,
         limits=limits,
         token=token,
         cors=args.cors,
         hosts=args.hosts or (LOOPBACK if args.host in LOOPBACK else ()),
+        agents=args.mcp == "http",
     )
+    if args.mcp == "stdio":
+        from diptych.serve.agents import speak
+        from diptych.serve.application import inner
+
+        speak(inner(app.state.service), app.state.service, files=args.files if args.files != Path() else None)
+        return 0
     number = run(app, host=args.host, port=args.port, announce=say)
     return exit_code(number) if number else 0
 

@@ -26,6 +26,7 @@ DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the r
 class Resume:
     resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
     data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
+    steps: Annotated[int, arg(help="of a finished run: train on to so many steps in all")] = 0
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -40,9 +41,13 @@ class Train:
     subset: Annotated[
         str, arg(help="a file with one uid a line: train on these samples only, such as a list that the page saved")
     ] = ""
+    hold_out: Annotated[
+        float, arg(help="share of data without splits that is held out by group for the evaluation; 0 trains on every row")
+    ] = 0.1
     init: Annotated[
         str, arg(help="weights to start from: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
     ] = ""
+    overwrite: Annotated[bool, arg(help="replace the run that lies in --out")] = False
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
@@ -54,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         from diptych.api import resume
 
         data = args.data or None
-        return _finish(resume(args.resume, data=data), data=data, evaluation=True, as_json=args.json)
+        return _finish(resume(args.resume, data=data, steps=args.steps), data=data, evaluation=True, as_json=args.json)
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
         built = ", ".join(RECIPES)
@@ -79,7 +84,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
     if args.dry_run:
         from diptych.api import estimate
 
-        cost = estimate(recipe, args.data, options=options, subset=args.subset)
+        cost = estimate(recipe, args.data, options=options, subset=args.subset, hold_out=args.hold_out)
         return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
@@ -87,7 +92,8 @@ def _train(name: str, argv: Sequence[str]) -> int:
 
     talk = say if _main_process() else None
     asked = _asked(recipe, argv)
-    run = train(recipe, args.data, args.out, options=options, init=args.init, subset=args.subset, say=talk, asked=asked)
+    given = {"init": args.init, "subset": args.subset, "hold_out": args.hold_out, "overwrite": args.overwrite, "asked": asked}
+    run = train(recipe, args.data, args.out, options=options, say=talk, **given)
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 
 

@@ -10,6 +10,7 @@
     MODELS      the kinds of model folders          diptych.models
     MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
+    TEXT_BACKENDS   what writes texts in curation   diptych.text_backends
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
 
@@ -152,14 +153,31 @@ OPERATORS = Registry(
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
         ),
+        "hard_images": ("diptych.curate.operators.hard_images:HardImages", "drops nothing: the images that look most like each"),
+        "generated_captions": (
+            "diptych.curate.operators.generated_captions:GeneratedCaptions",
+            "a caption for every image, by a model that writes",
+        ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "position_prompts": (
+            "diptych.curate.operators.position_prompts:PositionPrompts",
+            "which block of a picture holds a thing, in words",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
         ),
+        "rewrite": (
+            "diptych.curate.operators.rewrite:Rewrite",
+            "drops nothing: captions in other words, further texts of each row",
+        ),
         "semantic_duplicates": (
             "diptych.curate.duplicates.semantic:SemanticDuplicates",
             "images that mean the same, by a model's embeddings",
+        ),
+        "structured_negatives": (
+            "diptych.curate.operators.structured_negatives:StructuredNegatives",
+            "drops nothing: wrong captions and right ones, by a word that is replaced",
         ),
         "text_duplicates": ("diptych.curate.duplicates.text:TextDuplicates", "texts that are nearly those of another row"),
         "template_captions": (
@@ -188,11 +206,23 @@ TASKS = Registry(
         ),
         "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
         "probe": ("diptych.tasks.pairs.probe:Probe", "which of two texts fits the image"),
+        "aro": ("diptych.tasks.pairs.aro:ARO", "attributes, relations and word order exchanged (ARO)"),
+        "sugarcrepe": ("diptych.tasks.pairs.sugarcrepe:SugarCrepe", "fluent wrong captions (SugarCrepe and SugarCrepe++)"),
+        "vl_checklist": ("diptych.tasks.pairs.vl_checklist:VLChecklist", "objects, attributes, relations with one word wrong"),
+        "winoground": ("diptych.tasks.pairs.winoground:Winoground", "two pictures and two captions of the same words"),
         "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
         "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
+        "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
+        "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
+        "multiple_choice": (
+            "diptych.tasks.generation.multiple_choice:MultipleChoice",
+            "questions with options, in several orders of them",
+        ),
+        "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
+        "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -232,8 +262,15 @@ WORLDS = Registry(
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
+        "descriptions": (
+            "diptych.worlds.scene_descriptions:descriptions",
+            "scenes with careless captions, some described in full",
+        ),
+        "styles": ("diptych.worlds.scene_styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
+        "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         "emoji_vendors": (
@@ -268,6 +305,7 @@ MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
+        "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "conditioned_prompts": (
@@ -276,12 +314,17 @@ MODELS = Registry(
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "graph_relater": (
+            "diptych.models.penet.graph_relater:GraphRelater",
+            "relations between things, one prototype a predicate",
+        ),
         "late_encoder": ("diptych.models.pairs.late_embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
@@ -311,6 +354,18 @@ TEXT_WEIGHTS = Registry(
     "diptych.text_weights",
     {"minilm-l6": ("diptych.models.io.weights:minilm", "all-MiniLM-L6-v2 of English sentences, 384 numbers")},
 )
+TEXT_BACKENDS = Registry(
+    "text backend",
+    "diptych.text_backends",
+    {
+        "grammar": ("diptych.curate.writing.opened:open_grammar", "rules of paraphrase"),
+        "ngram": ("diptych.curate.writing.opened:open_ngram", "an n-gram model of texts"),
+        "folder": ("diptych.curate.writing.opened:open_folder", "a language model in a folder of transformers"),
+        "gguf": ("diptych.curate.writing.opened:open_gguf", "a language model in a GGUF file"),
+        "endpoint": ("diptych.curate.writing.opened:open_endpoint", "any OpenAI-compatible endpoint"),
+    },
+)
+"""Each takes a `curate.writing.opened.Wanted` and gives a `TextBackend`."""
 
 REGISTRIES: tuple[Registry, ...] = (
     RECIPES,
@@ -324,4 +379,5 @@ REGISTRIES: tuple[Registry, ...] = (
     MEDIA,
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
+    TEXT_BACKENDS,
 )

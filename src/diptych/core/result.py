@@ -6,6 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+TRAINING_ROWS = "training rows"
+"""What rows are called that a model was trained on, wherever it is scored on them all the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:

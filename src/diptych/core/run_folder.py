@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,13 +44,31 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, *, slug: str, environment: dict[str, Any]) -> RunFolder:
-        if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
-            raise RunError(f"{path} is not empty: choose another --out, or continue it with --resume {path}")
+    def create(cls, path: Path, *, slug: str, environment: dict[str, Any], overwrite: bool = False) -> RunFolder:
+        """A new run. overwrite: put what another run left in the folder aside, until `settle` or `give_back`."""
+        refuse_occupied(path, overwrite=overwrite)
         path.mkdir(parents=True, exist_ok=True)
+        if _aside(path).is_dir():  # of a run that was killed before its first step, which goes
+            _clear(path)
+        elif old := _entries(path):
+            _aside(path).mkdir()
+            for entry in old:
+                entry.rename(_aside(path) / entry.name)
         folder = cls(path)
         folder.write_state(slug=slug, status="running", environment=environment)
         return folder
+
+    def settle(self) -> None:
+        """The run took its first step: what it took the place of goes."""
+        shutil.rmtree(_aside(self.path), ignore_errors=True)
+
+    def give_back(self) -> None:
+        """The run came to nothing before its first step: nothing of it stays, and what it took the place of is back."""
+        _clear(self.path)
+        if _aside(self.path).is_dir():
+            for entry in _aside(self.path).iterdir():
+                entry.rename(self.path / entry.name)
+            _aside(self.path).rmdir()
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -171,3 +190,37 @@ class RunFolder:
                 total += seconds * (step - last)
                 last = step
         return total
+
+
+def refuse_occupied(path: Path, *, overwrite: bool = False) -> None:
+    """Raise RunError for a folder that a new run cannot have: it holds something. With `overwrite` another run may lie there, and
+    nothing else."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise RunError(f"{path} is a file (expected a folder for the run)")
+    if not _entries(path):
+        return
+    if not (path / "run.json").is_file():
+        raise RunError(f"{path} is not empty and holds no run: choose another folder")
+    if not overwrite:
+        raise RunError(
+            f"{path} holds a run: choose another folder, go on with `diptych train --resume {path}`, or replace it with --overwrite"
+        )
+
+
+def _entries(path: Path) -> list[Path]:
+    return [entry for entry in path.iterdir() if entry.name != LOCK] if path.is_dir() else []
+
+
+def _clear(path: Path) -> None:
+    for entry in _entries(path):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _aside(path: Path) -> Path:
+    """Where an older run lies until the one that takes its place has made its first step."""
+    return path.with_name(f".{path.name}.replaced")

@@ -1,8 +1,8 @@
 """A curated data set: what `diptych curate` left of its source. No image is copied; it is the source without the rows that left.
 
 The folder names its source, and holds who was removed and the columns that steps made (`data.columns`). Opened again, the columns
-that name a text ("balanced_text", "repaired_text") stand instead of the texts of the source, and those of `tagged_relations` instead
-of its relations; lists and numbers become extras.
+that name a text ("balanced_text", "repaired_text") stand instead of the texts of the source, those of `text_variants` behind them, and
+those of `tagged_relations` instead of its relations; lists and numbers become extras.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
 from diptych.data.regions import RELATION_SCHEMA
 from diptych.data.shards.mark import CURATION as MARK
+from diptych.data.text.variants import VARIANTS, variant_rows
 
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
 """Columns that replace texts, with the origin of what they hold."""
@@ -64,6 +65,8 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
         if name in TEXT_COLUMNS:
             texts = pa.table({"uid": table["uid"], "string": table[name], "origin": [TEXT_COLUMNS[name]] * table.num_rows})
             pool = pool.with_table(texts, replace=True)
+        elif name == VARIANTS:
+            pool = pool.with_table(variant_rows(table))
         elif name == RELATIONS:
             pool = pool.with_table(_relations(table), replace=True)
         elif name not in known:

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, Unpack, get_args
+from typing import Any, ClassVar, Literal, Self, Unpack, get_args, overload
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.core.files import publish
 from diptych.core.image import ImageSource
 from diptych.core.lock import only_here
-from diptych.core.sample import Sample
+from diptych.core.sample import Sample, Text
 from diptych.index.collection import Collection
 from diptych.index.disk import DiskFull, full_disk
 from diptych.index.door import Door, Inside
@@ -133,8 +133,24 @@ class Index(ABC):
         if not isinstance(plan.only, ByText | ByImage):
             raise ConfigError(f"mode {mode} needs a text alone or an image alone")
 
-    def search(self, query: str | Path | ImageSource, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
-        """By a text, or by an image: an `ImageSource`, a `Path`, or a string that names an image file that exists."""
+    @overload
+    def search(
+        self, query: str | Path | bytes | ImageSource | Sample | Text, k: int = 10, **options: Unpack[Options]
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(self, query: Any, k: int = 10, **options: Unpack[Options]) -> Any: ...
+
+    def search(self, query: Any, k: int = 10, **options: Unpack[Options]) -> Any:
+        """By a text or by an image: a list of hits. By several of them: a list of such lists.
+
+        query  a string is a text, unless it names an image file that exists; an image is a `Path`, encoded bytes, an image of PIL, uint8
+               [H, W, 3] pixels, a `Sample` or an `ImageSource`. Several are a list of these, or an array [N, H, W, 3]
+        """
+        if isinstance(query, list | tuple) or (isinstance(query, np.ndarray) and query.ndim == 4):
+            return [self.search(one, k, **options) for one in query]
+        if isinstance(query, Text):
+            return self.search_text(query.string, k, **options)
         if isinstance(query, str) and not (Path(query).suffix.lower() in PICTURES and Path(query).is_file()):
             return self.search_text(query, k, **options)
         return self.search_image(query, k, **options)
@@ -143,7 +159,7 @@ class Index(ABC):
         """The k items nearest to a text, best first. Options are those of `SearchPlan`."""
         return self.answer(SearchPlan((ByText(text),), k, **options))
 
-    def search_image(self, image: ImageSource | Path | str, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+    def search_image(self, image: Any, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
         """The k items nearest to an image, best first; the image itself, when it is in the index, is among them."""
         return self.answer(SearchPlan((ByImage(picture(image)),), k, **options))
 

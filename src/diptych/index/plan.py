@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import FileImage, ImageSource
+from diptych.core.inputs import image_of
 from diptych.index.filters import Where
 
 Half = Literal["", "dense", "lexical"]
@@ -187,9 +187,9 @@ def _as_vector(part: Part, texts: Iterator[Unit], images: Iterator[Unit]) -> Par
     return part
 
 
-def picture(image: ImageSource | Path | str) -> ImageSource:
-    """A path as an image source. Raises DataError when there is no such file."""
-    source = FileImage(Path(image)) if isinstance(image, str | Path) else image
+def picture(image: Any) -> ImageSource:
+    """A path, bytes, pixels, an image of PIL or a sample as an image source. Raises DataError when there is no such file."""
+    source = image_of(image)
     if isinstance(source, FileImage) and not source.path.is_file():
         raise DataError("there is no such file", file=source.path, expected="an image")
     return source

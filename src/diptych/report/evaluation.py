@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from diptych.core.randomness import keyed_rng
-from diptych.core.result import Result
+from diptych.core.result import TRAINING_ROWS, Result
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.media.decode import decode
 from diptych.report import page
@@ -31,13 +31,13 @@ class Kept:
 
 
 def kept_results(folder: Path) -> list[Kept]:
-    """Every result below `records/`, in the order of file names."""
+    """Every result below `records/`, in the order of file names; those on training rows last."""
     found = []
     for path in sorted(folder.glob("*.json")):
         result = Result.from_json(json.loads(path.read_text(encoding="utf-8")))
         part = str(result.notes.get("data", {}).get("name", path.stem))
         found.append(Kept(part, result, path.with_suffix(".parquet")))
-    return found
+    return sorted(found, key=lambda kept: kept.part.endswith(f"/{TRAINING_ROWS}"))
 
 
 def chart_of(results: Sequence[Kept]) -> str:

@@ -13,6 +13,7 @@ from diptych.core.contracts import Dataset
 from diptych.core.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
+from diptych.report.confused import confused
 from diptych.report.curves import Line, charts, line_chart
 from diptych.report.evaluation import Kept, chart_of, found_and_missed, graphs_compared, kept_results, table_of
 from diptych.report.pictures import Album
@@ -96,10 +97,12 @@ def data_blocks(album: Album, *, count: int = 24) -> tuple[str, ...]:
 
 
 def answers(results: list[Kept], album: Album) -> list[page.Section]:
-    """Neighbours and failures of every retrieval result, true and predicted graphs of every relation result."""
+    """Neighbours and failures of every retrieval result, captions that a probe found confused, true and predicted graphs of every
+    relation result."""
     found: list[str] = []
     missed: list[str] = []
     graphs = [block for kept in results for block in graphs_compared(kept, album)]
+    wrong = [block for kept in results for block in confused(kept, album)]
     for kept in results:
         drawn, worst = found_and_missed(kept, album)
         if drawn:
@@ -109,6 +112,7 @@ def answers(results: list[Kept], album: Album) -> list[page.Section]:
     return [
         page.Section("Nearest neighbours", (note, page.text("Drawn at random.", note=True), *found) if found else ()),
         page.Section("Failures", (page.text("The queries whose right answer came last.", note=True), *missed) if missed else ()),
+        page.Section("Confused captions", (page.text("The widest apart come first.", note=True), *wrong) if wrong else ()),
         page.Section("Scene graphs", (page.text("Drawn at random.", note=True), *graphs) if graphs else ()),
     ]
 

@@ -3,6 +3,8 @@
 GET  /              search page
 GET  /healthz       is it up;  /readyz: does it take requests now;  /metrics: counters;  /info: models, columns, limits
 POST /v1/embeddings texts or images to vectors, in the shape that OpenAI clients read;  GET /v1/models
+POST /v1/chat/completions words about pictures, in the shape that OpenAI clients read, at once or streamed
+POST /caption, /ask a caption; an answer, in free words or the likeliest of given ones
 GET  /search?q=     by text
 POST /search        by text, image, both (image + weight * text), good and bad examples
 POST /classify      names for pictures, from a list of your own
@@ -18,7 +20,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from diptych.core.contracts import Dataset, Detector
+from diptych.core.contracts import Dataset, Detector, Generator
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.index.base import Index
 from diptych.serve.admission.limits import Limits
@@ -37,21 +39,25 @@ def create_app(
     pool: Dataset | None = None,
     compare: Sequence[tuple[Any, Index | None]] = (),
     detector: Any = None,
+    writer: Any = None,
     limits: Limits | None = None,
     token: str = "",
     cors: Sequence[str] = (),
     hosts: Sequence[str] = (),
+    agents: bool = False,
 ) -> FastAPI:
     """The service as an ASGI application.
 
-    model     anything that embeds, embeds tokens, or detects
+    model     anything that embeds, embeds tokens, detects, or writes
     index     makes /search answer; it must have been built with this model
     pool      makes /items and /image answer, so that the page shows pictures
     compare   further models with their indexes; requests choose by name
     detector  makes /detect answer, where `model` itself does not detect
+    writer    makes /v1/chat/completions, /caption and /ask answer, where `model` itself does not write
     token     what `Authorization: Bearer ...` must say; "" asks for none
     cors      origins whose pages may read answers; none by default
     hosts     names under which the service may be asked; empty takes any
+    agents    adds /mcp: search, detect, caption and ask as tools for agents; needs the extra `[mcp]`
     """
     for package in PACKAGES:
         _needs(package)
@@ -62,12 +68,17 @@ def create_app(
         raise ConfigError(
             f"{getattr(detector, 'name', detector)} does not detect (expected a model trained with rlipv2 or the like)"
         )
+    if writer is not None and not isinstance(writer, Generator):
+        raise ConfigError(
+            f"{getattr(writer, 'name', writer)} does not write (expected the run of limber or the like, or hf:FOLDER of LLaVA)"
+        )
     names: list[str] = []
     for one, _ in ((model, index), *compare):
         names.append(_new_name(str(getattr(one, "name", "model")), names))
     sides = [Side(name, one, its) for name, (one, its) in zip(names, ((model, index), *compare), strict=True)]
-    service = Service(sides, detector=detector, pool=pool, limits=limits or Limits())
-    app = build(service, token=token, cors=cors, hosts=hosts)
+    apart = None if writer is None else Side(_new_name(str(getattr(writer, "name", "writer")), names), writer)
+    service = Service(sides, detector=detector, writer=apart, pool=pool, limits=limits or Limits())
+    app = build(service, token=token, cors=cors, hosts=hosts, agents=agents)
     app.state.service = service
     return app
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,7 +13,10 @@ from diptych import __version__
 from diptych.serve.admission.body import LimitBody
 from diptych.serve.admission.deadline import Deadline
 from diptych.serve.admission.guard import Guard, Observe
+from diptych.serve.agents import agent_server
 from diptych.serve.refusals import answer_errors
+from diptych.serve.routes import answers as answer_routes
+from diptych.serve.routes import chat as chat_routes
 from diptych.serve.routes import embeddings as embedding_routes
 from diptych.serve.routes import items as item_routes
 from diptych.serve.routes import page as page_routes
@@ -32,14 +35,19 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     429: {"model": Refusal, "description": "Too much at once; the header Retry-After says when to try again"},
     503: {"model": Refusal, "description": "The service stops, or the answer took too long"},
 }
+AGENTS = "/mcp"
 
 
-def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts: Sequence[str] = ()) -> FastAPI:
-    """All routes over one service, which is closed when the application ends."""
+def build(
+    service: Service, *, token: str = "", cors: Sequence[str] = (), hosts: Sequence[str] = (), agents: bool = False
+) -> FastAPI:
+    """All routes over one service, which is closed when the application ends; with `agents` also /mcp."""
+    server = agent_server(inner(service), service) if agents else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with nullcontext() if server is None else server.session_manager.run():
+            yield
         await service.close()
 
     # The interactive pages of FastAPI load scripts from elsewhere; /openapi.json says the same.
@@ -52,16 +60,16 @@ def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts:
         responses=REFUSALS,
         generate_unique_id_function=status_routes.unique_id,
     )
-    answer_errors(app)
     page_routes.add(app, token=bool(token))
-    status_routes.add(app, service)
-    embedding_routes.add(app, service)
-    search_routes.add(app, service)
-    picture_routes.add(app, service)
-    item_routes.add(app, service)
-    # The last one added is the outermost.
-    app.add_middleware(Deadline, service=service)
-    app.add_middleware(LimitBody, limits=service.limits, memory=service.memory)
+    _routes(app, service)
+    if server is not None:  # hosts and token are the guard's; without sessions, a call is a request like any other
+        from mcp.server.transport_security import TransportSecuritySettings
+
+        trusted = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        spoken = server.streamable_http_app(
+            streamable_http_path=AGENTS, stateless_http=True, json_response=True, transport_security=trusted
+        )
+        app.router.routes.extend(spoken.routes)
     app.add_middleware(Guard, service=service, token=token, hosts=hosts)
     if cors:
         headers = ["Retry-After", "X-Request-Id"]
@@ -70,3 +78,24 @@ def build(service: Service, *, token: str = "", cors: Sequence[str] = (), hosts:
         )
     app.add_middleware(Observe, service=service)
     return app
+
+
+def inner(service: Service) -> FastAPI:
+    """The same routes for callers inside of the process: bodies, memory and time are limited, and nobody is kept out."""
+    app = FastAPI(title="Diptych", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    _routes(app, service)
+    return app
+
+
+def _routes(app: FastAPI, service: Service) -> None:
+    answer_errors(app)
+    status_routes.add(app, service)
+    embedding_routes.add(app, service)
+    chat_routes.add(app, service)
+    answer_routes.add(app, service)
+    search_routes.add(app, service)
+    picture_routes.add(app, service)
+    item_routes.add(app, service)
+    # The last one added is the outermost.
+    app.add_middleware(Deadline, service=service, passed=(AGENTS,))  # each tool has its own
+    app.add_middleware(LimitBody, limits=service.limits, memory=service.memory)

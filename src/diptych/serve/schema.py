@@ -184,8 +184,15 @@ class ModelInfo(BaseModel):
     columns: dict[str, dict[str, Any]] = Field(description="what can be filtered by: kind, and values or range where known")
 
 
+class WriterInfo(BaseModel):
+    name: str
+    streams: bool = Field(description="whether it gives away words while it writes")
+    ranks: bool = Field(description="whether it says how likely given answers are")
+
+
 class InfoAnswer(BaseModel):
     models: list[ModelInfo]
+    writers: list[WriterInfo] = Field(description="models that write about pictures")
     data: bool = Field(description="whether items and their pictures can be looked at")
     detector: str | None
     objects: list[str] = Field(description="what the detector looks for when none is given")

@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.service.draining:
-            logs.event("stopping", signal=int(sig), waiting=self.service.batcher.waiting)
+            logs.event("stopping", signal=int(sig), waiting=self.service.waiting)
         self.service.draining = True
         self.ended_by = self.ended_by or int(sig)
         self.force_exit = self.should_exit and sig == signal.SIGINT  # Ctrl-C twice

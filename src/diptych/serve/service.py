@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from diptych.core.contracts import Dataset, Detector, Embedder, LexicalEmbedder, WordMapper
+from diptych.core.contracts import Dataset, Detector, Embedder, Generator, LexicalEmbedder, Ranker, WordMapper
 from diptych.core.errors import DecodeError, MissingExtra, RunError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.media import MediaItem, medium_of
@@ -42,7 +42,7 @@ class Side:
     """A model and the index that it built. A service has one, or several to be compared.
 
     name   what requests call it
-    model  anything that answers a capability: Embedder, TokenEmbedder, Detector
+    model  anything that answers a capability: Embedder, TokenEmbedder, Detector, Generator
     """
 
     name: str
@@ -63,6 +63,15 @@ class Side:
         return isinstance(self.model, Detector)
 
     @property
+    def writes(self) -> bool:
+        return isinstance(self.model, Generator)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it says how likely given answers are."""
+        return isinstance(self.model, Ranker)
+
+    @property
     def aligns(self) -> str:
         """How a text is laid over a picture: by the model's own patches and words, by its lexicon, by covering parts, or ""."""
         return method_of(self.model) or ""
@@ -76,15 +85,28 @@ class Side:
 class Service:
     """Everything behind the routes. `close` it to finish what is in the queue."""
 
-    def __init__(self, sides: Sequence[Side], *, detector: Any = None, pool: Dataset | None = None, limits: Limits) -> None:
+    def __init__(
+        self,
+        sides: Sequence[Side],
+        *,
+        detector: Any = None,
+        writer: Side | None = None,
+        pool: Dataset | None = None,
+        limits: Limits,
+    ) -> None:
         self.sides = {side.name: side for side in sides}
         self.first = sides[0]
+        beside: list[Side] = [] if writer is None else [writer]
+        self.writers = {side.name: side for side in [*beside, *sides] if side.writes}
         self.detector = detector if detector is not None else next((side.model for side in sides if side.detects), None)
         self.pool, self.limits = pool, limits
         self.draining = False
-        self.metrics = Metrics(lambda: self.batcher.waiting)
+        self.metrics = Metrics(lambda: self.waiting)
         self.memory = Memory(limits.queue_bytes)
         self.batcher = Batcher(queue=limits.queue, batch=limits.batch, observed=self.metrics.batch)
+        apart = [side.model for side in self.writers.values() if not (side.embeds or side.detects or side.index)]
+        self._slow = {id(model) for model in apart if model is not self.detector}
+        self.writing = Batcher(queue=limits.queue, batch=1, observed=self.metrics.batch) if self._slow else self.batcher
         self.thumbnails = Thumbnails()
         self._facets: dict[str, dict[str, dict[str, Any]]] = {}
         for side in sides:
@@ -104,6 +126,34 @@ class Service:
             raise Refused(404, f"unknown model '{name[:80]}'; this service has {known}")
         return self.sides[name]
 
+    def writer(self, name: str | None) -> Side:
+        """The model that writes, or that of this name. Raises Refused: 404 where there is none, 422 for one that does not write."""
+        if not self.writers:
+            raise Refused(404, "no model of this service writes: start it with one (diptych serve ... --writer MODEL)")
+        if not name:
+            return next(iter(self.writers.values()))
+        if name not in self.writers:
+            known = " or ".join(f"'{known}'" for known in self.writers)
+            if name in self.sides:
+                raise Refused(422, f"'{name}' does not write (expected {known})")
+            raise Refused(404, f"unknown model '{name[:80]}'; those that write are {known}")
+        return self.writers[name]
+
+    @property
+    def busy(self) -> bool:
+        """Whether a queue is full."""
+        return any(batcher.waiting >= self.limits.queue for batcher in self._batchers)
+
+    @property
+    def waiting(self) -> int:
+        """Inputs in the queues."""
+        return sum(batcher.waiting for batcher in self._batchers)
+
+    @property
+    def _batchers(self) -> tuple[Batcher, ...]:
+        """The thread of models and indexes; and that of models which only write, so that a long answer holds no search up."""
+        return (self.batcher,) if self.writing is self.batcher else (self.batcher, self.writing)
+
     async def ask(
         self,
         model: Any,
@@ -119,7 +169,8 @@ class Service:
         inside, times  pictures that `finish` gives to the model by itself, and how often
         """
         try:
-            future = self.batcher.submit(Job(model, finish, texts, images, inside=times * len(inside)))
+            batcher = self.writing if id(model) in self._slow else self.batcher
+            future = batcher.submit(Job(model, finish, texts, images, inside=times * len(inside)))
         except QueueFull as full:
             self.metrics.refused("queue")
             raise Refused(429, "too many requests wait for the model: try again later", retry_after=full.seconds) from None
@@ -140,6 +191,12 @@ class Service:
             raise Refused(413, f"{name} is too large: {error.problem}") from None
         except DecodeError as error:
             raise Refused(400, f"{name} is not an image that can be read: {error.problem}") from None
+
+    async def asked_picture(self, encoded: str | None, uid: str | None) -> ArrayImage:
+        """The picture of a request: sent along, or that of an item. Raises Refused."""
+        if (encoded is None) == (uid is None):
+            raise Refused(422, "say which picture: image or uid (expected one of them)")
+        return await self.item_picture(str(uid)) if encoded is None else await self.picture(encoded, "image")
 
     async def item_picture(self, uid: str) -> ArrayImage:
         """The picture of an item, decoded. Raises Refused: 404 without data, item or image."""
@@ -245,5 +302,5 @@ class Service:
     async def close(self) -> None:
         """End decoders, and the model's thread when it is done; a model that is busy for longer is left to the end of the process."""
         await self._decoders.close()
-        await asyncio.to_thread(self.batcher.close, CLOSE_SECONDS)
+        await asyncio.gather(*(asyncio.to_thread(batcher.close, CLOSE_SECONDS) for batcher in self._batchers))
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,15 @@ def fit(
     *,
     record: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
+    overwrite: bool = False,
 ) -> RunFolder:
     """Trains `recipe` on `data` into the new run folder `out`.
 
     record  plain values kept in `run.json`, such as where the data came from
     files   texts kept in the run folder by their names, such as a list of uids
-    Raises RunError when `out` holds something already. Under `torchrun` every process calls it with the same arguments.
+    overwrite  replace a run that lies in `out`
+    Raises RunError when `out` holds something already. A run that fails before its first step leaves nothing behind.
+    Under `torchrun` every process calls it with the same arguments.
     """
     options = options or TrainOptions()
     out = Path(out)
@@ -65,13 +69,19 @@ def fit(
         recipe = recipe.prepare(data)
         plan(recipe, data, options)  # refuses what cannot work before anything is written
         if world.main:
-            folder = RunFolder.create(out, slug=recipe.slug, environment=environment())
+            folder = RunFolder.create(out, slug=recipe.slug, environment=environment(), overwrite=overwrite)
             save_config(out, {"recipe": recipe, "run": options})
             for name, text in (files or {}).items():
                 write_atomic(out / name, text)
             folder.write_state(data={"name": data.name, "fingerprint": data.fingerprint}, **(record or {}))
         barrier(world)
-        return _train(RunFolder.open(out), recipe, data, options, world, evaluators, None, [])
+        folder = RunFolder.open(out)
+        try:
+            return _train(folder, recipe, data, options, world, evaluators, None, [])
+        except Exception:
+            if world.main and not folder.state.get("begun"):
+                folder.give_back()
+            raise
 
 
 def resume(
@@ -81,19 +91,27 @@ def resume(
     *,
     kind: type[Recipe] | None = None,
     changes: Mapping[str, Any] | None = None,
+    steps: int = 0,
 ) -> RunFolder:
-    """Continues the run in folder `path` from its newest whole checkpoint; a finished run is returned as it is.
+    """Continues the run in folder `path` from its newest whole checkpoint; a finished run is returned as it is, unless it is to take more
+    steps.
 
     data     the data of the run: refused when its fingerprint is another
     kind     the class of the recipe; None looks the run's slug up among the recipes
     changes  options that do not change what is learned (`FREE`), for a run that goes on elsewhere; the others are those of the run
+    steps    of a finished run: train on to so many in all. The learning rate goes on from where it would stand in a run of that length, so
+             a schedule that had come down goes up again
     The number of processes may differ; then only dropout draws other numbers.
     """
     folder = RunFolder.open(Path(path))
-    if folder.state["status"] == "finished":
+    if folder.state["status"] == "finished" and not steps:
         return folder
+    if steps and folder.state["status"] != "finished":
+        raise RunError(
+            f"{folder.path} is {folder.state['status']}: more steps are for a finished run (go on with it first: --resume)"
+        )
     if not (folder.path / "config.yaml").is_file() or "data" not in folder.state:
-        raise RunError(f"{folder.path} was stopped before it began: remove it and start again")
+        raise RunError(f"{folder.path} was stopped before it began: start it again with --overwrite")
     known = folder.state["data"]
     if known["fingerprint"] != data.fingerprint:
         raise RunError(f"{folder.path} was trained on '{known['name']}' as it was then; '{data.name}' differs from it now")
@@ -102,16 +120,36 @@ def resume(
     if fixed := sorted(set(changes or {}) - FREE):
         raise ConfigError(f"{fixed[0]} cannot change in the middle of a run (these can: {', '.join(sorted(FREE))})")
     options = from_plain(TrainOptions, {**config["run"], **(changes or {})})
+    if steps:
+        options = _longer(folder, recipe, data, options, steps)
     with join_world(options.device, options.shard) as world, folder.held(world.main):
         if world.main:
             checkpoint.sweep(folder.checkpoints)
         barrier(world)
         begin, notes = checkpoint.newest(folder.checkpoints)
+        if steps and begin is None:
+            raise RunError(f"{folder.path} has no checkpoint to go on from: start a new run with --init {folder.path}")
+        if steps and world.main:
+            save_config(folder.path, {"recipe": recipe, "run": options})
         if begin is not None and begin.state["recipe"] != config_hash(recipe):
             raise RunError(f"{folder.path}: config.yaml is not the configuration that the checkpoint was trained with")
         if begin is not None and begin.state["processes"] != world.size:
             notes.append(f"went on with {world.size} processes after {begin.state['processes']}")
         return _train(folder, recipe, data, options, world, evaluators, begin, notes)
+
+
+def _longer(folder: RunFolder, recipe: Recipe, data: Dataset, options: TrainOptions, steps: int) -> TrainOptions:
+    """The options of a finished run for so many steps in all."""
+    before, options = plan(recipe, data, options), replace(options, steps=steps)
+    after, done = plan(recipe, data, options), before[-1].stop
+    if len(after) > 1:
+        names = ", ".join(phase.stage.name for phase in after)
+        raise RunError(
+            f"{folder.path} has stages ({names}), whose shares of the steps are set: start a new run with --init {folder.path}"
+        )
+    if after[-1].stop <= done:
+        raise ConfigError(f"{folder.path} has taken {done} steps (expected more than those: --steps {2 * done})")
+    return options
 
 
 def _train(
@@ -217,6 +255,9 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
             for hook in hooks.values():
                 hook.before_step(run, batch)
             losses = run.report(run.take_step(batch))
+            if begin is None and run.step == 1 and run.world.main:
+                run.folder.write_state(begun=True)
+                run.folder.settle()
             for hook in hooks.values():
                 hook.after_step(run, losses)
         run.finish()

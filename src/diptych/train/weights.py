@@ -11,9 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diptych.core.contracts import Hook, Recipe
-from diptych.core.errors import RunError
+from diptych.core.errors import ConfigError, RunError
 from diptych.models.io.opened import open_address
 from diptych.train.parallel import full, like
+
+LEAST = 0.05
+"""The share of the numbers, of the model's or of the start's, whichever are fewer, below which a start is a mistake: two models that have
+nothing in common but a scale."""
 
 
 def padded(value: Any, parameter: Tensor) -> Any:
@@ -100,15 +104,34 @@ def start_tensors(init: str, *, download: bool = False) -> dict[str, Tensor]:
 
 
 def start_lines(tensors: Mapping[str, Any], model: nn.Module, init: str, left: Collection[str] = ()) -> list[str]:
-    """What of a model starts from these tensors and what is fresh, and what of them it has no place for; one line each."""
+    """What of a model starts from these tensors and what is fresh, and what of them it has no place for; one line each.
+
+    Raises ConfigError when that is next to nothing (`LEAST`), or nothing.
+    """
     own = {name: tensor.shape for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     plain = {name: name if name in tensors else name.removeprefix("encoder.") for name in own}
     taken = {plain[name] for name, shape in own.items() if plain[name] in tensors and tensors[plain[name]].shape == shape}
     fresh = [name for name in own if plain[name] not in taken]
-    unused = [*(name for name in tensors if name not in taken), *left]
+    resized = [name for name in fresh if plain[name] in tensors]
+    unused = [*(name for name in tensors if name not in taken and name not in {plain[name] for name in resized}), *left]
     lines = [f"{len(own) - len(fresh)} of {len(own)} tensors start from {init}"]
-    lines += [f"fresh: {_grouped(fresh)}"] if fresh else []
-    return lines + ([f"not used: {_grouped(unused)}"] if unused else [])
+    if resized:
+        first = resized[0]
+        lines.append(
+            f"fresh, since their shape is another: {_grouped(resized)} "
+            f"(such as {first}: {list(own[first])} here, {list(tensors[plain[first]].shape)} there)"
+        )
+    lines += [f"fresh: {_grouped(rest)}"] if (rest := [name for name in fresh if name not in set(resized)]) else []
+    lines += [f"not used: {_grouped(unused)}"] if unused else []
+    numbers = sum(shape.numel() for name, shape in own.items() if plain[name] in taken)
+    given = sum(tensor.numel() for tensor in tensors.values() if isinstance(tensor, Tensor))
+    if numbers < LEAST * min(given, sum(shape.numel() for shape in own.values())) or not taken:
+        why = "; ".join(lines[1:])
+        raise ConfigError(
+            f"{init} has next to nothing for this model ({type(model).__name__}): {lines[0]}; {why} "
+            "(expected weights of the same architecture; leave out --init to start afresh)"
+        )
+    return lines
 
 
 def _grouped(names: Iterable[str]) -> str:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from diptych.core.contracts import Recipe
+from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
 from diptych.data.load.cache import decoded
 from diptych.data.read import read
+from diptych.data.split import split
 from diptych.worlds.rendered import Rendered
 from diptych.worlds.resolve import PREFIX, resolve
 
 CACHE_BYTES = 2**30
 """Decoded images are kept when they take no more than this."""
+HELD_OUT = 0.1
+"""The share of the samples that is held out where the data have no splits."""
+FEWEST = 20
+"""Units (groups, joined where they show the same image) below which nothing is held out: a handful says nothing of a model."""
 
 
 def open_data(source: Any, **columns: Any) -> Any:
@@ -28,13 +34,34 @@ def split_names(data: Any) -> list[str]:
     return list(getattr(data, "split_names", ()))
 
 
+def dealt(data: Any, share: float = HELD_OUT) -> Any:
+    """Data without splits, with a share of their groups held out as "test": the same ones for the same samples, in whatever order.
+
+    Data that have splits are taken as they are, and so are rendered worlds, data of too few groups, and those of which a few groups
+    hold nearly everything. share: 0 holds nothing out. Raises ConfigError for a share outside [0, 0.5].
+    """
+    if not 0.0 <= share <= 0.5:
+        raise ConfigError(f"hold_out is {share:g} (expected a share between 0 and 0.5; 0 trains on every row)")
+    if not share or not isinstance(data, Pool) or data.split_names or len({*data.groups}) < FEWEST:
+        return data
+    try:
+        made = split(data, {"train": 1.0 - share, "test": share})
+    except ConfigError:  # one image ties all groups together
+        return data
+    held = made.column("split").count("test")
+    return made if held <= max(2.0 * share, 0.2) * len(data) else data
+
+
 def training_rows(data: Any) -> Any:
     """The split "train" where there is one, else every row."""
     return data.split("train") if "train" in split_names(data) else data
 
 
 def held_out(data: Any) -> dict[str, Any]:
-    """Every split but "train", by name; data without splits are held out as a whole, under their own name."""
+    """Every split but "train", by name; data without splits are held out as a whole, under their own name.
+
+    Whose model is scored decides whether rows are held out: those that it was trained on are called so by `api.evaluation`.
+    """
     names = [name for name in split_names(data) if name != "train"]
     return {name: data.split(name).named(f"{data.name}/{name}") for name in names} if names else {data.name: data}
 

@@ -1,4 +1,5 @@
-"""Changes to scenes of `world:links`: nouns with their colours, boxes as a hasty annotator draws them, captions as a model writes them."""
+"""Changes to scenes of `world:links`: nouns with their colours, boxes as a hasty annotator draws them or as two do, captions as a model
+writes them."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from diptych.worlds.scene_captions import with_article
 
 JITTER = 0.25
 """Of a shape's side, by which each edge of a box is off at most."""
+TWICE = 0.5
+"""Share of the shapes that have two boxes."""
 WRONG, MISSING = 0.2, 0.1
 """Shares of the links that a hasty caption names by another predicate, and does not name."""
 
@@ -37,6 +40,21 @@ def jittered(sample: Sample) -> Sample:
         x0, y0, x1, y1 = (np.array(region.box) + rng.uniform(-JITTER, JITTER, 4) * side_4).clip(0, side).tolist()
         moved.append(replace(region, box=(x0, y0, x1, y1), mask=None))
     return replace(sample, regions=tuple(moved))
+
+
+def annotated_twice(sample: Sample) -> Sample:
+    """Half of the shapes have a second box, a pixel or so off, that no relation points at, as things of Visual Genome often have. The
+    same every time."""
+    if not isinstance(sample.image, ArrayImage):
+        raise DataError(f"'{sample.uid}' is no rendered scene", expected="a sample of world:links")
+    side = sample.image.pixels_HWC.shape[0]
+    rng = keyed_rng("annotated twice", sample.uid)
+    second = []
+    for region in sample.regions:
+        if rng.random() < TWICE:
+            x0, y0, x1, y1 = (np.array(region.box) + rng.uniform(-1, 1, 4)).clip(0, side).tolist()
+            second.append(replace(region, box=(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), mask=None))
+    return replace(sample, regions=(*sample.regions, *second))
 
 
 def captioned_in_haste(sample: Sample) -> Sample:

@@ -1,21 +1,19 @@
-"""Captions from what the data know, and from a model that may fail on one image of many."""
+"""Captions from what the data know."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diptych.core.contracts import Generator
-from diptych.core.errors import ConfigError, DataError, DecodeError
-from diptych.core.image import ArrayImage, BytesImage, ImageSource
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ArrayImage
 from diptych.core.registry import OPERATORS
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.curate.engine.pool import curate, plan
-from diptych.curate.operators.synthetic_captions import ALIP_PROMPT, GeneratedCaptions, TemplateCaptions
+from diptych.curate.operators.synthetic_captions import TemplateCaptions
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 from diptych.worlds.scenes import scenes
@@ -61,7 +59,7 @@ def test_a_rendered_scene_is_described_without_places() -> None:
 def test_data_that_say_nothing_about_any_image_are_refused() -> None:
     pool = Pool.from_samples([Sample("a", IMAGE, (Text("buy now", "en", "alt"),))], name="shop")
     with pytest.raises(
-        DataError, match=r"nothing says what is in the images of 'shop' .*origin label or tags; .*`GeneratedCaptions`"
+        DataError, match=r"nothing says what is in the images of 'shop' .*origin label or tags; .*the step generated_captions"
     ):
         TemplateCaptions()(pool)
     assert not TemplateCaptions()(Pool.from_samples([])).columns
@@ -70,37 +68,3 @@ def test_data_that_say_nothing_about_any_image_are_refused() -> None:
 def test_the_template_needs_one_place() -> None:
     with pytest.raises(ConfigError, match=r"expected one \{\} in it"):
         TemplateCaptions(template="an image")
-
-
-class Captioner:
-    """Says how large an image is; fails on broken bytes, and with it the whole batch."""
-
-    name, fingerprint = "captioner", "1"
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[int, str, int]] = []
-
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[str], *, max_tokens: int = 64) -> list[str]:
-        self.asked.append((len(images), prompts[0], max_tokens))
-        if any(isinstance(image, BytesImage) for image in images):
-            raise DecodeError("truncated")
-        return [f" size {image.pixels_HWC.shape[0]} " for image in images]  # type: ignore[attr-defined]
-
-
-def test_a_captioner_is_asked_in_batches_and_one_broken_image_costs_itself() -> None:
-    captioner = Captioner()
-    assert isinstance(captioner, Generator)
-    samples = [Sample(f"u{n}", ArrayImage(np.zeros((n + 1, 4, 3), np.uint8))) for n in range(5)]
-    samples[3] = Sample("u3", BytesImage(b"broken"))
-    samples.append(Sample("text", None, (Text("no image"),)))
-    done = curate(Pool.from_samples(samples), [GeneratedCaptions(captioner, batch_size=2)])
-    assert done.columns["synthetic_caption"] == {f"u{n}": f"size {n + 1}" for n in (0, 1, 2, 4)}
-    assert [(drop.uid, drop.reason) for drop in done.removed] == [("u3", "unreadable: truncated")]
-    assert sorted(done.kept.uids) == ["text", "u0", "u1", "u2", "u4"]
-    assert captioner.asked == [
-        (2, ALIP_PROMPT, 15),
-        (2, ALIP_PROMPT, 15),
-        (1, ALIP_PROMPT, 15),
-        (1, ALIP_PROMPT, 15),
-        (1, ALIP_PROMPT, 15),
-    ]

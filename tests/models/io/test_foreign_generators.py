@@ -132,7 +132,7 @@ def test_what_is_written_first_costs_least(folder: Path) -> None:
     """Teacher forcing and writing look at the same model with the same inputs."""
     model: Any = diptych.load(f"hf:{folder}")
     image = images(1)[0]
-    given = model._inputs(model._rows([image], ["yes"])[0][:1], ["yes"])
+    given = model._inputs(model._rows([image], ["yes"]), 1)
     logit_V = model.model(**given).logits[0, -1]
     first = int(model.model.generate(**given, max_new_tokens=1, do_sample=False)[0, -1])
     assert first == int(logit_V.argmax())

@@ -9,22 +9,12 @@ import pytest
 
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Sample, Text
+from diptych.data.probes.case import Case
 from diptych.tasks import find
+from diptych.tasks._scoring.caption_choices import credit, matched, probe_records, shares
 from diptych.tasks._scoring.records import with_facts
-from diptych.tasks.pairs.probe import (
-    Case,
-    Probe,
-    bag_of_words,
-    blind,
-    cases_of,
-    constant,
-    credit,
-    item_columns,
-    matched,
-    perfect,
-    probe_records,
-    shares,
-)
+from diptych.tasks._scoring.text_scorers import bag_of_words, blind, constant, perfect
+from diptych.tasks.pairs.probe import Probe, cases_of, item_columns
 from diptych.worlds.scenes import scenes
 
 TRUE = "a red circle left of a blue square"
@@ -232,7 +222,7 @@ def test_wrong_captions_without_kinds_make_one_case_a_sample() -> None:
 
 def test_what_is_no_probe_is_refused(kit: Any) -> None:
     model = kit.model({"u": [1.0, 0.0]}, {"a dog": [1.0, 0.0]})
-    with pytest.raises(DataError, match="no wrong captions"):
+    with pytest.raises(DataError, match="no case for this task"):
         Probe().predict(model, kit.pool(kit.sample("u", "a dog")))
     with pytest.raises(DataError, match="a true and a false one at least"):
         Case("u", "g", "k", ("a", "b"), ("true", "true"))

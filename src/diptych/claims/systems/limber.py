@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell, Scores
+from diptych.claims.cells.bridges import hosted
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
@@ -36,8 +37,8 @@ class Captioned:
             )
             for split, count in (("train", SCENES), ("test", TESTED))
         )
-        model = (opened if self.learns else untrained)(self.recipe, train.remembering(), cell)
-        task = Captions(max_tokens=24, draws=1)
+        model = (opened if self.learns else untrained)(hosted(self.recipe, cell), train.remembering(), cell)
+        task = Captions(max_tokens=24, draws=1, blind=False)
         result = task.score(task.predict(model, test))
         return {name: metric.value for name, metric in result.metrics.items()}
 

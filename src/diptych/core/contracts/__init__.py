@@ -19,10 +19,13 @@ from diptych.core.contracts.capabilities import (
     Ranker,
     Relater,
     Segmenter,
+    Streamer,
     TokenEmbedder,
     Unit,
     VectorIndex,
     WordMapper,
+    WordRanker,
+    Written,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
@@ -74,6 +77,7 @@ __all__ = [
     "Segmenter",
     "Solvable",
     "Stage",
+    "Streamer",
     "Task",
     "TaskByItem",
     "TokenEmbedder",
@@ -82,4 +86,6 @@ __all__ = [
     "Unit",
     "VectorIndex",
     "WordMapper",
+    "WordRanker",
+    "Written",
 ]

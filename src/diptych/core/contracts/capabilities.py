@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
@@ -89,6 +90,16 @@ class LexicalEmbedder(Protocol):
 
 
 @runtime_checkable
+class WordRanker(Protocol):
+    """Which words of a fixed vocabulary fit an image: places in `words`, the best first, int64 [N, V]."""
+
+    @property
+    def words(self) -> Sequence[str]: ...
+
+    def rank_words(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.int64]: ...
+
+
+@runtime_checkable
 class WordMapper(Protocol):
     """Where in a picture words stand: float32 [W, rows, columns], for each mapping of terms to weights the sum over its terms of weight
     times what that part of the picture alone says of the term."""
@@ -138,6 +149,43 @@ class Generator(Protocol):
     read a part raises `DataError` and leaves nothing out in silence."""
 
     def generate(self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 64) -> list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What `Streamer.stream` wrote.
+
+    text     the whole, as `Generator.generate` gives it
+    read     tokens of picture and prompt
+    written  tokens of the answer, its end mark among them
+    ended    whether the model ended it; False where `max_tokens` or whoever listened did
+    """
+
+    text: str
+    read: int
+    written: int
+    ended: bool
+
+
+@runtime_checkable
+class Streamer(Protocol):
+    """Text about one image, piece by piece while it is written. The pieces together are the text that `Generator.generate` gives.
+
+    `heard` gets each piece as soon as it stands for good, in the thread of the caller; where it returns False nothing more is written.
+    `temperature` 0 takes the likeliest token each time; above, tokens are drawn under `seed`, from the likeliest that add up to `top_p`.
+    """
+
+    def stream(
+        self,
+        image: ImageSource,
+        prompt: Asked,
+        *,
+        heard: Callable[[str], bool],
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Written: ...
 
 
 @runtime_checkable

@@ -23,6 +23,7 @@ class Curated:
 
     columns  by name: a mapping uid -> value, or an Arrow table of "uid" and the column where rows are many
     files    what else it found out, to lie beside the tables: file name -> content
+    notes    lines about this run, to be printed and not kept
     """
 
     kept: tuple[str, ...]
@@ -30,6 +31,7 @@ class Curated:
     columns: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     files: dict[str, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Operator(Protocol):

@@ -56,6 +56,7 @@ class StepReport:
     after: int
     seconds: float
     resumed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Curation(Generic[Data]):
             each = f", {step.before / step.seconds:,.0f} rows a second" if step.seconds > 0 else ""
             resumed = ", taken from an earlier run" if step.resumed else ""
             found.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
+            found += [f"  {note}" for note in step.notes]
             reasons = Counter(kind_of(drop.reason) for drop in self.removed if drop.step == step.slug)
             found += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
         return found
@@ -118,7 +120,13 @@ def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *
         removed += result.dropped
         steps.append(
             StepReport(
-                operator.slug, configuration(operator), len(before), len(current), result.seconds, resumed=done is not None
+                operator.slug,
+                configuration(operator),
+                len(before),
+                len(current),
+                result.seconds,
+                resumed=done is not None,
+                notes=result.notes,
             )
         )
     curation = Curation(current, tuple(removed), tuple(steps), columns)
@@ -133,10 +141,13 @@ def plan(data: Dataset, operators: Sequence[Operator]) -> list[dict[str, Any]]:
 
 
 def configuration(operator: Operator) -> dict[str, Any]:
-    """Fields as plain values; a model among them is given by name and fingerprint."""
+    """Fields as plain values; a model among them is given by name and fingerprint. Fields marked "runtime" decide nothing of the
+    result, and are left out."""
     fields: Any = dataclasses.fields(operator)  # type: ignore[arg-type]  # operators are dataclasses by contract
     plain = {}
     for field in fields:
+        if field.metadata.get("runtime"):
+            continue
         value = getattr(operator, field.name)
         model = hasattr(value, "fingerprint")
         plain[field.name] = {"name": value.name, "fingerprint": value.fingerprint} if model else to_plain(value)
@@ -211,7 +222,7 @@ def _costs(out: Path) -> dict[str, float]:
 def _write(out: Path, data: Dataset, curation: Curation[Any], source: str) -> None:
     rows = sorted((drop.uid, drop.step, drop.reason) for drop in curation.removed)
     removed = pa.table([pa.array(c, f.type) for c, f in zip(_transposed(rows, 3), REMOVED, strict=True)], schema=REMOVED)
-    steps = [to_plain(step) for step in curation.steps]
+    steps = [{name: value for name, value in to_plain(step).items() if name != "notes"} for step in curation.steps]
     config = [{"step": step["slug"], "options": step["config"]} for step in steps]
     made_by = MadeBy("curate", {"input": data.fingerprint, "steps": config})
     write_table(out, "removed", removed, made_by)

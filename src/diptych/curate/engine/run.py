@@ -59,6 +59,11 @@ def start(engine: Engine = "local", *, cpus: int = 2) -> None:
     _CHOSEN.append(engine)
 
 
+def chosen() -> Engine | None:
+    """The engine of this process; None while there is none."""
+    return _CHOSEN[0] if _CHOSEN else None
+
+
 def _running() -> Any:
     """Daft, with an engine chosen."""
     if not _CHOSEN:
@@ -79,6 +84,15 @@ def mapped(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> 
     made = frame.select("row", call(*(frame[column] for column in reads)).alias(name)).sort("row").to_arrow()
     order = pc.sort_indices(table["row"])
     return table.take(order).append_column(name, _plain(made[name], worker.kind))
+
+
+def mapped_where(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> pa.Table:
+    """As `mapped`, for work that one call keeps busy by itself, such as asking a model: on this machine the worker is called here, and
+    Daft is not needed."""
+    if _CHOSEN == ["ray"]:
+        return mapped(table, reads, worker, name)
+    ordered = table.take(pc.sort_indices(table["row"])).combine_chunks()
+    return ordered.append_column(name, worker(*(_plain(ordered[column]) for column in reads)))
 
 
 def _remote(daft: Any, worker: Worker) -> Any:

@@ -20,6 +20,9 @@ from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
+from diptych.data.probes import FORMATS as PROBES
+from diptych.data.probes import format_of as probe_of
+from diptych.data.probes import read_probe
 from diptych.data.read.coco import read_json
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.hf import is_hub, read_hub
@@ -54,7 +57,8 @@ def read(
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
-              Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a folder
+              Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe
+              (ARO, SugarCrepe, VL-Checklist, Winoground), a folder
               made by `build`, "emoji", a `datasets` object, or a list of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
@@ -64,7 +68,7 @@ def read(
               columns (or JSON keys) with these; a folder's sub-folders answer to "folder"
     language  a column, or a code such as "en" for all texts
     root      the folder that image paths are relative to
-    format    one of `data.graphs.FORMATS`, where a folder of scene graphs is not recognised or holds two forms
+    format    one of `data.graphs.FORMATS` or `data.probes.FORMATS`, where a folder of scene graphs is not recognised or holds two forms
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
     A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):
@@ -106,6 +110,8 @@ def read(
     restore(path)  # where a replacement was killed between its two steps
     if path.is_dir():
         refuse_unfinished(path)
+    if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
+        return _probes(path, wanted, name, folder, probe)
     if path.exists() and not is_built(path) and not is_curated(path) and (chosen := format or format_of(path)):
         return _graphs(path, wanted, name, folder, chosen)
     if path.is_dir():
@@ -203,6 +209,17 @@ def _graphs(path: Path, wanted: Wanted, name: str, root: Path | None, format: st
     if path.is_dir():
         _own([file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix in ANNOTATIONS], path, wanted)
     return read_graphs(path, format=format, name=name, root=root, within=wanted.within(path) if path.is_dir() else None)
+
+
+def _probe(path: Path, format: str) -> str:
+    """Which published probe a folder holds; "" where it is none, or another format is asked for."""
+    return format if format in PROBES else "" if format else probe_of(path)
+
+
+def _probes(path: Path, wanted: Wanted, name: str, root: Path | None, format: str) -> Pool:
+    if replace(wanted, follow_links=False) != Wanted():
+        raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
+    return read_probe(path, format, name=name, root=root, within=wanted.within(path))
 
 
 def _files(paths: list[Path], wanted: Wanted, name: str, root: Path | None) -> Pool:

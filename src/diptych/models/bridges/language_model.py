@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.text.layout import Layout
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.io.inference import evaluating
 from diptych.models.towers.hf_text import quiet
 
@@ -69,8 +70,6 @@ class LanguageModel(nn.Module):
         """The model of a local folder that transformers saved (config.json and model.safetensors). Never asks the network."""
         if not Path(folder, "config.json").is_file():
             raise DataError("not a folder of transformers", file=Path(folder), expected="config.json and model.safetensors")
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
         settings = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
         kind = transformers.AutoModelForSeq2SeqLM if settings.is_encoder_decoder else transformers.AutoModelForCausalLM
         try:
@@ -80,6 +79,13 @@ class LanguageModel(nn.Module):
             raise DataError(
                 f"'{settings.model_type}' writes no text", file=Path(folder), expected="a causal or sequence-to-sequence model"
             ) from error
+        return cls.adopted(inner)
+
+    @classmethod
+    def adopted(cls, inner: Any) -> Self:
+        """A model of transformers that is in memory, in float32."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
         made._adopt(inner.float())
         return made
 
@@ -91,6 +97,19 @@ class LanguageModel(nn.Module):
         self.width = int(inner.get_input_embeddings().weight.shape[1])
         taken = inspect.signature(inner.forward).parameters
         self._takes_positions, self._takes_columns = "position_ids" in taken, "logits_to_keep" in taken
+
+    def adapt(self, *, ratio: int = 4, zero_start: bool = True) -> None:
+        """Puts an adapter into every layer (`models.bridges.adapters`), which with some gains of norms is all that takes gradients."""
+        self.requires_grad_(False)
+        self.adapters = insert_adapters(self.inner, self.width, ratio=ratio, zero_start=zero_start)
+        self.adapters.requires_grad_(True)
+        for gain in norm_gains(self.inner).values():
+            gain.requires_grad_(True)
+
+    def adapted(self) -> nn.ModuleDict | None:
+        """What `adapt` lets learn, as a module that shares it; None before."""
+        adapters = getattr(self, "adapters", None)
+        return None if adapters is None else parameters_of(adapters, norm_gains(self.inner))
 
     @property
     def places(self) -> int:
@@ -145,10 +164,18 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def write(
-        self, embed_BLD: Tensor, layout: Layout, vocabulary: LanguageVocabulary, *, max_tokens: int, **options: Any
+        self,
+        embed_BLD: Tensor,
+        layout: Layout,
+        vocabulary: LanguageVocabulary,
+        *,
+        max_tokens: int,
+        ends: Sequence[int] = (),
+        **options: Any,
     ) -> list[str]:
         """What the model writes behind each row, which must be padded on the left: the likeliest token each time, unless `options` of
         transformers' `generate` say otherwise (num_beams, repetition_penalty, length_penalty, do_sample with torch's random state).
+        It ends behind the end mark, or behind any of the tokens `ends`.
         """
         settings = {"do_sample": False, "num_beams": 1, **options}
         with evaluating(self):
@@ -156,7 +183,7 @@ class LanguageModel(nn.Module):
                 inputs_embeds=embed_BLD,
                 attention_mask=layout.mask_BL.long(),
                 max_new_tokens=max_tokens,
-                eos_token_id=vocabulary.end_id,
+                eos_token_id=[vocabulary.end_id, *ends],
                 pad_token_id=vocabulary.pad_id,
                 **settings,
             )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.inputs import one_or_many
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Encoded
 from diptych.models.io.foreign_preprocess import from_timm
@@ -107,6 +108,7 @@ class ImageEmbedding(Embedding):
     def encode(self, texts: Sequence[str], length: int, /) -> Encoded:
         raise ConfigError(f"{self.name} embeds images only (expected a model with a text side, such as hf: or open_clip:)")
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         return super().embed_texts(texts or [""], batch_size=batch_size)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.run_folder import RunFolder
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -143,6 +144,7 @@ class BlipMatcher(Embedding):
         self.matcher = reader
         self.readings = Readings(self, reader)
 
+    @one_or_many
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:

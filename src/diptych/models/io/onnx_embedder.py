@@ -15,6 +15,7 @@ import numpy as np
 from diptych.core.contracts import Unit
 from diptych.core.errors import MissingExtra, RunError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -40,6 +41,7 @@ class OnnxEmbedder:
         self._inputs = [entry.name for entry in self._text.get_inputs()]
         self.truncated = 0
 
+    @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         rows = [
             self._image.run(None, {"image": self.preprocess([decode(image, exact=True) for image in part]).numpy()})[0]
@@ -47,6 +49,7 @@ class OnnxEmbedder:
         ]
         return self._rows(rows)
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         rows = []
         for part in parts(texts, batch_size):

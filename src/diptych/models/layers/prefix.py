@@ -14,6 +14,7 @@ import numpy as np
 from diptych.core.contracts import Embedder, Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 
 
 class PrefixEmbedder:
@@ -37,9 +38,11 @@ class PrefixEmbedder:
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.whole.fingerprint} first {self.width}".encode()).hexdigest()
 
+    @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         return prefix(self.whole.embed_images(images, batch_size=batch_size), self.width)
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         return prefix(self.whole.embed_texts(texts, batch_size=batch_size), self.width)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
+from diptych.core.inputs import image_of, one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -93,17 +94,21 @@ class LexicalWords(Embedding):
 
     # ------------------------------------------------------------ words
 
+    @one_or_many
     def lexicalise_images(self, images: Sequence[ImageSource]) -> list[dict[str, float]]:
         """The words of each picture with their weights, heaviest first; none for a picture that no word fits."""
         return [words for part in self._image_blocks(images, SIZE) for words in self._named(part)]
 
+    @one_or_many
     def lexicalise_texts(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """The words of each text with their weights, heaviest first. Raises DataError for a text without a known word."""
         return [words for part in self._text_blocks(texts, SIZE) for words in self._named(part)]
 
+    @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         return self._rows([normalised(part) for part in self._image_blocks(images, batch_size)])
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         return self._rows([normalised(part) for part in self._text_blocks(texts, batch_size)])
 
@@ -115,7 +120,7 @@ class LexicalWords(Embedding):
             if term not in self._number_of:
                 raise UnknownName("word of the vocabulary", term, self.names)
         with self._ready() as device:
-            head, seen = self.model.image_head, self.model.image_tower(self._pixels([image]).to(device))
+            head, seen = self.model.image_head, self.model.image_tower(self._pixels([image_of(image)]).to(device))
             number_T = torch.tensor([self._number_of[term] for term in asked], dtype=torch.int64, device=device)
             logit_PT = head.transformed(seen.tokens_BPD[0]) @ head.words.weight[number_T].T + head.words.bias[number_T]
             said_PT = lexicon(logit_PT).float().cpu().numpy()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -93,6 +94,7 @@ class ClassEmbedder:
         short.width, short.name = width, f"{self.name}-first-{width}"
         return short
 
+    @one_or_many
     def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
         """Logits [N, K] of the classifier of this width."""
         weight_CD, bias_C = self._head()
@@ -104,6 +106,7 @@ class ClassEmbedder:
                 blocks.append(torch.stack(each).mean(0) + (0 if bias_C is None else bias_C))
         return torch.cat(blocks).float().cpu().numpy() if blocks else np.zeros((0, len(self.classes)), np.float32)
 
+    @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         with self._ready() as device:
             blocks = [
@@ -112,6 +115,7 @@ class ClassEmbedder:
             ]
         return torch.cat(blocks).float().cpu().numpy() if blocks else np.zeros((0, self.width), np.float32)
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         """The weights of classes, unit-norm. Raises UnknownName for a text that is none of `classes`; underscores may be blanks."""
         place = {name.replace("_", " "): k for k, name in enumerate(self.classes)}

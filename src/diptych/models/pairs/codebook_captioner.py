@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
@@ -95,6 +96,7 @@ class CodebookCaptions:
     def fingerprint(self) -> str:
         return fingerprint(self.model, {"preprocess": self.preprocess.to_json()})
 
+    @one_or_many
     def generate(
         self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 30, batch_size: int = 64
     ) -> list[str]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Encoded, Tokenizer
@@ -75,6 +76,7 @@ class Embedding:
             settings["model"] = variant
         return fingerprint(self.model, settings)
 
+    @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         with self._ready() as device:
             blocks = [
@@ -83,6 +85,7 @@ class Embedding:
             ]
         return self._rows(blocks)
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         blocks = []
         with self._ready() as device:
@@ -148,6 +151,7 @@ class PairEmbedder(Embedding):
         model.token = token
         return type(self)(model, self.preprocess, self.tokenizer, self.text_length, f"{self.name}/{token}", bf16=self.bf16)
 
+    @one_or_many
     def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
         """[N, rows, columns, D]: what the image tower says of each patch after its last norm, neither projected nor normalised."""
         blocks = []

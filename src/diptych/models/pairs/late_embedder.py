@@ -17,6 +17,7 @@ from torch import Tensor
 from diptych.core.contracts import Unit
 from diptych.core.errors import DataError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import parts
@@ -57,14 +58,17 @@ class LateEmbedder(PairEmbedder):
     def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         return {"marks": bool(config["marks"])}
 
+    @one_or_many
     def embed_patches(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> list[Unit]:
         """[P, D] an image, row by row of its grid."""
         return [row_PD[real_P] for rows, mask in self._patches(images, batch_size) for row_PD, real_P in _numbers(rows, mask)]
 
+    @one_or_many
     def embed_words(self, texts: Sequence[str], *, batch_size: int = 256) -> list[Unit]:
         """[L, D] a text. Raises DataError for a text without a token."""
         return [row_LD[real_L] for rows, mask in self._words(texts, batch_size) for row_LD, real_L in _numbers(rows, mask)]
 
+    @one_or_many
     def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]:
         """The words of each text with their tokens [T, D], read in the text; marks belong to no word."""
         found = []
@@ -73,12 +77,15 @@ class LateEmbedder(PairEmbedder):
             found.append([(word, row_LD[places]) for word, places in self.tokenizer.word_places(text, self.text_length)])
         return found
 
+    @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         return self._rows([pooled(*tokens) for tokens in self._patches(images, batch_size)])
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         return self._rows([pooled(*tokens) for tokens in self._words(texts, batch_size)])
 
+    @one_or_many
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"], batch_size: int = 64
     ) -> npt.NDArray[np.float32]:

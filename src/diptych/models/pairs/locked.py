@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Unit
 from diptych.core.errors import RunError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.models.io import weights
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
@@ -110,9 +111,11 @@ class LockedEmbedder:
         """Of heads, encoders and preprocessing as they were when first asked."""
         return fingerprint(self.heads, {"images": self.images.fingerprint, "texts": self.texts.fingerprint})
 
+    @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         return self._through(self.heads.image_head, self.images.encode_images(images, batch_size=batch_size))
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         return self._through(self.heads.text_head, self.texts.encode_texts(texts, batch_size=batch_size))
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
@@ -53,6 +54,7 @@ class MatchEmbedder(PairEmbedder):
     def around(cls, model: DualEncoder, config: Mapping[str, Any]) -> Any:
         return Matcher(model, layers=config["fusion_layers"], heads=config["fusion_heads"])
 
+    @one_or_many
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:

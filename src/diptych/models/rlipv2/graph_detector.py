@@ -18,6 +18,7 @@ from torch import Tensor
 from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import FoundGraph, TripletRule
 from diptych.data.graphs.label_lists import LabelLists
@@ -77,6 +78,7 @@ class GraphDetector:
 
     # ------------------------------------------------------------ use
 
+    @one_or_many
     def detect(
         self,
         images: Sequence[ImageSource],
@@ -144,6 +146,7 @@ class GraphDetector:
             found += zip(best, size_B, strict=True)
         return found
 
+    @one_or_many
     def relate(
         self,
         images: Sequence[ImageSource],

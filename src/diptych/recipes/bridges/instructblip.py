@@ -13,22 +13,20 @@ from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
-from diptych.data.load.batch import view
 from diptych.data.load.order import Weighted
-from diptych.data.text.layout import lay_out
 from diptych.data.text.questions import Question, questions_of
 from diptych.data.text.template import Template
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.writer import BridgeWriter
-from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe, shuffled
-from diptych.recipes._shared.pairs import positives
-from diptych.recipes._shared.vocabulary import tokenizer_of
+from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
+from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
 
 
 @dataclass(frozen=True)
 class AskedBatch(BridgeBatch):
-    """asked_BL  the question as the Q-Former reads it; None where it reads none, and in the phase of words alone"""
+    """asked_BL  the question as the Q-Former reads it; None where it reads none"""
 
     asked_BL: Rows[Tensor] | None = None
     asked_mask_BL: Rows[Tensor] | None = None
@@ -103,10 +101,11 @@ class InstructBLIP(BridgeRecipe):
     # ------------------------------------------------------------ data
 
     def prepare(self, data: Dataset) -> Self:
-        """Learns the vocabularies where there are none, and counts the tokens of a picture."""
+        """Learns the vocabulary of the questions where there is none; language model and tokens as every bridge."""
         prepared = self
         if self.aware and self.former_tokenizer == "data" and not self.asked_vocabulary:
-            prepared = replace(prepared, asked_vocabulary=self.learned(data))
+            texts = strings_of(data, self.texts_of, stride=max(1, len(data) // VOCABULARY_ROWS), language=self.language)
+            prepared = replace(prepared, asked_vocabulary=learned_vocabulary(texts, self.pieces))
         return super(InstructBLIP, prepared).prepare(data)
 
     def texts_of(self, sample: Sample) -> list[str]:
@@ -126,22 +125,14 @@ class InstructBLIP(BridgeRecipe):
 
     def batch(self, draws: Draws) -> AskedBatch:
         asked = [self._drawn(draw) for draw in draws]
-        template, words = Template(self.template), self.words()
-        answers = [self.space + question.answer for question in asked]
-        names = [draw.sample.uid for draw in draws]
-        if self.phase == "words":
-            before = [self._told(draw, question) for draw, question in zip(draws, asked, strict=True)]
-            rows = [template.pieces(0, text, answer) for text, answer in zip(before, answers, strict=True)]
-            laid = lay_out(rows, words, length=self.text_length, names=names)
-            return AskedBatch(None, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated)
-        rows = [template.pieces(self.slots, question.text, answer) for question, answer in zip(asked, answers, strict=True)]
-        laid = lay_out(rows, words, length=self.text_length, names=names)
-        image_BCHW = self.preprocess([view(draw, self.image_size, self.crop, self.flip) for draw in draws])
+        template = Template(self.template)
+        rows = [template.pieces(self.slots, question.text, self.space + question.answer) for question in asked]
+        made = self.laid(draws, rows)
         read: dict[str, Tensor] = {}
         if self.aware:
             encoded = self.asked_words().encode([question.text for question in asked], self.asked_length)
             read = {"asked_BL": torch.from_numpy(encoded.ids_BL), "asked_mask_BL": torch.from_numpy(encoded.mask_BL)}
-        return AskedBatch(image_BCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, **read)
+        return AskedBatch(**vars(made), **read)
 
     @staticmethod
     def _drawn(draw: Draw) -> Question:
@@ -149,16 +140,6 @@ class InstructBLIP(BridgeRecipe):
         if not found:
             raise DataError(f"sample '{draw.sample.uid}' has no question", field="questions", expected="one or more")
         return found[int(draw.rng.integers(len(found)))]
-
-    def _told(self, draw: Draw, question: Question) -> str:
-        """What a language model reads in place of a picture while it learns to answer: the words of a caption, in any order."""
-        texts = positives(draw.sample, self.language)
-        if not texts:
-            raise DataError(
-                f"sample '{draw.sample.uid}' has no text to learn words from", field="texts", expected="a language_model"
-            )
-        text = texts[int(draw.rng.integers(len(texts)))]
-        return f"{shuffled(text, draw.rng, most=self.text_length // 3)} : {question.text}"
 
     # ------------------------------------------------------------ model
 
@@ -178,7 +159,7 @@ class InstructBLIP(BridgeRecipe):
 
     @classmethod
     def tiny(cls) -> Self:
-        """One query, two layers of Q-Former before a language model that learns the texts first: minutes on two cores."""
+        """Four queries, two layers of Q-Former before a small language model: minutes on two cores."""
         return cls(
             image_tower="convnet_tiny",
             image_size=64,
@@ -193,12 +174,11 @@ class InstructBLIP(BridgeRecipe):
             text_length=96,
             pieces=512,
             batch_size=64,
-            steps=2000,
+            steps=1200,
             lr=1e-3,
             match_norms=True,
             warmup=50.0,
             clip_norm=1.0,
-            words_share=0.4,
         )
 
     @classmethod

@@ -54,7 +54,7 @@ class LiMBeR(BridgeRecipe):
 
     @classmethod
     def tiny(cls) -> Self:
-        """A small convolutional network with fresh weights, and a language model that learns the texts first: two minutes on two cores."""
+        """A small convolutional network with fresh weights, and a small language model: two minutes on two cores."""
         return cls(
             image_tower="convnet_tiny",
             image_size=64,
@@ -62,10 +62,10 @@ class LiMBeR(BridgeRecipe):
             asked="",
             pieces=512,
             batch_size=64,
-            steps=1200,
+            steps=600,
             lr=3e-3,
             match_norms=True,
-            horizon=1200,
+            horizon=600,
             warmup=30.0,
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
-from diptych.data.load.batch import PairBatch, choose_text, group_ids, view
+from diptych.data.load.batch import PairBatch, group_ids, view
 from diptych.models.io.matchers import open_matcher, reader_inputs
 from diptych.models.pairs.distilled_encoder import Distilled, DistilledEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -185,7 +185,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         """One text and one crop of every draw, for both: the crop is as large as the larger of the two needs it."""
         texts, images = [], []
         for draw in draws:
-            texts.append(choose_text(draw, self.language).string)
+            texts.append(self.text_of(draw))
             images.append(view(draw, self.decode_size, self.crop, self.flip))
         encoded = self.words().encode(texts, self.text_length)
         image_BCHW = self.preprocess(images)

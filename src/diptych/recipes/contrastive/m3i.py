@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
-from diptych.data.load.batch import PairBatch, choose_text, group_ids
+from diptych.data.load.batch import PairBatch, group_ids
 from diptych.data.media.views import View, hidden_patches, patches_in, placed_view
 from diptych.models.pairs.mixed_image_encoder import ClassScale, MixedEncoder, MixedPairs, TeacherView
 from diptych.models.towers.dense_vit import DenseViT
@@ -192,7 +192,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         """A text of the sample, or None where it has none or hides it."""
         if not draw.sample.positives(self.language) or not _shown(draw.sample, "worded", self.worded):
             return None
-        return choose_text(draw, self.language).string
+        return self.text_of(draw)
 
     def _label(self, sample: Sample) -> int:
         value = sample.extras.get(self.label) if self.label else None

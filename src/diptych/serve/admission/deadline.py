@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,13 +13,16 @@ from diptych.serve.service import Service
 
 class Deadline:
     """ASGI middleware: ends what takes too long, with all that it waits for. How long a client takes to read its answer is not counted;
-    the connection's own deadline is for that."""
+    the connection's own deadline is for that.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+    passed  paths that set a deadline for what they ask
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, passed: Collection[str] = ()) -> None:
+        self.app, self.service, self.passed = app, service, passed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self.passed:
             await self.app(scope, receive, send)
             return
         seconds, started = self.service.limits.seconds, False

@@ -16,6 +16,7 @@ class Limits:
     inputs           texts or pictures in one request
     names            labels, objects or relations in one request
     text_characters  of one text
+    tokens           of a written answer
     k                results of one search
     depth            items of a ranking that a search with `distinct` looks at, at most
     queue            inputs that wait for the model; more than that is answered with 429
@@ -40,6 +41,7 @@ class Limits:
     inputs: int = 256
     names: int = 1000
     text_characters: int = 8192
+    tokens: int = 512
     k: int = 200
     depth: int = 10_000
     queue: int = 512

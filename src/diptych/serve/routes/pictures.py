@@ -71,7 +71,7 @@ def add(app: FastAPI, service: Service) -> None:
             raise Refused(404, "this service has no detector: start it with one (diptych serve ... --detector MODEL)")
         limits = service.limits
         words = {name: texts_of(getattr(request, name), name, limits.names, limits) for name in ("objects", "relations")}
-        picture = await _picture(service, request.image, request.uid)
+        picture = await service.asked_picture(request.image, request.uid)
 
         def found(text_ND: Unit, image_ND: Unit) -> SceneGraph:
             return detect(service.detector, picture, **words, min_score=request.min_score, top=request.top)
@@ -86,7 +86,7 @@ def add(app: FastAPI, service: Service) -> None:
         if not side.aligns:
             raise Refused(422, f"'{side.name}' cannot lay a text over a picture (expected a model that embeds both)")
         text = text_of(request.text, "text", service.limits)
-        picture = await _picture(service, request.image, request.uid)
+        picture = await service.asked_picture(request.image, request.uid)
         times = request.grid**2 + 1 if side.aligns == "occlusion" else 1
         found: Alignment = await service.ask(
             side.model, lambda t, i: align(side.model, picture, text, grid=request.grid), inside=[picture], times=times
@@ -99,20 +99,11 @@ def add(app: FastAPI, service: Service) -> None:
         side = service.side(request.model)
         if not side.lexical:
             raise Refused(422, f"'{side.name}' does not turn pictures into words (expected a model of recipe lexlip)")
-        picture = await _picture(service, request.image, request.uid)
+        picture = await service.asked_picture(request.image, request.uid)
         found: PictureWords = await service.ask(
             side.model, lambda t, i: words_of(side.model, picture, request.top), inside=[picture]
         )
         return Json(plain(found.to_json()))
-
-
-async def _picture(service: Service, encoded: str | None, uid: str | None) -> ImageSource:
-    """The picture of a request: sent along, or that of an item."""
-    if (encoded is None) == (uid is None):
-        raise Refused(422, "say which picture: image or uid (expected one of them)")
-    if encoded is not None:
-        return await service.picture(encoded, "image")
-    return await service.item_picture(str(uid))
 
 
 def _size(picture: ImageSource) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 from diptych import __version__
+from diptych.core.contracts import Streamer
 from diptych.serve.refusals import Json
-from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, OneModel, State
+from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, OneModel, State, WriterInfo
 from diptych.serve.service import Service, Side
 
 
@@ -23,8 +24,7 @@ def add(app: FastAPI, service: Service) -> None:
     @app.get("/readyz", responses={503: {"model": State}})
     async def ready() -> Response:
         """Whether requests are taken now: 503 while the queue is full or the service stops."""
-        busy = service.batcher.waiting >= service.limits.queue
-        status = "stopping" if service.draining else "busy" if busy else "ready"
+        status = "stopping" if service.draining else "busy" if service.busy else "ready"
         return Json({"status": status, "version": __version__}, 200 if status == "ready" else 503)
 
     @app.get("/info")
@@ -34,6 +34,10 @@ def add(app: FastAPI, service: Service) -> None:
         models = await service.aside(lambda: [_model(service, side) for side in service.sides.values()])
         return InfoAnswer(
             models=models,
+            writers=[
+                WriterInfo(name=side.name, streams=isinstance(side.model, Streamer), ranks=side.ranks)
+                for side in service.writers.values()
+            ],
             data=service.pool is not None,
             detector=None if detector is None else str(getattr(detector, "name", "detector")),
             objects=list(getattr(detector, "objects", ())),
@@ -44,8 +48,9 @@ def add(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> ModelList:
         """The models, as OpenAI clients list them."""
-        names = [OneModel(id=side.name, object="model", created=0, owned_by="diptych") for side in service.sides.values()]
-        return ModelList(object="list", data=names)
+        names = dict.fromkeys((*service.sides, *service.writers))
+        known = [OneModel(id=name, object="model", created=0, owned_by="diptych") for name in names]
+        return ModelList(object="list", data=known)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:

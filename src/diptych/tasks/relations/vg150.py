@@ -17,8 +17,9 @@ PredCls gives boxes and labels, SGCls gives boxes, SGDet gives nothing; the pair
 
 What published scorers do differently, and `compat="published"` does too: images without any predicted relation are left out
 instead of counting as 0; predicates without a true relation count as recall 0 in mr; overlaps count the last pixel in (width =
-x1 - x0 + 1); ties are broken by row; with relation NMS and "product" the score of the subject counts twice and that of the object
-not at all (PE-Net). Recall in pairs that are given ("A@K") is another task; its sign is r@50 = r@100.
+x1 - x0 + 1); ties are broken by row. With relation NMS (PE-Net) any two near-duplicate pairs are rivals, a pair that keeps no
+predicate is ranked by what is left of 1, and under "product" the score of the subject counts twice and that of the object not at
+all. Recall in pairs that are given ("A@K") is another task; its sign is r@50 = r@100.
 
 Letters: N images, R true relations, M numbers a relation.
 """
@@ -42,7 +43,7 @@ from diptych.tasks.relations import given_regions, graph_records
 from diptych.tasks.relations import triplet_matching as tm
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import nms_ran
-from diptych.tasks.relations.predicate_nms import predicate_nms
+from diptych.tasks.relations.predicate_nms import settled
 from diptych.tasks.relations.triplet_names import query_names, seen_triplets, sides, vocabulary_of, with_unseen
 
 IOU = 0.5
@@ -104,10 +105,11 @@ class VG150:
         truth, found = sides(records)
         if not len(truth.predicate):
             raise DataError("there is nothing to score: no image has a true relation", field="relations")
-        every, one_a_pair = self._orders(found)
+        every, one_a_pair, mute_R = self._orders(found)
         objects, predicates = vocabulary_of(records)
-        pairs = self._pairs(truth, found, len(objects), len(predicates))
-        hits, share_tied = self._hits(pairs, {"": one_a_pair, "ng_": every}, len(truth.predicate), len(found.predicate))
+        t, p = self._pairs(truth, found, len(objects), len(predicates))
+        orders = {"": (one_a_pair, (t[~mute_R[p]], p[~mute_R[p]])), "ng_": (every, (t, p))}
+        hits, share_tied = self._hits(orders, len(truth.predicate), len(found.predicate))
         metrics, by_predicate = self._metrics(truth, found, hits, records)
         notes = {
             **facts_of(records),
@@ -140,19 +142,24 @@ class VG150:
 
     # ------------------------------------------------------------ scoring
 
-    def _orders(self, found: GraphArrays) -> tuple[tm.Order, tm.Order]:
-        """All relations best first, and those that the graph constraint leaves."""
+    def _orders(self, found: GraphArrays) -> tuple[tm.Order, tm.Order, tm.Bools]:
+        """All relations best first; those that the graph constraint leaves; and which of these stand for "no relation" and hit nothing."""
         score, weight = found.confidence, np.ones(len(found.confidence))
+        mute_R = np.zeros(len(score), bool)
         if self.ranking == "product":
             weight = found.score[found.subject] * found.score[found.object]
         every = tm.Order.of(found.image_of_relation, score * weight)
         pair = found.subject[every.row] * max(len(found.box), 1) + found.object[every.row]
         if not self.relation_nms:
-            return every, every.keep(tm.first_of_each(pair), found.image_of_relation, score * weight)
-        left = np.flatnonzero(predicate_nms(found, inclusive=bool(self.compat)))
-        if self.ranking == "product" and self.compat:
-            weight = found.score[found.subject] ** 2
-        return every, tm.Order.of(found.image_of_relation, score * weight, left)
+            return every, every.keep(tm.first_of_each(pair), found.image_of_relation, score * weight), mute_R
+        done = settled(found, inclusive=bool(self.compat), released=bool(self.compat))
+        left = done.stays
+        if self.compat:
+            mute_R, left = done.closed, done.stays | done.closed
+            score = np.where(mute_R, done.nothing, score)
+            if self.ranking == "product":
+                weight = found.score[found.subject] ** 2
+        return every, tm.Order.of(found.image_of_relation, score * weight, np.flatnonzero(left)), mute_R
 
     def _pairs(self, truth: GraphArrays, found: GraphArrays, objects: int, predicates: int) -> tuple[Ints, Ints]:
         """Rows of true and predicted relations that fit: names equal, both boxes overlap."""
@@ -161,12 +168,12 @@ class VG150:
         return t[fits], p[fits]
 
     def _hits(
-        self, pairs: tuple[Ints, Ints], orders: dict[str, tm.Order], truths: int, relations: int
+        self, orders: dict[str, tuple[tm.Order, tuple[Ints, Ints]]], truths: int, relations: int
     ) -> tuple[dict[str, Floats], float]:
         """For each constraint and K the worth of every true relation, and the share of relations that a tie decides."""
         hits: dict[str, Floats] = {}
         touched = np.zeros(truths, bool)
-        for prefix, order in orders.items():
+        for prefix, (order, pairs) in orders.items():
             first = tm.first_answers(*pairs, order, truths, relations)
             for k in self.ks:
                 hits[f"{prefix}{k}"] = rk.hits(first.above, first.tied, first.tied_relevant, k, self._ties, first.by_index)

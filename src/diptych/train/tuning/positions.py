@@ -39,10 +39,9 @@ def start_from(
     `renamed` is the recipe's `fitted`."""
     tensors = renamed(start_tensors(options.init, download=options.download))
     tensors = fitted(tensors, model.state_dict(), keep=tuning.keep_positions, say=say)
+    lines = start_lines(tensors, model, options.init)
     taken = copy_equal(tensors, model)
-    if not taken:
-        raise ConfigError(f"{options.init} has no tensor with a name and shape of the model ({type(model).__name__})")
-    say("; ".join(start_lines(tensors, model, options.init)))
+    say("; ".join(lines))
     return taken
 
 

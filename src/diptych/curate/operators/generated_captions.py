@@ -1,0 +1,176 @@
+"""A caption for every image from a model that writes: the second text that ALIP learns from, and a text for pictures that have none.
+
+ALIP (2308.08428) took OFA with the prompt below, 10 to 15 tokens. The captions are the column ``synthetic_caption``, keyed by uid: pass the
+folder that `curate` wrote to `diptych train alip --captions FOLDER`. Beside it lies ``synthetic_caption_by``: for each caption the model
+with the hash of its weights, the prompt, and the data and row that the picture came from.
+
+No row leaves but one whose image cannot be read; an empty caption is none. Finished parts outlive a kill. On Ray the encoded pictures
+travel to the workers, each of which opens the model from its address: the folder must lie there too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from diptych.core.contracts import Curated, Dataset, Drop, Generator
+from diptych.core.errors import ConfigError, DecodeError
+from diptych.core.image import ArrayImage, BytesImage, ImageSource
+from diptych.curate.engine.costs import planned
+from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.run import mapped_where
+from diptych.curate.operators.synthetic_captions import COLUMN
+from diptych.data.media.decode import encode_png
+from diptych.models.io.inference import parts as batches
+from diptych.models.io.opened import open_address, require
+
+ALIP_PROMPT = "What does the image describe?"
+PART_ROWS = 256
+"""Captions that a kill costs at most."""
+BY = pa.struct(
+    [
+        ("model", pa.string()),
+        ("fingerprint", pa.string()),
+        ("prompt", pa.string()),
+        ("data", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class Captioner:
+    """Pictures to captions where the step runs; travels as its address, and opens the model when it is first asked.
+
+    Gives for each picture "+" and its caption, or "-" and why it cannot be read.
+    """
+
+    address: str
+    prompt: str
+    max_tokens: int
+    batch_size: int
+    model: Any = field(default=None, repr=False)
+    kind: ClassVar[pa.DataType] = pa.string()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}
+
+    def __call__(self, *columns: pa.Array) -> pa.Array:
+        names, contents = (column.to_pylist() for column in columns)
+        images = [BytesImage(content, name) for name, content in zip(names, contents, strict=True)]
+        return pa.array([told for some in batches(images, self.batch_size) for told in self._told(some)], pa.string())
+
+    def _told(self, images: Sequence[ImageSource]) -> list[str]:
+        """Where one picture of a batch is broken, each is asked about by itself."""
+        try:
+            return [f"+{text}" for text in self.captions(images)]
+        except DecodeError as error:
+            if len(images) == 1:
+                return [f"-{error}"]
+            return [told for image in images for told in self._told([image])]
+
+    def captions(self, images: Sequence[ImageSource]) -> list[str]:
+        if self.model is None:
+            self.model = open_captioner(self.address)
+        texts = self.model.generate(images, [self.prompt] * len(images), max_tokens=self.max_tokens)
+        return [text.strip() for text in texts]
+
+
+def open_captioner(address: str) -> Any:
+    if not address:
+        raise ConfigError("generated_captions needs a model that writes (--captioner MODEL)")
+    model = open_address(address)
+    require(model, Generator, who=f"the step with model {address}")
+    return model
+
+
+@dataclass(frozen=True)
+class GeneratedCaptions:
+    """captioner   the address of a model that writes: a run of limber or the like, hf:FOLDER of LLaVA or the like
+    prompt      what it is asked; "" asks for what its own template asks for
+    max_tokens  of a caption
+    batch_size  images asked at once
+    """
+
+    slug: ClassVar[str] = "generated_captions"
+
+    captioner: str = ""
+    prompt: str = ALIP_PROMPT
+    max_tokens: int = 15
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.batch_size < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}, batch_size {self.batch_size} (expected 1 or more)")
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        worker = self._worker()
+        return planned(data, lambda image: worker.captions([image]), unit="caption (one at a time)")
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from captions that an earlier run finished."""
+        start = time.perf_counter()
+        worker = self._worker()
+        row_of = {uid: row for row, uid in enumerate(data.uids)}
+        with_image = [uid for uid in sorted(row_of) if data[row_of[uid]].image is not None]
+        rows = pa.table({"row": pa.array([row_of[uid] for uid in with_image], pa.int64())})
+
+        def work(part: pa.Table) -> pa.Table:
+            return _told(data, part["row"].to_pylist(), worker)
+
+        fingerprint = str(getattr(worker.model, "fingerprint", ""))
+        made = Parts(parts.folder, parts.key, PART_ROWS).mapped(rows, f"captions-{fingerprint[:16]}", work)
+        told = dict(zip(made["uid"].to_pylist(), made["told"].to_pylist(), strict=True))
+        captions = {uid: text[1:] for uid, text in told.items() if text.startswith("+") and text[1:]}
+        dropped = tuple(Drop(uid, self.slug, f"unreadable: {text[1:]}") for uid, text in told.items() if text.startswith("-"))
+        kept = tuple(sorted(set(row_of) - {drop.uid for drop in dropped}))
+        name = str(getattr(worker.model, "name", self.captioner))
+        by = [
+            {"model": name, "fingerprint": fingerprint, "prompt": self.prompt, "data": data.name, "row": row_of[uid]}
+            for uid in captions
+        ]
+        source = pa.table({"uid": pa.array(list(captions), pa.string()), f"{COLUMN}_by": pa.array(by, BY)})
+        columns = {COLUMN: captions, f"{COLUMN}_by": source} if captions else {}
+        return Curated(kept, dropped, columns, time.perf_counter() - start)
+
+    def _worker(self) -> Captioner:
+        return Captioner(self.captioner, self.prompt, self.max_tokens, self.batch_size, open_captioner(self.captioner))
+
+
+def _told(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
+    """uid and what the captioner says, for some rows of the data."""
+    uids: list[str] = []
+    names: list[str] = []
+    contents: list[bytes | None] = []
+    unread: dict[str, str] = {}
+    for row in rows:
+        sample = data[row]
+        assert sample.image is not None  # rows without a picture are not asked about
+        try:
+            contents.append(_encoded(sample.image))
+        except OSError as error:
+            unread[sample.uid] = f"-{error}"
+            continue
+        uids.append(sample.uid)
+        names.append(sample.image.name)
+    given = pa.table(
+        {
+            "row": pa.array(range(len(uids)), pa.int64()),
+            "name": pa.array(names, pa.string()),
+            "image": pa.array(contents, pa.binary()),
+        }
+    )
+    told = mapped_where(given, ["name", "image"], worker, "told")["told"].to_pylist() if uids else []
+    return pa.table({"uid": pa.array([*uids, *unread], pa.string()), "told": pa.array([*told, *unread.values()], pa.string())})
+
+
+def _encoded(image: ImageSource) -> bytes:
+    """Bytes that decode to the very same pixels."""
+    return encode_png(image.pixels_HWC) if isinstance(image, ArrayImage) else image.read()

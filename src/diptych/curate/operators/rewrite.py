@@ -1,0 +1,191 @@
+"""Rewrites captions in several styles: the texts that LaCLIP trains on (Fan et al., 2023, 2305.20088). No row leaves.
+
+For each row and style the row's caption is written differently by a backend (`curate.writing`): a language model that is shown three
+example pairs of the style and continues the list, as published, or a grammar that needs no model. What comes back is read as published
+(the rest of the line, up to a further arrow), held against the caption, and stored as the column ``text_variants`` with style, model, hash
+of the prompt, source text and licence. Answers that are empty, copies, or say something else are counted by kind in ``writing.json`` and
+never used. `diptych train laclip --data OUT` draws one of caption and rewrites at a step.
+
+Where this departs from the released script: texts are keyed by uid and not by line number, so a lost line shifts nothing; a prompt that is
+longer than `context` is counted as "too long" where the script cuts its end, and with it the caption; each draw has a seed of its own where
+the script has one a process; by default a rewrite has to keep numbers, names and negations (`check="none"` takes any, as published) and to
+differ from the caption (`copies`). The published example lists are the authors': name them by `examples`.
+
+Cost: a text of the writer a row and style. `--match MODEL` embeds every image and text once, for draws by similarity.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.contracts import Curated, Dataset
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_rng, keyed_seed
+from diptych.curate.engine.agreement import agreements
+from diptych.curate.engine.parts import Parts
+from diptych.curate.text.texts import texts_of
+from diptych.curate.writing import in_context
+from diptych.curate.writing.backends.grammar import STYLES
+from diptych.curate.writing.faithful import fault
+from diptych.curate.writing.requests import Request
+from diptych.curate.writing.step import TRIED, Wish, Writes, Writing
+from diptych.data.text.variants import SIMILARITY, VARIANTS, variant_column
+
+PUBLISHED = ("chatgpt", "bard", "coco", "human")
+"""The four sources of examples in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrite(Writes):
+    """styles     of rewriting, a rewrite of each: those of the grammar, and of the examples
+    each       rewrites a style
+    examples   file of example pairs by style (see `writing.in_context`); "" takes ours
+    ask        "in_context": examples that the model continues, as published; "instruction": for models that follow instructions
+    check      "facts": numbers, names and negations have to be kept; "none": anything that is a text is used, as published
+    copies     whether an answer that repeats the caption is used
+    language   captions of this language or of an unknown one are rewritten; "" rewrites any
+    origins    of the caption: the row's first text of the first of these that it has
+    min_words  captions with fewer are left alone
+    match      address of a model that embeds images and texts: the similarity of every text becomes the column text_similarity
+    """
+
+    slug: ClassVar[str] = "rewrite"
+    paths: ClassVar[tuple[str, ...]] = ("examples",)
+
+    styles: tuple[str, ...] = STYLES
+    each: int = 1
+    examples: str = ""
+    ask: Literal["in_context", "instruction"] = "in_context"
+    check: Literal["facts", "none"] = "facts"
+    copies: bool = False
+    language: str = "en"
+    origins: tuple[str, ...] = ("alt", "caption", "label")
+    min_words: int = 2
+    match: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.styles or self.each < 1 or self.min_words < 1:
+            raise ConfigError(
+                f"styles {list(self.styles)}, each {self.each}, min_words {self.min_words} (expected one or more of each)"
+            )
+        if self.ask not in ("in_context", "instruction") or self.check not in ("facts", "none"):
+            raise ConfigError(f"ask is {self.ask!r}, check {self.check!r} (expected in_context | instruction, facts | none)")
+
+    @classmethod
+    def paper(cls) -> Self:
+        """A rewrite from each of four sources by LLaMA-7B at temperature 0.9: name the model (`writer`) and the lists (`examples`)."""
+        return cls(
+            writer="folder:llama-7b",
+            styles=PUBLISHED,
+            temperature=0.9,
+            top_p=0.95,
+            max_tokens=77,
+            context=395,
+            check="none",
+            copies=True,
+        )
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        rows = self._rows(data)
+        backend = self.backend(lambda: rows["string"].to_pylist())
+        step = max(1, rows.num_rows * len(self.styles) * self.each // TRIED)
+        some = list(self._wishes(rows.take(pa.array(range(0, rows.num_rows, step)))))
+        return self.planned(some, rows.num_rows * len(self.styles) * self.each, backend)
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from what an earlier run wrote."""
+        start = time.perf_counter()
+        rows = self._rows(data)
+        backend = self.backend(lambda: rows["string"].to_pylist())
+        done = self.written(rows, self._wishes, backend, self._read, parts)
+        variants = self._variants(data, rows, done)
+        columns: dict[str, Any] = {}
+        if variants:
+            columns[VARIANTS] = variant_column(variants)
+        if self.match:
+            texts = {
+                sample.uid: [*(text.string for text in sample.texts), *(one["string"] for one in variants.get(sample.uid, ()))]
+                for sample in (data[row] for row in range(len(data)))
+            }
+            columns[SIMILARITY] = agreements(data, self.match, texts, parts)
+        files = {"writing.json": done.report()}
+        return Curated(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start, files, done.notes())
+
+    def _rows(self, data: Dataset) -> pa.Table:
+        """The caption of each row that has one worth rewriting: uid, string, language, origin, in order of uid."""
+        for style in self.styles:
+            in_context.style(style, self.examples)
+            if self.writer == "grammar" and style not in STYLES:
+                raise ConfigError(f"the grammar has no style {style!r} (expected of {', '.join(STYLES)}; or another --writer)")
+        texts = texts_of(data, language=self.language, origins=self.origins)
+        rank = pc.index_in(texts["origin"], value_set=pa.array(self.origins))
+        texts = texts.append_column("rank", rank).sort_by([("uid", "ascending"), ("rank", "ascending"), ("row", "ascending")])
+        uids = texts["uid"].to_pylist()
+        first = [place for place, uid in enumerate(uids) if not place or uids[place - 1] != uid]
+        texts = texts.take(pa.array(first, pa.int64()))
+        long = [place for place, text in enumerate(texts["string"].to_pylist()) if len(text.split()) >= self.min_words]
+        found = texts.take(pa.array(long, pa.int64())).select(["uid", "string", "language", "origin"])
+        if not found.num_rows:
+            raise DataError(
+                f"'{data.name}' has no caption of {self.min_words} words or more in language '{self.language}'",
+                field="texts",
+                expected=f"texts of origin {' or '.join(self.origins)} (--origins, --language, --min-words)",
+            )
+        return found.append_column("row", pa.array(range(found.num_rows), pa.int64()))
+
+    def _wishes(self, part: pa.Table) -> Iterator[Wish]:
+        form = in_context.prompt if self.ask == "in_context" else in_context.instruction
+        for row in part.to_pylist():
+            for number, (style, again) in enumerate((style, again) for style in self.styles for again in range(self.each)):
+                key = (row["uid"], style, again)
+                prompt = ""
+                if self.writer not in ("grammar", "ngram"):
+                    pairs = in_context.style(style, self.examples).drawn(keyed_rng(self.seed, "examples", *key))
+                    prompt = form(pairs, row["string"])
+                request = Request(
+                    "/".join(map(str, key)), prompt, row["string"], style=style, seed=keyed_seed(self.seed, "rewrite", *key)
+                )
+                yield Wish(row["uid"], number, f"{row['origin']} 0", request)
+
+    def _read(self, wish: Wish, raw: str) -> tuple[str, str]:
+        text, caption = in_context.answered(raw), wish.request.caption
+        if not text:
+            return "", "empty: nothing on the answer's line"
+        if not self.copies and " ".join(text.split()).casefold() == " ".join(caption.split()).casefold():
+            return text, "copy: of the caption"
+        return text, fault(caption, text) if self.check == "facts" else ""
+
+    def _variants(self, data: Dataset, rows: pa.Table, done: Writing) -> dict[str, list[dict[str, Any]]]:
+        """Every used text with where it comes from, by uid; equal ones of a row once."""
+        licence = {sample.uid: sample.licence for sample in (data[row] for row in range(len(data)))}
+        language = dict(zip(rows["uid"].to_pylist(), rows["language"].to_pylist(), strict=True))
+        backend = done.backend
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in done.used():
+            uid = row["uid"]
+            texts = found.setdefault(uid, [])
+            if not self.copies and any(text["string"] == row["string"] for text in texts):
+                continue
+            texts.append(
+                {
+                    "string": row["string"],
+                    "language": language[uid],
+                    "origin": "rewrite",
+                    "source": row["source"],
+                    "style": row["style"],
+                    "model": backend.name,
+                    "terms": backend.terms,
+                    "prompt": row["prompt"],
+                    "licence": licence[uid],
+                }
+            )
+        return found

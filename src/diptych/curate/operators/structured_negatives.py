@@ -1,0 +1,110 @@
+"""Texts of SVLC (2211.11733) that are made once and kept: wrong ones in which a model replaced a word, right ones that say the same.
+
+Nobody leaves the pool. The wrong texts are the column ``structured_negatives``, a list a row, the right ones ``structured_positive``; the
+curated data set brings both along, and `diptych train svlc --negatives both --positives texts` reads them. Captions without a word that
+can be replaced have none: how many of how many is the step's last word.
+
+A fill-mask model is any `transformers` folder of such; without one, counts of the data's own captions propose the words, and a row's own
+caption counts, too, so that a data set of a few captions proposes little. Right texts follow rules: a relation told from its other side,
+an adjective after its noun.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from diptych.core.contracts import Curated, Dataset
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_rng
+from diptych.core.sample import Sample
+from diptych.data.text.english.filling import OFFERED, NeighbourCounts
+from diptych.data.text.english.structured import MASKED, Filler, analogies, replaced_by_model
+
+NEGATIVES, POSITIVE = "structured_negatives", "structured_positive"
+
+
+@dataclass(frozen=True)
+class StructuredNegatives:
+    """filler     folder of a `transformers` fill-mask model; "" counts words of the captions themselves
+    count      wrong texts a row, at most
+    tags       parts of speech that are replaced (published, of adpositions also where the paper's text has none)
+    language   of the captions; the first of a row is taken
+    positives  whether right texts are written, too
+    seed       of what is replaced by what
+    """
+
+    slug: ClassVar[str] = "structured_negatives"
+
+    filler: str = ""
+    count: int = 4
+    tags: tuple[str, ...] = MASKED
+    language: str = "en"
+    positives: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not self.tags or set(self.tags) - set(MASKED):
+            raise ConfigError(f"count {self.count}, tags {list(self.tags)} (expected 1 or more, some of {' | '.join(MASKED)})")
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        start, filler = time.perf_counter(), self._filler(data)
+        rows = range(0, len(data), max(1, len(data) // 24))
+        for row in rows:
+            self._wrong(data[row], filler)
+        each = (time.perf_counter() - start) / max(1, len(rows))
+        return {"items": len(data), "unit": "caption", "seconds_each": each, "seconds": each * len(data)}
+
+    def __call__(self, data: Dataset) -> Curated:
+        start, filler = time.perf_counter(), self._filler(data)
+        wrong, right = {}, {}
+        for sample in _in_order(data):
+            if made := self._wrong(sample, filler):
+                wrong[sample.uid] = made
+            if self.positives and (caption := self._caption(sample)) and (alike := analogies(caption)):
+                right[sample.uid] = alike[int(keyed_rng("analogy", self.seed, sample.uid).integers(len(alike)))]
+        if len(data) and not wrong:
+            raise DataError(
+                f"no caption of '{data.name}' has a word that can be replaced",
+                field="texts",
+                expected=f"captions in language '{self.language}' with a {' or '.join(self.tags)}, or a --filler that proposes words",
+            )
+        columns = {NEGATIVES: wrong} | ({POSITIVE: right} if right else {})
+        return Curated(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start)
+
+    def _caption(self, sample: Sample) -> str:
+        return next((text.string for text in sample.positives(self.language)), "")
+
+    def _wrong(self, sample: Sample, filler: Filler) -> list[str]:
+        caption = self._caption(sample)
+        rng = keyed_rng("structured", self.seed, sample.uid)
+        return replaced_by_model(caption, rng, filler, count=self.count, tags=self.tags) if caption else []
+
+    def _filler(self, data: Dataset) -> Filler:
+        if self.filler:
+            return fill_mask(self.filler)
+        return NeighbourCounts(caption for sample in _in_order(data) if (caption := self._caption(sample)))
+
+
+def fill_mask(folder: str) -> Filler:
+    """The five likeliest words of a local masked language model. Raises ConfigError for a folder without one."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"filler '{folder}' cannot be opened: {error} (expected a folder of a fill-mask model)") from error
+    ask = pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=OFFERED)
+
+    def words(left: str, right: str) -> list[str]:
+        return [str(answer["token_str"]).strip() for answer in ask(f"{left}{tokenizer.mask_token}{right}")]
+
+    return words
+
+
+def _in_order(data: Dataset) -> Iterator[Sample]:
+    """In order of uid, so that nothing depends on the order of rows."""
+    return (data[row] for row in sorted(range(len(data)), key=data.uids.__getitem__))

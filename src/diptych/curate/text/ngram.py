@@ -1,0 +1,97 @@
+"""A word n-gram model: how likely a text is, learned from texts alone. Interpolated after Witten and Bell (1991).
+
+    P(w | h) = (count(h w) + T(h) P(w | h')) / (count(h) + T(h)),    T(h) = how many different words came after h
+
+with h' the history without its first word, and at the end of the line 1 / (V + 1): V known words and one for all that are unknown. The
+probabilities after any history sum to 1. Texts are read in lower case, as words and single signs; every text ends in an end mark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from diptych.core.errors import ConfigError
+
+TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
+START, END = "<s>", "</s>"
+History = tuple[str, ...]
+
+
+def words_of(text: str) -> list[str]:
+    """
+    >>> words_of("A dog's ball, red.")
+    ['a', "dog's", 'ball', ',', 'red', '.']
+    """
+    return TOKEN.findall(text.lower())
+
+
+@dataclass(frozen=True, eq=False)
+class NGram:
+    """order  longest context and word together
+    after  history -> the words that came after it, with counts; histories of 0 to order - 1 words
+    """
+
+    order: int
+    after: dict[History, Counter[str]]
+    _totals: dict[History, int] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def learned(cls, texts: Iterable[str], order: int = 3) -> Self:
+        """From texts. None at all is refused."""
+        if order < 1:
+            raise ConfigError(f"order is {order} (expected 1 or more)")
+        after: dict[History, Counter[str]] = {}
+        for text in texts:
+            row = [START] * (order - 1) + words_of(text) + [END]
+            for place in range(order - 1, len(row)):
+                for length in range(order):
+                    after.setdefault(tuple(row[place - length : place]), Counter())[row[place]] += 1
+        if () not in after:
+            raise ConfigError("an n-gram model needs texts to learn from (expected one or more)")
+        return cls(order, after, {history: words.total() for history, words in after.items()})
+
+    @property
+    def vocabulary(self) -> Counter[str]:
+        """Every word with its count, the end mark included."""
+        return self.after[()]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(str(self.order).encode())
+        for history in sorted(self.after):
+            digest.update(repr((history, sorted(self.after[history].items()))).encode())
+        return digest.hexdigest()[:16]
+
+    def probability(self, word: str, history: Sequence[str]) -> float:
+        """Of `word`, or of an unknown one, after the last words of `history`."""
+        chance = 1.0 / (len(self.vocabulary) + 1)
+        for length in range(min(self.order - 1, len(history)) + 1):
+            context = tuple(history[len(history) - length :])
+            words = self.after.get(context)
+            if words is None:
+                break
+            kinds = len(words)
+            chance = (words[word] + kinds * chance) / (self._totals[context] + kinds)
+        return chance
+
+    def log_probability(self, words: Sequence[str], history: Sequence[str] = ()) -> float:
+        """Nats of these words one after the other."""
+        row = [*history, *words]
+        return sum(math.log(self.probability(row[place], row[:place])) for place in range(len(history), len(row)))
+
+    def perplexity(self, text: str) -> float:
+        """exp of the mean nats a word, the end mark counted: low where a text says what every text says, high where it is no language.
+
+        Of an empty text infinity.
+        """
+        words = words_of(text)
+        if not words:
+            return math.inf
+        start = [START] * (self.order - 1)
+        return math.exp(-self.log_probability([*words, END], start) / (len(words) + 1))

@@ -1,0 +1,150 @@
+"""A language model in a local folder of transformers, decoder or encoder-decoder; nothing is fetched.
+
+Each request is drawn with a generator of its own, so that an answer does not depend on its neighbours beyond rounding: rows of a call
+are padded on the left and computed together, which moves logits by some 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from torch import Tensor
+
+from diptych.core.config import config_hash
+from diptych.core.errors import ConfigError
+from diptych.curate.writing.requests import Answer, Request, Sampling
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.io.folder import fingerprint
+
+
+class LanguageFolder:
+    """folder   config.json, model.safetensors and tokenizer.json
+    context  tokens of a prompt at most; 0 takes what the model has places for. A prompt that is longer is a fault, never cut: its end is
+             what the text is about
+    """
+
+    calls = 1
+    kept = True
+
+    def __init__(self, folder: str, sampling: Sampling, *, context: int = 0, at_once: int = 16, terms: str = "") -> None:
+        self.folder, self.sampling, self.context, self.at_once, self.terms = folder, sampling, context, at_once, terms
+        self.name = Path(folder).name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Weights stay where they are: a worker elsewhere opens the folder itself."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("model", "vocabulary", "identity")}
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        return LanguageModel.from_folder(self.folder).eval()
+
+    @cached_property
+    def vocabulary(self) -> LanguageVocabulary:
+        return LanguageVocabulary(Tokenizer.load(Path(self.folder)))
+
+    @cached_property
+    def identity(self) -> str:
+        return config_hash([fingerprint(self.model, {}), self.sampling, self.context])
+
+    def tokens(self, text: str) -> int:
+        return len(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
+        end = [self.vocabulary.end_id] if self.model.reads_and_writes else []  # T5 reads a text to its end mark
+        return [*self.vocabulary.start_ids, *self.vocabulary.pieces(text), *end]
+
+    def write(self, requests: Sequence[Request]) -> list[Answer]:
+        ids = [self._ids(request.prompt) for request in requests]
+        most = self._room()
+        fits = [row for row, some in enumerate(ids) if len(some) > 0 and (not most or len(some) <= most)]
+        answers = [
+            Answer(
+                "",
+                len(some),
+                fault=f"too long: {len(some)} tokens of prompt (at most {most})" if some else "malformed: empty prompt",
+            )
+            for some in ids
+        ]
+        if fits:
+            written = self._written([ids[row] for row in fits], [requests[row].seed for row in fits])
+            for row, text_ids in zip(fits, written, strict=True):
+                answers[row] = Answer(self.sampling.cut(self.vocabulary.decode(text_ids)), len(ids[row]), len(text_ids))
+        return answers
+
+    def _room(self) -> int:
+        places = self.model.places
+        if places and places <= self.sampling.max_tokens:
+            raise ConfigError(
+                f"'{self.name}' has {places} places (expected more than the {self.sampling.max_tokens} tokens to write)"
+            )
+        own = places - self.sampling.max_tokens if places else 0
+        return min(own, self.context) if own and self.context else own or self.context
+
+    @torch.no_grad()
+    def _written(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
+        """What is written behind each row, without what ends it."""
+        longest = max(map(len, ids))
+        pad, end = self.vocabulary.pad_id, self.vocabulary.end_id
+        id_BL = torch.tensor([[pad] * (longest - len(row)) + row for row in ids])
+        mask_BL = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
+        steps: list[Any] = [EachDraws(self.sampling, seeds)] if self.sampling.temperature > 0 else []
+        found = self.model.inner.generate(
+            input_ids=id_BL,
+            attention_mask=mask_BL,
+            max_new_tokens=self.sampling.max_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=end,
+            pad_token_id=pad,
+            logits_processor=transformers.LogitsProcessorList(steps),
+        )
+        skipped = 1 if self.model.reads_and_writes else longest
+        rows = [row[skipped:] for row in found.tolist()]
+        return [row[: row.index(end)] if end in row else row for row in rows]
+
+
+class EachDraws(transformers.LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """Draws the next token of every row with that row's own generator, and leaves no other token possible."""
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
+        self.sampling = sampling
+        self.rngs = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        chance_BV = nucleus(scores.double().numpy(), self.sampling.temperature, self.sampling.top_p)
+        drawn = [drawn_from(chance_V, rng.random()) for chance_V, rng in zip(chance_BV, self.rngs, strict=True)]
+        only = torch.full_like(scores, -torch.inf)
+        only[torch.arange(len(drawn)), torch.tensor(drawn)] = 0.0
+        return only
+
+
+def nucleus(logit_BV: npt.NDArray[np.float64], temperature: float, top_p: float) -> npt.NDArray[np.float64]:
+    """Probabilities of which the smallest set that reaches `top_p` is left, the most likely token always: LLaMA's rule, by which a
+    token stays while those before it have at most `top_p` together."""
+    scaled = logit_BV / temperature
+    raw = np.exp(scaled - scaled.max(-1, keepdims=True))
+    chance_BV = raw / raw.sum(-1, keepdims=True)
+    order = np.argsort(-chance_BV, axis=-1, kind="stable")
+    ranked = np.take_along_axis(chance_BV, order, -1)
+    ranked[np.cumsum(ranked, -1) - ranked > top_p] = 0.0
+    np.put_along_axis(chance_BV, order, ranked, -1)
+    left: npt.NDArray[np.float64] = chance_BV / chance_BV.sum(-1, keepdims=True)
+    return left
+
+
+def drawn_from(chance_V: npt.NDArray[np.float64], uniform: float) -> int:
+    """The place where the running sum passes `uniform`; never one without a chance."""
+    there = np.flatnonzero(chance_V)
+    place = int(np.searchsorted(np.cumsum(chance_V[there]), uniform, side="right"))
+    return int(there[min(place, len(there) - 1)])

@@ -1,0 +1,121 @@
+"""One text that is wanted, what came back, and what a backend has to answer.
+
+A request says the same thing twice: as a prompt, for whatever reads prompts, and as a caption with details, for whatever rewrites by
+rules. Its seed is a number of its own, so that an answer depends on the request and never on what else is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from diptych.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """key      names it in messages: uid, style and number
+    prompt   what a language model reads
+    caption  the text that rules start from
+    details  phrases that have to come into the text, for rules
+    style    how rules write
+    seed     63 bits; where there is chance, it comes from here
+    """
+
+    key: str
+    prompt: str
+    caption: str = ""
+    details: tuple[str, ...] = ()
+    style: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """text            as the backend wrote it, not yet read
+    prompt_tokens   as the backend counts them
+    written_tokens  likewise
+    fault           "" or, in front of a colon, the kind of what went wrong: such an answer is counted and never used
+    """
+
+    text: str
+    prompt_tokens: int = 0
+    written_tokens: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature  of the draw; 0 takes the likeliest token each time
+    top_p        the smallest set of tokens with at least this probability is drawn from
+    max_tokens   written at most
+    stop         the text ends before the first of these
+    """
+
+    temperature: float = 0.9
+    top_p: float = 0.95
+    max_tokens: int = 77
+    stop: tuple[str, ...] = ("\n",)
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
+            raise ConfigError(
+                f"temperature {self.temperature}, top_p {self.top_p}, max_tokens {self.max_tokens} "
+                "(expected 0 or more, above 0 and at most 1, 1 or more)"
+            )
+
+    def cut(self, text: str) -> str:
+        """The text before the first stop.
+
+        >>> Sampling(stop=("=>",)).cut("a dog => a cat")
+        'a dog '
+        """
+        return text[: min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=len(text))]
+
+
+PUBLISHED = Sampling()
+"""As LaCLIP samples from LLaMA-7B."""
+
+
+class TextBackend(Protocol):
+    """Writes texts. An answer for each request, in order; equal requests get equal answers, as far as the backend can promise it.
+
+    name      for provenance
+    identity  changes when answers would: a hash of weights, rules or address, and of the sampling
+    terms     the licence or terms under which its texts may be used, as far as is known
+    at_once   requests that one call takes
+    calls     calls that may run at the same time
+    kept      whether answers are worth a place on disk
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def terms(self) -> str: ...
+
+    @property
+    def at_once(self) -> int: ...
+
+    @property
+    def calls(self) -> int: ...
+
+    @property
+    def kept(self) -> bool: ...
+
+    def tokens(self, text: str) -> int:
+        """How many tokens a text has; an estimate where the backend cannot tell."""
+
+    def write(self, requests: Sequence[Request]) -> list[Answer]: ...
+
+
+def prompt_hash(identity: str, request: Request) -> str:
+    """What an answer is kept under, 32 hex digits: equal only where backend, prompt, rules and seed are."""
+    parts = [identity, request.prompt, request.caption, list(request.details), request.style, request.seed]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]

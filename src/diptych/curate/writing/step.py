@@ -1,0 +1,237 @@
+"""What every step that writes texts shares: its options, asking part by part, counting, and the plan of tokens and money."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from diptych.core.errors import ConfigError
+from diptych.core.randomness import keyed_seed
+from diptych.curate.engine.parts import Parts
+from diptych.curate.writing.answers import Answers
+from diptych.curate.writing.opened import Corpus, Wanted, open_backend
+from diptych.curate.writing.requests import Answer, Request, Sampling, TextBackend, prompt_hash
+from diptych.curate.writing.writer import OFF_LINE, answers_of
+
+PART_ROWS, KEPT_PART_ROWS = 4_096, 256
+"""Rows of a part: for backends that are done in a second, and for those whose answers are kept one by one."""
+TRIED, TIMED = 200, 2
+"""Requests of which a plan counts tokens, and those that a local model is timed on."""
+WRITTEN = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("number", pa.int32()),
+        ("source", pa.string()),
+        ("style", pa.string()),
+        ("string", pa.string()),
+        ("fault", pa.string()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("written_tokens", pa.int64()),
+    ]
+)
+RUNTIME = {"runtime": True}
+"""Of fields that do not decide what is written: not part of the configuration that tables carry."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A text that is wanted for a row.
+
+    source  which text of the row it comes from, in words ("alt 0")
+    """
+
+    uid: str
+    number: int
+    source: str
+    request: Request
+
+
+Read = Callable[[Wish, str], tuple[str, str]]
+"""A wish and the raw answer -> the text, and a fault with its kind in front of a colon; "" is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writes:
+    """writer       grammar | ngram | ngram:FILE | folder:PATH | gguf:FILE | http://HOST/v1#MODEL | chat+http://HOST/v1#MODEL
+    temperature  of the draw of words; 0 takes the likeliest
+    top_p        share of probability that is drawn from
+    max_tokens   written at most
+    context      tokens of a prompt at most, for a local model; 0: what it has room for. A longer prompt is counted as "too long"
+    attempts     at a malformed or unfaithful answer, each with another seed
+    terms        licence or terms of the model, for the provenance of what it writes
+    seed         of every draw
+    at_once      prompts that a local model reads together
+    calls        requests in the air, at an endpoint
+    tries        of a request that times out, is refused for now or breaks off
+    timeout      seconds of a try
+    price_in     money for a million tokens read
+    price_out    money for a million tokens written
+    """
+
+    writer: str = "grammar"
+    temperature: float = 0.9
+    top_p: float = 0.95
+    max_tokens: int = 77
+    context: int = 0
+    attempts: int = 1
+    terms: str = ""
+    seed: int = 0
+    at_once: int = field(default=16, metadata=RUNTIME)
+    calls: int = field(default=8, metadata=RUNTIME)
+    tries: int = field(default=4, metadata=RUNTIME)
+    timeout: float = field(default=60.0, metadata=RUNTIME)
+    price_in: float = field(default=0.0, metadata=RUNTIME)
+    price_out: float = field(default=0.0, metadata=RUNTIME)
+
+    def backend(self, corpus: Corpus, *, stop: tuple[str, ...] = ("\n",)) -> TextBackend:
+        """Opens the writer; `corpus` gives the texts that it may learn from."""
+        if self.attempts < 1:
+            raise ConfigError(f"attempts is {self.attempts} (expected 1 or more)")
+        wanted = Wanted(
+            "",
+            Sampling(self.temperature, self.top_p, self.max_tokens, stop),
+            corpus,
+            context=self.context,
+            at_once=self.at_once,
+            calls=self.calls,
+            tries=self.tries,
+            timeout=self.timeout,
+            terms=self.terms,
+        )
+        return open_backend(self.writer, wanted)
+
+    def written(
+        self,
+        rows: pa.Table,
+        wishes: Callable[[pa.Table], Iterable[Wish]],
+        backend: TextBackend,
+        read: Read,
+        parts: Parts,
+        name: str = "written",
+    ) -> Writing:
+        """Asks for every wish of every part of `rows`, which are in order of uid; goes on where an earlier run stopped."""
+        start, looked_up = time.perf_counter(), [0]
+        size = KEPT_PART_ROWS if backend.kept else PART_ROWS
+        with Answers() as known:
+            kept = known if backend.kept else None
+
+            def work(part: pa.Table) -> pa.Table:
+                return self._part(list(wishes(part)), backend, read, kept, looked_up)
+
+            made = Parts(parts.folder, parts.key, size).mapped(rows, f"{name}-{backend.identity}", work)
+        return Writing(made, backend, looked_up[0], time.perf_counter() - start, self.price_in, self.price_out)
+
+    def _part(
+        self, wanted: Sequence[Wish], backend: TextBackend, read: Read, known: Answers | None, looked_up: list[int]
+    ) -> pa.Table:
+        done: dict[int, dict[str, Any]] = {}
+        open_places, tokens = list(range(len(wanted))), Counter[int]()
+        written: Counter[int] = Counter()
+        for attempt in range(self.attempts):
+            asked = [_again(wanted[place].request, attempt) for place in open_places]
+            answers, hits = answers_of(asked, backend, known)
+            looked_up[0] += hits
+            for place, request, answer in zip(open_places, asked, answers, strict=True):
+                tokens[place] += answer.prompt_tokens
+                written[place] += answer.written_tokens
+                done[place] = _row(wanted[place], request, answer, read, backend)
+            open_places = [place for place in open_places if (f := done[place]["fault"]) and not f.startswith(OFF_LINE)]
+        rows = [{**done[place], "prompt_tokens": tokens[place], "written_tokens": written[place]} for place in range(len(wanted))]
+        return pa.Table.from_pylist(rows, schema=WRITTEN)
+
+    def planned(self, wanted: Sequence[Wish], total: int, backend: TextBackend) -> dict[str, Any]:
+        """What `total` wishes would cost, by counting the tokens of some of them. An endpoint is not asked: nothing is spent."""
+        some = [wish.request for wish in wanted[:: max(1, len(wanted) // TRIED)][:TRIED]]
+        if not some:
+            return {"items": 0, "unit": "text", "seconds": 0.0}
+        read = sum(backend.tokens(request.prompt or request.caption) for request in some) / len(some)
+        about = sum(min(self.max_tokens, backend.tokens(request.caption)) for request in some) / len(some)
+        facts: dict[str, Any] = {
+            "items": total,
+            "unit": f"text by {backend.name}",
+            "tokens_read": round(read * total),
+            "tokens_written": f"about {round(about * total):,} (as long as the captions), at most {self.max_tokens * total:,}",
+        }
+        if self.price_in or self.price_out:
+            cost = [(read * self.price_in + out * self.price_out) * total / 1e6 for out in (about, self.max_tokens)]
+            facts["cost"] = f"about {cost[0]:,.2f}, at most {cost[1]:,.2f}"
+        if not backend.name.startswith("http"):
+            tried = some if not backend.kept else some[:TIMED]
+            start = time.perf_counter()
+            backend.write(tried)
+            each = (time.perf_counter() - start) / len(tried)
+            facts |= {"seconds_each": each, "seconds": each * total}
+        return facts
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What was written: a row a wish (`WRITTEN`), and what it took."""
+
+    rows: pa.Table
+    backend: TextBackend
+    looked_up: int
+    seconds: float
+    price_in: float
+    price_out: float
+
+    def used(self) -> list[dict[str, Any]]:
+        """Rows without a fault, in order of uid and number."""
+        return [row for row in self.rows.to_pylist() if not row["fault"]]
+
+    def counts(self) -> dict[str, Any]:
+        """For a file: depends on the rows alone."""
+        kinds = Counter(fault.split(":")[0] for fault in self.rows["fault"].to_pylist() if fault)
+        return {
+            "writer": self.backend.name,
+            "terms": self.backend.terms,
+            "asked": self.rows.num_rows,
+            "used": self.rows.num_rows - kinds.total(),
+            "not_used": dict(sorted(kinds.items())),
+            "tokens_read": sum(self.rows["prompt_tokens"].to_pylist()),
+            "tokens_written": sum(self.rows["written_tokens"].to_pylist()),
+        }
+
+    def report(self) -> bytes:
+        return (json.dumps(self.counts(), indent=1, ensure_ascii=False) + "\n").encode()
+
+    def notes(self) -> tuple[str, ...]:
+        """For people, after the run."""
+        counts = self.counts()
+        out = ", ".join(f"{count:,} {kind}" for kind, count in counts["not_used"].items())
+        found = [
+            f"{counts['used']:,} of {counts['asked']:,} texts by {counts['writer']} are used"
+            + (f"; not used: {out}" if out else "")
+        ]
+        tokens = f"{counts['tokens_read']:,} tokens read and {counts['tokens_written']:,} written"
+        if self.price_in or self.price_out:
+            cost = (counts["tokens_read"] * self.price_in + counts["tokens_written"] * self.price_out) / 1e6
+            tokens += f", {cost:,.2f} in money if none had been looked up"
+        found.append(
+            f"{tokens}; {self.looked_up:,} answers were looked up; {counts['asked'] / max(self.seconds, 1e-9):,.0f} texts a second"
+        )
+        return tuple(found)
+
+
+def _again(request: Request, attempt: int) -> Request:
+    return request if not attempt else replace(request, seed=keyed_seed("again", request.seed, attempt))
+
+
+def _row(wish: Wish, request: Request, answer: Answer, read: Read, backend: TextBackend) -> dict[str, Any]:
+    text, fault = ("", answer.fault) if answer.fault else read(wish, answer.text)
+    return {
+        "uid": wish.uid,
+        "number": wish.number,
+        "source": wish.source,
+        "style": request.style,
+        "string": "" if fault else text,
+        "fault": fault,
+        "prompt": prompt_hash(backend.identity, request),
+    }

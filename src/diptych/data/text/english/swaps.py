@@ -1,0 +1,179 @@
+"""Wrong captions by exchanging two words or phrases of one kind: the hard negatives of NegCLIP (Yuksekgonul et al., 2022, 2210.01936).
+
+The words stay the same, only what they say changes, so a model that reads a caption as a bag of words cannot tell the two apart. Every
+function is pure: the caption and the generator decide. A caption without two different words of a kind has no negative of that kind, and
+what equals the caption but for case is none.
+
+What the published negatives get wrong, and what is left out here unless `published`: pairs that leave the meaning, joined by "and" ("a blue
+and yellow hydrant" says what "a yellow and blue hydrant" says) or on both sides of a relation that holds both ways ("a sink next to a
+toilet"); and pairs that leave no sentence: nouns that are no head of their phrase ("a hydrant fire"), verbs of different forms, particles
+and negations, phrases with no verb or preposition between them. Their articles stay where they were ("a orange"), a hint that needs no
+picture; `articles` puts them right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+from typing import Literal, get_args
+
+import numpy as np
+
+from diptych.core.errors import UnknownName
+from diptych.data.text.english.phrases import NOUNS, noun_phrases
+from diptych.data.text.english.tagger import Tagger, Word, tag
+from diptych.data.text.english.words import CLOSED, split
+
+Swap = Literal["nouns", "adjectives", "verbs", "adverbs", "noun_phrases"]
+SWAPS: tuple[Swap, ...] = get_args(Swap)
+TAGS: dict[str, tuple[str, ...]] = {"nouns": NOUNS, "adjectives": ("ADJ",), "verbs": ("VERB",), "adverbs": ("ADV",)}
+BOTH_WAYS = split(
+    "next to near beside by with and or & , alongside touching opposite nearby close adjacent facing meeting joining "
+    "called named known"
+)
+"""Words between two things that say the same in the other direction."""
+EMPTY = split("a an the is are was were some two three four of same colour color as in contact from also very side each other")
+VOWELS = tuple("aeiou")
+
+Span = tuple[int, int]
+"""Words start..stop-1 of a caption."""
+
+
+def swapped(
+    caption: str,
+    kind: Swap,
+    rng: np.random.Generator,
+    *,
+    published: bool = False,
+    articles: bool = True,
+    tagger: Tagger = tag,
+) -> str | None:
+    """The caption with two words or phrases of that kind exchanged, one of all such pairs at random; None where there is none.
+
+    published  every pair of the kind, also such that leave the meaning or no sentence
+    articles   "a" and "an" follow the new word
+
+    >>> swapped("A dog chases an orange cat.", "nouns", np.random.default_rng(0))
+    'A cat chases an orange dog.'
+    >>> swapped("A sink next to a toilet.", "nouns", np.random.default_rng(0)) is None
+    True
+    """
+    found = every_swap(caption, kind, published=published, articles=articles, tagger=tagger)
+    return found[int(rng.integers(len(found)))] if found else None
+
+
+def every_swap(
+    caption: str, kind: Swap, *, published: bool = False, articles: bool = True, tagger: Tagger = tag
+) -> tuple[str, ...]:
+    """All captions that exchanging one pair of that kind can make, in order of the pairs; each differs from the caption."""
+    if kind not in SWAPS:
+        raise UnknownName("kind of swap", kind, SWAPS)
+    words = tagger(caption)
+    made = []
+    for one, two in combinations(_units(words, kind), 2):
+        if _same(words, one, two) or not (published or (_makes_sense(words, one, two, kind) and _changes(words, one, two, kind))):
+            continue
+        new = _exchanged(caption, words, one, two, articles=articles)
+        if new.casefold() != caption.casefold():
+            made.append(new)
+    return tuple(dict.fromkeys(made))
+
+
+def swaps(
+    caption: str,
+    rng: np.random.Generator,
+    *,
+    kinds: Sequence[Swap] = SWAPS,
+    published: bool = False,
+    articles: bool = True,
+    tagger: Tagger = tag,
+) -> dict[str, str]:
+    """At most one wrong caption of each kind, by kind; kinds of which the caption has none are not there."""
+    found = {kind: swapped(caption, kind, rng, published=published, articles=articles, tagger=tagger) for kind in kinds}
+    return {kind: text for kind, text in found.items() if text is not None}
+
+
+def _units(words: Sequence[Word], kind: Swap) -> list[Span]:
+    if kind == "noun_phrases":
+        phrases = noun_phrases(words)
+        return [(phrase.start, phrase.stop) for phrase in phrases]
+    return [(place, place + 1) for place, word in enumerate(words) if word.tag in TAGS[kind]]
+
+
+def _same(words: Sequence[Word], one: Span, two: Span) -> bool:
+    return [word.lower for word in words[slice(*one)]] == [word.lower for word in words[slice(*two)]]
+
+
+def _makes_sense(words: Sequence[Word], one: Span, two: Span, kind: Swap) -> bool:
+    """Whether what comes out is likely to be a sentence."""
+    first, second = words[one[0]], words[two[0]]
+    between = words[one[1] : two[0]]
+    if not any(word.tag not in NOUNS for word in between):
+        return False  # side by side, or parts of one name
+    if kind == "verbs":
+        return _form(first.lower) == _form(second.lower) and not {first.lower, second.lower} & CLOSED.keys()
+    if kind == "adverbs":
+        return not {first.lower, second.lower} & CLOSED.keys()
+    if kind == "adjectives":
+        return not {first.lower, second.lower} & {"same", "other"}
+    if kind == "nouns" and not {first, second} <= {phrase.head for phrase in noun_phrases(words)}:
+        return False
+    return any(word.tag in ("VERB", "ADP", "AUX") for word in between)
+
+
+def _form(verb: str) -> str:
+    """How it ends: verbs of one form can stand for each other."""
+    return next((ending for ending in ("ing", "ed", "en", "s") if verb.endswith(ending)), "")
+
+
+def _changes(words: Sequence[Word], one: Span, two: Span, kind: Swap) -> bool:
+    """False where the exchange is known to leave the meaning: between the two stands only what holds both ways, and nothing else is said
+    of either."""
+    if kind in ("adjectives", "adverbs", "verbs"):
+        return not all(word.tag in ("CONJ", "ADV") or word.text == "," for word in words[one[1] : two[0]])
+    first, second = (_phrase_of(words, unit) for unit in (one, two)) if kind == "nouns" else (one, two)
+    if kind == "nouns" and (first == second or _rest(words, first, one) != _rest(words, second, two)):
+        return True
+    said = [word.lower for word in words[first[1] : second[0]] if word.lower not in EMPTY and word.tag not in ("AUX", "PUNCT")]
+    return not all(word in BOTH_WAYS for word in said)
+
+
+def _rest(words: Sequence[Word], phrase: Span, unit: Span) -> list[str]:
+    return [words[place].lower for place in range(*phrase) if words[place].tag != "DET" and not unit[0] <= place < unit[1]]
+
+
+def _phrase_of(words: Sequence[Word], unit: Span) -> Span:
+    return next(((p.start, p.stop) for p in noun_phrases(words) if p.start <= unit[0] and unit[1] <= p.stop), unit)
+
+
+def _exchanged(caption: str, words: Sequence[Word], one: Span, two: Span, *, articles: bool) -> str:
+    """The caption with the texts of both spans in each other's place; a capital that only the place gave stays with the place."""
+    first, second = (caption[words[start].start : words[stop - 1].stop] for start, stop in (one, two))
+    if one[0] == 0 and words[0].tag != "PROPN" and first[:1].isupper() and not first[1:2].isupper():
+        first, second = first[0].lower() + first[1:], second[0].upper() + second[1:]
+    begin, middle, end = words[one[0]].start, slice(words[one[1] - 1].stop, words[two[0]].start), words[two[1] - 1].stop
+    new = f"{caption[:begin]}{second}{caption[middle]}{first}{caption[end:]}"
+    return with_articles(new, caption) if articles else new
+
+
+def with_articles(new: str, old: str) -> str:
+    """The text with "a" or "an" as the next word asks for, where `old` has its articles so.
+
+    >>> with_articles("a orange cat and an dog", "a cat and an orange dog")
+    'an orange cat and a dog'
+    """
+    parts = new.split(" ")
+    if _misplaced(old.split(" ")):
+        return new  # its spelling is its own: an European, a hour
+    for place in _misplaced(parts):
+        article = "an" if parts[place + 1].lower().startswith(VOWELS) else "a"
+        parts[place] = article.capitalize() if parts[place][0].isupper() else article
+    return " ".join(parts)
+
+
+def _misplaced(parts: Sequence[str]) -> list[int]:
+    return [
+        place
+        for place, (part, after) in enumerate(pairwise(parts))
+        if part.lower() in ("a", "an") and after[:1].isalpha() and (part.lower() == "an") != after.lower().startswith(VOWELS)
+    ]

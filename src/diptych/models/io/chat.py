@@ -1,0 +1,47 @@
+"""A dialogue as chat templates of transformers take it: messages of parts, and the pictures in the order in which they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diptych.core.errors import DataError
+from diptych.core.image import ImageSource
+from diptych.core.prompt import Dialogue, ImagePart, TextPart
+
+
+def pictures_in_order(
+    dialogue: Dialogue, images: Sequence[ImageSource], *, model: str
+) -> tuple[list[dict[str, Any]], list[ImageSource]]:
+    """Messages with a mark for each picture, and those pictures.
+
+    images  what parts mean by their place. A dialogue without any picture part is about the first one, which then stands first
+    Raises DataError for a part that is neither words nor picture, for a place that has no picture, and for a turn that nobody answers.
+    """
+    if not dialogue.awaits_answer:
+        raise DataError("the last turn is the assistant's", field="turns", expected="a turn of the user, which the model answers")
+    turns: list[dict[str, Any]] = []
+    found: list[ImageSource] = []
+    for turn in dialogue.turns:
+        content: list[dict[str, str]] = []
+        for part in turn.parts:
+            match part:
+                case TextPart(text):
+                    content.append({"type": "text", "text": text})
+                case ImagePart(place, source):
+                    if source is None and place >= len(images):
+                        raise DataError(
+                            f"picture {place} of {len(images)} is asked about", field="place", expected=f"0..{len(images) - 1}"
+                        )
+                    found.append(images[place] if source is None else source)
+                    content.append({"type": "image"})
+                case _:
+                    raise DataError(
+                        f"'{model}' cannot read this {type(part).__name__}", field="prompt", expected="words and pictures"
+                    )
+        turns.append({"role": turn.role, "content": content})
+    if not found and images:
+        first = next(turn for turn in turns if turn["role"] == "user")
+        first["content"].insert(0, {"type": "image"})
+        found.append(images[0])
+    return turns, found

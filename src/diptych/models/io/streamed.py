@@ -1,0 +1,110 @@
+"""Listening to `generate` of transformers: text while it is written, an end before its time, where the answer begins, what another answer
+would have cost.
+
+What implementations get wrong: a token may be part of a letter, and a later token may change what stands before it (a space before a full
+stop), so a piece is given away only when no later token can take it back; and white space is given away with the word behind it, so that
+the pieces together are the stripped text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Written
+
+BROKEN = "\ufffd"
+"""What a decoder gives for a letter of which a token is still to come."""
+
+
+class _Enough(Exception):
+    """Whoever listens wants no more."""
+
+
+class Pieces:
+    """A streamer of transformers (`put`, `end`) for one row.
+
+    decode   all tokens so far to text, without special tokens, stripped
+    ends     tokens that end an answer
+    heard    gets each piece; False ends the writing
+    changes  whether a later token may change the last word, as where the tokenizer cleans up spaces
+    """
+
+    def __init__(
+        self, decode: Callable[[list[int]], str], ends: Collection[int], heard: Callable[[str], bool], *, changes: bool = False
+    ) -> None:
+        self._decode, self._ends, self._heard, self._changes = decode, frozenset(ends), heard, changes
+        self._ids: list[int] = []
+        self._given = ""
+        self._begun = False
+
+    def put(self, value: Tensor) -> None:
+        """What stood there before the first token (the prompt, or the decoder's start), then a token a call."""
+        if not self._begun:
+            self._begun = True
+            return
+        self._ids += value.reshape(-1).tolist()
+        if not self._give(self._settled(self._decode(self._ids))):
+            raise _Enough
+
+    def end(self) -> None:
+        self._give(self._decode(self._ids))
+
+    def write(self, generate: Callable[..., Any], *, read: int, **options: Any) -> Written:
+        """Call `generate` with this streamer; `read` is how many tokens the request has."""
+        with suppress(_Enough):
+            generate(streamer=self, **options)
+        ended = bool(self._ids) and self._ids[-1] in self._ends
+        return Written(self._given, read, len(self._ids), ended)
+
+    def _settled(self, text: str) -> str:
+        text = text.rstrip(BROKEN)
+        if self._changes:
+            text = text[: max(text.rfind(" "), 0)]
+        return text.rstrip()
+
+    def _give(self, text: str) -> bool:
+        """Hand over what is new."""
+        new = text[len(self._given) :] if text.startswith(self._given) else ""
+        self._given += new
+        return self._heard(new) if new else True
+
+
+class Begun:
+    """A stopping criterion that stops nothing: it notes how many tokens stood before the first new one, which models count differently."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._seen = False
+
+    def __call__(self, id_BT: Tensor, scores: Any, **options: Any) -> Tensor:
+        if not self._seen:
+            self._seen, self.length = True, id_BT.shape[1] - 1
+        return torch.zeros(len(id_BT), dtype=torch.bool, device=id_BT.device)
+
+
+class Forced:
+    """A logits processor that leaves one choice a step: the tokens of `target`, in order."""
+
+    def __init__(self, target: Sequence[int]) -> None:
+        self._left = iter(target)
+
+    def __call__(self, id_BT: Tensor, score_BV: Tensor) -> Tensor:
+        chosen_BV = torch.full_like(score_BV, -torch.inf)
+        chosen_BV[:, next(self._left)] = 0.0
+        return chosen_BV
+
+
+@contextmanager
+def drawn(temperature: float, top_p: float, seed: int) -> Iterator[dict[str, Any]]:
+    """The options of `generate` for one way of choosing tokens; what is drawn inside depends on the seed and on nothing before."""
+    if temperature <= 0:
+        yield {"do_sample": False, "num_beams": 1}
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield {"do_sample": True, "num_beams": 1, "temperature": temperature, "top_p": top_p, "top_k": 0}

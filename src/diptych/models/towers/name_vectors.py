@@ -1,0 +1,92 @@
+"""One vector a name, from word vectors: how models of scene graphs start what they learn about labels (Neural Motifs, PE-Net).
+
+    a name that the table holds as it is     its vector
+    "mean"     (predicates)                  the mean of its words' vectors
+    "longest"  (objects)                     that of its longest word, the first of several
+    none of its words is known               a random normal vector
+
+Sources: a file of lines "word number number ..." (GloVe's form), "minilm-l6" or another frozen sentence encoder, which reads whole names,
+or "random": a normal vector a word, so that "near above" and "far above" share a half and nothing is known beforehand.
+
+What the released code does otherwise: a predicate none of whose words is known is 0 / 0 there.
+
+Letters: N names, E width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_rng
+from diptych.core.registry import TEXT_WEIGHTS
+from diptych.models.io import weights
+
+Rule = Literal["mean", "longest"]
+Vector = npt.NDArray[np.float32]
+RANDOM = "random"
+TEXT_LENGTH = 16
+
+
+def name_vectors(names: Sequence[str], source: str, *, rule: Rule, width: int) -> Tensor:
+    """float32 [N, E]; the same names give the same vectors, random ones too. Raises ConfigError for another width than the source has."""
+    if source in TEXT_WEIGHTS:
+        vector_NE = torch.from_numpy(np.array(weights.text(source, length=TEXT_LENGTH).encode_texts(list(names)), np.float32))
+        if vector_NE.shape[1] != width:
+            raise ConfigError(f"vectors of {source} have {vector_NE.shape[1]} numbers (expected word_width {vector_NE.shape[1]})")
+        return vector_NE
+    words = {word for name in names for word in (name, *name.split())}
+    table = (
+        {word: drawn(word, width) for name in names for word in name.split()} if source == RANDOM else read(source, words, width)
+    )
+    return torch.from_numpy(np.stack([vector_of(name, table, rule, width) for name in names]))
+
+
+def vector_of(name: str, table: Mapping[str, Vector], rule: Rule, width: int) -> Vector:
+    """float32 [E] of one name."""
+    if name in table:
+        return table[name]
+    words = name.split()
+    if rule == "longest":
+        words = [max(words, key=len)] if words else []
+    known = [table[word] for word in words if word in table]
+    return np.stack(known).mean(axis=0) if known else drawn(name, width)
+
+
+def drawn(word: str, width: int) -> Vector:
+    """A normal vector that belongs to the word."""
+    return keyed_rng("name vectors", word).standard_normal(width).astype(np.float32)
+
+
+def read(path: Path | str, words: Iterable[str], width: int) -> dict[str, Vector]:
+    """The vectors of these words in a file of GloVe's form. Raises DataError, with the line, for one of another width."""
+    file, wanted, found = Path(path), set(words), dict[str, Vector]()
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for row, line in enumerate(lines):
+                word, *numbers = line.rstrip().split(" ")
+                if word in wanted:
+                    found[word] = _vector(numbers, width, file, row)
+    except OSError as error:
+        expected = f"a file of word vectors, {RANDOM}, or {' | '.join(TEXT_WEIGHTS)}"
+        raise DataError(f"cannot be read: {error}", file=file, field="words", expected=expected) from error
+    return found
+
+
+def _vector(numbers: Sequence[str], width: int, file: Path, row: int) -> Vector:
+    try:
+        vector_E = np.array(numbers, np.float32)
+    except ValueError as error:
+        raise DataError(
+            f"is no vector: {error}", file=file, row=row, expected="a word and numbers, blanks between them"
+        ) from error
+    if len(vector_E) != width or not np.isfinite(vector_E).all():
+        raise DataError(f"has {len(vector_E)} numbers", file=file, row=row, expected=f"{width} finite ones (word_width)")
+    return vector_E

@@ -1,0 +1,163 @@
+"""SVLC: ordinary captions are taught what is in them, by wrong ones that differ in a word and by right ones that put it differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+from torch import Tensor
+
+from diptych.core.contracts import Draw, Tuning
+from diptych.core.errors import ConfigError
+from diptych.data.text.english.structured import analogies, checked_lists, replaced_by_rule, word_lists
+from diptych.data.text.negative_texts import NegativeBatch, chosen
+from diptych.models.pairs.hard_pairs import HardPairs
+from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.negatives import NegativeRecipe
+from diptych.recipes._shared.presets import SMALL_CLIP
+
+Negatives = Literal["rules", "texts", "both", "random_words", "none"]
+Positives = Literal["none", "analogies", "texts"]
+POSITIVE_COLUMN = "structured_positive"
+"""The column of right texts that curation wrote, beside texts of origin "rewrite"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVLC(NegativeRecipe):
+    """Teaching Structured Vision & Language Concepts to Vision & Language Models (Doveh et al., 2022, arXiv 2211.11733). Baseline: `clip`.
+
+    Wrong texts replace one word: a colour, material, size, state or relation by another of its list ("rules"), or any word by what a
+    fill-mask model proposes ("texts", which `diptych curate structured_negatives` writes); "both" flips a coin for each text. They join the
+    contrastive loss of the images, and each image must choose its own text among its own wrong ones. A right text of the same meaning, an
+    analogy, is a second positive: of the image, and of the text. Published weights are tuned by adapters of rank 4 on every layer and may
+    be blended with the start (`--blend`, `diptych blend`).
+
+    Several processes and gradient caching give the loss of the whole batch; the released code loses the wrong texts with several. We
+    depart in how a list's words are found and replaced (`published_rules`), in articles that follow their noun (`articles`), in our own
+    lists of words (`word_lists` names a file of others), and samples of one group are no negatives of each other (`same_group`).
+    Punctuation stays where a model replaces a word. The released analogies come from BLOOM with 176 billion parameters; ours from rules
+    ("analogies"), from what any local model wrote, or from texts of origin "rewrite" ("texts").
+
+    negatives        "rules", "texts", "both"; "random_words" and "none" are controls
+    positives        "none", "analogies" by rules, "texts" of origin "rewrite" or written by curation
+    types            which lists; empty takes all
+    word_lists       a JSON file {type: [words]}; "" takes ours
+    published_rules  find words inside words, replace every place where their letters stand, and take synonyms for wrong
+    in_contrastive   wrong texts join the contrastive loss, too
+    negative_weight  factor of the choice among an image's own texts
+    symmetric        the second positive is compared in both directions (an option of the released code)
+    rank             of the adapters; 0 trains all weights
+    """
+
+    slug = "svlc"
+    tuned_lr: ClassVar[float] = 5e-6
+    tuned_warmup: ClassVar[float] = 10_000.0
+
+    negatives: Negatives = "rules"
+    positives: Positives = "none"
+    types: tuple[str, ...] = ()
+    word_lists: str = ""
+    published_rules: bool = False
+    in_contrastive: bool = True
+    negative_weight: float = 1.0
+    symmetric: bool = False
+    rank: int = 4
+
+    batch_size: int = 512
+    epochs: float = 5.0
+    lr: float = 5e-6
+    warmup: float = 10_000.0
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.negatives not in ("rules", "texts", "both", "random_words", "none") or self.negatives_each < 1:
+            raise ConfigError(
+                f"negatives {self.negatives!r}, {self.negatives_each} each (expected rules | texts | both | random_words | none, 1 or more)"
+            )
+        if self.positives not in ("none", "analogies", "texts"):
+            raise ConfigError(f"positives is {self.positives!r} (expected none | analogies | texts)")
+        if self.negatives in ("rules", "both"):
+            checked_lists(word_lists(self.word_lists), self.types)
+
+    def tuning(self) -> Tuning:
+        return Tuning(lora=str(self.rank)) if self.rank else Tuning()
+
+    @property
+    def needs_words(self) -> bool:
+        return self.negatives == "random_words"
+
+    @property
+    def reads_positives(self) -> bool:
+        return self.positives != "none"
+
+    def negatives_of(self, draw: Draw, text: str) -> Sequence[str]:
+        if self.negatives == "none":
+            return ()
+        if self.negatives == "random_words":
+            return self.at_random(draw, text)
+        by_rule = self.negatives == "rules" or (self.negatives == "both" and draw.rng.random() < 0.5)
+        return self._by_rule(draw, text) if by_rule else self.written(draw)
+
+    def _by_rule(self, draw: Draw, text: str) -> list[str]:
+        lists = checked_lists(word_lists(self.word_lists), self.types)
+        _, made = replaced_by_rule(
+            text, draw.rng, count=self.negatives_each, lists=lists, published=self.published_rules, articles=self.articles
+        )
+        return made
+
+    def positives_of(self, draw: Draw, text: str) -> Sequence[str]:
+        if self.positives == "analogies":
+            return chosen(draw.rng, analogies(text), 1)
+        rewrites = [
+            other.string for other in draw.sample.positives(self.language) if other.origin == "rewrite" and other.string != text
+        ]
+        written = draw.sample.extras.get(POSITIVE_COLUMN)
+        return chosen(draw.rng, [*rewrites, *([written] if written else [])], 1)
+
+    def losses(self, features: HardPairs, batch: NegativeBatch) -> dict[str, Tensor]:
+        image_ND, text_ND, negative_NKD, scale = features.image_ND, features.text_ND, features.negative_NKD, features.scale
+        there_BK = batch.there_BK
+        found = {
+            "contrastive": wide_info_nce(
+                image_ND,
+                text_ND,
+                negative_NKD if self.in_contrastive else negative_NKD[:, :0],
+                there_BK if self.in_contrastive else there_BK[:, :0],
+                scale=scale,
+                group_N=batch.group_B,
+                same=self.same_group,
+            ),
+            "negatives": self.negative_weight * own_negatives(image_ND, text_ND, negative_NKD, there_BK, scale=scale),
+        }
+        if features.positive_ND is not None:
+            found["positives"] = (self._met(image_ND, features, batch) + self._met(text_ND, features, batch)) / 2
+        return found
+
+    def _met(self, anchor_ND: Tensor, features: HardPairs, batch: NegativeBatch) -> Tensor:
+        """Each anchor chooses its own right text among those of the batch."""
+        assert features.positive_ND is not None
+        loss, _ = info_nce(
+            anchor_ND,
+            features.positive_ND,
+            scale=features.scale,
+            group_N=batch.group_B,
+            group_M=batch.group_B,
+            same=self.same_group,
+            directions="both" if self.symmetric else "image_to_text",
+        )
+        return loss
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The towers, batch and steps of `clip`'s, from scratch: all weights are trained."""
+        return cls(**SMALL_CLIP, rank=0)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ViT-B/32 on Conceptual Captions 3M, to be started with `--init hf:openai/clip-vit-base-patch32`: four times 128 images a step,
+        rules and a model for the wrong texts, analogies for the right ones; wrong texts of the model and analogies as curation wrote
+        them."""
+        published = cls(act="quick_gelu", same_group="negative", negatives="both", positives="texts", published_rules=True)
+        return replace(published, articles=False)

@@ -1,0 +1,438 @@
+"""PE-Net: scene graphs by one prototype a predicate, which pairs of things are drawn to in a space made of words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Recipe, Rule
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.scene_graph import Relation
+from diptych.data.graphs.batch import GraphBatch, graph_batch
+from diptych.data.graphs.label_lists import NO_OBJECTS, CorpusNames, LabelLists
+from diptych.data.graphs.transforms import ShortSide, Squashed, Views
+from diptych.data.vocabularies import vocabulary
+from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
+from diptych.models.detection.faster_rcnn import DetectorShape
+from diptych.models.detection.images import DetectionImages
+from diptych.models.penet.graph_relater import GraphRelater
+from diptych.models.penet.pair_sampling import PairSampling, Targets
+from diptych.models.penet.prototype_head import HeadShape
+from diptych.models.penet.scene_graph_network import GraphScores, NetworkShape, SceneGraphNetwork, Setting
+from diptych.models.towers.name_vectors import RANDOM, name_vectors
+from diptych.objectives.boxes.predicate_prototypes import (
+    mean_over_pairs,
+    nearest_distances,
+    pair_cross_entropy,
+    prototype_distance,
+    prototype_similarity,
+    prototype_spread,
+)
+from diptych.objectives.gather import mean_over_processes
+
+BACKGROUND = "__background__"
+"""What the release looks up in its word vectors for "no object" and "no relation", and does not find."""
+STRIDES = (4, 8, 16, 32)
+DETECTOR_FROZEN = r"^detector\.backbone\.net\.(conv1|bn1|layer1)\."
+"""Stem and first stage stay as they are while the detector is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
+    """Prototype-based Embedding Network for Scene Graph Generation (Zheng et al., 2023, arXiv 2303.07096).
+
+    Every predicate has a prototype made from its word vector, and a pair of things a vector made from their labels, their looks and the
+    region around both. Pairs are named by cosine; losses draw them to their own prototype and away from the nearest others, and keep
+    the prototypes apart, so that rare predicates are not swallowed by frequent ones that look alike. Two stages: the detector comes
+    trained and stays as it is. Its baseline is a linear classifier on the same vectors (`classifier` "linear"), and the trivial one
+    that with `adjust` 1.
+
+    `setting` is what is given: predcls boxes and labels, sgcls boxes, sgdet nothing. A network trained for one answers those before it.
+    Presets: paper (predcls on VG150), sgcls, sgdet, and detection, the phase before them, whose run is their `--init`.
+
+    A part of the published mean recall comes from how it was scored: `diptych eval RUN vg150_predcls --relation-nms` applies the
+    relation NMS of the released scorer, to this or any other model.
+
+    We depart: the learned factor of the cosines is kept at `max_scale` at most; a bound is a house rule. A released layer that nothing
+    reads (`linear_pred`) is left out. Warm-up rises from 0, the release's from a tenth. Of proposals a box is not one pixel larger than
+    its corners say, nor is its overlap with others (where the network codes the place of a box, it is, as released). Images have
+    ImageNet's mean and deviation, not Caffe's.
+
+    setting      predcls, sgcls, sgdet
+    trains       relations: the detector stays as it is (published). detector: that alone. both: at once, from scratch, with true boxes
+                 beside the found ones, for small models
+    vocabulary   vg150, open-images: names in their published order; "" takes those of the data
+    words        where word vectors come from: a file of GloVe's form (published: 6B tokens, 300 numbers), minilm-l6, or random
+    image_size   short side in pixels, or both sides when `square`
+    longest      of the long side
+    square       both sides to image_size whatever the shape (for small models)
+    distance, similarity, spread   weights of the three losses of prototypes (published 1)
+    distance_margin, spread_margin   squared distances that a pair should be nearer to its own prototype than to others, and that
+                 two prototypes should lie apart
+    adjust       logit adjustment (Menon et al., 2020, arXiv 2007.07314): so many times the log of a predicate's share of all relations
+                 is added to its score in the cross-entropy, and not when it is asked; 0 leaves it out, as published
+    max_scale    of the cosines, which starts at 1 / .07
+    lr_drops     shares of the run after which the learning rate is a tenth of what it was
+    momentum     of stochastic gradient descent; 0 takes AdamW
+    backbone     conv_tiny, or timm:NAME with maps of strides 4, 8, 16 and 32
+    frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
+    frozen       regular expression of what stays as it is when the detector is trained
+    repeats      overlap from which two found boxes may not be named alike anew
+    outside      a name outside the vocabulary: refuse, or drop its region or relation
+    relation_head, detector, sampling   the rest (`HeadShape`, `DetectorShape`, `PairSampling`); their fields are options like these
+    """
+
+    slug = "penet"
+    presets = ("tiny", "paper", "sgcls", "sgdet", "detection")
+    needs = ("image", "regions")
+    cacheable = False  # batch norms over all regions and pairs, and means over all pairs
+
+    setting: Setting = "predcls"
+    trains: Literal["relations", "detector", "both"] = "relations"
+    vocabulary: str = ""
+    words: str = RANDOM
+    image_size: int = 600
+    longest: int = 1000
+    square: bool = False
+
+    batch_size: int = 8
+    steps: int = 60_000
+    lr: float = 8e-3
+    warmup: float = 500.0
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    lr_drops: tuple[float, ...] = (28 / 60, 48 / 60)
+    momentum: float = 0.9
+
+    distance: float = 1.0
+    similarity: float = 1.0
+    spread: float = 1.0
+    distance_margin: float = 1.0
+    spread_margin: float = 7.0
+    adjust: float = 0.0
+    max_scale: float = 100.0
+
+    backbone: str = "timm:resnext101_32x8d"
+    frozen_norm: bool = True
+    frozen: str = DETECTOR_FROZEN
+    repeats: float = 0.5
+    outside: Literal["refuse", "drop"] = "refuse"
+    relation_head: HeadShape = field(default_factory=HeadShape)
+    detector: DetectorShape = field(default_factory=DetectorShape)
+    sampling: PairSampling = field(default_factory=PairSampling)
+    corpus: str = field(default="", metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if self.trains not in ("relations", "detector", "both"):
+            raise ConfigError(f"trains is {self.trains!r} (expected relations | detector | both)")
+        if not self.max_scale >= 1:
+            raise ConfigError(f"max_scale is {self.max_scale} (expected 1 or above)")
+
+    # ------------------------------------------------------------ names and pictures
+
+    def prepare(self, data: Dataset) -> Self:
+        """The names of the data and how often each occurs."""
+        if self.corpus:
+            return self
+        names = CorpusNames.of(data)
+        if not names.relations:
+            raise DataError(f"no image of '{data.name}' has a relation", field="relations", expected="scene graphs")
+        return replace(self, corpus=json.dumps(names.to_json(), ensure_ascii=False, separators=(",", ":")))
+
+    @property
+    def names(self) -> CorpusNames:
+        """Every name of the training data, the most frequent first."""
+        if not self.corpus:
+            raise ConfigError("the names are those of the data: call prepare(data) first")
+        return CorpusNames.from_json(json.loads(self.corpus))
+
+    @property
+    def lists(self) -> LabelLists:
+        """The names of the vocabulary in its order, and the data's where that leaves something open."""
+        return _lists(self)
+
+    @property
+    def measured_by(self) -> str:
+        """Recall of triplets in its setting; where pictures are small worlds with a few relations, of the first five."""
+        task = {"predcls": "vg150_predcls", "sgcls": "vg150_sgcls", "sgdet": "vg150"}[self.setting]
+        return f"{task}:ks=[5]" if self.square else task
+
+    @property
+    def decode_size(self) -> int:
+        """Full size: boxes are in pixels of it."""
+        return 0
+
+    @property
+    def views(self) -> Views:
+        """As they are: the release mirrors nothing."""
+        if self.square:
+            return Squashed(size=self.image_size)
+        return ShortSide(short=self.image_size, longest=self.longest)
+
+    @property
+    def images(self) -> DetectionImages:
+        """How the deployed model is shown its images."""
+        return DetectionImages(self.image_size, longest=0 if self.square else self.longest, square=self.square)
+
+    # ------------------------------------------------------------ a step
+
+    def model(self) -> SceneGraphNetwork:
+        shape = NetworkShape(self.setting, self.relation_head, self.detector, self.repeats)
+        lists = self.lists
+        network = SceneGraphNetwork(self.image_backbone(), shape, len(lists.objects), len(lists.relations))
+        width = self.relation_head.word_width
+        objects = name_vectors((BACKGROUND, *lists.objects), self.words, rule="longest", width=width)
+        with torch.no_grad():
+            for table in (network.head.object_word_CE, network.head.naming.word_CE):
+                table.weight.copy_(objects)
+            if self.relation_head.classifier == "prototypes":  # "no relation" keeps its normal vector
+                predicates = name_vectors(lists.relations, self.words, rule="mean", width=width)
+                network.head.predicate_word_KE.weight[1:] = predicates
+        return network
+
+    def image_backbone(self) -> DetectionBackbone:
+        if not self.backbone.startswith("timm:"):
+            return detection_backbone(self.backbone)
+        return detection_backbone(self.backbone, strides=STRIDES, frozen_norm=self.frozen_norm)
+
+    def batch(self, draws: Draws) -> GraphBatch:
+        items = tuple(_one_predicate(draw) for draw in draws)
+        return graph_batch(
+            replace(draws, items=items),
+            views=self.views,
+            labels=self.lists,
+            outside=self.outside,
+            max_pairs=int(self.sampling.pairs * self.sampling.positive),
+            fill_pairs=self.sampling.pairs,
+            multiple=1 if self.square else self.images.stride,
+        )
+
+    def features(self, model: SceneGraphNetwork, batch: GraphBatch) -> GraphScores:
+        scores: GraphScores = model(
+            batch.image_BCHW,
+            _sizes(batch),
+            targets(batch),
+            self.sampling,
+            detects=self.trains != "relations",
+            relates=self.relates,
+        )
+        return scores
+
+    @property
+    def relates(self) -> bool:
+        return self.trains != "detector"
+
+    def losses(self, features: GraphScores, batch: GraphBatch) -> dict[str, Tensor]:
+        terms = {name.removeprefix("loss_"): mean_over_processes(value) for name, value in features.detecting.items()}
+        scored, relation_P = features.scored, features.relation_P
+        if scored is None:
+            return terms
+        logit_PK = scored.logit_PK + self.adjustment().to(scored.logit_PK) if self.adjust else scored.logit_PK
+        terms["relations"] = pair_cross_entropy(logit_PK, relation_P)
+        if features.naming_MC is not None:
+            each_M = F.cross_entropy(features.naming_MC, features.label_M, reduction="none")
+            terms["objects"] = mean_over_pairs(each_M)
+        prototype_KD = scored.prototype_KD
+        if prototype_KD is None:
+            return terms
+        if self.distance:
+            terms["distance"] = self.distance * prototype_distance(
+                scored.pair_PD, prototype_KD, relation_P, margin=self.distance_margin
+            )
+        if self.similarity:
+            terms["similarity"] = self.similarity * prototype_similarity(prototype_KD)
+        if self.spread:
+            terms["spread"] = self.spread * prototype_spread(prototype_KD, margin=self.spread_margin)
+        return terms
+
+    def metrics(self, features: GraphScores, batch: GraphBatch) -> dict[str, Tensor]:
+        """Share of related pairs whose predicate is the likeliest; the least distance between two prototypes; the scale."""
+        found: dict[str, Tensor] = {}
+        scored = features.scored
+        if scored is None:
+            return found
+        related_P = features.relation_P > 0
+        if related_P.any():
+            right_P = scored.logit_PK[:, 1:].argmax(1) + 1 == features.relation_P
+            found["accuracy"] = right_P[related_P].float().mean()
+        if scored.prototype_KD is not None:
+            found["nearest"] = nearest_distances(scored.prototype_KD).min().detach()
+        if features.scale is not None:
+            found["scale"] = features.scale.detach().mean()
+        return found
+
+    def adjustment(self) -> Tensor:
+        """[K]: what `adjust` adds, "no relation" being left as it is."""
+        counts = dict(zip(self.names.relations, self.names.relation_counts, strict=True))
+        count_R = torch.tensor([max(1, counts.get(name, 0)) for name in self.lists.relations], dtype=torch.float64)
+        return self.adjust * torch.cat((count_R.new_zeros(1), (count_R / count_R.sum()).log()))
+
+    def after_update(self, model: SceneGraphNetwork, features: GraphScores, batch: GraphBatch, progress: float) -> None:
+        if self.relation_head.classifier == "prototypes":
+            with torch.no_grad():
+                model.head.log_scale.clamp_(0, math.log(self.max_scale))
+
+    def optimiser(self) -> Optimiser:
+        unused = {"predcls": [r"^head\.naming\."], "sgcls": [], "sgdet": []}[self.setting]
+        if self.trains == "detector":
+            unused = [r"^(head|regions|pairs)\."]
+        frozen = [r"^detector\."] if self.trains == "relations" else [self.frozen] if self.frozen else []
+        if self.trains == "both" and self.setting != "sgdet":
+            frozen += [r"^detector\.proposer\.", r"^detector\.heads\.box_predictor\.bbox_pred\."]
+        if self.trains == "both" and self.setting == "predcls":
+            frozen.append(r"^detector\.heads\.")
+        return replace(
+            super().optimiser(),
+            kind="sgd" if self.momentum else "adamw",
+            betas=(self.momentum or 0.9, 0.999),
+            eps=1e-8,
+            coupled_decay=bool(self.momentum),
+            schedule="step",
+            drop_at=self.lr_drops,
+            # Everything decays but biases, norms and the scale of the cosines among it.
+            rules=(*(Rule(name, lr_scale=0.0) for name in (*frozen, *unused)), Rule(r"bias$", decay=False), Rule("", decay=True)),
+        )
+
+    # ------------------------------------------------------------ weights and use
+
+    def started(self, model: Any) -> Self:
+        """The recipe for weights of another run of it: the same network and names; settings may differ."""
+        if not isinstance(model, GraphRelater):
+            raise ConfigError(
+                f"{getattr(model, 'name', model)} is no network of penet (expected one of its runs, --preset detection say)"
+            )
+        if model.lists != self.lists:
+            raise ConfigError(
+                f"{model.name} knows other names than the data (expected --vocabulary, or the data it was trained on)"
+            )
+        spec = dict(model.model.detector.backbone.spec)
+        shape = model.model.shape
+        return replace(
+            self,
+            backbone=spec.pop("name"),
+            frozen_norm=bool(spec.get("frozen_norm", False)),
+            relation_head=shape.head,
+            detector=shape.detector,
+            image_size=model.images.size,
+            longest=model.images.longest or self.longest,
+            square=model.images.square,
+        )
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of a detector alone: features of regions and pairs start as its own, as published."""
+        out, layers = dict(tensors), "detector.heads.box_head."
+        for name, tensor in tensors.items():
+            if name.startswith(layers):
+                for part in ("regions.", "pairs.layers."):
+                    out.setdefault(part + name.removeprefix(layers), tensor)
+        return out
+
+    def deploy(self, model: SceneGraphNetwork) -> GraphRelater:
+        if self.trains == "detector":
+            copy_detector_layers(model)
+        return GraphRelater(model, self.images, self.lists, name=self.slug)
+
+    # ------------------------------------------------------------ presets
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """0.3 million parameters at 64 pixels, detector and relations at once from scratch: minutes on two cores."""
+        return cls(
+            setting="sgdet",
+            trains="both",
+            image_size=64,
+            square=True,
+            backbone="conv_tiny",
+            frozen_norm=False,
+            frozen="",
+            relation_head=HeadShape(width=64, word_width=32, naming_width=64, dropout=0.0),
+            detector=DetectorShape(
+                channels=32,
+                region_width=128,
+                pooled_side=5,
+                anchors=(10, 18, 30),
+                ratios=(0.5, 1.0, 2.0),
+                considered=300,
+                proposals=50,
+                detections=16,
+            ),
+            sampling=PairSampling(pairs=32, positive=0.5),
+            batch_size=16,
+            steps=2000,
+            lr=1e-3,
+            warmup=100.0,
+            lr_drops=(0.8,),
+            momentum=0.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Predicates of VG150 with a frozen ResNeXt-101 detector: 60,000 steps of 8 images."""
+        return cls(vocabulary="vg150")
+
+    @classmethod
+    def sgcls(cls) -> Self:
+        """As paper, labels made anew."""
+        return cls(vocabulary="vg150", setting="sgcls")
+
+    @classmethod
+    def sgdet(cls) -> Self:
+        """As paper, boxes found by the detector."""
+        return cls(vocabulary="vg150", setting="sgdet")
+
+    @classmethod
+    def detection(cls) -> Self:
+        """The detector that the others need: 50,000 steps of 8 images (Tang et al., 2020)."""
+        return cls(vocabulary="vg150", setting="sgdet", trains="detector", steps=50_000, lr_drops=(0.6, 0.9))
+
+
+def copy_detector_layers(model: SceneGraphNetwork) -> None:
+    """Features of regions and pairs become those of the detector, which later phases start from."""
+    for layers in (model.regions, model.pairs.layers):
+        layers.load_state_dict(model.detector.heads.box_head.state_dict())
+
+
+def targets(batch: GraphBatch) -> list[Targets]:
+    """What is true of each image, in pixels of the batch."""
+    found = []
+    for row, (height, width) in enumerate(_sizes(batch)):
+        region_K, pair_G = batch.region_mask_BK[row], batch.pair_mask_BG[row]
+        centre_K4 = batch.box_BK4[row, region_K]
+        half_K2 = centre_K4[:, 2:] / 2
+        corner_K4 = torch.cat((centre_K4[:, :2] - half_K2, centre_K4[:, :2] + half_K2), 1)
+        relation_GR = batch.relation_BGR[row, pair_G]
+        relation_G = (relation_GR.argmax(1) + 1) * relation_GR.any(1)
+        scale_4 = corner_K4.new_tensor([width, height, width, height])
+        found.append(Targets(corner_K4 * scale_4, batch.label_BK[row, region_K] + 1, batch.pair_BG2[row, pair_G], relation_G))
+    return found
+
+
+def _sizes(batch: GraphBatch) -> list[tuple[int, int]]:
+    return [(height, width) for height, width in batch.size_B2.tolist()]
+
+
+def _one_predicate(draw: Draw) -> Draw:
+    """Each ordered pair with one of its predicates, drawn: a pair has one label (published)."""
+    found: dict[tuple[int, int], list[Relation]] = {}
+    for relation in draw.sample.relations:
+        found.setdefault((relation.subject, relation.object), []).append(relation)
+    if all(len(each) == 1 for each in found.values()):
+        return draw
+    chosen = tuple(each[int(draw.rng.integers(len(each)))] for each in found.values())
+    return replace(draw, sample=replace(draw.sample, relations=chosen))
+
+
+@lru_cache(maxsize=8)
+def _lists(recipe: PENet) -> LabelLists:
+    known = vocabulary(recipe.vocabulary) if recipe.vocabulary else None
+    objects = known.objects if known and known.objects else tuple(sorted(n for n in recipe.names.objects if n != NO_OBJECTS))
+    return LabelLists(objects, known.predicates if known and known.predicates else tuple(sorted(recipe.names.relations)))

@@ -1,0 +1,95 @@
+"""VL-Checklist: objects, attributes and relations, one word wrong. Protocol `vl_checklist`, version 1."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset
+from diptych.core.errors import ConfigError
+from diptych.core.result import Result
+from diptych.core.sample import Sample
+from diptych.data.probes.case import Case, stored_cases
+from diptych.data.probes.vl_checklist import AREAS
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.caption_choices import Counting, Floats
+from diptych.tasks._scoring.records import facts_of
+from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
+from diptych.worlds.scene_probes import SceneFacts
+
+
+@dataclass(frozen=True)
+class VLChecklist:
+    """VL-Checklist (Zhao et al., 2022, arXiv 2207.00221): the true caption against one in which a word is wrong.
+
+    Kinds are those of the corpus, "Attribute/color/vg". `macro` is the mean of Attribute, Object and Relation, each the mean of its kinds,
+    each the mean of its data sets; every one of them is a number, too. The released code gives the numbers of the data sets and averages
+    nothing; pictures that are missing it passes over in silence, here they are counted (`left_out_when_read`).
+
+    Published ties are wrong: `ties="pessimistic"`. Of the released "itm" (a threshold on a model's own probability) there is nothing here:
+    it needs a head that says yes or no.
+
+    most         cases of each kind that are asked, from the first on; the released configuration has 1,000, 0 asks all
+    all_captions compare every true caption with the false one at its place, not the first pair alone, as the release does
+    ties, compare, prompt, question, keep_equal, train   as in `aro`
+    """
+
+    name: ClassVar[str] = "vl_checklist"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Any] = CHOOSER
+    main: ClassVar[str] = "macro"
+
+    most: int = 0
+    all_captions: bool = False
+    ties: rk.Ties = "expected"
+    compare: Compare = "auto"
+    prompt: str = ""
+    question: str = Asking.question
+    keep_equal: bool = False
+    train: Any = None
+    draws: int = 2000
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise ConfigError(f"most is {self.most} (expected 0, or how many cases of a kind)")
+        self._counting()
+
+    def predict(self, model: Any, data: Dataset) -> pa.Table:
+        """One row a case."""
+        asked: Counter[str] = Counter()
+
+        def cases(sample: Sample) -> list[Case]:
+            found = self.cases(sample)
+            kinds = {case.kind for case in found if not self.most or asked[case.kind] < self.most}
+            asked.update(kinds)
+            return [case for case in found if case.kind in kinds]
+
+        asking = Asking(self.compare, self.prompt, self.question, self.keep_equal, self.batch_size)
+        options = asdict(replace(self, train=None)) | {"train": getattr(self.train, "name", "")}
+        missing = "VL-Checklist's files, or world:scenes"
+        return asking.records(model, data, cases, missing=missing, trained_on=captions_of(self.train), options=options)
+
+    def cases(self, sample: Sample) -> list[Case]:
+        scene = SceneFacts.of(sample)
+        if scene is not None:
+            return scene.vl_checklist()
+        found = [case for case in stored_cases(sample) if case.kind.partition("/")[0] in AREAS]
+        return found if self.all_captions else found[:1]
+
+    def _counting(self) -> Counting:
+        return Counting(self.ties, minimum=1, draws=self.draws, seed=self.seed)
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers."""
+        return self._counting().result(self, records)
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1]; see `Counting.item_values`."""
+        ties = facts_of(records).get("options", {}).get("ties", "expected")
+        return Counting(ties, minimum=1).item_values(records, metric)

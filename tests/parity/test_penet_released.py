@@ -1,0 +1,145 @@
+"""PE-Net against its release (VL-Group/PENET 9c9f507), with widths of 16 and 13 predicates: scores, labels, losses, gradients, NMS.
+
+The numbers were made by running that code on made-up inputs in float64, dropout off in training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.models.penet.prototype_head import HeadShape, PrototypeHead, ScoredPairs, box_code
+from diptych.objectives.boxes.predicate_prototypes import prototype_distance, prototype_similarity, prototype_spread
+from diptych.tasks.relations.graph_arrays import GraphArrays
+from diptych.tasks.relations.graph_records import records
+from diptych.tasks.relations.predicate_nms import settled
+
+RELEASED = "VL-Group/PENET 9c9f507, PrototypeEmbeddingNetwork"
+NAMES = {
+    "post_emb": "ends",
+    "obj_embed": "object_word_CE",
+    "rel_embed": "predicate_word_KE",
+    "W_sub.layers.0": "subject_semantics.0",
+    "W_sub.layers.1": "subject_semantics.2",
+    "W_obj.layers.0": "object_semantics.0",
+    "W_obj.layers.1": "object_semantics.2",
+    "W_pred.layers.0": "predicate_semantics.0",
+    "W_pred.layers.1": "predicate_semantics.2",
+    "gate_sub": "subject_gate",
+    "gate_obj": "object_gate",
+    "gate_pred": "pair_gate",
+    "vis2sem": "visual",
+    "project_head.layers.0": "projection.0",
+    "project_head.layers.1": "projection.2",
+    "linear_sub": "subject_residual.linear",
+    "linear_obj": "object_residual.linear",
+    "linear_rel_rep": "pair_residual.linear",
+    "norm_sub": "subject_residual.norm",
+    "norm_obj": "object_residual.norm",
+    "norm_rel_rep": "pair_residual.norm",
+    "down_samp.layers.0": "pair_features.0",
+    "down_samp.layers.1": "pair_features.2",
+    "pos_embed": "naming.place",
+    "obj_embed1": "naming.word_CE",
+    "out_obj": "naming.out",
+    "lin_obj_cyx": "naming.hidden",
+}
+SIZES = ((60, 90), (100, 80))
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, Tensor]:
+    with np.load(Path(__file__).with_name("penet_released.npz")) as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+def head_of(stored: dict[str, Tensor]) -> PrototypeHead:
+    head = PrototypeHead(HeadShape(width=16, word_width=12, naming_width=20, dropout=0.0), 24, 6, 13).double()
+    state = {}
+    for name, tensor in stored.items():
+        if name.startswith("weight.") and not name.startswith("weight.linear_pred."):  # which nothing reads
+            old = name.removeprefix("weight.")
+            new = next((old.replace(a, b, 1) for a, b in NAMES.items() if old.startswith(a + ".")), "log_scale")
+            state[new] = tensor.reshape(1) if new == "log_scale" else tensor
+    head.load_state_dict(state)
+    return head
+
+
+def answered(head: PrototypeHead, stored: dict[str, Tensor], setting: str) -> tuple[ScoredPairs, Tensor | None]:
+    start = len(stored["box_0"])
+    pair_P2 = torch.cat((stored["pair_0"], stored["pair_1"] + start))
+    naming_NC = None
+    label_N = stored["label"]
+    if setting != "predcls":
+        code_N9 = torch.cat([box_code(stored[f"box_{n}"], size) for n, size in enumerate(SIZES)])
+        naming_NC = head.naming(stored["region"], stored["logits"], code_N9)
+        label_N = naming_NC[:, 1:].argmax(1) + 1
+    return head(stored["region"], label_N, pair_P2, stored["union"]), naming_NC
+
+
+def test_scores_and_labels_equal_the_release(stored: dict[str, Tensor], parity: Any) -> None:
+    head, pairs = head_of(stored).eval(), []
+    for setting in ("predcls", "sgcls"):
+        scored, naming_NC = answered(head, stored, setting)
+        pairs.append((scored.logit_PK, stored[f"{setting}.relations"]))
+        if naming_NC is not None:
+            pairs.append((naming_NC, stored[f"{setting}.objects"]))
+    parity("penet", "scores of pairs and of labels made anew", RELEASED, pairs, tolerance=1e-9)
+
+
+def test_losses_and_gradients_equal_the_release(stored: dict[str, Tensor], parity: Any) -> None:
+    pairs, slopes = [], []
+    for setting in ("predcls", "sgcls"):
+        head = head_of(stored).train()
+        scored, naming_NC = answered(head, stored, setting)
+        assert scored.prototype_KD is not None
+        label_P = stored["relation"]
+        losses = {
+            "loss_rel": F.cross_entropy(scored.logit_PK, label_P),
+            "loss_dis": prototype_distance(scored.pair_PD, scored.prototype_KD, label_P),
+            "l21_loss": prototype_similarity(scored.prototype_KD),
+            "dist_loss2": prototype_spread(scored.prototype_KD),
+        }
+        if naming_NC is not None:
+            losses["loss_refine_obj"] = F.cross_entropy(naming_NC, stored["label"])
+        pairs += [(value, stored[f"{setting}.{name}"]) for name, value in losses.items()]
+        torch.stack(list(losses.values())).sum().backward()
+        slopes.append((head.predicate_word_KE.weight.grad, stored[f"{setting}.grad.rel_embed"]))
+        slopes.append((head.log_scale.grad, stored[f"{setting}.grad.logit_scale"].reshape(1)))
+        if naming_NC is not None:
+            slopes.append((head.ends.weight.grad, stored[f"{setting}.grad.post_emb"]))
+    parity("penet", "every loss", RELEASED, pairs, tolerance=1e-9)
+    parity("penet", "gradients of words, scale and ends", RELEASED, slopes, tolerance=1e-9)
+
+
+def test_relation_nms_equals_the_release(stored: dict[str, Tensor], parity: Any) -> None:
+    """Which predicate each pair wins, and with what it is ranked where it wins none."""
+    box_N4, label_N, pair_P2, score_PK, won_P, with_P = (
+        stored[f"nms.{name}"] for name in ("box", "label", "pair", "score", "predicate", "won")
+    )
+    regions = tuple(Region(tuple(box), f"o{int(label)}") for box, label in zip(box_N4.tolist(), label_N, strict=True))
+    edges = tuple(
+        Relation(i, f"r{k}", j, float(score))
+        for (i, j), row in zip(pair_P2.tolist(), score_PK, strict=True)
+        for k, score in enumerate(row[1:], 1)
+    )
+    graph = SceneGraph(regions, edges)
+    arrays = GraphArrays.of(
+        records(["a"], [SceneGraph()], [graph]), "prediction", objects=["o1", "o2"], predicates=["r1", "r2", "r3", "r4"]
+    )
+    done = settled(arrays, inclusive=True, released=True)
+    place = np.arange(len(edges)) // 4
+    ours, worth = np.zeros(len(pair_P2), np.int64), np.zeros(len(pair_P2))
+    ours[place[done.stays]] = np.flatnonzero(done.stays) % 4 + 1
+    worth[place[done.stays]] = arrays.confidence[done.stays]
+    worth[place[done.closed]] = done.nothing[done.closed]
+    assert (won_P == 0).sum() > 5
+    pairs = [(ours, won_P), (worth, with_P)]
+    parity("penet", "relation NMS: predicates and what ranks them", "VL-Group/PENET 9c9f507, rel_nms", pairs, tolerance=1e-12)
