@@ -82,8 +82,7 @@ def _scores(args: Classify, model: Any, names: tuple[str, ...]) -> tuple[tuple[s
     if isinstance(model, ClipScorer):
         return names or own, softmax(model.score_clips([_clip(path) for path in args.images], names or own), axis=1)
     for path in args.images:
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder (expected a picture; folders of frames are for models of clips)")
+        existing_file(path)
     images = [FileImage(path) for path in args.images]
     if hasattr(model, "prompts"):
         return names or own, softmax(model.scores(images, names or own), axis=1)
