@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.errors import DataError, DiptychError
-from diptych.core.image import ImageSource
+from diptych.core.image import ImageSource, Viewable
 from diptych.core.inputs import image_of
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -113,7 +113,7 @@ def _table(table: pa.Table, wanted: Wanted, name: str, root: Path | None) -> Poo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ItemImage:
+class ItemImage(Viewable):
     """The picture of one item, which is asked for anew whenever it is read."""
 
     items: Any
