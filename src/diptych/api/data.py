@@ -44,7 +44,7 @@ def data_of(run: RunFolder, data: Any = None) -> Any:
         whole = read_recorded(source, run.path, columns) if data is None else read(data, **(columns or {}))
     else:
         whole = read(data)
-    made = dealt(whole, held_out_share(run))
+    made = dealt(whole, held_out_share(run), val=run.state.get("held_out_val") is True)
     if data is None or made is whole or run.subset.is_file():
         return made
     return made if training_rows(made).fingerprint == run.state.get("data", {}).get("fingerprint") else whole
@@ -53,4 +53,4 @@ def data_of(run: RunFolder, data: Any = None) -> Any:
 def held_out_share(run: RunFolder) -> float:
     """What share of data without splits was held out for a run: none in runs from before there was such a thing."""
     share = run.state.get("held_out", 0.0)
-    return share if isinstance(share, float) and 0.0 <= share <= 0.5 else 0.0
+    return share if isinstance(share, float) and 0.0 <= share <= 0.4 else 0.0

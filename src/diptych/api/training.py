@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.core.config import from_plain, with_changes
 from diptych.core.contracts import Dataset, Recipe, Tuning
-from diptych.core.errors import DataError, RunError
+from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.own_recipes import load_own, load_remembered, names_file, spelled_own
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder, refuse_occupied
@@ -73,6 +73,7 @@ def train(
     say      gets the lines of the data report before the first step, and what starts from the weights
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
+    from diptych.train.best import watched
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
 
@@ -87,7 +88,7 @@ def train(
         made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
     refuse_occupied(Path(out), overwrite=overwrite)
     given = read(data, **(columns or {}))
-    whole = dealt(given, hold_out)
+    whole = dealt(given, hold_out, val=bool(options.eval_every) or watched(options))
     uids = _uids(subset)
     rows = _limited(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
@@ -114,6 +115,7 @@ def train(
         record["columns"] = dict(columns)
     if whole is not given:
         record["held_out"] = float(hold_out)
+        record["held_out_val"] = "val" in split_names(whole)
     files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
     return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files, overwrite=overwrite)
 
@@ -121,9 +123,10 @@ def train(
 def _held_out_line(given: Any, whole: Any) -> str:
     """What became of data that have no held-out rows, for who trains on them; "" for those that have some."""
     if whole is not given:
-        count = whole.column("split").count("test")
+        counts = {name: whole.column("split").count(name) for name in whole.split_names if name != "train"}
+        parts = " and ".join(f"{count:,} as '{name}'" for name, count in counts.items())
         return (
-            f"'{given.name}' has no splits: {count:,} of {len(given):,} samples are held out as 'test', whole groups each "
+            f"'{given.name}' has no splits: of {len(given):,} samples are held out {parts}, whole groups each "
             "(hold_out=0 trains on every row)"
         )
     if [name for name in split_names(given) if name != "train"]:
@@ -292,13 +295,22 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
 
 def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
     """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
-    if not options.eval_every or "val" not in split_names(whole):
+    from diptych.train.best import SCORE, watched
+
+    asked = options.eval_every or watched(options)
+    if asked and "val" not in split_names(whole):
+        raise ConfigError(
+            f"'{whole.name}' has no split 'val' to evaluate on inside the run (expected one beside 'train'; data without splits get one, "
+            "unless they have too few groups)"
+        )
+    if not asked:
         return ()
     task, part = own_task(made, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
         result = task.score(task.predict(model, part))
-        return {name: metric.value for name, metric in result.metrics.items()}
+        found = {name: metric.value for name, metric in result.metrics.items()}
+        return {**found, SCORE: result.value if result.higher_is_better else -result.value} if watched(options) else found
 
     return ((f"{task.name}-val", ask),)
 
