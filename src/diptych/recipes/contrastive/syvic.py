@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids, view
 from diptych.data.media.heavy_augment import heavy_augment
 from diptych.data.text.chunks import chunks, thinned
+from diptych.data.text.sides import Pixels, mirrored
 from diptych.models.layers.mix_style import Mix, MixStyle
 from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -54,7 +55,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     patches (MixStyle). Adapters of rank 16 on every linear map of both towers and on the patches keep the rest as it is; what comes out
     may be averaged with the start (`--blend 0.5`, `diptych blend`; published shares of the start: .1, .25, .5, .75, .9).
 
-    A picture is mirrored only where `flip` says so: captions speak of left and right. (The release mirrors its colour data.)
+    Pictures are mirrored where `flip` says so, and then as their captions' left and right allow (`flip_sides`). The release mirrors its
+    colour data whatever they say.
 
     The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
 
@@ -111,8 +113,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         return ChunkedEncoder(DualEncoder(image, text, width=self.width))
 
     def batch(self, draws: Draws) -> ChunkBatch:
-        captions = [self.chunks_of(draw) for draw in draws]
-        images = [self._shown(draw) for draw in draws]
+        shown = [self._shown(draw, self.chunks_of(draw)) for draw in draws]
+        captions, images = [texts for _, texts in shown], [image_HWC for image_HWC, _ in shown]
         most = max(map(len, captions))
         filled = [[*found, *[""] * (most - len(found))] for found in captions]
         encoded = self.words().encode([chunk for row in filled for chunk in row], self.text_length)
@@ -134,9 +136,12 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
             raise DataError(f"sample '{draw.sample.uid}' has a caption without a word", field="texts", expected="sentences")
         return found[:1] if self.split == "first" else found
 
-    def _shown(self, draw: Draw) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        shown_HWC = view(draw, self.preprocess.size, self.crop, self.flip)
-        return heavy_augment(shown_HWC, draw.rng) if self.augment == "heavy" else shown_HWC
+    def _shown(self, draw: Draw, texts: Sequence[str]) -> tuple[Pixels, Sequence[str]]:
+        """The picture as one step sees it, with texts that are true of it."""
+        shown_HWC = view(draw, self.preprocess.size, self.crop, False)
+        if self.flip:
+            shown_HWC, texts = mirrored(shown_HWC, texts, draw.rng, self.flip_sides)
+        return heavy_augment(shown_HWC, draw.rng) if self.augment == "heavy" else shown_HWC, texts
 
     def features(self, model: ChunkedEncoder, batch: ChunkBatch) -> Pairs:
         pairs: Pairs = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL, batch.there_BK)

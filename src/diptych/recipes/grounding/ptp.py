@@ -16,6 +16,7 @@ from diptych.data.load.batch import PairBatch, choose_text, group_ids, pixels
 from diptych.data.media import boxed_views
 from diptych.data.text.cleaning import cleaned
 from diptych.data.text.position_prompts import block_of, prompt, run_together, with_prompt
+from diptych.data.text.sides import other_sides, sided
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.text import BlipText
@@ -144,17 +145,22 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         height, width = image_HWC.shape[:2]
         original = None if region is None else block_of(region.box, width, height)
         picture = boxed_views.cropped((image_HWC, region.box if region else None), self.image_size, draw.rng, self.crop)
+        name = "" if region is None else self._name(region)
         if self.flip and draw.rng.random() < 0.5:
-            picture = boxed_views.mirrored(picture)
+            says_side = sided(caption) or sided(name)
+            if not says_side or self.flip_sides != "keep":
+                picture = boxed_views.mirrored(picture)
+            if says_side and self.flip_sides == "swap":
+                caption, name = other_sides(caption), other_sides(name)
         if self.augment == "rand":
             picture = boxed_views.augmented(picture, draw.rng)
         shown_HWC, box = picture
         if region is None:
             return shown_HWC, cleaned(caption, self.words_alone)
         if self.prompts == "original":
-            return shown_HWC, run_together(caption, prompt(original, self._name(region)), words=self.words_alone)
+            return shown_HWC, run_together(caption, prompt(original, name), words=self.words_alone)
         moved = None if box is None else block_of(box, self.image_size, self.image_size)
-        said = prompt(moved, self._name(region))
+        said = prompt(moved, name)
         return shown_HWC, with_prompt(caption, said, caption_words=self.caption_words, prompt_words=self.prompt_words)
 
     def _caption(self, draw: Draw) -> str:
@@ -260,6 +266,6 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
 
     @classmethod
     def paper(cls) -> Self:
-        """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer. CLIP's vocabulary takes the place of BERT's word pieces,
-        which are not at hand without a download; `--tokenizer FOLDER` takes them."""
-        return cls()
+        """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
+        the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them."""
+        return cls(flip_sides="ignore")
