@@ -16,7 +16,7 @@ import torch
 
 from diptych import api
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Classifier, Detector, Embedder, Generator, Optimiser, Recipe, Segmenter, Solvable
+from diptych.core.contracts import Classifier, ClipScorer, Detector, Embedder, Generator, Optimiser, Recipe, Segmenter, Solvable
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.train.optimise import freeze
@@ -28,8 +28,9 @@ TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
 
 @pytest.fixture
 def rows(slug: str) -> Any:
-    """Scenes, with questions where the recipe learns from those."""
-    return drawn("questions" if "questions" in RECIPES.load(slug).needs else "scenes")
+    """Scenes, with questions where the recipe learns from those, or clips."""
+    needs = RECIPES.load(slug).needs
+    return drawn("questions" if "questions" in needs else "clips" if "clip" in needs else "scenes")
 
 
 @cache
@@ -70,7 +71,7 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, monkeypatch
     deployed.save(tmp_path / "model")
     answers = next(answers for capability, answers in ANSWERS.items() if isinstance(deployed, capability))
     again = api.load(tmp_path / "model")
-    images = [rows[0].image, rows[1].image]
+    images = [rows[row].media["clip"] if "clip" in recipe.needs else rows[row].image for row in (0, 1)]
     for before, after in zip(answers(deployed, images), answers(again, images), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-6)
 
@@ -114,7 +115,16 @@ def segmented(model: Any, images: list[Any]) -> list[Any]:
     return maps
 
 
+def scored(model: Any, clips: list[Any]) -> list[Any]:
+    """Vectors of two clips, and their scores with two texts."""
+    unit_ND, score_NK = model.embed_clips(clips), model.score_clips(clips, ["moving left", "growing"])
+    assert score_NK.shape == (2, 2)
+    np.testing.assert_allclose(np.linalg.norm(unit_ND, axis=1), 1, atol=1e-5)
+    return [unit_ND, score_NK]
+
+
 ANSWERS: dict[Any, Any] = {
+    ClipScorer: scored,
     Segmenter: segmented,
     Detector: detected,
     Generator: written,

@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "curate, train, evaluate and search real data; ends in a report",
     "data": "build | inspect | verify | split | fetch: image-text data in and out",
     "curate": "run a curation operator over a pool, with a reason for every dropped row",
+    "tag-rounds": "a relation tagger that learns from what it tagged, with counts and drift",
     "train": "train a recipe on your data",
     "blend": "the mean of two models' weights, and the curve over shares",
     "tune-report": "did tuning help, and what was forgotten",
@@ -93,8 +94,9 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(problem: str, kind: str, code: int, as_json: bool) -> int:
-    from diptych.cli.output import emit, say
+    from diptych.cli.output import emit, for_the_shell, say
 
+    problem = for_the_shell(problem)
     say(f"error: {problem}" if code < exit_code(0) else problem)
     if as_json:
         emit({"error": problem, "kind": kind})

@@ -83,7 +83,9 @@ def test_a_tagger_that_knows_finds_exactly_what_is_true_and_said() -> None:
         assert sorted(again[row].graph.triplets()) == sorted(data[row].graph.triplets())
         assert all(relation.confidence == 0.9 for relation in again[row].relations)
         expected = {"captions": 1, "parsed": 2, "linked": len(set(data[row].graph.triplets())), "relations": 2}
-        assert result.columns["tagging"][data.uids[row]] == expected | {"pairs": len(candidates(data[row]))}
+        names = len({relation.predicate for relation in data[row].relations})
+        pairs = len(candidates(data[row]))
+        assert result.columns["tagging"][data.uids[row]] == expected | {"pairs": pairs, "proposed": pairs * names}
     assert again.fingerprint != data.fingerprint
 
 
@@ -144,6 +146,42 @@ def test_every_image_without_a_relation_is_dropped_at_its_stage() -> None:
     }
     assert result.columns["tagged_relations"] == {"good": [{"subject": 0, "predicate": "riding", "object": 1, "confidence": 0.9}]}
     assert len(RelationTags(tagger, RIDING, PEOPLE, threshold=0.05)(planted()).kept) == 2
+
+
+def test_boxes_without_labels_take_no_part() -> None:
+    """Some: relations point at the others by their places. All, or no box: the image leaves, and says why."""
+    bare = Region((1, 1, 5, 5), " ")
+    data = Pool.from_samples(
+        [
+            Sample("some", pixels(1), (Text("a man riding a horse"),), (bare, MAN, bare, HORSE)),
+            Sample("none", pixels(2), (Text("a man riding a horse"),), (bare, bare)),
+            Sample("empty", pixels(3), (Text("a man riding a horse"),), ()),
+        ]
+    )
+    result = RelationTags(Knowing({}, flat=0.6), RIDING, PEOPLE)(data)
+    assert result.columns["tagged_relations"] == {"some": [{"subject": 1, "predicate": "riding", "object": 3, "confidence": 0.6}]}
+    assert {drop.uid: drop.reason for drop in result.dropped} == {"none": "its boxes have no labels", "empty": "has no box"}
+
+
+def test_a_trace_says_why_each_proposal_went() -> None:
+    text = (Text("a man riding a horse, a man near a horse, a cat near a horse"),)
+    sample = Sample("a", pixels(1), text, (MAN, HORSE))
+    tagger = Knowing({"shade 1": (Relation(0, "riding", 1),)})
+    step = RelationTags(tagger, RIDING, PEOPLE, threshold=0.05, per_pair=1)
+    assert sample.image is not None
+    found, counts, trace = step.traced(sample, sample.image)
+    assert [relation.predicate for relation in found] == ["riding"]
+    assert trace.parsed[2] == (("cat", "near", "horse"), ("cat",))
+    assert [nameless for _, nameless in trace.parsed[:2]] == [(), ()]
+    assert {(r.subject, r.predicate): why for r, why in trace.proposed} == {
+        (0, "riding"): "",
+        (0, "near"): "the pair has surer ones",
+        (1, "riding"): "no caption names this pair",
+        (1, "near"): "no caption names this pair",
+    }
+    assert (counts.pairs, counts.proposed, trace.scored) == (1, 2, 2)
+    strict = RelationTags(tagger, RIDING, PEOPLE, threshold=0.95).traced(sample, sample.image)[2]
+    assert [why for r, why in strict.proposed if r.subject == 0] == ["below the threshold"] * 2
 
 
 def test_pairs_whose_boxes_do_not_meet_can_be_left_out() -> None:

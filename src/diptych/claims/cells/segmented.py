@@ -1,4 +1,4 @@
-"""Arms on rendered scenes with few label maps: a small CLIP learns from captions, then a Semantic FPN from masks, with language or without."""
+"""Arms on rendered scenes with few label maps: a small CLIP learns from captions, then a Semantic FPN from masks."""
 
 from __future__ import annotations
 

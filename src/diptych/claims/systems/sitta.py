@@ -54,7 +54,7 @@ class Worded:
         ranking = WordRanking(draws=1, first=4)
         found = {name: metric.value for name, metric in ranking.score(ranking.predict(model, test)).metrics.items()}
         if self.captions:
-            task = Captions(max_tokens=24, draws=1)
+            task = Captions(max_tokens=24, draws=1, blind=False)
             found |= {name: metric.value for name, metric in task.score(task.predict(model, test)).metrics.items()}
         return found
 

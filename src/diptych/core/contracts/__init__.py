@@ -6,6 +6,7 @@ torch is imported for type checking only.
 from diptych.core.contracts.capabilities import (
     Classifier,
     ClipEmbedder,
+    ClipScorer,
     ContextEmbedder,
     DenseEmbedder,
     Deployable,
@@ -44,6 +45,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "ClipEmbedder",
+    "ClipScorer",
     "ContextEmbedder",
     "Curated",
     "Dataset",

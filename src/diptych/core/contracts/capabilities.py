@@ -217,6 +217,18 @@ class ClipEmbedder(Protocol):
 
 
 @runtime_checkable
+class ClipScorer(Protocol):
+    """How well videos and texts fit, where a text is read beside each video: float32 [N, K], higher fits better.
+
+    With several views (`views` stretches in time, `crops` places each) the answer is the mean over views of the softmax over texts.
+    """
+
+    def score_clips(
+        self, clips: Sequence[MediaItem], texts: Sequence[str], *, views: int = 1, crops: int = 1
+    ) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
 class VectorIndex(Protocol):
     """The k nearest items to each query row, best first."""
 

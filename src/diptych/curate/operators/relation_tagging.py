@@ -1,43 +1,58 @@
 """RLIPv2's R-Tagger from the command line: boxes and captions in, the same images with relations out (Yuan et al., 2023, 2308.09351).
 
 `relation_tags` has the step itself, for a tagger and a parser that are objects; here both are named. The tagger is a run of recipe
-`rlipv2` that was trained on given regions (``--preset tagger`` or ``tagger_tiny``). Captions are read by a template grammar over the
-relation phrases that it was trained with, or over others: the tagger is asked for whatever a caption says.
+`rlipv2` that was trained on given regions (``--preset tagger`` or ``tagger_tiny``), or of another recipe whose models relate given regions
+(`penet`). Captions are read by a template grammar over the relation phrases that it was trained with, or over others: RLIPv2's is asked
+for whatever a caption says.
 
 Published captions come from a captioner, ten an image, since detection data have none. Whoever has such captions gives them as
 `captions`; they are then read in place of the texts of the data. A finished block of images is kept, so a step that was killed goes on.
+On Ray the encoded pictures travel to the workers, each of which opens the tagger from its address.
+
+Files: tagging.json (counts of every stage, kinds, predicates, and how right it is where the data have relations), relation_tags.html
+(pictures with what was proposed, kept and dropped, and why).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
 from diptych.core.contracts import Curated, Dataset, Drop
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, DecodeError
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
+from diptych.core.scene_graph import SceneGraph
 from diptych.curate.engine.parts import Parts
-from diptych.curate.operators.caption_triplets import LabelLinker, TemplateGrammar
+from diptych.curate.engine.run import mapped_where
+from diptych.curate.operators.caption_triplets import LabelLinker
 from diptych.curate.operators.relation_tags import RelationTags
+from diptych.curate.operators.tagger_worker import TaggerWorker, open_tagger, packed
+from diptych.curate.operators.tagging_summary import Answer, Summary
 from diptych.data.graphs.relation_splits import Relabelled
+from diptych.data.media.decode import decode, encode_png
 from diptych.data.read.caption_sources import captions_by_uid
-from diptych.models.io.opened import open_address
-from diptych.models.rlipv2.graph_detector import GraphDetector
+from diptych.report.tagging import TaggedPicture, tagging_page
 
 BLOCK = 256
 """Images that are tagged before what was found is written down."""
+SHOWN = 50
+"""Pictures of the page, drawn by the hash of their uids."""
 
 
 @dataclass(frozen=True)
 class TagRelations:
-    """tagger       run or model folder of a detector that was trained on given regions
-    captions     what is read in place of the texts of the data: folder of a curation step that made captions, or a .csv, .jsonl or
-                 .parquet file with columns uid and caption; "" reads the texts of the data
+    """tagger       run or model folder of a model that relates given regions
+    captions     what is read in place of the texts of the data: folder of a curation step that made captions (`generated_captions`,
+                 `rewrite`, `template_captions`), or a .csv, .jsonl or .parquet file with columns uid and caption; "" reads the texts
+                 of the data
     relations    phrases that are looked for in captions, the longest first; none: those that the tagger was trained with
     linking      how the names of a caption find labels: "head" (whole words at the end of a phrase), "substring" (published)
     paraphrases  a .json file, label to list of other names (person: man, woman, rider, ...); ""
@@ -45,6 +60,7 @@ class TagRelations:
     per_pair     the most confident relations of a pair that are kept; 0 keeps all (a published filter takes 2)
     per_image    likewise of an image (published 100)
     overlap      only pairs whose boxes meet
+    foreign      ask the tagger although it was trained with none of the labels that the boxes have
     """
 
     slug: ClassVar[str] = "relation_tags"
@@ -59,6 +75,7 @@ class TagRelations:
     per_pair: int = RelationTags.per_pair
     per_image: int = RelationTags.per_image
     overlap: bool = RelationTags.overlap
+    foreign: bool = False
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         return self.step().plan(self.captioned(data))
@@ -69,48 +86,59 @@ class TagRelations:
     def run(self, data: Dataset, parts: Parts) -> Curated:
         """As a call, going on from the images that an earlier run tagged."""
         start = time.perf_counter()
-        step, read = self.step(), self.captioned(data)
-        tagger = step.tagger
-        assert isinstance(tagger, GraphDetector)
+        model, read = open_tagger(self.tagger), self.captioned(data)
+        self._check_labels(model, data)
+        worker = self._worker(model)
         order = sorted(range(len(data)), key=data.uids.__getitem__)
 
         def work(part: pa.Table) -> pa.Table:
-            done = step(read.select(part["row"].to_pylist()))
-            found, counts = (done.columns.get(name, {}) for name in ("tagged_relations", "tagging"))
-            reasons = {drop.uid: drop.reason for drop in done.dropped}
-            uids = sorted([*done.kept, *reasons])
-            answers = [json.dumps([found.get(uid), counts.get(uid)]) for uid in uids]
-            columns = (uids, [reasons.get(uid, "") for uid in uids], answers)
-            return pa.table([pa.array(column, pa.string()) for column in columns], ["uid", "reason", "answers"])
+            rows: list[int] = part["row"].to_pylist()
+            return pa.table({"row": pa.array(rows, pa.int64()), "answer": pa.array(_answers(read, rows, worker), pa.string())})
 
         rows = pa.table({"row": pa.array(order, pa.int64())})
         made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, "tagged", work).to_pylist()
-        answers = {row["uid"]: json.loads(row["answers"]) for row in made}
-        kept = tuple(row["uid"] for row in made if not row["reason"])
+        answers = {data.uids[row["row"]]: Answer.from_json(row["answer"]) for row in made}
+        kept = tuple(uid for uid, answer in answers.items() if not answer.reason)
         columns = {
-            "tagged_relations": {uid: answers[uid][0] for uid in kept},
-            "tagging": {uid: counts for uid, (_, counts) in answers.items() if counts},
+            "tagged_relations": {uid: [asdict(relation) for relation in answers[uid].relations] for uid in kept},
+            "tagging": {uid: asdict(answer.counts) for uid, answer in answers.items() if answer.counts},
             # Where the relations come from stays with every image: scores of another tagger mean something else.
-            "relations_by": dict.fromkeys(kept, f"{tagger.name} {tagger.fingerprint[:16]}"),
+            "relations_by": dict.fromkeys(kept, f"{model.name} {model.fingerprint[:16]}"),
         }
-        dropped = tuple(Drop(row["uid"], self.slug, row["reason"]) for row in made if row["reason"])
-        return Curated(kept, dropped, {name: values for name, values in columns.items() if values}, time.perf_counter() - start)
+        dropped = tuple(Drop(uid, self.slug, answer.reason) for uid, answer in answers.items() if answer.reason)
+        summary = _summary(data, order, answers)
+        files = {"tagging.json": summary.file(), "relation_tags.html": self._page(read, order, answers, summary).encode()}
+        taken = {name: values for name, values in columns.items() if values}
+        return Curated(kept, dropped, taken, time.perf_counter() - start, files, tuple(summary.lines()))
 
     def step(self) -> RelationTags:
         """The step with its models and words in place. Raises ConfigError when the tagger is none."""
-        tagger = self._tagger()
-        relations = self.relations or tagger.relations
+        model = open_tagger(self.tagger)
+        return self._worker(model).made(model)
+
+    def _worker(self, model: Any) -> TaggerWorker:
+        relations = self.relations or tuple(getattr(model, "relations", ()))
         if not relations:
             raise ConfigError(f"{self.tagger} does not say which relations it was trained with (expected --relations PHRASE ...)")
-        return RelationTags(
-            tagger=tagger,
-            parse=TemplateGrammar(tuple(relations)),
-            link=LabelLinker(self._paraphrases(), self.linking),
-            threshold=self.threshold,
-            per_pair=self.per_pair,
-            per_image=self.per_image,
-            overlap=self.overlap,
-        )
+        options = {name: getattr(self, name) for name in ("threshold", "per_pair", "per_image", "overlap")}
+        here = Path(self.tagger)
+        address = str(here.resolve()) if here.exists() else self.tagger  # workers elsewhere start in another folder
+        worker = TaggerWorker(address, tuple(relations), LabelLinker(self._paraphrases(), self.linking), options)
+        worker.step = worker.made(model)
+        return worker
+
+    def _check_labels(self, model: Any, data: Dataset) -> None:
+        """A tagger of other things than the boxes are called is a mistake, unless it is meant."""
+        known = set(getattr(model, "objects", ()))
+        rows = range(0, len(data), max(1, len(data) // BLOCK))
+        found = {region.label for row in rows for region in data[row].regions if region.label.strip()}
+        if known and found and not self.foreign and known.isdisjoint(found):
+            mine, theirs = (", ".join(sorted(names)[:5]) for names in (found, known))
+            raise DataError(
+                f"the boxes of '{data.name}' are called {mine}; {self.tagger} was trained with {theirs}",
+                field="regions",
+                expected="labels that the tagger knows, or --foreign to ask it all the same",
+            )
 
     def captioned(self, data: Dataset) -> Dataset:
         """The data with `captions` in place of their texts; an image without a caption has no text."""
@@ -121,13 +149,23 @@ class TagRelations:
             raise DataError(f"no uid of '{data.name}' has a caption", file=Path(self.captions), expected="the uids of the data")
         return Relabelled(data, _Captioned(captions), {"captions": self.captions})
 
-    def _tagger(self) -> GraphDetector:
-        if not self.tagger:
-            raise ConfigError("relation_tags needs a trained tagger (--tagger RUN; diptych train rlipv2 --preset tagger_tiny)")
-        model = open_address(self.tagger)
-        if not isinstance(model, GraphDetector) or not model.model.shape.given:
-            raise ConfigError(f"{self.tagger} is no tagger (expected rlipv2 trained with --preset tagger or tagger_tiny)")
-        return model
+    def _page(self, data: Dataset, order: Sequence[int], answers: dict[str, Answer], summary: Summary) -> str:
+        drawn = sorted(order, key=lambda row: keyed_rng("shown", data.uids[row]).random())
+        pictures: list[TaggedPicture] = []
+        for row in drawn:
+            if len(pictures) == SHOWN:
+                break
+            answer = answers[data.uids[row]]
+            sample = data[row]
+            if answer.trace is None or sample.image is None:
+                continue  # what could not be asked about has its reason in the table of what left
+            trace, graph = answer.trace, SceneGraph(sample.regions, answer.relations)
+            pixels_HWC = decode(sample.image, exact=True)
+            told = (trace.captions, trace.parsed, trace.proposed)
+            pictures.append(TaggedPicture(sample.uid, pixels_HWC, graph, answer.reason, *told))
+        lead = f"{summary.images:,} images, {summary.kept:,} of them with relations above {self.threshold}"
+        facts = [line for line in summary.lines() if "a second" not in line]
+        return tagging_page("Tagged relations", lead, facts, list(summary.stages.items()), pictures)
 
     def _paraphrases(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         if not self.paraphrases:
@@ -141,6 +179,45 @@ class TagRelations:
         if not good or not all(isinstance(name, str) for names in answers.values() for name in names):
             raise DataError("is no table of names", file=path, expected='{"person": ["man", "rider"], ...}')
         return tuple((label, tuple(names)) for label, names in answers.items())
+
+
+def _answers(data: Dataset, rows: Sequence[int], worker: TaggerWorker) -> list[str]:
+    """What the tagger says of some rows, in their order."""
+    contents: list[bytes | None] = []
+    samples: list[str] = []
+    broken: dict[int, str] = {}
+    for place, row in enumerate(rows):
+        sample = data[row]
+        content = None
+        if sample.image is not None:
+            try:
+                content = _encoded(sample.image)
+            except (DecodeError, OSError) as error:
+                broken[place] = Answer(f"unreadable: {error}").to_json()
+        contents.append(content)
+        samples.append(packed(sample))
+    given = pa.table(
+        {
+            "row": pa.array(range(len(rows)), pa.int64()),
+            "image": pa.array(contents, pa.binary()),
+            "sample": pa.array(samples, pa.string()),
+        }
+    )
+    told: list[str] = mapped_where(given, ["image", "sample"], worker, "told")["told"].to_pylist() if rows else []
+    return [broken.get(place, answer) for place, answer in enumerate(told)]
+
+
+def _summary(data: Dataset, order: Sequence[int], answers: dict[str, Answer]) -> Summary:
+    samples = [data[row] for row in order]
+    related = any(sample.relations for sample in samples)
+    truths = [frozenset((r.subject, r.predicate, r.object) for r in s.relations) if related else None for s in samples]
+    labels = [[region.label for region in sample.regions] for sample in samples]
+    return Summary.of([answers[sample.uid] for sample in samples], labels, truths)
+
+
+def _encoded(image: ImageSource) -> bytes:
+    """Bytes that decode to the very same pixels."""
+    return encode_png(image.pixels_HWC) if isinstance(image, ArrayImage) else image.read()
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,27 @@ from diptych.data.graphs.relation_splits import Relabelled
 TRIED = 4  # images that are tagged to estimate the cost
 
 
+BELOW, UNSAID, SURER, FULL = (
+    "below the threshold",
+    "no caption names this pair",
+    "the pair has surer ones",
+    "the image has surer ones",
+)
+"""Why a proposed relation is not kept."""
+SHOWN = 12
+"""Proposals that a trace holds, the surest first; kept ones always."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tagging:
     """How many of each stage: captions read, triplets parsed, triplets both of whose ends are in the image, candidate pairs, relations
-    above the threshold."""
+    proposed for these pairs, relations that are kept."""
 
     captions: int = 0
     parsed: int = 0
     linked: int = 0
     pairs: int = 0
+    proposed: int = 0
     relations: int = 0
 
     @property
@@ -53,6 +65,23 @@ class Tagging:
             "relations": "no relation is confident enough",
         }
         return next((reason for name, reason in stages.items() if not getattr(self, name)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How the relations of one image came about.
+
+    parsed    triplets of phrases, each with the phrases that nothing in the image is called by
+    linked    triplets of labels
+    proposed  the surest relations that the tagger gave, each with why it is not kept, or ""
+    scored    ordered pairs that the tagger was asked about
+    """
+
+    captions: tuple[str, ...] = ()
+    parsed: tuple[tuple[Spans, tuple[str, ...]], ...] = ()
+    linked: tuple[Spans, ...] = ()
+    proposed: tuple[tuple[Relation, str], ...] = ()
+    scored: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,9 +133,10 @@ class RelationTags:
         counts: dict[str, dict[str, int]] = {}
         for row in range(len(data)):
             sample = data[row]
-            if sample.image is None:
-                dropped.append(Drop(sample.uid, self.slug, "has no image"))
+            if reason := impossible(sample):
+                dropped.append(Drop(sample.uid, self.slug, reason))
                 continue
+            assert sample.image is not None
             try:
                 found, tagging = self.tag(sample, sample.image)
             except (DecodeError, OSError) as error:
@@ -123,22 +153,31 @@ class RelationTags:
 
     def tag(self, sample: Sample, image: ImageSource) -> tuple[tuple[Relation, ...], Tagging]:
         """The relations of one image, the most confident first, and what became of its captions."""
-        captions = [text.string for text in sample.positives()]
+        found, tagging, _ = self.traced(sample, image)
+        return found, tagging
+
+    def traced(self, sample: Sample, image: ImageSource) -> tuple[tuple[Relation, ...], Tagging, Trace]:
+        """As `tag`, and how the relations came about. Regions without a label take no part."""
+        captions = tuple(text.string for text in sample.positives())
         parsed = list(dict.fromkeys(spans for caption in captions for spans in self.parse(caption)))
-        linked = self._linked(sample, parsed)
+        meant = self._meanings(sample, parsed)
+        linked = _linked(parsed, meant)
         pairs = self._pairs(sample, {(subject, other) for subject, _, other in linked})
-        found: tuple[Relation, ...] = ()
+        proposed: tuple[Relation, ...] = ()
         if pairs:
             names = list(dict.fromkeys(predicate for _, predicate, _ in linked))
-            found = self._confident(self._scored(sample, image, names), pairs)
-        return found, Tagging(len(captions), len(parsed), len(linked), len(pairs), len(found))
+            proposed = self._scored(sample, image, names)
+        found, reasons = self._confident(proposed, pairs)
+        asked = sum((relation.subject, relation.object) in pairs for relation in proposed)
+        tagging = Tagging(len(captions), len(parsed), len(linked), len(pairs), asked, len(found))
+        nameless = tuple((spans, tuple(span for span in (spans[0], spans[2]) if not meant[span])) for spans in parsed)
+        scored = len({(relation.subject, relation.object) for relation in proposed})
+        return found, tagging, Trace(captions, nameless, tuple(linked), reasons, scored)
 
-    def _linked(self, sample: Sample, parsed: Sequence[Spans]) -> list[Spans]:
-        """Triplets of labels that the image has."""
-        labels = list(dict.fromkeys(region.label for region in sample.regions))
-        means = {span: self.link(span, labels) for subject, _, other in parsed for span in (subject, other)}
-        triplets = ((s, predicate, o) for subject, predicate, other in parsed for s in means[subject] for o in means[other])
-        return list(dict.fromkeys(triplets))
+    def _meanings(self, sample: Sample, parsed: Sequence[Spans]) -> dict[str, tuple[str, ...]]:
+        """Labels of the image that each phrase can mean."""
+        labels = list(dict.fromkeys(region.label for region in sample.regions if region.label.strip()))
+        return {span: self.link(span, labels) for subject, _, other in parsed for span in (subject, other)}
 
     def _pairs(self, sample: Sample, wanted: set[tuple[str, str]]) -> set[tuple[int, int]]:
         """Ordered pairs of different regions with those labels."""
@@ -151,28 +190,55 @@ class RelationTags:
         }
 
     def _scored(self, sample: Sample, image: ImageSource, names: list[str]) -> tuple[Relation, ...]:
-        labels = list(dict.fromkeys(region.label for region in sample.regions))
-        graphs = self.tagger.relate([image], [sample.regions], objects=labels, relations=names, labels_known=True)
-        if len(graphs) != 1 or len(graphs[0].regions) != len(sample.regions):
-            raise ShapeError(f"sample '{sample.uid}': the tagger must answer with the {len(sample.regions)} regions it was given")
-        relations: tuple[Relation, ...] = graphs[0].relations
-        return relations
+        """What the tagger says of all pairs of labelled regions, as places among all regions."""
+        place = [n for n, region in enumerate(sample.regions) if region.label.strip()]
+        given = [sample.regions[n] for n in place]
+        labels = list(dict.fromkeys(region.label for region in given))
+        graphs = self.tagger.relate([image], [given], objects=labels, relations=names, labels_known=True)
+        if len(graphs) != 1 or len(graphs[0].regions) != len(given):
+            raise ShapeError(f"sample '{sample.uid}': the tagger must answer with the {len(given)} regions it was given")
+        return tuple(replace(r, subject=place[r.subject], object=place[r.object]) for r in graphs[0].relations)
 
-    def _confident(self, scored: Sequence[Relation], pairs: set[tuple[int, int]]) -> tuple[Relation, ...]:
+    def _confident(
+        self, scored: Sequence[Relation], pairs: set[tuple[int, int]]
+    ) -> tuple[tuple[Relation, ...], tuple[tuple[Relation, str], ...]]:
+        """Those that are kept; and the surest of all, each with why it is not."""
         taken: dict[tuple[int, int], int] = {}
         kept: list[Relation] = []
+        traced: list[tuple[Relation, str]] = []
         # by confidence; by place and name on a tie, so that the tagger's order does not decide
         for relation in sorted(scored, key=lambda r: (-r.confidence, r.subject, r.object, r.predicate)):
             pair = relation.subject, relation.object
-            if (
-                relation.confidence < self.threshold
-                or pair not in pairs
-                or (self.per_pair and taken.get(pair, 0) == self.per_pair)
-            ):
-                continue
-            taken[pair] = taken.get(pair, 0) + 1
-            kept.append(relation)
-        return tuple(kept[: self.per_image])
+            reason = ""
+            if pair not in pairs:
+                reason = UNSAID
+            elif relation.confidence < self.threshold:
+                reason = BELOW
+            elif self.per_pair and taken.get(pair, 0) == self.per_pair:
+                reason = SURER
+            elif len(kept) == self.per_image:
+                reason = FULL
+            else:
+                taken[pair] = taken.get(pair, 0) + 1
+                kept.append(relation)
+            if not reason or len(traced) < SHOWN:
+                traced.append((relation, reason))
+        return tuple(kept), tuple(traced)
+
+
+def impossible(sample: Sample) -> str:
+    """Why nothing can be tagged in a sample, whatever its captions say; "" when something can."""
+    if sample.image is None:
+        return "has no image"
+    if not sample.regions:
+        return "has no box"
+    return "" if any(region.label.strip() for region in sample.regions) else "its boxes have no labels"
+
+
+def _linked(parsed: Sequence[Spans], meant: Mapping[str, tuple[str, ...]]) -> list[Spans]:
+    """Triplets of labels that the image has."""
+    triplets = ((s, predicate, o) for subject, predicate, other in parsed for s in meant[subject] for o in meant[other])
+    return list(dict.fromkeys(triplets))
 
 
 def tagged(data: Dataset, relations: Mapping[str, Sequence[Mapping[str, Any]]]) -> Relabelled:

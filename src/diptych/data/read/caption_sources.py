@@ -12,6 +12,7 @@ from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
 from diptych.data.quarantine import Bad
 from diptych.data.shards.sidecar import fields_of
+from diptych.data.text.variants import VARIANTS, variant_rows
 
 STEP_COLUMNS = ("synthetic_caption", "generated_caption", "repaired_text")
 """Columns that curation steps write captions to."""
@@ -36,6 +37,8 @@ def captions_by_uid(source: Path) -> dict[str, tuple[str, ...]]:
 
 def _of_step(folder: Path) -> tuple[pa.Table, str]:
     names = table_names(folder)
+    if VARIANTS in names and not any(name in names for name in STEP_COLUMNS):
+        return variant_rows(read_table(folder, VARIANTS).table), "string"
     column = next((name for name in STEP_COLUMNS if name in names), "")
     if not column:
         raise DataError("holds no captions", file=folder, expected=f"what a step left, with a table {' or '.join(STEP_COLUMNS)}")

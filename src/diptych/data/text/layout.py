@@ -45,9 +45,10 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """Tokens that were chosen by their ids, where the same text could be cut otherwise."""
+    """Tokens that are given by their ids: chosen ones, or a text that was cut. `answer` as of `Words`, without an end mark behind."""
 
     ids: tuple[int, ...]
+    answer: bool = False
 
 
 Piece = Words | Slots | Ids
@@ -130,7 +131,7 @@ def _row(
         if isinstance(piece, Slots):
             found, is_slot, is_answer = [vocabulary.pad_id] * piece.count, True, False
         elif isinstance(piece, Ids):
-            found, is_slot, is_answer = list(piece.ids), False, False
+            found, is_slot, is_answer = list(piece.ids), False, piece.answer
         else:
             found = vocabulary.pieces(piece.text)
             found = [*found, vocabulary.end_id] if piece.answer and piece.ends else found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.text.layout import Layout
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.io.inference import evaluating
 from diptych.models.towers.hf_text import quiet
 
@@ -96,6 +97,25 @@ class LanguageModel(nn.Module):
         self.width = int(inner.get_input_embeddings().weight.shape[1])
         taken = inspect.signature(inner.forward).parameters
         self._takes_positions, self._takes_columns = "position_ids" in taken, "logits_to_keep" in taken
+
+    def adapt(self, *, ratio: int = 4, zero_start: bool = True) -> None:
+        """Puts an adapter into every layer (`models.bridges.adapters`), which with some gains of norms is all that takes gradients."""
+        self.requires_grad_(False)
+        self.adapters = insert_adapters(self.inner, self.width, ratio=ratio, zero_start=zero_start)
+        self.adapters.requires_grad_(True)
+        for gain in norm_gains(self.inner).values():
+            gain.requires_grad_(True)
+
+    @property
+    def ratio(self) -> int:
+        """The width over that of an adapter, 0 without adapters."""
+        adapters = getattr(self, "adapters", ())
+        return int(self.width // adapters[0].down.out_features) if adapters else 0
+
+    def adapted(self) -> nn.ModuleDict | None:
+        """What `adapt` lets learn, as a module that shares it; None before."""
+        adapters = getattr(self, "adapters", None)
+        return None if adapters is None else parameters_of(adapters, norm_gains(self.inner))
 
     @property
     def places(self) -> int:

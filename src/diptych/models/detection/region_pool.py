@@ -54,14 +54,14 @@ class RegionPool(nn.Module):
         """[N, C, S, S]. Maps beyond the strides (a coarser one for proposals) are not read. `shapes` is what torchvision passes on."""
         read = list(maps.values() if isinstance(maps, Mapping) else maps)[: len(self.strides)]
         row_N5 = torch.cat([F.pad(box_N4, (1, 0), value=float(image)) for image, box_N4 in enumerate(boxes)])
-        pooled = [
+        pooled: list[Tensor] = [
             roi_align(map_BCHW, row_N5.to(map_BCHW.dtype), self.side, 1 / stride, self.samples)
             for map_BCHW, stride in zip(read, self.strides, strict=True)
             if self.reduce is not None or len(self.strides) == 1
         ]
         if self.reduce is not None:
-            joined_NCSS: Tensor = F.relu(self.reduce(torch.cat(pooled, 1)))
-            return joined_NCSS
+            joined_NCSS: Tensor = self.reduce(torch.cat(pooled, 1))
+            return F.relu(joined_NCSS)
         if pooled:
             return pooled[0]
         level_N = self.levels(row_N5[:, 1:])

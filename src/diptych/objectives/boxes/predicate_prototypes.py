@@ -50,7 +50,8 @@ def prototype_distance(
 def prototype_similarity(prototype_KD: Tensor) -> Tensor:
     """The L2,1 norm of the cosines among prototypes, divided by their number squared; the gradient flows through one side. Scalar."""
     unit_KD = F.normalize(prototype_KD, dim=1)
-    return (unit_KD @ unit_KD.detach().T).norm(dim=1).sum() / len(prototype_KD) ** 2
+    length_K: Tensor = (unit_KD @ unit_KD.detach().T).norm(dim=1)
+    return length_K.sum() / len(prototype_KD) ** 2
 
 
 def prototype_spread(prototype_KD: Tensor, *, margin: float = 7.0) -> Tensor:
