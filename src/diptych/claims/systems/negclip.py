@@ -12,7 +12,9 @@ from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.negclip import NegCLIP
 
-PAIRS, STEPS, BATCH = 6000, 400, 128
+PAIRS, STEPS, BATCH = 6000, 1200, 32
+"""A small batch: among 32 texts hardly any two have the same words, as in the open, so that nobody else teaches their order."""
+LONG = "which of two things stands where is learned after what they are: in 350 steps of 128 by neither arm"
 DATA = f"{PAIRS:,} rendered images of two shapes, each text says how one stands to the other; probe and retrieval on 500"
 
 
@@ -37,6 +39,7 @@ def claims() -> tuple[Claim, ...]:
         equal_budget=("steps", "samples", "trained_parameters"),
         data=DATA,
         reported=(*kinds, "i2t_r@1", "t2i_r@1"),
+        why_long=LONG,
     )
     cost = Claim(
         slug="negclip",
@@ -53,5 +56,6 @@ def claims() -> tuple[Claim, ...]:
         equal_budget=("steps", "samples", "trained_parameters"),
         data=DATA,
         reported=("i2t_r@1", "swapped"),
+        why_long=LONG,
     )
     return main, cost
