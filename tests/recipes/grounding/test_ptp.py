@@ -238,6 +238,8 @@ def test_texts_follow_the_sheet() -> None:
     assert not any("block" in text for text in next(iter(batches(bare, small().prepare(bare), seed=1, stop=1))).batch.strings)
     with pytest.raises(ConfigError, match="prompts is 'late'"):
         PTP(prompts="late")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"expected a vit_\* image tower and BLIP's text transformer"):
+        small(text_tower="text_clip")
     with pytest.raises(ConfigError, match="starts from fresh weights"):
         small().started(object())
 

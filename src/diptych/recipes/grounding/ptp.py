@@ -58,7 +58,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     augment      "rand": BLIP's two operations out of ten, half of the time each
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
-    text_...     of the text transformer
+    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
     """
 
     slug = "ptp"
@@ -82,6 +82,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
+    text_places: int = 512
     dropout: float = 0.1
 
     image_tower: str = "vit_b16"
@@ -103,6 +104,11 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             raise ConfigError(f"prompts is {self.prompts!r} (expected moved | original | none)")
         if self.same_group == "positive":
             raise ConfigError("same_group is 'positive' (expected mask | negative)")
+        if self.text_tower != "blip" or self.text_pooling is not None or not self.image_tower.startswith("vit"):
+            raise ConfigError(
+                f"towers are {self.image_tower} and {self.text_tower}, text_pooling {self.text_pooling} "
+                "(expected a vit_* image tower and BLIP's text transformer)"
+            )
         if self.regions < 1 or self.attributes < 0 or not 0 <= self.momentum <= 1:
             raise ConfigError(
                 f"regions is {self.regions}, attributes {self.attributes}, momentum {self.momentum} (expected 1 or more, 0 or more, 0..1)"
@@ -116,7 +122,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         text = BlipText(
             vocab_size=self.words().vocab_size,
             image_width=tower.token_width,
-            length=512 if self.text_width == 768 else self.text_length,
+            length=max(self.text_places, self.text_length),
             width=self.text_width,
             layers=self.text_layers,
             heads=self.text_heads,
@@ -251,6 +257,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             text_width=128,
             text_layers=2,
             text_heads=4,
+            text_places=32,
             dropout=0.0,
             attributes=1,
             crop=(0.7, 1.0),
