@@ -13,9 +13,10 @@ import transformers
 
 from diptych.core.errors import ConfigError, DataError, MissingExtra
 from diptych.curate.writing.backends.gguf import GGUF
-from diptych.curate.writing.backends.language_folder import LanguageFolder, drawn_from, nucleus
+from diptych.curate.writing.backends.language_folder import LanguageFolder
 from diptych.curate.writing.opened import Wanted, open_backend
 from diptych.curate.writing.requests import Request, Sampling
+from diptych.curate.writing.sampling import drawn_from, nucleus
 
 SHORT = Sampling(max_tokens=12, stop=())
 
