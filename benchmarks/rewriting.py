@@ -85,6 +85,7 @@ def run(source: Path, out: Path, cache: Path, *options: str, kill_at: int = 0) -
         **facts,
         "wall_seconds": round(time.perf_counter() - start, 1),
         "step_seconds": round(step["seconds"], 1),
+        "processor_seconds": round(processor, 1),
         "killed_at": killed,
     }
 
