@@ -35,6 +35,6 @@ class HeadedTower(Tower):
 def headed(tower: Tower, hidden: int, side: str) -> HeadedTower:
     """`tower` with such a head, under a name that builds it again; `side` is "image" or "text"."""
     made = HeadedTower(tower, hidden)
-    known = {name: tower.spec[name] for name in ("vocab_size", "length", "image_size") if name in tower.spec}
+    known: dict[str, Any] = {name: tower.spec[name] for name in ("vocab_size", "length", "image_size") if name in tower.spec}
     made.spec = {"name": f"headed_{side}", "inner": tower.spec, "hidden": hidden, **known}
     return made

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import transformers
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from diptych.core.config import config_hash
 from diptych.core.errors import ConfigError
 from diptych.curate.writing.requests import Answer, Request, Sampling
+from diptych.curate.writing.sampling import drawn_from, nucleus
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.io.folder import fingerprint
@@ -127,24 +127,3 @@ class EachDraws(transformers.LogitsProcessor):  # type: ignore[misc]  # transfor
         only = torch.full_like(scores, -torch.inf)
         only[torch.arange(len(drawn)), torch.tensor(drawn)] = 0.0
         return only
-
-
-def nucleus(logit_BV: npt.NDArray[np.float64], temperature: float, top_p: float) -> npt.NDArray[np.float64]:
-    """Probabilities of which the smallest set that reaches `top_p` is left, the most likely token always: LLaMA's rule, by which a
-    token stays while those before it have at most `top_p` together."""
-    scaled = logit_BV / temperature
-    raw = np.exp(scaled - scaled.max(-1, keepdims=True))
-    chance_BV = raw / raw.sum(-1, keepdims=True)
-    order = np.argsort(-chance_BV, axis=-1, kind="stable")
-    ranked = np.take_along_axis(chance_BV, order, -1)
-    ranked[np.cumsum(ranked, -1) - ranked > top_p] = 0.0
-    np.put_along_axis(chance_BV, order, ranked, -1)
-    left: npt.NDArray[np.float64] = chance_BV / chance_BV.sum(-1, keepdims=True)
-    return left
-
-
-def drawn_from(chance_V: npt.NDArray[np.float64], uniform: float) -> int:
-    """The place where the running sum passes `uniform`; never one without a chance."""
-    there = np.flatnonzero(chance_V)
-    place = int(np.searchsorted(np.cumsum(chance_V[there]), uniform, side="right"))
-    return int(there[min(place, len(there) - 1)])
