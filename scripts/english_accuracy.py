@@ -1,7 +1,7 @@
 """How well the built-in tagger and scene parser read captions: on the scene grammar, and on captions that were labelled by hand.
 
-python scripts/english_accuracy.py            prints the table
-python scripts/english_accuracy.py --wrong    lists every word and relation that differs, too
+python scripts/english_accuracy.py            print the table and write the block of docs/language.md anew
+python scripts/english_accuracy.py --wrong    list every word and relation that differs, too
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from diptych.data.text.english.tagger import tag
 from diptych.worlds.scene_layout import COLOURS, SHAPES, SIZES, TEXTURES
 from diptych.worlds.scenes import scenes
 
-LABELLED = Path(__file__).parents[1] / "tests" / "data" / "english" / "labelled_captions.tsv"
+ROOT, PAGE = Path(__file__).resolve().parents[1], Path("docs/language.md")
+LABELLED = ROOT / "tests" / "data" / "english" / "labelled_captions.tsv"
 SCENES = 300
 CONTENT = ("NOUN", "PROPN", "VERB", "ADJ", "ADV", "ADP")
 
@@ -43,10 +44,6 @@ class Accuracy:
     content: float
     precision: float
     recall: float
-
-    def __str__(self) -> str:
-        shares = " ".join(f"{100 * share:8.1f}" for share in (self.words, self.content, self.precision, self.recall))
-        return f"{self.captions:8,} {shares}"
 
 
 def labelled(source: str = "") -> Iterator[Labelled]:
@@ -96,14 +93,28 @@ def accuracy(captions: list[Labelled], *, wrong: bool = False) -> Accuracy:
     return Accuracy(len(captions), right[0] / counted[0], right[1] / counted[1], agree / max(found, 1), agree / max(expected, 1))
 
 
-def main() -> None:
-    print(f"{'':10} {'captions':>8} {'words':>8} {'content':>8} {'relation':>8} {'':>8}")
-    print(f"{'':10} {'':>8} {'right %':>8} {'right %':>8} {'precis.':>8} {'recall':>8}")
+def table() -> list[str]:
+    """The lines of the page."""
     sets = {"scenes": list(scene_captions()), **{source: list(labelled(source)) for source in ("stamps", "clipart", "emoji")}}
-    sets["labelled"] = list(labelled())
+    sets["all labelled"] = list(labelled())
+    lines = [
+        "| | captions | words | words with meaning | relations that are right | relations that are found |",
+        "|---|" + "---:|" * 5,
+    ]
     for name, captions in sets.items():
-        print(f"{name:10} {accuracy(captions, wrong='--wrong' in sys.argv and name not in ('labelled',))}")
+        found = accuracy(captions, wrong="--wrong" in sys.argv and name != "all labelled")
+        shares = " | ".join(f"{100 * share:.1f}" for share in (found.words, found.content, found.precision, found.recall))
+        lines.append(f"| {name} | {found.captions:,} | {shares} |")
+    return lines
+
+
+def page(root: Path) -> str:
+    """The page with its block."""
+    begin, end = "<!-- english-accuracy:begin -->\n", "<!-- english-accuracy:end -->"
+    head, _, rest = (root / PAGE).read_text("utf8").partition(begin)
+    return head + begin + "\n".join(table()) + "\n" + end + rest.partition(end)[2]
 
 
 if __name__ == "__main__":
-    main()
+    print("\n".join(table()))
+    (ROOT / PAGE).write_text(page(ROOT), "utf8")

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from diptych.api import (
         ask,
+        blend,
         caption,
         compare,
         detect,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         evaluate,
         evaluate_run,
         evaluate_splits,
+        export,
         index,
         load,
         open_index,
@@ -34,11 +36,13 @@ if TYPE_CHECKING:
         report,
         resume,
         train,
+        tune_report,
     )
 
 __all__ = [
     "__version__",
     "ask",
+    "blend",
     "caption",
     "compare",
     "detect",
@@ -46,6 +50,7 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "evaluate_splits",
+    "export",
     "index",
     "load",
     "open_index",
@@ -54,6 +59,7 @@ __all__ = [
     "report",
     "resume",
     "train",
+    "tune_report",
 ]
 
 

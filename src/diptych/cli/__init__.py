@@ -33,6 +33,7 @@ COMMANDS = {
     "caption": "write about images, with a model that writes",
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
+    "segment": "the class of every pixel, as a picture",
     "explain": "align | words: what each word goes with in a picture, and which words it becomes",
     "run": "start a pipeline that works at inference time",
     "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
@@ -93,8 +94,9 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(problem: str, kind: str, code: int, as_json: bool) -> int:
-    from diptych.cli.output import emit, say
+    from diptych.cli.output import emit, for_the_shell, say
 
+    problem = for_the_shell(problem)
     say(f"error: {problem}" if code < exit_code(0) else problem)
     if as_json:
         emit({"error": problem, "kind": kind})

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, parse
-from diptych.core.errors import ConfigError
+from diptych.cli.output import existing_file, finish, parse
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,7 @@ class Ask:
 
 def main(argv: Sequence[str]) -> int:
     args = parse(Ask, argv, "ask", "Answer a question about an image.")
-    if not args.image.is_file():
-        raise ConfigError(f"{args.image} is a folder" if args.image.is_dir() else f"{args.image} does not exist")
+    existing_file(args.image)
     choices = tuple(choice.strip() for choice in args.choices.split(",") if choice.strip())
     from diptych.api import ask, load
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, parse
+from diptych.cli.output import existing_file, finish, parse
 from diptych.core.errors import ConfigError
 
 
@@ -31,8 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if not args.images:
         raise ConfigError("no image is named (expected one picture file or more)")
     for path in args.images:
-        if not path.is_file():
-            raise ConfigError(f"{path} is a folder" if path.is_dir() else f"{path} does not exist")
+        existing_file(path)
     if args.max_tokens < 1 or args.beams < 1:
         raise ConfigError(f"--max-tokens is {args.max_tokens} and --beams {args.beams} (expected 1 or more)")
     from diptych.api import caption, load

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,17 +36,24 @@ class Columns:
     licence: str = ""
     language: Annotated[str, arg(help="a column, or a code such as en")] = ""
     root: Annotated[str, arg(help="the folder of the images, where they are not beside the data")] = ""
+    delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
     follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
 
     def given(self) -> dict[str, Any]:
-        given = {f.name: getattr(self, f.name) for f in fields(Columns) if getattr(self, f.name)}
-        if self.media:
-            pairs = [one.partition("=") for one in self.media]
-            if wrong := next(("".join(pair) for pair in pairs if not (pair[0] and pair[2])), ""):
-                raise ConfigError(f"--media {wrong} names no kind (expected COLUMN=KIND or ENDING=KIND, as npy=volume)")
-            given["media"] = {name: kind for name, _, kind in pairs}
-        return given
+        return given_columns(self)
+
+
+def given_columns(args: Any, names: Container[str] | None = None) -> dict[str, Any]:
+    """What was said about columns, as `read` takes it. names: those options of `Columns` that the command has; None: all."""
+    own = [f.name for f in fields(Columns) if names is None or f.name in names]
+    given = {name: getattr(args, name) for name in own if getattr(args, name)}
+    if "media" in given:
+        pairs = [one.partition("=") for one in given["media"]]
+        if wrong := next(("".join(pair) for pair in pairs if not (pair[0] and pair[2])), ""):
+            raise ConfigError(f"--media {wrong} names no kind (expected COLUMN=KIND or ENDING=KIND, as npy=volume)")
+        given["media"] = {name: kind for name, _, kind in pairs}
+    return given
 
 
 @dataclass(frozen=True)
@@ -147,8 +154,15 @@ def _inspect(argv: Sequence[str]) -> int:
     words = Tokenizer.from_spec(args.tokenizer) if args.tokenizer else None
     length = args.text_length if args.tokenizer else 0
     tagger = read_languages if find_spec("py3langid") else None  # in the extra curate; else only stated languages are counted
+    folder = Path(args.source).expanduser()
     report = inspect(
-        pool, tokenizer=words, text_length=length, batch_size=args.batch_size, look_at=args.look_at, read_language=tagger
+        pool,
+        tokenizer=words,
+        text_length=length,
+        batch_size=args.batch_size,
+        look_at=args.look_at,
+        read_language=tagger,
+        folder=folder if folder.is_dir() else None,
     )
     lines = report.lines()
     if args.page is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, listed, parse
+from diptych.cli.output import existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
 from diptych.core.scene_graph import SceneGraph
 
@@ -33,20 +33,20 @@ class Detect:
     graph: Annotated[Path | None, arg(help="the graph as node-link JSON or GraphML; a folder for several images")] = None
     min_score: Annotated[float, arg(help="relations below this score are left out")] = 0.1
     top: Annotated[int, arg(help="relations an image, at most")] = 20
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
     args = parse(Detect, argv, "detect", DESCRIPTION)
     for path in args.images:
-        if not path.is_file():
-            raise ConfigError(f"{path} does not exist")
+        existing_file(path)
     if not args.images:
         raise ConfigError("say which image: diptych detect MODEL IMAGE")
     from diptych.api import detect, load
     from diptych.core.image import FileImage
 
-    model = load(args.model)
+    model = load(args.model, download=args.download)
     names = {"objects": listed(args.objects), "relations": listed(args.relations)}
     answers: list[dict[str, Any]] = []
     lines: list[str] = []

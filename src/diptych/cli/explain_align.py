@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, parse
+from diptych.cli.output import existing_file, finish, parse
 from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
@@ -34,8 +34,7 @@ class ExplainAlign:
 
 def main(argv: Sequence[str]) -> int:
     args = parse(ExplainAlign, argv, "explain align", DESCRIPTION)
-    if not args.image.is_file():
-        raise ConfigError(f"{args.image} does not exist")
+    existing_file(args.image)
     if args.out is not None and args.out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {args.out} (expected a file that ends in .png)")
     from diptych.api import load

@@ -1,4 +1,4 @@
-"""``diptych export RUN OUT --to transformers|open_clip|onnx|sentence-transformers|adapter``."""
+"""``diptych export RUN OUT --to transformers|open_clip|onnx|sentence-transformers|adapter|diptych``."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ class Export:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder, a model folder, or lora:ADAPTER#BASE")]
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     to: Annotated[
-        Literal["transformers", "open_clip", "onnx", "sentence-transformers", "adapter"],
-        arg(help="what OUT will be; adapter: the run's adapters for the CLIPModel that its start is exported to"),
+        Literal["transformers", "open_clip", "onnx", "sentence-transformers", "adapter", "diptych"],
+        arg(
+            help="what OUT will be; adapter: the run's adapters for the CLIPModel that its start is exported to; diptych: a model folder "
+            "of ours"
+        ),
     ] = "onnx"
     like: Annotated[
         str, arg(help="hf:FOLDER or open_clip:ARCH/FILE that the weights came from: OUT will have the same class")
     ] = ""
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
     args = parse(
-        Export, argv, "export", "A folder for transformers, open_clip, sentence-transformers or peft, or two ONNX files."
+        Export, argv, "export", "A folder for transformers, open_clip, sentence-transformers, peft or ours, or two ONNX files."
     )
     from diptych.api.export import export
 
-    export(args.model, args.out, to=args.to, like=args.like)
+    export(args.model, args.out, to=args.to, like=args.like, download=args.download)
     files = sorted(path.name for path in args.out.iterdir())
     return finish({"out": str(args.out), "files": files}, [f"{args.out}: {', '.join(files)}"], args.json)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, listed, parse
+from diptych.cli.output import existing_file, finish, listed, parse
 from diptych.cli.subcommands import dispatch
 from diptych.core.errors import ConfigError
 
@@ -42,7 +42,11 @@ class Build:
     relations: Annotated[str, arg(help="graphs: relations to detect, with commas between them (those of training)")] = ""
     min_confidence: Annotated[float, arg(help="graphs: triplets below it are not kept (0.05)")] = UNSET
     url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
-    overwrite: bool = False
+    image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
+    text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
+    delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
+    overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: JSON = False
 
     def options(self) -> dict[str, Any]:
@@ -115,9 +119,11 @@ def _build(argv: Sequence[str]) -> int:
     args = parse(Build, argv, "index build", "Embed data and make it searchable. A build that was stopped goes on where it was.")
     from diptych.api import index, read
 
-    data = read(args.data, split=args.split) if args.split else args.data
+    columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
+    data = read(args.data, split=args.split, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
+    options["download"] = args.download
     with index(args.model, data, args.out, **options, **args.options()) as made:
         count = len(made)
     seconds = time.monotonic() - begun
@@ -148,9 +154,7 @@ def _remove(argv: Sequence[str]) -> int:
 
 
 def _lines(file: Path) -> list[str]:
-    if not file.is_file():
-        raise ConfigError(f"{file} does not exist")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in existing_file(file).read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _info(argv: Sequence[str]) -> int:

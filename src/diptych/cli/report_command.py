@@ -15,6 +15,7 @@ from diptych.cli.output import finish, parse
 @dataclass(frozen=True)
 class Report:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
+    data: Annotated[str, arg(help="the data of the run again, where it names none or an address on another machine")] = ""
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -22,5 +23,5 @@ def main(argv: Sequence[str]) -> int:
     args = parse(Report, argv, "report", "One HTML file: data, curves, numbers with intervals, neighbours, failures.")
     from diptych.api import report
 
-    path = report(args.run)
+    path = report(args.run, args.data or None)
     return finish({"report": str(path)}, [str(path)], args.json)

@@ -12,9 +12,8 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from diptych.cli.flat import documented, flat, pick
-from diptych.cli.output import finish, parse
+from diptych.cli.output import existing_file, finish, parse
 from diptych.core.contracts import Pipeline, Role, VectorIndex
-from diptych.core.errors import ConfigError
 from diptych.core.image import FileImage, ImageSource
 from diptych.core.registry import PIPELINES
 
@@ -105,7 +104,5 @@ def _pictures(request: type[Any], args: Any) -> Mapping[str, Any]:
     values, hints = pick(request, args), _hints(request)
     for name, value in values.items():
         if _is_picture(hints[name]) and value is not None:
-            if not value.is_file():
-                raise ConfigError(f"{value} does not exist")
-            values[name] = FileImage(value)
+            values[name] = FileImage(existing_file(value))
     return values

@@ -81,7 +81,8 @@ def _query(args: Search) -> tuple[str, Path | None]:
             raise ConfigError(f"{text} and {image} are two pictures (expected words beside --image)")
         text, image = "", Path(text)
     if image is not None and not image.is_file():
-        raise ConfigError(f"{image} does not exist (a query that ends like a picture is taken for a path)")
+        what = "is a folder" if image.is_dir() else "does not exist"
+        raise ConfigError(f"{image} {what} (a query that ends like a picture is taken for a path)")
     return text, image
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, requires
 
 
 class DiptychError(Exception):
@@ -78,6 +80,10 @@ class RunError(DiptychError):
     """A run folder, an index or a checkpoint that cannot be used as asked."""
 
 
+LISTED = 300
+"""Characters of known names, in all, that an error still lists."""
+
+
 class UnknownName(DiptychError):
     """A name that nothing answers to, with the nearest known ones.
 
@@ -94,7 +100,7 @@ class UnknownName(DiptychError):
             best = difflib.SequenceMatcher(None, name, near[0]).ratio()
             near = [n for n in near if difflib.SequenceMatcher(None, name, n).ratio() > best - 0.02]
             tail = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
-        elif len(known) <= 12:
+        elif len(known) <= 12 or (not hint and sum(map(len, known)) <= LISTED):
             tail = "known: " + ", ".join(known)
         else:
             tail = hint or f"{len(known)} names are known"
@@ -102,7 +108,18 @@ class UnknownName(DiptychError):
 
 
 class MissingExtra(DiptychError):
-    """An optional package is not installed. Names the extra that brings it."""
+    """An optional package is not installed. Names what to install by the names that package indexes know, and the extra that lists it."""
 
     def __init__(self, package: str, extra: str, *, needed_for: str) -> None:
-        super().__init__(f"{needed_for} needs the package '{package}': pip install 'diptych[{extra}]'")
+        wanted = " ".join(f"'{name}'" for name in _packages_of(extra)) or f"'{package}'"
+        super().__init__(f"{needed_for} needs the package '{package}': pip install {wanted}   (the extra diptych[{extra}])")
+
+
+def _packages_of(extra: str) -> list[str]:
+    """The requirements of an extra of the installed distribution: ``tensorboard>=2.19``."""
+    try:
+        lines = requires("diptych") or []
+    except PackageNotFoundError:  # run from its sources alone
+        return []
+    marked = (line.partition(";") for line in lines)
+    return [name.strip() for name, _, mark in marked if re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", mark)]

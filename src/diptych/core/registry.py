@@ -137,6 +137,10 @@ RECIPES = Registry(
             "diptych.recipes.generation.codebook_captioner:CodebookCaptioner",
             "captions by the codes of image patches",
         ),
+        "concept_texts": (
+            "diptych.recipes.contrastive.concept_texts:ConceptTexts",
+            "captions and concepts that `curate cocu` found, as positives of an image",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
@@ -159,6 +163,10 @@ OPERATORS = Registry(
             "a caption for every image, by a model that writes",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "position_prompts": (
+            "diptych.curate.operators.position_prompts:PositionPrompts",
+            "which block of a picture holds a thing, in words",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
@@ -188,6 +196,12 @@ TASKS = Registry(
     "diptych.tasks",
     {
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
+        "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
+        "video_classification": (
+            "diptych.tasks.pairs.video_classification:VideoClassification",
+            "classes of videos",
+        ),
+        "video_retrieval": ("diptych.tasks.pairs.video_retrieval:VideoRetrieval", "texts by video and videos by text"),
         "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
         "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
         "few_shot": (
@@ -204,7 +218,15 @@ TASKS = Registry(
         "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
+        "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
+        "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
+        "multiple_choice": (
+            "diptych.tasks.generation.multiple_choice:MultipleChoice",
+            "questions with options, in several orders of them",
+        ),
+        "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
+        "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -244,11 +266,18 @@ WORLDS = Registry(
     {
         "scenes": ("diptych.worlds.scenes:scenes", "objects with colours, sizes and relations"),
         "questions": ("diptych.worlds.scene_questions:questions", "scenes with questions about colour, shape, number, presence"),
+        "descriptions": (
+            "diptych.worlds.scene_descriptions:descriptions",
+            "scenes with careless captions, some described in full",
+        ),
+        "styles": ("diptych.worlds.scene_styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
+        "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
+        "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
             "the same concepts by one vendor of emoji after the other",
@@ -281,12 +310,14 @@ MODELS = Registry(
     "kind of model",
     "diptych.models",
     {
+        "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
         "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
         "conditioned_prompts": (
             "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
             "class names behind context that each image shifts",
         ),
+        "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
@@ -298,7 +329,9 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
+        "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +17,13 @@ from diptych.data.graphs.facts import GraphFacts, graph_facts
 from diptych.data.media.table import member_label
 from diptych.data.quarantine import Bad, first_lines
 from diptych.data.split import LeakReport, leaks
+from diptych.data.text.beside import Beside, beside
 
 NEAR_CONSTANT = 0.5  # share of samples with one and the same first text
 BOILERPLATE = 0.3  # share of texts with the same first or last words
 READ = 2_000  # texts whose language is read
 WORDS = 4  # that many words make a phrase
+WRITTEN, LINES_OF_WRITTEN = 12, 3  # samples whose written texts are shown on the page, and in the lines
 
 
 class Encoder(Protocol):
@@ -68,6 +71,8 @@ class DataReport:
     words: dict[str, int] = field(default_factory=dict)  # texts by their number of words
     left_out: list[str] = field(default_factory=list)  # the first of the quarantine, with file and row
     graphs: GraphFacts | None = None
+    with_written: int = 0  # samples with texts that rules or a model wrote
+    beside: list[Beside] = field(default_factory=list)  # some of them, original and written
 
     @property
     def warnings(self) -> list[str]:
@@ -129,6 +134,8 @@ class DataReport:
             *([f"splits: {_mix(self.splits)}"] if self.splits else []),
             *(self.leaks.lines() if len(self.splits) > 1 and self.leaks.clean else []),
             *([self._batch()] if self.texts else []),
+            *([f"written texts: {self.with_written:,} samples have some, such as"] if self.beside else []),
+            *(f"  {line}" for one in self.beside[:LINES_OF_WRITTEN] for line in one.lines()),
             *self.notes,
         ]
         return list(dict.fromkeys(facts))
@@ -152,6 +159,7 @@ def inspect(
     batch_size: int = 0,
     look_at: int = 200,
     read_language: Callable[[list[str]], list[str]] | None = None,
+    folder: Path | None = None,
     seed: int = 0,
 ) -> DataReport:
     """Look at a pool before training on it. Costs one pass over texts and columns, and the decoding of `look_at` images.
@@ -159,6 +167,7 @@ def inspect(
     recipe      where batch size, tokeniser and text length come from, if it has them; the arguments by name come first
     tokenizer   counts texts that are longer than `text_length` tokens
     read_language  tells the languages of texts ("" undetermined); asked about up to 2,000 texts whose language is not stated
+    folder      of a curation whose tables say who wrote what
     look_at     so many images, chosen by `seed`, are decoded in full; a built pool has been decoded once already
     """
     batch_size = batch_size or getattr(recipe, "batch_size", 0) or 256
@@ -195,6 +204,7 @@ def inspect(
         report.languages_read = _top(tag or "undetermined" for tag in read_language([unstated[i] for i in chosen.tolist()]))
     report.common_texts = [(text, n) for text, n in Counter(text for text in first if text).most_common(3) if n > 1]
     report.leaks = leaks(pool) if len(report.splits) > 1 else report.leaks
+    report.with_written, report.beside = beside(pool, WRITTEN, folder=folder, seed=seed)
     _pairs(report, pool, groups, first)
     _images(report, pool, look_at, seed)
     if tokenizer is not None and text_length:

@@ -17,7 +17,7 @@ from diptych.index.store import Space, Store
 def refuse_target(folder: Path, overwrite: bool) -> None:
     """Raise RunError unless an index may be built there."""
     if folder.exists() and not overwrite:
-        raise RunError(f"{folder} exists: overwrite it (--overwrite, or overwrite=True), or add to it")
+        raise RunError(f"{folder} exists: overwrite it (overwrite=True), or add to it (`diptych index add`)")
     if folder.exists() and any(folder.iterdir()) and not (folder / FILE).is_file():
         raise RunError(f"{folder} is not an index (it has no {FILE}) and will not be replaced")
 

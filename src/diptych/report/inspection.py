@@ -31,6 +31,7 @@ def inspection_page(pool: Pool, report: DataReport, *, seed: int = 0) -> str:
         ),
         _again(pool, report, shown),
         _captions(pool, report, shown),
+        *_written(report, shown),
         _pictures(pool, report, shown),
         _mix(report),
         _splits(pool, report, shown),
@@ -122,6 +123,17 @@ def _captions(pool: Pool, report: DataReport, shown: _Shown) -> Section:
     sentence = f"{report.duplicate_texts:,} samples have a text that a sample of another group has as well. The most common:"
     blocks = (charts([bar_chart("words a text", report.words)]), lines(facts) if facts else "", text(sentence), *rows)
     return Section("Captions", blocks)
+
+
+def _written(report: DataReport, shown: _Shown) -> list[Section]:
+    """Original and written texts side by side, where there are any."""
+    if not report.beside:
+        return []
+    blocks = [text(f"{report.with_written:,} samples have texts that rules or a model wrote. Some of them:")]
+    for one in report.beside:
+        rows = [("original", one.original), *((written.by or written.origin, written.string) for written in one.written)]
+        blocks += [query_row(one.uid, "", shown.figures([one.uid], note=True)), table(("by", "text"), rows)]
+    return [Section("Original and written", tuple(blocks))]
 
 
 def _pictures(pool: Pool, report: DataReport, shown: _Shown) -> Section:

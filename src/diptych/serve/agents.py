@@ -155,10 +155,16 @@ async def _talk(server: MCPServer[Any], service: Service) -> int:
     """0 when the agent has ended it, else the number of a signal."""
     loop = asyncio.get_running_loop()
     signalled: asyncio.Future[int] = loop.create_future()
+
+    def note(number: int) -> None:
+        if not signalled.done():
+            signalled.set_result(number)
+
     for number in WATCHED:
-        loop.add_signal_handler(number, lambda number=number: signalled.done() or signalled.set_result(int(number)))
-    talking = asyncio.ensure_future(server.run_stdio_async())
-    await asyncio.wait({talking, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        loop.add_signal_handler(number, note, int(number))
+    talking = asyncio.create_task(server.run_stdio_async())
+    waited: set[asyncio.Future[Any]] = {talking, signalled}
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     await service.close()
     if signalled.done():
         return signalled.result()

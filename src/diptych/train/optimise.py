@@ -66,7 +66,7 @@ class _DecoupledSGD(torch.optim.SGD):
 
 def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
-    linear go down to lr * final_lr, step to a tenth at once, or several times."""
+    linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times."""
     warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
     if step < warmup:
         return spec.lr * (step + 1) / warmup
@@ -76,7 +76,7 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
         drops = spec.drop_at if isinstance(spec.drop_at, tuple) else (spec.drop_at,)
         return spec.lr / float(10 ** sum(step >= share * steps for share in drops))
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    share = 0.5 * (1 + math.cos(math.pi * progress)) if spec.schedule == "cosine" else 1 - progress
+    share = 0.5 * (1 + math.cos(math.pi * progress)) if spec.schedule == "cosine" else (1 - progress) ** spec.power
     return spec.lr * (spec.final_lr + (1 - spec.final_lr) * share)
 
 

@@ -30,8 +30,10 @@ class Phase:
 def total_steps(recipe: Recipe, data: Dataset, options: TrainOptions) -> int:
     """Optimiser steps of the run: those of the options, else of the recipe, else its epochs over the data."""
     steps = options.steps or recipe.steps or math.ceil(recipe.epochs * len(data) / recipe.batch_size)
-    if engine_kind(recipe).once:
-        steps = min(steps, math.ceil(len(data) / recipe.batch_size))
+    if engine_kind(recipe).once:  # every stage sees the data once
+        passes = max(1, len(recipe.stages()))
+        asked = options.steps or recipe.steps or passes * steps
+        steps = min(asked, passes * math.ceil(len(data) / recipe.batch_size))
     if steps < 1:
         raise ConfigError(f"a run of {steps} steps trains nothing: {len(data)} samples, {recipe.epochs} epochs")
     return steps

@@ -2,8 +2,8 @@
 
 "A red circle left of a blue square" is true of the one, "a blue square left of a red circle" of the other, and nothing else differs.
 
->>> [sample.texts[0].string for sample in (mirrored(2)[0], mirrored(2)[1])]
-['a yellow ring left of a red triangle', 'a red triangle left of a yellow ring']
+>>> mirrored(2)[1].texts[0].string
+'a red triangle left of a yellow ring'
 """
 
 from __future__ import annotations

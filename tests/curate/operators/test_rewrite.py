@@ -308,3 +308,19 @@ def test_a_line_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
     assert main(["curate", "rewrite", str(source), str(tmp_path / "out")]) == 0
     assert set(variants(tmp_path / "out")) == {"u0", "u2"}
     assert pq.read_table(tmp_path / "out/quarantine.parquet").num_rows == 1
+
+
+def test_inspection_shows_original_and_rewritten_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = file_of(tmp_path, ["a small dog left of a <b>cup</b>"]), tmp_path / "out"
+    main(["curate", "rewrite", str(source), str(out)])
+    capsys.readouterr()
+    assert main(["data", "inspect", str(out), "--page", str(tmp_path / "page.html"), "--tokenizer", ""]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("written texts: 1 samples have some, such as")
+    assert lines[start + 1] == "  u000: a small dog left of a <b>cup</b>"
+    texts = variants(out)["u000"]
+    assert lines[start + 2 : start + 2 + len(texts)] == [f"      grammar {text['style']}: {text['string']}" for text in texts]
+    page = (tmp_path / "page.html").read_text()
+    assert "Original and written" in page
+    assert f"grammar {texts[0]['style']}" in page
+    assert "<b>cup" not in page

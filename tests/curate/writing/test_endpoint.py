@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,30 @@ def test_a_timeout_says_so(server: Server) -> None:
     answer = asking(server, timeout=0.1, tries=2).write([Request("a", "x")])[0]
     released.set()
     assert answer.fault == "timeout: nothing within 0.1 s"
+
+
+@pytest.mark.parametrize(
+    "begin", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"], ids=["headers", "body"]
+)
+def test_a_server_that_drips_is_left_after_so_long(begin: bytes) -> None:
+    done = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        line, _ = listening.accept()
+        with line, suppress(OSError):
+            line.recv(4096)
+            line.sendall(begin)
+            while not done.wait(0.02):
+                line.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        dripping = threading.Thread(target=drip, args=(listening,), daemon=True)
+        dripping.start()
+        slow = Endpoint(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", "small", timeout=30.0, longest=0.3, tries=1)
+        assert slow.write([Request("a", "x")])[0].fault == "timeout: not at its end after 0.3 s"
+        done.set()
+        dripping.join(5)
+    assert not dripping.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_what_cannot_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"kind": "relation_detector"}))
     monkeypatch.setattr("diptych.models.io.opened.open_model", lambda folder: object())
-    with pytest.raises(ConfigError, match="only dual encoders of ours"):
+    with pytest.raises(ConfigError, match="ONNX Runtime cannot run"):
         dp.load(folder, engine="onnx")
     to_onnx(model(), tmp_path / "onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)

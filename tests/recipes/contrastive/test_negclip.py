@@ -75,7 +75,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     paper = NegCLIP.paper()
     assert (paper.batch_size, paper.lr, paper.warmup, paper.epochs, paper.weight_decay) == (512, 1e-6, 50, 10, 0.2)
-    assert (paper.keep_true, paper.articles, paper.same_group) == (True, False, "negative")
+    assert (paper.published_swaps, paper.articles, paper.same_group) == (True, False, "negative")
 
 
 def test_pictures_and_texts_are_those_of_clip_and_wrong_texts_come_after() -> None:

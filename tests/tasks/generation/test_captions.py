@@ -14,6 +14,7 @@ from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.data.media.decode import decode
 from diptych.tasks._scoring.caption_metrics import (
     bleu_counts,
     cider_d,
@@ -85,7 +86,7 @@ def test_a_true_caption_scores_full_and_a_broken_one_is_counted() -> None:
     model = Says(["a red circle", "a star a star a star a star", ""])
     task = Captions(prompt="Describe it.", draws=20)
     result = task.score(task.predict(model, data))
-    assert model.asked == ["Describe it."] * 3
+    assert model.asked == ["Describe it."] * 6, "of grey pictures too"
     value = {name: metric.value for name, metric in result.metrics.items()}
     assert value["exact"] == pytest.approx(1 / 3)
     assert value["empty"] == pytest.approx(1 / 3)
@@ -99,6 +100,33 @@ def test_a_true_caption_scores_full_and_a_broken_one_is_counted() -> None:
         assert items.mean() == pytest.approx(value[metric])
     assert task.item_values(records, "bleu_4") is None
     assert math.isfinite(value["bleu_4"])
+
+
+class Sees:
+    """Reads the level of a picture's first pixel."""
+
+    name = "sees"
+
+    def generate(self, images: Any, prompts: Any, *, max_tokens: int = 64) -> list[str]:
+        levels = [int(decode(image)[0, 0, 0]) for image in images]
+        return ["a grey nothing" if level == 128 else f"a ring of {level}" for level in levels]
+
+
+def test_the_blind_row_is_what_grey_pictures_get() -> None:
+    pixels = [np.full((8, 8, 3), level, np.uint8) for level in (1, 2)]
+    data = Pool.from_samples(
+        Sample(f"u{row}", ArrayImage(level, f"u{row}"), (Text(f"a ring of {row + 1}", "en"),)) for row, level in enumerate(pixels)
+    )
+    task = Captions(draws=20)
+    records = task.predict(Sees(), data)
+    assert records.column("blind_caption").to_pylist() == ["a grey nothing"] * 2
+    found = task.score(records).metrics
+    assert found["rouge_l"].value == 1
+    assert found["rouge_l/blind"].value == pytest.approx(rouge_l(["a", "grey", "nothing"], [["a", "ring", "of", "1"]]))
+    assert found["cider_d/blind"].value < found["cider_d"].value
+    without = task.score(Captions(blind=False).predict(Sees(), data)).metrics
+    assert not any(name.endswith("/blind") for name in without)
+    assert "cider_d/blind" not in task.score(records.drop_columns(["blind_caption"])).metrics, "records from before have none"
 
 
 def test_a_sample_without_a_reference_is_named() -> None:

@@ -74,7 +74,7 @@ DATA = pool(
 
 
 def test_kinds_yes_share_and_chance() -> None:
-    task, model = VQA(suffix="In a word.", draws=50), Answers("Yes.")
+    task, model = VQA(suffix="In a word.", blind=False, draws=50), Answers("Yes.")
     result = task.score(task.predict(model, DATA))
     assert model.prompts == ["is it red ? In a word.", "which ? In a word.", "is it blue ? In a word."]
     assert result.value == pytest.approx(1 / 3)
@@ -83,6 +83,20 @@ def test_kinds_yes_share_and_chance() -> None:
     assert result.metrics["yes"].value == 1.0
     assert result.metrics["accuracy"].chance == pytest.approx(2 / 3)
     assert task.score(task.predict(Answers("dog"), DATA)).metrics["accuracy/what"].value == 1.0
+
+
+def test_the_blind_row_is_what_grey_pictures_get() -> None:
+    class Sees(Answers):
+        def generate(self, images: Any, prompts: Any, *, max_tokens: int = 64) -> list[str]:
+            return ["no" if image.pixels_HWC.any() else "yes" for image in images]
+
+    found = VQA(draws=20).score(VQA().predict(Sees(""), DATA)).metrics
+    assert found["accuracy/there"].value == 0.5
+    assert (found["accuracy"].value, found["accuracy/blind"].value) == pytest.approx((1 / 3, 1 / 3))
+    records = VQA(blind=False).predict(Sees(""), DATA)
+    assert "accuracy/blind" not in VQA(draws=20).score(records).metrics
+    chosen = VQA(how="sum").predict(Sees(""), DATA)
+    assert chosen.column("blind_answer").to_pylist() == chosen.column("answer").to_pylist()
 
 
 def test_choosing_asks_for_likelihoods_of_the_answers_of_the_kind() -> None:

@@ -99,7 +99,7 @@ def best_prompt(model: PairEmbedder, rows: Pool, shots: Shots, classes: tuple[st
 
 
 def shifted(cell: Cell, split: Literal["train", "test"]) -> Pool:
-    """Pictures of the 24 kinds at half the light, with a green tint and more noise, none of which the base has seen."""
+    """Pictures of the 24 kinds at four fifths of the light, with a green tint and more noise, none of which the base has seen."""
     count = {"train": POOL, "test": TESTED}[split] * len(KINDS) // len(CLASSES)
     rows = long_tail(SMOKE_ROWS if cell.smoke else count, seed=cell.seed + 1_000_003, split=split, exponent=0.0)
     found = (rows[row] for row in range(len(rows)))
@@ -108,6 +108,6 @@ def shifted(cell: Cell, split: Literal["train", "test"]) -> Pool:
 
 def dimmed(sample: Sample) -> Sample:
     assert isinstance(sample.image, ArrayImage)
-    noise = np.random.default_rng(int.from_bytes(sample.uid.encode()[-8:], "little")).normal(0, 25, sample.image.pixels_HWC.shape)
-    pixels_HWC = np.clip(0.5 * sample.image.pixels_HWC + np.array([0, 40, 20]) + noise, 0, 255).astype(np.uint8)
+    noise = np.random.default_rng(int.from_bytes(sample.uid.encode()[-8:], "little")).normal(0, 10, sample.image.pixels_HWC.shape)
+    pixels_HWC = np.clip(0.8 * sample.image.pixels_HWC + np.array([0, 20, 10]) + noise, 0, 255).astype(np.uint8)
     return replace(sample, image=ArrayImage(pixels_HWC, sample.uid), texts=())

@@ -28,7 +28,7 @@ class Asked:
         rows = questions(SMOKE_ROWS if cell.smoke else SCENES, seed=cell.seed).remembering()
         test = questions(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
         model = (opened if self.learns else untrained)(hosted(self.recipe, cell), rows, cell)
-        task = VQA(draws=1)
+        task = VQA(draws=1, blind=False)
         result = task.score(task.predict(model, test))
         return {name: metric.value for name, metric in result.metrics.items()}
 

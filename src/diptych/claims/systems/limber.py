@@ -38,7 +38,7 @@ class Captioned:
             for split, count in (("train", SCENES), ("test", TESTED))
         )
         model = (opened if self.learns else untrained)(hosted(self.recipe, cell), train.remembering(), cell)
-        task = Captions(max_tokens=24, draws=1)
+        task = Captions(max_tokens=24, draws=1, blind=False)
         result = task.score(task.predict(model, test))
         return {name: metric.value for name, metric in result.metrics.items()}
 

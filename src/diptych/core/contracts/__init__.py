@@ -6,6 +6,7 @@ torch is imported for type checking only.
 from diptych.core.contracts.capabilities import (
     Classifier,
     ClipEmbedder,
+    ClipScorer,
     ContextEmbedder,
     DenseEmbedder,
     Deployable,
@@ -23,6 +24,7 @@ from diptych.core.contracts.capabilities import (
     Unit,
     VectorIndex,
     WordMapper,
+    WordRanker,
     Written,
 )
 from diptych.core.contracts.curation import Curated, Drop, Operator
@@ -43,6 +45,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "ClipEmbedder",
+    "ClipScorer",
     "ContextEmbedder",
     "Curated",
     "Dataset",
@@ -83,5 +86,6 @@ __all__ = [
     "Unit",
     "VectorIndex",
     "WordMapper",
+    "WordRanker",
     "Written",
 ]

@@ -90,6 +90,16 @@ class LexicalEmbedder(Protocol):
 
 
 @runtime_checkable
+class WordRanker(Protocol):
+    """Which words of a fixed vocabulary fit an image: places in `words`, the best first, int64 [N, V]."""
+
+    @property
+    def words(self) -> Sequence[str]: ...
+
+    def rank_words(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.int64]: ...
+
+
+@runtime_checkable
 class WordMapper(Protocol):
     """Where in a picture words stand: float32 [W, rows, columns], for each mapping of terms to weights the sum over its terms of weight
     times what that part of the picture alone says of the term."""
@@ -204,6 +214,18 @@ class ClipEmbedder(Protocol):
     frames as it reads."""
 
     def embed_clips(self, clips: Sequence[MediaItem]) -> Unit: ...
+
+
+@runtime_checkable
+class ClipScorer(Protocol):
+    """How well videos and texts fit, where a text is read beside each video: float32 [N, K], higher fits better.
+
+    With several views (`views` stretches in time, `crops` places each) the answer is the mean over views of the softmax over texts.
+    """
+
+    def score_clips(
+        self, clips: Sequence[MediaItem], texts: Sequence[str], *, views: int = 1, crops: int = 1
+    ) -> npt.NDArray[np.float32]: ...
 
 
 @runtime_checkable

@@ -150,7 +150,7 @@ class Collector:
         return DataError(
             f"image {_line(self._missing)} was found nowhere {place}",
             file=self._file,
-            expected="root=FOLDER (--root) of the images",
+            expected="root=FOLDER of the images",
         )
 
     def _size(self, entry: Entry, path: Path) -> tuple[int, int]:

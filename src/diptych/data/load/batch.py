@@ -19,6 +19,7 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows, row_fields
 from diptych.core.sample import Sample, Text
 from diptych.data.media.transforms import Preprocess, flipped, random_crop
+from diptych.data.text.sides import Sides, mirrored
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.variants import UNIFORM
 
@@ -112,19 +113,21 @@ def pair_batch(
     crop_scale: tuple[float, float] = (0.9, 1.0),
     flip: bool = False,
     language: str = "en",
+    sides: Sides = "keep",
     augment: Augment | None = None,
     choose: Callable[[Draw, str], Text] | None = None,
 ) -> PairBatch:
     """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, flip and `augment`.
 
     `choose` takes a draw's text in a language; without it each of the texts is equally likely.
-    `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images: leave it off
-    where texts say left and right.
+    `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images; `sides` says what becomes of those whose
+    text says left or right.
     """
     texts, images = [], []
     for draw in draws:
-        texts.append((choose or choose_text)(draw, language).string)
-        shown_HWC = view(draw, preprocess.size, crop_scale, flip)
+        text = (choose or choose_text)(draw, language).string
+        shown_HWC, said = told_view(draw, (text,), preprocess.size, crop_scale, flip, sides)
+        texts += said
         images.append(shown_HWC if augment is None else augment(shown_HWC, draw.rng))
     encoded = tokenizer.encode(texts, text_length)
     return PairBatch(
@@ -147,14 +150,17 @@ def triplet_batch(
     text_length: int,
     crop_scale: tuple[float, float] = (0.9, 1.0),
     flip: bool = False,
+    sides: Sides = "keep",
 ) -> TripletBatch:
     """A raw text, a caption and a random square crop of every draw. `raw` and `caption` choose, with the draw's own generator; the raw
     text is drawn first, then the caption, then crop and flip."""
-    texts = [(raw(draw), caption(draw)) for draw in draws]
+    said = [(raw(draw), caption(draw)) for draw in draws]
+    seen = [told_view(draw, pair, preprocess.size, crop_scale, flip, sides) for draw, pair in zip(draws, said, strict=True)]
+    texts = [pair for _, pair in seen]
     first, second = (tokenizer.encode([pair[path] for pair in texts], text_length) for path in (0, 1))
     known = [-1 if (state := draw.sample.extras.get("mismatched")) is None else int(bool(state)) for draw in draws]
     return TripletBatch(
-        image_BCHW=preprocess([view(draw, preprocess.size, crop_scale, flip) for draw in draws]),
+        image_BCHW=preprocess([shown_HWC for shown_HWC, _ in seen]),
         text_BL=torch.from_numpy(first.ids_BL),
         text_mask_BL=torch.from_numpy(first.mask_BL),
         group_B=group_ids(draws),
@@ -168,6 +174,14 @@ def triplet_batch(
 def choose_text(draw: Draw, language: str = "") -> Text:
     """One of the texts that describe the image, each equally likely: of `language` or of an unknown one, "" for any."""
     return UNIFORM(draw, language)
+
+
+def told_view(
+    draw: Draw, texts: Sequence[str], size: int, crop_scale: tuple[float, float], flip: bool, sides: Sides
+) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], tuple[str, ...]]:
+    """`view`, and what these texts say of it: where one says left or right the picture is not mirrored, or the words are turned too."""
+    shown_HWC = view(draw, size, crop_scale, False)
+    return mirrored(shown_HWC, texts, draw.rng, sides) if flip else (shown_HWC, tuple(texts))
 
 
 def view(draw: Draw, size: int, crop_scale: tuple[float, float], flip: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -126,7 +126,9 @@ def _checked(loader: Any, data: Dataset, bad_limit: float, known_bad: Collection
 def _too_many(bad: dict[str, str], data: Dataset, bad_limit: float) -> DataError:
     last = "; ".join(f"'{uid}' {reason}" for uid, reason in list(bad.items())[-3:])
     count = f"{len(bad):,} of {len(data):,} samples cannot be used, more than the limit of {bad_limit:.1%}"
-    advice = "`diptych data build` leaves them out and lists them in quarantine.parquet; or raise bad_limit (--bad-limit 1.0 takes any)"
+    advice = (
+        "`diptych data build` leaves them out and lists them in quarantine.parquet; or raise the limit: bad_limit=1.0 takes any"
+    )
     return DataError(f"{count}: {last}; {advice}", file=data.name)
 
 

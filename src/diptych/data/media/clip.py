@@ -1,4 +1,4 @@
-"""A clip: frames in order of time. Pictures of one size, or one animated GIF, WebP or PNG; video files need a decoder of their own.
+"""A clip: frames in order of time. Pictures of one size, one animated GIF, WebP or PNG, or a video file (extra `video`).
 
 Letters: T frames, H W pixels.
 """
@@ -20,6 +20,7 @@ from diptych.core.media import ArraySource, MediaFacts, MediaItem, MediaLimit, P
 from diptych.data.media.decode import FORMATS, on_white, probe
 from diptych.data.media.encoded import NUMPY, array_of, read_npy, read_part, read_parts, refuse_elements, write_npy
 from diptych.data.media.picture import decode_part, encoded_picture, read_pictures
+from diptych.data.media.video_file import SUFFIXES, count_frames, is_video, read_video
 
 Places = Callable[[int], npt.NDArray[np.int64]]
 
@@ -29,7 +30,7 @@ class Clip:
     """Frames of a video. Never more than the limit of them are decoded at once: ask for as many as the model reads."""
 
     name: str = "clip"
-    suffixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = SUFFIXES
     limit: MediaLimit = MediaLimit(bytes=1 << 30, elements=400_000_000, parts=4096)
 
     def decode(
@@ -48,6 +49,20 @@ class Clip:
         limit = limit or self.limit
         return self._at(item, limit, lambda count: frame_places(count, frames, rng), min_side)
 
+    def count(self, item: MediaItem, *, limit: MediaLimit | None = None) -> int:
+        """How many frames it has. Nothing is decoded."""
+        limit = limit or self.limit
+        if len(item.parts) > 1:
+            return len(item.parts)
+        if (frame_THWC := array_of(item)) is not None:
+            return len(frame_THWC)
+        if isinstance(item.parts[0], ArrayImage):
+            return 1
+        data = read_parts(item, limit)[0]
+        if data.startswith(NUMPY):
+            return len(read_npy(data, item, replace(limit, elements=3 * limit.elements), "values"))
+        return count_frames(data, item) if is_video(data) else probe(data, name=item.name, max_pixels=limit.elements).frames
+
     def thumbnail(self, item: MediaItem, *, side: int = 0, limit: MediaLimit | None = None) -> Pixels:
         """The frame in the middle."""
         frame_HWC: Pixels = self._at(item, limit or self.limit, lambda count: frame_places(count, 1), side)[0]
@@ -60,8 +75,12 @@ class Clip:
         """A frame or an animation as it is; uint8 [T, H, W, 3] in memory as .npy."""
         if isinstance(part, ArraySource):
             return write_npy(part.array), "npy"
-        if not isinstance(part, ArrayImage) and (data := read_part(part, self.name)).startswith(NUMPY):
-            return data, "npy"
+        if not isinstance(part, ArrayImage):
+            data = read_part(part, self.name)
+            if data.startswith(NUMPY):
+                return data, "npy"
+            if is_video(data):
+                return data, "webm" if data.startswith(b"\x1aE") else "avi" if data.startswith(b"RIFF") else "mp4"
         return encoded_picture(part, self.name)
 
     def _at(self, item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
@@ -71,6 +90,8 @@ class Clip:
         frame_THWC = array_of(item)
         if frame_THWC is None:
             data = read_parts(item, limit)[0]
+            if is_video(data):
+                return read_video(data, item, limit, places)
             if not data.startswith(NUMPY):
                 return _animated(data, item, limit, places, min_side)
             frame_THWC = read_npy(data, item, replace(limit, elements=3 * limit.elements), "values")

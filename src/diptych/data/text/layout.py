@@ -43,7 +43,15 @@ class Slots:
     count: int
 
 
-Piece = Words | Slots
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Tokens that are given by their ids: chosen ones, or a text that was cut. `answer` as of `Words`, without an end mark behind."""
+
+    ids: tuple[int, ...]
+    answer: bool = False
+
+
+Piece = Words | Slots | Ids
 
 
 class Vocabulary(Protocol):
@@ -122,6 +130,8 @@ def _row(
     for piece in pieces:
         if isinstance(piece, Slots):
             found, is_slot, is_answer = [vocabulary.pad_id] * piece.count, True, False
+        elif isinstance(piece, Ids):
+            found, is_slot, is_answer = list(piece.ids), False, piece.answer
         else:
             found = vocabulary.pieces(piece.text)
             found = [*found, vocabulary.end_id] if piece.answer and piece.ends else found

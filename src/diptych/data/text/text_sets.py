@@ -20,9 +20,10 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Text
 from diptych.data.columns import read_table
-from diptych.data.load.batch import TensorBatch, group_ids, view
+from diptych.data.load.batch import TensorBatch, group_ids, told_view
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.sentences import sentences
+from diptych.data.text.sides import Sides
 from diptych.data.text.tokenize import Tokenizer
 
 CAPTIONS = "synthetic_caption"
@@ -59,6 +60,7 @@ def text_set_batch(
     keep_first: bool = False,
     crop_scale: tuple[float, float] = (0.9, 1.0),
     flip: bool = False,
+    sides: Sides = "keep",
     language: str = "en",
 ) -> TextSetBatch:
     """`count` sub-captions and a random square crop of every draw.
@@ -70,9 +72,10 @@ def text_set_batch(
     ids, images = [], []
     for draw in draws:
         own, numbers = texts_of_draw(draw, count, merged=merged, keep_first=keep_first, language=language)
-        texts += own
+        shown_HWC, said = told_view(draw, own, preprocess.size, crop_scale, flip, sides)
+        texts += said
         ids.append(numbers)
-        images.append(view(draw, preprocess.size, crop_scale, flip))
+        images.append(shown_HWC)
     encoded = tokenizer.encode(texts, text_length)
     shape = (len(draws), count + keep_first, text_length)
     return TextSetBatch(

@@ -6,7 +6,7 @@ T queries and words, Q queries, L words of an instruction.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import transformers
@@ -80,6 +80,7 @@ class QueryConnector(nn.Module):
     the queries, which therefore look for what is asked; the queries alone look at the image, and they alone are passed on.
 
     norm  LayerNorm of the features before (`ln_vision`), 0 for none, else its epsilon
+    still  all but the linear map stays as it is and in evaluation mode (MiniGPT-4, 2304.10592)
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class QueryConnector(nn.Module):
         former: dict[str, Any] | None = None,
         reads_text: bool = False,
         norm: float = 1e-5,
+        still: bool = False,
     ) -> None:
         super().__init__()
         kinds = (transformers.Blip2QFormerConfig, transformers.Blip2QFormerModel)
@@ -102,6 +104,17 @@ class QueryConnector(nn.Module):
         self.former = kinds[1](settings)
         self.query_QD = nn.Parameter(torch.randn(queries, settings.hidden_size) * 0.02)
         self.map = nn.Linear(settings.hidden_size, width)
+        self.still = still
+        if still:
+            self.requires_grad_(False)
+            self.map.requires_grad_(True)
+            self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.still:
+            self.former.eval()
+        return self
 
     def count(self, patches: int) -> int:
         return len(self.query_QD)

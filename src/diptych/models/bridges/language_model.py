@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.text.layout import Layout
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.io.inference import evaluating
 from diptych.models.towers.hf_text import quiet
 
@@ -97,6 +98,25 @@ class LanguageModel(nn.Module):
         taken = inspect.signature(inner.forward).parameters
         self._takes_positions, self._takes_columns = "position_ids" in taken, "logits_to_keep" in taken
 
+    def adapt(self, *, ratio: int = 4, zero_start: bool = True) -> None:
+        """Puts an adapter into every layer (`models.bridges.adapters`), which with some gains of norms is all that takes gradients."""
+        self.requires_grad_(False)
+        self.adapters = insert_adapters(self.inner, self.width, ratio=ratio, zero_start=zero_start)
+        self.adapters.requires_grad_(True)
+        for gain in norm_gains(self.inner).values():
+            gain.requires_grad_(True)
+
+    @property
+    def ratio(self) -> int:
+        """The width over that of an adapter, 0 without adapters."""
+        adapters = getattr(self, "adapters", ())
+        return int(self.width // adapters[0].down.out_features) if adapters else 0
+
+    def adapted(self) -> nn.ModuleDict | None:
+        """What `adapt` lets learn, as a module that shares it; None before."""
+        adapters = getattr(self, "adapters", None)
+        return None if adapters is None else parameters_of(adapters, norm_gains(self.inner))
+
     @property
     def places(self) -> int:
         """How many tokens it reads and writes at most, 0 where nothing limits them."""
@@ -150,10 +170,18 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def write(
-        self, embed_BLD: Tensor, layout: Layout, vocabulary: LanguageVocabulary, *, max_tokens: int, **options: Any
+        self,
+        embed_BLD: Tensor,
+        layout: Layout,
+        vocabulary: LanguageVocabulary,
+        *,
+        max_tokens: int,
+        ends: Sequence[int] = (),
+        **options: Any,
     ) -> list[str]:
         """What the model writes behind each row, which must be padded on the left: the likeliest token each time, unless `options` of
         transformers' `generate` say otherwise (num_beams, repetition_penalty, length_penalty, do_sample with torch's random state).
+        It ends behind the end mark, or behind any of the tokens `ends`.
         """
         settings = {"do_sample": False, "num_beams": 1, **options}
         with evaluating(self):
@@ -161,7 +189,7 @@ class LanguageModel(nn.Module):
                 inputs_embeds=embed_BLD,
                 attention_mask=layout.mask_BL.long(),
                 max_new_tokens=max_tokens,
-                eos_token_id=vocabulary.end_id,
+                eos_token_id=[vocabulary.end_id, *ends],
                 pad_token_id=vocabulary.pad_id,
                 **settings,
             )

@@ -22,7 +22,7 @@ from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.layout import Layout, lay_out
+from diptych.data.text.layout import Layout, Words, lay_out
 from diptych.data.text.template import Template
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
@@ -40,6 +40,8 @@ class BridgeWriter:
 
     template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
     length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
+    request     words that are asked where a prompt is ""
+    sign        what ends an answer in place of the end mark, "" for the end mark
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it
     folder      where the language model came from, when it is not saved with the rest
     """
@@ -57,13 +59,15 @@ class BridgeWriter:
         connector: dict[str, Any],
         length: int = 0,
         space: str = " ",
+        request: str = "",
+        sign: str = "",
         reads: tuple[Tokenizer, int] | None = None,
         folder: str = "",
         card: dict[str, Any] | None = None,
     ) -> None:
         self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
         self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
-        self.card = card or {}
+        self.request, self.sign, self.card = request, sign, card or {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -87,8 +91,27 @@ class BridgeWriter:
         with torch.no_grad(), evaluating(self.bridge):
             for rows in parts(list(zip(images, asked, strict=True)), batch_size):
                 embed_BLD, layout = self._read(rows, max_tokens)
-                found += self.bridge.language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, **options)
-        return found
+                found += self.bridge.language.write(
+                    embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends, **options
+                )
+        return [self._before_sign(text) for text in found]
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        """The token of the sign, where it is one; a longer one is cut off behind."""
+        ids = self.vocabulary.pieces(self.sign) if self.sign else []
+        return tuple(ids) if len(ids) == 1 else ()
+
+    def _written(self, ids: Sequence[int]) -> str:
+        """The text of an answer before its sign; one that breaks off within the sign loses that part too."""
+        return self._before_sign(self.vocabulary.decode(ids))
+
+    def _before_sign(self, text: str) -> str:
+        if not self.sign.strip():
+            return text
+        text, found, _ = text.partition(self.sign)
+        part = next((size for size in range(len(self.sign) - 1, 0, -1) if not found and text.endswith(self.sign[:size])), 0)
+        return text[: len(text) - part].strip()
 
     def stream(
         self,
@@ -103,10 +126,12 @@ class BridgeWriter:
     ) -> Written:
         """The answer about one image, piece by piece (`Streamer`)."""
         (words,) = self._words([image], [prompt])
-        pieces = Pieces(self.vocabulary.decode, {self.vocabulary.end_id}, heard)
+        pieces = Pieces(self._written, {self.vocabulary.end_id, *self._ends}, heard)
         with torch.no_grad(), evaluating(self.bridge), drawn(temperature, top_p, seed) as options:
             embed_1LD, layout = self._read([(image, words)], max_tokens)
-            write = partial(self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens)
+            write = partial(
+                self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends
+            )
             return pieces.write(write, read=int(layout.id_BL.shape[1]), **options)
 
     def _read(self, rows: Sequence[tuple[ImageSource, str]], max_tokens: int) -> tuple[Tensor, Layout]:
@@ -147,10 +172,22 @@ class BridgeWriter:
                 found.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
         return found
 
+    def text_nll(self, texts: Sequence[str], *, batch_size: int = 32) -> npt.NDArray[np.float64]:
+        """[N, 2]: nats of each text without any picture, over its tokens and the end mark, and how many those are: what was kept, or
+        forgotten, of the language model."""
+        found = [np.zeros((0, 2))]
+        with torch.no_grad(), evaluating(self.bridge):
+            for some in parts(texts, batch_size):
+                rows = [[*([] if self.vocabulary.start_ids else [Words(" ")]), Words(text, answer=True)] for text in some]
+                layout = lay_out(rows, self.vocabulary, length=self.length).to(next(self.bridge.parameters()).device)
+                written = self.bridge.scored(None, layout)
+                found.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
+        return np.concatenate(found)
+
     def _words(self, images: Sequence[ImageSource], prompts: Sequence[Asked]) -> list[str]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        return [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
+        return [words_about_one_picture(prompt, model=self.name) or self.request for prompt in prompts]
 
     def _pictures(self, rows: Sequence[tuple[ImageSource, str]]) -> Tensor:
         device = next(self.bridge.parameters()).device
@@ -164,8 +201,9 @@ class BridgeWriter:
 
     def _laid(self, picture_BKD: Tensor, prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
         slots = picture_BKD.shape[1]
-        given = [None] * len(prompts) if answers is None else [self.space + answer for answer in answers]
-        rows = [self.template.pieces(slots, prompt, answer) for prompt, answer in zip(prompts, given, strict=True)]
+        rows = [self.template.pieces(slots, prompt) for prompt in prompts]
+        for row, answer in zip(rows, answers or (), strict=answers is not None):
+            row.append(Words(self.space + answer + self.sign, answer=True, ends=not self.sign))
         layout = lay_out(rows, self.vocabulary, length=self.length, side="left" if answers is None else "right")
         if layout.truncated:
             raise ConfigError(
@@ -188,6 +226,8 @@ class BridgeWriter:
             "language_folder": self.folder,
             "template": self.template.text,
             "space": self.space,
+            **({"request": self.request} if self.request else {}),
+            **({"sign": self.sign} if self.sign else {}),
             "start": bool(self.vocabulary.start_ids),
             "text_length": self.length,
             "blind": bridge.blind,
@@ -196,11 +236,17 @@ class BridgeWriter:
         }
         if self.reads is not None:
             config["reads"] = {"tokenizer": self.reads[0].to_json(), "length": self.reads[1]}
+        adapted = bridge.language.adapted()
+        if adapted is not None:
+            config["adapters"] = {"ratio": bridge.language.ratio}
         if self.folder:
-            config["language_hash"] = fingerprint(bridge.language, {})
+            as_given = bridge.language if adapted is None else LanguageModel.from_folder(self.folder)
+            config["language_hash"] = fingerprint(as_given, {})
         stored = torch.nn.ModuleDict({"encoder": bridge.encoder, "connector": bridge.connector})
         if not self.folder:
             stored["language"] = bridge.language
+        elif adapted is not None:
+            stored["adapted"] = adapted
         readme = model_card(self.name, config, parameters(bridge))
         write_model(folder, stored, config, readme, self.vocabulary.tokenizer.save)
 
@@ -214,10 +260,16 @@ class BridgeWriter:
             language = LanguageModel.from_folder(away) if away else LanguageModel(config=config["language"])
             spec = dict(config["connector"])
             made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
+            if away and fingerprint(language, {}) != config["language_hash"]:
+                raise RunError(f"{away} holds another language model than the one that '{config['name']}' was trained with")
+            if "adapters" in config:
+                language.adapt(**config["adapters"])
             bridge = Bridge(encoder, made, language, blind=config["blind"])
-        if away and fingerprint(language, {}) != config["language_hash"]:
-            raise RunError(f"{away} holds another language model than the one that '{config['name']}' was trained with")
-        stored = torch.nn.ModuleDict({"encoder": encoder, "connector": made, **({} if away else {"language": language})})
+        stored = torch.nn.ModuleDict({"encoder": encoder, "connector": made})
+        if not away:
+            stored["language"] = language
+        elif (adapted := language.adapted()) is not None:
+            stored["adapted"] = adapted
         load_weights(stored, folder)
         reads = None
         if isinstance(made, QueryConnector) and made.reads_text:
@@ -231,6 +283,8 @@ class BridgeWriter:
             connector=config["connector"],
             length=config["text_length"],
             space=config["space"],
+            request=config.get("request", ""),
+            sign=config.get("sign", ""),
             reads=reads,
             folder=away,
             card=config.get("card"),

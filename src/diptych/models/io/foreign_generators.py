@@ -28,7 +28,7 @@ from diptych.data.media.decode import decode
 from diptych.models.io.chat import pictures_in_order
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.io.streamed import Pieces, drawn
+from diptych.models.io.streamed import Begun, Forced, Pieces, drawn
 from diptych.models.towers.hf_text import quiet
 
 WRITES = ("ForConditionalGeneration", "ForImageTextToText")
@@ -116,13 +116,11 @@ class TransformersGenerator:
         found: list[str] = []
         with torch.no_grad(), evaluating(self.model):
             for some in parts(rows, batch_size):
-                given = self._inputs(some, max_tokens)
-                id_BT = self.model.generate(**given, max_new_tokens=max_tokens, **{"do_sample": False, **options})
-                begun_BL = given["input_ids"]
-                length = begun_BL.shape[1]
-                if not self.reads_and_writes and id_BT.shape[1] >= length and bool((id_BT[:, :length] == begun_BL).all()):
-                    id_BT = id_BT[:, length:]
-                found += [self._decoded(row) for row in id_BT.tolist()]
+                given, begun = self._inputs(some, max_tokens), Begun()
+                id_BT = self.model.generate(
+                    **given, max_new_tokens=max_tokens, stopping_criteria=[begun], **{"do_sample": False, **options}
+                )
+                found += [self._decoded(row[begun.length :]) for row in id_BT.tolist()]
         return found
 
     def stream(
@@ -140,7 +138,7 @@ class TransformersGenerator:
         with torch.no_grad(), evaluating(self.model), drawn(temperature, top_p, seed) as options:
             given = self._inputs(self._rows([image], [prompt]), max_tokens)
             pieces = Pieces(self._decoded, self._ends, heard, changes=bool(self.tokenizer.clean_up_tokenization_spaces))
-            read = int(given["input_ids"].shape[1])
+            read = int(given["input_ids"].shape[1]) if "input_ids" in given else 0
             return pieces.write(partial(self.model.generate, **given, max_new_tokens=max_tokens), read=read, **options)
 
     @one_or_many
@@ -158,32 +156,41 @@ class TransformersGenerator:
             ]
 
     def _nll(self, row: _Row, answer: str) -> tuple[float, int]:
-        ids = self._answer_ids(answer)
-        given = self._inputs([row], len(ids))
-        target_1A = torch.tensor([ids], device=given["input_ids"].device)
-        count = target_1A.shape[1]
-        if self.reads_and_writes:
-            logit_AV = self.model(**given, labels=target_1A).logits[0, :count]
-        else:
-            given["input_ids"] = torch.cat([given["input_ids"], target_1A], 1)
-            given["attention_mask"] = F.pad(given["attention_mask"], (0, count), value=1)
-            logit_AV = self.model(**given).logits[0, -count - 1 : -1]
-        return float(F.cross_entropy(logit_AV.float(), target_1A[0], reduction="sum")), count
+        """As generation would see it, whatever the model puts between prompt and answer: each token is forced, its raw logits are kept."""
+        target = self._answer_ids(answer)
+        made = self.model.generate(
+            **self._inputs([row], len(target)),
+            max_new_tokens=len(target),
+            do_sample=False,
+            num_beams=1,
+            logits_processor=[Forced(target)],
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        logit_AV = torch.cat(made.logits).float()
+        target_A = torch.tensor(target, device=logit_AV.device)
+        return float(F.cross_entropy(logit_AV, target_A, reduction="sum")), len(target)
 
     def _answer_ids(self, answer: str) -> list[int]:
         """A word behind a prompt begins with a space, which some vocabularies add by themselves."""
         plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         marked = str(self.tokenizer.convert_ids_to_tokens(plain)[0]).startswith("\u2581")
         ids: list[int] = self.tokenizer(answer if marked else f" {answer}", add_special_tokens=False)["input_ids"]
-        return [*ids, int(self.tokenizer.eos_token_id)]
+        return [*ids, self._end]
 
     def _decoded(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     @property
+    def _end(self) -> int:
+        """The end mark; vocabularies of BERT have a separator in its place."""
+        ids = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        return int(next(one for one in ids if one is not None))
+
+    @property
     def _ends(self) -> set[int]:
         ids = self.model.generation_config.eos_token_id
-        return {self.tokenizer.eos_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
+        return {self._end, *(ids if isinstance(ids, list) else [ids])} - {None}
 
     # ------------------------------------------------------------ what is asked
 
@@ -221,7 +228,13 @@ class TransformersGenerator:
             )
         finally:
             self.tokenizer.padding_side = side
-        self._room(int(given["input_ids"].shape[1]) + tokens, tokens)
+        given = {name: value for name, value in given.items() if name != "labels"}  # which a processor may make of the prompt
+        length = int(given["input_ids"].shape[1])
+        self._room(length + tokens, tokens)
+        if length <= (
+            self.model.config.model_type == "blip"
+        ):  # nothing is asked; of BLIP's prompt `generate` drops the last token
+            given = {name: value for name, value in given.items() if name not in ("input_ids", "attention_mask")}
         if "qformer_input_ids" in given:
             most, read = int(self.model.config.qformer_config.max_position_embeddings), given["qformer_input_ids"].shape[1]
             if read > most:

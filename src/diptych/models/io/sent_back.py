@@ -30,12 +30,14 @@ OPEN_CLIP_FILE = "open_clip_model.safetensors"
 
 Layout = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Their tensors to ours."""
+SCALE = "log_scale"
 LOGARITHM = "temperature"
 """ALIGN's, by which similarities are divided: the one tensor whose value changes on the way in."""
 
 
 def sent_back(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Their state dict with our values. Raises ConfigError for a tensor that has no place there, or another size."""
+    """Their state dict with our values. A class that has no temperature (BLIP's matcher) goes without ours. Raises ConfigError for a tensor
+    that has no place there, or another size."""
     places, flat, offset = {}, [], 0
     for name, tensor in theirs.items():
         count = tensor.numel()
@@ -51,6 +53,8 @@ def sent_back(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], layout: 
     values = torch.cat(flat)
     arrived = layout(numbered)
     for name, tensor in ours.items():
+        if name == SCALE and name not in arrived:
+            continue
         if name not in arrived:
             raise ConfigError(f"'{name}' has no place in the model that the weights came from (export without --like)")
         target = arrived[name]
@@ -60,7 +64,7 @@ def sent_back(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], layout: 
                 "size or length (export without --like)"
             )
         given = tensor.detach().cpu().reshape(-1).to(torch.float64)
-        values[_places(target, places, name)] = (-given).exp() if name == "log_scale" and LOGARITHM in theirs else given
+        values[_places(target, places, name)] = (-given).exp() if name == SCALE and LOGARITHM in theirs else given
     return {
         name: values[begin : begin + count].reshape(theirs[name].shape).to(theirs[name].dtype).contiguous()
         for name, (begin, count) in places.items()
@@ -68,7 +72,7 @@ def sent_back(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], layout: 
 
 
 def _places(target: Tensor, places: Mapping[str, tuple[int, int]], name: str) -> Tensor:
-    if name == "log_scale" and LOGARITHM in places:
+    if name == SCALE and LOGARITHM in places:
         return torch.tensor([places[LOGARITHM][0]])
     return target.reshape(-1).round().long()
 

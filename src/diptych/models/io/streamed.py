@@ -1,4 +1,5 @@
-"""Text while it is written: pieces of words out of the tokens that `generate` of transformers makes, and an end before its time.
+"""Listening to `generate` of transformers: text while it is written, an end before its time, where the answer begins, what another answer
+would have cost.
 
 What implementations get wrong: a token may be part of a letter, and a later token may change what stands before it (a space before a full
 stop), so a piece is given away only when no later token can take it back; and white space is given away with the word behind it, so that
@@ -7,7 +8,7 @@ the pieces together are the stripped text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -71,6 +72,31 @@ class Pieces:
         new = text[len(self._given) :] if text.startswith(self._given) else ""
         self._given += new
         return self._heard(new) if new else True
+
+
+class Begun:
+    """A stopping criterion that stops nothing: it notes how many tokens stood before the first new one, which models count differently."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._seen = False
+
+    def __call__(self, id_BT: Tensor, scores: Any, **options: Any) -> Tensor:
+        if not self._seen:
+            self._seen, self.length = True, id_BT.shape[1] - 1
+        return torch.zeros(len(id_BT), dtype=torch.bool, device=id_BT.device)
+
+
+class Forced:
+    """A logits processor that leaves one choice a step: the tokens of `target`, in order."""
+
+    def __init__(self, target: Sequence[int]) -> None:
+        self._left = iter(target)
+
+    def __call__(self, id_BT: Tensor, score_BV: Tensor) -> Tensor:
+        chosen_BV = torch.full_like(score_BV, -torch.inf)
+        chosen_BV[:, next(self._left)] = 0.0
+        return chosen_BV
 
 
 @contextmanager

@@ -19,10 +19,12 @@ class TimmTower(Tower):
     Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
     The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
     between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7. `blur` smooths what strided
-    convolutions see (`layers.blurred_conv`).
+    convolutions see (`layers.blurred_conv`). `qk_norm`, for transformers, normalises queries and keys in every block.
     """
 
-    def __init__(self, *, model: str, image_size: int | None = None, head_conv: bool = True, blur: bool = False) -> None:
+    def __init__(
+        self, *, model: str, image_size: int | None = None, head_conv: bool = True, blur: bool = False, qk_norm: bool = False
+    ) -> None:
         super().__init__()
         if not timm.is_model(model):
             raise UnknownName("timm model", model, timm.list_models(), hint="timm.list_models() lists them")
@@ -30,6 +32,8 @@ class TimmTower(Tower):
         settings = timm.get_pretrained_cfg(model)
         if image_size is not None and settings is not None and settings.fixed_input_size:
             changes["img_size"] = image_size
+        if qk_norm:
+            changes["qk_norm"] = True
         self.net: Any = timm.create_model(model, pretrained=False, num_classes=0, **changes)
         self.image_size = image_size or self.net.pretrained_cfg["input_size"][-1]
         self.width = int(getattr(self.net, "head_hidden_size", self.net.num_features))

@@ -1,20 +1,24 @@
 """Next-token cross-entropy of captions: every token after the start, the end mark included; padding counts for nothing.
 
 The mean over the tokens of a row, then over rows, so that the loss of a batch is the mean of its chunks and long captions weigh no more
-than short ones (BLIP takes the mean over all tokens of the batch). Letters: B batch, L tokens, V vocabulary.
+than short ones; or over all tokens of the batch, as BLIP has it. Letters: B batch, L tokens, V vocabulary.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def caption_loss(logit_BLV: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """`logit_BLV` at place l answers for the token at l + 1. Nats."""
+def caption_loss(logit_BLV: Tensor, text_BL: Tensor, mask_BL: Tensor, *, over: Literal["rows", "tokens"] = "rows") -> Tensor:
+    """`logit_BLV` at place l answers for the token at l + 1. Nats. over: "tokens" weighs every token of this process's batch alike."""
     wide = torch.promote_types(logit_BLV.dtype, torch.float32)
     nll_BL = F.cross_entropy(logit_BLV[:, :-1].flatten(0, 1).to(wide), text_BL[:, 1:].flatten(), reduction="none")
     there_BL = mask_BL[:, 1:].to(nll_BL.dtype)
+    if over == "tokens":
+        return (nll_BL.view(there_BL.shape) * there_BL).sum() / there_BL.sum().clamp(min=1)
     nll_B = (nll_BL.view(there_BL.shape) * there_BL).sum(1) / there_BL.sum(1).clamp(min=1)
     return nll_B.mean()

@@ -31,12 +31,13 @@ class AdaptedRecipe(Recipe[M, B, F]):
 
     weights     the model that is adapted: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE; its towers, tokenizer, text length and
                 image settings are used. "": fresh towers of the names below, for trying things out
-    image_tower, text_tower, width, image_size, text_length, tokenizer, pieces  of fresh towers; "data" learns a vocabulary from the
-                class names
+    image_tower, patch, text_tower, width, image_size, text_length, tokenizer, pieces
+                of fresh towers; patch 0: its own; "data" learns a vocabulary from the class names
     """
 
     weights: str = ""
     image_tower: str = "vit_b16"
+    patch: int = 0
     text_tower: str = "text_clip"
     width: int = 512
     image_size: int = 224
@@ -58,7 +59,7 @@ class AdaptedRecipe(Recipe[M, B, F]):
         words = tokenizer_of(self.tokenizer, self.vocabulary)
         options: dict[str, Any] = {"vocab_size": words.vocab_size, "length": self.text_length, "eot_id": words.eot_id}
         options |= {"causal": True, "pooling": "eot"}  # CLIP's, whatever the small towers have
-        image = image_tower(self.image_tower, image_size=self.image_size)
+        image = image_tower(self.image_tower, image_size=self.image_size, **({"patch": self.patch} if self.patch else {}))
         encoder = DualEncoder(image, text_tower(self.text_tower, **options), width=self.width)
         return PairEmbedder(encoder, Preprocess(self.image_size), words, self.text_length, self.slug)
 

@@ -9,30 +9,26 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draws, Recipe
+from diptych.core.contracts import Dataset, Draws
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, view
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
 from diptych.data.text.layout import Layout, Piece, lay_out
 from diptych.data.text.template import Template
-from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.connectors import connector
-from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.writer import BridgeWriter
-from diptych.models.io.opened import open_address
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.language.answers import Per, answer_loss
-from diptych.recipes._shared.small_language import SmallLanguage, small_language
+from diptych.recipes._shared.before_language import BeforeLanguage
 
 
 @dataclass(frozen=True)
@@ -52,17 +48,11 @@ class BridgeBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
+class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     """A frozen image encoder, a connector that is trained, a frozen language model. Subclasses choose the connector and the template.
 
-    image_tower   by name, with fresh weights; or `image_weights`: the address of a trained model whose image tower it is (a run of clip,
-                  hf:, open_clip:, timm:), with that model's image settings
-    language_model  "hf:FOLDER" of transformers, causal or sequence-to-sequence; "small": one of half a million parameters that learns the
-                  texts of the data first, `small_steps` of them, once, and lies in the cache (`small_language`); "small:ADDRESS": those
-                  of other data, so that several runs share it
-    pieces        of the vocabulary of a small language model
+    image_tower   by name, with fresh weights, where there are no `image_weights`
     template      what stands before the answer, "{image}" and "{prompt}" where they go; `space` stands between it and the answer
-    start         whether a start mark stands before the picture; none: as the language model's tokenizer has it
     per           the loss is the mean over "token"s of the batch, or over the tokens of a "row" first
     blind         features are zeros: what the language model writes without seeing. A control
     match_norms   a fresh connector starts with tokens of the norm of words (`models.bridges.splice.norm_ratio`); the releases leave it
@@ -74,11 +64,8 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
     trained: ClassVar[tuple[str, ...]] = ("connector",)
 
     image_tower: str = "vit_b32"
-    image_weights: str = ""
-    language_model: str = "small"
     template: str = "A picture of"
     space: str = " "
-    start: bool | None = None
     per: Per = "token"
     blind: bool = False
     match_norms: bool = False
@@ -88,11 +75,7 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
     std: tuple[float, float, float] = OPENAI_STD
     crop: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
-    language: str = "en"
     text_length: int = 128
-    pieces: int = 4096
-    small_steps: int = 2500
-    language_folder: str = field(default="", metadata={"prepared": True})
     slots: int = field(default=0, metadata={"prepared": True})
 
     @property
@@ -111,58 +94,39 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
     # ------------------------------------------------------------ data
 
     def prepare(self, data: Dataset) -> Self:
-        """Finds the language model, or makes the small one, and counts the tokens that a picture becomes."""
-        prepared = replace(self, language_folder=str(self._language(data)))
-        if self.image_weights:
-            prepared = replace(prepared, image_size=_trained(self.image_weights)[1].size)
+        """Finds language model and image encoder, or makes the small ones, and counts the tokens that a picture becomes."""
+        prepared = super().prepare(data)
+        if prepared.image_weights:
+            prepared = replace(prepared, image_size=prepared._trained()[1].size)
         return replace(prepared, slots=prepared._slots())
-
-    def _language(self, data: Dataset) -> Path:
-        kind, _, address = self.language_model.partition(":")
-        if kind == "small":
-            settings = SmallLanguage(steps=self.small_steps, pieces=self.pieces, language=self.language)
-            return small_language(address, data, settings)
-        folder = Path(address).expanduser()
-        if kind != "hf" or not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"language_model is {self.language_model!r} (expected hf:FOLDER, a folder of transformers with config.json, or small)"
-            )
-        return folder
-
-    @property
-    def given_language(self) -> bool:
-        """Whether the language model lies in a folder of the user's, where it is found again; a small one is kept with the run."""
-        return not self.language_model.startswith("small")
 
     def _slots(self) -> int:
         """K, by one image through a tower without memory."""
         with torch.device("meta"):
-            tower = image_tower(**_trained(self.image_weights)[0].spec) if self.image_weights else self._fresh_encoder()
+            tower = image_tower(**self._trained()[0].spec) if self.image_weights else self._fresh_encoder()
             spec = self.connector_spec()
             made: Any = connector(spec.pop("kind"), tower.token_width, 8, **spec)
             patches = tower(torch.zeros(1, 3, self.image_size, self.image_size)).tokens_BPD.shape[1]
         count: int = made.count(patches)
         return count
 
+    def _trained(self) -> tuple[Tower, Preprocess]:
+        """The image tower of a trained model, and how it sees images."""
+        opened = self.trained_images()
+        tower = getattr(getattr(opened, "model", None), "image_tower", None)
+        if not isinstance(tower, Tower):
+            raise ConfigError(
+                f"image_weights is {self.image_weights!r}, which holds no image tower (expected the run of a dual encoder, such as clip)"
+            )
+        return tower.eval(), opened.preprocess
+
     def _fresh_encoder(self) -> Tower:
         return image_tower(self.image_tower, image_size=self.image_size)
-
-    def words(self) -> LanguageVocabulary:
-        """The tokenizer of the language model. Raises ConfigError before `prepare`."""
-        return LanguageVocabulary(_tokenizer(self._folder), start=self.start)
-
-    @property
-    def _folder(self) -> str:
-        if not self.language_folder:
-            raise ConfigError(f"'{self.slug}' has no language model yet: call prepare(data) first")
-        if not Path(self.language_folder, "config.json").is_file():
-            raise ConfigError(f"the language model is gone from {self.language_folder} (expected it there: start the run again)")
-        return self.language_folder
 
     @property
     def preprocess(self) -> Preprocess:
         if self.image_weights:
-            return _trained(self.image_weights)[1]
+            return self._trained()[1]
         return Preprocess(self.image_size, self.mean, self.std, self.resize)
 
     @property
@@ -183,8 +147,8 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
     # ------------------------------------------------------------ model
 
     def model(self) -> Bridge:
-        language = LanguageModel.from_folder(self._folder)
-        encoder = copy.deepcopy(_trained(self.image_weights)[0]) if self.image_weights else self._fresh_encoder()
+        language = LanguageModel.from_folder(self.language_path)
+        encoder = copy.deepcopy(self._trained()[0]) if self.image_weights else self._fresh_encoder()
         spec = self.connector_spec()
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
         bridge = Bridge(encoder, made, language, trained=self.trained, blind=self.blind)
@@ -220,20 +184,3 @@ class BridgeRecipe(Recipe[Bridge, BridgeBatch, Written]):
         """A frozen language model, and an encoder from another run, are loaded again and not kept in checkpoints."""
         away = (("language.", "language" not in self.trained), ("encoder.", self.image_weights))
         return not any(name.startswith(part) and source for part, source in away)
-
-
-@lru_cache(maxsize=4)
-def _tokenizer(folder: str) -> Tokenizer:
-    return Tokenizer.load(Path(folder))
-
-
-@lru_cache(maxsize=2)
-def _trained(address: str) -> tuple[Tower, Preprocess]:
-    """The image tower of a trained model, and how it sees images."""
-    opened: Any = open_address(address)
-    tower = getattr(getattr(opened, "model", None), "image_tower", None)
-    if not isinstance(tower, Tower):
-        raise ConfigError(
-            f"image_weights is {address!r}, which holds no image tower (expected the run of a dual encoder, such as clip)"
-        )
-    return tower.eval(), opened.preprocess

@@ -15,6 +15,7 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import Augment, PairBatch, pair_batch
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
+from diptych.data.text.sides import Sides
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.variants import UNIFORM, TextDraw
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
@@ -58,6 +59,9 @@ class PairRecipe(Recipe[M, B, F]):
     language     texts of this language or of an unknown one are drawn; "" draws from all
     text_draw    which of several texts of an image a step reads: `TextDraw`, whose fields are options of their own
     crop         area of the random square crop, as shares of the image
+    flip         half of the images are mirrored
+    flip_sides   where a text says left or right in English, its image is not mirrored ("keep"), or is with the words exchanged ("swap"), or
+                 texts are not looked at, as published ("ignore"). Recipes that make views of their own mirror whatever texts say
     same_group   what another sample of the same group is to a sample: neither positive nor negative ("mask"), a further
                  "positive", or a "negative" as in the published losses
     max_scale    the learned factor of similarities stays at or below it (of weights that start above: their own)
@@ -85,6 +89,7 @@ class PairRecipe(Recipe[M, B, F]):
     text_draw: TextDraw = UNIFORM
     crop: tuple[float, float] = (0.9, 1.0)
     flip: bool = False
+    flip_sides: Sides = "keep"
     resize: Literal["crop", "squash", "pad"] = "crop"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
@@ -179,6 +184,7 @@ class PairRecipe(Recipe[M, B, F]):
             text_length=self.text_length,
             crop_scale=self.crop,
             flip=self.flip,
+            sides=self.flip_sides,
             language=self.language,
             augment=augment,
             choose=self.text_draw,

@@ -81,4 +81,5 @@ class TwoTextRecipe(EncoderRecipe[M, B, S]):
             text_length=self.text_length,
             crop_scale=self.crop,
             flip=self.flip,
+            sides=self.flip_sides,
         )

@@ -97,4 +97,4 @@ class ALIGN(DualEncoderRecipe):
     def paper(cls) -> Self:
         """EfficientNet-L2 and BERT-Large, batch 16,384, 1.2 million steps: about 12 epochs of 1.8 billion pairs. The vocabulary is
         learned from the data, as large as BERT's."""
-        return cls(same_group="negative")
+        return cls(same_group="negative", flip_sides="ignore")

@@ -298,7 +298,15 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
         """ViT-B/16 and six BERT layers below six that read the image, D = 256, nine domains of P9D, five epochs each. Crops are taken
         without RandAugment, and the vocabulary is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER`
         takes them."""
-        return cls(image_tower="vit_b16", text_tower="bert_b6", width=256, same_group="negative", flip=True, projection_bias=True)
+        return cls(
+            image_tower="vit_b16",
+            text_tower="bert_b6",
+            width=256,
+            same_group="negative",
+            flip=True,
+            flip_sides="ignore",
+            projection_bias=True,
+        )
 
     @classmethod
     def paper_er(cls) -> Self:

@@ -110,6 +110,7 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
             text_length=self.text_length,
             crop_scale=self.crop,
             flip=self.flip,
+            sides=self.flip_sides,
             language=self.language,
         )
 

@@ -29,13 +29,13 @@ class NegCLIP(NegativeRecipe):
     the rows of a batch are hard images, near neighbours of the other half that bring their own texts and wrong texts along (`hard_images`).
 
     Several processes and gradient caching give the loss of the whole batch; the released code is wrong with several. We depart in what is
-    no wrong text: swaps that leave the meaning ("a blue and yellow hydrant") are not made, articles follow their noun, and samples of one
-    group are no negatives of each other, as in `clip`; `keep_true`, `articles` and `same_group` undo it.
+    no wrong text: swaps that leave the meaning ("a blue and yellow hydrant") or no sentence are not made (`published_swaps`), articles
+    follow their noun (`articles`), and samples of one group are no negatives of each other, as in `clip` (`same_group`).
 
     negatives   "swaps"; "texts", those of origin "negative" that came with the data; "random_words", any common word in place of one, and
                 "none", which are controls
     kinds       which kinds of swap
-    keep_true   also swaps that leave the meaning as it is, as published
+    published_swaps  every pair of a kind, also such that leave the meaning or no sentence
     """
 
     slug = "negclip"
@@ -43,7 +43,7 @@ class NegCLIP(NegativeRecipe):
 
     negatives: Negatives = "swaps"
     kinds: tuple[Swap, ...] = SWAPS
-    keep_true: bool = False
+    published_swaps: bool = False
 
     batch_size: int = 512
     epochs: float = 10.0
@@ -65,7 +65,7 @@ class NegCLIP(NegativeRecipe):
 
     def negatives_of(self, draw: Draw, text: str) -> Sequence[str]:
         if self.negatives == "swaps":
-            found = swaps(text, draw.rng, kinds=self.kinds, keep_true=self.keep_true, articles=self.articles)
+            found = swaps(text, draw.rng, kinds=self.kinds, published=self.published_swaps, articles=self.articles)
             return chosen(draw.rng, list(found.values()), self.negatives_each)
         if self.negatives == "texts":
             return self.written(draw)
@@ -94,4 +94,4 @@ class NegCLIP(NegativeRecipe):
         """ViT-B/32 on COCO's captions, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 images and as many hard ones a
         step, five passes over the captions (ten epochs of these pairs). Wrong texts are made anew at every step, with a tagger of our
         own; published are up to five a caption, made once."""
-        return cls(act="quick_gelu", same_group="negative", keep_true=True, articles=False, hard_images="hard_images")
+        return cls(act="quick_gelu", same_group="negative", published_swaps=True, articles=False, hard_images="hard_images")

@@ -224,7 +224,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     def paper(cls) -> Self:
         """ResNet-50 on 2.5 million pairs of CC3M, batch 512, 32 epochs (400 episodes). The image tower is CLIP's ResNet-50 with
         its attention pooling, as in the released code; colour jitter, grey and blur of a fifth of the images are left out."""
-        return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True)
+        return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True, flip_sides="ignore")
 
 
 def _collect(features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:

@@ -6,8 +6,33 @@ import { facts } from "./state.js";
 const key = () => sessionStorage.getItem("diptych-token") ?? "";
 const headers = more => facts.token && key() ? { ...more, Authorization: "Bearer " + key() } : more;
 
-/** GET, or POST where there is a body. Asks for the token and waits for a busy service by itself. */
+/** GET, or POST where there is a body: the answer as JSON. */
 export async function ask(path, body, signal) {
+  return (await answered(path, body, signal)).json();
+}
+
+/** POST for a streamed chat completion; `heard` gets all that is written so far. */
+export async function hear(path, body, heard, signal) {
+  const reader = (await answered(path, { ...body, stream: true }, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "", rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return text;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const content = event.replace(/^data: /, "");
+      if (content === "[DONE]") return text;
+      const said = JSON.parse(content);
+      if (said.error) throw new Error(said.error.message);
+      const more = said.choices[0]?.delta.content;
+      if (more) heard(text += more);
+    }
+  }
+}
+
+/** Asks for the token and waits for a busy service by itself; what was refused is an error with the line of the refusal. */
+async function answered(path, body, signal) {
   for (;;) {
     const answer = body
       ? await fetch(path, { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body), signal })
@@ -19,9 +44,9 @@ export async function ask(path, body, signal) {
       await new Promise((go, stop) => { setTimeout(go, 1000 * seconds); signal?.addEventListener("abort", () => stop(signal.reason)); });
       continue;
     }
+    if (answer.ok) return answer;
     const content = await answer.json();
-    if (!answer.ok) throw new Error(content.error?.message ?? `The service answered ${answer.status}.`);
-    return content;
+    throw new Error(content.error?.message ?? `The service answered ${answer.status}.`);
   }
 }
 

@@ -8,6 +8,7 @@ import { becomesPanel, detectPanel, graphPanel, wordsPanel } from "./panels.js";
 import { example } from "./search.js";
 import { lay, view } from "./stage.js";
 import { chosen, current, empty, found, info, searchable, state, visible } from "./state.js";
+import { tellPanel } from "./tell.js";
 
 export async function look(uid, payload = {}) {
   view.shown = { uid, image: null, payload };
@@ -95,6 +96,7 @@ function itemTabs(item) {
   if (item.image && info.models.some(model => model.lexical)) tabs.push(["Its words", () => becomesPanel()]);
   if (item.graph) tabs.push(["Relations", () => graphPanel(item.graph, "In the data")]);
   if (item.image && info.detector) tabs.push(["Detect", () => detectPanel()]);
+  if (item.image && info.writers.length) tabs.push(["Ask", () => tellPanel()]);
   const buttons = tabs.map(([name, open], place) => make("button", { type: "button", class: "button", "aria-pressed": String(place === 0), onclick: () => {
     for (const other of buttons) other.setAttribute("aria-pressed", String(other === buttons[place]));
     $("item").classList.toggle("graph", name === "Relations" || name === "Detect");

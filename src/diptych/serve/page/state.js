@@ -6,7 +6,7 @@ export const PAGE = 48;
 export const facts = JSON.parse(document.body.dataset.facts);
 export const state = { text: "", picture: null, like: [], unlike: [], weight: 2, distinct: 1, cut: 0, k: PAGE, where: {}, model: "", compare: false };
 export const chosen = new Map();   // uid -> caption, over all searches
-export const info = { models: [], limits: { k: 200 }, columns: {} };   // what /info says
+export const info = { models: [], writers: [], limits: { k: 200 }, columns: {} };   // what /info says
 export const found = { sides: [] };   // a list of hits for each model that was asked
 
 export const current = () => info.models.find(model => model.name === state.model) ?? info.models[0];

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.choices import Floats
+from diptych.tasks._scoring.caption_choices import Floats
 
 TRUE = "true"
 """Beside the names of the options, what the true one is called where no option bears that name."""

@@ -15,9 +15,16 @@ from diptych.core.result import Metric, Result
 from diptych.tasks._scoring.caption_metrics import bleu_counts, cider_d, rouge_l, words_of
 from diptych.tasks._scoring.intervals import Floats, codes, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.generation.blind import BLIND, grey
 
 SCHEMA = pa.schema(
-    [("uid", pa.string()), ("group", pa.string()), ("caption", pa.string()), ("references", pa.list_(pa.string()))]
+    [
+        ("uid", pa.string()),
+        ("group", pa.string()),
+        ("caption", pa.string()),
+        ("references", pa.list_(pa.string())),
+        ("blind_caption", pa.string()),
+    ]
 )
 
 
@@ -30,7 +37,10 @@ class Captions:
     without a word, of captions that repeat a run of three words, and of captions that reach `max_tokens` in words. METEOR and SPICE are
     not computed: both need Java.
 
+    The blind row (`cider_d/blind`, `rouge_l/blind`) is what the captions of plain grey pictures score against the same texts.
+
     prompt      what is asked of the model; "" asks for what its own template asks for
+    blind       caption grey pictures too
     language    texts of this language or an unknown one are references; "" takes all
     max_tokens  of a caption
     draws, seed of the intervals
@@ -43,6 +53,7 @@ class Captions:
 
     prompt: str = ""
     language: str = "en"
+    blind: bool = True
     max_tokens: int = 64
     draws: int = 500
     seed: int = 0
@@ -56,8 +67,12 @@ class Captions:
                 lacks = "no image" if sample.image is None else f"no text in language '{self.language}'"
                 raise DataError(f"sample '{sample.uid}' has {lacks}", file=data.name, row=row, expected="an image and a text")
             rows.append((sample.uid, sample.group or sample.uid, sample.image, known))
-        captions = model.generate([image for *_, image, _ in rows], [self.prompt] * len(rows), max_tokens=self.max_tokens)
-        columns = [[uid for uid, *_ in rows], [group for _, group, *_ in rows], captions, [known for *_, known in rows]]
+        images, prompts = [image for *_, image, _ in rows], [self.prompt] * len(rows)
+        captions = model.generate(images, prompts, max_tokens=self.max_tokens)
+        blind: list[Any] = [None] * len(rows)
+        if self.blind:
+            blind = model.generate(grey(images), prompts, max_tokens=self.max_tokens)
+        columns = [[uid for uid, *_ in rows], [group for _, group, *_ in rows], captions, [known for *_, known in rows], blind]
         records = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
 
@@ -78,8 +93,12 @@ class Captions:
             "repeats": np.array([float(_repeats(words)) for words in captions]),
             "unended": np.array([float(len(words) >= most) for words in captions]),
         }
+        if "blind_caption" in records.column_names and not records.column("blind_caption").null_count:
+            blind = [words_of(text) for text in records.column("blind_caption").to_pylist()]
+            columns[f"cider_d{BLIND}"] = cider_d(blind, references)
+            columns[f"rouge_l{BLIND}"] = np.array([rouge_l(*pair) for pair in zip(blind, references, strict=True)])
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
-        units = {"cider_d": "points", "words": "words"}
+        units = {"cider_d": "points", f"cider_d{BLIND}": "points", "words": "words"}
         lower = {"empty", "repeats", "unended"}
         metrics = {
             name: Metric(

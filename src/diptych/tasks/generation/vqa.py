@@ -16,9 +16,10 @@ from diptych.data.text.questions import questions_of
 from diptych.tasks._scoring.answer_match import normalised, vqa_accuracy
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.generation.blind import BLIND, grey
 
 TEXTS = ("uid", "group", "kind", "question", "answer")
-SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("people", pa.list_(pa.string()))])
+SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("people", pa.list_(pa.string())), ("blind_answer", pa.string())])
 How = Literal["write", "mean", "sum"]
 
 
@@ -29,11 +30,13 @@ class VQA:
     agree (`released` leaves that out, as it does).
 
     Beside the accuracy over all questions and for each kind: the share of empty answers, and the share of "yes" among the answers to
-    questions that are answered by yes or no. The chance level is what always giving the most frequent answer of the kind would have.
+    questions that are answered by yes or no. The chance level is what always giving the most frequent answer of the kind would have; the
+    blind row (`accuracy/blind`) is the accuracy of the answers that the model gives about plain grey pictures.
 
     how         "write": in the model's own words, the likeliest token each time; "mean" or "sum": the likeliest of all answers that any
                 question of that kind has, by nats a token or in all
     suffix      stands behind each question: "Answer with a single word or phrase." for models that would write more
+    blind       ask about grey pictures too
     max_tokens  of a written answer
     draws, seed of the intervals, which draw groups of samples
     """
@@ -46,6 +49,7 @@ class VQA:
     how: How = "write"
     suffix: str = ""
     released: bool = False
+    blind: bool = True
     max_tokens: int = 10
     draws: int = 1000
     seed: int = 0
@@ -65,20 +69,24 @@ class VQA:
             raise DataError(f"'{data.name}' has no question", field="questions", expected='extras["questions"] of samples')
         images = [sample.image for sample, _ in asked if sample.image is not None]
         prompts = [f"{question.text} {self.suffix}".strip() for _, question in asked]
-        if isinstance(model, Generator) and self.how == "write":
-            answers = model.generate(images, prompts, max_tokens=self.max_tokens)
-        else:
-            answers = self._chosen(model, images, prompts, asked)
+        nothing: list[Any] = [None] * len(asked)
         columns = {
             "uid": [sample.uid for sample, _ in asked],
             "group": [sample.group or sample.uid for sample, _ in asked],
             "kind": [question.kind for _, question in asked],
             "question": [question.text for _, question in asked],
-            "answer": answers,
+            "answer": self._answers(model, images, prompts, asked),
             "people": [list(question.answers) for _, question in asked],
+            "blind_answer": self._answers(model, grey(images), prompts, asked) if self.blind else nothing,
         }
         records = pa.table(columns, schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
+
+    def _answers(self, model: Any, images: Any, prompts: list[str], asked: Any) -> list[str]:
+        if self.how == "write":
+            written: list[str] = model.generate(images, prompts, max_tokens=self.max_tokens)
+            return written
+        return self._chosen(model, images, prompts, asked)
 
     def _chosen(self, model: Any, images: Any, prompts: list[str], asked: Any) -> list[str]:
         known: dict[str, dict[str, None]] = {}
@@ -102,6 +110,8 @@ class VQA:
             columns[f"accuracy/{kind or 'other'}"] = np.where(np.array(kinds) == kind, right_N, np.nan)
         if yes_no.any():
             columns["yes"] = np.where(yes_no, [float(normalised(answer) == "yes") for answer in answers], np.nan)
+        if "blind_answer" in records.column_names and not records.column("blind_answer").null_count:
+            columns[f"accuracy{BLIND}"] = self._right(records, "blind_answer")
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
         metrics = {}
         for place, (name, value_N) in enumerate(columns.items()):
@@ -121,8 +131,8 @@ class VQA:
         }
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
-    def _right(self, records: pa.Table) -> Floats:
-        answers, people = records.column("answer").to_pylist(), records.column("people").to_pylist()
+    def _right(self, records: pa.Table, which: str = "answer") -> Floats:
+        answers, people = records.column(which).to_pylist(), records.column("people").to_pylist()
         always = not facts_of(records).get("options", {}).get("released", self.released)
         return np.array([vqa_accuracy(*pair, always=always) for pair in zip(answers, people, strict=True)], np.float64)
 
@@ -137,7 +147,7 @@ class VQA:
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
         """[N, 1] for "accuracy" and those of kinds, NaN where another kind is asked."""
-        if not metric.startswith("accuracy"):
+        if not metric.startswith("accuracy") or metric.endswith(BLIND):
             return None
         right_N = self._right(records)
         if metric != "accuracy":

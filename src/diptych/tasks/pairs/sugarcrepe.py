@@ -16,7 +16,7 @@ from diptych.data.probes.case import Case, stored_cases
 from diptych.data.probes.sugarcrepe import KINDS
 from diptych.index.embed import embed_texts
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.choices import ASIDE, Counting, Floats, credits
+from diptych.tasks._scoring.caption_choices import ASIDE, Counting, Floats, credits
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
 from diptych.worlds.scene_probes import SceneFacts

@@ -15,7 +15,7 @@ from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, stored_cases
 from diptych.data.probes.vl_checklist import AREAS
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.choices import Counting, Floats
+from diptych.tasks._scoring.caption_choices import Counting, Floats
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
 from diptych.worlds.scene_probes import SceneFacts

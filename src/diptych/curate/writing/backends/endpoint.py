@@ -12,8 +12,11 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,12 +35,17 @@ LETTERS_A_TOKEN = 4
 """Rule of thumb for English, where nobody can count."""
 
 
+class _TooLong(TimeoutError):
+    """Bytes came in time, but too many times."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """address   up to and with the version, "http://localhost:8000/v1"
     model     as the server calls it
     chat      messages and not a bare prompt
-    timeout   seconds that one try may take between two bytes
+    timeout   seconds that one try may wait for the next bytes
+    longest   seconds that one try may take in all, however steadily bytes come
     tries     of one request
     calls     requests in the air
     terms     under which its texts may be used
@@ -48,6 +56,7 @@ class Endpoint:
     sampling: Sampling = PUBLISHED
     chat: bool = False
     timeout: float = 60.0
+    longest: float = 600.0
     tries: int = 4
     calls: int = 8
     terms: str = ""
@@ -61,9 +70,10 @@ class Endpoint:
             raise ConfigError(f"the endpoint's address is {self.address!r} (expected http://HOST:PORT/v1#MODEL)")
         if not self.model:
             raise ConfigError(f"{self.address} does not say which model (expected {self.address}#MODEL)")
-        if self.tries < 1 or self.timeout <= 0 or self.calls < 1:
+        if self.tries < 1 or min(self.timeout, self.longest) <= 0 or self.calls < 1:
             raise ConfigError(
-                f"tries {self.tries}, timeout {self.timeout}, calls {self.calls} (expected 1 or more, above 0, 1 or more)"
+                f"tries {self.tries}, timeout {self.timeout}, longest {self.longest}, calls {self.calls} "
+                "(expected 1 or more, above 0, above 0, 1 or more)"
             )
 
     @property
@@ -90,8 +100,8 @@ class Endpoint:
                 pause = min(2 * pause, LONGEST_PAUSE)
             try:
                 status, retry_after, text = self._post(body)
-            except TimeoutError:
-                fault = f"timeout: nothing within {self.timeout:g} s"
+            except TimeoutError as error:
+                fault = f"timeout: {error}" if isinstance(error, _TooLong) else f"timeout: nothing within {self.timeout:g} s"
                 continue
             except (OSError, http.client.HTTPException) as error:
                 fault = f"unreachable: {error or type(error).__name__}"
@@ -127,10 +137,20 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {key}"
         path = parts.path.rstrip("/") + ("/chat/completions" if self.chat else "/completions")
         line = kind(parts.hostname or "", parts.port, timeout=self.timeout)
+        late = threading.Event()
         try:
-            line.request("POST", path, body, headers)
-            answer = line.getresponse()
-            data = answer.read(LARGEST + 1)
+            line.connect()
+            clock = threading.Timer(self.longest, _hang_up, (line.sock, late))
+            clock.daemon = True
+            clock.start()
+            try:
+                line.request("POST", path, body, headers)
+                answer = line.getresponse()
+                data = answer.read(LARGEST + 1)
+            finally:
+                clock.cancel()
+                if late.is_set():
+                    raise _TooLong(f"not at its end after {self.longest:g} s")
             length = answer.headers.get("Content-Length", "")
             if length.isdecimal() and len(data) < min(int(length), LARGEST):
                 raise http.client.IncompleteRead(data, int(length) - len(data))
@@ -153,6 +173,13 @@ class Endpoint:
         if not isinstance(written, str):
             return Answer("", fault=f"malformed: the text is {type(written).__name__}")
         return Answer(self.sampling.cut(written), read, said)
+
+
+def _hang_up(line: socket.socket, late: threading.Event) -> None:
+    """Whoever waits for bytes of this line gets an end or an error at once: a time limit of each wait does not end a server that drips."""
+    late.set()
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _seconds(value: str) -> float:

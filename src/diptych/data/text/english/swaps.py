@@ -4,9 +4,11 @@ The words stay the same, only what they say changes, so a model that reads a cap
 function is pure: the caption and the generator decide. A caption without two different words of a kind has no negative of that kind, and
 what equals the caption but for case is none.
 
-What the published negatives get wrong, and what is left out here unless `keep_true`: words joined by "and" exchanged ("a blue and yellow
-hydrant" says what "a yellow and blue hydrant" says), and things on both sides of a relation that holds both ways ("a sink next to a
-toilet"). Their articles stay where they were ("a orange"), a hint that needs no picture; `articles` puts them right.
+What the published negatives get wrong, and what is left out here unless `published`: pairs that leave the meaning, joined by "and" ("a blue
+and yellow hydrant" says what "a yellow and blue hydrant" says) or on both sides of a relation that holds both ways ("a sink next to a
+toilet"); and pairs that leave no sentence: nouns that are no head of their phrase ("a hydrant fire"), verbs of different forms, particles
+and negations, phrases with no verb or preposition between them. Their articles stay where they were ("a orange"), a hint that needs no
+picture; `articles` puts them right.
 """
 
 from __future__ import annotations
@@ -20,16 +22,17 @@ import numpy as np
 from diptych.core.errors import UnknownName
 from diptych.data.text.english.phrases import NOUNS, noun_phrases
 from diptych.data.text.english.tagger import Tagger, Word, tag
-from diptych.data.text.english.words import split
+from diptych.data.text.english.words import CLOSED, split
 
 Swap = Literal["nouns", "adjectives", "verbs", "adverbs", "noun_phrases"]
 SWAPS: tuple[Swap, ...] = get_args(Swap)
 TAGS: dict[str, tuple[str, ...]] = {"nouns": NOUNS, "adjectives": ("ADJ",), "verbs": ("VERB",), "adverbs": ("ADV",)}
 BOTH_WAYS = split(
-    "next to near beside by with and or & , alongside touching opposite nearby close adjacent facing meeting joining"
+    "next to near beside by with and or & , alongside touching opposite nearby close adjacent facing meeting joining "
+    "called named known"
 )
 """Words between two things that say the same in the other direction."""
-EMPTY = split("a an the is are was were some two three four of same colour color as in contact from not very side each other")
+EMPTY = split("a an the is are was were some two three four of same colour color as in contact from also very side each other")
 VOWELS = tuple("aeiou")
 
 Span = tuple[int, int]
@@ -41,13 +44,13 @@ def swapped(
     kind: Swap,
     rng: np.random.Generator,
     *,
-    keep_true: bool = False,
+    published: bool = False,
     articles: bool = True,
     tagger: Tagger = tag,
 ) -> str | None:
     """The caption with two words or phrases of that kind exchanged, one of all such pairs at random; None where there is none.
 
-    keep_true  also exchanges that leave the meaning as it is, as published
+    published  every pair of the kind, also such that leave the meaning or no sentence
     articles   "a" and "an" follow the new word
 
     >>> swapped("A dog chases an orange cat.", "nouns", np.random.default_rng(0))
@@ -55,23 +58,20 @@ def swapped(
     >>> swapped("A sink next to a toilet.", "nouns", np.random.default_rng(0)) is None
     True
     """
-    found = every_swap(caption, kind, keep_true=keep_true, articles=articles, tagger=tagger)
+    found = every_swap(caption, kind, published=published, articles=articles, tagger=tagger)
     return found[int(rng.integers(len(found)))] if found else None
 
 
 def every_swap(
-    caption: str, kind: Swap, *, keep_true: bool = False, articles: bool = True, tagger: Tagger = tag
+    caption: str, kind: Swap, *, published: bool = False, articles: bool = True, tagger: Tagger = tag
 ) -> tuple[str, ...]:
     """All captions that exchanging one pair of that kind can make, in order of the pairs; each differs from the caption."""
     if kind not in SWAPS:
         raise UnknownName("kind of swap", kind, SWAPS)
     words = tagger(caption)
     made = []
-    units = [
-        unit for unit in _units(words, kind) if keep_true or kind != "adjectives" or words[unit[0]].lower not in ("same", "other")
-    ]
-    for one, two in combinations(units, 2):
-        if _same(words, one, two) or not (keep_true or _changes(words, one, two, kind)):
+    for one, two in combinations(_units(words, kind), 2):
+        if _same(words, one, two) or not (published or (_makes_sense(words, one, two, kind) and _changes(words, one, two, kind))):
             continue
         new = _exchanged(caption, words, one, two, articles=articles)
         if new.casefold() != caption.casefold():
@@ -84,12 +84,12 @@ def swaps(
     rng: np.random.Generator,
     *,
     kinds: Sequence[Swap] = SWAPS,
-    keep_true: bool = False,
+    published: bool = False,
     articles: bool = True,
     tagger: Tagger = tag,
 ) -> dict[str, str]:
     """At most one wrong caption of each kind, by kind; kinds of which the caption has none are not there."""
-    found = {kind: swapped(caption, kind, rng, keep_true=keep_true, articles=articles, tagger=tagger) for kind in kinds}
+    found = {kind: swapped(caption, kind, rng, published=published, articles=articles, tagger=tagger) for kind in kinds}
     return {kind: text for kind, text in found.items() if text is not None}
 
 
@@ -104,24 +104,38 @@ def _same(words: Sequence[Word], one: Span, two: Span) -> bool:
     return [word.lower for word in words[slice(*one)]] == [word.lower for word in words[slice(*two)]]
 
 
+def _makes_sense(words: Sequence[Word], one: Span, two: Span, kind: Swap) -> bool:
+    """Whether what comes out is likely to be a sentence."""
+    first, second = words[one[0]], words[two[0]]
+    between = words[one[1] : two[0]]
+    if not any(word.tag not in NOUNS for word in between):
+        return False  # side by side, or parts of one name
+    if kind == "verbs":
+        return _form(first.lower) == _form(second.lower) and not {first.lower, second.lower} & CLOSED.keys()
+    if kind == "adverbs":
+        return not {first.lower, second.lower} & CLOSED.keys()
+    if kind == "adjectives":
+        return not {first.lower, second.lower} & {"same", "other"}
+    if kind == "nouns" and not {first, second} <= {phrase.head for phrase in noun_phrases(words)}:
+        return False
+    return any(word.tag in ("VERB", "ADP", "AUX") for word in between)
+
+
+def _form(verb: str) -> str:
+    """How it ends: verbs of one form can stand for each other."""
+    return next((ending for ending in ("ing", "ed", "en", "s") if verb.endswith(ending)), "")
+
+
 def _changes(words: Sequence[Word], one: Span, two: Span, kind: Swap) -> bool:
     """False where the exchange is known to leave the meaning: between the two stands only what holds both ways, and nothing else is said
     of either."""
-    if kind == "nouns":
-        first, second = (_phrase_of(words, unit) for unit in (one, two))
-        if first == second:
-            return True
-        if _rest(words, first, one) != _rest(words, second, two):
-            return True
-        between = words[first[1] : second[0]]
-    else:
-        between = words[one[1] : two[0]]
-    said = [word.lower for word in between if word.lower not in EMPTY and word.tag != "AUX"]
-    symmetric = all(word in BOTH_WAYS for word in said)
     if kind in ("adjectives", "adverbs", "verbs"):
-        joined = bool(between) and all(word.tag in ("CONJ", "ADV") or word.text == "," for word in between)
-        return bool(between) and not joined
-    return not (symmetric and bool(between))
+        return not all(word.tag in ("CONJ", "ADV") or word.text == "," for word in words[one[1] : two[0]])
+    first, second = (_phrase_of(words, unit) for unit in (one, two)) if kind == "nouns" else (one, two)
+    if kind == "nouns" and (first == second or _rest(words, first, one) != _rest(words, second, two)):
+        return True
+    said = [word.lower for word in words[first[1] : second[0]] if word.lower not in EMPTY and word.tag not in ("AUX", "PUNCT")]
+    return not all(word in BOTH_WAYS for word in said)
 
 
 def _rest(words: Sequence[Word], phrase: Span, unit: Span) -> list[str]:

@@ -1,0 +1,156 @@
+"""Who finds: regions that the data have, a detector, attributes by an embedder, and optical character recognition.
+
+Each is frozen and asked about one image. Nothing is downloaded: models are given by address, OCR brings its weights in its package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.contracts import Detector, Embedder
+from diptych.core.errors import ConfigError, MissingExtra
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.sample import Sample
+from diptych.curate.experts.findings import Box, Finding, ReadText
+from diptych.data.media.decode import decode
+from diptych.models.io.opened import open_address, require
+
+CROP_MARGIN = 0.1
+"""Of a box's sides, that a crop for attributes shows around it."""
+
+
+def from_regions(sample: Sample) -> list[Finding]:
+    """What the data say: labels, attributes and boxes of the sample's regions."""
+    return [Finding(r.label, r.attributes, score=r.score, box=tuple(map(float, r.box)), by="regions") for r in sample.regions]  # type: ignore[arg-type]  # four
+
+
+@dataclass(frozen=True)
+class Things:
+    """A detector, asked for a list of names.
+
+    address  of a model that detects
+    names    that it is asked for
+    """
+
+    address: str
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ConfigError(f"detector {self.address} has no names to look for (expected --objects NAME ...)")
+
+    @cached_property
+    def model(self) -> Any:
+        model = open_address(self.address)
+        require(model, Detector, who=f"the expert {self.address}")
+        return model
+
+    def __call__(self, image: ImageSource) -> list[Finding]:
+        graph = self.model.detect([image], objects=self.names)[0]
+        return [
+            Finding(r.label, r.attributes, score=r.score, box=tuple(map(float, r.box)), by=self.address) for r in graph.regions
+        ]
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Attributes of a box by the similarity of its crop with "a ATTRIBUTE LABEL", as probabilities over all names.
+
+    address   of a model that embeds images and texts
+    names     that are compared
+    least     probability from which an attribute is taken
+    most      attributes a box
+    sharpness of the softmax over cosines: CLIP's 100
+    """
+
+    address: str
+    names: tuple[str, ...]
+    least: float = 0.5
+    most: int = 2
+    sharpness: float = 100.0
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2:
+            raise ConfigError(f"attributes {list(self.names)} leave no choice (expected two names or more)")
+
+    @cached_property
+    def model(self) -> Any:
+        model = open_address(self.address)
+        require(model, Embedder, who=f"the expert {self.address}")
+        return model
+
+    def __call__(self, image: ImageSource, things: Sequence[Finding]) -> list[Finding]:
+        """The same findings, with attributes where they have none and a box to look at."""
+        asked = [place for place, thing in enumerate(things) if thing.label and thing.box and not thing.attributes]
+        if not asked:
+            return list(things)
+        pixels_HWC = decode(image)
+        crop_ND = self.model.embed_images([ArrayImage(cropped(pixels_HWC, things[place].box)) for place in asked])
+        found = list(things)
+        for place, crop_D in zip(asked, crop_ND, strict=True):
+            text_KD = self.model.embed_texts([f"a {name} {things[place].label}" for name in self.names])
+            chance_K = chances(text_KD @ crop_D, self.sharpness)
+            best = [k for k in np.argsort(-chance_K, kind="stable")[: self.most].tolist() if chance_K[k] >= self.least]
+            found[place] = replace(things[place], attributes=tuple(self.names[k] for k in best))
+        return found
+
+
+@dataclass(frozen=True)
+class OCR:
+    """PP-OCR by rapidocr, whose package brings its weights.
+
+    least  score from which a line is taken
+    """
+
+    least: float = 0.5
+
+    name = "rapidocr"
+
+    @cached_property
+    def engine(self) -> Any:
+        try:
+            from rapidocr import RapidOCR
+        except ImportError:
+            raise MissingExtra("rapidocr", "ocr", needed_for="reading text in images") from None
+        return RapidOCR(params={"Global.log_level": "critical"})
+
+    def __call__(self, image: ImageSource) -> list[ReadText]:
+        answer = self.engine(np.ascontiguousarray(decode(image)[:, :, ::-1]))  # it reads BGR, as OpenCV does
+        if answer.txts is None:
+            return []
+        lines = zip(answer.txts, answer.scores, answer.boxes, strict=True)
+        return [
+            ReadText(" ".join(str(string).split()), float(score), _around(corner_42))
+            for string, score, corner_42 in lines
+            if float(score) >= self.least and str(string).strip()
+        ]
+
+
+def chances(cosine_K: npt.NDArray[Any], sharpness: float) -> npt.NDArray[np.float64]:
+    """Probability of each name: the softmax of its cosine times `sharpness`."""
+    logit_K = sharpness * cosine_K.astype(np.float64)
+    raw_K = np.exp(logit_K - logit_K.max())
+    chance_K: npt.NDArray[np.float64] = raw_K / raw_K.sum()
+    return chance_K
+
+
+def cropped(pixels_HWC: npt.NDArray[np.uint8], box: Box | None) -> npt.NDArray[np.uint8]:
+    """The pixels of a box with a margin, one at least."""
+    assert box is not None
+    height, width = pixels_HWC.shape[:2]
+    x_pad, y_pad = CROP_MARGIN * (box[2] - box[0]), CROP_MARGIN * (box[3] - box[1])
+    x0, y0 = (int(np.clip(np.floor(v), 0, m - 1)) for v, m in ((box[0] - x_pad, width), (box[1] - y_pad, height)))
+    x1, y1 = (int(np.clip(np.ceil(v), low + 1, m)) for v, low, m in ((box[2] + x_pad, x0, width), (box[3] + y_pad, y0, height)))
+    return np.ascontiguousarray(pixels_HWC[y0:y1, x0:x1])
+
+
+def _around(corner_42: Any) -> Box:
+    points = np.asarray(corner_42, np.float64)
+    (x0, y0), (x1, y1) = points.min(0).tolist(), points.max(0).tolist()
+    return x0, y0, x1, y1

@@ -1,0 +1,107 @@
+"""A finding: a thing with attributes and the text on it; and how experts' answers become findings.
+
+Letters: none. Boxes are xyxy in pixels of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+Box = tuple[float, float, float, float]
+
+FINDING = pa.struct(
+    [
+        ("label", pa.string()),
+        ("attributes", pa.list_(pa.string())),
+        ("text", pa.string()),
+        ("score", pa.float64()),
+        ("box", pa.list_(pa.float64())),
+        ("by", pa.string()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+    ]
+)
+"""As a column: start and stop are where the finding stands in the fused text, in characters; -1 where it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """label       what it is; "" for text that lies on nothing that was found
+    attributes  in order of their score
+    text        what is written on it
+    score       of the label
+    by          the expert that found it
+    """
+
+    label: str
+    attributes: tuple[str, ...] = ()
+    text: str = ""
+    score: float = 1.0
+    box: Box | None = None
+    by: str = ""
+
+    @property
+    def phrase(self) -> str:
+        """Attributes, label and text as words, without an article.
+
+        >>> Finding("sign", ("red",), "STOP").phrase, Finding("", text="SALE").phrase
+        ('red sign with the text “STOP”', 'text “SALE”')
+        """
+        thing = " ".join((*self.attributes, self.label)) if self.label else ""
+        written = f"text “{self.text}”" if self.text else ""
+        return f"{thing} with the {written}" if thing and written else thing or written
+
+    def to_row(self, start: int = -1, stop: int = -1) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "attributes": list(self.attributes),
+            "text": self.text,
+            "score": self.score,
+            "box": None if self.box is None else list(self.box),
+            "by": self.by,
+            "start": start,
+            "stop": stop,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """A string that was read in an image."""
+
+    string: str
+    score: float
+    box: Box
+
+
+def with_texts(things: Sequence[Finding], texts: Iterable[ReadText], *, by: str) -> list[Finding]:
+    """Each text goes to the smallest box that contains its middle, several in reading order; what lies in none stands alone."""
+    owned: dict[int, list[ReadText]] = {}
+    alone: list[Finding] = []
+    for text in sorted(texts, key=lambda t: (t.box[1], t.box[0])):
+        x, y = (text.box[0] + text.box[2]) / 2, (text.box[1] + text.box[3]) / 2
+        around = [place for place, thing in enumerate(things) if thing.box is not None and _inside(x, y, thing.box)]
+        if around:
+            owned.setdefault(min(around, key=lambda place: (_area(things[place].box), place)), []).append(text)
+        else:
+            alone.append(Finding("", text=text.string, score=text.score, box=text.box, by=by))
+    found = [replace(t, text=" ".join(o.string for o in owned[n])) if n in owned else t for n, t in enumerate(things)]
+    return [*found, *alone]
+
+
+def ordered(findings: Iterable[Finding], *, least: float, most: int) -> list[Finding]:
+    """Those of score `least` or more, the best first, at most `most`; of equal phrases the best one."""
+    ranked = sorted(findings, key=lambda f: (-f.score, f.label, f.phrase, f.box or ()))
+    different = {finding.phrase: finding for finding in reversed(ranked) if finding.score >= least and finding.phrase}
+    return sorted(different.values(), key=ranked.index)[:most]
+
+
+def _inside(x: float, y: float, box: Box) -> bool:
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+def _area(box: Box | None) -> float:
+    return 0.0 if box is None else (box[2] - box[0]) * (box[3] - box[1])

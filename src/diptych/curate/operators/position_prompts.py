@@ -1,0 +1,84 @@
+"""Block prompts written once, beside the data (PTP, Wang et al., 2022, arXiv 2212.09737): one for every region, of the picture as stored.
+
+They are right for pictures that are shown whole and unflipped, which evaluation sets and captioners are given. A recipe that crops or
+flips has to write them itself, afterwards: `diptych train ptp` does, and needs the regions alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.errors import ConfigError, DataError, DecodeError
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.sample import Sample
+from diptych.curate.engine.costs import planned
+from diptych.data.media.decode import upright_size
+from diptych.data.text.position_prompts import GRID, block_of, prompt
+
+COLUMN = "position_prompts"
+
+
+@dataclass(frozen=True)
+class PositionPrompts:
+    """Writes the column ``position_prompts``: for each picture a list of "The block 4 has a cup.", in the order of its regions.
+
+    regions     at most so many of a picture, the first ones (published: ten)
+    attributes  words of a region that stand before its label
+    grid        blocks a side
+    """
+
+    slug: ClassVar[str] = "position_prompts"
+
+    regions: int = 10
+    attributes: int = 0
+    grid: int = GRID
+
+    def __post_init__(self) -> None:
+        if self.regions < 1 or self.attributes < 0 or self.grid < 1:
+            raise ConfigError(
+                f"regions is {self.regions}, attributes {self.attributes}, grid {self.grid} (expected 1 or more, 0 or more, 1 or more)"
+            )
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        return planned(data, _size, unit="picture")
+
+    def __call__(self, data: Dataset) -> Curated:
+        start = time.perf_counter()
+        found: dict[str, list[str]] = {}
+        kept, dropped = [], []
+        for row in range(len(data)):
+            sample = data[row]
+            try:
+                said = self._prompts(sample)
+            except DecodeError as error:
+                dropped.append(Drop(sample.uid, self.slug, str(error)))
+                continue
+            kept.append(sample.uid)
+            if said:
+                found[sample.uid] = said
+        if kept and not found:
+            raise DataError(f"no picture of '{data.name}' has a region", field="regions", expected="boxes with labels")
+        return Curated(tuple(kept), tuple(dropped), {COLUMN: found} if found else {}, time.perf_counter() - start)
+
+    def _prompts(self, sample: Sample) -> list[str]:
+        regions = sample.regions[: self.regions]
+        if not regions or sample.image is None:
+            return []
+        width, height = _size(sample.image)
+        names = [" ".join((*region.attributes[: self.attributes], region.label)) for region in regions]
+        blocks = [block_of(region.box, width, height, grid=self.grid) for region in regions]
+        return [prompt(block, name) for block, name in zip(blocks, names, strict=True)]
+
+
+def _size(image: ImageSource) -> tuple[int, int]:
+    """Width and height, by the header alone where there is one."""
+    if isinstance(image, ArrayImage):
+        height, width = image.pixels_HWC.shape[:2]
+        return width, height
+    try:
+        return upright_size(image.read(), name=image.name)
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror or error}", file=image.name) from error

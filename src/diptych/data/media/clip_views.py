@@ -1,0 +1,149 @@
+"""Which frames of a clip are read, and how they are cropped: one view in training, one or several in a test (X-CLIP, 2208.02816).
+
+Letters: T frames, V views, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageEnhance
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.media import MediaItem, Pixels, medium_of
+from diptych.data.media.transforms import resized
+
+SCALES = (1.0, 0.875, 0.75, 0.66)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipAugment:
+    """Changes of a training clip. The same crop and mirror image for all frames, colours of each frame by itself, as released.
+
+    crops   squares and near-squares of several sizes at five places; False takes the middle
+    flip    half are mirrored: not for classes that say left or right
+    jitter  chance that brightness, contrast, saturation and hue change; grey: that colours go
+    """
+
+    crops: bool = True
+    flip: bool = True
+    jitter: float = 0.8
+    grey: float = 0.2
+
+    def __call__(self, frame_THWC: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+        """uint8 [T, size, size, 3]."""
+        if not self.crops:
+            seen_THWC = middle(frame_THWC, size)
+        else:
+            frame_THWC = short_side(frame_THWC, size * 256 // 224)
+            height, width = frame_THWC.shape[1:3]
+            top, left, high, wide = _crop(height, width, rng)
+            part_THWC = np.ascontiguousarray(frame_THWC[:, top : top + high, left : left + wide])
+            seen_THWC = np.stack([resized(frame_HWC, size) for frame_HWC in part_THWC])
+        if self.flip and rng.random() < 0.5:
+            seen_THWC = seen_THWC[:, :, ::-1]
+        if self.jitter and rng.random() < self.jitter:
+            seen_THWC = np.stack([_jittered(frame_HWC, rng) for frame_HWC in seen_THWC])
+        if self.grey and rng.random() < self.grey:
+            seen_THWC = np.stack([np.asarray(Image.fromarray(f).convert("L").convert("RGB")) for f in seen_THWC])
+        return np.ascontiguousarray(seen_THWC)
+
+
+def read_frames(item: MediaItem, frames: int, *, uid: str, rng: np.random.Generator | None = None, min_side: int = 0) -> Pixels:
+    """One frame of each of `frames` stretches of equal length, the middle one or with `rng` any. A shorter clip is refused."""
+    _enough(item, frames, uid)
+    found: Pixels = item.decode(frames=frames, rng=rng, min_side=min_side)
+    return found
+
+
+def view_places(count: int, frames: int, views: int) -> npt.NDArray[np.int64]:
+    """[V, T]: the frames of each of several views, the same share of every stretch further on in each.
+
+    The release draws them at random, so that its test is another one each time.
+
+    >>> view_places(8, 4, 2).tolist()
+    [[0, 2, 4, 6], [1, 3, 5, 7]]
+    """
+    within_V1 = ((np.arange(views) + 0.5) / views)[:, None]
+    places: npt.NDArray[np.int64] = np.minimum(((np.arange(frames) + within_V1) * count / frames).astype(np.int64), count - 1)
+    return places
+
+
+def clip_views(item: MediaItem, frames: int, size: int, *, uid: str, clips: int = 1, crops: int = 1) -> Pixels:
+    """uint8 [V, T, size, size, 3] with V = clips * crops. One crop is the middle of 256/224 of the size, as in training; three lie side by
+    side along the longer side, whose shorter one is the size."""
+    if crops not in (1, 3) or clips < 1:
+        raise ConfigError(f"{clips} clips of {crops} crops (expected one clip or more, and 1 or 3 crops)")
+    count = _enough(item, frames, uid)
+    if clips == 1:
+        read: Pixels = item.decode(frames=frames)
+        parts = read[None]
+    else:
+        whole: Pixels = item.decode()
+        parts = whole[view_places(count, frames, clips)]
+    return np.concatenate([_crops(part_THWC, size, crops) for part_THWC in parts])
+
+
+def _enough(item: MediaItem, frames: int, uid: str) -> int:
+    medium: Any = medium_of(item.medium)
+    count: int = medium.count(item)
+    if count < frames:
+        raise DataError(f"the clip of '{uid}' has {count} frames", file=item.name, field="clip", expected=f"{frames} or more")
+    return count
+
+
+def short_side(frame_THWC: Pixels, size: int) -> Pixels:
+    """The frames with a shorter side of so many pixels, bilinearly."""
+    height, width = frame_THWC.shape[1:3]
+    if min(height, width) == size:
+        return frame_THWC
+    factor = size / min(height, width)
+    shape = (max(size, round(width * factor)), max(size, round(height * factor)))
+    return np.stack([np.asarray(Image.fromarray(f).resize(shape, Image.Resampling.BILINEAR)) for f in frame_THWC])
+
+
+def middle(frame_THWC: Pixels, size: int) -> Pixels:
+    """The middle square of a shorter side of 256/224 times the size; frames of just that size as they are."""
+    if frame_THWC.shape[1:3] == (size, size):
+        return frame_THWC
+    large_THWC = short_side(frame_THWC, size * 256 // 224)
+    top, left = ((side - size) // 2 for side in large_THWC.shape[1:3])
+    return large_THWC[:, top : top + size, left : left + size]
+
+
+def _crops(frame_THWC: Pixels, size: int, crops: int) -> Pixels:
+    if crops == 1:
+        return middle(frame_THWC, size)[None]
+    fitted_THWC = short_side(frame_THWC, size)
+    spare_y, spare_x = (side - size for side in fitted_THWC.shape[1:3])
+    places = [(spare_y * part // 2, spare_x * part // 2) for part in (0, 1, 2)]
+    return np.stack([fitted_THWC[:, y : y + size, x : x + size] for y, x in places])
+
+
+def _crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width): sides from `SCALES` that are at most one step apart, at a corner or in the middle."""
+    side = min(height, width)
+    pairs = [(a, b) for i, a in enumerate(SCALES) for j, b in enumerate(SCALES) if abs(i - j) <= 1]
+    share_y, share_x = pairs[int(rng.integers(len(pairs)))]
+    high, wide = int(side * share_y), int(side * share_x)
+    down, right = (height - high) // 4, (width - wide) // 4
+    places = [(0, 0), (0, 4 * right), (4 * down, 0), (4 * down, 4 * right), (2 * down, 2 * right)]
+    top, left = places[int(rng.integers(len(places)))]
+    return top, left, high, wide
+
+
+def _jittered(frame_HWC: Pixels, rng: np.random.Generator) -> Pixels:
+    """Brightness and contrast by 0.6 to 1.4, saturation by 0.8 to 1.2, hue by up to a tenth of the circle, in random order."""
+    image = Image.fromarray(frame_HWC)
+    for step in rng.permutation(4):
+        if step == 3:
+            hsv_HWC = np.array(image.convert("HSV"))
+            hsv_HWC[..., 0] = (hsv_HWC[..., 0].astype(np.int64) + round(rng.uniform(-0.1, 0.1) * 255)) % 256
+            image = Image.fromarray(hsv_HWC, "HSV").convert("RGB")
+        else:
+            kind = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[step]
+            image = kind(image).enhance(rng.uniform(0.8, 1.2) if step == 2 else rng.uniform(0.6, 1.4))
+    return np.asarray(image)

@@ -1,0 +1,167 @@
+"""A trained BLIP: vectors for candidates, scores of pairs by reading them together, captions, and how likely words are; one folder.
+
+Letters: N images, K texts, B batch, L tokens, V vocabulary, C candidates, P image tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.core.prompt import Asked, words_about_one_picture
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.blip.blip import Blip
+from diptych.models.blip.text import BlipText
+from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import parts
+from diptych.models.pairs.embedder import Embedding
+from diptych.models.pairs.match_embedder import Readings
+from diptych.models.towers.towers import image_tower
+
+
+class BlipModel(Embedding):
+    """`Embedder`, `PairScorer`, `Generator` and `Ranker`. A prompt is how the caption begins; "" asks for a whole one."""
+
+    kind: ClassVar[str] = "blip"
+    tokenizer: Tokenizer
+
+    def __init__(
+        self,
+        model: Blip,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer,
+        text_length: int,
+        name: str,
+        *,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(model, preprocess, tokenizer, text_length, name)
+        self.card = dict(card or {})
+        self.readings = Readings(self, model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = {"preprocess": self.preprocess.to_json(), "text_length": self.text_length, "kind": self.kind}
+        return fingerprint(self.model, settings)
+
+    @one_or_many
+    def score_pairs(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
+    ) -> npt.NDArray[np.float32]:
+        """[N, K], log-odds that image and text fit, the same whoever asks: N * K readings."""
+        return self.readings.score(images, texts)
+
+    @one_or_many
+    def generate(
+        self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 64, batch_size: int = 16
+    ) -> list[str]:
+        """The likeliest token, again and again, until the end mark or `text_length`. What is written stands behind the prompt."""
+        begun = self._prompts(images, prompts)
+        found: list[str] = []
+        for some in parts(list(zip(images, begun, strict=True)), batch_size):
+            with self._ready() as device:
+                token_BPD = self._seen([image for image, _ in some], device)
+                found += [self._written(token_BPD[row : row + 1], prompt, max_tokens) for row, (_, prompt) in enumerate(some)]
+        return found
+
+    @one_or_many
+    def answer_nll(
+        self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
+    ) -> list[npt.NDArray[np.float64]]:
+        """For each image [C, 2]: nats of each candidate behind the prompt, over its tokens and the end mark, and how many those are."""
+        begun = self._prompts(images, prompts)
+        if len(candidates) != len(images):
+            raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
+        found = []
+        for image, prompt, answers in zip(images, begun, candidates, strict=True):
+            with self._ready() as device:
+                token_1PD = self._seen([image], device)
+                found.append(np.array([self._nll(token_1PD, prompt, answer) for answer in answers], np.float64).reshape(-1, 2))
+        return found
+
+    def _prompts(self, images: Sequence[ImageSource], prompts: Sequence[Asked]) -> list[str]:
+        if len(prompts) != len(images):
+            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        return [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
+
+    def _seen(self, images: Sequence[ImageSource], device: torch.device) -> Tensor:
+        pixels_BCHW = self.preprocess([decode(image, exact=True) for image in images])
+        token_BPD: Tensor = self.model.seen(pixels_BCHW.to(device))
+        return token_BPD
+
+    def _ids(self, text: str) -> list[int]:
+        """Start mark, pieces, end mark."""
+        encoded = self.tokenizer.encode([text], self.text_length)
+        self.truncated += encoded.truncated
+        ids: list[int] = encoded.ids_BL[0, : int(encoded.mask_BL[0].sum())].tolist()
+        return ids
+
+    def _logits(self, token_1PD: Tensor, ids: Sequence[int]) -> Tensor:
+        """[L, V] of the next token at each place."""
+        text_1L = torch.tensor([list(ids)], device=token_1PD.device)
+        logit_1LV: Tensor = self.model.text.write(text_1L, torch.ones_like(text_1L, dtype=torch.bool), token_1PD)
+        return logit_1LV[0].float()
+
+    def _nll(self, token_1PD: Tensor, prompt: str, answer: str) -> tuple[float, int]:
+        begun, whole = self._ids(prompt)[:-1], self._ids(f"{prompt} {answer}".strip())
+        asked = torch.tensor(whole[len(begun) :], device=token_1PD.device)
+        log_LV = self._logits(token_1PD, whole[:-1])[len(begun) - 1 :].log_softmax(-1)
+        return -float(log_LV.gather(1, asked[:, None]).double().sum()), len(asked)
+
+    def _written(self, token_1PD: Tensor, prompt: str, max_tokens: int) -> str:
+        ids = self._ids(prompt)[:-1]
+        start = len(ids)
+        for _ in range(min(max_tokens, self.text_length - start)):
+            following = int(self._logits(token_1PD, ids)[-1, : self.model.text.vocab_size].argmax())
+            if following == self.tokenizer.eot_id:
+                break
+            ids.append(following)
+        return self.tokenizer.decode(ids[start:]).strip()
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        text: BlipText = self.model.text
+        block: Any = text.blocks[0]
+        config = {
+            "kind": self.kind,
+            "name": self.name,
+            "image_tower": self.model.image_tower.spec,
+            "width": self.model.width,
+            "text": {
+                "vocab_size": text.vocab_size,
+                "length": text.length,
+                "width": text.width,
+                "layers": len(text.blocks),
+                "heads": block.reading.heads,
+                "mlp_ratio": block.mlp_in.out_features / text.width,
+                "dropout": text.dropout,
+            },
+            "preprocess": self.preprocess.to_json(),
+            "text_length": self.text_length,
+            "card": {"description": "Compares, matches and describes images.", **self.card},
+        }
+        write_model(folder, self.model, config, model_card(self.name, config, parameters(self.model)), self.tokenizer.save)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        with torch.random.fork_rng(devices=[]):
+            tower = image_tower(**config["image_tower"])
+            model = Blip(tower, BlipText(image_width=tower.token_width, **config["text"]), width=config["width"])
+        load_weights(model, folder)
+        preprocess, tokenizer = Preprocess.from_json(config["preprocess"]), Tokenizer.load(folder)
+        return cls(model.eval(), preprocess, tokenizer, config["text_length"], config["name"], card=config.get("card"))

@@ -1,0 +1,135 @@
+"""BLIP's text transformer (Li et al., 2022, arXiv 2201.12086): BERT's layers with cross-attention, of which reading and writing share all
+but self-attention.
+
+Letters: B batch, L tokens, P image tokens, D width, H heads, E width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError, ShapeError
+
+Mode = Literal["read", "write"]
+
+
+class BlipAttention(nn.Module):
+    """norm(x + attention(x, source)), post-norm as in BERT. The source may be of another width (a picture's tokens)."""
+
+    def __init__(self, width: int, heads: int, source_width: int, *, dropout: float, eps: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(
+                f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
+            )
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key, self.value = nn.Linear(source_width, width), nn.Linear(source_width, width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x_BLD: Tensor, source_BPD: Tensor, may: Tensor | None) -> Tensor:
+        """`may` is True where a token may be read, broadcastable to [B, H, L, P]."""
+        q_BHLE, k_BHPE, v_BHPE = (
+            layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, given in ((self.query, x_BLD), (self.key, source_BPD), (self.value, source_BPD))
+        )
+        dropout = self.dropout if self.training else 0.0
+        read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHPE, v_BHPE, attn_mask=may, dropout_p=dropout)
+        added_BLD = F.dropout(self.out(read_BHLE.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        out_BLD: Tensor = self.norm(x_BLD + added_BLD)
+        return out_BLD
+
+
+class BlipBlock(nn.Module):
+    """Self-attention (one for reading, one for writing), cross-attention where there is a picture, two layers."""
+
+    def __init__(self, width: int, heads: int, image_width: int, *, mlp_width: int, dropout: float, eps: float) -> None:
+        super().__init__()
+        options = {"dropout": dropout, "eps": eps}
+        self.reading = BlipAttention(width, heads, width, **options)
+        self.writing = BlipAttention(width, heads, width, **options)
+        self.cross = BlipAttention(width, heads, image_width, **options)
+        self.mlp_in, self.mlp_out = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = dropout
+
+    def forward(self, x_BLD: Tensor, may: Tensor, image_BPD: Tensor | None, mode: Mode) -> Tensor:
+        x_BLD = (self.writing if mode == "write" else self.reading)(x_BLD, x_BLD, may)
+        if image_BPD is not None:
+            x_BLD = self.cross(x_BLD, image_BPD, None)
+        thought_BLD = F.dropout(self.mlp_out(F.gelu(self.mlp_in(x_BLD))), self.dropout, self.training)
+        out_BLD: Tensor = self.norm(x_BLD + thought_BLD)
+        return out_BLD
+
+
+class BlipText(nn.Module):
+    """Token ids to one vector a token; logits of the next token when it writes.
+
+    The ids of `decode_id` and `read_id` stand behind the tokenizer's: they take the place of the start mark when a text is written, and
+    when it is read with a picture. The output layer is the word embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        image_width: int,
+        length: int = 512,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.1,
+        eps: float = 1e-12,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.length, self.width, self.dropout = vocab_size, length, width, dropout
+        self.decode_id, self.read_id = vocab_size, vocab_size + 1
+        self.words = nn.Embedding(vocab_size + 2, width)
+        self.position_LD = nn.Parameter(torch.empty(length, width))
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.blocks = nn.ModuleList(
+            BlipBlock(width, heads, image_width, mlp_width=int(width * mlp_ratio), dropout=dropout, eps=eps)
+            for _ in range(layers)
+        )
+        self.head = nn.Linear(width, width)
+        self.head_norm = nn.LayerNorm(width, eps=eps)
+        self.bias_V = nn.Parameter(torch.zeros(vocab_size + 2))
+        nn.init.normal_(self.words.weight, std=0.02)
+        nn.init.normal_(self.position_LD, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def read(self, text_BL: Tensor, mask_BL: Tensor, image_BPD: Tensor | None = None) -> Tensor:
+        """[B, L, D]: alone, or with a picture, whose start mark is then `read_id`."""
+        ids_BL = text_BL if image_BPD is None else self._begun(text_BL, self.read_id)
+        return self._through(ids_BL, mask_BL[:, None, None, :], image_BPD, "read")
+
+    def write(self, text_BL: Tensor, mask_BL: Tensor, image_BPD: Tensor) -> Tensor:
+        """Logits [B, L, V + 2]: at each place of the token behind it."""
+        length = text_BL.shape[1]
+        earlier_LL = torch.ones(length, length, dtype=torch.bool, device=text_BL.device).tril()
+        may = earlier_LL & mask_BL[:, None, None, :]
+        x_BLD = self._through(self._begun(text_BL, self.decode_id), may, image_BPD, "write")
+        logit_BLV: Tensor = F.linear(self.head_norm(F.gelu(self.head(x_BLD))), self.words.weight, self.bias_V)
+        return logit_BLV
+
+    def _begun(self, text_BL: Tensor, mark: int) -> Tensor:
+        return torch.cat([torch.full_like(text_BL[:, :1], mark), text_BL[:, 1:]], 1)
+
+    def _through(self, ids_BL: Tensor, may: Tensor, image_BPD: Tensor | None, mode: Mode) -> Tensor:
+        if ids_BL.shape[1] > self.length:
+            raise ShapeError(f"texts must be ids [B, L] with L up to {self.length}, got {list(ids_BL.shape)}")
+        x_BLD = self.norm(self.words(ids_BL) + self.position_LD[: ids_BL.shape[1]])
+        x_BLD = F.dropout(x_BLD, self.dropout, self.training)
+        for block in self.blocks:
+            next_BLD: Tensor = block(x_BLD, may, image_BPD, mode)
+            x_BLD = next_BLD
+        return x_BLD

@@ -1,0 +1,204 @@
+"""Captions by words that were looked up: a picture is mapped into the embedding table of a language model, whose nearest words become its
+prompt (SITTA, 2307.05591).
+
+Letters: N images, V vocabulary, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.core.errors import RunError
+from diptych.core.image import ImageSource
+from diptych.core.prompt import Asked, words_about_one_picture
+from diptych.data.media.decode import decode
+from diptych.data.text.layout import Ids, Piece, Words, lay_out
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.bridges.semantic_map import SemanticMap
+from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating, parts
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.hf_text import quiet
+
+
+@dataclass(frozen=True, slots=True)
+class WordPrompt:
+    """How words become a caption.
+
+    words     that stand in a prompt, the best first; they are taken from the `nearest` tokens, each spelling once
+    orders    prompts a picture: the words by rank, then in random orders of `seed`, the same for every picture
+    template  what follows the words, or a sentence with "{words}" where they go, for models that take instructions
+    spaced    a space token stands after each word, as for GPT-J and LLaMA
+    marks     tokens without letters count as words too, as in the released code
+    stops     texts whose last token ends a caption, beside the end mark
+    """
+
+    words: int = 8
+    orders: int = 40
+    template: str = "A picture of"
+    spaced: bool = True
+    nearest: int = 50
+    seed: int = 101
+    marks: bool = False
+    stops: tuple[str, ...] = (".", "\n")
+
+
+class WordWriter:
+    """Answers `Generator` and `WordRanker`. `joint` chooses among the captions that the orders give, by cosine with the picture."""
+
+    kind: ClassVar[str] = "word_writer"
+
+    def __init__(
+        self,
+        model: SemanticMap,
+        joint: PairEmbedder,
+        vocabulary: LanguageVocabulary,
+        prompt: WordPrompt,
+        name: str,
+        *,
+        folder: str = "",
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        """folder  where the language model came from, when it is not saved with the rest"""
+        self.model, self.joint, self.vocabulary, self.prompt, self.name = model, joint, vocabulary, prompt, name
+        self.preprocess, self.folder, self.card = joint.preprocess, folder, card or {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), "prompt": asdict(self.prompt)})
+
+    # ------------------------------------------------------------ words
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Every token of the vocabulary as a word: decoded, without spaces around it, in lower case. "" for marks."""
+        decoder, marks = self.vocabulary.tokenizer.inner, self.prompt.marks
+        return [decoder.decode([token], skip_special_tokens=not marks).strip().lower() for token in range(self.model.words)]
+
+    def rank_words(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.int64]:
+        """Tokens by how near they are to each picture, [N, V]."""
+        found = [np.zeros((0, self.model.words), np.int64)]
+        with torch.no_grad(), evaluating(self.model):
+            for some in parts(images, batch_size):
+                found.append(self.model.nearest_words(self._pixels(some)).cpu().numpy())
+        return np.concatenate(found)
+
+    def chosen(self, ranked_V: npt.NDArray[np.int64]) -> list[int]:
+        """The tokens of a prompt: of the nearest ones each spelling once."""
+        seen: dict[str, int] = {}
+        for token in ranked_V[: self.prompt.nearest].tolist():
+            word = self.words[token]
+            if word or self.prompt.marks:
+                seen.setdefault(word, token)
+        return list(seen.values())[: self.prompt.words]
+
+    def orders(self, tokens: Sequence[int]) -> list[list[int]]:
+        """The tokens by rank, then in random orders."""
+        rng = np.random.RandomState(self.prompt.seed)
+        drawn = [[tokens[place] for place in rng.permutation(len(tokens))] for _ in range(self.prompt.orders - 1)]
+        return [list(tokens), *drawn]
+
+    # ------------------------------------------------------------ captions
+
+    def generate(
+        self,
+        images: Sequence[ImageSource],
+        prompts: Sequence[Asked],
+        *,
+        max_tokens: int = 67,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> list[str]:
+        """A caption for each image. A prompt that is not "" stands in place of the template. `options` are transformers'."""
+        asked = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
+        found = []
+        for image, words, ranked_V in zip(images, asked, self.rank_words(images), strict=True):
+            written = self.written(self.chosen(ranked_V), words, max_tokens=max_tokens, batch_size=batch_size, **options)
+            found.append(self.best(image, written))
+        return found
+
+    def written(
+        self, tokens: Sequence[int], asked: str = "", *, max_tokens: int = 67, batch_size: int = 64, **options: Any
+    ) -> list[str]:
+        """What the language model writes behind each order of these tokens: each caption once, by the alphabet, none empty."""
+        rows = [self._row(order, asked or self.prompt.template) for order in self.orders(tokens)]
+        ends = [ids[-1] for stop in self.prompt.stops if (ids := self.vocabulary.pieces(stop))]
+        language, device, captions = self.model.language, self.model.map.mean_D.device, set[str]()
+        with torch.no_grad(), evaluating(self.model):
+            for some in parts(rows, batch_size):
+                layout = lay_out(some, self.vocabulary, side="left").to(device)
+                embed_BLD = language.embed(layout.id_BL)
+                captions |= set(language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=ends, **options))
+        return sorted(captions - {""})
+
+    def best(self, image: ImageSource, captions: Sequence[str]) -> str:
+        """The caption that is nearest to the picture in the joint space, of equal ones the first; "" where there is none."""
+        if len(captions) < 2:
+            return "".join(captions)
+        image_1D = self.joint.embed_images([image])
+        return captions[int((self.joint.embed_texts(captions) @ image_1D[0]).argmax())]
+
+    def _row(self, tokens: Sequence[int], template: str) -> list[Piece]:
+        if "{words}" in template:
+            decoder = self.vocabulary.tokenizer.inner
+            listed = " ".join(decoder.decode([token], skip_special_tokens=not self.prompt.marks).strip() for token in tokens)
+            return [Words(template.replace("{words}", listed))]
+        space = tuple(self.vocabulary.pieces(" ")) if self.prompt.spaced else ()
+        return [Ids(tuple(token for word in tokens for token in (word, *space))), Words(template)]
+
+    def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
+        return self.preprocess([decode(image, exact=True) for image in images]).to(self.model.map.mean_D.device)
+
+    # ------------------------------------------------------------ kept
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors with map and statistics, tokenizer.json; the joint model in `joint`, the language model in
+        `language` unless it has a folder of its own, which is then known by the hash of its weights."""
+        config: dict[str, Any] = {
+            "kind": self.kind,
+            "name": self.name,
+            "features": self.model.joint.width,
+            "words": self.model.words,
+            "prompt": asdict(self.prompt),
+            "start": bool(self.vocabulary.start_ids),
+            "language_folder": self.folder,
+            "preprocess": self.preprocess.to_json(),
+            "card": {"description": "Writes about an image by the words that lie nearest to it.", **self.card},
+        }
+        if self.folder:
+            config["language_hash"] = fingerprint(self.model.language, {})
+
+        def language(work: Path) -> None:
+            if not self.folder:
+                with quiet():
+                    self.model.language.inner.save_pretrained(work / "language")
+
+        readme = model_card(self.name, config, parameters(self.model))
+        more = (self.vocabulary.tokenizer.save, lambda work: self.joint.save(work / "joint"), language)
+        write_model(folder, self.model.map, config, readme, *more)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote. Raises RunError where the language model in its own folder is another one now."""
+        config = read_config(folder, cls.kind)
+        away = config["language_folder"]
+        joint = PairEmbedder.load(folder / "joint")
+        language = LanguageModel.from_folder(away or folder / "language")
+        if away and fingerprint(language, {}) != config["language_hash"]:
+            raise RunError(f"{away} holds another language model than the one that '{config['name']}' was made for")
+        model = SemanticMap(joint.model, language, words=config["words"])
+        load_weights(model.map, folder)
+        vocabulary = LanguageVocabulary(Tokenizer.load(folder), start=config["start"])
+        settings = {**config["prompt"], "stops": tuple(config["prompt"]["stops"])}
+        return cls(model.eval(), joint, vocabulary, WordPrompt(**settings), config["name"], folder=away, card=config.get("card"))

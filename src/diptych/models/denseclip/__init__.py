@@ -1,0 +1,1 @@
+"""Parts of DenseCLIP (2112.01518)."""

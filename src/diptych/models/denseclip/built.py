@@ -1,0 +1,114 @@
+"""A `DenseSegmenter` from plain settings, with fresh weights or around the towers of a dual encoder that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from torch import nn
+
+from diptych.core.errors import ConfigError
+from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Language, LanguageGuide
+from diptych.models.detection.backbone import detection_backbone
+from diptych.models.layers.prompt_bank import PromptBank
+from diptych.models.layers.text_refiner import TextRefiner
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.dense_tap import PyramidTap, dense_tap
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.text_embeddings import token_table
+from diptych.models.towers.towers import image_tower, text_tower
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseSettings:
+    """image, text  arguments of `image_tower` and `text_tower`; width of the joint space; image_form, text_form, bias of their projections
+    backbone   "" reads the image tower; else any backbone of detectors (timm:NAME) in its place
+    context    learned vectors before the names
+    refiner    layers of the refiner, inner and heads its sizes
+    """
+
+    classes: tuple[str, ...]
+    image: Mapping[str, Any]
+    text: Mapping[str, Any]
+    width: int
+    project_image: bool = True
+    projection_bias: str = "none"
+    backbone: str = ""
+    language: Language = "full"
+    context: int = 8
+    refiner: int = 3
+    inner: int = 256
+    heads: int = 4
+    neck: int = 256
+    dropout: float = 0.1
+    drop_path: float = 0.0
+    class_twice: bool = False
+    text_length: int = 77
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        return cls(**{**plain, "classes": tuple(plain["classes"])})
+
+
+def dense_segmenter(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | None = None) -> DenseSegmenter:
+    """The module; its image side is that of `encoder` and is trained, its text side is that of `encoder` and is frozen."""
+    encoder = encoder or _fresh(settings)
+    if settings.language not in ("full", "score", "none"):
+        raise ConfigError(f"language is {settings.language!r} (expected full | score | none)")
+    if settings.backbone:
+        body = detection_backbone(settings.backbone, strides=(4, 8, 16, 32))
+        tap: Any = PyramidTap(body, body.channels, settings.width)
+        if settings.language == "none":
+            tap.projection.requires_grad_(False)
+    else:
+        options = {"class_twice": settings.class_twice, "drop_path": settings.drop_path}
+        vit = not encoder.image_tower.projects
+        tap = dense_tap(encoder.image_tower, encoder.image_projection, settings.width, **(options if vit else {}))
+        if settings.language == "none":
+            _freeze_head(tap)
+    guide = None
+    if settings.language != "none":
+        bank = PromptBank(token_table(encoder.text_tower).embedding_dim, settings.context, start="truncated", std=1.0)
+        guide = LanguageGuide(encoder.text_tower, encoder.text_projection, bank, _refiner(settings))
+        guide.set_classes(
+            class_prompts(settings.classes, words, settings.text_length, context=settings.context, tail="", fitted=True)
+        )
+    return DenseSegmenter(tap, guide, len(settings.classes), width=settings.neck, dropout=settings.dropout)
+
+
+def _refiner(settings: DenseSettings) -> TextRefiner | None:
+    if settings.language != "full":
+        return None
+    return TextRefiner(
+        settings.width,
+        layers=settings.refiner,
+        heads=settings.heads,
+        inside=settings.inner,
+        among=True,
+        dropout=settings.dropout,
+        drop_thoughts=True,
+        gate=1e-4,
+        std=0.02,
+    )
+
+
+def _freeze_head(tap: Any) -> None:
+    """What only the score map reads: without language no loss reaches it."""
+    for part in (getattr(tap, "projection", None), getattr(tap.tower, "pool", None), getattr(tap.tower, "norm_after", None)):
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False)
+
+
+def _fresh(settings: DenseSettings) -> DualEncoder:
+    image: Tower = image_tower(**settings.image)
+    text: Tower = text_tower(**settings.text)
+    bias: Any = settings.projection_bias
+    return DualEncoder(
+        image, text, width=settings.width, project_image=settings.project_image, projection_bias=bias, max_scale=100.0
+    )

@@ -1,0 +1,146 @@
+"""A trained `DenseSegmenter` ready for use: images in, label maps of their own size out; saved as one folder.
+
+Letters: B batch, K classes, C channel, H W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.image import ImageSource
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.denseclip.built import DenseSettings, dense_segmenter
+from diptych.models.denseclip.dense_segmenter import DenseSegmenter
+from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating
+
+Maps = list[npt.NDArray[np.int32]]
+
+
+class SegmentingModel:
+    """What DenseCLIP leaves behind: a `Segmenter` of the classes that it was trained on.
+
+    An image is brought to a short side of `size` pixels, cut into overlapping squares of `size` at steps of `stride`, whose logits are
+    averaged where they meet, and then resized to the image; the class of a pixel is chosen last. Images whose short side is longer than
+    their size stay whole at the edges: the last square ends where the image does.
+    """
+
+    kind: ClassVar[str] = "dense_segmenter"
+
+    def __init__(
+        self,
+        model: DenseSegmenter,
+        settings: DenseSettings,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer,
+        name: str,
+        *,
+        stride: int,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        if stride < 1:
+            raise ConfigError(f"stride is {stride} (expected 1 pixel or more)")
+        self.model, self.settings, self.preprocess, self.tokenizer = model, settings, preprocess, tokenizer
+        self.name, self.stride, self.card = name, stride, dict(card or {})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of training."""
+        return self.settings.classes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(
+            self.model, {"preprocess": self.preprocess.to_json(), "stride": self.stride, "classes": list(self.classes)}
+        )
+
+    def segment(self, images: Sequence[ImageSource], labels: Sequence[str] = ()) -> Maps:
+        """The class of every pixel, int32 [H, W] at each image's own size: an index into `labels`, all classes of training where none are
+        given. Fewer labels leave the other classes out of the choice. Raises UnknownName for a label that it was not trained on."""
+        place = {name.replace("_", " "): k for k, name in enumerate(self.classes)}
+        spoken = [label.replace("_", " ").strip() for label in labels or self.classes]
+        for label in spoken:
+            if label not in place:
+                raise UnknownName("class", label, place, hint="the head knows the classes of training")
+        chosen = [place[label] for label in spoken]
+        found = []
+        with torch.no_grad(), evaluating(self.model), nullcontext():
+            for image in images:
+                logit_KHW = self.logits(decode(image, exact=True))
+                found.append(logit_KHW[chosen].argmax(0).to(torch.int32).cpu().numpy())
+        return found
+
+    def logits(self, image_HWC: npt.NDArray[np.uint8]) -> Tensor:
+        """[K, H, W] of one image, at its own size."""
+        height, width = image_HWC.shape[:2]
+        size = self.preprocess.size
+        factor = size / min(height, width)
+        high, wide = (max(size, round(side * factor)) for side in (height, width))
+        fitted_HWC = np.asarray(Image.fromarray(image_HWC).resize((wide, high), Image.Resampling.BILINEAR))
+        device = next(self.model.parameters()).device
+        image_BCHW = self.preprocess.normalise(fitted_HWC[None]).to(device)
+        total_BKHW: Tensor | None = None
+        count_HW = torch.zeros(high, wide, device=device)
+        for top in starts(high, size, self.stride):
+            for left in starts(wide, size, self.stride):
+                part = slice(top, top + size), slice(left, left + size)
+                logit_BKHW = self.model(image_BCHW[..., part[0], part[1]]).logit_NKHW
+                logit_BKHW = F.interpolate(logit_BKHW, size=(size, size), mode="bilinear", align_corners=False)
+                if total_BKHW is None:
+                    total_BKHW = logit_BKHW.new_zeros(1, logit_BKHW.shape[1], high, wide)
+                total_BKHW[..., part[0], part[1]] += logit_BKHW
+                count_HW[part] += 1
+        assert total_BKHW is not None
+        mean_BKHW = total_BKHW / count_HW
+        return F.interpolate(mean_BKHW, size=(height, width), mode="bilinear", align_corners=False)[0]
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        config = {
+            "kind": self.kind,
+            "name": self.name,
+            "dense": self.settings.to_json(),
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.to_json(),
+            "stride": self.stride,
+            "card": self.card,
+        }
+        write_model(folder, self.model, config, model_card(self.name, config, parameters(self.model)), self.tokenizer.save)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        settings, tokenizer = DenseSettings.from_json(config["dense"]), Tokenizer.load(folder)
+        with torch.random.fork_rng(devices=[]):
+            model = dense_segmenter(settings, tokenizer)
+        load_weights(model, folder)
+        preprocess = Preprocess.from_json(config["preprocess"])
+        return cls(
+            model.eval(), settings, preprocess, tokenizer, config["name"], stride=config["stride"], card=config.get("card")
+        )
+
+
+def starts(side: int, size: int, stride: int) -> list[int]:
+    """Where the squares of a sliding window begin; the last one ends with the image.
+
+    >>> starts(100, 64, 40), starts(64, 64, 40)
+    ([0, 36], [0])
+    """
+    steps = max(side - size + stride - 1, 0) // stride + 1
+    return [max(min(step * stride + size, side) - size, 0) for step in range(steps)]

@@ -1,0 +1,13 @@
+"""How well each place of a picture fits each text.  Letters: B batch, K texts, D width, H W places."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def score_map(dense_BDHW: Tensor, text_KD: Tensor) -> Tensor:
+    """Cosines [B, K, H, W] of dense features with texts [K, D], or with texts [B, K, D] of each picture's own. No temperature."""
+    dense_BDHW, text = F.normalize(dense_BDHW, dim=1), F.normalize(text_KD, dim=-1)
+    return torch.einsum("bdhw,bkd->bkhw" if text.ndim == 3 else "bdhw,kd->bkhw", dense_BDHW, text)

@@ -1,0 +1,108 @@
+"""Text vectors that look at a picture before they are compared with it: cross-attention behind a small learned gate.
+
+DenseCLIP (2112.01518) reads patches in a narrower space, X-CLIP (2208.02816) in the joint one; both add the result to the text times a
+learned vector that starts small, so that at first the text is nearly what it was.
+
+Letters: B batch, K texts, P places, D width, I inner width, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, full, nn
+
+from diptych.core.errors import ConfigError
+from diptych.models.layers.transformer import activation
+
+
+class CrossAttention(nn.Module):
+    """Queries of one sequence, keys and values of another, without biases; a last projection with one."""
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(
+                f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
+            )
+        self.heads = heads
+        self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.out, self.dropout = nn.Linear(width, width), nn.Dropout(dropout)
+
+    def forward(self, query_BKI: Tensor, read_BPI: Tensor) -> Tensor:
+        q_BHKE, k_BHPE, v_BHPE = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.q, query_BKI), (self.k, read_BPI), (self.v, read_BPI))
+        )
+        weight_BHKP = (q_BHKE @ k_BHPE.transpose(-2, -1) * q_BHKE.shape[-1] ** -0.5).softmax(-1)
+        read_BKI: Tensor = self.dropout(self.out((weight_BHKP @ v_BHPE).transpose(1, 2).flatten(2)))
+        return read_BKI
+
+
+class RefinerLayer(nn.Module):
+    """Texts read each other (where `among`), then the picture, then think; each pre-norm, each added."""
+
+    def __init__(self, width: int, heads: int, *, among: bool, act: str, dropout: float, drop_thoughts: bool) -> None:
+        super().__init__()
+        self.norm_among = nn.LayerNorm(width) if among else None
+        self.among = CrossAttention(width, heads, dropout=dropout) if among else None
+        self.norm_read, self.read = nn.LayerNorm(width), CrossAttention(width, heads, dropout=dropout)
+        self.norm_mlp, self.mlp_in, self.act = nn.LayerNorm(width), nn.Linear(width, 4 * width), activation(act)
+        self.mlp_out, self.dropout = nn.Linear(4 * width, width), nn.Dropout(dropout)
+        self.behind = nn.Dropout(dropout) if drop_thoughts else nn.Identity()
+
+    def forward(self, text_BKI: Tensor, read_BPI: Tensor) -> Tensor:
+        if self.among is not None and self.norm_among is not None:
+            own_BKI = self.norm_among(text_BKI)
+            text_BKI = text_BKI + self.among(own_BKI, own_BKI)
+        text_BKI = text_BKI + self.read(self.norm_read(text_BKI), read_BPI)
+        thought_BKI: Tensor = self.mlp_out(self.dropout(self.act(self.mlp_in(self.norm_mlp(text_BKI)))))
+        return text_BKI + self.behind(thought_BKI)
+
+
+class TextRefiner(nn.Module):
+    """text + gate * refined.
+
+    inside   width within: texts and places are normalised and projected into it, and back out; 0 works in the joint space, with a norm on
+             the places alone (X-CLIP)
+    among    texts read each other, too (DenseCLIP)
+    dropout  behind attention and within the MLP; with `drop_thoughts` also behind the MLP (DenseCLIP)
+    gate     where its numbers start: 1e-4 (DenseCLIP), 0.1 (X-CLIP)
+    std      of all linear maps at the start, truncated normal with biases of 0; 0 leaves PyTorch's
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        layers: int,
+        heads: int,
+        inside: int = 0,
+        among: bool = False,
+        act: str = "gelu",
+        dropout: float = 0.0,
+        drop_thoughts: bool = False,
+        gate: float = 1e-4,
+        std: float = 0.0,
+    ) -> None:
+        super().__init__()
+        inner = inside or width
+        self.places = (
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.LayerNorm(inner)) if inside else nn.LayerNorm(width)
+        )
+        self.texts = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner)) if inside else nn.Identity()
+        options = {"among": among, "act": act, "dropout": dropout, "drop_thoughts": drop_thoughts}
+        self.layers = nn.ModuleList(RefinerLayer(inner, heads, **options) for _ in range(layers))  # type: ignore[arg-type]
+        self.out = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, width)) if inside else nn.Identity()
+        self.gate_D = nn.Parameter(full((width,), gate))
+        for module in self.modules():
+            if std and isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, text_BKD: Tensor, place_BPD: Tensor) -> Tensor:
+        """Refined texts [B, K, D], one set for each picture."""
+        read_BPI, x_BKI = self.places(place_BPD), self.texts(text_BKD)
+        for layer in self.layers:
+            x_BKI = layer(x_BKI, read_BPI)
+        refined_BKD: Tensor = text_BKD + self.gate_D * self.out(x_BKI)
+        return refined_BKD

@@ -1,0 +1,217 @@
+"""What an image tower says of every place: maps of four strides, and dense features in the joint space (DenseCLIP, 2112.01518).
+
+Towers keep their weights and their forward pass as it is; images of other sizes see their positions resized bilinearly.
+
+Letters: B batch, C channel, H W, P places, D width of the joint space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.layers.transformer import Block
+from diptych.models.towers.attention_pool import MeanQueryPool
+from diptych.models.towers.clip_resnet import STRIDE, CLIPResNet
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.vit import VisionTransformer
+
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class DenseMaps:
+    """maps  four maps [B, C, H, W], finest first, of strides 4, 8, 16 and 32
+    whole_BD, dense_BDHW  the picture's vector and that of each place, projected into the joint space and not normalised
+    """
+
+    maps: list[Tensor]
+    whole_BD: Tensor
+    dense_BDHW: Tensor
+
+
+class DenseTap(nn.Module):
+    """`channels` of the four maps, `width` of the joint space, and at which of the four the places of `dense_BDHW` lie (`level`)."""
+
+    channels: tuple[int, ...]
+    width: int
+    level: int
+
+
+def dense_tap(tower: Tower, projection: nn.Module, width: int, **options: Any) -> DenseTap:
+    """The tap of a CLIP tower with its projection. Raises ConfigError for other towers: `PyramidTap` takes any backbone."""
+    if isinstance(tower, CLIPResNet):
+        return ResNetTap(tower, **options)
+    if isinstance(tower, VisionTransformer) and tower.class_token_D is not None:
+        return ViTTap(tower, projection, width, **options)
+    raise ConfigError(f"{type(tower).__name__} has no dense tap (expected CLIP's residual network or vision transformer)")
+
+
+def dense_pool(pool: MeanQueryPool, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """CLIP's attention pool with every place as a query beside the mean: the picture's vector, as it was, and a map [B, D, H, W].
+
+    The usual pool has the mean as its only query. All places are keys and values in both.
+    """
+    height, width = map_BCHW.shape[2:]
+    token_BPC = map_BCHW.flatten(2).transpose(1, 2)
+    position_PC = _resized(pool.position_PD, height, width)
+    x_BPC = torch.cat([token_BPC.mean(1, keepdim=True), token_BPC], dim=1) + position_PC.to(token_BPC.dtype)
+    q, k, v = (layer(x_BPC).unflatten(-1, (pool.heads, -1)).transpose(1, 2) for layer in (pool.q, pool.k, pool.v))
+    out_BPD = pool.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    return out_BPD[:, 0], out_BPD[:, 1:].transpose(1, 2).unflatten(2, (height, width))
+
+
+class ResNetTap(DenseTap):
+    """CLIP's residual network: its four stages, and the attention pool at every place of the last."""
+
+    level = 3
+
+    def __init__(self, tower: CLIPResNet) -> None:
+        super().__init__()
+        self.tower = tower
+        self.channels = tuple(tower.token_width // 2**step for step in (3, 2, 1, 0))
+        self.width = tower.width
+
+    def forward(self, image_BCHW: Tensor) -> DenseMaps:
+        if image_BCHW.shape[2] % STRIDE or image_BCHW.shape[3] % STRIDE:
+            raise ShapeError(f"images are {list(image_BCHW.shape)} (expected sides that are multiples of {STRIDE})")
+        tower, x_BCHW = self.tower, image_BCHW
+        for conv, norm in ((tower.conv_1, tower.norm_1), (tower.conv_2, tower.norm_2), (tower.conv_3, tower.norm_3)):
+            x_BCHW = norm(conv(x_BCHW)).relu()
+        x_BCHW, maps = tower.shrink(x_BCHW), []
+        for blocks in tower.stages:
+            x_BCHW = blocks(x_BCHW)
+            maps.append(x_BCHW)
+        return DenseMaps(maps, *dense_pool(tower.pool, x_BCHW))
+
+
+class ViTTap(DenseTap):
+    """A vision transformer: states after four blocks, brought to four strides, and the last norm and projection at every place.
+
+    Published for patches of 16 and 8 pixels, states after blocks 4, 6, 8 and 12 of 12; other depths take the same shares.
+
+    class_twice  the class token is added once more with its position, as in the released code; without, the picture's vector is CLIP's
+    drop_path    stochastic depth, from 0 in the first block to this rate in the last
+    """
+
+    level = 2
+
+    def __init__(
+        self,
+        tower: VisionTransformer,
+        projection: nn.Module,
+        width: int,
+        *,
+        class_twice: bool = False,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.tower, self.projection, self.width = tower, projection, width
+        self.class_twice, self.drop_path = class_twice, drop_path
+        depth, inner, self.patch = len(tower.transformer.blocks), tower.width, int(tower.patches.kernel_size[0])
+        self.channels = (inner,) * 4
+        self.after = tuple(max(1, round(depth * share / 12)) for share in (4, 6, 8, 12))
+        if self.patch == 16:
+            steps = [_larger(inner, 4), _larger(inner, 2), nn.GroupNorm(1, inner), _smaller(inner, 2)]
+        elif self.patch == 8:
+            steps = [_larger(inner, 2), nn.GroupNorm(1, inner), _smaller(inner, 2), _smaller(inner, 4)]
+            self.level = 1
+        else:
+            raise ConfigError(f"patches of {self.patch} pixels have no dense tap (expected 16 or 8)")
+        self.steps = nn.ModuleList(steps)
+
+    def forward(self, image_BCHW: Tensor) -> DenseMaps:
+        if image_BCHW.shape[2] % STRIDE or image_BCHW.shape[3] % STRIDE:
+            raise ShapeError(f"images are {list(image_BCHW.shape)} (expected sides that are multiples of {STRIDE})")
+        tower = self.tower
+        assert tower.class_token_D is not None
+        map_BCHW = tower.patches(image_BCHW)
+        height, width = map_BCHW.shape[2:]
+        class_B1C = tower.class_token_D.expand(len(image_BCHW), 1, -1).to(map_BCHW.dtype)
+        position_PC = _resized(tower.position_PD, height, width).to(map_BCHW.dtype)
+        x_BPC = torch.cat([class_B1C, map_BCHW.flatten(2).transpose(1, 2)], dim=1) + position_PC
+        if self.class_twice:
+            x_BPC = torch.cat([x_BPC[:, :1] + class_B1C, x_BPC[:, 1:]], dim=1)
+        x_BPC, states = tower.norm_before(x_BPC), {}
+        last = len(tower.transformer.blocks) - 1
+        for number, block in enumerate(tower.transformer.blocks):
+            assert isinstance(block, Block)
+            rate = self.drop_path * number / max(1, last) if self.training else 0.0
+            x_BPC = x_BPC + _dropped(block.attention(block.norm_1(x_BPC)), rate)
+            x_BPC = x_BPC + _dropped(block.mlp_out(block.act(block.mlp_in(block.norm_2(x_BPC)))), rate)
+            states[number + 1] = x_BPC
+        maps = [
+            step(states[after][:, 1:].transpose(1, 2).unflatten(2, (height, width)))
+            for step, after in zip(self.steps, self.after, strict=True)
+        ]
+        projected_BPD = self.projection(tower.norm_after(x_BPC))
+        return DenseMaps(maps, projected_BPD[:, 0], projected_BPD[:, 1:].transpose(1, 2).unflatten(2, (height, width)))
+
+
+class PyramidTap(DenseTap):
+    """Any backbone with maps of strides 4 to 32, such as an ImageNet one: places are a learned projection of the last map, the picture
+    their mean."""
+
+    level = 3
+
+    def __init__(self, backbone: nn.Module, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        if len(channels) != len(STRIDES):
+            raise ConfigError(f"the backbone has {len(channels)} maps (expected four, of strides 4, 8, 16 and 32)")
+        self.backbone, self.channels, self.width = backbone, channels, width
+        self.projection = nn.Conv2d(channels[-1], width, 1)
+
+    def forward(self, image_BCHW: Tensor) -> DenseMaps:
+        maps = list(self.backbone(image_BCHW))
+        dense_BDHW = self.projection(maps[-1])
+        return DenseMaps(maps, dense_BDHW.mean((2, 3)), dense_BDHW)
+
+
+def fit_positions(tower: Tower, image_size: int) -> None:
+    """Makes a CLIP tower one for square images of that size: its table of positions is resized for good, its `spec` says so."""
+    if isinstance(tower, CLIPResNet):
+        side = image_size // STRIDE
+        tower.pool.position_PD = nn.Parameter(_resized(tower.pool.position_PD.detach(), side, side).clone())
+    elif isinstance(tower, VisionTransformer) and tower.class_token_D is not None:
+        side = image_size // int(tower.patches.kernel_size[0])
+        tower.position_PD = nn.Parameter(_resized(tower.position_PD.detach(), side, side).clone())
+    else:
+        raise ConfigError(f"{type(tower).__name__} has no dense tap (expected CLIP's residual network or vision transformer)")
+    if image_size % STRIDE:
+        raise ConfigError(f"crops of {image_size} pixels (expected a multiple of {STRIDE})")
+    tower.image_size = image_size
+    tower.spec = {**tower.spec, "image_size": image_size}
+
+
+def _resized(position_PC: Tensor, height: int, width: int) -> Tensor:
+    """Positions of a class token and of a square of places, the square resized bilinearly."""
+    side = round((len(position_PC) - 1) ** 0.5)
+    if (side, side) == (height, width):
+        return position_PC
+    square_1CHW = position_PC[1:].T.unflatten(1, (side, side))[None]
+    resized_1CHW = F.interpolate(square_1CHW, size=(height, width), mode="bilinear", align_corners=False)
+    return torch.cat([position_PC[:1], resized_1CHW[0].flatten(1).T])
+
+
+def _larger(channels: int, factor: int) -> nn.Sequential:
+    steps: list[nn.Module] = [nn.GroupNorm(1, channels), nn.ConvTranspose2d(channels, channels, 2, stride=2)]
+    if factor == 4:
+        steps += [nn.BatchNorm2d(channels), nn.GELU(), nn.ConvTranspose2d(channels, channels, 2, stride=2)]
+    return nn.Sequential(*steps)
+
+
+def _smaller(channels: int, factor: int) -> nn.Sequential:
+    return nn.Sequential(nn.GroupNorm(1, channels), nn.MaxPool2d(factor, stride=factor))
+
+
+def _dropped(branch_BPC: Tensor, rate: float) -> Tensor:
+    """Stochastic depth: the branch of a picture is left out at that rate, and kept ones are scaled up."""
+    if not rate:
+        return branch_BPC
+    kept_B11 = torch.empty(len(branch_BPC), 1, 1, device=branch_BPC.device, dtype=branch_BPC.dtype).bernoulli_(1 - rate)
+    return branch_BPC * kept_B11 / (1 - rate)

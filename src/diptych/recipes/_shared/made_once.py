@@ -1,0 +1,73 @@
+"""Small models that recipes need before they can begin, made once and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from diptych.core.cache import cache_folder
+from diptych.core.files import atomic_folder
+from diptych.core.lock import Lock
+from diptych.train.precision import deterministic
+
+ANY = TypeVar("ANY")
+
+
+def made_once(kind: str, key: Any, make: Callable[[], Callable[[Path], object]], *, seed: int) -> Path:
+    """The folder of what `make` makes for this key (plain values: data, settings, versions), made first where it is not there.
+
+    make  trains, and gives what writes the result into a new folder
+    Torch's random numbers are of `seed` and come back afterwards, and floats are of single precision whatever the run's are, so that
+    every run finds the same. Two processes that ask at once wait for each other. A kill costs the work and leaves nothing behind.
+    """
+    digest = hashlib.sha256(json.dumps([key, torch.__version__], sort_keys=True).encode()).hexdigest()
+    folder = cache_folder() / kind / digest[:16]
+    if not folder.exists():
+        with _alone(folder.with_suffix(".lock")):
+            if not folder.exists():
+                with _own_numbers(seed), deterministic():
+                    write = make()
+                with atomic_folder(folder) as work:
+                    write(work)
+    return folder
+
+
+def shown(steps: Iterable[ANY], total: int, what: str) -> Iterator[ANY]:
+    """The steps, with a bar on stderr where a person is watching."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        yield from bar.track(steps, total=total, description=what)
+
+
+@contextmanager
+def _own_numbers(seed: int) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while (lock := Lock.take(path)) is None:
+        time.sleep(1)
+    try:
+        yield
+    finally:
+        lock.close()

@@ -1,0 +1,73 @@
+"""A small image-text model that learns the pairs of a data set once and is kept in the cache, for recipes that are given no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.config import to_plain
+from diptych.core.contracts import Dataset
+from diptych.core.randomness import keyed_seed
+from diptych.data.load.batch import PairBatch
+from diptych.data.load.stream import batches
+from diptych.models.towers.outputs import Pairs
+from diptych.recipes._shared.made_once import made_once, shown
+from diptych.recipes._shared.pairs import DualEncoderRecipe
+from diptych.recipes._shared.presets import SMALL
+from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
+from diptych.worlds.address import as_drawn, open_data, training_rows
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallEncoder(DualEncoderRecipe):
+    """CLIP's loss over a small vision transformer and a small text tower."""
+
+    slug = "small_encoder"
+
+    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+        return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Minutes on two cores."""
+        return cls(**{**SMALL, "batch_size": 64, "steps": 400, "text_length": 24})
+
+    @classmethod
+    def paper(cls) -> Self:
+        """No paper has it: the same."""
+        return cls.tiny()
+
+
+def small_encoder(address: str, data: Dataset, *, steps: int, language: str, seed: int = 0) -> Path:
+    """The model folder of a `PairEmbedder` in the cache; trained first where it is not there.
+
+    address  the data whose pairs it learns, so that runs on different data share it; "" takes those of the run, `data`
+    """
+    rows = training_rows(open_data(address)) if address else data
+    recipe = replace(SmallEncoder.tiny(), steps=steps, language=language)
+    key = [FORMAT, rows.fingerprint, to_plain(recipe), seed]
+    seed = keyed_seed("small encoder", seed)
+    return made_once("encoders", key, lambda: _trained(as_drawn(rows, recipe), recipe, seed), seed=seed)
+
+
+def _trained(rows: Dataset, recipe: SmallEncoder, seed: int) -> Callable[[Path], object]:
+    recipe = recipe.prepare(rows)
+    model, spec = recipe.model(), recipe.optimiser()
+    optimiser = build_optimiser(model, spec)
+    stream = batches(rows, recipe, seed=seed % 2**31, stop=recipe.steps)
+    for number, step in enumerate(shown(stream, recipe.steps, f"pairs of {rows.name}, once")):
+        features = recipe.features(model, step.batch)
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(recipe.losses(features, step.batch).values())).sum().backward()
+        clip(model.parameters(), spec.clip_norm)
+        set_learning_rate(optimiser, learning_rate(spec, number, recipe.steps))
+        optimiser.step()
+        recipe.after_update(model, features, step.batch, (number + 1) / recipe.steps)
+    return recipe.deploy(model.eval()).save

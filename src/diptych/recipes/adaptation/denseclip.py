@@ -1,0 +1,237 @@
+"""DenseCLIP: places of a picture are compared with class names, and what comes out helps to name every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Draws, Optimiser, Rule
+from diptych.core.errors import DataError
+from diptych.core.rows import Rows
+from diptych.core.sample import Sample
+from diptych.data.label_maps import LABELS, LabelMaps
+from diptych.data.load.batch import TensorBatch, pixels
+from diptych.data.media.segmentation_views import SegmentationView
+from diptych.data.media.transforms import Preprocess
+from diptych.models.denseclip.built import DenseSettings, dense_segmenter
+from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Language, Segmented
+from diptych.models.denseclip.segmenting import SegmentingModel
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.dense_tap import fit_positions
+from diptych.objectives.segmentation import pixel_cross_entropy
+from diptych.recipes._shared.adapted import AdaptedRecipe
+
+
+@dataclass(frozen=True)
+class MaskBatch(TensorBatch):
+    """Images and the class of each pixel, 255 where none counts."""
+
+    image_BCHW: Rows[Tensor]
+    label_BHW: Rows[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
+    """DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting (Rao et al., 2021, arXiv 2112.01518).
+
+    The image side of a trained dual encoder is fine-tuned with a Semantic FPN. Class names, behind eight learned vectors, go through the
+    frozen text side; a small decoder lets them look at the picture, and its answer is added behind a learned gate that starts at 1e-4. The
+    cosine of every place with every name, the score map, stands beside the last map before the pyramid, and has a cross-entropy of its
+    own, divided by `tau`, with weight `score_weight`.
+
+    In the released code the "frozen" text side moves, since its rate of 0 is raised to the floor of the schedule; here it is out of the
+    optimiser and gets no gradient. We depart in three things: all norms and biases are spared weight decay, not only norms of the decoder;
+    the floor of the schedule is a share of each rate and not one number for all; a loss is the mean over labelled pixels, where
+    `count_ignored` has the release's.
+
+    classes      names in the order of their numbers; empty takes the labels of the regions, sorted
+    background   the class of pixels of no region; "" ignores them. reduce_zero: of label maps, 0 is ignored and 1 is the first class
+    backbone     "" trains the image side; timm:NAME any backbone in its place, beside the frozen text side
+    language     "full"; "score" has no decoder; "none" is a Semantic FPN on the same backbone
+    context      learned vectors before each name
+    refiner, inner, heads  layers, width and heads of the decoder
+    neck         width of the pyramid
+    tau, score_weight  temperature and weight of the score map's own loss
+    drop_path    stochastic depth in a vision transformer
+    class_twice  a vision transformer's class token is added twice, as released
+    crop_size    pixels of a training crop and of the sliding window; 0: the image size of the weights
+    stride       step of the sliding window; 0: two thirds of its size
+    scale, most, flip, shake  augmentation, see `SegmentationView`
+    backbone_rate  the image side's learning rate as a share of `lr`
+    power        of the polynomial by which the rate falls
+    """
+
+    slug = "denseclip"
+    needs: ClassVar[tuple[str, ...]] = ("image",)
+
+    classes: tuple[str, ...] = ()
+    background: str = ""
+    reduce_zero: bool = False
+    backbone: str = ""
+    language: Language = "full"
+    context: int = 8
+    refiner: int = 3
+    inner: int = 256
+    heads: int = 4
+    neck: int = 256
+    tau: float = 0.07
+    score_weight: float = 0.4
+    count_ignored: bool = False
+    dropout: float = 0.1
+    drop_path: float = 0.0
+    class_twice: bool = False
+    crop_size: int = 512
+    stride: int = 0
+    scale: tuple[float, float] = (0.5, 2.0)
+    most: float = 0.75
+    flip: bool = True
+    shake: bool = True
+    backbone_rate: float = 0.1
+    power: float = 0.9
+
+    batch_size: int = 32
+    steps: int = 80_000
+    lr: float = 1e-4
+    warmup: float = 1500.0
+    weight_decay: float = 1e-4
+
+    named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
+
+    @property
+    def measured_by(self) -> str:
+        options = f"background={self.background}" if self.background else f"reduce_zero={self.reduce_zero}"
+        return f"segmentation:{options}"
+
+    def prepare(self, data: Dataset) -> Self:
+        """Names of the classes, from the regions of the training data where none are given."""
+        if self.named:
+            return self
+        names = self.classes or self._found(data)
+        if len(names) < 2:
+            raise DataError(f"'{data.name}' has {len(names)} class", field="regions", expected="two or more, or --classes")
+        LabelMaps(names, self.background, self.reduce_zero)
+        return replace(self, named=names).with_vocabulary(names)
+
+    def _found(self, data: Dataset) -> tuple[str, ...]:
+        labels = {self.background} - {""}
+        for row in range(len(data)):
+            sample = data[row]
+            if LABELS in sample.media:
+                raise DataError("label maps hold numbers", file=data.name, field="classes", expected="--classes in their order")
+            labels |= {region.label for region in sample.regions if region.mask}
+        return tuple(sorted(labels))
+
+    @property
+    def side(self) -> int:
+        """Pixels of a crop."""
+        return self.crop_size or super().preprocess.size
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return replace(super().preprocess, size=self.side)
+
+    @property
+    def decode_size(self) -> int:
+        return 0
+
+    def settings(self, encoder: DualEncoder) -> DenseSettings:
+        """What the module around such an encoder is built from."""
+        return DenseSettings(
+            classes=self.named,
+            image=encoder.image_tower.spec,
+            text=encoder.text_tower.spec,
+            width=encoder.width,
+            project_image=encoder.project_image,
+            projection_bias=encoder.projection_bias,
+            backbone=self.backbone,
+            language=self.language,
+            context=self.context,
+            refiner=self.refiner,
+            inner=self.inner,
+            heads=self.heads,
+            neck=self.neck,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+            class_twice=self.class_twice,
+            text_length=self.read_length,
+        )
+
+    def model(self) -> DenseSegmenter:
+        encoder = self.base().model
+        if not self.backbone:
+            fit_positions(encoder.image_tower, self.side)
+        return dense_segmenter(self.settings(encoder), self.words(), encoder)
+
+    def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
+        loaded = dict(super().load(sample, rng))
+        if "image" in loaded:
+            height, width = loaded["image"].shape[:2]
+            loaded[LABELS] = LabelMaps(self.named, self.background, self.reduce_zero)(sample, height, width)
+        return loaded
+
+    def batch(self, draws: Draws) -> MaskBatch:
+        view = SegmentationView(self.side, self.scale, self.most, self.flip, self.shake)
+        seen = [view(pixels(draw), draw.media[LABELS], draw.rng) for draw in draws]
+        labels = torch.from_numpy(np.stack([label_HW for _, label_HW in seen]))
+        return MaskBatch(self.preprocess.normalise(np.stack([image_HWC for image_HWC, _ in seen])), labels)
+
+    def features(self, model: DenseSegmenter, batch: MaskBatch) -> Segmented:
+        segmented: Segmented = model(batch.image_BCHW)
+        return segmented
+
+    def losses(self, features: Segmented, batch: MaskBatch) -> dict[str, Tensor]:
+        losses = {"pixels": pixel_cross_entropy(features.logit_NKHW, batch.label_BHW, count_ignored=self.count_ignored)}
+        if features.score_NKHW is not None:
+            score = pixel_cross_entropy(features.score_NKHW / self.tau, batch.label_BHW, count_ignored=self.count_ignored)
+            losses["score"] = self.score_weight * score
+        return losses
+
+    def optimiser(self) -> Optimiser:
+        rules = (Rule(r"^guide\.(text_tower|projection)\.", lr_scale=0.0), Rule(r"^tap\.", lr_scale=self.backbone_rate))
+        chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", final_lr=0.01)
+        return replace(chosen, power=self.power, rules=rules)
+
+    def deploy(self, model: DenseSegmenter) -> SegmentingModel:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            encoder = self.base().model
+            if not self.backbone:
+                fit_positions(encoder.image_tower, self.side)
+        stride = self.stride or max(1, self.side * 2 // 3)
+        return SegmentingModel(model, self.settings(encoder), self.preprocess, self.words(), self.slug, stride=stride)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A small vision transformer with patches of 8 pixels, whole images of 64: minutes. Give a trained model as `weights`."""
+        return cls(
+            image_tower="vit_micro",
+            patch=8,
+            text_tower="text_micro",
+            width=64,
+            image_size=64,
+            text_length=24,
+            tokenizer="data",
+            pieces=400,
+            background="background",
+            inner=64,
+            neck=64,
+            crop_size=64,
+            scale=(1.0, 1.0),
+            most=1.0,
+            flip=False,
+            shake=False,
+            batch_size=16,
+            steps=300,
+            lr=1e-3,
+            warmup=20.0,
+            backbone_rate=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ResNet-50 of CLIP on crops of 512 pixels, 80,000 steps of 32 images."""
+        return cls(image_tower="resnet_clip_50", width=1024, stride=341, count_ignored=True)

@@ -1,0 +1,38 @@
+"""MiniGPT-4: one linear map between a frozen Q-Former and a frozen chat model, and a second stage that mends its language."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from diptych.recipes._shared.detailed import DetailedRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniGPT4(DetailedRecipe):
+    """MiniGPT-4: Enhancing Vision-Language Understanding with Advanced Large Language Models (Zhu et al., 2023, arXiv 2304.10592).
+
+    Image encoder, Q-Former, queries and language model come trained and stay as they are; one linear map is trained. The first stage shows
+    millions of pictures with short captions and no prompt: start mark, picture, caption, line break. What the model then writes repeats
+    itself and breaks off. The second stage shows a few thousand pictures with long, clean captions in the form of a chat, for minutes, and
+    mends that. The variant without Q-Former (`queries` 0) takes four neighbouring patches side by side.
+
+    We depart in the schedule: the rate rises from a share of its highest, where the release starts at 1e-6, and its cosine begins behind
+    the warm-up. Without `former_weights` the Q-Former is a fresh one, which the published system never is.
+    """
+
+    slug = "minigpt4"
+
+    batch_size: int = 256
+    steps: int = 21_000
+    lr: float = 1e-4
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Four patches side by side, a small image-text model and a small language model, both made first: two minutes on two cores."""
+        return cls(**cls.small())
+
+    @classmethod
+    def paper(cls) -> Self:
+        """EVA-g, 32 queries, Vicuna-13B as `language_model`, BLIP-2 as `former_weights`: 20,000 steps of 256, then 1,000 of 12."""
+        return cls()

@@ -1,0 +1,232 @@
+"""SITTA: words for a picture are looked up in the embedding table of a language model, by a map that is solved for and not trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Draws, Stage
+from diptych.core.errors import ConfigError
+from diptych.core.rows import Rows
+from diptych.data.load.batch import TensorBatch, view
+from diptych.data.text.stop_words import content_words
+from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.bridges.semantic_map import (
+    Aligned,
+    SemanticMap,
+    Solution,
+    closed_form,
+    image_statistics,
+    map_of_rows,
+    products,
+    statistics_of,
+)
+from diptych.models.bridges.word_writer import WordPrompt, WordWriter
+from diptych.models.io.inference import parts
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.recipes._shared.before_language import BeforeLanguage
+from diptych.recipes._shared.pairs import positives
+from diptych.tasks.pairs.templates import fill, templates
+
+
+@dataclass(frozen=True)
+class WordsBatch(TensorBatch):
+    """Images, and the tokens of the words of their captions."""
+
+    image_BCHW: Rows[Tensor]
+    token_BT: Rows[Tensor]
+    token_mask_BT: Rows[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
+    """SITTA: A Semantic Image-Text Alignment for Image Captioning (Paischer et al., 2023, arXiv 2307.05591).
+
+    A picture's feature in the joint space of an image-text model is mapped into the embedding table of a language model by one matrix in
+    closed form: least squares, ridge, Procrustes, or Procrustes made robust in rounds. The nearest tokens are the prompt; in several
+    orders they give several captions, of which the image-text model chooses. Nothing has a gradient, so `lr`, `warmup`, `weight_decay`
+    and `clip_norm` change nothing; fewer `steps` see fewer images.
+
+    Rows pair an image with each token of its captions' words, stop words left out; or, with `learned_from` "vocabulary", the text
+    embedding of every token with its own row of the table, and images only give the statistics by which they are standardised.
+
+    We depart from the released code, which standardises the images that it captions by their own mean and deviation: here those of the
+    training images are kept beside the map. Its pipeline compares with the raw table what was mapped into the standardised one; here
+    both are standardised. Rows are not written down: normal equations add up by image, which gives the same map.
+
+    solution      how the map is found
+    learned_from  "captions" (external data) or "vocabulary" (lexical matching)
+    penalty       of ridge, on the whole sum
+    rounds, floor  of the robust map: each round weighs rows by one over their distance plus `floor`
+    templates     sentences into which tokens are put, with "vocabulary": a named set of `tasks.pairs.templates`
+    marks         the start mark is among a caption's tokens, tokens without letters count as words, and pieces of words enter the
+                  templates as the tokenizer spells them: all as in the released code, none by default
+    shown, orders, nearest, order_seed, template, spaced   see `WordPrompt`; published: 8 words, 40 orders for COCO; 10, 15 for Flickr30k
+    """
+
+    slug = "sitta"
+    engine = "solve"
+
+    image_weights: str = "small"
+    solution: Solution = "least_squares"
+    learned_from: Literal["captions", "vocabulary"] = "captions"
+    penalty: float = 1.0
+    rounds: int = 5
+    floor: float = 1e-3
+    templates: str = "eighty"
+    marks: bool = False
+    shown: int = 8
+    orders: int = 40
+    nearest: int = 50
+    order_seed: int = 101
+    template: str = "A picture of"
+    spaced: bool = True
+    batch_size: int = 128
+    epochs: float = 1.0
+    warmup: float = 0.0
+    round: int = field(default=0, metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if self.penalty < 0 or self.floor <= 0:
+            raise ConfigError(f"penalty is {self.penalty}, floor {self.floor} (expected 0 or more, and more than 0)")
+        if min(self.shown, self.orders, self.nearest) < 1 or self.rounds < 0:
+            raise ConfigError(f"shown, orders, nearest are {self.shown}, {self.orders}, {self.nearest} (expected 1 or more)")
+
+    @property
+    def measured_by(self) -> str:
+        return "word_ranking"
+
+    # ------------------------------------------------------------ data
+
+    def prepare(self, data: Dataset) -> Self:
+        """Finds language model and image-text model, or makes the small ones."""
+        prepared = super().prepare(data)
+        prepared.joint()
+        return prepared
+
+    def joint(self) -> PairEmbedder:
+        """The image-text model. Raises ConfigError where it has one side only: texts are needed to choose among captions."""
+        opened = self.trained_images()
+        if not isinstance(opened, PairEmbedder):
+            raise ConfigError(
+                f"image_weights is {self.image_weights!r}, which reads no texts (expected a model of both, such as a run of clip or hf:)"
+            )
+        return opened
+
+    @property
+    def decode_size(self) -> int:
+        """0, which asks for whole pictures, until `prepare` knows the image-text model."""
+        return self.joint().preprocess.size if self.image_folder else 0
+
+    def batch(self, draws: Draws) -> WordsBatch:
+        preprocess = self.joint().preprocess
+        image_BCHW = preprocess([view(draw, preprocess.size, (1.0, 1.0), False) for draw in draws])
+        rows = [self.tokens(positives(draw.sample, self.language)) for draw in draws]
+        token_BT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+        mask_BT = torch.zeros(token_BT.shape, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            token_BT[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+            mask_BT[number, : len(row)] = True
+        return WordsBatch(image_BCHW, token_BT, mask_BT)
+
+    def tokens(self, texts: Sequence[str]) -> list[int]:
+        """The tokens of the words of an image's captions, read as one text."""
+        words = self.words()
+        ids = words.pieces(" ".join(content_words(" ".join(texts))))
+        ids = [*words.start_ids, *ids] if self.marks else ids
+        unknown = getattr(words.tokenizer.inner.model, "unk_token", None)
+        left_out = words.tokenizer.inner.token_to_id(unknown) if unknown else None
+        return [token for token in ids if token != left_out]
+
+    # ------------------------------------------------------------ model
+
+    def model(self) -> SemanticMap:
+        language = LanguageModel.from_folder(self.language_path)
+        return SemanticMap(
+            copy.deepcopy(self.joint().model), language, words=min(self.words().tokenizer.vocab_size, language.vocab_size)
+        )
+
+    def features(self, model: SemanticMap, batch: WordsBatch) -> Aligned:
+        aligned: Aligned = model(batch.image_BCHW, batch.token_BT, batch.token_mask_BT)
+        return aligned
+
+    def losses(self, features: Aligned, batch: WordsBatch) -> dict[str, Tensor]:
+        """What least squares minimise: the mean squared distance over rows."""
+        return {"distance": features.distance_B.sum() / features.count_B.sum().clamp_min(1)}
+
+    def statistics(self, model: SemanticMap, batch: WordsBatch) -> dict[str, Tensor]:
+        floor = self.floor if self.round else None
+        return model.sums(batch.image_BCHW, batch.token_BT, batch.token_mask_BT, floor=floor)
+
+    def solve(self, model: SemanticMap, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """Writes map and statistics. Logs the rows, and the share of the standardised tokens' variance that the map explains."""
+        mean_D, std_D = image_statistics(totals)
+        if self.learned_from == "vocabulary":
+            x_VD, y_VE = self._vocabulary(model)
+            map_DE = map_of_rows(x_VD, y_VE, self.solution, penalty=self.penalty, rounds=self.rounds, floor=self.floor)
+            rows, explained = float(len(x_VD)), 1 - float((y_VE - x_VD @ map_DE).square().sum() / y_VE.square().sum())
+        else:
+            rows = float(totals["rows"])
+            if not rows:
+                raise ConfigError("no caption has a word to learn from (expected captions, or --learned-from vocabulary)")
+            gram_DD, cross_DE = products(totals, mean_D, std_D)
+            map_DE = closed_form(gram_DD, cross_DE, self.solution, penalty=self.penalty)
+            left = totals["yy"] - 2 * (map_DE * cross_DE).sum() + (map_DE * (gram_DD @ map_DE)).sum()
+            explained = 1 - float(left / totals["yy"])
+        model.map.map_DE.copy_(map_DE)
+        model.map.mean_D.copy_(mean_D)
+        model.map.std_D.copy_(std_D)
+        return {"rows": rows, "explained": explained}
+
+    def _vocabulary(self, model: SemanticMap) -> tuple[Tensor, Tensor]:
+        """Standardised rows of every token: its text embedding, the mean over the templates, and its row of the table."""
+        joint, inner, sentences = self.joint(), self.words().tokenizer.inner, templates(self.templates)
+        found = []
+        for token in range(model.words):
+            word = inner.id_to_token(token) if self.marks else inner.decode([token], skip_special_tokens=False).strip()
+            found.append(self._read(model, joint, [fill(sentence, word or "") for sentence in sentences]).mean(0))
+        x_VD, y_VE = torch.stack(found).double(), model.word_table().double()
+        mean_D, std_D = statistics_of(x_VD)
+        return (x_VD - mean_D) / std_D, y_VE
+
+    @staticmethod
+    def _read(model: SemanticMap, joint: PairEmbedder, texts: Sequence[str]) -> Tensor:
+        device, blocks = model.map.mean_D.device, []
+        for some in parts(texts, 256):
+            encoded = joint.tokenizer.encode(list(some), joint.text_length)
+            given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
+            blocks.append(model.text_features(*given))
+        return torch.cat(blocks)
+
+    def stages(self) -> Sequence[Stage]:
+        """The robust map sees the images once for every round; all others once."""
+        if self.solution != "robust" or self.learned_from == "vocabulary" or self.round:
+            return ()
+        later = [Stage(f"round {number}", replace(self, round=number)) for number in range(1, self.rounds + 1)]
+        return [Stage("procrustes", self), *later]
+
+    def stored(self, name: str) -> bool:
+        """Language model and image-text model are loaded again and not kept in checkpoints."""
+        return name.startswith("map.")
+
+    def deploy(self, model: SemanticMap) -> WordWriter:
+        joint = self.joint()
+        kept = PairEmbedder(model.joint, joint.preprocess, joint.tokenizer, joint.text_length, joint.name)
+        prompt = WordPrompt(self.shown, self.orders, self.template, self.spaced, self.nearest, self.order_seed, self.marks)
+        away = self.language_folder if self.given_language else ""
+        return WordWriter(model, kept, self.words(), prompt, self.slug, folder=away)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A small image-text model and a small language model, both made first; the map takes seconds."""
+        return cls(pieces=512, shown=6, orders=8, nearest=12, template=":", spaced=False, templates="one")
+
+    @classmethod
+    def paper(cls) -> Self:
+        """CLIP RN50x64 before LLaMA-7B, COCO: give the language model as `language_model`. A map of 1,024 x 4,096 numbers."""
+        return cls(image_weights="open_clip:RN50x64/openai")

@@ -1,0 +1,94 @@
+"""LaCLIP: texts are augmented as images are, by drawing one of a caption and its rewrites at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Optimiser
+from diptych.core.errors import DataError
+from diptych.data.load.batch import PairBatch
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
+from diptych.data.text.variants import TextDraw
+from diptych.models.towers.outputs import Pairs
+from diptych.recipes._shared.pairs import DualEncoderRecipe
+from diptych.recipes._shared.presets import SMALL_CLIP
+
+ONE_OF_ALL = TextDraw(least_words=2)
+LOOKED_AT = 200
+"""Rows that `prepare` looks at, evenly spaced, for an image with a second text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaCLIP(DualEncoderRecipe):
+    """LaCLIP: Improving CLIP Training with Language Rewrites (Fan et al., 2023, arXiv 2305.20088). Baseline: `clip`.
+
+    Each image has its caption and M rewrites of it (`diptych curate rewrite`). A step reads one of the M + 1, each as likely, and the
+    loss is CLIP's: images are augmented by crops, texts by rewrites. A drawn text of fewer than two words gives way to the caption. The
+    draw comes from the sample's own generator (seed, epoch, uid), so that a stopped run goes on exactly.
+
+    Data in which no image has a second text are refused: on such data this is CLIP, to the bit (`rewrites` False allows it).
+
+    We depart in one default: another sample of the same group is no negative (`same_group="mask"`), as in `clip`.
+
+    rewrites    whether data without any rewrite are refused
+    qk_norm     whether a timm transformer normalises queries and keys, as in the released code
+    text_act    activation of the text tower; None: as `act`
+    final_lr    of the cosine, as a share of lr
+    """
+
+    slug = "laclip"
+
+    rewrites: bool = True
+    qk_norm: bool = False
+    text_act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
+    final_lr: float = 0.01
+    text_draw: TextDraw = ONE_OF_ALL
+
+    batch_size: int = 8192
+    epochs: float = 35.0
+    lr: float = 1e-3
+    warmup: float = 1 / 35
+    weight_decay: float = 0.5
+    eps: float = 1e-8
+    crop: tuple[float, float] = (0.5, 1.0)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def prepare(self, data: Dataset) -> Self:
+        """Learn the vocabulary from every text; refuse data in which no image has a second text."""
+        rows = range(0, len(data), max(1, len(data) // LOOKED_AT))
+        if self.rewrites and all(len(data[row].positives(self.language)) < 2 for row in rows):
+            raise DataError(
+                f"no image of '{data.name}' has a second text",
+                field="texts",
+                expected="rewrites beside the captions: `diptych curate rewrite DATA OUT` makes them, and --data OUT trains on them",
+            )
+        return super().prepare(data)
+
+    def image_options(self) -> dict[str, Any]:
+        options = super().image_options()
+        return {**options, "qk_norm": True} if self.qk_norm and "image" not in self._given else options
+
+    def text_options(self) -> dict[str, Any]:
+        options = super().text_options()
+        return {**options, "act": self.text_act} if self.text_act and "text" not in self._given else options
+
+    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+        return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), final_lr=self.final_lr)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The towers, crops, optimiser and budget of `clip`'s, so that the two differ in the texts alone."""
+        return cls(**{**SMALL_CLIP, "text_draw": ONE_OF_ALL}, final_lr=0.0, eps=1e-6)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ViT-B/16 on CC12M with four rewrites a caption: timm's ViT with normalised queries and keys beside a text tower with QuickGELU,
+        149,623,041 parameters. Warm-up starts from lr / steps and not from 1e-6."""
+        return cls(image_tower="timm:vit_base_patch16_224", qk_norm=True, text_act="quick_gelu", same_group="negative")

@@ -1,0 +1,1 @@
+"""Recipes that tie words to places."""

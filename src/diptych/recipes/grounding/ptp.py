@@ -1,0 +1,271 @@
+"""PTP: a sentence behind the caption says which block of the picture holds a thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Draw, Draws, Optimiser
+from diptych.core.errors import ConfigError
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region
+from diptych.data.load.batch import PairBatch, choose_text, group_ids, pixels
+from diptych.data.media import boxed_views
+from diptych.data.text.cleaning import cleaned
+from diptych.data.text.position_prompts import block_of, prompt, run_together, with_prompt
+from diptych.data.text.sides import other_sides, sided
+from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
+from diptych.models.blip.blip_model import BlipModel
+from diptych.models.blip.text import BlipText
+from diptych.models.pairs.matcher import Matched
+from diptych.models.towers.towers import image_tower
+from diptych.objectives.gather import all_gather
+from diptych.objectives.language.captioning import caption_loss
+from diptych.objectives.pairs.momentum_targets import momentum_contrast
+from diptych.recipes._shared.fused_pairs import matching
+from diptych.recipes._shared.pairs import PairRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
+    """Position-guided Text Prompt for Vision-Language Pre-training (Wang et al., 2022, arXiv 2212.09737), on BLIP (2201.12086).
+
+    The picture is divided into three by three blocks. Of a picture with regions one is drawn, and "The block 4 has a cup." stands behind
+    its caption, where the centre of its box is as the picture is shown: after crop, flip, shear, shift and turn. A thing that was cut away
+    is in block "x". The model and its losses stay as they are: contrast against a momentum copy and queues, matching, and writing, which
+    has to say the thing from the block and the block from the picture. No box is needed when the model is used.
+
+    Regions come with the data, published from a detector (VinVL, ten a picture); pictures without any have their caption alone.
+
+    The released code has two loaders. `prompts="moved"` is the second, which moves boxes with the picture. "original" writes the block of
+    the picture as it is stored and then crops and flips it, as the first loader does, which is the one in its guide: with flips the column
+    is wrong in a third of the cases. "none" is BLIP. The second loader keeps the stop between caption and prompt, the first loses it.
+
+    We depart: queues start empty, and keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
+    released ranges; everything starts from fresh weights, where the release starts from DeiT's and BERT's; the rate falls by a cosine and
+    not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the mean over all tokens of a batch.
+
+    Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
+
+    regions      at most so many of a picture's regions, the first ones, are drawn from
+    attributes   words that stand before the label of a region: published 0, a detector's label alone
+    prompts      "moved", "original" or "none"
+    caption_words, prompt_words, words_alone   of a caption with prompt, of the prompt, of a caption alone
+    captions     "one" text a step, or "two": the last one and another, as published for COCO
+    augment      "rand": BLIP's two operations out of ten, half of the time each
+    queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
+                 share of the run
+    text_...     of the text transformer
+    """
+
+    slug = "ptp"
+    cacheable = False
+    no_prefixes = "it reads pairs together"
+
+    prompts: Literal["moved", "original", "none"] = "moved"
+    regions: int = 10
+    attributes: int = 0
+    caption_words: int = 22
+    prompt_words: int = 8
+    words_alone: int = 30
+    captions: Literal["one", "two"] = "one"
+    augment: Literal["none", "rand"] = "rand"
+    queue: int = 57_600
+    momentum: float = 0.995
+    alpha: float = 0.4
+    alpha_warmup: float = 0.1
+    temperature: float = 0.07
+    caption_mean: Literal["tokens", "rows"] = "tokens"
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    dropout: float = 0.1
+
+    image_tower: str = "vit_b16"
+    text_tower: str = "blip"
+    width: int = 256
+    text_length: int = 30
+    crop: tuple[float, float] = (0.2, 1.0)
+    flip: bool = True
+    same_group: Literal["mask", "positive", "negative"] = "negative"
+    patch_bias: bool | None = True
+    batch_size: int = 600
+    epochs: float = 20.0
+    lr: float = 3e-4
+    warmup: float = 3000.0
+    weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.prompts not in ("moved", "original", "none"):
+            raise ConfigError(f"prompts is {self.prompts!r} (expected moved | original | none)")
+        if self.same_group == "positive":
+            raise ConfigError("same_group is 'positive' (expected mask | negative)")
+        if self.regions < 1 or self.attributes < 0 or not 0 <= self.momentum <= 1:
+            raise ConfigError(
+                f"regions is {self.regions}, attributes {self.attributes}, momentum {self.momentum} (expected 1 or more, 0 or more, 0..1)"
+            )
+
+    def started(self, model: Any) -> Self:
+        raise ConfigError(f"'{self.slug}' starts from fresh weights (expected no --init)")
+
+    def model(self) -> BlipTraining:
+        tower = image_tower(self.image_tower, **{"pre_norm": False, "eps": 1e-6, **self.image_options()})
+        text = BlipText(
+            vocab_size=self.words().vocab_size,
+            image_width=tower.token_width,
+            length=512 if self.text_width == 768 else self.text_length,
+            width=self.text_width,
+            layers=self.text_layers,
+            heads=self.text_heads,
+            dropout=self.dropout,
+        )
+        return BlipTraining(Blip(tower, text, width=self.width), queue=self.queue, temperature=self.temperature)
+
+    def batch(self, draws: Draws) -> PairBatch:
+        shown = [self.shown_with_text(draw) for draw in draws]
+        texts = [text for _, text in shown]
+        encoded = self.words().encode(texts, self.text_length)
+        return PairBatch(
+            image_BCHW=self.preprocess([image_HWC for image_HWC, _ in shown]),
+            text_BL=torch.from_numpy(encoded.ids_BL),
+            text_mask_BL=torch.from_numpy(encoded.mask_BL),
+            group_B=group_ids(draws),
+            truncated=encoded.truncated,
+            strings=tuple(texts),
+        )
+
+    def shown_with_text(self, draw: Draw) -> tuple[boxed_views.Pixels, str]:
+        """The picture of a draw and its text: caption, region, crop, flip and augmentation are drawn in this order."""
+        caption = self._caption(draw)
+        region = self._region(draw)
+        image_HWC = pixels(draw)
+        height, width = image_HWC.shape[:2]
+        original = None if region is None else block_of(region.box, width, height)
+        picture = boxed_views.cropped((image_HWC, region.box if region else None), self.image_size, draw.rng, self.crop)
+        name = "" if region is None else self._name(region)
+        if self.flip and draw.rng.random() < 0.5:
+            says_side = sided(caption) or sided(name)
+            if not says_side or self.flip_sides != "keep":
+                picture = boxed_views.mirrored(picture)
+            if says_side and self.flip_sides == "swap":
+                caption, name = other_sides(caption), other_sides(name)
+        if self.augment == "rand":
+            picture = boxed_views.augmented(picture, draw.rng)
+        shown_HWC, box = picture
+        if region is None:
+            return shown_HWC, cleaned(caption, self.words_alone)
+        if self.prompts == "original":
+            return shown_HWC, run_together(caption, prompt(original, name), words=self.words_alone)
+        moved = None if box is None else block_of(box, self.image_size, self.image_size)
+        said = prompt(moved, name)
+        return shown_HWC, with_prompt(caption, said, caption_words=self.caption_words, prompt_words=self.prompt_words)
+
+    def _caption(self, draw: Draw) -> str:
+        texts = [text.string for text in draw.sample.positives(self.language)]
+        if self.captions == "two" and len(texts) > 1:
+            return f"{texts[-1]} {texts[int(draw.rng.integers(len(texts) - 1))]}"
+        return choose_text(draw, self.language).string
+
+    def _region(self, draw: Draw) -> Region | None:
+        found = draw.sample.regions[: self.regions] if self.prompts != "none" else ()
+        return found[int(draw.rng.integers(len(found)))] if found else None
+
+    def _name(self, region: Region) -> str:
+        return " ".join((*region.attributes[: self.attributes], region.label))
+
+    def texts_of(self, sample: Sample) -> list[str]:
+        """Captions, and with them every prompt that may follow one: its words are in a vocabulary that is learned."""
+        texts = list(super().texts_of(sample))
+        if self.prompts == "none":
+            return texts
+        said = [prompt(None if block == 9 else block, self._name(region)) for region in sample.regions for block in range(10)]
+        return [cleaned(text) for text in (*texts, *said)]
+
+    def features(self, model: BlipTraining, batch: PairBatch) -> BlipFeatures:
+        found: BlipFeatures = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.group_B)
+        return found
+
+    def losses(self, features: BlipFeatures, batch: PairBatch) -> dict[str, Tensor]:
+        found = features
+        read = Matched(
+            found.image_ND,
+            found.text_ND,
+            found.temperature_1,
+            found.own_N2,
+            found.wrong_text_N2,
+            found.wrong_image_N2,
+            found.wrong_N,
+        )
+        images, texts = (found.image_ND, found.key_image_ND), (found.text_ND, found.key_text_ND)
+        by_image = self._contrast(found, *images, texts[1], found.text_queue_KD, batch.group_B)
+        by_text = self._contrast(found, *texts, images[1], found.image_queue_KD, batch.group_B)
+        return {
+            "contrastive": (by_image + by_text) / 2,
+            "matching": matching(read),
+            "caption": caption_loss(found.logit_BLV, batch.text_BL, batch.text_mask_BL, over=self.caption_mean),
+        }
+
+    def _contrast(
+        self, found: BlipFeatures, anchor_ND: Tensor, teacher_ND: Tensor, key_ND: Tensor, queue_KD: Tensor, group_N: Tensor
+    ) -> Tensor:
+        return momentum_contrast(
+            anchor_ND,
+            teacher_ND,
+            key_ND,
+            queue_KD,
+            temperature=found.temperature_1,
+            alpha=found.alpha_1,
+            group_N=group_N,
+            group_K=found.group_K,
+            same="mask" if self.same_group == "mask" else "negative",
+        )
+
+    def metrics(self, features: BlipFeatures, batch: PairBatch) -> dict[str, Tensor]:
+        return {"temperature": features.temperature_1.detach(), "alpha": features.alpha_1.detach()}
+
+    def after_update(self, model: BlipTraining, features: BlipFeatures, batch: PairBatch, progress: float) -> None:
+        keys = (all_gather(key_ND).flatten(0, 1) for key_ND in (features.key_image_ND, features.key_text_ND))
+        model.remember_(*keys, all_gather(batch.group_B).flatten(), momentum=self.momentum)
+        with torch.no_grad():
+            model.temperature_1.clamp_(0.001, 0.5)
+            model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8)
+
+    def deploy(self, model: BlipTraining) -> BlipModel:
+        return BlipModel(model.blip, self.shown, self.words(), self.text_length, self.slug)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(
+            image_tower="vit_tiny",
+            image_size=64,
+            width=64,
+            text_length=32,
+            tokenizer="data",
+            pieces=2048,
+            text_width=128,
+            text_layers=2,
+            text_heads=4,
+            dropout=0.0,
+            attributes=1,
+            crop=(0.7, 1.0),
+            flip=False,
+            augment="none",
+            queue=512,
+            batch_size=64,
+            steps=400,
+            lr=8e-4,
+            warmup=30.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
+        the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them."""
+        return cls(flip_sides="ignore")

@@ -1,0 +1,69 @@
+"""Which objects an image is asked about: some that are there, and as many that are not (POPE, Li et al., 2023).
+
+random       any object of the data that the image does not have
+popular      the most frequent ones of those
+adversarial  those that most often stand beside the object that was asked about before
+
+Equal counts keep the order in which the data name objects first, as in the released code; where no object is left by the rule, any other
+is taken. An object is asked about once an image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from diptych.core.errors import ConfigError
+from diptych.core.randomness import keyed_rng
+
+Setting = Literal["random", "popular", "adversarial"]
+SETTINGS: tuple[Setting, ...] = ("random", "popular", "adversarial")
+
+
+def polled(objects: Sequence[Sequence[str]], setting: Setting, *, count: int = 3, seed: int = 0) -> list[list[tuple[str, bool]]]:
+    """For each image its questions: an object, and whether it is there; there and not there in turn.
+
+    objects  what each image has, without repetition, in the order in which it is asked about
+    count    pairs an image, at most; fewer where an image has fewer objects, or nearly all there are
+    """
+    if setting not in SETTINGS:
+        raise ConfigError(f"setting is {setting!r} (expected {' | '.join(SETTINGS)})")
+    frequency = Counter(name for there in objects for name in there)
+    known = list(frequency)
+    popular = [name for name, _ in frequency.most_common()]
+    beside: dict[str, Counter[str]] = {name: Counter() for name in known}
+    for there in objects:
+        for name in there:
+            beside[name].update(other for other in there if other != name)
+    return [_asked(there, known, popular, beside, setting, count, seed, row) for row, there in enumerate(objects)]
+
+
+def _asked(
+    there: Sequence[str],
+    known: list[str],
+    popular: list[str],
+    beside: dict[str, Counter[str]],
+    setting: Setting,
+    count: int,
+    seed: int,
+    row: int,
+) -> list[tuple[str, bool]]:
+    rng = keyed_rng("polling", seed, setting, row)
+    asked: list[tuple[str, bool]] = []
+    used = set(there)
+    for name in there[:count]:
+        ranked = {
+            "random": [],
+            "popular": popular,
+            "adversarial": [other for other, _ in beside[name].most_common()],
+        }[setting]
+        left = [other for other in ranked if other not in used]
+        if not left:
+            left = [other for other in known if other not in used]
+            left = [left[int(rng.integers(len(left)))]] if left else []
+        if not left:
+            break
+        used.add(left[0])
+        asked += [(name, True), (left[0], False)]
+    return asked

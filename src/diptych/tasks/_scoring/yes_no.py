@@ -1,0 +1,63 @@
+"""What counts as a yes, and the scores of a row of yes-or-no questions.
+
+Published harnesses read answers differently, by several points of F1 on models that write sentences:
+
+first     the first "yes" or "no" that stands as a word; without one the answer is unread (ours)
+released  the evaluation code of POPE (Li et al., 2023): the first sentence is a no where "No", "no" or "not" is a word of it, else a yes,
+          so that an empty answer is a yes
+single    VLMEvalKit: a yes or a no where exactly one of them is a word, else unread
+whole     lmms-eval: the whole answer has to be "yes" or "no", so that "Yes." is unread; unread answers leave the recall
+
+An unread answer is wrong, and is no yes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Reader = Literal["first", "released", "single", "whole"]
+READERS: tuple[Reader, ...] = ("first", "released", "single", "whole")
+Floats = npt.NDArray[np.float64]
+_WORD = re.compile(r"[a-z]+")
+
+
+def read_answer(answer: str, reader: Reader = "first") -> bool | None:
+    """True for yes, False for no, None where it is neither.
+
+    >>> [read_answer("There is no dog. Yes, I am sure.", reader) for reader in READERS]
+    [False, False, None, None]
+    """
+    if reader == "released":
+        words = answer.split(".")[0].replace(",", "").split(" ")
+        return not {"No", "not", "no"} & set(words)
+    if reader == "whole":
+        return {"yes": True, "no": False}.get(answer.strip().lower())
+    said = [word == "yes" for word in _WORD.findall(answer.lower()) if word in ("yes", "no")]
+    if reader == "single":
+        return said[0] if len(set(said)) == 1 else None
+    return said[0] if said else None
+
+
+def confusion(truth_N: npt.NDArray[np.bool_], said: list[bool | None], reader: Reader) -> Floats:
+    """[N, 5] of zeros and ones: true yes, false yes, missed yes, right at all, said yes."""
+    yes_N = np.array([answer is True for answer in said])
+    read_N = np.array([answer is not None for answer in said])
+    missed_N = truth_N & ~yes_N & (read_N if reader == "whole" else True)
+    right_N = read_N & (yes_N == truth_N)
+    return np.stack([truth_N & yes_N, ~truth_N & yes_N, missed_N, right_N, yes_N], 1).astype(np.float64)
+
+
+def scores(mean_5: Floats) -> dict[str, Floats]:
+    """accuracy, precision, recall, f1 and the share of yes, from means of the columns of `confusion` ([..., 5]).
+
+    Nothing said yes to has a precision of NaN and an F1 of 0, where the released code divides by zero.
+    """
+    true, wrong, missed, right, yes = np.moveaxis(mean_5, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = true / (true + wrong), true / (true + missed)
+        f1 = 2 * true / (2 * true + wrong + missed)
+    return {"accuracy": right, "precision": precision, "recall": recall, "f1": f1, "yes": yes}

@@ -1,0 +1,23 @@
+"""The blind row: the same requests about pictures that show nothing. What a model reaches there, it knows without looking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.data.media.decode import decode
+
+GREY = 128
+BLIND = "/blind"
+"""How names of metrics of the blind row end."""
+
+
+def grey(images: Sequence[ImageSource]) -> list[ArrayImage]:
+    """Plain grey pictures (level 128 of 255) of the sizes of the given ones, so that models with tiles see as many of them."""
+    made: dict[int, ArrayImage] = {}
+    for image in images:
+        if id(image) not in made:
+            made[id(image)] = ArrayImage(np.full(decode(image, exact=True).shape, GREY, np.uint8), image.name)
+    return [made[id(image)] for image in images]

@@ -1,0 +1,65 @@
+"""Video classification: a clip belongs to the class whose name fits it best.  Protocol `video_classification`, version 1.
+
+Metrics, ties and intervals are those of `zero_shot`: acc@1, acc@5 and mean per-class recall over all clips, also those of the last batch. A
+test of several views takes the softmax over the classes in each and averages, as published tests of 4 x 3 views do; numbers of
+different views are different numbers, so they stand in the notes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+
+from diptych.core.contracts import ClipEmbedder, ClipScorer, Dataset
+from diptych.core.errors import ConfigError
+from diptych.core.result import Result
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.records import with_facts
+from diptych.tasks.pairs.classification import class_item_values, score_classes
+from diptych.tasks.pairs.clips_as_images import ClipsAsImages, as_images
+from diptych.tasks.pairs.zero_shot import ZeroShot
+
+
+@dataclass(frozen=True, slots=True)
+class VideoClassification:
+    """acc@1, acc@5 and mean per-class recall of videos.
+
+    medium        the name of the clip among a sample's media
+    views, crops  stretches in time, and places in a frame (1 or 3); published: 1 x 1, and 4 x 3
+    templates     of class names; X-CLIP reads the bare name
+    """
+
+    name: ClassVar[str] = "video_classification"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = ClipScorer | ClipEmbedder  # type: ignore[assignment]
+    main: ClassVar[str] = "acc@1"
+
+    label: str = "label"
+    language: str = "en"
+    classes: tuple[str, ...] = ()
+    medium: str = "clip"
+    views: int = 1
+    crops: int = 1
+    templates: str = "plain"
+    ties: rk.Ties = "expected"
+    draws: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.views < 1 or self.crops not in (1, 3):
+            raise ConfigError(f"{self.views} views of {self.crops} crops (expected one view or more, and 1 or 3 crops)")
+
+    def predict(self, model: ClipScorer | ClipEmbedder, data: Dataset) -> pa.Table:
+        """One row a clip."""
+        task = ZeroShot(label=self.label, language=self.language, classes=self.classes, templates=self.templates, ties=self.ties)
+        seen = as_images(model, views=self.views, crops=self.crops)
+        return with_facts(task.predict(seen, ClipsAsImages(data, self.medium)), options=asdict(self))
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers."""
+        options = {"ties": self.ties, "draws": self.draws, "seed": self.seed}
+        return score_classes(records, name=self.name, version=self.version, main=self.main, **options)  # type: ignore[arg-type]
+
+    item_values = staticmethod(class_item_values)

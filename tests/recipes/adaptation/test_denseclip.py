@@ -1,0 +1,441 @@
+"""DenseCLIP: every place as CLIP would see it, the released code's maps, texts, decoder and scores, a text side that really is frozen."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from invariants import stopped_and_resumed
+from torch import Tensor
+from torch.nn import functional as F
+
+from diptych.api import load
+from diptych.core.contracts import Segmenter
+from diptych.core.errors import ConfigError, DataError, ShapeError, UnknownName
+from diptych.core.image import ArrayImage
+from diptych.core.media import ArraySource, MediaItem
+from diptych.core.sample import Sample
+from diptych.data.label_maps import IGNORE, LabelMaps
+from diptych.data.load.stream import batches
+from diptych.data.masks import decode as decode_mask
+from diptych.data.media.segmentation_views import SegmentationView
+from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.denseclip.dense_segmenter import LanguageGuide
+from diptych.models.denseclip.segmenting import SegmentingModel
+from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck, SemanticHead
+from diptych.models.io.clip_layout import from_open_clip
+from diptych.models.layers.prompt_bank import PromptBank
+from diptych.models.layers.score_map import score_map
+from diptych.models.layers.text_refiner import TextRefiner
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.dense_tap import dense_pool, dense_tap, fit_positions
+from diptych.models.towers.towers import image_tower, text_tower
+from diptych.objectives.segmentation import box_score_loss, pixel_cross_entropy
+from diptych.recipes.adaptation.denseclip import DenseCLIP
+from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
+from diptych.train.fit import fit
+from diptych.train.optimise import build_optimiser, freeze, set_learning_rate
+from diptych.train.options import TrainOptions
+from diptych.worlds.scenes import scenes
+
+RELEASED = json.loads((Path(__file__).parent / "fixtures" / "denseclip_released.json").read_text())
+NAMES = ("wall", "traffic light", "tyrannosaurus")
+OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
+
+
+def filled(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Numbers that the name decides, here and in the released code."""
+    value = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape) * 0.1
+    if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
+        value = np.abs(value) + 1
+    return torch.from_numpy(np.asarray(value))
+
+
+def probe(tensor: Tensor) -> Tensor:
+    """What the fixture holds of a tensor: its mean, a product with fixed numbers, its first six."""
+    row = tensor.detach().double()
+    wave = torch.arange(1, row.numel() + 1, dtype=torch.float64).reshape(row.shape).sin()
+    return torch.stack([row.mean(), (row * wave).sum(), *row.flatten()[:6]])
+
+
+def doubled(numbers: Any) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def released_names(kind: str, shapes: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: filled(f"{kind}.{name.removeprefix('visual.')}", shape) for name, shape in shapes.items()}
+
+
+def residual() -> Any:
+    """CLIP's residual network, a block a stage, with the numbers of the released code's."""
+    tower = image_tower("resnet_clip_50", image_size=64, depths=(1, 1, 1, 1), width=8, heads=32, out=16).double().eval()
+    import open_clip
+
+    theirs = open_clip.modified_resnet.ModifiedResNet((1, 1, 1, 1), 16, 32, 64, 8)
+    shapes = {f"visual.{name}": tuple(t.shape) for name, t in theirs.state_dict().items() if t.is_floating_point()}
+    tensors = from_open_clip(released_names("resnet", shapes))
+    own = {name.removeprefix("image_tower."): tensor for name, tensor in tensors.items()}
+    missing = tower.load_state_dict(own, strict=False)
+    assert not missing.unexpected_keys
+    assert all(name.endswith("num_batches_tracked") for name in missing.missing_keys)
+    return tower
+
+
+def vision() -> tuple[Any, Any, dict[str, Tensor]]:
+    """A vision transformer with its projection, and the numbers of the maps' own layers."""
+    tower = image_tower("vit", image_size=64, patch=16, width=32, layers=4, heads=2, act="quick_gelu")
+    encoder = DualEncoder(tower, text_tower("text_micro", vocab_size=10), width=16).double().eval()
+    import open_clip
+
+    theirs = open_clip.transformer.VisionTransformer(64, 16, 32, 4, 2, 4.0, output_dim=16).state_dict()
+    shapes = {f"visual.{name}": tuple(t.shape) for name, t in theirs.items()}
+    tensors = from_open_clip(released_names("vit", shapes))
+    assert not encoder.load_state_dict(tensors, strict=False).unexpected_keys
+    tap = dense_tap(encoder.image_tower, encoder.image_projection, 16, class_twice=True).double().eval()
+    steps = {name: t for name, t in tap.steps.state_dict().items() if t.is_floating_point()}
+    own = {}
+    for name, tensor in steps.items():
+        level, _, rest = name.partition(".")
+        own[name] = filled(f"vit.fpn{int(level) + 1}.{rest}", tuple(tensor.shape))
+    tap.steps.load_state_dict(own, strict=False)
+    return tap, encoder, tensors
+
+
+def image() -> Tensor:
+    return filled("image", (2, 3, 64, 96)) * 10
+
+
+def test_maps_of_a_residual_network_are_those_of_the_released_code(parity: Any) -> None:
+    seen = dense_tap(residual(), torch.nn.Identity(), 16).double().eval()(image())
+    theirs = RELEASED["resnet"]
+    pairs = [(probe(ours), doubled(them)) for ours, them in zip(seen.maps, theirs["maps"], strict=True)]
+    pairs += [(probe(seen.whole_BD), doubled(theirs["whole"])), (probe(seen.dense_BDHW), doubled(theirs["dense"]))]
+    parity("denseclip", "maps and dense pool of a residual network, 64 x 96 pixels", "released code", pairs, tolerance=1e-9)
+
+
+def test_maps_texts_decoder_and_scores_are_those_of_the_released_code(parity: Any) -> None:
+    tap, _, _ = vision()
+    seen, theirs = tap(image()), RELEASED["vit"]
+    pairs = [(probe(ours), doubled(them)) for ours, them in zip(seen.maps, theirs["maps"], strict=True)]
+    pairs += [(probe(seen.whole_BD), doubled(theirs["whole"])), (probe(seen.dense_BDHW), doubled(theirs["dense"]))]
+    parity("denseclip", "maps and places of a vision transformer, 64 x 96 pixels", "released code", pairs, tolerance=1e-9)
+    guide = made_guide()
+    text_KD = guide.texts()
+    refined_BKD = guide.refiner(
+        text_KD.expand(2, -1, -1), torch.cat([seen.whole_BD[:, None], seen.dense_BDHW.flatten(2).transpose(1, 2)], 1)
+    )
+    found = [(text_KD, "text"), (refined_BKD, "refined"), (guide(seen), "score")]
+    pairs = [(probe(ours), doubled(RELEASED[name])) for ours, name in found]
+    parity("denseclip", "texts, refined texts and score map", "released code", pairs, tolerance=1e-9)
+
+
+def made_guide() -> LanguageGuide:
+    """Text side, context and decoder with the numbers of the released code's, which reads 13 places."""
+    words = Tokenizer.from_spec("clip")
+    options = {"width": 32, "layers": 2, "heads": 2, "act": "quick_gelu", "eot_id": words.eot_id}
+    text = text_tower("transformer", vocab_size=49408, length=13, **options)
+    encoder = DualEncoder(image_tower("vit_micro"), text, width=16).double()
+    shapes: dict[str, tuple[int, ...]] = {"positional_embedding": (13, 32), "token_embedding.weight": (49408, 32)}
+    shapes |= {"ln_final.weight": (32,), "ln_final.bias": (32,), "text_projection": (32, 16)}
+    for layer in range(2):
+        block = f"transformer.resblocks.{layer}"
+        shapes |= {f"{block}.attn.in_proj_weight": (96, 32), f"{block}.attn.in_proj_bias": (96,)}
+        for name, shape in {"attn.out_proj": (32, 32), "mlp.c_fc": (128, 32), "mlp.c_proj": (32, 128)}.items():
+            shapes |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
+        for name in ("ln_1", "ln_2"):
+            shapes |= {f"{block}.{name}.weight": (32,), f"{block}.{name}.bias": (32,)}
+    tensors = from_open_clip({name: filled(f"text.{name}", shape) for name, shape in shapes.items()})
+    assert not encoder.load_state_dict(tensors, strict=False).unexpected_keys
+    refiner = TextRefiner(16, layers=3, heads=4, inside=24, among=True, dropout=0.1, drop_thoughts=True).double().eval()
+    theirs = {"places": "memory_proj", "texts": "text_proj", "out": "out_proj"}
+    parts = {
+        "among.q": "self_attn.q_proj", "among.k": "self_attn.k_proj", "among.v": "self_attn.v_proj", "among.out": "self_attn.proj",
+        "read.q": "cross_attn.q_proj", "read.k": "cross_attn.k_proj", "read.v": "cross_attn.v_proj", "read.out": "cross_attn.proj",
+        "norm_among": "norm1", "norm_read": "norm2", "norm_mlp": "norm3", "mlp_in": "mlp.0", "mlp_out": "mlp.3",
+    }  # fmt: skip
+    own = {}
+    for name, tensor in refiner.state_dict().items():
+        first, _, rest = name.partition(".")
+        if first == "gate_D":
+            own[name] = filled("gamma", (16,))
+        elif first == "layers":
+            number, _, rest = rest.partition(".")
+            part, _, kind = rest.rpartition(".")
+            own[name] = filled(f"refiner.decoder.{number}.{parts[part]}.{kind}", tuple(tensor.shape))
+        else:
+            own[name] = filled(f"refiner.{theirs[first]}.{rest}", tuple(tensor.shape))
+    refiner.load_state_dict(own)
+    bank = PromptBank(32, 8, start="truncated", std=1.0).double()
+    with torch.no_grad():
+        bank.context.copy_(filled("contexts", (1, 8, 32))[0])
+    guide = LanguageGuide(encoder.text_tower, encoder.text_projection, bank, refiner).double().eval()
+    guide.set_classes(class_prompts(NAMES, words, 13, context=8, tail="", fitted=True))
+    return guide
+
+
+def test_the_loss_of_boxes_is_that_of_the_released_code(parity: Any) -> None:
+    """Targets at stride 4 are filled from boxes whose corners are cut to whole places."""
+    target_BKHW, inside_B1HW = torch.zeros(2, 3, 16, 24).double(), torch.zeros(2, 1, 16, 24).double()
+    for row, name, (x0, y0, x1, y1) in ((0, 0, (0, 1, 10, 8)), (0, 2, (5, 2, 23, 15)), (1, 1, (15, 0, 20, 5))):
+        target_BKHW[row, name, y0:y1, x0:x1] = 1
+        inside_B1HW[row, :, y0:y1, x0:x1] = 1
+    loss = box_score_loss(filled("scores", (2, 3, 16, 24)) * 20, target_BKHW, inside_B1HW)
+    parity("denseclip", "auxiliary loss of boxes", "released code", [(loss, doubled(RELEASED["boxes"]))], tolerance=1e-9)
+
+
+def test_dense_features_without_context_are_clips_own(parity: Any) -> None:
+    """The pool's first place is CLIP's vector; of a vision transformer the class token's is, and with no context and gate 0 scores are
+    cosines of patches with zero-shot heads."""
+    torch.manual_seed(0)
+    tower = residual()
+    square = image()[..., :64]
+    whole_BD, dense_BDHW = dense_pool(tower.pool, last_map(tower, square))
+    parity("denseclip", "the dense pool's first place", "CLIP's vector", [(whole_BD, tower(square).pooled_BD)], tolerance=1e-12)
+    assert dense_BDHW.shape == (2, 16, 2, 2)
+    words = Tokenizer.from_spec("clip")
+    options = {"width": 32, "layers": 2, "heads": 2, "eot_id": words.eot_id}
+    vit = image_tower("vit", image_size=64, patch=16, width=32, layers=4, heads=2)
+    encoder = DualEncoder(vit, text_tower("transformer", vocab_size=49408, length=16, **options), width=16).eval()
+    seen = dense_tap(vit, encoder.image_projection, 16).eval()(square.float())
+    pooled = [(F.normalize(seen.whole_BD, dim=-1), encoder.encode_image(square.float()))]
+    parity("denseclip", "a vision transformer's vector", "CLIP's vector", pooled, tolerance=1e-6)
+    guide = LanguageGuide(encoder.text_tower, encoder.text_projection, PromptBank(32, 0), None)
+    guide.set_classes(class_prompts(NAMES, words, 16, context=0, tail=""))
+    embedder = PairEmbedder(encoder, DenseCLIP(image_size=64).preprocess, words, 16, "numbers")
+    head_KD = torch.from_numpy(class_heads(ZeroShot().embed_classes(embedder, NAMES))).float()
+    patch_BPD = encoder.image_projection(vit(square.float()).tokens_BPD)
+    hand = (F.normalize(patch_BPD, dim=-1) @ head_KD.T).transpose(1, 2).unflatten(2, (4, 4))
+    parity("denseclip", "score map without context", "patches times zero-shot heads", [(guide(seen), hand)], tolerance=1e-5)
+    plain = score_map(seen.dense_BDHW, head_KD)
+    torch.testing.assert_close(plain, hand, atol=1e-6, rtol=0)
+
+
+def last_map(tower: Any, image_BCHW: Tensor) -> Tensor:
+    return dense_tap(tower, torch.nn.Identity(), 16)(image_BCHW).maps[-1]
+
+
+def test_the_pyramid_is_that_of_torchvision_and_the_head_a_sum(parity: Any) -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, c, s, s) for c, s in ((4, 16), (6, 8), (8, 4), (10, 2))]
+    neck = FeaturePyramidNeck((4, 6, 8, 10), 12)
+    theirs = torchvision.ops.FeaturePyramidNetwork([4, 6, 8, 10], 12)
+    for level in range(4):
+        theirs.inner_blocks[level][0].load_state_dict(neck.sides[level].state_dict())
+        theirs.layer_blocks[level][0].load_state_dict(neck.smooth[level].state_dict())
+    found = theirs({str(level): m for level, m in enumerate(maps)})
+    levels = neck(maps)
+    pairs = list(zip(levels, found.values(), strict=True))
+    parity("denseclip", "feature pyramid", "torchvision's FeaturePyramidNetwork", pairs, tolerance=1e-5)
+    head = SemanticHead(12, 3).eval()
+    by_hand = 0
+    for level, x in enumerate(levels):
+        for _ in range(max(1, level)):
+            conv, norm = (m for m in list(head.scales[level])[4 * _ : 4 * _ + 2]) if level else list(head.scales[level])[:2]
+            x = norm(conv(x)).relu()
+            x = F.interpolate(x, scale_factor=2, mode="bilinear") if level else x
+        by_hand = by_hand + x
+    torch.testing.assert_close(head(levels), head.classify(by_hand))
+
+
+def test_the_loss_leaves_ignored_pixels_out() -> None:
+    logit = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
+    label[0, :4] = IGNORE
+    resized = F.interpolate(logit, size=(8, 8), mode="bilinear")
+    each = [
+        -float(resized[b, :, y, x].log_softmax(0)[int(label[b, y, x])])
+        for b in range(2)
+        for y in range(8)
+        for x in range(8)
+        if label[b, y, x] != IGNORE
+    ]
+    assert float(pixel_cross_entropy(logit, label)) == pytest.approx(np.mean(each))
+    assert float(pixel_cross_entropy(logit, label, count_ignored=True)) == pytest.approx(np.sum(each) / 128)
+    assert pixel_cross_entropy(logit, torch.full((2, 8, 8), IGNORE, dtype=torch.uint8)) == 0
+
+
+# ---------------------------------------------------------------- label maps and views
+
+
+def test_label_maps() -> None:
+    data = scenes(4)
+    sample = data[0]
+    names = tuple(sorted({r.label for r in sample.regions} | {"nothing"}))
+    label_HW = LabelMaps(names, "nothing")(sample, 64, 64)
+    masks = [(r.label, decode_mask(r.mask)) for r in sample.regions]
+    covered = np.sum([mask_HW for _, mask_HW in masks], axis=0)
+    for label, mask_HW in masks:
+        assert (label_HW[mask_HW & (covered == 1)] == names.index(label)).all()
+    empty = covered == 0
+    assert (label_HW[empty] == names.index("nothing")).all()
+    assert (LabelMaps(names)(sample, 64, 64)[empty] == IGNORE).all()
+    with pytest.raises(DataError, match=r"a mask of .+ is \[64, 64\] \(expected \[32, 64\], as its image"):
+        LabelMaps(names)(sample, 32, 64)
+    ade = np.array([[0, 1], [2, 255]], np.uint8)
+    whole = Sample("a", media={"labels": MediaItem("raster", (ArraySource(ade),))})
+    assert LabelMaps(("wall", "sky"), reduce_zero=True)(whole, 2, 2).tolist() == [[IGNORE, 0], [1, IGNORE]]
+    with pytest.raises(DataError, match=r"the label map of 'a' holds 2 \(expected 0..1, or 255"):
+        LabelMaps(("wall", "sky"))(whole, 2, 2)
+    with pytest.raises(DataError, match=r"the label map of 'a' is \[2, 2, 1\] \(expected \[2, 3\]"):
+        LabelMaps(("wall", "sky"))(whole, 2, 3)
+
+
+def test_views_keep_labels_on_their_pixels() -> None:
+    """A picture that shows its own label map stays so; the fill is ignored."""
+    rng = np.random.default_rng(0)
+    label_HW = (np.arange(48)[:, None] // 12 * 4 + np.arange(64) // 16).astype(np.uint8)
+    image_HWC = np.repeat((label_HW * 15)[..., None], 3, 2)
+    for _ in range(10):
+        seen_HWC, seen_HW = SegmentationView(32, (0.5, 2.0), 0.75, shake=False, fill=255)(image_HWC, label_HW, rng)
+        assert seen_HWC.shape == (32, 32, 3)
+        inside = seen_HW != IGNORE
+        assert (np.abs(seen_HWC[..., 0].astype(int) - seen_HW.astype(int) * 15)[inside] <= 30).mean() > 0.9
+        assert (seen_HWC[~inside] == 255).all()
+        counts = np.bincount(seen_HW[inside])
+        assert counts.max() < 0.75 * counts.sum()
+    with pytest.raises(ShapeError, match=r"an image and its label map are \[48, 64\] and \[48, 63\]"):
+        SegmentationView(32)(image_HWC, label_HW[:, 1:], rng)
+    same_HWC, same_HW = SegmentationView(48, (1.0, 1.0), 1.0, flip=False, shake=False)(image_HWC[:, :48], label_HW[:, :48], rng)
+    assert np.array_equal(same_HWC, image_HWC[:, :48])
+    assert np.array_equal(same_HW, label_HW[:, :48])
+    assert not np.array_equal(
+        SegmentationView(48, (1.0, 1.0), 1.0, flip=False)(image_HWC[:, :48], label_HW[:, :48], rng)[0], same_HWC
+    )
+
+
+# ---------------------------------------------------------------- trained
+
+
+def small(**changes: Any) -> DenseCLIP:
+    return replace(DenseCLIP.tiny(), **{"batch_size": 4, "steps": 4, "inner": 16, "neck": 16, **changes})
+
+
+def test_the_paper_builds_with_its_parameter_count() -> None:
+    with torch.device("meta"):
+        recipe = replace(DenseCLIP.paper(), named=tuple(f"thing {number}" for number in range(150)))
+        model = recipe.model()
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert counts["tap"] == 38_740_832, "as the released backbone at 512 pixels"
+    assert sum(p.numel() for p in model.guide.refiner.parameters()) == 3_948_800 + 1024, "the released decoder, and the gate"
+    paper = DenseCLIP.paper()
+    assert (paper.lr, paper.weight_decay, paper.batch_size, paper.steps, paper.tau, paper.score_weight) == (
+        1e-4,
+        1e-4,
+        32,
+        80_000,
+        0.07,
+        0.4,
+    )
+
+
+def test_the_text_side_is_really_frozen() -> None:
+    """In the release its rate of 0 is raised to the floor of the schedule. Here it is out of the optimiser and has no gradient."""
+    data = scenes(8)
+    recipe = small().prepare(data)
+    torch.manual_seed(0)
+    model = recipe.model().train()
+    assert not model.guide.text_tower.training
+    before = {name: p.clone() for name, p in model.guide.named_parameters()}
+    freeze(model, recipe.optimiser())
+    optimiser = build_optimiser(model, recipe.optimiser())
+    inside = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    assert not any(id(p) in inside for p in model.guide.text_tower.parameters())
+    (step,) = batches(data, recipe, seed=0, stop=1)
+    sum(recipe.losses(recipe.features(model, step.batch), step.batch).values()).backward()
+    set_learning_rate(optimiser, 1.0)
+    optimiser.step()
+    moved = {name for name, p in model.guide.named_parameters() if not torch.equal(p, before[name])}
+    assert {"bank.context", "refiner.gate_D"} <= moved
+    assert not any(name.startswith(("text_tower", "projection")) for name in moved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"language": "score"},
+        {"language": "none"},
+        {"backbone": "timm:resnet10t"},
+    ],
+)  # fmt: skip
+def test_every_variant_learns_and_comes_back(changes: dict[str, Any], tmp_path: Path) -> None:
+    data = scenes(8)
+    recipe = small(**changes).prepare(data)
+    torch.manual_seed(0)
+    model = recipe.model()
+    (step,) = batches(data, recipe, seed=0, stop=1)
+    losses = recipe.losses(recipe.features(model, step.batch), step.batch)
+    assert set(losses) == ({"pixels"} if recipe.language == "none" else {"pixels", "score"})
+    sum(losses.values()).backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    deployed = recipe.deploy(model.eval())
+    deployed.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert isinstance(again, Segmenter)
+    images = [data[0].image, ArrayImage(data[1].image.pixels_HWC[:40, :], "wide")]
+    for ours, theirs in zip(deployed.segment(images), again.segment(images), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert again.segment(images)[1].shape == (40, 64)
+
+
+def test_a_sliding_window_averages_where_squares_meet(tmp_path: Path) -> None:
+    """By hand, on a picture twice as wide as a window with one in the middle."""
+    data = scenes(4)
+    recipe = small().prepare(data)
+    torch.manual_seed(0)
+    model: SegmentingModel = recipe.deploy(recipe.model().eval())
+    model.stride = 32
+    wide_HWC = np.concatenate([data[0].image.pixels_HWC, data[1].image.pixels_HWC], axis=1)
+    with torch.no_grad():
+        found = model.logits(wide_HWC)
+        total, count = torch.zeros(len(model.classes), 64, 128), torch.zeros(64, 128)
+        for left in (0, 32, 64):
+            part = model.preprocess.normalise(wide_HWC[None, :, left : left + 64])
+            total[..., left : left + 64] += F.interpolate(model.model(part).logit_NKHW, size=(64, 64), mode="bilinear")[0]
+            count[:, left : left + 64] += 1
+    torch.testing.assert_close(found, total / count, atol=1e-5, rtol=0)
+    names = model.classes[:2]
+    map_HW = model.segment([ArrayImage(wide_HWC)], names)[0]
+    np.testing.assert_array_equal(map_HW, found[:2].argmax(0).numpy())
+    with pytest.raises(UnknownName, match="unknown class 'giraffe'"):
+        model.segment([ArrayImage(wide_HWC)], ["giraffe"])
+
+
+def test_it_starts_from_a_trained_model_and_its_positions_grow(tmp_path: Path) -> None:
+    base = replace(DenseCLIP.tiny(), patch=16).prepare(scenes(8)).base()
+    base.name = "base"
+    base.save(tmp_path / "base")
+    recipe = small(weights=str(tmp_path / "base"), crop_size=96).prepare(scenes(8))
+    model = recipe.model()
+    theirs = base.model.image_tower
+    assert model.tap.tower.position_PD.shape == (37, 64)
+    torch.testing.assert_close(model.tap.tower.position_PD[0], theirs.position_PD[0])
+    torch.testing.assert_close(model.tap.tower.patches.weight, theirs.patches.weight)
+    run = fit(recipe, scenes(8), tmp_path / "run", OPTIONS)
+    assert load(run.path).segment([scenes(1)[0].image])[0].shape == (64, 64)
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    whole = fit(small(shake=True, flip=True), scenes(8), tmp_path / "whole", OPTIONS)
+    again = stopped_and_resumed(small(shake=True, flip=True), scenes(8), tmp_path, OPTIONS, step=2)
+    assert (whole.model / "model.safetensors").read_bytes() == (again.model / "model.safetensors").read_bytes()
+
+
+def test_refused() -> None:
+    with pytest.raises(ConfigError, match="crops of 60 pixels"):
+        fit_positions(image_tower("vit_micro", image_size=64), 60)
+    with pytest.raises(ConfigError, match="patches of 32 pixels have no dense tap"):
+        dense_tap(image_tower("vit", image_size=64, patch=32, width=32, layers=2, heads=2), torch.nn.Identity(), 16)
+    with pytest.raises(ConfigError, match="DenseViT has no dense tap"):
+        dense_tap(image_tower("dense_micro"), torch.nn.Identity(), 16)
+    with pytest.raises(ConfigError, match="background is 'sky', which is no class"):
+        LabelMaps(("a", "b"), "sky")

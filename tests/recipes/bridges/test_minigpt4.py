@@ -1,0 +1,177 @@
+"""MiniGPT-4: what is trained, the rows of both stages, a Q-Former out of BLIP-2, and where answers end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import diptych
+from diptych.core.errors import ConfigError, DataError
+from diptych.data.load.stream import batches
+from diptych.models.bridges.connectors import QueryConnector, connector
+from diptych.models.bridges.former_weights import take_former_
+from diptych.recipes._shared.detailed import REQUESTS, cleaned
+from diptych.recipes.bridges.minigpt4 import MiniGPT4
+from diptych.worlds.scene_descriptions import REQUEST, careless, descriptions
+
+DATA = descriptions(24, seed=0, detailed=8).remembering()
+FROZEN = 105_165_056
+"""Parameters of BERT-base with cross-attention in every second layer and without words, 32 queries, a norm of 1,408 numbers."""
+SMALL = replace(MiniGPT4.tiny(), small_steps=2, small_image_steps=2, batch_size=8, second_batch_size=4, steps=4)
+FORMER = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "cross_attention_frequency": 2,
+}
+VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 8,
+}
+BLIP2 = "Blip2ForConditionalGeneration of transformers, its folder read"
+
+
+@pytest.fixture(scope="module")
+def blip2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A small BLIP-2 and its folder."""
+    torch.manual_seed(0)
+    llama = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 60}
+    config = transformers.Blip2Config(
+        vision_config=transformers.Blip2VisionConfig(**VISION, layer_norm_eps=1e-5),
+        qformer_config=transformers.Blip2QFormerConfig(**FORMER, encoder_hidden_size=24),
+        text_config=transformers.LlamaConfig(**llama),
+        num_query_tokens=4,
+        image_token_index=59,
+    )
+    model = transformers.Blip2ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.query_tokens.normal_()
+        model.vision_model.post_layernorm.weight.normal_()
+    folder = tmp_path_factory.mktemp("blip2")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def test_tokens_of_a_picture_are_those_of_blip2(blip2: Any, parity: Any) -> None:
+    theirs, folder = blip2
+    ours = QueryConnector(24, 32, queries=4, former=FORMER, still=True)
+    take_former_(ours, folder)
+    ours.map.load_state_dict(theirs.language_projection.state_dict())
+    ours.train()  # dropout of a Q-Former that stays as it is must stay off
+    image = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        raw = theirs.vision_model.encoder(inputs_embeds=theirs.vision_model.embeddings(image)).last_hidden_state
+        found, answer = ours(raw), theirs.get_image_features(image, return_dict=True)
+        wanted = answer.pooler_output
+    parity("minigpt4", "tokens of a picture, the Q-Former in training mode", BLIP2, [(found, wanted)], tolerance=1e-6)
+    trained = {name for name, p in ours.named_parameters() if p.requires_grad}
+    assert trained == {"map.weight", "map.bias"}
+    with pytest.raises(DataError, match="the same sizes"):
+        take_former_(QueryConnector(24, 32, queries=5, former=FORMER), folder)
+
+
+def rows(recipe: MiniGPT4, data: Any = DATA) -> Any:
+    (step,) = batches(data, recipe, seed=0, stop=1)
+    return step.batch.layout
+
+
+def test_the_first_stage_asks_nothing_and_ends_in_a_line_break() -> None:
+    made = replace(SMALL, sign="left", answer_length=99).prepare(DATA)
+    layout, words = rows(made), made.words()
+    for ids, slots, mask, answer in zip(layout.id_BL, layout.slot_BL, layout.mask_BL, layout.answer_BL, strict=True):
+        count = int(mask.sum())
+        assert slots[:count].tolist() == [False] + [True] * made.slots + [False] * (count - made.slots - 1)
+        assert answer[:count].tolist() == [False] * (made.slots + 1) + [True] * (count - made.slots - 1)
+        assert ids[0] == words.start_ids[0]
+        written = words.decode(ids[answer].tolist())
+        assert written.endswith("left")
+        assert int(ids[count - 1]) != words.end_id
+    cut = rows(replace(made, answer_length=3))
+    assert (cut.answer_BL.sum(1) == 3).all()
+    assert cut.truncated == len(cut)
+
+
+def test_the_second_stage_is_a_chat_about_pictures_with_a_description() -> None:
+    made = replace(SMALL, chat="question {image} : {prompt} answer", requests=("one thing", "two things")).prepare(DATA)
+    short, detailed = made.stages()
+    kept = [row for row in range(24) if detailed.keep(DATA[row])]  # type: ignore[misc]
+    assert kept == list(range(8))
+    assert all(short.keep(DATA[row]) for row in range(24))  # type: ignore[misc]
+    assert (detailed.recipe.batch_size, detailed.recipe.lr, detailed.share) == (4, 1e-3, 0.25)
+    layout, words = rows(detailed.recipe, DATA.select(kept)), made.words()  # type: ignore[arg-type]
+    asked = set()
+    for ids, slots, mask, answer in zip(layout.id_BL, layout.slot_BL, layout.mask_BL, layout.answer_BL, strict=True):
+        first = int(slots.nonzero()[0])
+        assert words.decode(ids[1:first].tolist()) == "question"
+        between = words.decode(ids[mask & ~slots & ~answer][first:].tolist())
+        asked.add(between)
+        text = words.decode(ids[answer].tolist())
+        assert text.endswith(".")
+        assert text in {t.string.lower() for row in kept for t in DATA[row].texts}
+    assert asked <= {": one thing answer", ": two things answer"}
+
+
+def test_both_stages_run_and_the_model_is_asked_in_the_chat(tmp_path: Path) -> None:
+    run = diptych.train(SMALL, data=DATA, out=tmp_path / "run", seed=0)
+    model: Any = diptych.load(run.path)
+    assert (model.request, model.template.text) == (REQUEST, SMALL.chat)
+    image = DATA[0].image
+    assert model.generate([image], [""], max_tokens=5) == model.generate([image], [REQUEST], max_tokens=5)
+    (scores,) = model.answer_nll([image], [""], [["a red circle", "a blue square"]])
+    assert np.isfinite(scores).all()
+    model.sign = "red"
+    assert model._before_sign("a blue red circle") == "a blue"
+    assert model._before_sign("a blue re") == "a blue"
+    assert len(model._ends) == 1
+    heard: list[str] = []
+    written = model.stream(image, "", heard=lambda piece: heard.append(piece) is None, max_tokens=5)
+    assert "".join(heard) == written.text == model.generate([image], [""], max_tokens=5)[0]
+
+
+def test_captions_are_cleaned_as_blip_cleans_them() -> None:
+    assert cleaned('A "Dog" (brown); on a\n sofa.  ') == "a dog brown on a sofa"
+    assert len(cleaned("word " * 80).split()) == 50
+
+
+def test_the_published_sizes() -> None:
+    """One linear map from 768 to Vicuna-13B's 5,120 is trained; the Q-Former stays as it is."""
+    made = MiniGPT4.paper()
+    spec = made.connector_spec()
+    with torch.device("meta"):
+        built = connector(spec.pop("kind"), 1408, 5120, **spec)
+    assert sum(p.numel() for p in built.parameters() if p.requires_grad) == 3_937_280
+    assert sum(p.numel() for p in built.parameters() if not p.requires_grad) == FROZEN
+    first, second = made.stages()
+    assert [round(21_000 * stage.share) for stage in (first, second)] == [20_000, 1_000]
+    assert (first.recipe.batch_size, second.recipe.batch_size, len(REQUESTS)) == (256, 12, 4)
+    spec_first, spec_second = first.recipe.optimiser(), second.recipe.optimiser()
+    assert (spec_first.lr, spec_first.lr * spec_first.final_lr) == pytest.approx((1e-4, 8e-5))
+    assert (spec_second.lr, spec_second.lr * spec_second.final_lr) == pytest.approx((3e-5, 1e-5))
+
+
+def test_careless_captions_lack_words_and_repeat_some() -> None:
+    caption = "a red circle left of a blue square"
+    made = [careless(caption, np.random.default_rng(seed), repeats=0.3).split() for seed in range(400)]
+    again = [words for words in made if len({tuple(words[n : n + 3]) for n in range(len(words) - 2)}) < len(words) - 2]
+    assert 0.2 < len(again) / len(made) < 0.4
+    assert min(map(len, made)) >= 3
+    assert np.mean([len(words) for words in made if words not in again]) < 8
+
+
+def test_bad_settings_say_what_would_work() -> None:
+    with pytest.raises(ConfigError, match="second_share is 1 with 1 requests"):
+        replace(SMALL, second_share=1)
+    bare = replace(SMALL, detailed="alt", second_share=0.0).prepare(DATA)
+    with pytest.raises(DataError, match="has no text of another origin than 'alt'"):
+        rows(bare, DATA.select([20]))
