@@ -43,14 +43,25 @@ class NearestName:
 
 
 def table(
-    model: str, embedder: str, out: Path, *, data: str = "emoji", split: str = "unseen_concept", count: int = 60, tokens: int = 12
+    model: str,
+    embedder: str,
+    out: Path,
+    *,
+    data: str = "emoji",
+    split: str = "unseen_concept",
+    count: int = 60,
+    tokens: int = 12,
+    blind: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Scores by system and metric; the table lies in out/captions.md."""
+    """Scores by system and metric; the table lies in out/captions.md.
+
+    blind  caption grey pictures too, for the blind row
+    """
     pool = dp.read(data, split=split)
     rows = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
     shown = pool.select(sorted(set(rows.tolist())))
     systems = {"bridge": dp.load(model), "nearest": NearestName(dp.load(embedder), dp.read(data, split="train"))}
-    task, written, scores = Captions(max_tokens=tokens), {}, {}
+    task, written, scores = Captions(max_tokens=tokens, blind=blind), {}, {}
     for name, system in systems.items():
         records = task.predict(system, shown)
         result = task.score(records)
@@ -80,9 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         show.add_argument(name)
     show.add_argument("out", type=Path)
     show.add_argument("--count", type=int, default=60)
+    show.add_argument("--no-blind", dest="blind", action="store_false")
     given = parser.parse_args(argv)
     if given.step == "table":
-        table(given.model, given.embedder, given.out, count=given.count)
+        table(given.model, given.embedder, given.out, count=given.count, blind=given.blind)
         return 0
     if not given.accept_terms:
         print(gemma_terms())
