@@ -44,8 +44,6 @@ from diptych.train.tuning.modified import deployable, save_adapters
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
 FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", *BOARDS, "progress", "silence"})
-    {"workers", "save_every", "keep", "micro_batch", "device", "shard", "tensorboard", "wandb", "mlflow", "progress", "silence"}
-)
 """Options that a resumed run may have otherwise."""
 
 
