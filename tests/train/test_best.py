@@ -90,5 +90,5 @@ def test_a_recipe_stops_early_on_real_rows(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all("retrieval-val/score" in line for line in lines)
     with pytest.raises(ConfigError, match="has no split 'val'"):
-        api.train("clip", "world:scenes?n=32&val=0", tmp_path / "none", steps=4, eval_every=1, **small)
+        api.train("clip", api.read("world:scenes?n=32").split("train"), tmp_path / "none", steps=4, eval_every=1, **small)
     assert not (tmp_path / "none").exists()

@@ -108,6 +108,15 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> A
     return Arm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
 
 
+def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe | None:
+    """The recipe that an arm names, or None for a model that is there."""
+    from diptych.models.io.opened import FOREIGN
+
+    if words.startswith(FOREIGN) or (not names_file(words) and ("/" in words or Path(words).is_dir())):
+        return None
+    return _arm(words, preset, changes, False).recipe
+
+
 def _short_names(arms: Sequence[Arm]) -> list[Arm]:
     """Addresses by their last part, where that tells them apart."""
     short = [replace(arm, name=Path(arm.address).name) if arm.address else arm for arm in arms]

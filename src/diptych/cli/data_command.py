@@ -99,10 +99,11 @@ class Export:
     format: Annotated[
         str,
         arg(
-            help="visual-genome | rlipv2 | hico-det | hico-det-pairs | v-coco | v-coco-hoia | vg150 | coco | psg | open-images | "
-            "open-images-csv"
+            help="csv | parquet | datasets | img2dataset (every column); or of scene graphs: visual-genome | rlipv2 | hico-det | "
+            "hico-det-pairs | v-coco | v-coco-hoia | vg150 | coco | psg | open-images | open-images-csv"
         ),
     ] = "coco"
+    split: Annotated[str, arg(help="only this split")] = ""
     no_images: Annotated[bool, arg(help="write the annotations alone")] = False
     json: JSON = False
 
@@ -120,7 +121,10 @@ def main(argv: Sequence[str]) -> int:
         "inspect": (_inspect, "what is in the data and what will go wrong in training"),
         "verify": (_verify, "every byte of a built folder against its hash"),
         "split": (_split, "train, val and test by group, into a built folder"),
-        "export": (_export, "regions and relations in a form that others read: HICO-DET, Visual Genome, PSG, ..."),
+        "export": (
+            _export,
+            "columns as CSV, Parquet, datasets or tars; regions and relations as HICO-DET, Visual Genome, PSG, ...",
+        ),
         "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
         "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be asked for again"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
@@ -208,13 +212,25 @@ def _split(argv: Sequence[str]) -> int:
 
 
 def _export(argv: Sequence[str]) -> int:
-    args = parse(Export, argv, "data export", "Write regions and relations, with their images, in a published form.")
+    args = parse(
+        Export,
+        argv,
+        "data export",
+        "Write every column as a table, tars or a data set, or scene graphs in a published form.",
+    )
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data export SRC OUT --format NAME")
     from diptych.api import read
+    from diptych.data.dataset import Pool
+    from diptych.data.export import FORMS, export_pool
     from diptych.data.graphs import write
 
-    data = read(args.source)
+    data = read(args.source, split=args.split)
+    if args.format in FORMS:
+        pool = data if isinstance(data, Pool) else data.to_pool()
+        count = export_pool(pool, args.out, args.format, images=not args.no_images)
+        payload = {"out": str(args.out), "format": args.format, "samples": count}
+        return finish(payload, [f"{args.out}: {count:,} samples as {args.format}"], args.json)
     samples = (data[row] for row in range(len(data)))
     written = write(samples, args.out, format=args.format, images=not args.no_images)
     payload = {"out": str(args.out), "format": written.format, "samples": written.samples}

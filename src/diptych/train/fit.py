@@ -30,6 +30,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.core.signals import SignalWatch
 from diptych.train import checkpoint
 from diptych.train.best import best_so_far, given_up, pace, put_in_place, watched
+from diptych.train.boards import BOARDS
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
@@ -42,7 +43,7 @@ from diptych.train.tuning.modified import deployable, save_adapters
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
-FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", "tensorboard", "progress", "silence"})
+FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", *BOARDS, "progress", "silence"})
 """Options that a resumed run may have otherwise."""
 
 
@@ -187,7 +188,7 @@ def _train(
                 folder,
                 start=start,
                 steps=phases[-1].stop,
-                tensorboard=options.tensorboard,
+                boards=[name for name in BOARDS if getattr(options, name)],
                 progress=options.progress,
                 main=world.main,
             ) as log,

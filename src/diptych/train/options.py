@@ -33,6 +33,9 @@ class TrainOptions:
     log_every    steps between lines of `metrics.jsonl`
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
+    tensorboard  event files in tensorboard/ of the run (extra track)
+    wandb        a run of Weights & Biases, by your own account and settings (extra wandb)
+    mlflow       a run of MLflow, at MLFLOW_TRACKING_URI or in mlruns/ (extra mlflow)
     silence      seconds without a sign of life from another process after which the run is stopped; 10 once it was asked to stop
     tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
@@ -56,6 +59,8 @@ class TrainOptions:
     bad_limit: float = 0.01
     silence: float = 60.0
     tensorboard: bool = False
+    wandb: bool = False
+    mlflow: bool = False
     progress: bool = True
     init: str = ""
     download: bool = False
