@@ -95,6 +95,7 @@ class LanguageFolder:
         pad, end = self.vocabulary.pad_id, self.vocabulary.end_id
         id_BL = torch.tensor([[pad] * (longest - len(row)) + row for row in ids])
         mask_BL = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
+        start = 1 if self.model.reads_and_writes else longest  # the decoder's start token, or the prompt
         steps: list[Any] = [EachDraws(self.sampling, seeds)] if self.sampling.temperature > 0 else []
         found = self.model.inner.generate(
             input_ids=id_BL,
@@ -108,10 +109,10 @@ class LanguageFolder:
             eos_token_id=end,
             pad_token_id=pad,
             logits_processor=transformers.LogitsProcessorList(steps),
+            stopping_criteria=transformers.StoppingCriteriaList([Stopped(self.sampling, self.vocabulary, start)]),
         )
-        skipped = 1 if self.model.reads_and_writes else longest
-        rows = [row[skipped:] for row in found.tolist()]
-        return [row[: row.index(end)] if end in row else row for row in rows]
+        rows = [row[start:] for row in found.tolist()]
+        return [_unpadded(row[: row.index(end)] if end in row else row, pad) for row in rows]
 
 
 class EachDraws(transformers.LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
@@ -127,3 +128,22 @@ class EachDraws(transformers.LogitsProcessor):  # type: ignore[misc]  # transfor
         only = torch.full_like(scores, -torch.inf)
         only[torch.arange(len(drawn)), torch.tensor(drawn)] = 0.0
         return only
+
+
+class Stopped(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    """A row is done as soon as what it wrote holds one of the stops: the rest would be cut off."""
+
+    def __init__(self, sampling: Sampling, vocabulary: LanguageVocabulary, start: int) -> None:
+        self.stop, self.inner, self.start = sampling.stop, vocabulary.tokenizer.inner, start
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        texts = self.inner.decode_batch(input_ids[:, self.start :].tolist(), skip_special_tokens=True)
+        done = [any(stop in text for stop in self.stop) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+def _unpadded(row: list[int], pad: int) -> list[int]:
+    """Without the padding behind a row that was done before others."""
+    while row and row[-1] == pad:
+        row = row[:-1]
+    return row
