@@ -111,7 +111,7 @@ def test_adapters_begin_as_nothing_and_are_merged_at_the_end() -> None:
 
 
 def test_a_former_of_another_run_is_taken_and_what_was_learned_is_kept(tmp_path: Path) -> None:
-    english = replace(SMALL, languages=("en",), lora=0, warm_share=0.0, steps=2, lr=0.01, visual_lr=0.01)
+    english = replace(SMALL, languages=("en",), adapter_rank=0, warm_share=0.0, steps=2, lr=0.01, visual_lr=0.01)
     before = diptych.train(english, data=DATA, out=tmp_path / "english", seed=0)
     taught: Any = diptych.load(before.path)
     moved = replace(SMALL, former_weights=str(before.path)).prepare(DATA)
@@ -141,7 +141,7 @@ def test_the_published_sizes() -> None:
         built = connector(spec.pop("kind"), 1408, 2048, **spec)
         bridge = type("Bridge", (), {"language": language})
         frozen = sum(p.numel() for p in language.parameters())
-        add_adapters(language.inner, LoRA(made.lora, inner_maps(bridge), made.lora_alpha))  # type: ignore[arg-type]
+        add_adapters(language.inner, LoRA(made.adapter_rank, inner_maps(bridge), made.adapter_alpha))  # type: ignore[arg-type]
     attention, forward = 72 * 4 * 8 * 4096, 48 * 3 * 8 * (2048 + 5120)
     assert sum(p.numel() for p in language.parameters() if p.requires_grad) == attention + forward == 17_694_720
     assert frozen == 3_742_619_648 - 250_112 * 2048  # transformers counts table and head once

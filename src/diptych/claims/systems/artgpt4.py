@@ -78,7 +78,7 @@ def perplexity(model: BridgeWriter, texts: list[str]) -> float:
 
 def claims() -> tuple[Claim, ...]:
     adapted = replace(ArtGPT4.tiny(), second_share=0.0, chat="{image}", template="{image}", requests=("",))
-    linear = replace(adapted, adapters=False, lr=3e-3)
+    linear = replace(adapted, adapters=False)
     return (
         Claim(
             slug="artgpt4",

@@ -39,7 +39,7 @@ class Realigned:
         recipe = hosted(replace(self.recipe, image_weights=PAIRS), cell, address=HOST)
         if self.english:
             first = replace(
-                recipe, languages=("en",), language="en", lora=0, warm_share=0.0, steps=self.english, visual_lr=recipe.lr
+                recipe, languages=("en",), language="en", adapter_rank=0, warm_share=0.0, steps=self.english, visual_lr=recipe.lr
             )
             part = replace(cell.part("english"), share=1.0, spending=Spending())
             recipe = replace(recipe, former_weights=str(trained(first, rows, part).path))

@@ -50,8 +50,8 @@ class MBLIP(BridgeRecipe):
     weights         of these languages, published: their shares of mC4; () for equal ones
     request         what asks for a caption, with the language's name
     questions       whether questions of a sample are drawn too, each as likely as the caption
-    lora, lora_alpha, lora_dropout   rank, factor and dropout of the adapters; rank 0 for none
-    lora_targets    patterns of the modules that get one; (): every linear map but the one that gives words
+    adapter_rank, adapter_alpha, adapter_dropout   of the low-rank adapters: rank, factor, dropout; rank 0 for none
+    adapter_targets  patterns of the modules that get one; (): every linear map but the one that gives words
     warm_share      share of the steps for the projection alone
     warm_lr         rate of that stage; `lr` is that of the adapters, `visual_lr` that of Q-Former and projection in the second
     """
@@ -69,10 +69,10 @@ class MBLIP(BridgeRecipe):
     weights: tuple[float, ...] = ()
     request: str = "Caption in {language}:"
     questions: bool = False
-    lora: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.05
-    lora_targets: tuple[str, ...] = ()
+    adapter_rank: int = 8
+    adapter_alpha: float = 16.0
+    adapter_dropout: float = 0.05
+    adapter_targets: tuple[str, ...] = ()
     warm_share: float = 0.1
     warm_lr: float = 5e-3
     visual_lr: float = 1e-5
@@ -156,8 +156,8 @@ class MBLIP(BridgeRecipe):
             take_former_(bridge.connector, Path(self.former_weights.removeprefix("hf:")).expanduser())
         if isinstance(bridge.connector, QueryConnector):
             bridge.connector.norm.requires_grad_(False)  # part of the frozen image encoder in the release
-        if self.lora and not self.warm:
-            lora = LoRA(self.lora, self.lora_targets or inner_maps(bridge), self.lora_alpha, self.lora_dropout)
+        if self.adapter_rank and not self.warm:
+            lora = LoRA(self.adapter_rank, self.adapter_targets or inner_maps(bridge), self.adapter_alpha, self.adapter_dropout)
             add_adapters(bridge.language.inner, lora)
         return bridge
 
@@ -181,7 +181,7 @@ class MBLIP(BridgeRecipe):
         made = super().deploy(merged(model))
         made.connector_spec = {**made.connector_spec, "still": False}
         made.request = self.asked_in(self.languages[0] if self.languages else "en")
-        if self.lora:
+        if self.adapter_rank:
             made.folder = ""  # a language model with merged adapters is kept with the rest
         return made
 
@@ -196,9 +196,9 @@ class MBLIP(BridgeRecipe):
             former_heads=4,
             former_mlp=128,
             former_dropout=0.0,
-            lora=4,
-            lora_alpha=8.0,
-            lora_dropout=0.0,
+            adapter_rank=4,
+            adapter_alpha=8.0,
+            adapter_dropout=0.0,
             template="{image} : {prompt}",
             request="caption in {language} :",
             crop=(1.0, 1.0),
