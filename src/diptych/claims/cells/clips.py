@@ -29,10 +29,11 @@ class ReversedPairs:
         rows = clips(SMOKE_ROWS if cell.smoke else CLIPS, seed=cell.seed)
         test = clips(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
         model = (opened if self.learns else untrained)(self.recipe, rows, cell)
-        score_NK = model.score_clips([sample.media["clip"] for sample in test], CLASSES)
+        tested = [test[row] for row in range(len(test))]
+        score_NK = model.score_clips([sample.media["clip"] for sample in tested], CLASSES)
         place = {name: k for k, name in enumerate(CLASSES)}
-        label_N = np.array([place[sample.extras["label"]] for sample in test])
-        other_N = np.array([place[PARTNER[sample.extras["label"]]] for sample in test])
+        label_N = np.array([place[sample.extras["label"]] for sample in tested])
+        other_N = np.array([place[PARTNER[sample.extras["label"]]] for sample in tested])
         row_N, best_N = np.arange(len(label_N)), score_NK.argmax(1)
         own_N, turned_N = score_NK[row_N, label_N], score_NK[row_N, other_N]
         return {

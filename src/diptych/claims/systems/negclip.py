@@ -19,7 +19,8 @@ DATA = f"{PAIRS:,} rendered images of two shapes, each text says how one stands 
 
 
 def claims() -> tuple[Claim, ...]:
-    clip, negclip = (sized_for(recipe, batch_size=BATCH, steps=STEPS) for recipe in (CLIP.tiny(), NegCLIP.tiny()))
+    clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
+    negclip = sized_for(NegCLIP.tiny(), batch_size=BATCH, steps=STEPS)
     random_words = replace(negclip, negatives="random_words")
     baseline = Arm("clip", Structured(clip, PAIRS), around(clip.lr))
     method = Arm("negclip", Structured(negclip, PAIRS), around(negclip.lr))

@@ -53,9 +53,7 @@ class Things:
 
     def __call__(self, image: ImageSource) -> list[Finding]:
         graph = self.model.detect([image], objects=self.names)[0]
-        return [
-            Finding(r.label, r.attributes, score=r.score, box=tuple(map(float, r.box)), by=self.address) for r in graph.regions
-        ]
+        return [Finding(r.label, r.attributes, score=r.score, box=r.box, by=self.address) for r in graph.regions]
 
 
 @dataclass(frozen=True)

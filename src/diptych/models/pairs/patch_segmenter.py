@@ -90,7 +90,8 @@ class PatchSegmenter:
             if side * side != len(token_PD):
                 raise ConfigError(f"the {len(token_PD)} patches of '{self.name}' make no square")
             score_PK = normalised(model.image_projection(head(token_PD))).float().cpu() @ text_KD.T
-        return score_PK.T.unflatten(1, (side, side)).contiguous()
+        score_KHW: Tensor = score_PK.T.unflatten(1, (side, side))
+        return score_KHW.contiguous()
 
 
 def grouped(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:

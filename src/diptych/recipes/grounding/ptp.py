@@ -233,8 +233,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         return {"temperature": features.temperature_1.detach(), "alpha": features.alpha_1.detach()}
 
     def after_update(self, model: BlipTraining, features: BlipFeatures, batch: PairBatch, progress: float) -> None:
-        keys = (all_gather(key_ND).flatten(0, 1) for key_ND in (features.key_image_ND, features.key_text_ND))
-        model.remember_(*keys, all_gather(batch.group_B).flatten(), momentum=self.momentum)
+        image_ND, text_ND = (all_gather(key_ND).flatten(0, 1) for key_ND in (features.key_image_ND, features.key_text_ND))
+        model.remember_(image_ND, text_ND, all_gather(batch.group_B).flatten(), momentum=self.momentum)
         with torch.no_grad():
             model.temperature_1.clamp_(0.001, 0.5)
             model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
