@@ -250,7 +250,7 @@ def test_what_cannot_be_compared_is_refused(world: Any, tmp_path: Path, monkeypa
         ask(tasks=("zero_shot:lable=a",))
     with pytest.raises(DataError, match="no held-out rows"):
         ask(data=Pool.from_samples([world[0], world[1]], name="whole"))
-    with pytest.raises(DataError, match="no wrong captions"):
+    with pytest.raises(DataError, match="has no case for this task"):
         ask(data=resolve("world:scenes?n=8&val=4&test=4&negatives=false"), tasks=("probe",))
     with pytest.raises(ConfigError, match="'siglip' is a recipe and 'planted' a model"):
         ask([Arm("planted", model=Near(0.0)), two[1]])

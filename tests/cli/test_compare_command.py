@@ -61,7 +61,7 @@ def test_two_recipes_from_the_command_to_the_page(tmp_path: Path, capsys: Any) -
         (["clip", "siglip", "--data", WORLD, "--set", "steps=3"], 2, "steps are what the budget gives"),
         (["clip", "--data", WORLD], 2, "two arms or more"),
         (["clip", "runs/nowhere", "--data", WORLD], 1, "runs/nowhere is not a model"),
-        (["clip", "siglip", "--data", "world:links?n=8&val=4&test=4", "--tasks", "probe"], 1, "no wrong captions"),
+        (["clip", "siglip", "--data", "world:links?n=8&val=4&test=4", "--tasks", "probe"], 1, "has no case for this task"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line_before_training(
