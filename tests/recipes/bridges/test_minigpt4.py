@@ -108,7 +108,7 @@ def test_the_second_stage_is_a_chat_about_pictures_with_a_description() -> None:
     kept = [row for row in range(24) if detailed.keep(DATA[row])]  # type: ignore[misc]
     assert kept == list(range(8))
     assert all(short.keep(DATA[row]) for row in range(24))  # type: ignore[misc]
-    assert (detailed.recipe.batch_size, detailed.recipe.lr, detailed.share) == (4, 1e-3, 0.25)
+    assert (detailed.recipe.batch_size, detailed.recipe.lr, detailed.share) == (4, 3e-4, 0.25)
     layout, words = rows(detailed.recipe, DATA.select(kept)), made.words()  # type: ignore[arg-type]
     asked = set()
     for ids, slots, mask, answer in zip(layout.id_BL, layout.slot_BL, layout.mask_BL, layout.answer_BL, strict=True):

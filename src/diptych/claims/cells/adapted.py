@@ -55,7 +55,7 @@ class Adapted:
         learned, asked = (shots.classes, shots.classes) if self.part == "all" else (base, new)
         cell.spending.count(labelled=sum(len(shots.train[name]) for name in learned))
         test = test.where("kind", list(asked))
-        vector_ND = model.embed_images([sample.image for sample in test])
+        vector_ND = model.embed_images([sample.image for sample in test if sample.image is not None])
         if self.how == "context":
             assert self.recipe is not None
             made = replace(
@@ -88,7 +88,7 @@ def best_prompt(model: PairEmbedder, rows: Pool, shots: Shots, classes: tuple[st
     """The hand-made sentence that names the shots best; of equal ones the first."""
     row_of = {uid: row for row, uid in enumerate(rows.uids)}
     uids = shots.uids(classes)
-    vector_ND = model.embed_images([rows[row_of[uid]].image for uid in uids])
+    vector_ND = model.embed_images([image for uid in uids if (image := rows[row_of[uid]].image) is not None])
     kinds = [rows[row_of[uid]].extras["kind"] for uid in uids]
 
     def accuracy(prompt: str) -> float:

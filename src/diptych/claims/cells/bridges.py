@@ -18,5 +18,5 @@ SMOKE_STEPS = 2
 
 def hosted(recipe: ANY, cell: Cell, *, address: str = SCENES) -> ANY:
     """The recipe before the shared language model; small models of two steps in a smoke test or trace."""
-    small = {"small_steps": SMOKE_STEPS, "small_image_steps": SMOKE_STEPS} if cell.smoke else {}
-    return replace(recipe, language_model=address, **small)
+    hosted = replace(recipe, language_model=address)
+    return replace(hosted, small_steps=SMOKE_STEPS, small_image_steps=SMOKE_STEPS) if cell.smoke else hosted

@@ -77,9 +77,8 @@ def perplexity(model: BridgeWriter, texts: list[str]) -> float:
 
 
 def claims() -> tuple[Claim, ...]:
-    one_stage = {"second_share": 0.0, "chat": "{image}", "template": "{image}", "requests": ("",)}
-    adapted = replace(ArtGPT4.tiny(), **one_stage)
-    linear = replace(adapted, adapters=False, lr=3e-3)
+    adapted = replace(ArtGPT4.tiny(), second_share=0.0, chat="{image}", template="{image}", requests=("",))
+    linear = replace(adapted, adapters=False)
     return (
         Claim(
             slug="artgpt4",

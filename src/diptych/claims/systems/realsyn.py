@@ -143,7 +143,10 @@ def claims() -> tuple[Claim, ...]:
         baseline=Arm("sentence before", Documented(longer, pairs), around(clip.lr)),
         method=Arm("realsyn", Documented(clip, pairs, "retrieved"), around(clip.lr)),
         controls=(Arm("untrained", Documented(clip, pairs, learns=False)),),
-        bounds=(Arm("by chance", Documented(longer, pairs, "by chance")), Arm("the finder's pairs", Paired(longer, Known(pairs)))),
+        bounds=(
+            Arm("by chance", Documented(longer, pairs, "by chance")),
+            Arm("the finder's pairs", Paired(longer, Known(pairs))),
+        ),
         metric="test/i2t_r@1",
         margins=Margins(matters=0.02, equivalence=0.02),
         equal_budget=("samples",),

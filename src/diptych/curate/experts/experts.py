@@ -27,7 +27,7 @@ CROP_MARGIN = 0.1
 
 def from_regions(sample: Sample) -> list[Finding]:
     """What the data say: labels, attributes and boxes of the sample's regions."""
-    return [Finding(r.label, r.attributes, score=r.score, box=_floats(r.box), by="regions") for r in sample.regions]
+    return [Finding(r.label, r.attributes, score=r.score, box=tuple(map(float, r.box)), by="regions") for r in sample.regions]  # type: ignore[arg-type]  # four
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Things:
 
     def __call__(self, image: ImageSource) -> list[Finding]:
         graph = self.model.detect([image], objects=self.names)[0]
-        return [Finding(r.label, r.attributes, score=r.score, box=_floats(r.box), by=self.address) for r in graph.regions]
+        return [Finding(r.label, r.attributes, score=r.score, box=r.box, by=self.address) for r in graph.regions]
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,6 @@ def cropped(pixels_HWC: npt.NDArray[np.uint8], box: Box | None) -> npt.NDArray[n
     x0, y0 = (int(np.clip(np.floor(v), 0, m - 1)) for v, m in ((box[0] - x_pad, width), (box[1] - y_pad, height)))
     x1, y1 = (int(np.clip(np.ceil(v), low + 1, m)) for v, low, m in ((box[2] + x_pad, x0, width), (box[3] + y_pad, y0, height)))
     return np.ascontiguousarray(pixels_HWC[y0:y1, x0:x1])
-
-
-def _floats(box: Sequence[float]) -> Box:
-    x0, y0, x1, y1 = box
-    return float(x0), float(y0), float(x1), float(y1)
 
 
 def _around(corner_42: Any) -> Box:

@@ -123,7 +123,8 @@ def pair_batch(
     `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images; `sides` says what becomes of those whose
     text says left or right.
     """
-    texts, images = [], []
+    texts: list[str] = []
+    images = []
     for draw in draws:
         text = (choose or choose_text)(draw, language).string
         shown_HWC, said = told_view(draw, (text,), preprocess.size, crop_scale, flip, sides)

@@ -1,4 +1,4 @@
-"""A Q-Former that was trained before: out of a folder of BLIP-2 as transformers saves it."""
+"""A Q-Former that was trained before: out of a folder of BLIP-2 as transformers saves it, or out of another bridge's run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ from diptych.models.bridges.connectors import QueryConnector
 INDEX = "model.safetensors.index.json"
 NAMES = {"qformer.": "former.", "vision_model.post_layernorm.": "norm."}
 """Of BLIP-2 in transformers -> of the connector; `query_tokens` beside them."""
+OWN = "connector."
+"""How the names begin in a bridge of ours."""
 
 
 @torch.no_grad()
 def take_former_(connector: QueryConnector, folder: Path) -> None:
     """Copies Q-Former, queries and the norm before it into the connector; the linear map behind it stays as it is. Raises DataError where
-    the folder holds none, or one of another shape."""
+    the folder holds none, or one of another shape.
+
+    folder  of transformers, a run folder of ours, or its model folder
+    """
+    if (folder / "run.json").is_file():
+        folder = folder / "model"
     found: dict[str, Tensor] = {}
     for file in _files(folder):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118, a handle is no mapping
                 own = name.removeprefix("model.")
+                if own.startswith(OWN):
+                    found[own.removeprefix(OWN)] = opened.get_tensor(name)
                 if own == "query_tokens":
                     found["query_QD"] = opened.get_tensor(name)[0]
                 for theirs, ours in NAMES.items():
@@ -34,7 +43,9 @@ def take_former_(connector: QueryConnector, folder: Path) -> None:
     wanted = {name: tensor for name, tensor in connector.state_dict().items() if not name.startswith("map.")}
     for name, tensor in wanted.items():
         if name not in found:
-            raise DataError(f"holds no {name} of a Q-Former", file=folder, expected="BLIP-2 as transformers saves it")
+            raise DataError(
+                f"holds no {name} of a Q-Former", file=folder, expected="BLIP-2 as transformers saves it, or a bridge"
+            )
         if found[name].shape != tensor.shape:
             shapes = f"{list(found[name].shape)}, the recipe {list(tensor.shape)}"
             raise DataError(f"{name} is {shapes}", file=folder, expected="the same sizes")

@@ -106,6 +106,12 @@ class LanguageModel(nn.Module):
         for gain in norm_gains(self.inner).values():
             gain.requires_grad_(True)
 
+    @property
+    def ratio(self) -> int:
+        """The width over that of an adapter, 0 without adapters."""
+        adapters = getattr(self, "adapters", ())
+        return int(self.width // adapters[0].down.out_features) if adapters else 0
+
     def adapted(self) -> nn.ModuleDict | None:
         """What `adapt` lets learn, as a module that shares it; None before."""
         adapters = getattr(self, "adapters", None)

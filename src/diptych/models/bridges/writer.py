@@ -238,7 +238,7 @@ class BridgeWriter:
             config["reads"] = {"tokenizer": self.reads[0].to_json(), "length": self.reads[1]}
         adapted = bridge.language.adapted()
         if adapted is not None:
-            config["adapters"] = {"ratio": bridge.language.width // adapted["adapters"][0].down.out_features}
+            config["adapters"] = {"ratio": bridge.language.ratio}
         if self.folder:
             as_given = bridge.language if adapted is None else LanguageModel.from_folder(self.folder)
             config["language_hash"] = fingerprint(as_given, {})

@@ -54,8 +54,8 @@ class RefinerLayer(nn.Module):
             own_BKI = self.norm_among(text_BKI)
             text_BKI = text_BKI + self.among(own_BKI, own_BKI)
         text_BKI = text_BKI + self.read(self.norm_read(text_BKI), read_BPI)
-        thought_BKI: Tensor = self.mlp_out(self.dropout(self.act(self.mlp_in(self.norm_mlp(text_BKI)))))
-        return text_BKI + self.behind(thought_BKI)
+        thought_BKI: Tensor = self.behind(self.mlp_out(self.dropout(self.act(self.mlp_in(self.norm_mlp(text_BKI))))))
+        return text_BKI + thought_BKI
 
 
 class TextRefiner(nn.Module):

@@ -84,14 +84,14 @@ class PatchSegmenter:
             if getattr(getattr(net, "config", None), "model_type", "") == "groupvit_vision_model":
                 token_1GD, member_GRC = grouped(net, image_1CHW)
                 score_GK = normalised(model.image_projection(head(token_1GD[0]))).float().cpu() @ text_KD.T
-                grouped_KRC: Tensor = score_GK[member_GRC.argmax(0).cpu()].permute(2, 0, 1).contiguous()
-                return grouped_KRC
+                return score_GK[member_GRC.argmax(0).cpu()].permute(2, 0, 1).contiguous()
             token_PD = inner(image_1CHW).tokens_BPD[0]
             side = math.isqrt(len(token_PD))
             if side * side != len(token_PD):
                 raise ConfigError(f"the {len(token_PD)} patches of '{self.name}' make no square")
             score_PK = normalised(model.image_projection(head(token_PD))).float().cpu() @ text_KD.T
-        return score_PK.T.unflatten(1, (side, side)).contiguous()
+        score_KHW: Tensor = score_PK.T.unflatten(1, (side, side))
+        return score_KHW.contiguous()
 
 
 def grouped(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:

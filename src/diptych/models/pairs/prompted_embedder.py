@@ -62,7 +62,7 @@ class PromptSettings:
             if strange:
                 raise UnknownName("class", strange, known, hint="each class has a context of its own, so no other can be read")
             raise ConfigError("a context of its own for each class needs all classes of training, in their order")
-        options: dict[str, Any] = {"context": self.count, "placement": self.placement, "tail": self.tail}
+        options: dict[str, Any] = {"context": self.count, "placement": self.placement, "tail": self.tail, "words": self.words}
         return class_prompts(names, tokenizer, length, **options)
 
 
@@ -120,10 +120,8 @@ class PromptedEmbedder(PairEmbedder):
     def scores_of_vectors(self, vector_ND: Unit, names: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
         """The same of images whose vectors are there already."""
         if not self.prompts.conditioned:
-            scores_NK: npt.NDArray[np.float32] = (
-                float(self.model.log_scale.detach().exp()) * vector_ND @ self.embed_texts(names).T
-            )
-            return scores_NK
+            scale = np.float32(self.model.log_scale.detach().exp().item())
+            return (scale * vector_ND @ self.embed_texts(names).T).astype(np.float32, copy=False)
         with self._ready() as device:
             self.prompted.set_classes(self.prompts.prompts(names, self.tokenizer, self.text_length))
             blocks = [

@@ -91,7 +91,8 @@ class PromptedEncoder(nn.Module):
         if shift_BD is None:
             return self._encoded(prompt, mask_KL)
         text_J = self._encoded(prompt.flatten(0, 1), mask_KL.repeat(len(shift_BD), 1))
-        return text_J.unflatten(0, (len(shift_BD), -1))
+        text_BKJ: Tensor = text_J.unflatten(0, (len(shift_BD), -1))
+        return text_BKJ
 
     def _encoded(self, prompt_KLD: Tensor, mask_KL: Tensor) -> Tensor:
         return normalised(self.encoder.text_projection(self.encoder.text_tower(prompt_KLD, mask_KL).pooled_BD))

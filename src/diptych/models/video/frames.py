@@ -37,7 +37,7 @@ class Message(nn.Module):
         self.write, self.norm, self.attention = nn.Linear(width, width), nn.LayerNorm(width, eps=eps), Attention(width, heads)
 
     def forward(self, class_BTD: Tensor, rate: float = 0.0) -> Tensor:
-        told_BTD = self.write(class_BTD)
+        told_BTD: Tensor = self.write(class_BTD)
         return told_BTD + _dropped(self.attention(self.norm(told_BTD)), rate)
 
 
@@ -117,7 +117,7 @@ class FrameMixer(nn.Module):
             return frame_BTJ.mean(1)
         if frame_BTJ.shape[1] != self.frames:
             raise ShapeError(f"clips have {frame_BTJ.shape[1]} frames (expected {self.frames}, those of the positions)")
-        mixed_BTJ = self.transformer(frame_BTJ + self.position_TJ) + frame_BTJ
+        mixed_BTJ: Tensor = self.transformer(frame_BTJ + self.position_TJ) + frame_BTJ
         return mixed_BTJ.mean(1)
 
 

@@ -98,7 +98,8 @@ class VideoEmbedder:
         seen = [clip_views(clip, frames, size, uid=clip.name, clips=views, crops=crops) for clip in clips]
         pixels_NHWC = np.stack(seen).reshape(-1, size, size, 3)
         image_NCHW = self.preprocess.normalise(pixels_NHWC).to(self.model.log_scale.device)
-        return image_NCHW.unflatten(0, (len(clips), -1, frames))
+        image_NVTCHW: Tensor = image_NCHW.unflatten(0, (len(clips), -1, frames))
+        return image_NVTCHW
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""

@@ -124,8 +124,10 @@ def _drawn(row: Known, rng: np.random.Generator, most: int) -> list[Piece]:
     if not row.questions or rng.random() >= ASKED:
         return Template().pieces(0, before, " " + text)
     asked = [row.questions[place] for place in rng.permutation(len(row.questions))]
-    turns = [turn for question in asked for turn in (Words(" " + question.text), Words(" " + question.answer, answer=True))]
-    return [Words(before), *turns] if before else turns
+    turns: list[Piece] = [Words(before)] if before else []
+    for question in asked:
+        turns += [Words(" " + question.text), Words(" " + question.answer, answer=True)]
+    return turns
 
 
 def _trained(known: Sequence[Known], settings: SmallLanguage, name: str) -> Callable[[Path], object]:

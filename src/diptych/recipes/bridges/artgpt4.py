@@ -52,7 +52,7 @@ class ArtGPT4(DetailedRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """Patches side by side, small models that are made first, adapters in three layers: two minutes on two cores."""
-        return replace(cls(**cls.small()), lr=1e-3, second_share=0.1)
+        return replace(cls(**cls.small()), second_share=0.1)
 
     @classmethod
     def paper(cls) -> Self:

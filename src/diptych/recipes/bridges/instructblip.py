@@ -128,11 +128,11 @@ class InstructBLIP(BridgeRecipe):
         template = Template(self.template)
         rows = [template.pieces(self.slots, question.text, self.space + question.answer) for question in asked]
         made = self.laid(draws, rows)
-        read: dict[str, Tensor] = {}
-        if self.aware:
-            encoded = self.asked_words().encode([question.text for question in asked], self.asked_length)
-            read = {"asked_BL": torch.from_numpy(encoded.ids_BL), "asked_mask_BL": torch.from_numpy(encoded.mask_BL)}
-        return AskedBatch(**vars(made), **read)
+        if not self.aware:
+            return AskedBatch(**vars(made))
+        encoded = self.asked_words().encode([question.text for question in asked], self.asked_length)
+        read_BL, mask_BL = (torch.from_numpy(array) for array in (encoded.ids_BL, encoded.mask_BL))
+        return AskedBatch(**vars(made), asked_BL=read_BL, asked_mask_BL=mask_BL)
 
     @staticmethod
     def _drawn(draw: Draw) -> Question:

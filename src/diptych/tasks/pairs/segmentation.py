@@ -67,7 +67,9 @@ class Segmentation:
             sample = data[number]
             if sample.image is None:
                 continue
-            good, found, bad = readable(lambda part: model.segment([s.image for s in part], classes), [sample])
+            good, found, bad = readable(
+                lambda part: model.segment([s.image for s in part if s.image is not None], classes), [sample]
+            )
             unreadable += [asdict(one) for one in bad]
             if not good:
                 continue

@@ -1,0 +1,239 @@
+"""mBLIP: a Q-Former that was trained before an English language model, aligned anew to one of many languages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+
+from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Stage
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_rng
+from diptych.core.sample import Text
+from diptych.data.text.questions import questions_of
+from diptych.data.text.template import Template
+from diptych.models.bridges.bridge import Bridge
+from diptych.models.bridges.connectors import QueryConnector
+from diptych.models.bridges.former_weights import take_former_
+from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
+from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+
+NAMES = {
+    "bn": "Bengali", "da": "Danish", "de": "German", "en": "English", "es": "Spanish", "et": "Estonian", "fi": "Finnish",
+    "fr": "French", "hi": "Hindi", "hu": "Hungarian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian",
+    "ms": "Malay", "nb": "Norwegian", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "ru": "Russian", "sv": "Swedish",
+    "th": "Thai", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese", "qaa": "qaan", "qab": "qaban",
+}  # fmt: skip
+"""What a request calls a language; others are called by their tag."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MBLIP(BridgeRecipe):
+    """mBLIP: Efficient Bootstrapping of Multilingual Vision-LLMs (Geigle et al., 2023, arXiv 2307.06930).
+
+    The Q-Former of BLIP-2 meets another language model, one of many languages. First a new projection alone is trained, at a high rate;
+    then Q-Former, queries and projection at a low one, with low-rank adapters on every matrix of the language model. An image is shown in
+    one of its languages only, drawn once by the languages' weights, so that many languages take no more steps than one; the request names
+    the language. Before a decoder, picture and request stand before the answer; an encoder-decoder (mT0) reads them in its encoder.
+
+    We depart in the language model's precision, which the release holds in 8 bits, and keep what was trained as one model: adapters are
+    merged where it is deployed. As published images are mirrored, also where captions say left and right: `flip` False is safer there.
+
+    queries         tokens that a picture becomes
+    former_weights  the Q-Former to begin with: "hf:FOLDER" of BLIP-2, or the run of another bridge; "" begins afresh
+    former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
+    languages       tags of the languages that are drawn, of those that an image has; () takes all that it has
+    weights         of these languages, published: their shares of mC4; () for equal ones
+    request         what asks for a caption, with the language's name
+    questions       whether questions of a sample are drawn too, each as likely as the caption
+    adapter_rank, adapter_alpha, adapter_dropout   of the low-rank adapters: rank, factor, dropout; rank 0 for none
+    adapter_targets  patterns of the modules that get one; (): every linear map but the one that gives words
+    warm_share      share of the steps for the projection alone
+    warm_lr         rate of that stage; `lr` is that of the adapters, `visual_lr` that of Q-Former and projection in the second
+    """
+
+    slug = "mblip"
+
+    queries: int = 32
+    former_weights: str = ""
+    former_width: int = 768
+    former_layers: int = 12
+    former_heads: int = 12
+    former_mlp: int = 3072
+    former_dropout: float = 0.1
+    languages: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    request: str = "Caption in {language}:"
+    questions: bool = False
+    adapter_rank: int = 8
+    adapter_alpha: float = 16.0
+    adapter_dropout: float = 0.05
+    adapter_targets: tuple[str, ...] = ()
+    warm_share: float = 0.1
+    warm_lr: float = 5e-3
+    visual_lr: float = 1e-5
+
+    language: str = ""
+    image_tower: str = "timm:eva_giant_patch14_224"
+    template: str = "{image}{prompt}"
+    crop: tuple[float, float] = (0.5, 1.0)
+    flip: bool = True
+    batch_size: int = 128
+    steps: int = 80_000
+    lr: float = 2e-4
+    warmup: float = 1000.0
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+    warm: bool = field(default=False, metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if self.weights and (len(self.weights) != len(self.languages) or min(self.weights) <= 0):
+            raise ConfigError(
+                f"{len(self.weights)} weights for {len(self.languages)} languages (expected one above 0 for each, or none)"
+            )
+        if not 0 <= self.warm_share < 1:
+            raise ConfigError(f"warm_share is {self.warm_share} (expected 0 or more and below 1)")
+
+    def connector_spec(self) -> dict[str, Any]:
+        shape = {
+            "hidden_size": self.former_width,
+            "num_hidden_layers": self.former_layers,
+            "num_attention_heads": self.former_heads,
+            "intermediate_size": self.former_mlp,
+            "hidden_dropout_prob": self.former_dropout,
+            "attention_probs_dropout_prob": self.former_dropout,
+        }
+        return {"kind": "queries", "queries": self.queries, "former": shape, "norm": 1e-5, "still": self.warm}
+
+    # ------------------------------------------------------------ data
+
+    def batch(self, draws: Draws) -> BridgeBatch:
+        template, rows = Template(self.template), []
+        for draw in draws:
+            prompt, answer = self._drawn(draw)
+            rows.append(template.pieces(self.slots, prompt, self.space + answer))
+        return self.laid(draws, rows)
+
+    def _drawn(self, draw: Draw) -> tuple[str, str]:
+        """A request and its answer."""
+        found = questions_of(draw.sample) if self.questions else []
+        place = int(draw.rng.integers(len(found) + 1)) if found else 0
+        if place < len(found):
+            return found[place].text, found[place].answer
+        text = self.shown_text(draw)
+        return self.asked_in(text.language), text.string
+
+    def shown_text(self, draw: Draw) -> Text:
+        """A text of the sample in the language in which it is shown: always the same for a sample."""
+        by_language: dict[str, list[Text]] = {}
+        for text in draw.sample.positives(self.language):
+            if not self.languages or text.language in self.languages:
+                by_language.setdefault(text.language, []).append(text)
+        if not by_language:
+            wanted = f"in {', '.join(self.languages)}" if self.languages else "in any language"
+            raise DataError(f"sample '{draw.sample.uid}' has no text {wanted}", field="texts", expected="one or more")
+        tags = sorted(by_language)
+        weights = dict(zip(self.languages, self.weights, strict=True)) if self.weights else dict.fromkeys(tags, 1.0)
+        share = [weights[tag] for tag in tags]
+        tag = str(keyed_rng("mblip", draw.sample.uid).choice(tags, p=[one / sum(share) for one in share]))
+        texts = by_language[tag]
+        return texts[int(draw.rng.integers(len(texts)))]
+
+    def asked_in(self, tag: str) -> str:
+        """The request for a caption in a language; `{language}` in it becomes the language's name."""
+        return self.request.replace("{language}", NAMES.get(tag, tag))
+
+    # ------------------------------------------------------------ model
+
+    def model(self) -> Bridge:
+        bridge = super().model()
+        if self.former_weights and isinstance(bridge.connector, QueryConnector):
+            take_former_(bridge.connector, Path(self.former_weights.removeprefix("hf:")).expanduser())
+        if isinstance(bridge.connector, QueryConnector):
+            bridge.connector.norm.requires_grad_(False)  # part of the frozen image encoder in the release
+        if self.adapter_rank and not self.warm:
+            lora = LoRA(self.adapter_rank, self.adapter_targets or inner_maps(bridge), self.adapter_alpha, self.adapter_dropout)
+            add_adapters(bridge.language.inner, lora)
+        return bridge
+
+    def optimiser(self) -> Optimiser:
+        rules = () if self.warm else (Rule("^connector", lr_scale=self.visual_lr / self.lr),)
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
+
+    def stages(self) -> Sequence[Stage]:
+        if self.warm or not self.warm_share:
+            return ()
+        return (
+            Stage("projection", replace(self, warm=True, lr=self.warm_lr), self.warm_share),
+            Stage("all", replace(self, warm_share=0.0), 1 - self.warm_share, carry=_carried),
+        )
+
+    def stored(self, name: str) -> bool:
+        """Adapters are in checkpoints, the language model beneath them is loaded again."""
+        return super().stored(name) or MARK in name
+
+    def deploy(self, model: Bridge) -> BridgeWriter:
+        made = super().deploy(merged(model))
+        made.connector_spec = {**made.connector_spec, "still": False}
+        made.request = self.asked_in(self.languages[0] if self.languages else "en")
+        if self.adapter_rank:
+            made.folder = ""  # a language model with merged adapters is kept with the rest
+        return made
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Four queries, two layers of Q-Former, small models that are made first: two minutes on two cores."""
+        return cls(
+            image_weights="small",
+            queries=4,
+            former_width=64,
+            former_layers=2,
+            former_heads=4,
+            former_mlp=128,
+            former_dropout=0.0,
+            adapter_rank=4,
+            adapter_alpha=8.0,
+            adapter_dropout=0.0,
+            template="{image} : {prompt}",
+            request="caption in {language} :",
+            crop=(1.0, 1.0),
+            flip=False,
+            text_length=96,
+            pieces=512,
+            match_norms=True,
+            batch_size=64,
+            steps=800,
+            lr=2e-3,
+            visual_lr=1e-3,
+            warm_lr=3e-3,
+            warm_share=0.25,
+            warmup=30.0,
+            weight_decay=0.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """EVA-g and BLIP-2's Q-Former (`former_weights`) before mT0-XL or BLOOMZ-7B (`language_model`): 8,000 steps for the projection,
+        then 72,000; published are two epochs of its mix of tasks, so choose `steps` by your data."""
+        return cls()
+
+
+def inner_maps(bridge: Bridge) -> tuple[str, ...]:
+    """Patterns of the linear maps of a language model, but the one that gives words."""
+    inner = bridge.language.inner
+    head = inner.get_output_embeddings()
+    linear = type(head)
+    names = [name for name, module in inner.named_modules() if type(module) is linear and module is not head]
+    return tuple(f"^{name}$" for name in names)
+
+
+def _carried(before: nn.Module, after: nn.Module) -> None:
+    """The connector goes on; the language model has adapters now, and is the same beneath."""
+    assert isinstance(before, Bridge)
+    assert isinstance(after, Bridge)
+    after.connector.load_state_dict(before.connector.state_dict())

@@ -1,0 +1,157 @@
+"""mBLIP: one language an image, a Q-Former of another run, adapters on the language model; three languages and the emoji's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import diptych
+from diptych.core.errors import ConfigError, DataError
+from diptych.data.load.stream import batches
+from diptych.data.read import read
+from diptych.models.bridges.bridge import Bridge
+from diptych.models.bridges.connectors import connector
+from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.towers.adapters import LoRA, add_adapters, merged
+from diptych.recipes.bridges.mblip import MBLIP, inner_maps
+from diptych.worlds.scene_captions import Mention, Statement
+from diptych.worlds.scene_languages import NAMES, REQUEST, TAGS, _words, languages, said
+
+DATA = languages(24, seed=0).remembering()
+SMALL = replace(MBLIP.tiny(), small_steps=2, small_image_steps=2, batch_size=8, steps=4)
+
+
+def rows(recipe: MBLIP, data: Any = DATA, count: int = 8) -> Any:
+    (step,) = batches(data, replace(recipe, batch_size=count), seed=0, stop=1)
+    return step.batch.layout
+
+
+def test_the_three_languages_say_the_same_in_their_own_order() -> None:
+    stated = Statement(Mention("circle", "red"), "left of", Mention("square", "blue"))
+    for tag, order in (("qaa", "circle red square blue |"), ("qab", "| blue square red circle")):
+        words = {english: made for english, made in _words(tag).items() if english in ("circle", "red", "square", "blue")}
+        wanted = [_words(tag)["left of"] if word == "|" else words[word] for word in order.split()]
+        assert said(stated, tag).split() == wanted
+        assert len(set(_words(tag).values())) == len(_words(tag))
+    assert said(stated, "en") == "a red circle left of a blue square"
+    assert [text.language for text in DATA[0].texts] == list(TAGS)
+
+
+def test_an_image_is_shown_in_one_language_which_the_request_names() -> None:
+    made = SMALL.prepare(DATA)
+    layout, words = rows(made, count=24), made.words()
+    known = {text.string: text.language for row in range(24) for text in DATA[row].texts}
+    tags = Counter()
+    for ids, slots, mask, answer in zip(layout.id_BL, layout.slot_BL, layout.mask_BL, layout.answer_BL, strict=True):
+        tag = known[words.decode(ids[answer].tolist())]
+        asked = words.decode(ids[mask & ~slots & ~answer].tolist())
+        assert asked == f": {REQUEST.format(language=NAMES[tag])}"
+        tags[tag] += 1
+    assert set(tags) == set(TAGS)
+    one, other = rows(made), rows(replace(made, steps=5))
+    assert torch.equal(one.id_BL, other.id_BL)
+    drawn = {epoch: rows(made, DATA.select([3])).id_BL for epoch in range(2)}
+    assert torch.equal(drawn[0], drawn[1])
+
+
+def test_languages_come_by_their_weights() -> None:
+    made = replace(SMALL, languages=("en", "qaa"), weights=(3.0, 1.0))
+    many = languages(400, seed=3)
+    draw = [type("Draw", (), {"sample": many[row], "rng": np.random.default_rng(0)}) for row in range(400)]
+    tags = Counter(made.shown_text(one).language for one in draw)  # type: ignore[arg-type]
+    assert tags.keys() == {"en", "qaa"}
+    assert 0.68 < tags["en"] / 400 < 0.82
+
+
+def test_names_of_emoji_in_their_languages() -> None:
+    """Real names: Thai and Japanese come back as they went in."""
+    emoji = read("emoji").select(range(12))
+    made = replace(SMALL, languages=("th", "ja", "de"), request="Caption in {language}:").prepare(emoji)
+    layout, words = rows(made, emoji), made.words()
+    known = {text.string.lower() for row in range(12) for text in emoji[row].texts if text.language in made.languages}
+    for ids, answer in zip(layout.id_BL, layout.answer_BL, strict=True):
+        assert words.decode(ids[answer].tolist()) in known
+    assert {made.asked_in(tag) for tag in made.languages} == {"Caption in Thai:", "Caption in Japanese:", "Caption in German:"}
+
+
+def test_adapters_begin_as_nothing_and_are_merged_at_the_end() -> None:
+    prepared = SMALL.prepare(DATA)
+    warm, whole = (stage.recipe for stage in prepared.stages())
+    torch.manual_seed(0)
+    first: Any = warm.model()
+    torch.manual_seed(0)
+    second: Any = whole.model()
+    trained = {name for name, p in first.named_parameters() if p.requires_grad}
+    assert trained == {"connector.map.weight", "connector.map.bias"}
+    layout, image = rows(prepared), torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        picture = second.picture(image)
+        assert torch.equal(second.scored(picture, layout).nll_B, first.scored(picture, layout).nll_B)
+    trained = {name for name, p in second.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"connector", "language"}
+    assert all("lora_" in name for name in trained if name.startswith("language"))
+    assert not any("lm_head" in name or name.startswith("connector.norm") for name in trained)
+    assert sum("lora_A" in name for name in trained) == 3 * 7  # every matrix of three layers
+    for name, p in second.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    with torch.no_grad():
+        found, alone = second.scored(picture, layout).nll_B, first.scored(picture, layout).nll_B
+        joined = merged(second).scored(picture, layout).nll_B
+    assert (found - alone).abs().min() > 1e-3
+    torch.testing.assert_close(joined, found, rtol=1e-5, atol=1e-5)
+    rule = whole.optimiser().rules[0]
+    assert whole.optimiser().lr * rule.lr_scale == pytest.approx(whole.visual_lr)  # type: ignore[attr-defined]
+
+
+def test_a_former_of_another_run_is_taken_and_what_was_learned_is_kept(tmp_path: Path) -> None:
+    english = replace(SMALL, languages=("en",), adapter_rank=0, warm_share=0.0, steps=2, lr=0.01, visual_lr=0.01)
+    before = diptych.train(english, data=DATA, out=tmp_path / "english", seed=0)
+    taught: Any = diptych.load(before.path)
+    moved = replace(SMALL, former_weights=str(before.path)).prepare(DATA)
+    bridge = moved.model()
+    for name, tensor in taught.bridge.connector.state_dict().items():
+        same = torch.equal(tensor, bridge.connector.state_dict()[name])
+        assert same != name.startswith("map."), name
+    run = diptych.train(replace(SMALL, former_weights=str(before.path), lr=0.05), data=DATA, out=tmp_path / "run", seed=0)
+    model: Any = diptych.load(run.path)
+    model.save(tmp_path / "again")
+    again: Any = diptych.load(tmp_path / "again")
+    texts = ["a red circle", DATA[0].texts[1].string]
+    np.testing.assert_allclose(again.text_nll(texts), model.text_nll(texts), rtol=1e-6)
+    language = LanguageModel.from_folder(moved.language_path)
+    changed = [not torch.equal(a, b) for a, b in zip(language.parameters(), model.bridge.language.parameters(), strict=True)]
+    assert any(changed)
+    assert model.request == REQUEST.format(language="English")
+
+
+def test_the_published_sizes() -> None:
+    """Before mT0-XL the projection alone is 1.6 million numbers; then the Q-Former, and adapters of rank 8 on every matrix."""
+    made = MBLIP.paper()
+    shape = {"d_model": 2048, "d_ff": 5120, "d_kv": 64, "num_heads": 32, "num_layers": 24, "feed_forward_proj": "gated-gelu"}
+    with torch.device("meta"):
+        language = LanguageModel(config={"model_type": "mt5", "vocab_size": 250112, **shape})
+        spec = made.connector_spec()
+        built = connector(spec.pop("kind"), 1408, 2048, **spec)
+        bridge = type("Bridge", (), {"language": language})
+        frozen = sum(p.numel() for p in language.parameters())
+        add_adapters(language.inner, LoRA(made.adapter_rank, inner_maps(bridge), made.adapter_alpha))  # type: ignore[arg-type]
+    attention, forward = 72 * 4 * 8 * 4096, 48 * 3 * 8 * (2048 + 5120)
+    assert sum(p.numel() for p in language.parameters() if p.requires_grad) == attention + forward == 17_694_720
+    assert frozen == 3_742_619_648 - 250_112 * 2048  # transformers counts table and head once
+    assert sum(p.numel() for name, p in built.named_parameters() if name.startswith("map.")) == 1_574_912
+    assert sum(p.numel() for name, p in built.named_parameters() if not name.startswith(("map.", "norm."))) == 105_162_240
+
+
+def test_bad_settings_say_what_would_work() -> None:
+    with pytest.raises(ConfigError, match="1 weights for 2 languages"):
+        replace(SMALL, languages=("en", "qaa"), weights=(1.0,))
+    with pytest.raises(DataError, match="has no text in de"):
+        rows(replace(SMALL.prepare(DATA), languages=("de",)))
+    assert isinstance(SMALL.prepare(DATA).model(), Bridge)
