@@ -79,14 +79,14 @@ class LanguageModel(nn.Module):
             raise DataError(
                 f"'{settings.model_type}' writes no text", file=Path(folder), expected="a causal or sequence-to-sequence model"
             ) from error
-        return cls.adopted(inner)
+        return cls.adopted(inner.float())
 
     @classmethod
     def adopted(cls, inner: Any) -> Self:
-        """A model of transformers that is in memory, in float32."""
+        """A model of transformers that is in memory, as it is."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made._adopt(inner.float())
+        made._adopt(inner)
         return made
 
     def _adopt(self, inner: Any) -> None:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from diptych.core.config import config_hash
@@ -34,7 +35,9 @@ class GGUF(LanguageFolder):
         path = Path(self.folder)
         try:
             with quiet():
-                inner = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+                inner = transformers.AutoModelForCausalLM.from_pretrained(
+                    path.parent, gguf_file=path.name, local_files_only=True, dtype=torch.float32
+                )
         except (ValueError, KeyError, OSError, NotImplementedError) as error:
             raise DataError(
                 f"transformers cannot read it ({error})", file=path, expected="a GGUF file of a known architecture"
