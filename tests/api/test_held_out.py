@@ -51,7 +51,7 @@ def test_groups_are_held_out_and_none_is_in_both(table: Path) -> None:
 def test_a_run_is_scored_on_what_was_held_out(table: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     run = api.train("clip", table, tmp_path / "run", say=lines.append, **SMALL)
-    assert "10 of 100 samples are held out as 'test', whole groups each" in lines[0]
+    assert "of 100 samples are held out 10 as 'test', whole groups each" in lines[0]
     assert run.state["held_out"] == 0.1
     results = api.evaluate_run(run)
     assert list(results) == ["test"]

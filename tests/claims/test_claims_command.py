@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +136,44 @@ def test_the_tree_is_clean_when_only_the_ledger_differs(tmp_path: Path) -> None:
     assert tree(tmp_path).clean
     (tmp_path / "src/new.py").write_text("")
     assert tree(tmp_path).changed == ("src/new.py",)
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """What `Fixed` does, with its field under another name."""
+
+    value: float
+
+    def __call__(self, cell: Cell) -> dict[str, float]:
+        return Fixed(self.value)(cell)
+
+
+def test_a_declaration_that_is_written_differently_keeps_its_verdict_with_a_reason(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def declare(claim: Claim) -> None:
+        monkeypatch.setattr(registry, "of", lambda slug: (claim,))
+        monkeypatch.setattr(registry, "every", lambda: [claim])
+
+    code, _, _ = ask("run", "clip")
+    assert code == 0
+    renamed = replace(CLAIM, method=Arm("better", Renamed(0.4)))
+    for edited, says in (
+        (replace(renamed, margins=Margins(0.01, 0.01)), "margins: (0.02, 0.02) was judged, (0.01, 0.01) is declared"),
+        (replace(CLAIM, method=Arm("better", Renamed(0.41))), "method, score 'recall' was"),
+    ):
+        declare(edited)
+        code, found, _ = ask("check", "clip", "--respelled", "level is value")
+        assert (code, found["claims"][0]["state"]) == (1, "stale")
+        assert says in found["claims"][0]["differences"][0]
+    declare(renamed)
+    code, found, _ = ask("check", "clip")
+    assert (code, found["claims"][0]["state"]) == (1, "stale"), "nobody said that it is the same"
+    code, found, _ = ask("check", "clip", "--respelled", "level is value")
+    assert (code, found["claims"][0]["state"]) == (0, "fresh")
+    code, found, _ = ask("check", "clip")
+    assert (code, found["claims"][0]["state"]) == (0, "fresh"), "the reason stands in the ledger"
+    monkeypatch.setattr(registry, "every", lambda: [renamed, CLAIM])
+    code, _, err = ask("check", "--respelled", "level is value")
+    assert code != 0
+    assert "--respelled speaks about one claim, and 2 are named" in err

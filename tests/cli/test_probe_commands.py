@@ -76,3 +76,17 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _best(row: dict[str, Any], role: str) -> float:
     return max(score for score, each in zip(row["scores"], row["roles"], strict=True) if each == role)
+
+
+def test_ptp_and_syvic_train_and_are_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world, out = "world:small_pairs?n=16&test=8&regions=true", str(tmp_path / "ptp")
+    small = ["--text-width", "32", "--text-layers", "1", "--queue", "16", "--steps", "2", "--batch-size", "8"]
+    tower = ["--image-tower", "vit_micro", "--image-size", "48", "--width", "16", "--pieces", "320", "--json"]
+    assert main(["train", "ptp", "--data", world, "--out", out, *small, *tower]) == 0
+    assert main(["eval", out, "retrieval", "--data", world, "--split", "test", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["eval", out, "aro", "--data", WORLD, "--split", "test", "--compare", "mean", "--draws", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"]["test"]["notes"]["compare"] == "mean"
+    scenes, syvic = "world:scenes?n=16&val=1&test=8&lengths=dense", str(tmp_path / "syvic")
+    assert main(["train", "syvic", "--data", scenes, "--out", syvic, *TINY, "--mix-style", "0.5", "--json"]) == 0
+    assert main(["eval", syvic, "snare", "--data", scenes, "--split", "test", "--draws", "20", "--json"]) == 0

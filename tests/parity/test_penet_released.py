@@ -15,6 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.models.detection.faster_rcnn import names_without_repeats
+from diptych.models.detection.region_pool import RegionPool
+from diptych.models.penet.pair_regions import PairRegions
+from diptych.models.penet.pair_sampling import PairSampling, Targets
 from diptych.models.penet.prototype_head import HeadShape, PrototypeHead, ScoredPairs, box_code
 from diptych.objectives.boxes.predicate_prototypes import prototype_distance, prototype_similarity, prototype_spread
 from diptych.tasks.relations.graph_arrays import GraphArrays
@@ -54,10 +58,20 @@ NAMES = {
 SIZES = ((60, 90), (100, 80))
 
 
+def numbers(name: str) -> dict[str, Tensor]:
+    with np.load(Path(__file__).with_name(name)) as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
 @pytest.fixture(scope="module")
 def stored() -> dict[str, Tensor]:
-    with np.load(Path(__file__).with_name("penet_released.npz")) as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+    return numbers("penet_released.npz")
+
+
+@pytest.fixture(scope="module")
+def regions() -> dict[str, Tensor]:
+    """Made with torchvision's roi_align in place of the release's compiled one."""
+    return numbers("penet_regions.npz")
 
 
 def head_of(stored: dict[str, Tensor]) -> PrototypeHead:
@@ -81,12 +95,20 @@ def answered(head: PrototypeHead, stored: dict[str, Tensor], setting: str) -> tu
         code_N9 = torch.cat([box_code(stored[f"box_{n}"], size) for n, size in enumerate(SIZES)])
         naming_NC = head.naming(stored["region"], stored["logits"], code_N9)
         label_N = naming_NC[:, 1:].argmax(1) + 1
+        if setting == "sgdet" and not head.training:
+            split = (start, len(label_N) - start)
+            parts = [
+                names_without_repeats(logit_NC, stored[f"per_class_{n}"], 0.5)
+                for n, logit_NC in enumerate(naming_NC.split(split))
+            ]
+            label_N = torch.cat(parts)
     return head(stored["region"], label_N, pair_P2, stored["union"]), naming_NC
 
 
 def test_scores_and_labels_equal_the_release(stored: dict[str, Tensor], parity: Any) -> None:
+    """In sgdet labels are decoded so that near boxes take different ones."""
     head, pairs = head_of(stored).eval(), []
-    for setting in ("predcls", "sgcls"):
+    for setting in ("predcls", "sgcls", "sgdet"):
         scored, naming_NC = answered(head, stored, setting)
         pairs.append((scored.logit_PK, stored[f"{setting}.relations"]))
         if naming_NC is not None:
@@ -96,7 +118,7 @@ def test_scores_and_labels_equal_the_release(stored: dict[str, Tensor], parity: 
 
 def test_losses_and_gradients_equal_the_release(stored: dict[str, Tensor], parity: Any) -> None:
     pairs, slopes = [], []
-    for setting in ("predcls", "sgcls"):
+    for setting in ("predcls", "sgcls", "sgdet"):
         head = head_of(stored).train()
         scored, naming_NC = answered(head, stored, setting)
         assert scored.prototype_KD is not None
@@ -143,3 +165,43 @@ def test_relation_nms_equals_the_release(stored: dict[str, Tensor], parity: Any)
     assert (won_P == 0).sum() > 5
     pairs = [(ours, won_P), (worth, with_P)]
     parity("penet", "relation NMS: predicates and what ranks them", "VL-Group/PENET 9c9f507, rel_nms", pairs, tolerance=1e-12)
+
+
+def test_features_of_pairs_equal_the_release(regions: dict[str, Tensor], parity: Any) -> None:
+    """Both boxes as rectangles, the region around both from all maps, two layers."""
+    names = {
+        "feature_extractor.pooler.reduce_channel.0.": "pool.reduce.",
+        "feature_extractor.": "layers.",
+        "rect_conv.": "rectangles.",
+    }
+    model = PairRegions(6, (4, 8), 10, side=5).double().eval()
+    state = {}
+    for name, tensor in regions.items():
+        if name.startswith("union.weight."):
+            old = name.removeprefix("union.weight.")
+            first = next(prefix for prefix in names if old.startswith(prefix))
+            state[names[first] + old.removeprefix(first)] = tensor
+    model.load_state_dict(state)
+    ends = [[regions[f"union.box_{n}"][regions[f"union.pair_{n}"][:, end]] for n in (0, 1)] for end in (0, 1)]
+    with torch.no_grad():
+        ours = model([regions["union.map_0"], regions["union.map_1"]], ends[0], ends[1], [(96, 80)] * 2)
+    against = "VL-Group/PENET 9c9f507, RelationFeatureExtractor"
+    parity("penet", "features of pairs", against, [(ours, regions["union.out"])], tolerance=1e-12)
+
+
+def test_regions_are_pooled_from_the_maps_of_the_release(regions: dict[str, Tensor], parity: Any) -> None:
+    pool = RegionPool(2, (4, 8, 16, 32), side=5)
+    ours = pool([regions[f"pool.map_{n}"] for n in range(4)], [regions["pool.box"]])
+    parity("penet", "boxes pooled by size", "VL-Group/PENET 9c9f507, Pooler", [(ours, regions["pool.out"])], tolerance=1e-12)
+
+
+def test_pairs_of_found_boxes_are_assigned_as_in_the_release(regions: dict[str, Tensor], parity: Any) -> None:
+    """Which pairs are positive and which may be negative, where nothing is cut by number."""
+    relation_KK = regions["draw.relation"]
+    pair_G2 = relation_KK.nonzero()
+    true = Targets(regions["draw.true_box"], regions["draw.true_label"], pair_G2, relation_KK[pair_G2[:, 0], pair_G2[:, 1]])
+    drawn = PairSampling(pairs=1000, positive=0.25, each=100)(regions["draw.box"], regions["draw.box"], true)
+    ours = torch.cat((drawn.pair_P2, drawn.relation_P[:, None]), 1)
+    rows = sorted(ours.tolist())
+    pairs = [(drawn.label_N, regions["draw.label"]), (torch.tensor(rows), torch.tensor(sorted(regions["draw.triples"].tolist())))]
+    parity("penet", "pairs of found boxes", "VL-Group/PENET 9c9f507, detect_relsample", pairs, tolerance=0.0)

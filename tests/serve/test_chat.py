@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .conftest import COLOURS, Running, Stub, Teller, b64, encoded, flat, listen
 openai = pytest.importorskip("openai", reason="needs openai (pip install openai)")
 RED = f"data:image/png;base64,{b64(encoded(flat(COLOURS['red'])))}"
 BLUE = f"data:image/png;base64,{b64(encoded(flat(COLOURS['blue'])))}"
-LIMITS = Limits(body_bytes=200_000, image_pixels=10_000, inputs=2, text_characters=50, tokens=100, seconds=3, request_seconds=20)
+LIMITS = Limits(body_bytes=200_000, image_pixels=10_000, inputs=2, text_characters=50, tokens=100, seconds=30, request_seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,7 @@ def test_pieces_come_while_the_model_still_writes(client: Any, teller: Teller) -
         first_at = time.monotonic() - start
         assert first.choices[0].delta.content == "a"
         rest = list(stream)
-        assert time.monotonic() - start > 1.8
-        assert first_at < 1.0
+        assert first_at < (time.monotonic() - start) / 2
         assert rest[-1].choices[0].finish_reason == "stop"
     finally:
         teller.slow = 0.0
@@ -185,24 +185,27 @@ def test_what_goes_wrong_in_the_middle_of_a_stream_is_an_error(client: Any) -> N
 # ---------------------------------------------------------------- time and leaving
 
 
-def test_an_answer_that_takes_too_long_ends_and_the_model_is_free(client: Any, service: Running, teller: Teller) -> None:
-    teller.slow, before = 0.4, teller.told
-    try:
+def test_an_answer_that_takes_too_long_ends_and_the_model_is_free(tmp_path: Path) -> None:
+    slow = Teller()
+    slow.slow = 0.4
+    with running(tmp_path, limits=replace(LIMITS, seconds=3), writer=slow) as started:
+        client = openai.OpenAI(base_url=f"{started.address}/v1", api_key="none", max_retries=0)
+        given: dict[str, Any] = {"model": "stub/teller", "messages": [about(RED, "x " * 20)]}
         with pytest.raises(openai.InternalServerError, match="no answer within 3 seconds"):
-            client.chat.completions.create(model="stub/teller", messages=[about(RED, "x " * 20)])
-        stream = client.chat.completions.create(model="stub/teller", messages=[about(RED, "x " * 20)], stream=True)
+            client.chat.completions.create(**given)
+        assert settled(slow) < 12, "of 23 words"
+        stream = client.chat.completions.create(**given, stream=True)
         with pytest.raises(openai.APIError, match="no end of the answer within 3 seconds"):
             list(stream)
-    finally:
-        teller.slow = 0.0
-    assert settled(teller) - before < 20, "of 46 words"
-    assert client.chat.completions.create(model="stub/teller", messages=[about(RED)]).choices[0].message.content
+        slow.slow = 0.0
+        assert settled(slow) < 24, "of 46 words"
+        again = client.with_options(max_retries=3).chat.completions.create(model="", messages=[about(RED)])
+        assert again.choices[0].message.content
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_model_stops_when_the_client_leaves(service: Running, teller: Teller, stream: bool) -> None:
-    teller.slow = 0.1
-    before = teller.told
+    teller.slow, before = 0.25, teller.told
     body = {"messages": [about(RED, "x " * 20)], "stream": stream}
     try:
         with httpx.stream("POST", f"{service.address}/v1/chat/completions", json=body, timeout=0.5) as answer:
@@ -217,11 +220,10 @@ def test_the_model_stops_when_the_client_leaves(service: Running, teller: Teller
 def test_searches_do_not_wait_for_an_answer(client: Any, service: Running, teller: Teller) -> None:
     teller.slow = 0.3
     try:
-        stream = client.chat.completions.create(model="stub/teller", messages=[about(RED, "x y z")], stream=True)
+        stream = client.chat.completions.create(model="stub/teller", messages=[about(RED, "x " * 20)], stream=True)
         next(iter(stream))
-        start = time.monotonic()
         assert service.http.get("/search", params={"q": "red", "k": 1}).json()["hits"]
-        assert time.monotonic() - start < 0.7
+        assert teller.inside == 1, "the answer is still being written"
         stream.close()
     finally:
         teller.slow = 0.0

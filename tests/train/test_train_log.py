@@ -12,7 +12,7 @@ from diptych.train.log import Log, _Bar, quarantined
 
 
 def log(path: Path, start: int = 0, *, main: bool = True) -> Log:
-    return Log(RunFolder(path), start=start, steps=10, tensorboard=False, progress=True, main=main)
+    return Log(RunFolder(path), start=start, steps=10, progress=True, main=main)
 
 
 def test_lines_after_the_resumed_step_and_a_cut_line_go(tmp_path: Path) -> None:
@@ -70,5 +70,5 @@ def test_tensorboard_that_is_not_installed_is_named(tmp_path: Path, monkeypatch:
     import sys
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'diptych\[track\]'"):
-        Log(RunFolder(tmp_path), start=0, steps=1, tensorboard=True, progress=False, main=True)
+    with pytest.raises(MissingExtra, match=r"diptych\[track\]"):
+        Log(RunFolder(tmp_path), start=0, steps=1, boards=["tensorboard"], progress=False, main=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError
+from diptych.core.own_recipes import names_file
 from diptych.worlds.address import dealt, training_rows
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def compare(
     """Which helps on these data: several recipes under one budget, or several models that are there already. Of data without splits a
     tenth of the groups is held out for recipes, as `train` does.
 
-    arms     slugs, with options if they differ in some ("clip:lr=2e-4"), or recipe objects; or run folders, "hf:", "open_clip:"
-             and model objects. The others are measured against the first
+    arms     slugs, with options if they differ in some ("clip:lr=2e-4"), "FILE.py:CLASS", or recipe objects; or run folders, "hf:",
+             "open_clip:" and model objects. The others are measured against the first
     tasks    "retrieval", "zero_shot:label=group_name", ...; all on every held-out split
     seeds    how many (0, 1, ...), or which; three at least for a verdict
     budget   "steps:N", "samples:N" or "seconds:N" of training; "" takes the steps of the first recipe
@@ -97,10 +98,23 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> A
     if not isinstance(arm, str | Path):
         return Arm(str(arm.name), model=arm)
     words = str(arm)
+    if names_file(words):  # FILE.py:CLASS, or FILE.py:CLASS:OPTIONS
+        file, _, rest = words.partition(".py:")
+        name, own = spelled(rest)
+        return Arm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
     if words.startswith(FOREIGN) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
         return Arm(words, model=load(arm, download=download), address=words)
     name, own = spelled(words)
     return Arm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
+
+
+def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe | None:
+    """The recipe that an arm names, or None for a model that is there."""
+    from diptych.models.io.opened import FOREIGN
+
+    if words.startswith(FOREIGN) or (not names_file(words) and ("/" in words or Path(words).is_dir())):
+        return None
+    return _arm(words, preset, changes, False).recipe
 
 
 def _short_names(arms: Sequence[Arm]) -> list[Arm]:

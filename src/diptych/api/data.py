@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import RunError
@@ -21,21 +22,29 @@ def read(source: Any, *, split: str = "", **columns: Any) -> Any:
     return data.split(split) if split else data
 
 
-def read_recorded(source: str, where: object) -> Any:
-    """Data by the address that a file names: on this machine only, for the file may come from anybody. Raises RunError for others."""
-    if "://" in source:
+def read_recorded(source: str, where: object, columns: Any = None) -> Any:
+    """Data by the address that a file names: on this machine only, for the file may come from anybody. Raises RunError for others.
+
+    columns  what the file says of them, such as {"image": "where"}
+    """
+    asked = columns if isinstance(columns, dict) else {}
+    if "://" in source or "://" in str(asked):
         raise RunError(
             f"{where} names the data {source[:200]}, which lie on another machine, and nothing is fetched because a file says so: "
             "name them yourself (data=)"
         )
-    return read(source)
+    return read(source, **{str(name): value for name, value in asked.items()})
 
 
 def data_of(run: RunFolder, data: Any = None) -> Any:
     """The data of a run, with the rows that were held out for it. `data`: where the run names none, or another machine's; others than
     it was trained on are taken as they are."""
-    whole = read_recorded(run.state.get("source", ""), run.path) if data is None else read(data)
-    made = dealt(whole, held_out_share(run))
+    source, columns = run.state.get("source", ""), run.state.get("columns")
+    if data is None or (isinstance(data, str | Path) and str(data) == source):
+        whole = read_recorded(source, run.path, columns) if data is None else read(data, **(columns or {}))
+    else:
+        whole = read(data)
+    made = dealt(whole, held_out_share(run), val=run.state.get("held_out_val") is True)
     if data is None or made is whole or run.subset.is_file():
         return made
     return made if training_rows(made).fingerprint == run.state.get("data", {}).get("fingerprint") else whole
@@ -44,4 +53,4 @@ def data_of(run: RunFolder, data: Any = None) -> Any:
 def held_out_share(run: RunFolder) -> float:
     """What share of data without splits was held out for a run: none in runs from before there was such a thing."""
     share = run.state.get("held_out", 0.0)
-    return share if isinstance(share, float) and 0.0 <= share <= 0.5 else 0.0
+    return share if isinstance(share, float) and 0.0 <= share <= 0.4 else 0.0

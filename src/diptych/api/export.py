@@ -43,11 +43,12 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
         return _folder_of_ours(model, opened, out)
     if not isinstance(opened, PairEmbedder) and not (to == "onnx" and isinstance(opened, LockedEmbedder)):
         raise ConfigError(_no_place(model, opened, to))
+    dual: Any = opened
 
     def as_transformers(folder: Path) -> None:
         from diptych.models.io.sent_back import to_same_class
 
-        to_same_class(opened, like, folder) if like else to_transformers(opened, folder)
+        to_same_class(dual, like, folder) if like else to_transformers(dual, folder)
 
     if to == "onnx":
         to_onnx(opened, out)
@@ -60,11 +61,11 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     elif like:
         from diptych.models.io.sent_back import to_open_clip_like
 
-        to_open_clip_like(opened, like, out)
+        to_open_clip_like(dual, like, out)
     else:
         from diptych.models.io.open_clip_export import to_open_clip
 
-        to_open_clip(opened, out)
+        to_open_clip(dual, out)
     if not (out / "README.md").is_file() or to == "sentence-transformers":
         (out / "README.md").write_text(card(model, opened), encoding="utf-8")
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -44,7 +44,10 @@ _RUNS: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
 
 def run_of(model: Any) -> RunFolder | None:
     """The run that a model, or an address, is from; None for others."""
-    place = Path(model) if isinstance(model, str | Path) else _RUNS.get(model)
+    if isinstance(model, str | Path):
+        place: Path | None = Path(model)
+    else:  # what has no hash, as a plain dataclass, was opened by no `load`
+        place = _RUNS.get(model) if isinstance(model, Hashable) else None
     return RunFolder.open(place) if place is not None and (place / "run.json").is_file() else None
 
 

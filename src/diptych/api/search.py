@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.core.errors import RunError
+from diptych.core.errors import DiptychError, RunError
+from diptych.core.image import ImageSource
+from diptych.index.hits import Pictures, pictures_of
 
 if TYPE_CHECKING:
     from diptych.index.base import Index
 
-from diptych.api.data import read
+from diptych.api.data import read, read_recorded
 from diptych.api.models import load
 
 
@@ -45,9 +47,10 @@ def index(
         "model": str(model) if isinstance(model, str | Path) else "",
         "data": str(data) if isinstance(data, str | Path) else "",
     }
-    return wanted.build(
+    rows = read(data)
+    made = wanted.build(
         opened,
-        read(data),
+        rows,
         out,
         what=what,  # type: ignore[arg-type]
         overwrite=overwrite,
@@ -56,6 +59,8 @@ def index(
         source=source,
         **options,
     )
+    made.pictures = pictures_of(rows)
+    return made
 
 
 def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
@@ -66,10 +71,30 @@ def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
     from diptych.index.facts import read_facts
     from diptych.index.kinds import open_index as open_any
 
-    address = model or read_facts(Path(folder)).source.get("model", "")
+    facts = read_facts(Path(folder)).source
+    address = model or facts.get("model", "")
     if not address:
         raise RunError(f"{folder} was built from a model object: pass the model's address")
-    return open_any(folder, _searcher(address) if isinstance(address, str | Path) else address, url=url)
+    opened = open_any(folder, _searcher(address) if isinstance(address, str | Path) else address, url=url)
+    opened.pictures = _recorded_pictures(facts.get("data", ""), folder)
+    return opened
+
+
+def _recorded_pictures(address: str, folder: str | Path) -> Pictures | None:
+    """Of the data that the index was built from, which are opened when the first picture is asked for; None where they have no address."""
+    if not address or "://" in address:
+        return None
+    found: list[Pictures] = []
+
+    def picture(uid: str) -> ImageSource | None:
+        try:
+            if not found:
+                found.append(pictures_of(read_recorded(address, folder)))
+            return found[0](uid)
+        except DiptychError:  # the data moved: hits are still hits
+            return None
+
+    return picture
 
 
 def _searcher(address: str | Path, download: bool = False) -> Any:

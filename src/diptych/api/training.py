@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.core.config import from_plain, with_changes
 from diptych.core.contracts import Dataset, Recipe, Tuning
-from diptych.core.errors import DataError, RunError
+from diptych.core.errors import ConfigError, DataError, RunError
+from diptych.core.own_recipes import load_own, load_remembered, names_file, spelled_own
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder, refuse_occupied
 from diptych.worlds.address import HELD_OUT, as_drawn, dealt, split_names, training_rows
@@ -30,12 +31,13 @@ def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recip
     >>> recipe("clip", steps=10).steps
     10
     """
-    if isinstance(name, Recipe):
-        made = name
-    else:
-        kind = RECIPES.load(name)
-        made = kind.preset(preset)
+    made = name if isinstance(name, Recipe) else recipe_class(name).preset(preset)
     return with_changes(made, changes)
+
+
+def recipe_class(name: str) -> Any:
+    """The class of a recipe: a slug, a name that a package adds, or ``FILE.py:CLASS``."""
+    return load_own(name) if names_file(name) else RECIPES.load(name)
 
 
 def train(
@@ -47,6 +49,7 @@ def train(
     options: TrainOptions | None = None,
     init: str | Path = "",
     subset: str | Path | Sequence[str] = "",
+    columns: Mapping[str, Any] | None = None,
     hold_out: float = HELD_OUT,
     overwrite: bool = False,
     say: Say | None = None,
@@ -55,8 +58,9 @@ def train(
 ) -> RunFolder:
     """Train a recipe and return its run folder.
 
-    name     a slug, or a recipe object
+    name     a slug, "FILE.py:CLASS" (a recipe of your own), or a recipe object
     data     anything that `read` opens; with splits, the rows of "train" are used
+    columns  which columns of the data hold what, as `read` takes them: {"image": "where", "text": "says"}; the run remembers them
     hold_out  the share of data without splits that is held out by group, as "test", for the evaluation; 0 trains on every row
     options  seed, workers, precision, checkpoints (`diptych.train.options.TrainOptions`); options of that class may also be
              given among the changes: train("clip", "emoji", "runs/a", seed=1, workers=2, lr=2e-4). So may ways to tune
@@ -69,6 +73,7 @@ def train(
     say      gets the lines of the data report before the first step, and what starts from the weights
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
+    from diptych.train.best import watched
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
 
@@ -82,8 +87,8 @@ def train(
         options = replace(options, init=start_of(init))
         made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
     refuse_occupied(Path(out), overwrite=overwrite)
-    given = read(data)
-    whole = dealt(given, hold_out)
+    given = read(data, **(columns or {}))
+    whole = dealt(given, hold_out, val=bool(options.eval_every) or watched(options))
     uids = _uids(subset)
     rows = _limited(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
@@ -104,8 +109,13 @@ def train(
             (say or _unsaid)(line)
     source = data if isinstance(data, str | Path) else ""
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
+    if own_file := spelled_own(type(made)):
+        record["recipe"] = own_file
+    if columns and source:
+        record["columns"] = dict(columns)
     if whole is not given:
         record["held_out"] = float(hold_out)
+        record["held_out_val"] = "val" in split_names(whole)
     files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
     return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files, overwrite=overwrite)
 
@@ -113,9 +123,10 @@ def train(
 def _held_out_line(given: Any, whole: Any) -> str:
     """What became of data that have no held-out rows, for who trains on them; "" for those that have some."""
     if whole is not given:
-        count = whole.column("split").count("test")
+        counts = {name: whole.column("split").count(name) for name in whole.split_names if name != "train"}
+        parts = " and ".join(f"{count:,} as '{name}'" for name, count in counts.items())
         return (
-            f"'{given.name}' has no splits: {count:,} of {len(given):,} samples are held out as 'test', whole groups each "
+            f"'{given.name}' has no splits: of {len(given):,} samples are held out {parts}, whole groups each "
             "(hold_out=0 trains on every row)"
         )
     if [name for name in split_names(given) if name != "train"]:
@@ -213,7 +224,7 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []
     rows = _limited(training_rows(whole), whole, uids, folder.subset)
-    run_again = resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options), steps=steps)
+    run_again = resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options), kind=type(made), steps=steps)
     if steps:
         run_again.report.unlink(missing_ok=True)
         shutil.rmtree(run_again.records, ignore_errors=True)
@@ -222,7 +233,9 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
 
 def recipe_of(folder: RunFolder) -> Recipe:
     """The recipe of a run, as it was prepared."""
-    made: Recipe = from_plain(RECIPES.load(folder.state["slug"]), folder.config["recipe"])
+    own_file = folder.state.get("recipe", "")
+    kind = load_remembered(str(own_file), folder.path) if own_file else RECIPES.load(folder.state["slug"])
+    made: Recipe = from_plain(kind, folder.config["recipe"])
     return made
 
 
@@ -233,6 +246,7 @@ def estimate(
     preset: str = "tiny",
     options: TrainOptions | None = None,
     subset: str | Path | Sequence[str] = "",
+    columns: Mapping[str, Any] | None = None,
     hold_out: float = HELD_OUT,
     **changes: Any,
 ) -> dict[str, Any]:
@@ -241,7 +255,7 @@ def estimate(
     from diptych.train.options import TrainOptions
 
     made = recipe(name, preset=preset, **changes)
-    whole = dealt(read(data), hold_out)
+    whole = dealt(read(data, **(columns or {})), hold_out)
     rows = _limited(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())
@@ -281,13 +295,22 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
 
 def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
     """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
-    if not options.eval_every or "val" not in split_names(whole):
+    from diptych.train.best import SCORE, watched
+
+    asked = options.eval_every or watched(options)
+    if asked and "val" not in split_names(whole):
+        raise ConfigError(
+            f"'{whole.name}' has no split 'val' to evaluate on inside the run (expected one beside 'train'; data without splits get one, "
+            "unless they have too few groups)"
+        )
+    if not asked:
         return ()
     task, part = own_task(made, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
         result = task.score(task.predict(model, part))
-        return {name: metric.value for name, metric in result.metrics.items()}
+        found = {name: metric.value for name, metric in result.metrics.items()}
+        return {**found, SCORE: result.value if result.higher_is_better else -result.value} if watched(options) else found
 
     return ((f"{task.name}-val", ask),)
 

@@ -30,6 +30,7 @@ from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Dataset, Recipe, Task
 from diptych.core.errors import DiptychError, RunError
 from diptych.core.files import write_json
+from diptych.core.own_recipes import PREFIX
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.train.options import TrainOptions
@@ -56,7 +57,8 @@ class Job:
     @property
     def portable(self) -> bool:
         """Whether another process can be given the same: by addresses, without pickling anything."""
-        return bool(self.source) and type(self.recipe).__module__ != "__main__"
+        module = type(self.recipe).__module__
+        return bool(self.source) and module != "__main__" and not module.startswith(PREFIX)
 
 
 # ---------------------------------------------------------------- data

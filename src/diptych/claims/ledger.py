@@ -83,13 +83,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """That a claim, with a closure of this hash, has the trace that stands with its verdict."""
+    """That a claim, with a closure of this hash, has the trace that stands with its verdict.
+
+    respelled  why the declaration has another hash than the verdict's and still says the same: a field of a recipe was renamed, say
+    """
 
     claim: str
     date: str
     commit: str
     hash: str
     closure: str
+    respelled: str = ""
     checked: Literal["equal trace"] = "equal trace"
 
 
@@ -171,11 +175,31 @@ def claim_closure(claim: Claim) -> str:
 
 def state(folder: Path, claim: Claim, entry: Entry) -> State:
     """Whether a verdict still speaks about the code that is there."""
-    if entry.hash != claim.hash():
+    checks = [line for line in lines(path_of(folder, claim.key)) if isinstance(line, Check) and line.claim == claim.key]
+    if claim.hash() not in {entry.hash, *(check.hash for check in checks if check.respelled)}:
         return "stale"
-    closure = claim_closure(claim)
-    checked = {line.closure for line in lines(path_of(folder, claim.key)) if isinstance(line, Check) and line.claim == claim.key}
-    return "fresh" if closure == entry.closure or closure in checked else "changed"
+    return "fresh" if claim_closure(claim) in {entry.closure, *(check.closure for check in checks)} else "changed"
+
+
+def edits(claim: Claim, entry: Entry) -> list[str]:
+    """In what a declaration differs from the one that was judged, as far as its line says; the trace says the rest."""
+    pairs = {
+        "metric": (entry.metric, claim.metric),
+        "direction": (entry.higher_is_better, claim.higher_is_better),
+        "margins": ((entry.matters, entry.equivalence), (claim.margins.matters, claim.margins.equivalence)),
+        "arms": ((entry.baseline.name, entry.method.name), tuple(arm.name for arm in claim.arms)),
+        "controls": (sorted(side.name for side in entry.controls), sorted(arm.name for arm in claim.controls)),
+        "what is held equal": (sorted(entry.equal_budget), sorted(claim.equal_budget)),
+        "data": (entry.data, claim.data),
+        "number of seeds": (len(entry.seeds), claim.seeds),
+        "tuning seeds": (_tuned(entry, "seeds"), {arm.name: list(claim.tuning_seeds) for arm in claim.arms if arm.rates}),
+        "rates": (_tuned(entry, "rates"), {arm.name: [f"{rate:g}" for rate in arm.rates] for arm in claim.arms if arm.rates}),
+    }
+    return [f"{name}: {old} was judged, {new} is declared" for name, (old, new) in pairs.items() if old != new]
+
+
+def _tuned(entry: Entry, name: str) -> dict[str, list[Any]]:
+    return {arm: list(swept[name]) for arm, swept in entry.sweep.items()}
 
 
 def recomputed(entry: Entry) -> str:

@@ -51,6 +51,13 @@ class Check:
     slugs: Annotated[
         Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all that have a verdict when left out")
     ] = ()
+    respelled: Annotated[
+        str,
+        arg(
+            metavar="WHY",
+            help="of one claim: why its declaration is written differently than when it was judged, and says the same",
+        ),
+    ] = ""
     ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
@@ -174,23 +181,32 @@ def _check(argv: Sequence[str]) -> int:
     args = parse(Check, argv, "claims check", "Recomputes the trace of verdicts whose code has changed; seconds a claim.")
     found: list[dict[str, Any]] = []
     lines: list[str] = []
-    for claim in _chosen(args.slugs) if args.slugs else registry.every():
+    claims = _chosen(args.slugs) if args.slugs else registry.every()
+    if args.respelled and len(claims) != 1:
+        raise ConfigError(f"--respelled speaks about one claim, and {len(claims)} are named (expected SLUG/NAME)")
+    for claim in claims:
         entry = ledger.latest(args.ledger, claim.key)
         if entry is None:
             continue
         state, parted = ledger.state(args.ledger, claim, entry), list[str]()
-        if state == "changed":
-            parted = differences(entry.trace, trace(claim))
+        respelled = args.respelled if state == "stale" else ""
+        if state == "changed" or respelled:
+            parted = ledger.edits(claim, entry) or differences(entry.trace, trace(claim))
             rule = ledger.recomputed(entry)
             parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
             state = "stale" if parted else "fresh"
             if not parted:
                 check = ledger.Check(
-                    claim.key, datetime.now(UTC).date().isoformat(), tree().commit, claim.hash(), ledger.claim_closure(claim)
+                    claim.key,
+                    datetime.now(UTC).date().isoformat(),
+                    tree().commit,
+                    claim.hash(),
+                    ledger.claim_closure(claim),
+                    respelled,
                 )
                 ledger.append(ledger.path_of(args.ledger, claim.key), check)
         elif state == "stale":
-            parted = ["the claim itself was edited"]
+            parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
         found.append({"claim": claim.key, "state": state, "differences": parted})
         lines += [f"{claim.key:<{WIDTH}}{state}", *(f"  {words}" for words in parted[:5])]
     stale = any(row["state"] == "stale" for row in found)

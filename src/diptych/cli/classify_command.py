@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -18,7 +18,12 @@ from diptych.core.errors import ConfigError
 class Classify:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, hf:NAME or open_clip:ARCH/FILE")]
     images: Annotated[
-        Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
+        Positional[tuple[Path, ...]],
+        arg(
+            metavar="IMAGE ...",
+            help="picture files; of a model of clips, video files or folders of frames",
+            help_behavior_hint="(one or more)",
+        ),
     ]
     classes: Annotated[str, arg(help="names, with commas between them; '' asks a trained classifier for its own")] = ""
     templates: Annotated[str, arg(help="plain | one | seven | eighty, or a sentence with {}")] = "plain"
@@ -37,37 +42,18 @@ def main(argv: Sequence[str]) -> int:
     if names and len(names) < 2:
         raise ConfigError(f"--classes is {args.classes!r} (expected two names or more, with commas between them)")
     for path in args.images:
-        existing_file(path)
+        if not path.is_dir():
+            existing_file(path)
     import numpy as np
-    from scipy.special import softmax
 
     from diptych.api import load
-    from diptych.core.contracts import Classifier
-    from diptych.core.image import FileImage
-    from diptych.tasks._scoring.pair_scores import compared_by
-    from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 
     model = load(args.model, download=args.download)
-    images = [FileImage(path) for path in args.images]
     if args.prompts is not None:
         from diptych.models.pairs.prompted_embedder import PromptedEmbedder
 
         model = PromptedEmbedder.with_prompts(model, args.prompts)
-        names = names or tuple(model.classes)
-    if hasattr(model, "prompts"):
-        names = names or tuple(model.classes)
-        score_NK = softmax(model.scores(images, names), axis=1)
-    elif not names and isinstance(model, Classifier):
-        names, score_NK = tuple(model.classes), softmax(model.classify(images), axis=1)
-    elif not names:
-        raise ConfigError(
-            f"--classes is missing: '{args.model}' has no classes of its own (expected two names or more, with commas)"
-        )
-    elif compared_by(model, "auto") == "pairs":
-        score_NK = ZeroShot(templates=args.templates, ensemble="mean_scores").pair_scores(model, images, names)
-    else:
-        heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))
-        score_NK = model.embed_images(images) @ heads_KD.T
+    names, score_NK = _scores(args, model, names)
     answers = []
     for path, score_K in zip(args.images, score_NK, strict=True):
         best = np.argsort(-score_K, kind="stable")[: args.k]
@@ -77,3 +63,45 @@ def main(argv: Sequence[str]) -> int:
         for answer in answers
     ]
     return finish({"answers": answers}, lines, args.json)
+
+
+def _scores(args: Classify, model: Any, names: tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
+    """Names, and how well each fits each image [N, K], as this kind of model says it."""
+    from scipy.special import softmax
+
+    from diptych.core.contracts import Classifier, ClipScorer
+    from diptych.core.image import FileImage
+    from diptych.tasks._scoring.pair_scores import compared_by
+    from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
+
+    own = tuple(getattr(model, "classes", ()))
+    if not (names or own):
+        raise ConfigError(
+            f"--classes is missing: '{args.model}' has no classes of its own (expected two names or more, with commas)"
+        )
+    if isinstance(model, ClipScorer):
+        return names or own, softmax(model.score_clips([_clip(path) for path in args.images], names or own), axis=1)
+    for path in args.images:
+        existing_file(path)
+    images = [FileImage(path) for path in args.images]
+    if hasattr(model, "prompts"):
+        return names or own, softmax(model.scores(images, names or own), axis=1)
+    if not names and isinstance(model, Classifier):
+        return own, softmax(model.classify(images), axis=1)
+    if compared_by(model, "auto") == "pairs":
+        return names, ZeroShot(templates=args.templates, ensemble="mean_scores").pair_scores(model, images, names)
+    heads_KD = class_heads(ZeroShot(templates=args.templates).embed_classes(model, names))
+    return names, model.embed_images(images) @ heads_KD.T
+
+
+def _clip(path: Path) -> Any:
+    """A video file, an animated picture, or a folder of frames in order."""
+    from diptych.core.image import FileImage
+    from diptych.core.media import MediaItem
+    from diptych.data.read.media import parts_of
+
+    if not path.is_dir():
+        return MediaItem("clip", (FileImage(path),))
+    if not (names := parts_of(path)):
+        raise ConfigError(f"{path} holds no pictures (expected frames such as 0001.jpg)")
+    return MediaItem("clip", tuple(FileImage(path / name) for name in names))

@@ -32,6 +32,7 @@ class Compare:
     equal: Annotated[float, arg(help="arms closer than this count as equal; 0 takes --matters")] = 0.0
     out: Annotated[Path, arg(help="folder of the cells and of report.html")] = Path("runs/compare")
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of every recipe: batch_size=64 width=64")] = ()
+    dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
     workers: Annotated[int, arg(help="loader processes of a run")] = 0
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
@@ -48,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     from diptych.claims.spelling import listed, options
     from diptych.train.options import TrainOptions
 
+    if args.dry_run:
+        return _cost(args)
     comparison = compare(
         args.arms,
         args.data,
@@ -65,3 +68,27 @@ def main(argv: Sequence[str]) -> int:
     )
     page = comparison.report()
     return finish({**comparison.to_json(), "report": str(page)}, [*comparison.lines(), f"open {page}"], args.json)
+
+
+def _cost(args: Compare) -> int:
+    """Minutes of training, by a few real steps of each recipe; evaluation comes on top."""
+    from diptych.api import estimate
+    from diptych.api.comparison import recipe_of_arm
+    from diptych.claims.spelling import Budget, options
+
+    budget = Budget.parse(args.budget) if args.budget else None
+    minutes, lines, first = {}, [], 0
+    for words in args.arms:
+        made = recipe_of_arm(words, preset=args.preset, **options(args.set))
+        if made is None:
+            raise ConfigError(f"'{words}' is a model that is there: nothing would be trained (expected recipes with --dry-run)")
+        cost = estimate(made, args.data)
+        first = first or int(cost["steps"])
+        pace = float(cost["seconds_per_step"])
+        steps = budget.steps_of(made.batch_size, pace) if budget else first
+        minutes[words] = args.seeds * steps * pace / 60
+        lines.append(f"{words:<26}{args.seeds} seeds of {steps:,} steps at {pace:.3f} s: {minutes[words]:,.1f} minutes")
+    total = sum(minutes.values())
+    return finish(
+        {"minutes": minutes, "total": total}, [*lines, f"{'together':<26}{total:,.1f} minutes, and the evaluations"], args.json
+    )

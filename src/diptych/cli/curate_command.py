@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
     if not argv or argv[0].startswith("-"):
         if set(argv) & {"-h", "--help"}:
-            steps = "\n".join(f"  {slug:<21}{entry.about}" for slug, entry in OPERATORS.items())
+            steps = "\n".join(f"  {slug:<22}{entry.about}" for slug, entry in OPERATORS.items())
             print(f"usage: diptych curate SLUG IN OUT [--plan]        (diptych curate SLUG --help says more)\n\n{steps}")
             return 0
         raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(OPERATORS)})")

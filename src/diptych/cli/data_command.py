@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,17 +36,24 @@ class Columns:
     licence: str = ""
     language: Annotated[str, arg(help="a column, or a code such as en")] = ""
     root: Annotated[str, arg(help="the folder of the images, where they are not beside the data")] = ""
+    delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
     follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
 
     def given(self) -> dict[str, Any]:
-        given = {f.name: getattr(self, f.name) for f in fields(Columns) if getattr(self, f.name)}
-        if self.media:
-            pairs = [one.partition("=") for one in self.media]
-            if wrong := next(("".join(pair) for pair in pairs if not (pair[0] and pair[2])), ""):
-                raise ConfigError(f"--media {wrong} names no kind (expected COLUMN=KIND or ENDING=KIND, as npy=volume)")
-            given["media"] = {name: kind for name, _, kind in pairs}
-        return given
+        return given_columns(self)
+
+
+def given_columns(args: Any, names: Container[str] | None = None) -> dict[str, Any]:
+    """What was said about columns, as `read` takes it. names: those options of `Columns` that the command has; None: all."""
+    own = [f.name for f in fields(Columns) if names is None or f.name in names]
+    given = {name: getattr(args, name) for name in own if getattr(args, name)}
+    if "media" in given:
+        pairs = [one.partition("=") for one in given["media"]]
+        if wrong := next(("".join(pair) for pair in pairs if not (pair[0] and pair[2])), ""):
+            raise ConfigError(f"--media {wrong} names no kind (expected COLUMN=KIND or ENDING=KIND, as npy=volume)")
+        given["media"] = {name: kind for name, _, kind in pairs}
+    return given
 
 
 @dataclass(frozen=True)
@@ -92,10 +99,11 @@ class Export:
     format: Annotated[
         str,
         arg(
-            help="visual-genome | rlipv2 | hico-det | hico-det-pairs | v-coco | v-coco-hoia | vg150 | coco | psg | open-images | "
-            "open-images-csv"
+            help="csv | parquet | datasets | img2dataset (every column); or of scene graphs: visual-genome | rlipv2 | hico-det | "
+            "hico-det-pairs | v-coco | v-coco-hoia | vg150 | coco | psg | open-images | open-images-csv"
         ),
     ] = "coco"
+    split: Annotated[str, arg(help="only this split")] = ""
     no_images: Annotated[bool, arg(help="write the annotations alone")] = False
     json: JSON = False
 
@@ -113,7 +121,10 @@ def main(argv: Sequence[str]) -> int:
         "inspect": (_inspect, "what is in the data and what will go wrong in training"),
         "verify": (_verify, "every byte of a built folder against its hash"),
         "split": (_split, "train, val and test by group, into a built folder"),
-        "export": (_export, "regions and relations in a form that others read: HICO-DET, Visual Genome, PSG, ..."),
+        "export": (
+            _export,
+            "columns as CSV, Parquet, datasets or tars; regions and relations as HICO-DET, Visual Genome, PSG, ...",
+        ),
         "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
         "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be asked for again"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
@@ -201,13 +212,25 @@ def _split(argv: Sequence[str]) -> int:
 
 
 def _export(argv: Sequence[str]) -> int:
-    args = parse(Export, argv, "data export", "Write regions and relations, with their images, in a published form.")
+    args = parse(
+        Export,
+        argv,
+        "data export",
+        "Write every column as a table, tars or a data set, or scene graphs in a published form.",
+    )
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data export SRC OUT --format NAME")
     from diptych.api import read
+    from diptych.data.dataset import Pool
+    from diptych.data.export import FORMS, export_pool
     from diptych.data.graphs import write
 
-    data = read(args.source)
+    data = read(args.source, split=args.split)
+    if args.format in FORMS:
+        pool = data if isinstance(data, Pool) else data.to_pool()
+        count = export_pool(pool, args.out, args.format, images=not args.no_images)
+        payload = {"out": str(args.out), "format": args.format, "samples": count}
+        return finish(payload, [f"{args.out}: {count:,} samples as {args.format}"], args.json)
     samples = (data[row] for row in range(len(data)))
     written = write(samples, args.out, format=args.format, images=not args.no_images)
     payload = {"out": str(args.out), "format": written.format, "samples": written.samples}

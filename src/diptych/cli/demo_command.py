@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,9 @@ class Demo:
     seeds: Annotated[int, arg(help="runs of each recipe")] = 3
     recipes: Annotated[tuple[str, ...], arg(help="what is compared")] = ("clip", "locked")
     steps: Annotated[int, arg(help="steps of each run; 0 takes each recipe's own")] = 0
+    seconds: Annotated[
+        int, arg(help="what all of it may take: seeds and steps are cut to that, and what was cut is said; 0 cuts nothing")
+    ] = 360
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -43,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     whole = api.read(args.data)
     say(f"{whole.name}: {len(whole):,} samples")
     curated, steps = _curate(whole, args.out)
+    args, cut = _within(args, curated, time.perf_counter() - begin)
     sides = []
     results: dict[str, dict[str, list[float]]] = {}
     for recipe in args.recipes:
@@ -57,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     found = _search(sides[-1].runs[0].path, curated, args)
     story = Story(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
-        lead=f"Real data, {args.seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
+        lead=f"{cut}Real data, {args.seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
         f"Queries are {'the names of the pictures' if _queries(whole) else 'all texts of the pictures'}.",
         inspection=tuple(api.data_report(api.recipe(args.recipes[-1]), training_rows(curated), curated)),
         curation=tuple(steps),
@@ -70,7 +74,52 @@ def main(argv: Sequence[str]) -> int:
             mean, low, high = over_seeds(values)
             lines.append(f"{name:<16}{recipe:<8}text to image R@1 {mean:.3f} [{low:.3f}, {high:.3f}] over {len(values)} seeds")
     lines += [f"{spent_all:.1f} minutes", f"open {page}"]
-    return finish({"report": str(page), "results": results, "minutes": spent_all}, lines, args.json)
+    return finish({"report": str(page), "results": results, "minutes": spent_all, "cut": cut.strip()}, lines, args.json)
+
+
+TRAINING = 0.6
+"""The share of the time that goes to steps; the rest is for encoding, evaluation, the index and the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What fits: seeds a recipe, and the share of its own steps that each takes."""
+
+    seeds: int
+    share: float
+
+
+def cut_to(seconds: float, a_seed: float, seeds: int) -> Cut:
+    """What fits into so many seconds of steps, of which one seed of every recipe takes `a_seed`: fewer seeds first, then fewer steps.
+
+    >>> cut_to(200.0, 60.0, 3), cut_to(130.0, 60.0, 3), cut_to(30.0, 60.0, 3)
+    (Cut(seeds=3, share=1.0), Cut(seeds=2, share=1.0), Cut(seeds=1, share=0.5))
+    """
+    whole = min(seeds, int(seconds // a_seed)) if a_seed > 0 else seeds
+    return Cut(whole, 1.0) if whole >= 1 else Cut(1, seconds / a_seed)
+
+
+def _within(args: Demo, curated: Any, spent: float) -> tuple[Demo, str]:
+    """The same with as many seeds and steps as this machine does in time, by a few real steps of each recipe; and what was cut, in words.
+    What is there already goes on as it was begun."""
+    from diptych import api
+
+    if not args.seconds or any(args.out.glob("*-0/run.json")):
+        return args, ""
+    begin, a_seed, own = time.perf_counter(), 0.0, {}
+    for name in args.recipes:
+        cost = api.estimate(api.recipe(name, steps=args.steps) if args.steps else name, curated)
+        own[name] = int(cost["steps"])
+        a_seed += float(cost["seconds"])
+    left = args.seconds - spent - (time.perf_counter() - begin)
+    cut = cut_to(max(left, 1.0) * TRAINING, a_seed, args.seeds)
+    if cut == Cut(args.seeds, 1.0):
+        return args, ""
+    steps = {name: max(1, int(own[name] * cut.share)) for name in own}
+    what = f"{cut.seeds} of {args.seeds} seeds" + ("" if cut.share == 1.0 else f" and {cut.share:.0%} of the steps")
+    words = f"Cut to {args.seconds} seconds on this machine: {what}; the README's table is the full one (--seconds 0). "
+    say(words.strip())
+    return replace(args, seeds=cut.seeds, steps=0 if cut.share == 1.0 else min(steps.values())), words
 
 
 def _curate(whole: Any, out: Path) -> tuple[Any, list[tuple[str, int, int, float]]]:

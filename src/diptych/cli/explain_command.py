@@ -1,4 +1,4 @@
-"""``diptych explain align MODEL IMAGE "text" | words MODEL IMAGE``: why a model answers as it does."""
+"""``diptych explain align MODEL IMAGE "text" | words MODEL IMAGE | caption "text"``: why a model answers so, how captions are read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from diptych.cli.subcommands import dispatch
 
 SUBS = {
     "align": ("diptych.cli.explain_align", "which part of a picture each word of a text goes with"),
+    "caption": ("diptych.cli.explain_caption", "how a caption is read, and the wrong captions made of it"),
     "words": ("diptych.cli.explain_words", "which words a lexical model makes of a picture"),
 }
 """Name -> module with a `main`, imported when it is used, and a line about it."""

@@ -42,6 +42,9 @@ class Build:
     relations: Annotated[str, arg(help="graphs: relations to detect, with commas between them (those of training)")] = ""
     min_confidence: Annotated[float, arg(help="graphs: triplets below it are not kept (0.05)")] = UNSET
     url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
+    image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
+    text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
+    delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
     overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: JSON = False
@@ -116,7 +119,8 @@ def _build(argv: Sequence[str]) -> int:
     args = parse(Build, argv, "index build", "Embed data and make it searchable. A build that was stopped goes on where it was.")
     from diptych.api import index, read
 
-    data = read(args.data, split=args.split) if args.split else args.data
+    columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
+    data = read(args.data, split=args.split, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
     options["download"] = args.download

@@ -46,6 +46,8 @@ def for_the_shell(problem: str) -> str:
         value = "" if found[2].strip("'\"[]. ") in ("", "True") else " " + found[2].strip("'\"")
         return f"--{found[1].replace('_', '-')}{value}"
 
+    if not _OPTIONS & {"image", "text"} and (asked := re.search(r"\b(image|text)=COLUMN", problem)):
+        problem = problem.replace(asked[0], f"a data set built first: diptych data build SRC OUT --{asked[1]} COLUMN")
     names = "|".join(sorted(map(re.escape, _OPTIONS), key=len, reverse=True))
     return (
         re.sub(rf"(?<![\w:,./?&'\"-])({names})=(\[\.\.\.\]|True\b|'[^']*'|\"[^\"]*\"|[\w./-]*)", option, problem)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.output import finish, listed, parse
+from diptych.cli.output import existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
 
 
@@ -28,8 +28,7 @@ class Segment:
 def main(argv: Sequence[str]) -> int:
     args = parse(Segment, argv, "segment", "Say of every pixel which class it belongs to, with a model that segments.")
     for path in args.images:
-        if not path.is_file():
-            raise ConfigError(f"{path} does not exist")
+        existing_file(path)
     if not args.images:
         raise ConfigError("say which image: diptych segment MODEL IMAGE")
     import numpy as np

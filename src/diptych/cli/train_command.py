@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from diptych.cli.data_command import Columns, given_columns
 from diptych.cli.flat import changed, flat, pick
 from diptych.cli.output import finish, parse, say
 from diptych.core.contracts.tuning import Tuning
@@ -32,7 +33,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Train:
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug; `diptych systems` lists them")]
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug (`diptych systems` lists them), or FILE.py:CLASS")]
     data: Annotated[str, arg(help="emoji, world:scenes, a folder, a table, shards, ...")]
     out: Annotated[Path, arg(help="the run folder to make")] = Path()
     preset: Annotated[str, arg(help="tiny (for two cores), paper (the published configuration), or one of the recipe's own")] = (
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
         data = args.data or None
         return _finish(resume(args.resume, data=data, steps=args.steps), data=data, evaluation=True, as_json=args.json)
+    argv = _recipe_first(argv)
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
         built = ", ".join(RECIPES)
@@ -71,20 +73,34 @@ def main(argv: Sequence[str]) -> int:
     return _train(name, argv)
 
 
+def _recipe_first(argv: Sequence[str]) -> list[str]:
+    """``--recipe NAME`` says the same as NAME in the first place."""
+    words = list(argv)
+    for at, word in enumerate(words):
+        if word == "--recipe" and at + 1 < len(words):
+            return [words[at + 1], *words[:at], *words[at + 2 :]]
+        if word.startswith("--recipe="):
+            return [word.partition("=")[2], *words[:at], *words[at + 1 :]]
+    return words
+
+
 def _train(name: str, argv: Sequence[str]) -> int:
-    kind: Any = RECIPES.load(name)
+    from diptych.api.training import recipe_class
     from diptych.train.options import TrainOptions
 
+    kind: Any = recipe_class(name)
     preset = kind.preset(_preset(argv))
-    every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions())])
+    every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions()), (Columns, None)])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
     own = {key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")}
     options = TrainOptions(**own, tune=Tuning(**pick(Tuning, args)))
+    taken = {field.name for of in (Train, kind, TrainOptions) for field in fields(of)}
+    columns = given_columns(args, {field.name for field in fields(Columns)} - taken)
     if args.dry_run:
         from diptych.api import estimate
 
-        cost = estimate(recipe, args.data, options=options, subset=args.subset, hold_out=args.hold_out)
+        cost = estimate(recipe, args.data, options=options, subset=args.subset, columns=columns, hold_out=args.hold_out)
         return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
@@ -92,7 +108,14 @@ def _train(name: str, argv: Sequence[str]) -> int:
 
     talk = say if _main_process() else None
     asked = _asked(recipe, argv)
-    given = {"init": args.init, "subset": args.subset, "hold_out": args.hold_out, "overwrite": args.overwrite, "asked": asked}
+    given = {
+        "init": args.init,
+        "subset": args.subset,
+        "columns": columns,
+        "hold_out": args.hold_out,
+        "overwrite": args.overwrite,
+        "asked": asked,
+    }
     run = train(recipe, args.data, args.out, options=options, say=talk, **given)
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,28 @@ class ImageSource(Protocol):
     def read(self) -> bytes: ...
 
 
+class Viewable:
+    """What every image source can do beside giving its bytes: be looked at."""
+
+    __slots__ = ()
+
+    def pil(self) -> Any:
+        """The picture for PIL: RGB, upright, on white. Raises DecodeError for bytes that are no sound image."""
+        from PIL import Image
+
+        from diptych.core.media import MediaItem
+
+        return Image.fromarray(MediaItem("image", (self,)).decode(exact=True))  # type: ignore[arg-type]
+
+    def _repr_png_(self) -> bytes:
+        """For notebooks."""
+        file = io.BytesIO()
+        self.pil().save(file, "PNG")
+        return file.getvalue()
+
+
 @dataclass(frozen=True, slots=True)
-class FileImage:
+class FileImage(Viewable):
     """An image in a file of its own. `within`: a folder that links may not lead out of; None for a file that somebody named."""
 
     path: Path
@@ -41,7 +62,7 @@ class FileImage:
 
 
 @dataclass(frozen=True, slots=True)
-class SliceImage:
+class SliceImage(Viewable):
     """An image inside a larger file (a tar shard): `size` bytes from `offset`."""
 
     path: Path
@@ -67,7 +88,7 @@ class SliceImage:
 
 
 @dataclass(frozen=True, slots=True)
-class BytesImage:
+class BytesImage(Viewable):
     """An encoded image that is already in memory."""
 
     data: bytes
@@ -78,7 +99,7 @@ class BytesImage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ArrayImage:
+class ArrayImage(Viewable):
     """Decoded pixels, uint8 [H, W, 3] RGB or [H, W, 4] RGBA: rendered worlds and decoded caches. Never decoded again."""
 
     pixels_HWC: npt.NDArray[np.uint8]

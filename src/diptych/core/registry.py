@@ -137,6 +137,10 @@ RECIPES = Registry(
             "diptych.recipes.generation.codebook_captioner:CodebookCaptioner",
             "captions by the codes of image patches",
         ),
+        "concept_texts": (
+            "diptych.recipes.contrastive.concept_texts:ConceptTexts",
+            "captions and concepts that `curate cocu` found, as positives of an image",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",

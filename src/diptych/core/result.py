@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from diptych.core import shown
+
 TRAINING_ROWS = "training rows"
 """What rows are called that a model was trained on, wherever it is scored on them all the same."""
 
@@ -65,6 +67,30 @@ class Result:
     def higher_is_better(self) -> bool:
         """The direction of the metric that decides."""
         return self.metrics[self.main].higher_is_better
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a metric, the one that decides first."""
+        names = sorted(self.metrics, key=lambda name: name != self.main)
+        return [{"metric": name, **asdict(self.metrics[name])} for name in names]
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row a metric: value, interval, level of chance, unit."""
+        return shown.frame(self.rows())
+
+    def __repr__(self) -> str:
+        where = self.notes.get("data", {})
+        name = f" on {where['name']}" if isinstance(where, dict) and "name" in where else ""
+        head = f"Result({self.task} v{self.version}{name}: {self.main} {self.metrics[self.main]}"
+        return f"{head}, {self.n_items:,} items in {self.n_groups:,} groups)"
+
+    def _repr_html_(self) -> str:
+        return shown.table(
+            [
+                {"metric": row["metric"], "value": str(self.metrics[row["metric"]]), "chance": row["chance"]}
+                for row in self.rows()
+            ],
+            caption=repr(self),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; not-a-number becomes null, as JSON has none."""

@@ -33,6 +33,7 @@ class RunFolder:
     checkpoints/      step-00000120/ ... (train/checkpoint.py)
     model/            config.json, model.safetensors, tokenizer, README.md: what `dp.load` opens
     adapter/          low-rank adapters as `peft` reads them, where the run trained some
+    best/             the model of the best moment so far, while a run looks for it
     start/            the model as it was before the first step, where a run starts from weights; like model/
     snapshots/        models of earlier moments, where a recipe keeps some (after each task of a stream), each like model/
     records/          Parquet records of evaluations, one file a task and data set
@@ -144,6 +145,10 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
 
     @property
     def start(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from diptych.core import shown
 from diptych.core.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -66,6 +67,30 @@ class SceneGraph:
     def triplets(self) -> list[tuple[str, str, str]]:
         """(subject label, predicate, object label) for each relation, in order."""
         return [(self.regions[r.subject].label, r.predicate, self.regions[r.object].label) for r in self.relations]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a relation: subject, predicate, object, confidence, and the boxes of both in pixels."""
+        pairs = ((self.regions[r.subject], r, self.regions[r.object]) for r in self.relations)
+        return [
+            {
+                "subject": one.label,
+                "predicate": r.predicate,
+                "object": other.label,
+                "confidence": r.confidence,
+                "subject_box": tuple(one.box),
+                "object_box": tuple(other.box),
+            }
+            for one, r, other in pairs
+        ]
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row a relation."""
+        return shown.frame(self.rows())
+
+    def _repr_html_(self) -> str:
+        regions = ", ".join(dict.fromkeys(region.label for region in self.regions))
+        caption = f"{len(self.regions)} regions ({regions}), {len(self.relations)} relations"
+        return shown.table(self.rows()[: shown.SHOWN], caption=caption)
 
     def strongest(self, *, top: int, min_score: float = 0.0) -> SceneGraph:
         """At most `top` relations, the most confident first, none below `min_score`; regions of that score or with such a relation."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diptych.core import shown
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem, first_picture
@@ -103,7 +104,16 @@ class Pool:
     def __len__(self) -> int:
         return len(self._metadata)
 
-    def __getitem__(self, row: int) -> Sample:
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Pool: ...
+
+    def __getitem__(self, row: int | slice) -> Sample | Pool:
+        """The sample of a row, or the pool of some: ``pool[3]``, ``pool[:100]``."""
+        if isinstance(row, slice):
+            return self.select(range(len(self))[row])
         base = int(self._metadata.rows[row])  # IndexError past the end, as a sequence should
         string = self._metadata.string
         return Sample(
@@ -118,6 +128,10 @@ class Pool:
             self._metadata.extras(base),
             self._media.of(base) if self._media else {},
         )
+
+    def __contains__(self, uid: object) -> bool:
+        """Whether there is a sample of that uid."""
+        return pc.is_in(pa.scalar(str(uid)), value_set=self.arrow("uid")).as_py() is True
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[row] for row in range(len(self)))
@@ -339,3 +353,18 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"Pool({self.name!r}, {len(self):,} samples)"
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row a sample: every column, and `texts`, a list of strings."""
+        strings = [[text.string for text in sample.texts] for sample in self]
+        columns = {name: self.column(name) for name in self.column_names}
+        return shown.frame(
+            [{**{name: columns[name][row] for name in columns}, "texts": strings[row]} for row in range(len(self))]
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"": shown.thumbnail(sample.image), "uid": sample.uid, "texts": " | ".join(text.string for text in sample.texts[:3])}
+            for sample in self[: shown.SHOWN]
+        ]
+        return shown.table(rows, caption=repr(self), raw=("",))

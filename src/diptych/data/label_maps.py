@@ -66,7 +66,8 @@ class LabelMaps:
         if wrong.size:
             known = f"0..{len(self.classes) - 1}, or {IGNORE} to ignore a pixel"
             raise DataError(f"the label map of '{sample.uid}' holds {int(wrong[0])}", field=LABELS, expected=known)
-        return label_HW.astype(np.uint8)
+        found_HW: Labels = label_HW.astype(np.uint8)
+        return found_HW
 
     def _painted(self, sample: Sample, height: int, width: int) -> Labels:
         place = {name: number for number, name in enumerate(self.classes)}

@@ -31,8 +31,8 @@ from diptych.core.sample import Sample, Text
 from diptych.index.collection import Collection
 from diptych.index.disk import DiskFull, full_disk
 from diptych.index.door import Door, Inside
-from diptych.index.exact import Hit
 from diptych.index.facts import FILE, Facts, Info, read_facts
+from diptych.index.hits import Hits, Pictures
 from diptych.index.items import Block, What, image_items, text_items
 from diptych.index.places import drop_collection, new_collection, refuse_target, sweep
 from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Options, Part, SearchPlan, picture
@@ -57,6 +57,8 @@ class Index(ABC):
     """Whether it adds and subtracts the parts of a plan."""
     read_once: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold what was read of files that grow."""
+    pictures: Pictures | None = None
+    """The image of a uid, where the data are at hand: hits then show thumbnails in a notebook."""
     deepest: int = 0
     """How far down a ranking a search with `distinct` looks; 0 to its end. A service sets a limit, so that nobody can keep it busy."""
 
@@ -110,7 +112,7 @@ class Index(ABC):
 
     # ------------------------------------------------------------ searching
 
-    def answer(self, plan: SearchPlan) -> list[Hit]:
+    def answer(self, plan: SearchPlan) -> Hits:
         """The hits of a plan, best first; examples themselves are not among them.
 
         Raises ConfigError for what this kind of index cannot do, DataError for a uid that is not there.
@@ -119,7 +121,8 @@ class Index(ABC):
         if plan.only is None and not self.combines:
             raise ConfigError(f"an index of kind '{self.kind}' cannot add and subtract: ask with one text, one image or one uid")
         engine, columns = self._collection.engine, self._facts.columns
-        return hits_of(self.ranking(plan), plan, engine, columns, compare=self.compare, deepest=self.deepest)
+        found = hits_of(self.ranking(plan), plan, engine, columns, compare=self.compare, deepest=self.deepest)
+        return Hits(found, pictures=self.pictures)
 
     def check_mode(self, plan: SearchPlan) -> None:
         """Raise ConfigError unless the index has what the plan asks for beside its usual search."""
@@ -136,7 +139,7 @@ class Index(ABC):
     @overload
     def search(
         self, query: str | Path | bytes | ImageSource | Sample | Text, k: int = 10, **options: Unpack[Options]
-    ) -> list[Hit]: ...
+    ) -> Hits: ...
 
     @overload
     def search(self, query: Any, k: int = 10, **options: Unpack[Options]) -> Any: ...
@@ -155,19 +158,19 @@ class Index(ABC):
             return self.search_text(query, k, **options)
         return self.search_image(query, k, **options)
 
-    def search_text(self, text: str, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+    def search_text(self, text: str, k: int = 10, **options: Unpack[Options]) -> Hits:
         """The k items nearest to a text, best first. Options are those of `SearchPlan`."""
         return self.answer(SearchPlan((ByText(text),), k, **options))
 
-    def search_image(self, image: Any, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+    def search_image(self, image: Any, k: int = 10, **options: Unpack[Options]) -> Hits:
         """The k items nearest to an image, best first; the image itself, when it is in the index, is among them."""
         return self.answer(SearchPlan((ByImage(picture(image)),), k, **options))
 
-    def search_like(self, uid: str, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
+    def search_like(self, uid: str, k: int = 10, **options: Unpack[Options]) -> Hits:
         """The k items most like one that is there, without it."""
         return self.answer(SearchPlan((ByExamples((uid,)),), k, **options))
 
-    def search_vectors(self, query_QD: Unit, k: int = 10, **options: Unpack[Options]) -> list[list[Hit]]:
+    def search_vectors(self, query_QD: Unit, k: int = 10, **options: Unpack[Options]) -> list[Hits]:
         """The k items nearest to each unit vector, fewer when fewer satisfy `where`."""
         rows_QD = self.checked_vectors(np.asarray(query_QD, np.float32))
         return [self.answer(SearchPlan((ByVector(row_D),), k, **options)) for row_D in rows_QD]

@@ -150,6 +150,19 @@ class Measured:
         plain: dict[str, Any] = _clean(asdict(self))
         return plain
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each arm in each measure: its mean, and how it differs from the first arm."""
+        found = []
+        for measure in self.measures:
+            against = {contrast.arm: contrast for contrast in measure.contrasts}
+            for arm in self.arms:
+                row: dict[str, Any] = {"task": measure.task, "split": measure.split, "metric": measure.metric, "arm": arm}
+                row["mean"] = measure.mean(arm)
+                if (contrast := against.get(arm)) is not None:
+                    row |= {name: getattr(contrast, name) for name in ("difference", "low", "high", "p_holm", "verdict")}
+                found.append(row)
+        return found
+
     def differing_fields(self) -> dict[str, dict[str, Any]]:
         """Field -> arm -> value, for the fields of the configuration that are not equal in all arms; absent ones are left out."""
         names = list(dict.fromkeys(name for arm in self.arms for name in self.configs.get(arm, {})))

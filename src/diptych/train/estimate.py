@@ -43,7 +43,7 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
         raise ConfigError(f"stage '{phases[0].stage.name}' makes its own samples first: its cost cannot be measured beforehand")
     world = World(0, 1, choose_device(options.device))
     with tempfile.TemporaryDirectory() as scratch, deterministic():
-        log = Log(RunFolder(Path(scratch)), start=0, steps=0, tensorboard=False, progress=False, main=False)
+        log = Log(RunFolder(Path(scratch)), start=0, steps=0, progress=False, main=False)
         run = Training(recipe, data, options, world, RunFolder(Path(scratch)), log, phases)
         run.enter(phases[0])
         seconds = [_timed_step(run) for _ in range(min(1 + MEASURED, phases[0].stop))]

@@ -11,6 +11,7 @@ whole or not at all. SIGTERM and Ctrl-C finish the step, save, and leave the run
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,10 +29,12 @@ from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.core.signals import SignalWatch
 from diptych.train import checkpoint
+from diptych.train.best import best_so_far, given_up, pace, put_in_place, watched
+from diptych.train.boards import BOARDS
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import World, barrier, join_world
+from diptych.train.parallel import World, barrier, highest, join_world
 from diptych.train.peers import Lost, Peers, Verdict
 from diptych.train.precision import deterministic
 from diptych.train.stages import plan
@@ -40,7 +43,7 @@ from diptych.train.tuning.modified import deployable, save_adapters
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
-FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", "tensorboard", "progress", "silence"})
+FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", *BOARDS, "progress", "silence"})
 """Options that a resumed run may have otherwise."""
 
 
@@ -185,7 +188,7 @@ def _train(
                 folder,
                 start=start,
                 steps=phases[-1].stop,
-                tensorboard=options.tensorboard,
+                boards=[name for name in BOARDS if getattr(options, name)],
                 progress=options.progress,
                 main=world.main,
             ) as log,
@@ -224,7 +227,7 @@ def _note_end(folder: RunFolder, status: str, error: str | None = None, **more: 
 
 def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, begin: Checkpoint | None) -> bool:
     """The one loop, whatever the engine. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
-    options, hooks = run.options, run.hooks
+    options, hooks, every = run.options, run.hooks, pace(run.options, run.steps)
     first = begin.state["stage"] if begin else 0
     for phase in run.phases[first:]:
         resumed = begin is not None and phase.index == first
@@ -240,8 +243,10 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
                 hook.on_stage(run, phase.stage)
         run.restart_clock()
         while run.step < phase.stop:
-            if run.engine.descends and options.eval_every and run.step and run.step % options.eval_every == 0:
+            if run.engine.descends and every and run.step and run.step % every == 0:
                 evaluate(run, evaluators)
+                if _keep_best(run) and phase is run.phases[-1]:
+                    break
             if options.save_every and run.step and run.step % options.save_every == 0:
                 run.save()
             if stopped := run.stopped_by(stop.number):
@@ -268,11 +273,47 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
         hook.on_end(run)
     evaluate(run, evaluators)  # of what is deployed
     run.deploy_to(run.folder.model)
+    if watched(options) and run.folder.best.is_dir():
+        best = best_so_far(run.folder)
+        barrier(run.world)  # before the folder goes
+        if best is not None and best.step < run.step:
+            if run.world.main:
+                put_in_place(run.folder, run.folder.best)
+                run.journal.note(run.step, f"model/ is that of step {best.step:,}, the best by the split val")
+            return _without_best(run)
+        _without_best(run)
+    _save_adapters(run)
+    return True
+
+
+def _save_adapters(run: Training) -> None:
     if run.tuning.lora:
         whole = run.whole_model()
         if run.world.main:
             save_adapters(run.recipe, whole, run.tuning, run.folder)
+
+
+def _without_best(run: Training) -> bool:
+    """The folder of the best moment has done its work."""
+    if run.world.main:
+        shutil.rmtree(run.folder.best, ignore_errors=True)
+    barrier(run.world)
     return True
+
+
+def _keep_best(run: Training) -> bool:
+    """After an evaluation: keep the model where it is the best so far. Whether the run is to end, since nothing better came for long."""
+    if not watched(run.options):
+        return False
+    best = best_so_far(run.folder) if run.world.main else None
+    if highest(int(best is not None and best.step == run.step), run.world):
+        run.deploy_to(run.folder.best)
+        _save_adapters(run)
+        run.restart_clock()
+    ends = bool(highest(int(given_up(run.options, best)), run.world))
+    if ends and best is not None:
+        run.note(f"ended at step {run.step:,}: nothing better than step {best.step:,} in {best.since} evaluations")
+    return ends
 
 
 def evaluate(run: Training, evaluators: Sequence[Evaluator]) -> None:

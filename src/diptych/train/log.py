@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics.jsonl, quarantine.jsonl, TensorBoard, the progress bar. Only the main process writes."""
+"""What a run says about itself: metrics.jsonl, quarantine.jsonl, boards, the progress bar. Only the main process writes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import math
 import os
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from diptych.core.errors import MissingExtra
 from diptych.core.files import write_atomic
 from diptych.core.run_folder import RunFolder
+from diptych.train.boards import BOARDS, Board
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -23,7 +23,10 @@ class Log:
     On resume every line after step `start` goes, since those steps are done again: no step appears twice.
     """
 
-    def __init__(self, folder: RunFolder, *, start: int, steps: int, tensorboard: bool, progress: bool, main: bool) -> None:
+    def __init__(
+        self, folder: RunFolder, *, start: int, steps: int, progress: bool, main: bool, boards: Sequence[str] = ()
+    ) -> None:
+        """boards: names of `boards.BOARDS` that get the numbers too."""
         self.main = main
         self.evaluated = -1  # the last step with an evaluation in the file
         if not main:
@@ -31,7 +34,7 @@ class Log:
         self._folder = folder
         self._cut(start)
         self._metrics = folder.metrics_file.open("a", encoding="utf-8")
-        self._board = _board(folder.path / "tensorboard", start) if tensorboard else None
+        self._boards: list[Board] = [BOARDS[name](folder.path, start) for name in boards]
         self._bar = _Bar(start, steps) if progress and sys.stderr.isatty() else None
 
     def _cut(self, start: int) -> None:
@@ -48,10 +51,9 @@ class Log:
             self.evaluated = step
         self._metrics.write(_line({"step": step, "kind": kind, **values}))
         self._metrics.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {f"{kind}/{name}": float(value) for name, value in values.items() if isinstance(value, int | float)}
+        for board in self._boards if numbers else ():
+            board.write(numbers, step)
 
     def note(self, step: int, text: str) -> None:
         self.write(step, "note", text=text)
@@ -83,8 +85,8 @@ class Log:
         if not self.main:
             return
         self._metrics.close()
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -130,11 +132,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _board(folder: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtra("tensorboard", "track", needed_for="writing TensorBoard files") from error
-    return SummaryWriter(str(folder), purge_step=start + 1)

@@ -26,9 +26,16 @@ class TrainOptions:
                  "fp64" trains weights and batches in double precision, to compare runs to the last digits
     device       "auto" takes CUDA when there is one
     eval_every   steps between evaluations; 0 evaluates once, at the end
+    keep_best    at the end model/ holds the best moment by the split "val" and not the last one; it is kept in best/ meanwhile
+    early_stop   keep the best and end when `patience` evaluations in a row brought nothing better; evaluates 20 times a run
+                 where `eval_every` says nothing
+    patience     evaluations without a better one after which `early_stop` ends the run
     log_every    steps between lines of `metrics.jsonl`
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
+    tensorboard  event files in tensorboard/ of the run (extra track)
+    wandb        a run of Weights & Biases, by your own account and settings (extra wandb)
+    mlflow       a run of MLflow, at MLFLOW_TRACKING_URI or in mlruns/ (extra mlflow)
     silence      seconds without a sign of life from another process after which the run is stopped; 10 once it was asked to stop
     tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
@@ -44,11 +51,16 @@ class TrainOptions:
     precision: Precision = "auto"
     device: str = "auto"
     eval_every: int = 0
+    keep_best: bool = False
+    early_stop: bool = False
+    patience: int = 5
     log_every: int = 10
     shard: Shard = "none"
     bad_limit: float = 0.01
     silence: float = 60.0
     tensorboard: bool = False
+    wandb: bool = False
+    mlflow: bool = False
     progress: bool = True
     init: str = ""
     download: bool = False
@@ -60,6 +72,8 @@ class TrainOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)} (expected 0 or more)")
         if self.keep < 2:
             raise ConfigError(f"keep is {self.keep} (expected at least 2: a damaged checkpoint needs one before it)")
+        if self.patience < 1:
+            raise ConfigError(f"patience is {self.patience} (expected at least 1 evaluation)")
         if self.log_every < 1:
             raise ConfigError(f"log_every is {self.log_every} (expected at least 1)")
         if self.silence < 1.0:

@@ -34,18 +34,20 @@ def split_names(data: Any) -> list[str]:
     return list(getattr(data, "split_names", ()))
 
 
-def dealt(data: Any, share: float = HELD_OUT) -> Any:
+def dealt(data: Any, share: float = HELD_OUT, *, val: bool = False) -> Any:
     """Data without splits, with a share of their groups held out as "test": the same ones for the same samples, in whatever order.
+    val: as many again as "val", for evaluations inside a run.
 
     Data that have splits are taken as they are, and so are rendered worlds, data of too few groups, and those of which a few groups
-    hold nearly everything. share: 0 holds nothing out. Raises ConfigError for a share outside [0, 0.5].
+    hold nearly everything. share: 0 holds nothing out. Raises ConfigError for a share outside [0, 0.4].
     """
-    if not 0.0 <= share <= 0.5:
-        raise ConfigError(f"hold_out is {share:g} (expected a share between 0 and 0.5; 0 trains on every row)")
+    if not 0.0 <= share <= 0.4:
+        raise ConfigError(f"hold_out is {share:g} (expected a share between 0 and 0.4; 0 trains on every row)")
     if not share or not isinstance(data, Pool) or data.split_names or len({*data.groups}) < FEWEST:
         return data
     try:
-        made = split(data, {"train": 1.0 - share, "test": share})
+        parts = {"val": share, "test": share} if val else {"test": share}
+        made = split(data, {"train": 1.0 - sum(parts.values()), **parts})
     except ConfigError:  # one image ties all groups together
         return data
     held = made.column("split").count("test")

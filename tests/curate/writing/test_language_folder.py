@@ -13,9 +13,10 @@ import transformers
 
 from diptych.core.errors import ConfigError, DataError, MissingExtra
 from diptych.curate.writing.backends.gguf import GGUF
-from diptych.curate.writing.backends.language_folder import LanguageFolder, drawn_from, nucleus
+from diptych.curate.writing.backends.language_folder import LanguageFolder
 from diptych.curate.writing.opened import Wanted, open_backend
 from diptych.curate.writing.requests import Request, Sampling
+from diptych.curate.writing.sampling import drawn_from, nucleus
 
 SHORT = Sampling(max_tokens=12, stop=())
 
@@ -64,6 +65,16 @@ def test_the_nucleus_is_that_of_transformers(parity: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["decoder_folder", "seq2seq_folder"])
+def test_a_row_stops_at_its_stop_and_says_what_it_would_have_said(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = str(request.getfixturevalue(kind))
+    whole = LanguageFolder(folder, SHORT).write(requests())
+    stop = next(text[2] for text in (answer.text for answer in whole) if len(text) > 4)
+    cut = LanguageFolder(folder, Sampling(max_tokens=12, stop=(stop,))).write(requests())
+    assert [answer.text for answer in cut] == [answer.text.split(stop)[0] for answer in whole]
+    assert sum(a.written_tokens for a in cut) < sum(a.written_tokens for a in whole)
+
+
 def test_draws_follow_the_probabilities() -> None:
     chance_V = np.array([0.0, 0.5, 0.0, 0.3, 0.2])
     counts = np.bincount([drawn_from(chance_V, u) for u in np.linspace(0, 1, 1000, endpoint=False)], minlength=5)
@@ -101,5 +112,5 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError, match="is not there"):
         open_backend(f"gguf:{tmp_path}/no.gguf", wanted)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"no.gguf needs the package 'gguf': pip install 'diptych\[gguf\]'"):
+    with pytest.raises(MissingExtra, match=r"no.gguf needs the package 'gguf'.*diptych\[gguf\]"):
         _ = GGUF(str(tmp_path / "no.gguf"), SHORT).model

@@ -30,6 +30,10 @@ def test_every_probe_is_recognised_by_its_files(tmp_path: Path) -> None:
         assert format_of(folder) == name
         assert read(folder).notes[-1].startswith(f"read as {name}: ")
     assert format_of(tmp_path) == ""
+    other = tmp_path / "other"
+    (other / "data" / "Object").mkdir(parents=True)
+    (other / "examples.jsonl").write_text('{"image": "a.png", "text": "a cup"}\n', encoding="utf-8")
+    assert format_of(other) == "", "names that other data may have, too"
 
 
 def test_aro_cuts_pictures_to_their_boxes_and_keeps_each_file_apart(tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ def test_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
 def test_what_is_no_case_is_named(tmp_path: Path) -> None:
     (tmp_path / "examples.jsonl").write_text('{"id": 0}\nno json\n[1]\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"first problem: .*examples.jsonl, row 0: has no image_0"):
-        read_files(tmp_path)
+        read_files(tmp_path, format="winoground")
     (tmp_path / "examples.jsonl").unlink()
     (tmp_path / "swap_att.json").write_text('"text"', encoding="utf-8")
     with pytest.raises(DataError, match=r"swap_att.json: holds a str \(expected entries by number"):

@@ -286,3 +286,33 @@ def test_refused(base: Path, tmp_path: Path) -> None:
     recipe.deploy(recipe.model()).save(tmp_path / "prompted")
     with pytest.raises(ConfigError, match=r"a model of kind prompted \(expected a dual encoder"):
         small(tmp_path / "prompted").prepare(rows())
+
+
+def test_a_model_of_transformers_is_adapted(tmp_path: Path, parity: Any) -> None:
+    """Context of words before the first step: its own answers to the whole sentence, read from ids."""
+    import transformers
+
+    words = Tokenizer.train(["a photo of a red circle.", "a photo of a blue cross.", "a green square"], 300)
+    words.save(tmp_path / "clip")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": words.vocab_size, "max_position_embeddings": 32, "eos_token_id": 2, "bos_token_id": 1}
+    torch.manual_seed(0)
+    settings = transformers.CLIPConfig(
+        projection_dim=16, vision_config={**sizes, "image_size": 48, "patch_size": 16}, text_config=text
+    )
+    theirs = transformers.CLIPModel(settings).eval()
+    theirs.save_pretrained(tmp_path / "clip")
+    transformers.CLIPImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}).save_pretrained(
+        tmp_path / "clip"
+    )
+    recipe = replace(CoOp.tiny(), weights=f"hf:{tmp_path / 'clip'}", start="a photo of a", shots=1).prepare(rows())
+    model = recipe.model().eval()
+    encoded = words.encode([f"a photo of a {name}." for name in recipe.classes], 32)
+    ids, mask = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
+    with torch.no_grad():
+        pooled = theirs.text_model(input_ids=ids, attention_mask=mask.long()).pooler_output
+        expected = F.normalize(theirs.text_projection(pooled), dim=-1)
+        pairs = [(model.encode_classes(), expected)]
+    parity(
+        "coop", "context of words in a model of transformers", "transformers' CLIPModel on the sentence", pairs, tolerance=1e-5
+    )

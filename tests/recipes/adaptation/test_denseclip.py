@@ -424,6 +424,29 @@ def test_it_starts_from_a_trained_model_and_its_positions_grow(tmp_path: Path) -
     assert load(run.path).segment([scenes(1)[0].image])[0].shape == (64, 64)
 
 
+def test_a_residual_network_is_fine_tuned(tmp_path: Path) -> None:
+    """A small one: places of a picture of 64 pixels are 2 x 2, those of a crop of 96 are 3 x 3."""
+    words = Tokenizer.train(["circle", "square", "triangle", "star"], 300)
+    image = image_tower("resnet_clip_50", image_size=64, depths=(1, 1, 1, 1), width=8, heads=8, out=16)
+    text = text_tower("text_micro", vocab_size=words.vocab_size, length=24)
+    PairEmbedder(DualEncoder(image, text, width=16), DenseCLIP(image_size=64).preprocess, words, 24, "small").save(
+        tmp_path / "base"
+    )
+    recipe = small(weights=str(tmp_path / "base"), crop_size=96, heads=2).prepare(scenes(8))
+    torch.manual_seed(0)
+    model = recipe.model()
+    assert model.tap.tower.pool.position_PD.shape == (10, 256)
+    (step,) = batches(scenes(8), recipe, seed=0, stop=1)
+    found = recipe.features(model, step.batch)
+    assert found.score_NKHW is not None
+    assert found.score_NKHW.shape[2:] == (3, 3)
+    assert found.logit_NKHW.shape[2:] == (24, 24)
+    deployed = recipe.deploy(model.eval())
+    deployed.save(tmp_path / "model")
+    images = [scenes(1)[0].image]
+    np.testing.assert_array_equal(deployed.segment(images)[0], load(tmp_path / "model").segment(images)[0])
+
+
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
     whole = fit(small(shake=True, flip=True), scenes(8), tmp_path / "whole", OPTIONS)
     again = stopped_and_resumed(small(shake=True, flip=True), scenes(8), tmp_path, OPTIONS, step=2)

@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.api import load
+from diptych.cli.classify_command import main as classify
 from diptych.core.contracts import ClipEmbedder, ClipScorer
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.media import ArraySource, MediaItem
 from diptych.data.load.stream import batches
 from diptych.data.media.clip_views import ClipAugment, clip_views, read_frames, view_places
+from diptych.data.media.decode import encode_png
 from diptych.data.text.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.clip_layout import from_open_clip
@@ -399,6 +401,29 @@ def test_what_is_deployed_scores_as_training_did_and_views_average_softmax(tmp_p
             by_hand.append(model(shown).logit_NK.softmax(-1).numpy())
     np.testing.assert_allclose(several, np.mean(by_hand, 0), atol=1e-5)
     np.testing.assert_allclose(several.sum(1), 1, atol=1e-5)
+
+
+def test_the_command_names_folders_of_frames_and_animations(tmp_path: Path, capsys: Any) -> None:
+    data = clips(2)
+    recipe = small().prepare(clips(12))
+    torch.manual_seed(0)
+    model = recipe.deploy(recipe.model().eval())
+    model.save(tmp_path / "model")
+    frames = data[0].media["clip"].decode()
+    (tmp_path / "frames").mkdir()
+    for number, frame_HWC in enumerate(frames):
+        (tmp_path / "frames" / f"{number}.png").write_bytes(encode_png(frame_HWC))
+    assert classify([str(tmp_path / "model"), str(tmp_path / "frames"), "--json", "-k", "8"]) == 0
+    answer = json.loads(capsys.readouterr().out)["answers"][0]["classes"]
+    score_K = model.score_clips([data[0].media["clip"]], recipe.named)[0]
+    assert [c["name"] for c in answer] == [recipe.named[k] for k in np.argsort(-score_K)]
+    assert sum(c["score"] for c in answer) == pytest.approx(1, abs=1e-5)
+    few = MediaItem("clip", (ArraySource(frames[:4], "short"),))
+    with pytest.raises(DataError, match="the clip of 'short' has 4 frames"):
+        model.score_clips([few], recipe.named)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no pictures"):
+        classify([str(tmp_path / "model"), str(tmp_path / "empty")])
 
 
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:

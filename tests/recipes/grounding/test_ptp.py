@@ -185,7 +185,7 @@ def test_the_prompt_says_the_block_that_is_shown() -> None:
     from diptych.worlds.small_pairs import COLOURS
 
     data = rows(60)
-    recipe = small(crop=(0.8, 1.0), flip=True, prompts="moved").prepare(data)
+    recipe = small(crop=(0.8, 1.0), flip=True, flip_sides="ignore", prompts="moved").prepare(data)
     right = {name: [0, 0] for name in ("moved", "original")}
     for name in right:
         each = replace(recipe, prompts=name)
@@ -206,6 +206,25 @@ def test_the_prompt_says_the_block_that_is_shown() -> None:
     assert shares["original"] < 0.8
 
 
+def test_flips_look_at_left_and_right() -> None:
+    """Kept as it is, or with the words exchanged; the block that is named is right either way."""
+    from dataclasses import replace as changed
+
+    from diptych.core.contracts import Draw
+    from diptych.core.sample import Text
+    from diptych.data.media.decode import decode
+
+    sample = rows(4)[0]
+    sample = changed(sample, texts=(Text("a thing on the left", "en"),))
+    image = decode(sample.image)
+    for sides in ("keep", "swap", "ignore"):
+        recipe = small(flip=True, flip_sides=sides, crop=(1.0, 1.0), prompts="none")
+        shown = [recipe.shown_with_text(Draw(sample, np.random.default_rng(seed), image)) for seed in range(12)]
+        turned = [not np.array_equal(picture, image) for picture, _ in shown]
+        assert any(turned) == (sides != "keep")
+        assert all(("right" in text) == (sides == "swap" and flipped) for (_, text), flipped in zip(shown, turned, strict=True))
+
+
 def test_texts_follow_the_sheet() -> None:
     data = rows(8)
     strings = {
@@ -219,6 +238,8 @@ def test_texts_follow_the_sheet() -> None:
     assert not any("block" in text for text in next(iter(batches(bare, small().prepare(bare), seed=1, stop=1))).batch.strings)
     with pytest.raises(ConfigError, match="prompts is 'late'"):
         PTP(prompts="late")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"expected a vit_\* image tower and BLIP's text transformer"):
+        small(text_tower="text_clip")
     with pytest.raises(ConfigError, match="starts from fresh weights"):
         small().started(object())
 

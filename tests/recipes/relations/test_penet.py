@@ -303,6 +303,10 @@ def test_relations_start_from_the_layers_of_the_detector() -> None:
             torch.testing.assert_close(relater.model.state_dict()[part + name], tensor)
     started = small(setting="predcls", width=64).started(relater)
     assert (started.setting, started.relation_head) == ("predcls", recipe.relation_head)
+    assert started.prepare(ROWS) == started
+    elsewhere = Pool.from_samples([scene(Relation(0, "on", 1))], name="elsewhere")
+    with pytest.raises(ConfigError, match="other names than 'elsewhere'"):
+        PENet.tiny().started(relater).prepare(elsewhere)
     with pytest.raises(ConfigError, match="detection"):
         recipe.started(object())
 

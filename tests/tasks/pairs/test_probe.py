@@ -11,10 +11,11 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Sample, Text
 from diptych.data.probes.case import Case
 from diptych.tasks import find
-from diptych.tasks._scoring.caption_choices import credit, matched, probe_records, shares
+from diptych.tasks._scoring.caption_choices import credit, probe_records, shares
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks._scoring.text_scorers import bag_of_words, blind, constant, perfect
 from diptych.tasks.pairs.probe import Probe, cases_of, item_columns
+from diptych.tasks.pairs.winoground import scored
 from diptych.worlds.scenes import scenes
 
 TRUE = "a red circle left of a blue square"
@@ -54,11 +55,11 @@ def test_the_place_of_the_true_option_does_not_matter() -> None:
 
 
 def test_pairs_of_images_and_captions_count_as_published() -> None:
-    assert matched([[0.9, 0.1], [0.2, 0.8]]) == (True, True, True)
-    assert matched([[0.9, 0.1], [0.9, 0.95]]) == (True, False, False)
-    assert matched([[0.9, 0.9], [0.1, 0.95]]) == (False, True, False)  # a tie is not greater
+    assert scored(np.array([[0.9, 0.1], [0.2, 0.8]])) == (True, True, True)
+    assert scored(np.array([[0.9, 0.1], [0.9, 0.95]])) == (True, False, False)
+    assert scored(np.array([[0.9, 0.9], [0.1, 0.95]])) == (False, True, False)  # a tie is not greater
     rng = np.random.default_rng(0)
-    share = np.mean([matched(rng.random((2, 2))) for _ in range(20_000)], axis=0)
+    share = np.mean([scored(rng.random((2, 2))) for _ in range(20_000)], axis=0)
     assert share == pytest.approx([1 / 4, 1 / 4, 1 / 6], abs=0.01)
 
 

@@ -11,7 +11,7 @@ from diptych.claims.verdict import Margins
 from diptych.recipes.grounding.ptp import PTP
 from diptych.worlds.small_pairs import SIDE
 
-PAIRS, STEPS, BATCH = 3000, 300, 64
+PAIRS, STEPS, BATCH = 2000, 300, 32
 
 
 def claims() -> tuple[Claim, ...]:
@@ -20,8 +20,8 @@ def claims() -> tuple[Claim, ...]:
         image_tower="vit_micro",
         image_size=SIDE,
         width=32,
-        text_width=64,
-        text_layers=2,
+        text_width=48,
+        text_layers=1,
         pieces=400,
         crop=(1.0, 1.0),
         steps=STEPS,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -33,7 +33,7 @@ from diptych.curate.engine.parts import Parts
 from diptych.curate.experts.experts import OCR, Attributes, Things, from_regions
 from diptych.curate.experts.findings import FINDING, Finding, ordered, with_texts
 from diptych.curate.writing import fusing
-from diptych.curate.writing.requests import Answer, Request, TextBackend
+from diptych.curate.writing.requests import Request, TextBackend
 from diptych.curate.writing.step import Wish, Writes, Writing
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.variants import VARIANTS, variant_column
@@ -141,7 +141,7 @@ class FuseCap(Writes):
         return Curated(tuple(sorted(found)), drops, columns, time.perf_counter() - start, files, (*done.notes(), note))
 
     def _fuser(self, caption: Mapping[str, str]) -> TextBackend:
-        return Rules() if self.writer == RULES else self.backend(lambda: caption.values())
+        return fusing.Rules() if self.writer == RULES else self.backend(lambda: caption.values())
 
     def _seen(self, sample: Sample) -> list[Finding]:
         """What all experts find in one image."""
@@ -251,24 +251,6 @@ class FuseCap(Writes):
             if texts[uid] != caption[uid]
         }
         return {**columns, VARIANTS: variant_column(variants)} if variants else columns
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The fuser by rules as a backend: its text is in the request already."""
-
-    name = "rules of fusion"
-    identity = "fused-1"
-    terms = ""
-    at_once = 4096
-    calls = 1
-    kept = False
-
-    def tokens(self, text: str) -> int:
-        return len(text.split())
-
-    def write(self, requests: Sequence[Request]) -> list[Answer]:
-        return [Answer(one.caption, 0, self.tokens(one.caption)) for one in requests]
 
 
 _EXPERTS: dict[tuple[FuseCap, str], Any] = {}

@@ -121,7 +121,9 @@ class TagRelations:
         if not relations:
             raise ConfigError(f"{self.tagger} does not say which relations it was trained with (expected --relations PHRASE ...)")
         options = {name: getattr(self, name) for name in ("threshold", "per_pair", "per_image", "overlap")}
-        worker = TaggerWorker(self.tagger, tuple(relations), LabelLinker(self._paraphrases(), self.linking), options)
+        here = Path(self.tagger)
+        address = str(here.resolve()) if here.exists() else self.tagger  # workers elsewhere start in another folder
+        worker = TaggerWorker(address, tuple(relations), LabelLinker(self._paraphrases(), self.linking), options)
         worker.step = worker.made(model)
         return worker
 

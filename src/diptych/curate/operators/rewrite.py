@@ -27,7 +27,6 @@ import pyarrow.compute as pc
 from diptych.core.contracts import Curated, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng, keyed_seed
-from diptych.curate.engine.agreement import agreements
 from diptych.curate.engine.parts import Parts
 from diptych.curate.text.texts import texts_of
 from diptych.curate.writing import in_context
@@ -112,6 +111,8 @@ class Rewrite(Writes):
         if variants:
             columns[VARIANTS] = variant_column(variants)
         if self.match:
+            from diptych.curate.engine.agreement import agreements  # brings torch
+
             texts = {
                 sample.uid: [*(text.string for text in sample.texts), *(one["string"] for one in variants.get(sample.uid, ()))]
                 for sample in (data[row] for row in range(len(data)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from diptych.curate.experts.findings import Finding
 from diptych.curate.text.ngram import words_of
 from diptych.curate.text.plurals import mention
 from diptych.curate.writing.backends.grammar import listed, with_articles
+from diptych.curate.writing.requests import Answer, Request
 
 PLAIN_WORDS = frozenset(
     {
@@ -104,6 +106,32 @@ def prompt(caption: str, findings: Sequence[Finding]) -> str:
         f"its own words, add nothing else, and answer with the caption alone, on one line.\n\nCaption: {' '.join(caption.split())}\n"
         f"Found:\n{things}Merged caption:"
     )
+
+
+def merging(caption: str, sentence: str) -> str:
+    """What a language model is asked where there is a caption and a sentence from elsewhere, and nothing else (RealSyn, 2502.12513)."""
+    return (
+        "Merge an image caption and a related sentence into one fluent caption of the image. Keep what can be seen, and answer with the "
+        f"caption alone, on one line.\n\nCaption: {' '.join(caption.split())}\nSentence: {' '.join(sentence.split())}\nMerged caption:"
+    )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The fuser by rules as a backend: its text is in the request already."""
+
+    name = "rules of fusion"
+    identity = "fused-1"
+    terms = ""
+    at_once = 4096
+    calls = 1
+    kept = False
+
+    def tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def write(self, requests: Sequence[Request]) -> list[Answer]:
+        return [Answer(one.caption, 0, self.tokens(one.caption)) for one in requests]
 
 
 def missing_or_new(caption: str, findings: Sequence[Finding], text: str) -> str:

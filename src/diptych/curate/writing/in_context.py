@@ -96,7 +96,7 @@ def _style(name: str, given: object, file: Path | None) -> Style:
             good = isinstance(rows, list) and len(rows) >= SHOWN and all(_row(row, least, exact=kind == "pairs") for row in rows)
             if good:
                 texts = tuple(tuple(row) for row in rows or [])
-                return Style(pairs=texts) if kind == "pairs" else Style(groups=texts)  # type: ignore[arg-type]  # of two, checked above
+                return Style(pairs=texts) if kind == "pairs" else Style(groups=texts)
     raise DataError(
         "has no examples",
         file=file,
@@ -106,5 +106,6 @@ def _style(name: str, given: object, file: Path | None) -> Style:
 
 
 def _row(row: object, least: int, *, exact: bool) -> bool:
-    there = isinstance(row, list) and len(row) >= least and all(isinstance(text, str) and text.strip() for text in row)
-    return there and (not exact or len(row) == least)
+    if not isinstance(row, list) or len(row) < least or (exact and len(row) != least):
+        return False
+    return all(isinstance(text, str) and text.strip() for text in row)

@@ -16,9 +16,7 @@ from pathlib import Path
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.registry import TEXT_BACKENDS
 from diptych.curate.writing.backends.endpoint import Endpoint
-from diptych.curate.writing.backends.gguf import GGUF
 from diptych.curate.writing.backends.grammar import Grammar
-from diptych.curate.writing.backends.language_folder import LanguageFolder
 from diptych.curate.writing.backends.ngram import NGramRewriter
 from diptych.curate.writing.requests import Sampling, TextBackend
 
@@ -82,6 +80,8 @@ def open_folder(wanted: Wanted) -> TextBackend:
         raise DataError(
             "is not a folder of transformers", file=path, expected="folder:PATH with config.json and model.safetensors"
         )
+    from diptych.curate.writing.backends.language_folder import LanguageFolder  # brings torch
+
     return LanguageFolder(
         str(path.resolve()), wanted.sampling, context=wanted.context, at_once=wanted.at_once, terms=wanted.terms
     )
@@ -91,6 +91,8 @@ def open_gguf(wanted: Wanted) -> TextBackend:
     path = Path(wanted.rest).expanduser()
     if not path.is_file():
         raise DataError("is not there", file=path, expected="gguf:FILE")
+    from diptych.curate.writing.backends.gguf import GGUF  # brings torch
+
     return GGUF(str(path.resolve()), wanted.sampling, context=wanted.context, at_once=wanted.at_once, terms=wanted.terms)
 
 

@@ -102,4 +102,5 @@ def shaken(image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _linear(image_HWC: Pixels, factor: float, more: float) -> Pixels:
-    return np.clip(image_HWC * factor + more, 0, 255).astype(np.uint8)
+    changed_HWC: Pixels = np.clip(image_HWC * factor + more, 0, 255).astype(np.uint8)
+    return changed_HWC

@@ -23,7 +23,11 @@ AREAS = ("Attribute", "Object", "Relation")
 
 
 def holds(folder: Path) -> bool:
-    return any((folder / top / area).is_dir() for top in ("corpus/v1", "data") for area in AREAS)
+    """By its corpus, or by JSON files in the folders of all three areas."""
+    if any((folder / "corpus" / "v1" / area).is_dir() for area in AREAS):
+        return True
+    patterns = ("*.json", "*/*.json", "*/*/*.json")
+    return all(any(any((folder / "data" / area).glob(pattern)) for pattern in patterns) for area in AREAS)
 
 
 def read(folder: Path, name: str, root: Path | None = None, within: str | None = None) -> Pool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from diptych.core.errors import DataError
 from diptych.core.json_text import parse_json
+from diptych.core.paths import open_file
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.graphs.find import SUFFIXES, read_text
@@ -24,12 +25,18 @@ FILE = "examples.jsonl"
 _FIELDS: dict[str, tuple[type, ...]] = {
     "id": (int, str), "image_0": (str,), "image_1": (str,), "caption_0": (str,), "caption_1": (str,)
 }  # fmt: skip
+LONGEST = 2**16  # bytes of a line that is looked at
 TAGS = ("tag", "secondary_tag", "collapsed_tag")
 ROLES: tuple[list[Role], list[Role]] = (["true", "false"], ["false", "true"])
 
 
 def holds(folder: Path) -> bool:
-    return _file(folder) is not None
+    """By the first line of the file, whose name others may have, too."""
+    file = _file(folder)
+    if file is None:
+        return False
+    with open_file(file) as lines:
+        return b'"caption_0"' in lines.readline(LONGEST)
 
 
 def read(folder: Path, name: str, root: Path | None = None, within: str | None = None) -> Pool:

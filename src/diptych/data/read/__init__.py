@@ -15,7 +15,6 @@ from pathlib import Path
 from diptych.core.errors import DataError
 from diptych.core.files import restore
 from diptych.core.paths import fault_of, leads_out, spelled
-from diptych.core.sample import Sample
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
@@ -24,9 +23,11 @@ from diptych.data.probes import FORMATS as PROBES
 from diptych.data.probes import format_of as probe_of
 from diptych.data.probes import read_probe
 from diptych.data.read.coco import read_json
+from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.look import Look, look, tables_of
+from diptych.data.read.objects import read_object
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
 from diptych.data.read.wanted import Wanted
@@ -34,6 +35,9 @@ from diptych.data.shards.build import open_built
 from diptych.data.shards.mark import is_built, refuse_unfinished
 
 ANNOTATIONS = (".json", ".csv", ".h5", ".txt")
+A_SOURCE = (
+    "a path, a datasets.Dataset, a DataFrame, an Arrow table, a data set of torch, or a list of pairs, of rows or of Sample"
+)
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -53,21 +57,24 @@ def read(
     name: str = "",
     format: str = "",
     follow_links: bool = False,
+    delimiter: str = "",
 ) -> Pool:
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe
-              (ARO, SugarCrepe, VL-Checklist, Winoground), a folder
-              made by `build`, "emoji", a `datasets` object, or a list of `Sample`
+              (ARO, SugarCrepe, VL-Checklist, Winoground), a folder of HTML or Markdown documents with their pictures, a folder
+              made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set
+              of torch, a list of pairs (image, text), of dicts, or of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:
               ``{"points": "cloud"}``, ``{"npy": "volume"}``
     uid, group, split, licence, origin (where a sample comes from: its `source`)
-              columns (or JSON keys) with these; a folder's sub-folders answer to "folder"
+              columns (or JSON keys) with these; a folder's sub-folders answer to "folder", also as `text`: classes
     language  a column, or a code such as "en" for all texts
     root      the folder that image paths are relative to
+    delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
     format    one of `data.graphs.FORMATS` or `data.probes.FORMATS`, where a folder of scene graphs is not recognised or holds two forms
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
@@ -85,16 +92,18 @@ def read(
         source=origin,
         language=language,
         follow_links=follow_links,
+        delimiter=delimiter,
     )
     folder = Path(root) if root is not None else None
     if isinstance(source, Pool):
         return source.named(name) if name else source
     if is_hub(source):
         return read_hub(source, wanted, name=name or "datasets")
-    if isinstance(source, list | tuple) and source and all(isinstance(item, Sample) for item in source):
-        return Pool.from_samples(source, name=name or "samples")
     if not isinstance(source, str | Path):
-        raise DataError(f"cannot read a {type(source).__name__}", expected="a path, a datasets.Dataset or a list of Sample")
+        made = read_object(source, wanted, name=name, root=folder)
+        if made is None:
+            raise DataError(f"cannot read a {type(source).__name__}", expected=A_SOURCE)
+        return made
     if source == "emoji":
         return _emoji(name)
     address = str(source)
@@ -163,6 +172,8 @@ def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool
         return read_tars(_own(tars, path, wanted), wanted, name=name)
     if chosen := format_within(path):
         return _graphs(path, wanted, name, root, chosen)
+    if not found.sidecar and not tables and (documents := documents_of(path)):
+        return read_documents(path, documents, name=name, within=wanted.within(path))
     if found.image and (found.sidecar or not tables):
         return read_folder(path, wanted, name=name)
     if len(tables) == 1 or (tables and len({file.suffix for file in tables}) == 1 and tables[0].suffix == ".parquet"):

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.errors import DataError, DecodeError
-from diptych.core.image import BytesImage, FileImage, ImageSource
+from diptych.core.image import BytesImage, FileImage, ImageSource, Viewable
 from diptych.data.dataset import Pool
 from diptych.data.read.assemble import Found, assemble
 from diptych.data.read.wanted import IMAGE_NAMES, Wanted
 
 
 @dataclass(frozen=True, slots=True)
-class HubImage:
+class HubImage(Viewable):
     """The image of one row; the row is fetched when the bytes are asked for."""
 
     rows: Any

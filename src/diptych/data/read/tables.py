@@ -25,6 +25,7 @@ from diptych.data.read.wanted import OTHER_NAMES, Wanted, choose
 from diptych.data.shards.sidecar import fields_of
 from diptych.data.utf8 import utf8_rows
 
+DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 
 
@@ -104,7 +105,19 @@ def load_table(path: Path, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Se
     data = _bytes(path)
     if suffix in (".jsonl", ".ndjson"):
         return _load_jsonl(path, data, bad)
-    return _load_csv(path, data, "\t" if suffix == ".tsv" else ",", wanted, bad)
+    return _load_csv(path, data, "\t" if suffix == ".tsv" else _delimiter(path, data, wanted), wanted, bad)
+
+
+def _delimiter(path: Path, data: bytes, wanted: Wanted) -> str:
+    """What stands between the fields of a .csv: what is wanted, the comma, or, where a header has none, what makes the most fields."""
+    if wanted.delimiter:
+        named = {"tab": "\t", "\\t": "\t"}.get(wanted.delimiter, wanted.delimiter)
+        if len(named) != 1:
+            raise DataError(f"delimiter is {wanted.delimiter!r}", file=path, expected="one character, or 'tab'")
+        return named
+    line = data[:100_000].decode("utf-8", "replace")
+    fields = {mark: len(next(csv.reader(io.StringIO(line), delimiter=mark), [])) for mark in DELIMITERS}
+    return "," if fields[","] > 1 else max(DELIMITERS, key=lambda mark: fields[mark])
 
 
 def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:

@@ -35,6 +35,7 @@ ORIGINS = {
     "label": "label",
     "class": "label",
     "class_name": "label",
+    "folder": "label",
 }
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
@@ -45,7 +46,7 @@ class Wanted:
     table, or an ending of file names, to a medium.
 
     `language` is a column, or a code such as "en" that holds for every text. `follow_links`: whether links may lead out of the folder
-    that was given.
+    that was given. `delimiter`: of .csv files, "" for what the header shows.
     """
 
     image: str | None = None
@@ -58,6 +59,7 @@ class Wanted:
     language: str | None = None
     media: Mapping[str, str] | None = None
     follow_links: bool = False
+    delimiter: str = ""
 
     @classmethod
     def of(
@@ -67,13 +69,14 @@ class Wanted:
         media: Mapping[str, str] | None = None,
         *,
         follow_links: bool = False,
+        delimiter: str = "",
         **others: str | None,
     ) -> Wanted:
         if isinstance(text, str):
             text = {text: ""}
         elif text is not None and not isinstance(text, Mapping):
             text = dict.fromkeys(text, "")
-        return cls(image, text, media=media, follow_links=follow_links, **others)
+        return cls(image, text, media=media, follow_links=follow_links, delimiter=delimiter, **others)
 
     def within(self, folder: object) -> str | None:
         """The folder that links may not lead out of, or None where they may."""

@@ -17,7 +17,6 @@ from diptych.models.layers.feature_queue import FeatureQueue
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.matcher import Read, drawn
 from diptych.models.towers.outputs import Tower
-from diptych.objectives.gather import all_gather
 
 
 class Blip(nn.Module):
@@ -139,9 +138,8 @@ class BlipTraining(nn.Module):
         )
 
     @torch.no_grad()
-    def remember_(self, features: BlipFeatures, group_B: Tensor, *, momentum: float) -> None:
-        """The copy follows, and the keys of all processes enter the queues."""
+    def remember_(self, key_image_ND: Tensor, key_text_ND: Tensor, group_N: Tensor, *, momentum: float) -> None:
+        """The copy follows, and keys enter the queues: give those of all processes, so that each has the same."""
         self.momentum.average_("copy", self.blip, momentum)
-        group_N = all_gather(group_B).flatten()
-        for queue, key_ND in ((self.image_queue, features.key_image_ND), (self.text_queue, features.key_text_ND)):
-            queue.push_(all_gather(key_ND).flatten(0, 1), group_N)
+        self.image_queue.push_(key_image_ND, group_N)
+        self.text_queue.push_(key_text_ND, group_N)

@@ -54,7 +54,7 @@ class SemanticHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         total_BCHW = self.scales[0](levels[0])
-        for scale, level in zip(self.scales[1:], levels[1:], strict=True):  # type: ignore[arg-type]
+        for scale, level in zip(self.scales[1:], levels[1:], strict=True):
             total_BCHW = total_BCHW + F.interpolate(scale(level), size=total_BCHW.shape[2:], mode="bilinear", align_corners=False)
         logit_BKHW: Tensor = self.classify(self.dropout(total_BCHW))
         return logit_BKHW

@@ -62,7 +62,7 @@ class PromptSettings:
             if strange:
                 raise UnknownName("class", strange, known, hint="each class has a context of its own, so no other can be read")
             raise ConfigError("a context of its own for each class needs all classes of training, in their order")
-        options: dict[str, Any] = {"context": self.count, "placement": self.placement, "tail": self.tail}
+        options: dict[str, Any] = {"context": self.count, "placement": self.placement, "tail": self.tail, "words": self.words}
         return class_prompts(names, tokenizer, length, **options)
 
 

@@ -17,17 +17,20 @@ CLASSES = {
     "blip_vision_model": "BlipVisionModel",
     "chinese_clip_vision_model": "ChineseCLIPVisionModel",
     "clip_vision_model": "CLIPVisionModel",
+    "groupvit_vision_model": "GroupViTVisionModel",
     "siglip_vision_model": "SiglipVisionModel",
 }
 """`model_type` of a vision configuration -> the class of transformers that has its parts."""
+
+NO_CLASS_TOKEN = ("siglip_vision_model", "groupvit_vision_model")
 
 
 class TransformersImage(Tower):
     """Square images [B, 3, image_size, image_size] through an image encoder of transformers; the pooled vector is the encoder's own.
 
     `config` is the encoder's configuration as a dict, as under "vision_config" in its config.json. Tokens are the last feature map, row by
-    row, or the patches without the class token. EfficientNets (ALIGN) have batch norm, which reads the whole batch of a process: with
-    gradient caching it normalises within a chunk.
+    row, or the patches without the class token; of GroupViT the groups of the last stage. EfficientNets (ALIGN) have batch norm, which
+    reads the whole batch of a process: with gradient caching it normalises within a chunk.
     """
 
     def __init__(self, *, config: dict[str, Any], image_size: int | None = None) -> None:
@@ -52,6 +55,6 @@ class TransformersImage(Tower):
         if tokens.ndim == 4:
             tokens_BPD = tokens.flatten(2).transpose(1, 2)
         else:
-            tokens_BPD = tokens if self.net.config.model_type == "siglip_vision_model" else tokens[:, 1:]
+            tokens_BPD = tokens if self.net.config.model_type in NO_CLASS_TOKEN else tokens[:, 1:]
         mask_BP = tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool)
         return Tokens(tokens_BPD, mask_BP, answer.pooler_output)

@@ -7,8 +7,8 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
        (lower half), bert_b, bert_l (fresh weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
 
-vit, dense and transformer are these with every size given; hf_image, open_clip_image and open_clip_text are what other libraries' models
-are opened with (`models/io/foreign.py`).
+vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another; hf_image,
+open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign.py`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -79,6 +79,18 @@ def _open_clip_text(
     return OpenClipText(config=config, width=width, quick_gelu=quick_gelu, encoder=encoder, length=length)
 
 
+def _headed_image(*, inner: dict[str, Any], hidden: int, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.headed import HeadedTower
+
+    return HeadedTower(image_tower(**inner), hidden)
+
+
+def _headed_text(*, inner: dict[str, Any], hidden: int, vocab_size: int | None = None, length: int | None = None) -> Tower:
+    from diptych.models.towers.headed import HeadedTower
+
+    return HeadedTower(text_tower(**inner), hidden)
+
+
 IMAGE: dict[str, Preset] = {
     "vit": (VisionTransformer, {}),
     "dense": (DenseViT, {}),
@@ -116,6 +128,7 @@ IMAGE: dict[str, Preset] = {
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
     "hf_image": (_hf_image, {}),
+    "headed_image": (_headed_image, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
 TEXT: dict[str, Preset] = {
@@ -149,6 +162,7 @@ TEXT: dict[str, Preset] = {
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
     "open_clip_text": (_open_clip_text, {}),
+    "headed_text": (_headed_text, {}),
 }
 
 

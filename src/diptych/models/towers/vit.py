@@ -56,6 +56,8 @@ class VisionTransformer(Tower):
         self.image_size, self.width = image_size, width
         by_class, count = pool == "class", (image_size // patch) ** 2
         self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=patch_bias)
+        self.style: nn.Module | None = None
+        """What changes the patches [B, P, D] before they get their places; none, unless a recipe puts one there (MixStyle)."""
         self.class_token_D = nn.Parameter(torch.randn(width) * width**-0.5) if by_class else None
         self.position_PD = nn.Parameter(torch.randn(count + int(by_class), width) * width**-0.5)
         self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
@@ -70,6 +72,8 @@ class VisionTransformer(Tower):
             expected = ["B", 3, self.image_size, self.image_size]
             raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
         x_BPD = self._embedded(image_BCHW)
+        if self.style is not None:
+            x_BPD = self.style(x_BPD)
         if self.class_token_D is not None:
             x_BPD = torch.cat([self.class_token_D.to(x_BPD.dtype).expand(x_BPD.shape[0], 1, -1), x_BPD], dim=1)
         x_BPD = self.norm_before(x_BPD + self.position_PD.to(x_BPD.dtype))

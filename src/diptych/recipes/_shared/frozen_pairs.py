@@ -16,8 +16,9 @@ from diptych.core.contracts import Dataset, Draws, Recipe
 from diptych.core.errors import DataError
 from diptych.core.image import ImageSource
 from diptych.core.rows import Rows
-from diptych.data.load.batch import TensorBatch, choose_text, group_ids
+from diptych.data.load.batch import TensorBatch, group_ids
 from diptych.data.load.features import FeatureTable, Vectors
+from diptych.data.text.variants import UNIFORM, TextDraw
 from diptych.models.io import weights
 from diptych.recipes._shared.pairs import F, M, positives, strings_of
 
@@ -37,6 +38,7 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
 
     encoder_size   side of the images that the image encoder gets, in pixels; the default trades a little quality for speed
     language       texts of this language or of an unknown one; "" takes all
+    text_draw      which of several texts of an image a step reads: `TextDraw`, whose fields are options of their own
     """
 
     image_encoder: str = "efficientnet-lite0"
@@ -44,6 +46,7 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
     encoder_size: int = 112
     text_length: int = 64
     language: str = "en"
+    text_draw: TextDraw = UNIFORM
     data_fingerprint: str = field(default="", metadata={"prepared": True})
 
     def prepare(self, data: Dataset) -> Self:
@@ -68,7 +71,7 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
     def batch(self, draws: Draws) -> FeatureBatch:
         """The features of each image and of one of its texts."""
         image_BD = table(self, "images").rows([draw.sample.uid for draw in draws])
-        text_BE = table(self, "texts").rows([choose_text(draw, self.language).string for draw in draws])
+        text_BE = table(self, "texts").rows([self.text_draw(draw, self.language).string for draw in draws])
         return FeatureBatch(torch.from_numpy(image_BD), torch.from_numpy(text_BE), group_ids(draws))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -42,9 +43,9 @@ class NegativeRecipe(EncoderRecipe[DualEncoder, NegativeBatch, HardPairs]):
     hard_images: str = ""
     common_words: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
+    @abstractmethod
     def negatives_of(self, draw: Draw, text: str) -> Sequence[str]:
         """Wrong texts for the text that this draw shows; none where none can be made."""
-        raise NotImplementedError
 
     def positives_of(self, draw: Draw, text: str) -> Sequence[str]:
         """Further right texts, of which the first is read; none is the text again."""

@@ -214,7 +214,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Four vectors before the names, no augmentation, 40 passes at ten times the rate: a minute after the image vectors. Give a trained
+        """Four vectors before the names, no augmentation, 40 passes: a minute after the image vectors. Give a trained
         model as `weights`."""
         return cls(
             image_tower="vit_micro",
@@ -227,7 +227,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
             context=4,
             shots=16,
             passes=40,
-            lr=2e-2,
+            lr=2e-3,
         )
 
     @classmethod

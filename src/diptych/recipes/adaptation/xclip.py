@@ -217,10 +217,9 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
             jitter=0.0,
             grey=0.0,
             batch_size=16,
-            steps=300,
-            lr=3e-4,
-            warmup=20.0,
-            new_rate=3.0,
+            steps=1500,
+            lr=2e-4,
+            warmup=50.0,
         )
 
     @classmethod

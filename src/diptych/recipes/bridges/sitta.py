@@ -120,7 +120,8 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
 
     @property
     def decode_size(self) -> int:
-        return self.joint().preprocess.size
+        """0, which asks for whole pictures, until `prepare` knows the image-text model."""
+        return self.joint().preprocess.size if self.image_folder else 0
 
     def batch(self, draws: Draws) -> WordsBatch:
         preprocess = self.joint().preprocess

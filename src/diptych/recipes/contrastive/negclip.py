@@ -11,6 +11,7 @@ from torch import Tensor
 from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError
 from diptych.data.text.english.swaps import SWAPS, Swap, swaps
+from diptych.data.text.english.tagger import spacy_tagger, tag
 from diptych.data.text.negative_texts import NegativeBatch, chosen
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import wide_info_nce
@@ -36,6 +37,7 @@ class NegCLIP(NegativeRecipe):
                 "none", which are controls
     kinds       which kinds of swap
     published_swaps  every pair of a kind, also such that leave the meaning or no sentence
+    spacy       the name of an installed spaCy model that tags the texts, as published (en_core_web_sm); "" takes the built-in tagger
     """
 
     slug = "negclip"
@@ -44,6 +46,7 @@ class NegCLIP(NegativeRecipe):
     negatives: Negatives = "swaps"
     kinds: tuple[Swap, ...] = SWAPS
     published_swaps: bool = False
+    spacy: str = ""
 
     batch_size: int = 512
     epochs: float = 10.0
@@ -65,7 +68,8 @@ class NegCLIP(NegativeRecipe):
 
     def negatives_of(self, draw: Draw, text: str) -> Sequence[str]:
         if self.negatives == "swaps":
-            found = swaps(text, draw.rng, kinds=self.kinds, published=self.published_swaps, articles=self.articles)
+            tagger = spacy_tagger(self.spacy) if self.spacy else tag
+            found = swaps(text, draw.rng, kinds=self.kinds, published=self.published_swaps, articles=self.articles, tagger=tagger)
             return chosen(draw.rng, list(found.values()), self.negatives_each)
         if self.negatives == "texts":
             return self.written(draw)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
-from diptych.core.contracts import Draw, Tuning
+from diptych.core.contracts import Dataset, Draw, Tuning
 from diptych.core.errors import ConfigError
-from diptych.data.text.english.structured import analogies, checked_lists, replaced_by_rule, word_lists
+from diptych.data.text.english.structured import Lists, analogies, checked_lists, replaced_by_rule, whole_word, word_lists
 from diptych.data.text.negative_texts import NegativeBatch, chosen
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.negatives import NegativeRecipe
+from diptych.recipes._shared.negatives import LOOKED_AT, NegativeRecipe
+from diptych.recipes._shared.pairs import strings_of
 from diptych.recipes._shared.presets import SMALL_CLIP
 
 Negatives = Literal["rules", "texts", "both", "random_words", "none"]
@@ -44,6 +45,7 @@ class SVLC(NegativeRecipe):
     positives        "none", "analogies" by rules, "texts" of origin "rewrite" or written by curation
     types            which lists; empty takes all
     word_lists       a JSON file {type: [words]}; "" takes ours
+    data_words       a word is replaced only by such that the training texts have: others give themselves away by being never right
     published_rules  find words inside words, replace every place where their letters stand, and take synonyms for wrong
     in_contrastive   wrong texts join the contrastive loss, too
     negative_weight  factor of the choice among an image's own texts
@@ -59,11 +61,13 @@ class SVLC(NegativeRecipe):
     positives: Positives = "none"
     types: tuple[str, ...] = ()
     word_lists: str = ""
+    data_words: bool = False
     published_rules: bool = False
     in_contrastive: bool = True
     negative_weight: float = 1.0
     symmetric: bool = False
     rank: int = 4
+    listed_words: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
     batch_size: int = 512
     epochs: float = 5.0
@@ -80,6 +84,25 @@ class SVLC(NegativeRecipe):
             raise ConfigError(f"positives is {self.positives!r} (expected none | analogies | texts)")
         if self.negatives in ("rules", "both"):
             checked_lists(word_lists(self.word_lists), self.types)
+
+    def prepare(self, data: Dataset) -> Self:
+        """Learns the vocabulary, the common words, and which words of the lists the texts have, each where it is used."""
+        ready = super().prepare(data)
+        if not self.data_words or self.listed_words:
+            return ready
+        texts = list(strings_of(data, self.texts_of, stride=max(1, len(data) // LOOKED_AT), language=self.language))
+        found = tuple(
+            word for words in self._lists().values() for word in words if any(whole_word(word).search(text) for text in texts)
+        )
+        return replace(ready, listed_words=tuple(dict.fromkeys(found)))
+
+    def _lists(self) -> Lists:
+        """The lists in use; with `data_words` only what the training texts have of them."""
+        lists = checked_lists(word_lists(self.word_lists), self.types)
+        if not self.listed_words:
+            return lists
+        known = set(self.listed_words)
+        return {kind: tuple(word for word in words if word in known) for kind, words in lists.items()}
 
     def tuning(self) -> Tuning:
         return Tuning(lora=str(self.rank)) if self.rank else Tuning()
@@ -101,9 +124,13 @@ class SVLC(NegativeRecipe):
         return self._by_rule(draw, text) if by_rule else self.written(draw)
 
     def _by_rule(self, draw: Draw, text: str) -> list[str]:
-        lists = checked_lists(word_lists(self.word_lists), self.types)
         _, made = replaced_by_rule(
-            text, draw.rng, count=self.negatives_each, lists=lists, published=self.published_rules, articles=self.articles
+            text,
+            draw.rng,
+            count=self.negatives_each,
+            lists=self._lists(),
+            published=self.published_rules,
+            articles=self.articles,
         )
         return made
 

@@ -16,11 +16,13 @@ from diptych.data.load.batch import PairBatch, choose_text, group_ids, pixels
 from diptych.data.media import boxed_views
 from diptych.data.text.cleaning import cleaned
 from diptych.data.text.position_prompts import block_of, prompt, run_together, with_prompt
+from diptych.data.text.sides import other_sides, sided
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.text import BlipText
 from diptych.models.pairs.matcher import Matched
 from diptych.models.towers.towers import image_tower
+from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.fused_pairs import matching
@@ -56,7 +58,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     augment      "rand": BLIP's two operations out of ten, half of the time each
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
-    text_...     of the text transformer
+    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
     """
 
     slug = "ptp"
@@ -80,6 +82,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
+    text_places: int = 512
     dropout: float = 0.1
 
     image_tower: str = "vit_b16"
@@ -101,6 +104,11 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             raise ConfigError(f"prompts is {self.prompts!r} (expected moved | original | none)")
         if self.same_group == "positive":
             raise ConfigError("same_group is 'positive' (expected mask | negative)")
+        if self.text_tower != "blip" or self.text_pooling is not None or not self.image_tower.startswith("vit"):
+            raise ConfigError(
+                f"towers are {self.image_tower} and {self.text_tower}, text_pooling {self.text_pooling} "
+                "(expected a vit_* image tower and BLIP's text transformer)"
+            )
         if self.regions < 1 or self.attributes < 0 or not 0 <= self.momentum <= 1:
             raise ConfigError(
                 f"regions is {self.regions}, attributes {self.attributes}, momentum {self.momentum} (expected 1 or more, 0 or more, 0..1)"
@@ -114,7 +122,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         text = BlipText(
             vocab_size=self.words().vocab_size,
             image_width=tower.token_width,
-            length=512 if self.text_width == 768 else self.text_length,
+            length=max(self.text_places, self.text_length),
             width=self.text_width,
             layers=self.text_layers,
             heads=self.text_heads,
@@ -143,17 +151,22 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         height, width = image_HWC.shape[:2]
         original = None if region is None else block_of(region.box, width, height)
         picture = boxed_views.cropped((image_HWC, region.box if region else None), self.image_size, draw.rng, self.crop)
+        name = "" if region is None else self._name(region)
         if self.flip and draw.rng.random() < 0.5:
-            picture = boxed_views.mirrored(picture)
+            says_side = sided(caption) or sided(name)
+            if not says_side or self.flip_sides != "keep":
+                picture = boxed_views.mirrored(picture)
+            if says_side and self.flip_sides == "swap":
+                caption, name = other_sides(caption), other_sides(name)
         if self.augment == "rand":
             picture = boxed_views.augmented(picture, draw.rng)
         shown_HWC, box = picture
         if region is None:
             return shown_HWC, cleaned(caption, self.words_alone)
         if self.prompts == "original":
-            return shown_HWC, run_together(caption, prompt(original, self._name(region)), words=self.words_alone)
+            return shown_HWC, run_together(caption, prompt(original, name), words=self.words_alone)
         moved = None if box is None else block_of(box, self.image_size, self.image_size)
-        said = prompt(moved, self._name(region))
+        said = prompt(moved, name)
         return shown_HWC, with_prompt(caption, said, caption_words=self.caption_words, prompt_words=self.prompt_words)
 
     def _caption(self, draw: Draw) -> str:
@@ -220,7 +233,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         return {"temperature": features.temperature_1.detach(), "alpha": features.alpha_1.detach()}
 
     def after_update(self, model: BlipTraining, features: BlipFeatures, batch: PairBatch, progress: float) -> None:
-        model.remember_(features, batch.group_B, momentum=self.momentum)
+        keys = (all_gather(key_ND).flatten(0, 1) for key_ND in (features.key_image_ND, features.key_text_ND))
+        model.remember_(*keys, all_gather(batch.group_B).flatten(), momentum=self.momentum)
         with torch.no_grad():
             model.temperature_1.clamp_(0.001, 0.5)
             model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
@@ -243,6 +257,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             text_width=128,
             text_layers=2,
             text_heads=4,
+            text_places=32,
             dropout=0.0,
             attributes=1,
             crop=(0.7, 1.0),
@@ -258,6 +273,6 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
 
     @classmethod
     def paper(cls) -> Self:
-        """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer. CLIP's vocabulary takes the place of BERT's word pieces,
-        which are not at hand without a download; `--tokenizer FOLDER` takes them."""
-        return cls()
+        """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
+        the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them."""
+        return cls(flip_sides="ignore")

@@ -129,6 +129,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     detector: DetectorShape = field(default_factory=DetectorShape)
     sampling: PairSampling = field(default_factory=PairSampling)
     corpus: str = field(default="", metadata={"prepared": True})
+    start_names: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
         if self.trains not in ("relations", "detector", "both"):
@@ -139,13 +140,18 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     # ------------------------------------------------------------ names and pictures
 
     def prepare(self, data: Dataset) -> Self:
-        """The names of the data and how often each occurs."""
-        if self.corpus:
-            return self
-        names = CorpusNames.of(data)
-        if not names.relations:
-            raise DataError(f"no image of '{data.name}' has a relation", field="relations", expected="scene graphs")
-        return replace(self, corpus=json.dumps(names.to_json(), ensure_ascii=False, separators=(",", ":")))
+        """The names of the data and how often each occurs. Weights to start from must know the same ones."""
+        made = self
+        if not made.corpus:
+            names = CorpusNames.of(data)
+            if not names.relations:
+                raise DataError(f"no image of '{data.name}' has a relation", field="relations", expected="scene graphs")
+            made = replace(made, corpus=json.dumps(names.to_json(), ensure_ascii=False, separators=(",", ":")))
+        if made.start_names and made.start_names != _written(made.lists):
+            raise ConfigError(
+                f"the weights to start from know other names than '{data.name}' (expected --vocabulary, or the data they were trained on)"
+            )
+        return made
 
     @property
     def names(self) -> CorpusNames:
@@ -297,7 +303,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             coupled_decay=bool(self.momentum),
             schedule="step",
             drop_at=self.lr_drops,
-            # Everything decays but biases, norms and the scale of the cosines among it.
+            # Everything decays but biases: norms and the scale of the cosines too, as released.
             rules=(*(Rule(name, lr_scale=0.0) for name in (*frozen, *unused)), Rule(r"bias$", decay=False), Rule("", decay=True)),
         )
 
@@ -308,10 +314,6 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
         if not isinstance(model, GraphRelater):
             raise ConfigError(
                 f"{getattr(model, 'name', model)} is no network of penet (expected one of its runs, --preset detection say)"
-            )
-        if model.lists != self.lists:
-            raise ConfigError(
-                f"{model.name} knows other names than the data (expected --vocabulary, or the data it was trained on)"
             )
         spec = dict(model.model.detector.backbone.spec)
         shape = model.model.shape
@@ -324,6 +326,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             image_size=model.images.size,
             longest=model.images.longest or self.longest,
             square=model.images.square,
+            start_names=_written(model.lists),
         )
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -429,6 +432,10 @@ def _one_predicate(draw: Draw) -> Draw:
         return draw
     chosen = tuple(each[int(draw.rng.integers(len(each)))] for each in found.values())
     return replace(draw, sample=replace(draw.sample, relations=chosen))
+
+
+def _written(lists: LabelLists) -> str:
+    return json.dumps([lists.objects, lists.relations])
 
 
 @lru_cache(maxsize=8)

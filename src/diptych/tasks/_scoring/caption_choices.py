@@ -70,22 +70,6 @@ def first_credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
     return float(roles[counted[best]] == "true")
 
 
-def matched(score_22: npt.ArrayLike) -> tuple[bool, bool, bool]:
-    """Two images [rows] with a caption each [columns]: (text, image, both) as Winoground counts them, everything strictly greater.
-
-    Text: each image prefers its own caption. Image: each caption prefers its own image. Guessing gets 1/4, 1/4 and 1/6.
-
-    >>> matched([[0.9, 0.1], [0.8, 0.85]])
-    (True, True, True)
-    >>> matched([[0.9, 0.1], [0.9, 0.95]])
-    (True, False, False)
-    """
-    s = np.asarray(score_22, np.float64)
-    text = bool(s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0])
-    image = bool(s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1])
-    return text, image, text and image
-
-
 def probe_records(
     cases: Sequence[Case], scores: Sequence[npt.ArrayLike], aside: Mapping[str, Sequence[npt.ArrayLike]]
 ) -> pa.Table:

@@ -18,6 +18,14 @@ TRUE = "true"
 """Beside the names of the options, what the true one is called where no option bears that name."""
 
 
+def beats(one: float, other: float, ties: rk.Ties, *, first: bool) -> float:
+    """Whether a score is above another: 1 or 0; of equal ones 1/2 where ties are shared, else what the policy says. first: the one stands
+    before the other."""
+    if one != other:
+        return float(one > other)
+    return {"expected": 0.5, "pessimistic": 0.0, "optimistic": 1.0, "index": float(first)}[ties]
+
+
 def placed(score_L: npt.ArrayLike, option: int, depth: int, ties: rk.Ties = "expected") -> float:
     """How far an option is among the first `depth`: 1 or 0 where no tie matters, else the share of the orders of those that tie.
 

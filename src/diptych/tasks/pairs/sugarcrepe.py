@@ -17,6 +17,7 @@ from diptych.data.probes.sugarcrepe import KINDS
 from diptych.index.embed import embed_texts
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.caption_choices import ASIDE, Counting, Floats, credits
+from diptych.tasks._scoring.placing import beats
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
 from diptych.worlds.scene_probes import SceneFacts
@@ -120,13 +121,6 @@ class SugarCrepe:
         wanted = [kind for kind in sorted(kinds) if metric in ("macro", kind, kind.partition("_")[0])]
         kind_N = np.array(records.column("kind").to_pylist())
         return np.stack([np.where(kind_N == kind, right_N, np.nan) for kind in wanted], axis=1) if wanted else None
-
-
-def beats(one: float, other: float, ties: rk.Ties, *, first: bool) -> float:
-    """Whether a score is above another; a tie is worth what `ties` says. first: this option is listed before the other."""
-    if one != other:
-        return float(one > other)
-    return {"expected": 0.5, "pessimistic": 0.0, "optimistic": 1.0, "index": float(first)}[ties]
 
 
 def all_true(records: pa.Table, ties: rk.Ties) -> Floats:

@@ -18,6 +18,7 @@ from diptych.core.result import Metric, Result
 from diptych.data.probes.case import stored_cases
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.placing import beats
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare
 
@@ -139,12 +140,6 @@ def scored(score_22: Floats, ties: rk.Ties = "pessimistic") -> tuple[float, floa
     (1.0, 0.0, 0.0)
     """
     s = score_22
-
-    def above(one: float, other: float, first: bool) -> float:
-        if one != other:
-            return float(one > other)
-        return {"expected": 0.5, "pessimistic": 0.0, "optimistic": 1.0, "index": float(first)}[ties]
-
-    text = above(s[0, 0], s[0, 1], True) * above(s[1, 1], s[1, 0], False)
-    image = above(s[0, 0], s[1, 0], True) * above(s[1, 1], s[0, 1], False)
+    text = beats(s[0, 0], s[0, 1], ties, first=True) * beats(s[1, 1], s[1, 0], ties, first=False)
+    image = beats(s[0, 0], s[1, 0], ties, first=True) * beats(s[1, 1], s[0, 1], ties, first=False)
     return text, image, text * image

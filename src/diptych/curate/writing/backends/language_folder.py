@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import transformers
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from diptych.core.config import config_hash
 from diptych.core.errors import ConfigError
 from diptych.curate.writing.requests import Answer, Request, Sampling
+from diptych.curate.writing.sampling import drawn_from, nucleus
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.io.folder import fingerprint
@@ -95,6 +95,7 @@ class LanguageFolder:
         pad, end = self.vocabulary.pad_id, self.vocabulary.end_id
         id_BL = torch.tensor([[pad] * (longest - len(row)) + row for row in ids])
         mask_BL = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
+        start = 1 if self.model.reads_and_writes else longest  # the decoder's start token, or the prompt
         steps: list[Any] = [EachDraws(self.sampling, seeds)] if self.sampling.temperature > 0 else []
         found = self.model.inner.generate(
             input_ids=id_BL,
@@ -108,10 +109,10 @@ class LanguageFolder:
             eos_token_id=end,
             pad_token_id=pad,
             logits_processor=transformers.LogitsProcessorList(steps),
+            stopping_criteria=transformers.StoppingCriteriaList([Stopped(self.sampling, self.vocabulary, start)]),
         )
-        skipped = 1 if self.model.reads_and_writes else longest
-        rows = [row[skipped:] for row in found.tolist()]
-        return [row[: row.index(end)] if end in row else row for row in rows]
+        rows = [row[start:] for row in found.tolist()]
+        return [_unpadded(row[: row.index(end)] if end in row else row, pad) for row in rows]
 
 
 class EachDraws(transformers.LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
@@ -129,22 +130,20 @@ class EachDraws(transformers.LogitsProcessor):  # type: ignore[misc]  # transfor
         return only
 
 
-def nucleus(logit_BV: npt.NDArray[np.float64], temperature: float, top_p: float) -> npt.NDArray[np.float64]:
-    """Probabilities of which the smallest set that reaches `top_p` is left, the most likely token always: LLaMA's rule, by which a
-    token stays while those before it have at most `top_p` together."""
-    scaled = logit_BV / temperature
-    raw = np.exp(scaled - scaled.max(-1, keepdims=True))
-    chance_BV = raw / raw.sum(-1, keepdims=True)
-    order = np.argsort(-chance_BV, axis=-1, kind="stable")
-    ranked = np.take_along_axis(chance_BV, order, -1)
-    ranked[np.cumsum(ranked, -1) - ranked > top_p] = 0.0
-    np.put_along_axis(chance_BV, order, ranked, -1)
-    left: npt.NDArray[np.float64] = chance_BV / chance_BV.sum(-1, keepdims=True)
-    return left
+class Stopped(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    """A row is done as soon as what it wrote holds one of the stops: the rest would be cut off."""
+
+    def __init__(self, sampling: Sampling, vocabulary: LanguageVocabulary, start: int) -> None:
+        self.stop, self.inner, self.start = sampling.stop, vocabulary.tokenizer.inner, start
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        texts = self.inner.decode_batch(input_ids[:, self.start :].tolist(), skip_special_tokens=True)
+        done = [any(stop in text for stop in self.stop) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
-def drawn_from(chance_V: npt.NDArray[np.float64], uniform: float) -> int:
-    """The place where the running sum passes `uniform`; never one without a chance."""
-    there = np.flatnonzero(chance_V)
-    place = int(np.searchsorted(np.cumsum(chance_V[there]), uniform, side="right"))
-    return int(there[min(place, len(there) - 1)])
+def _unpadded(row: list[int], pad: int) -> list[int]:
+    """Without the padding behind a row that was done before others."""
+    while row and row[-1] == pad:
+        row = row[:-1]
+    return row

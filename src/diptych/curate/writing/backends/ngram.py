@@ -19,8 +19,8 @@ from diptych.core.config import config_hash
 from diptych.core.randomness import keyed_rng
 from diptych.curate.text.ngram import END, START, NGram, words_of
 from diptych.curate.writing.backends.grammar import listed
-from diptych.curate.writing.backends.language_folder import drawn_from, nucleus
 from diptych.curate.writing.requests import PUBLISHED, Answer, Request, Sampling
+from diptych.curate.writing.sampling import drawn_from, nucleus
 
 SMALL = frozenset(
     {"a", "an", "the", "this", "that", "these", "those", "some", "is", "are", "was", "were", "be", "being", "been"}

@@ -94,7 +94,7 @@ def replaced_by_rule(
         whole = {kind: [word for word in words if word in spaced] for kind, words in lists.items()}
         seen = {kind: [word for word in words if word in caption] for kind, words in lists.items()}
     else:
-        seen = whole = {k: _longest([word for word in words if _whole(word).search(caption)]) for k, words in lists.items()}
+        seen = whole = {k: _longest([word for word in words if whole_word(word).search(caption)]) for k, words in lists.items()}
     kinds = [kind for kind, words in seen.items() if words]
     if not kinds:
         return "", []
@@ -184,8 +184,8 @@ def _turned(caption: str, words: Sequence[Word]) -> str | None:
     between = caption[phrases[0].words[-1].stop : phrases[1].words[0].start]
     for pair in INVERSES:
         for here, there in (pair, pair[::-1]):
-            if len(_whole(here).findall(between)) == 1 and not _whole(there).search(between):
-                other = _whole(here).sub(there, between)
+            if len(whole_word(here).findall(between)) == 1 and not whole_word(there).search(between):
+                other = whole_word(here).sub(there, between)
                 tail = caption[phrases[1].words[-1].stop :]
                 head = two[0].upper() + two[1:] if one[0].isupper() else two
                 last = one[0].lower() + one[1:] if one[0].isupper() and phrases[0].words[0].tag != "PROPN" else one
@@ -199,11 +199,12 @@ def _alike(word: str, present: Sequence[str]) -> bool:
 
 def _longest(words: Sequence[str]) -> list[str]:
     """Without words that are part of a longer one: "left of" is not replaced inside "to the left of"."""
-    return [word for word in words if not any(word != other and _whole(word).search(other) for other in words)]
+    return [word for word in words if not any(word != other and whole_word(word).search(other) for other in words)]
 
 
 @cache
-def _whole(word: str) -> re.Pattern[str]:
+def whole_word(word: str) -> re.Pattern[str]:
+    """Finds the word, or words, and not their letters inside others."""
     return re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", re.IGNORECASE)
 
 
@@ -211,7 +212,7 @@ def _put(caption: str, old: str, new: str, rng: np.random.Generator, *, every: b
     if every:
         text = caption.replace(old, new)
     else:
-        places = list(_whole(old).finditer(caption))
+        places = list(whole_word(old).finditer(caption))
         place = places[int(rng.integers(len(places)))]
         word = new.capitalize() if place.group()[0].isupper() else new
         text = f"{caption[: place.start()]}{word}{caption[place.end() :]}"

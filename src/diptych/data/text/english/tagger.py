@@ -53,6 +53,7 @@ def tag(caption: str) -> tuple[Word, ...]:
     return tuple(Word(text, tag, start, stop) for (text, start, stop), tag in zip(found, tags, strict=True))
 
 
+@lru_cache(maxsize=2)
 def spacy_tagger(name: str = "en_core_web_sm") -> Tagger:
     """The tagger of an installed spaCy model, which the published negatives were made with. Raises ConfigError where it is not there."""
     try:

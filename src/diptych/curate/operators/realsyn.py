@@ -1,0 +1,325 @@
+"""RealSyn: pictures and sentences of documents to pairs (Gu et al., 2025, 2502.12513). Sentences, and pictures that are no use, leave.
+
+The pool holds pictures and sentences as rows (`data.read.documents`: a folder of HTML or Markdown); which belongs to which is not known.
+
+1. Extraction: pictures narrower than 1 to 3 or smaller than 100 pixels leave; sentences lose addresses and emoji and have to keep to
+lengths and entropy (and, where asked, to a perplexity). Equal sentences count once. `near_duplicates` and `semantic_duplicates` before
+this step do the published deduplication of pictures.
+2. Hierarchical retrieval: sentences are clustered; a picture looks at its `probes` nearest centres and takes the `top` nearest
+sentences of their clusters, of whatever document.
+3. Synthetic text: caption (the alternative text, or a captioner's), labels of regions as tags, and the best sentence are merged by a
+writer.
+4. Semantic balance: pictures with their best sentence are clustered, and no cluster keeps more than `cap`; `target` solves for the cap.
+
+Columns: ``text_variants``, per picture its sentences (origin "caption", with the row that each is from as its source) and the synthetic
+text (origin "synthetic"); ``text_similarity`` of every text, so that training may draw by it. Train any pair recipe on OUT: a step draws
+one of the texts. File: realsyn.json.
+
+Where this departs: the published filter of sentences by syntax and action verbs needs a parser and is left out; perplexity is that of an
+n-gram model of these sentences, on another scale than the published bounds (30 to 200), and off by default. Thresholds are for English.
+Cost: an embedding of every picture and sentence, M (K + ...) dot products for clusters, a text of the writer a picture.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import Curated, Dataset, Drop, Generator
+from diptych.core.errors import ConfigError, DataError, DecodeError
+from diptych.core.image import ImageSource
+from diptych.core.randomness import keyed_seed
+from diptych.core.sample import Sample
+from diptych.curate.duplicates.clusters import centres, nearest_centres
+from diptych.curate.duplicates.retrieval import cap_for, capped, hierarchical
+from diptych.curate.engine.costs import planned
+from diptych.curate.engine.embedding import Embedded, embedded, open_embedder
+from diptych.curate.engine.parts import Parts
+from diptych.curate.experts.findings import Finding
+from diptych.curate.text.ngram import NGram
+from diptych.curate.text.sentence_filters import SentenceRules, cleaned
+from diptych.curate.writing import fusing
+from diptych.curate.writing.requests import Request, TextBackend
+from diptych.curate.writing.step import Wish, Writes, Writing
+from diptych.data.media.decode import decode
+from diptych.data.text.variants import SIMILARITY, VARIANTS, variant_column
+from diptych.index.embed import embed_texts
+from diptych.models.io.opened import open_address, require
+
+RULES = "grammar"
+PERPLEXITY_ORDER = 3
+CAPTIONS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealSyn(Writes):
+    """model        address of a model that embeds images and texts
+    top          sentences a picture gets (published 3)
+    probes       clusters that a picture looks into; with as many as there are the search is exact
+    sentence_clusters  of sentences (published 2 million for 840 million); 0 takes the square root of their number
+    short_side   pixels that a picture has at least
+    aspect       long side over short side at most
+    min_words    of a sentence
+    max_words    of a sentence
+    entropy      nats of the words of a sentence at least
+    perplexity   (least, most) by an n-gram model of all sentences; (0, 0) off
+    captioner    address of a model that writes captions; "" takes the alternative text
+    synthetic    whether a synthetic text is written
+    balance_clusters  of pairs (published 1 million); 0 takes a twentieth of the pictures
+    cap          pairs that a cluster keeps (published 20, 35, 180); 0 keeps all
+    target       pictures that stay at most, by the largest cap that does it; 0 takes `cap`
+    """
+
+    slug: ClassVar[str] = "realsyn"
+
+    model: str = ""
+    top: int = 3
+    probes: int = 4
+    sentence_clusters: int = 0
+    short_side: int = 100
+    aspect: float = 3.0
+    min_words: int = 3
+    max_words: int = 81
+    entropy: float = 0.3
+    perplexity: tuple[float, float] = (0.0, 0.0)
+    captioner: str = ""
+    synthetic: bool = True
+    balance_clusters: int = 0
+    cap: int = 0
+    target: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (self.sentence_clusters, self.balance_clusters, self.cap, self.target, self.short_side)
+        if self.top < 1 or self.probes < 1 or min(counts) < 0 or self.aspect < 1:
+            raise ConfigError(
+                f"top {self.top}, probes {self.probes}, clusters, cap, target and short_side {counts}, aspect {self.aspect} "
+                "(expected 1 or more, 1 or more, 0 or more each, 1 or more)"
+            )
+        self.rules()
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The smallest released scale: three sentences, two million clusters, at most 20 pairs of each of a million clusters. Name the
+        models and the writer; for fewer sentences or pictures than clusters, clusters are as many as there are."""
+        return cls(
+            writer="folder:llama-3",
+            sentence_clusters=2_000_000,
+            balance_clusters=1_000_000,
+            cap=20,
+            perplexity=(30.0, 200.0),
+        )
+
+    def rules(self) -> SentenceRules:
+        """What a sentence has to keep to."""
+        return SentenceRules(self.min_words, self.max_words, self.entropy, self.perplexity)
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        model = self._model()
+        pictures = [row for row in range(len(data)) if data[row].image is not None]
+        seen = planned(data.select(pictures), lambda image: model.embed_images([image]), unit="embedding of a picture")
+        if not self.synthetic:
+            return seen
+        best = next((text.string for row in range(len(data)) if data[row].image is None for text in data[row].texts), "")
+        wishes = [self._wish(data[row], best, "sentence", "") for row in pictures[:: max(1, len(pictures) // 24)]]
+        text = self.planned(wishes, len(pictures), self._writer([best]))
+        return {**text, "embedding_seconds": seen["seconds"], "seconds": seen["seconds"] + text.get("seconds", 0.0)}
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from embeddings and texts that an earlier run finished."""
+        start = time.perf_counter()
+        model = self._model()
+        row_of = {uid: row for row, uid in enumerate(data.uids)}
+        texts, faults = self._sentences(data)
+        faults |= self._pictures(data)
+        pictures = [uid for uid in sorted(row_of) if data[row_of[uid]].image is not None and uid not in faults]
+        if not pictures or not texts:
+            raise DataError(
+                f"'{data.name}' has {len(pictures):,} pictures and {len(texts):,} sentences that can be used",
+                field="image, texts",
+                expected="both: a folder of HTML or Markdown documents with local pictures, or other --short-side, --min-words",
+            )
+        seen = embedded(data.select([row_of[uid] for uid in pictures]), model, parts)
+        faults |= {uid: f"unreadable: {reason}" for uid, reason in seen.unreadable.items()}
+        uids, strings = list(texts), list(texts.values())
+        row_MD = embed_texts(model, strings, uids)
+        place_NT, cosine_NT = self._retrieved(seen, row_MD)
+        stays_N, cap = self._balanced(seen, row_MD, place_NT)
+        for number, uid in enumerate(seen.uids):
+            if not stays_N[number]:
+                faults[uid] = f"balance: its cluster keeps {cap:,} pairs"
+            faults.setdefault(uid, "") if place_NT[number, 0] >= 0 else faults.update({uid: "no_sentence: none near"})
+        kept = [number for number, uid in enumerate(seen.uids) if not faults[uid]]
+        faults = {uid: reason for uid, reason in faults.items() if reason}
+        found = {
+            seen.uids[n]: [(uids[p], strings[p], float(c)) for p, c in zip(place_NT[n], cosine_NT[n], strict=True) if p >= 0]
+            for n in kept
+        }
+        done = self._synthetic(data, row_of, found, parts) if self.synthetic and found else None
+        columns = self._columns(data, row_of, seen, found, done, model)
+        kinds = Counter(reason.split(":")[0] for reason in faults.values())
+        facts = {"pictures": len(found), "sentences": len(strings), "left": dict(sorted(kinds.items())), "cap": cap}
+        facts |= {"writing": done.counts()} if done else {}
+        files = {"realsyn.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()}
+        drops = tuple(Drop(uid, self.slug, faults[uid]) for uid in sorted(faults))
+        note = f"{len(found):,} pictures with sentences out of {len(strings):,}"
+        return Curated(
+            tuple(sorted(found)), drops, columns, time.perf_counter() - start, files, (note, *(done.notes() if done else ()))
+        )
+
+    def _model(self) -> Any:
+        if not self.model:
+            raise ConfigError("realsyn needs a model that embeds images and texts (--model MODEL)")
+        return open_embedder(self.model)
+
+    def _sentences(self, data: Dataset) -> tuple[dict[str, str], dict[str, str]]:
+        """Cleaned sentences by uid, in order of uid, equal ones once; and why the rows of sentences leave: all do."""
+        rules, raw = self.rules(), {}
+        for sample in (data[row] for row in range(len(data))):
+            if sample.image is None:
+                raw[sample.uid] = cleaned(" ".join(text.string for text in sample.positives()))
+        model = NGram.learned(raw.values(), PERPLEXITY_ORDER) if rules.perplexity[1] and raw else None
+        faults, found, first = {}, {}, dict[str, str]()
+        for uid in sorted(raw):
+            fault = rules.fault(raw[uid], model)
+            key = raw[uid].casefold()
+            if not fault and key in first:
+                fault = f"same sentence: as {first[key]}"
+            if not fault:
+                first[key] = uid
+                found[uid] = raw[uid]
+            faults[uid] = fault or "sentence: retrieved from, and no picture"
+        return found, faults
+
+    def _pictures(self, data: Dataset) -> dict[str, str]:
+        faults = {}
+        for sample in (data[row] for row in range(len(data))):
+            if sample.image is not None and (fault := self._size_fault(sample.image)):
+                faults[sample.uid] = fault
+        return faults
+
+    def _size_fault(self, image: ImageSource) -> str:
+        try:
+            height, width = decode(image).shape[:2]
+        except (DecodeError, OSError) as error:
+            return f"unreadable: {error}"
+        short, long = sorted((height, width))
+        if short < self.short_side:
+            return f"short_side: {short} pixels (expected at least {self.short_side})"
+        return f"aspect: {long / short:.2f} (expected at most {self.aspect:g})" if long > self.aspect * short else ""
+
+    def _retrieved(self, seen: Embedded, row_MD: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        count = min(self.sentence_clusters or max(1, math.isqrt(len(row_MD))), len(row_MD))
+        centre_KD = centres(row_MD, count, seed=self.seed)
+        label_M = nearest_centres(row_MD, centre_KD, 1)[:, 0]
+        return hierarchical(seen.vector_ND, row_MD, label_M, centre_KD, probes=self.probes, top=self.top)
+
+    def _balanced(
+        self, seen: Embedded, row_MD: npt.NDArray[Any], place_NT: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], int]:
+        """Which pictures stay, and the cap (0: none)."""
+        if not (self.cap or self.target) or not len(seen.uids):
+            return np.ones(len(seen.uids), bool), 0
+        pair_ND = seen.vector_ND + row_MD[place_NT[:, 0].clip(0)]
+        pair_ND = (pair_ND / np.linalg.norm(pair_ND, axis=1, keepdims=True)).astype(np.float32)
+        count = min(self.balance_clusters or max(1, len(pair_ND) // 20), len(pair_ND))
+        label_N = nearest_centres(pair_ND, centres(pair_ND, count, seed=self.seed), 1)[:, 0]
+        cap = cap_for(label_N, self.target) if self.target else self.cap
+        return capped(label_N, cap, seed=self.seed, names=list(seen.uids)), cap
+
+    def _writer(self, strings: Sequence[str]) -> TextBackend:
+        return fusing.Rules() if self.writer == RULES else self.backend(lambda: strings)
+
+    def _synthetic(
+        self, data: Dataset, row_of: Mapping[str, int], found: Mapping[str, Sequence[tuple[str, str, float]]], parts: Parts
+    ) -> Writing:
+        captions = self._captions(data, row_of, list(found), parts)
+        rows = pa.table({"row": pa.array(range(len(found)), pa.int64()), "uid": pa.array(sorted(found), pa.string())})
+
+        def wishes(part: pa.Table) -> Iterator[Wish]:
+            for uid in part["uid"].to_pylist():
+                source, sentence, _ = found[uid][0]
+                yield self._wish(data[row_of[uid]], sentence, source, captions.get(uid, ""))
+
+        def read(wish: Wish, raw: str) -> tuple[str, str]:
+            text = raw.strip().split("\n", 1)[0].strip()
+            return text, "" if text else "empty: nothing was written"
+
+        return self.written(rows, wishes, self._writer([s for some in found.values() for _, s, _ in some]), read, parts)
+
+    def _wish(self, sample: Sample, sentence: str, source: str, caption: str) -> Wish:
+        tags = [Finding(label) for label in dict.fromkeys(region.label for region in sample.regions)]
+        caption = caption or next((text.string for text in sample.positives()), "")
+        merged = ". ".join(part.rstrip(".") for part in dict.fromkeys((caption, sentence)) if part)
+        prompt = "" if self.writer == RULES else fusing.prompt(merged, tags) if tags else fusing.merging(caption, sentence)
+        request = Request(
+            sample.uid, prompt, fusing.fused(merged, tags), style="merged", seed=keyed_seed(self.seed, "realsyn", sample.uid)
+        )
+        return Wish(sample.uid, 0, source, request)
+
+    def _captions(self, data: Dataset, row_of: Mapping[str, int], uids: list[str], parts: Parts) -> dict[str, str]:
+        """What the captioner says of each picture; nothing without one."""
+        if not self.captioner:
+            return {}
+        model = open_address(self.captioner)
+        require(model, Generator, who=f"realsyn with captioner {self.captioner}")
+
+        def work(part: pa.Table) -> pa.Table:
+            images = [data[row_of[uid]].image for uid in part["uid"].to_pylist()]
+            return pa.table({"uid": part["uid"], "caption": pa.array(model.generate(images, [""] * len(images)), pa.string())})
+
+        table = pa.table({"uid": pa.array(sorted(uids), pa.string())})
+        made = Parts(parts.folder, parts.key, CAPTIONS_AT_ONCE).mapped(table, f"captions-{model.fingerprint[:16]}", work)
+        return dict(zip(made["uid"].to_pylist(), made["caption"].to_pylist(), strict=True))
+
+    def _columns(
+        self,
+        data: Dataset,
+        row_of: Mapping[str, int],
+        seen: Embedded,
+        found: Mapping[str, Sequence[tuple[str, str, float]]],
+        done: Writing | None,
+        model: Any,
+    ) -> dict[str, Any]:
+        if not found:
+            return {}
+        variants: dict[str, list[dict[str, Any]]] = {}
+        for uid, some in found.items():
+            made_by = {"language": "", "style": "retrieved", "model": self.model, "terms": "", "prompt": ""}
+            variants[uid] = [
+                {**made_by, "string": string, "origin": "caption", "source": source, "licence": data[row_of[source]].licence}
+                for source, string, _ in some
+            ]
+        for row in done.used() if done else ():
+            known = {
+                "language": "",
+                "style": "merged",
+                "model": done.backend.name if done else "",
+                "licence": data[row_of[row["uid"]]].licence,
+            }
+            variants[row["uid"]].append(
+                {**known, "string": row["string"], "origin": "synthetic", "source": row["source"], "prompt": row["prompt"],
+                 "terms": done.backend.terms if done else ""}
+            )  # fmt: skip
+        place = {uid: number for number, uid in enumerate(seen.uids)}
+        pairs = [
+            (uid, string)
+            for uid in sorted(variants)
+            for string in (*(text.string for text in data[row_of[uid]].texts), *(one["string"] for one in variants[uid]))
+        ]
+        text_MD = embed_texts(model, [string for _, string in pairs], [uid for uid, _ in pairs])
+        similarity: dict[str, list[float]] = {}
+        for (uid, _), vector_D in zip(pairs, text_MD, strict=True):
+            similarity.setdefault(uid, []).append(float(seen.vector_ND[place[uid]] @ vector_D))
+        return {VARIANTS: variant_column(variants), SIMILARITY: similarity}

@@ -1,0 +1,70 @@
+"""Concepts in captions: n-grams of words that a gallery lists, singular or plural. Words are compared, never letters inside of words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from diptych.core.errors import DataError
+from diptych.curate.text.ngram import words_of
+from diptych.curate.text.plurals import plural
+
+LONGEST = 4
+"""Words of a concept at most."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Concepts in lower case, each once, in order; plurals of each right behind all singulars, as in the released code."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str], *, plurals: bool = True) -> Self:
+        """From any names; longer ones than four words can match nothing and are left out."""
+        known = dict.fromkeys(" ".join(words_of(name)) for name in names)
+        single = [name for name in known if name and len(name.split()) <= LONGEST]
+        return cls(tuple(dict.fromkeys((*single, *(map(plural, single) if plurals else ())))))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """A file of concepts: one a line, or JSON of lists by any names. None at all is refused."""
+        try:
+            text = path.expanduser().read_text(encoding="utf-8")
+            plain = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(
+                f"is no readable gallery ({error})", file=path, expected="a concept a line, or JSON of lists"
+            ) from error
+        lists = plain.values() if isinstance(plain, dict) else [plain]
+        if not all(isinstance(some, list) and all(isinstance(name, str) for name in some) for some in lists):
+            raise DataError("holds something else than lists of names", file=path, expected='{"concept": ["cat", ...]}')
+        made = cls.of(name for some in lists for name in some)
+        if not made.names:
+            raise DataError("names no concept", file=path, expected="a concept a line, or JSON of lists")
+        return made
+
+    def found(self, text: str) -> tuple[str, ...]:
+        """The concepts of a text, each once, in order of where they begin, shorter ones first.
+
+        >>> Gallery.of(["car", "red car", "cat"]).found("Two red cars, a carpet and a red car")
+        ('red cars', 'cars', 'red car', 'car')
+        """
+        words, known = words_of(text), self._set()
+        grams = (" ".join(words[start : start + size]) for start in range(len(words)) for size in range(1, LONGEST + 1))
+        return tuple(dict.fromkeys(gram for gram in grams if gram in known))
+
+    def _set(self) -> frozenset[str]:
+        made: frozenset[str] | None = self.__dict__.get("_known")
+        if made is None:
+            made = frozenset(self.names)
+            object.__setattr__(self, "_known", made)
+        return made
+
+
+def places(names: Sequence[str]) -> dict[str, int]:
+    """Name -> its row."""
+    return {name: row for row, name in enumerate(names)}

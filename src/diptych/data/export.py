@@ -1,0 +1,144 @@
+"""A pool as others read it: CSV, Parquet, a data set of Hugging Face `datasets`, or tars as `img2dataset` writes them.
+
+Every column goes along: captions, splits, groups, licences, and whatever was added by tables (scores, labels, embeddings).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.core.errors import DecodeError, MissingExtra, UnknownName
+from diptych.core.files import atomic_folder
+from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
+from diptych.data.media.picture import encoded_picture
+
+Form = Literal["csv", "parquet", "datasets", "img2dataset"]
+FORMS: tuple[Form, ...] = get_args(Form)
+SHARD = 10_000  # samples a tar
+
+
+def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True) -> int:
+    """Write a pool to the folder `out`, which appears whole or not at all. Returns how many samples were written.
+
+    csv          data.csv with a row a sample: image (a path in images/), caption (the first), captions (JSON), every column
+    parquet      data.parquet with the same columns; image is {bytes, path}, as `datasets` reads it
+    datasets     a folder for `datasets.load_from_disk` (extra `datasets`)
+    img2dataset  00000.tar, ... with KEY.jpg, KEY.txt and KEY.json, and 00000.parquet with the rows
+    images       False leaves the pictures out
+    Samples whose picture cannot be read are left out.
+    """
+    if form not in FORMS:
+        raise UnknownName("format", form, FORMS)
+    with atomic_folder(Path(out)) as work:
+        if form == "img2dataset":
+            return _tars(pool, work, images)
+        rows = [row for row, _ in _rows(pool, work if form == "csv" else None, images)]
+        if form == "csv":
+            _csv(rows, work / "data.csv")
+        elif form == "parquet":
+            pq.write_table(_table(rows), work / "data.parquet")
+        else:
+            _hub(rows, work, images)
+    return len(rows)
+
+
+def _rows(pool: Pool, loose: Path | None, images: bool) -> Iterator[tuple[dict[str, Any], tuple[bytes, str] | None]]:
+    """A row a sample, and its encoded picture. loose: a folder that gets the pictures as files; without, they are in the rows."""
+    columns = {name: pool.column(name) for name in pool.column_names if name != "uid"}
+    for row in range(len(pool)):
+        sample = pool[row]
+        picture: tuple[bytes, str] | None = None
+        if images and sample.image is not None:
+            try:
+                picture = encoded_picture(sample.image, "image")
+            except DecodeError:
+                continue
+        made: dict[str, Any] = {"uid": sample.uid}
+        if picture is not None and loose is not None:
+            made["image"] = f"images/{sample.uid}.{picture[1]}"
+            (loose / "images").mkdir(exist_ok=True)
+            (loose / made["image"]).write_bytes(picture[0])
+        elif picture is not None:
+            made["image"] = {"bytes": picture[0], "path": f"{sample.uid}.{picture[1]}"}
+        yield {**made, **_captions(sample), **{name: values[row] for name, values in columns.items()}}, picture
+
+
+def _captions(sample: Sample) -> dict[str, Any]:
+    texts = [text.string for text in sample.positives()]
+    return {"caption": texts[0] if texts else "", "captions": texts}
+
+
+def _plain(value: Any) -> Any:
+    """A value for a cell: lists and mappings as JSON."""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | tuple | dict) else value
+
+
+def _csv(rows: list[dict[str, Any]], path: Path) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Columns of one type as they are; those of mixed types as JSON."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    arrays = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        try:
+            arrays[name] = pa.array(values)
+        except pa.ArrowException:
+            arrays[name] = pa.array(
+                [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+            )
+    return pa.table(arrays)
+
+
+def _hub(rows: list[dict[str, Any]], work: Path, images: bool) -> None:
+    try:
+        from datasets import Dataset, Image
+    except ImportError as error:
+        raise MissingExtra("datasets", "datasets", needed_for="a data set of Hugging Face") from error
+    made = Dataset(_table(rows))
+    (made.cast_column("image", Image()) if images and "image" in made.column_names else made).save_to_disk(str(work))
+
+
+def _tars(pool: Pool, work: Path, images: bool) -> int:
+    written, number = 0, -1
+    tar: tarfile.TarFile | None = None
+    kept: list[dict[str, Any]] = []
+    for row, picture in _rows(pool, None, images):
+        if written % SHARD == 0:
+            _close(tar, kept, work, number)
+            number, kept = number + 1, []
+            tar = tarfile.open(work / f"{number:05d}.tar", "w")  # noqa: SIM115  # closed with its shard
+        assert tar is not None
+        key = f"{number:05d}{written % SHARD:04d}"
+        facts = {"key": key, "status": "success", **{name: value for name, value in row.items() if name != "image"}}
+        members = [("txt", str(row["caption"]).encode()), ("json", json.dumps(facts, ensure_ascii=False, default=str).encode())]
+        for ending, data in [*([(picture[1], picture[0])] if picture else []), *members]:
+            entry = tarfile.TarInfo(f"{key}.{ending}")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+        kept.append(facts)
+        written += 1
+    _close(tar, kept, work, number)
+    return written
+
+
+def _close(tar: tarfile.TarFile | None, rows: list[dict[str, Any]], work: Path, number: int) -> None:
+    if tar is not None:
+        tar.close()
+        pq.write_table(_table(rows), work / f"{number:05d}.parquet")

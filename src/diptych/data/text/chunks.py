@@ -1,0 +1,26 @@
+"""A long caption in chunks of a few sentences, each short enough to be read whole (SyViC, 2023, arXiv 2303.17590)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def pieces(caption: str) -> list[str]:
+    """What stands between full stops, stripped; nothing empty."""
+    return [piece.strip() for piece in caption.split(".") if piece.strip()]
+
+
+def chunks(caption: str, *, sentences: int = 4) -> list[str]:
+    """So many sentences a chunk, joined by ". "; the last chunk may have fewer, a caption without a word none.
+
+    >>> chunks("A cup. A box. It is red. It is blue. A dog.")
+    ['A cup. A box. It is red. It is blue', 'A dog']
+    """
+    found = pieces(caption)
+    return [". ".join(found[start : start + sentences]).strip() for start in range(0, len(found), sentences)]
+
+
+def thinned(caption: str, rng: np.random.Generator, *, keep: float = 0.7) -> str:
+    """The first sentence, and each further one in a share of cases."""
+    found = pieces(caption)
+    return ". ".join(piece for place, piece in enumerate(found) if not place or rng.random() < keep)

@@ -1,0 +1,31 @@
+"""Two towers for captions in several chunks, each within the text tower's length: the vector of a caption is the mean of its chunks'
+before it is normalised (SyViC, 2303.17590).
+
+Letters: B batch, C channel, H W, K chunks a caption, N chunks of all captions, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.outputs import Pairs
+
+
+class ChunkedEncoder(nn.Module):
+    """Holds its `DualEncoder`, which alone is deployed. Chunks that are not there are not read (the release reads rows of zeros)."""
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor, there_BK: Tensor) -> Pairs:
+        encoder = self.encoder
+        read = encoder.text_tower(text_BKL[there_BK], text_mask_BKL[there_BK]).pooled_BD
+        chunk_ND = encoder.text_projection(read)
+        row_N = there_BK.nonzero()[:, 0]
+        total_BD = torch.zeros(len(there_BK), chunk_ND.shape[1], dtype=chunk_ND.dtype, device=chunk_ND.device)
+        mean_BD = total_BD.index_add(0, row_N, chunk_ND) / there_BK.sum(1, keepdim=True)
+        return encoder.pairs(encoder.encode_image(image_BCHW), normalised(mean_BD))

@@ -1,0 +1,57 @@
+"""Two towers for images with a caption and K concepts each, and a temperature for each of both (CoCu, 2309.13505).
+
+Letters: B batch, N images, C channel, H W, K concepts, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.rows import Embeddings
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.outputs import Pairs, Tower
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConceptSets(Pairs):
+    """`Pairs` of images and captions, the K concept texts of each, and the factor [1] of their similarities.
+
+    concept_NKD  unit-norm, from the same text tower; None where no concepts are trained
+    """
+
+    concept_NKD: Embeddings[Tensor] | None = None
+    concept_scale: Tensor | None = None
+
+
+class ConceptEncoder(nn.Module):
+    """A `DualEncoder` (`encoder`, which alone is deployed) that reads a caption and K concepts an image.
+
+    own_scale  concepts have a learned temperature of their own; otherwise the captions'
+    """
+
+    def __init__(self, image_tower: Tower, text_tower: Tower, *, own_scale: bool = True, **options: Any) -> None:
+        super().__init__()
+        self.encoder = DualEncoder(image_tower, text_tower, **options)
+        self.concept_log_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07))) if own_scale else None
+
+    def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor) -> ConceptSets:
+        """The first text of each image is its caption."""
+        encoder = self.encoder
+        text_BKD = encoder.encode_text(text_BKL.flatten(0, 1), text_mask_BKL.flatten(0, 1)).unflatten(0, text_BKL.shape[:2])
+        pairs = encoder.pairs(encoder.encode_image(image_BCHW), text_BKD[:, 0].clone())
+        if text_BKL.shape[1] == 1:
+            return ConceptSets(pairs.image_ND, pairs.text_ND, pairs.scale)
+        scale = pairs.scale if self.concept_log_scale is None else self.concept_log_scale.exp()
+        return ConceptSets(pairs.image_ND, pairs.text_ND, pairs.scale, concept_NKD=text_BKD[:, 1:].clone(), concept_scale=scale)
+
+    @torch.no_grad()
+    def clamp_scale_(self, most: float) -> None:
+        """Keep both temperatures in [1, most]."""
+        self.encoder.clamp_scale_(most)
+        if self.concept_log_scale is not None:
+            self.concept_log_scale.clamp_(0.0, math.log(most))

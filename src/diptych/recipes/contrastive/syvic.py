@@ -1,0 +1,166 @@
+"""SyViC: rendered scenes with long captions teach attributes, relations and order, and adapters keep what was known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Draw, Draws, Optimiser, Tuning
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.rows import Rows
+from diptych.data.load.batch import TensorBatch, choose_text, group_ids, view
+from diptych.data.media.heavy_augment import heavy_augment
+from diptych.data.text.chunks import chunks, thinned
+from diptych.data.text.sides import Pixels, mirrored
+from diptych.models.layers.mix_style import Mix, MixStyle
+from diptych.models.pairs.chunked_encoder import ChunkedEncoder
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.vit import VisionTransformer
+from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.presets import SMALL_CLIP
+
+ADAPTED = "qkv,attention.out,mlp_in,mlp_out,patches"
+"""What carries an adapter: every linear map within the towers' blocks, and the convolution that cuts patches."""
+
+
+@dataclass(frozen=True)
+class ChunkBatch(TensorBatch):
+    """Images and the chunks of a caption of each.
+
+    there_BK   which of the chunks are there; the first one always is
+    truncated  chunks that were longer than L and were cut
+    """
+
+    image_BCHW: Rows[Tensor]
+    text_BKL: Rows[Tensor]
+    text_mask_BKL: Rows[Tensor]
+    there_BK: Rows[Tensor]
+    group_B: Rows[Tensor]
+    truncated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
+    """Going Beyond Nouns With Vision & Language Models Using Synthetic Data (Cascante-Bonilla et al., 2023, arXiv 2303.17590). Baseline:
+    `clip`.
+
+    Published weights are tuned on rendered scenes, whose captions say what stands where and what it is like: `world:scenes?lengths=dense`,
+    or any data with long captions. A caption loses optional sentences, is cut at full stops into chunks of four sentences, and its vector
+    is the mean of the chunks' before the norm, so that nothing is lost to the text tower's length. Styles of images may be mixed behind the
+    patches (MixStyle). Adapters of rank 16 on every linear map of both towers and on the patches keep the rest as it is; what comes out
+    may be averaged with the start (`--blend 0.5`, `diptych blend`; published shares of the start: .1, .25, .5, .75, .9).
+
+    Pictures are mirrored where `flip` says so, and then as their captions' left and right allow (`flip_sides`). The release mirrors its
+    colour data whatever they say.
+
+    The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
+
+    We depart: decay is decoupled from the gradient; the rate falls along one cosine to a third of its height, where the release stops six
+    epochs into ten of one; similarities are multiplied by at most `max_scale`, where the release has no bound.
+
+    sentences   of a chunk
+    split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
+    said        share of the sentences behind the first that stay, drawn each time
+    mix_style   share of the steps in which styles are mixed, 0 for none (published .5); mix whose: see `MixStyle`. Needs a vit_* tower
+    augment     "heavy": three rounds of two operations on colour and contrast
+    rank        of the adapters, which count as B A / rank, as released; 0 trains all weights
+    final_lr    share of the rate that is left at the end: where a cosine of ten epochs stands after six
+    """
+
+    slug = "syvic"
+
+    sentences: int = 4
+    split: Literal["all", "first", "none"] = "all"
+    said: float = 0.7
+    mix_style: float = 0.0
+    mix: Mix = "crossdomain"
+    augment: Literal["none", "heavy"] = "heavy"
+    rank: int = 16
+    final_lr: float = 0.345
+
+    batch_size: int = 256
+    epochs: float = 6.0
+    lr: float = 2.5e-3
+    warmup: float = 0.0
+    weight_decay: float = 0.2
+    crop: tuple[float, float] = (1.0, 1.0)
+    same_group: Literal["mask", "positive", "negative"] = "mask"
+
+    def __post_init__(self) -> None:
+        if self.split not in ("all", "first", "none") or self.sentences < 1 or not 0 <= self.said <= 1:
+            raise ConfigError(
+                f"split is {self.split!r}, sentences {self.sentences}, said {self.said} (expected all | first | none, 1 or more, 0..1)"
+            )
+        if self.augment not in ("none", "heavy") or not 0 <= self.mix_style <= 1:
+            raise ConfigError(f"augment is {self.augment!r}, mix_style {self.mix_style} (expected none | heavy, 0..1)")
+
+    def tuning(self) -> Tuning:
+        return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0) if self.rank else Tuning()
+
+    def model(self) -> ChunkedEncoder:
+        image, text = self.towers()
+        if self.mix_style:
+            if not isinstance(image, VisionTransformer):
+                raise ConfigError(
+                    f"mix_style needs a vit_* image tower, and this is a {type(image).__name__} (expected mix_style 0)"
+                )
+            image.style = MixStyle(share=self.mix_style, mix=self.mix)
+        return ChunkedEncoder(DualEncoder(image, text, width=self.width))
+
+    def batch(self, draws: Draws) -> ChunkBatch:
+        shown = [self._shown(draw, self.chunks_of(draw)) for draw in draws]
+        captions, images = [texts for _, texts in shown], [image_HWC for image_HWC, _ in shown]
+        most = max(map(len, captions))
+        filled = [[*found, *[""] * (most - len(found))] for found in captions]
+        encoded = self.words().encode([chunk for row in filled for chunk in row], self.text_length)
+        shape = (len(filled), most, -1)
+        return ChunkBatch(
+            image_BCHW=self.preprocess(images),
+            text_BKL=torch.from_numpy(encoded.ids_BL).reshape(shape),
+            text_mask_BKL=torch.from_numpy(encoded.mask_BL).reshape(shape),
+            there_BK=torch.tensor([[place < len(found) for place in range(most)] for found in captions]),
+            group_B=group_ids(draws),
+            truncated=encoded.truncated,
+        )
+
+    def chunks_of(self, draw: Draw) -> list[str]:
+        """A caption of the draw, thinned and cut."""
+        caption = thinned(choose_text(draw, self.language).string, draw.rng, keep=self.said)
+        found = [caption] if self.split == "none" else chunks(caption, sentences=self.sentences)
+        if not found or not found[0]:
+            raise DataError(f"sample '{draw.sample.uid}' has a caption without a word", field="texts", expected="sentences")
+        return found[:1] if self.split == "first" else found
+
+    def _shown(self, draw: Draw, texts: Sequence[str]) -> tuple[Pixels, Sequence[str]]:
+        """The picture as one step sees it, with texts that are true of it."""
+        shown_HWC = view(draw, self.preprocess.size, self.crop, False)
+        if self.flip:
+            shown_HWC, texts = mirrored(shown_HWC, texts, draw.rng, self.flip_sides)
+        return heavy_augment(shown_HWC, draw.rng) if self.augment == "heavy" else shown_HWC, texts
+
+    def features(self, model: ChunkedEncoder, batch: ChunkBatch) -> Pairs:
+        pairs: Pairs = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL, batch.there_BK)
+        return pairs
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), final_lr=self.final_lr)
+
+    def losses(self, features: Pairs, batch: ChunkBatch) -> dict[str, Tensor]:
+        loss = self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)
+        return {"contrastive": loss}
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The towers, batch and steps of `clip`'s, from scratch: all weights are trained."""
+        return cls(**{**SMALL_CLIP, "crop": (1.0, 1.0)}, augment="none", rank=0, final_lr=0.0)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ViT-B/32, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 pictures a step, six epochs, splitting as the paper
+        describes it, without MixStyle, as its commands have it."""
+        return cls(act="quick_gelu", same_group="negative")

@@ -1,0 +1,66 @@
+"""The best moment of a run, by its own evaluations: its model is kept, and where none better comes, the run ends early.
+
+Everything follows from `metrics.jsonl`, which a resumed run has up to where it goes on: so a run that was killed ends as one that never
+was. Evaluators that take part give a number "score", higher for better.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.core.files import atomic_folder
+from diptych.core.run_folder import RunFolder
+from diptych.train.options import TrainOptions
+
+SCORE = "score"
+EVALUATIONS = 20
+"""In a run that may end early, where nothing is said about their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Where the run was best: the step, its score, and how many evaluations came after it."""
+
+    step: int
+    score: float
+    since: int
+
+
+def watched(options: TrainOptions) -> bool:
+    """Whether the run looks for its best moment."""
+    return options.keep_best or options.early_stop
+
+
+def pace(options: TrainOptions, steps: int) -> int:
+    """Steps between evaluations; 0 for none before the end."""
+    if options.eval_every or not watched(options):
+        return options.eval_every
+    return max(1, steps // EVALUATIONS)
+
+
+def best_so_far(folder: RunFolder) -> Best | None:
+    """The best evaluation that the log has, the earlier of two that are equal; None before the first."""
+    found = [
+        (int(line["step"]), float(value))
+        for line in folder.metrics()
+        if line.get("kind") == "eval"
+        for key, value in line.items()
+        if key.endswith(f"/{SCORE}") and isinstance(value, int | float)
+    ]
+    if not found:
+        return None
+    at = max(range(len(found)), key=lambda place: (found[place][1], -place))
+    return Best(*found[at], since=len(found) - 1 - at)
+
+
+def given_up(options: TrainOptions, best: Best | None) -> bool:
+    """Whether `patience` evaluations brought nothing better."""
+    return options.early_stop and best is not None and best.since >= options.patience
+
+
+def put_in_place(folder: RunFolder, kept: Path) -> None:
+    """The kept model becomes the run's."""
+    with atomic_folder(folder.model) as work:
+        shutil.copytree(kept, work, dirs_exist_ok=True)

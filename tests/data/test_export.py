@@ -1,0 +1,79 @@
+"""Columns out: what is written reads again, here and by the libraries that it is for."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import diptych as dp
+from diptych.cli import main
+from diptych.core.errors import UnknownName
+from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.sample import Sample, Text
+from diptych.data.dataset import Pool
+from diptych.data.export import FORMS, export_pool
+
+
+@pytest.fixture
+def pool() -> Pool:
+    samples = [
+        Sample(
+            f"s{row}",
+            ArrayImage(np.full((6, 8, 3), row * 50, np.uint8)),
+            (Text(f"thing, {row}"), Text("wrong", origin="negative"), Text("more")),
+            group=f"g{row}",
+            extras={"score": row / 2, "split": "train" if row else "test", "embedding": [0.5, float(row)]},
+        )
+        for row in range(3)
+    ]
+    return Pool.from_samples(samples, name="three")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_written_reads_again(form: str, pool: Pool, tmp_path: Path) -> None:
+    if form == "datasets":
+        datasets = pytest.importorskip("datasets")
+    assert export_pool(pool, tmp_path / "out", form) == 3
+    out = tmp_path / "out"
+    again = dp.read(
+        datasets.load_from_disk(str(out)) if form == "datasets" else out, text="caption" if form != "img2dataset" else None
+    )
+    assert [again[row].texts[0].string for row in range(3)] == [f"thing, {row}" for row in range(3)]
+    assert [again[row].image.pil().getpixel((0, 0))[0] for row in range(3)] == pytest.approx([0, 50, 100], abs=2)  # type: ignore[union-attr]
+    assert again.column("split") == ["test", "train", "train"]
+    assert again.column("score") == [0.0, 0.5, 1.0]
+
+
+def test_every_column_is_there(pool: Pool, tmp_path: Path) -> None:
+    export_pool(pool, tmp_path / "csv", "csv")
+    rows = list(csv.DictReader((tmp_path / "csv" / "data.csv").open()))
+    assert json.loads(rows[2]["captions"]) == ["thing, 2", "more"]
+    assert json.loads(rows[2]["embedding"]) == [0.5, 2.0]
+    export_pool(pool, tmp_path / "parquet", "parquet", images=False)
+    table = pq.read_table(tmp_path / "parquet" / "data.parquet")
+    assert "image" not in table.column_names
+    assert table["embedding"].to_pylist()[1] == [0.5, 1.0]
+    export_pool(pool, tmp_path / "tars", "img2dataset")
+    with tarfile.open(tmp_path / "tars" / "00000.tar") as tar:
+        names = tar.getnames()
+    assert [name for name in names if name.endswith(".txt")] == ["000000000.txt", "000000001.txt", "000000002.txt"]
+    assert pq.read_table(tmp_path / "tars" / "00000.parquet")["key"].to_pylist() == ["000000000", "000000001", "000000002"]
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_a_wrong_form_named(tmp_path: Path) -> None:
+    pool = Pool.from_samples([Sample("a", BytesImage(b"no picture")), Sample("b", ArrayImage(np.zeros((4, 4, 3), np.uint8)))])
+    assert export_pool(pool, tmp_path / "out", "parquet") == 1
+    with pytest.raises(UnknownName, match="did you mean 'parquet'"):
+        export_pool(pool, tmp_path / "none", "parket")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "export", "world:scenes?n=4&test=2", str(tmp_path / "out"), "--format", "csv", "--split", "test", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 2

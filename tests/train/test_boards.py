@@ -1,0 +1,74 @@
+"""Boards get the numbers of the log, once, and a resumed run goes on with the same one. The libraries are stood in for: no account here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from toy import Toy, toy_pool
+
+from diptych.core.errors import MissingExtra
+from diptych.train.fit import fit, resume
+from diptych.train.options import TrainOptions
+
+PLAIN: dict[str, Any] = {"save_every": 2, "log_every": 1, "progress": False, "precision": "fp32"}
+
+
+class Stand(ModuleType):
+    """What `wandb` and `mlflow` offer of what is used, which writes down what it was told."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.told: dict[int, dict[str, float]] = {}
+        self.begun: list[Any] = []
+        self.ended = 0
+        self.params: dict[str, str] = {}
+
+    def init(self, **options: Any) -> Any:
+        self.begun.append(options)
+        return SimpleNamespace(id="w1", log=lambda values, step: self.told.update({step: values}), finish=self.end_run)
+
+    def set_experiment(self, name: str) -> None:
+        self.experiment = name
+
+    def start_run(self, **options: Any) -> Any:
+        self.begun.append(options)
+        return SimpleNamespace(info=SimpleNamespace(run_id="m1"))
+
+    def log_params(self, values: dict[str, str]) -> None:
+        self.params |= values
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        self.told[step] = values
+
+    def end_run(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_numbers_reach_the_board_and_a_resumed_run_its_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand(name)
+    monkeypatch.setitem(sys.modules, name, stand)
+    options = TrainOptions(**PLAIN, **{name: True})
+    run = fit(Toy(steps=6, witness=str(tmp_path / "w"), stop_at=3), toy_pool(), tmp_path / "run", options)
+    assert run.state["status"] == "stopped"
+    assert stand.ended == 1
+    resume(run.path, toy_pool(), kind=Toy)
+    assert sorted(stand.told) == [1, 2, 3, 4, 5, 6]
+    logged = {line["step"]: line["loss"] for line in run.metrics() if line["kind"] == "train"}
+    assert {step: values["train/loss"] for step, values in stand.told.items()} == logged
+    again = stand.begun[1]
+    assert (again.get("id"), again.get("run_id")) == (("w1", None) if name == "wandb" else (None, "m1"))
+    if name == "mlflow":
+        assert stand.params["recipe.steps"] == "6"
+
+
+def test_without_the_package_the_run_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, package in (("wandb", "wandb"), ("mlflow", "mlflow-skinny")):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(MissingExtra, match=rf"needs the package '{package}'.*pip install"):
+            fit(Toy(steps=2), toy_pool(), tmp_path / "run", TrainOptions(**PLAIN, **{name: True}))
+        assert not (tmp_path / "run").exists()
