@@ -17,9 +17,11 @@ import torch
 from diptych import api
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Classifier, ClipScorer, Detector, Embedder, Generator, Optimiser, Recipe, Segmenter, Solvable
+from diptych.core.contracts.tuning import Tuning
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.train.optimise import freeze
+from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 
 BUILT = list(RECIPES)
@@ -174,3 +176,10 @@ def test_batches_are_pure(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch,
         for field in dataclasses.fields(one):
             a, b = getattr(one, field.name), getattr(other, field.name)
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_no_field_is_called_like_an_option_of_training(slug: str) -> None:
+    """The command line has both; `steps` means the same in either."""
+    options = {field.name for kind in (TrainOptions, Tuning) for field in dataclasses.fields(kind)} - {"steps"}
+    assert not options & {field.name for field in dataclasses.fields(RECIPES.load(slug))}

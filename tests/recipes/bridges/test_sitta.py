@@ -200,6 +200,8 @@ def test_the_caption_nearest_to_the_picture_is_chosen(writer: WordWriter) -> Non
     written = writer.written(writer.chosen(writer.rank_words([image])[0]), max_tokens=8)
     assert written == sorted(set(written))
     assert writer.generate([image], [""], max_tokens=8) == [writer.best(image, written)]
+    with pytest.raises(ConfigError, match="of the 256 places of the language model of 'sitta', so 300 tokens more do not fit"):
+        writer.generate([image], [""], max_tokens=300)
 
 
 def test_stop_words_and_punctuation_leave_a_caption() -> None:

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.errors import RunError
+from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.prompt import Asked, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.text.layout import Ids, Piece, Words, lay_out
@@ -111,6 +112,7 @@ class WordWriter:
 
     # ------------------------------------------------------------ captions
 
+    @one_or_many
     def generate(
         self,
         images: Sequence[ImageSource],
@@ -121,6 +123,8 @@ class WordWriter:
         **options: Any,
     ) -> list[str]:
         """A caption for each image. A prompt that is not "" stands in place of the template. `options` are transformers'."""
+        if len(prompts) != len(images):
+            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
         asked = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
         found = []
         for image, words, ranked_V in zip(images, asked, self.rank_words(images), strict=True):
@@ -138,6 +142,11 @@ class WordWriter:
         with torch.no_grad(), evaluating(self.model):
             for some in parts(rows, batch_size):
                 layout = lay_out(some, self.vocabulary, side="left").to(device)
+                if language.places and layout.id_BL.shape[1] + max_tokens > language.places:
+                    raise ConfigError(
+                        f"words and prompt take {layout.id_BL.shape[1]} of the {language.places} places of the language model of "
+                        f"'{self.name}', so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                    )
                 embed_BLD = language.embed(layout.id_BL)
                 captions |= set(language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=ends, **options))
         return sorted(captions - {""})
