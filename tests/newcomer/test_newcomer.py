@@ -26,7 +26,7 @@ Say = Callable[..., subprocess.CompletedProcess[str]]
 TINY = ["--steps", "2", "--batch-size", "8", "--width", "16"]
 TIMES: dict[str, float] = {}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # on a busy machine each command takes a while
 
 
 @pytest.fixture(scope="module")
