@@ -14,6 +14,7 @@ no training picture shows, and writes captioned/captions.md with pictures beside
 from __future__ import annotations
 
 import argparse
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,11 @@ def table(
         file = out / f"{sample.uid}.webp"
         file.write_bytes(small_webp(sample.image, SIDE))
         cells = [sample.positives("en")[0].string, written["bridge"][row], written["nearest"][row]]
-        lines.append(f"| ![]({file.name}) | " + " | ".join(" ".join(cell.replace("|", "/").split()) for cell in cells) + " |")
+        lines.append(
+            f"| ![]({file.name}) | "
+            + " | ".join(html.escape(" ".join(cell.replace("|", "/").split()), quote=False) for cell in cells)
+            + " |"
+        )
     (out / "captions.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return scores
 
