@@ -112,7 +112,7 @@ class Dialogue:
         return self.turns[-1].role == "user"
 
 
-Asked = str | Sequence[Part] | Dialogue
+PromptLike = str | Sequence[Part] | Dialogue
 """What `Generator.generate` takes for each item: words about its picture, a prompt, or a dialogue that awaits an answer."""
 
 
@@ -127,12 +127,12 @@ def as_prompt(asked: str | Sequence[Part]) -> Prompt:
     return tuple(asked)
 
 
-def as_dialogue(asked: Asked) -> Dialogue:
+def as_dialogue(asked: PromptLike) -> Dialogue:
     """Anything that may be asked as a dialogue; a prompt is one turn of the user."""
     return asked if isinstance(asked, Dialogue) else Dialogue((Turn("user", as_prompt(asked)),))
 
 
-def words_about_one_picture(asked: Asked, *, model: str) -> str:
+def words_about_one_picture(asked: PromptLike, *, model: str) -> str:
     """The words of a request to a model that reads one picture and words, and nothing else: the picture may only come first.
 
     Raises `DataError` where the request holds what such a model would have to leave out.

@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from diptych.core.contracts import Streamer, Unit, Written
 from diptych.core.image import ImageSource
-from diptych.core.prompt import Asked
+from diptych.core.prompt import PromptLike
 from diptych.serve.service import Service, Side
 from diptych.serve.stops import Stops
 
@@ -27,7 +27,7 @@ class Wanted:
     """
 
     image: ImageSource
-    prompt: Asked
+    prompt: PromptLike
     pictures: int = 1
     max_tokens: int = 64
     temperature: float = 0.0

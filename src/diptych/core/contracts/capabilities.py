@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
-from diptych.core.prompt import Asked
+from diptych.core.prompt import PromptLike
 from diptych.core.scene_graph import Region, SceneGraph
 
 Unit = npt.NDArray[np.float32]  # [N, D], rows of norm 1
@@ -148,7 +148,7 @@ class Generator(Protocol):
     (`core.prompt`). `images` are the first pictures that parts mean by their place; further ones a part brings itself. A model that cannot
     read a part raises `DataError` and leaves nothing out in silence."""
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 64) -> list[str]: ...
+    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Streamer(Protocol):
     def stream(
         self,
         image: ImageSource,
-        prompt: Asked,
+        prompt: PromptLike,
         *,
         heard: Callable[[str], bool],
         max_tokens: int = 64,
@@ -197,7 +197,7 @@ class Ranker(Protocol):
     """
 
     def answer_nll(
-        self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
+        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]: ...
 
 

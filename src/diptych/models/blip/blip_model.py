@@ -18,7 +18,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import Asked, words_about_one_picture
+from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -66,7 +66,7 @@ class BlipModel(Embedding):
 
     @one_or_many
     def generate(
-        self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 64, batch_size: int = 16
+        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64, batch_size: int = 16
     ) -> list[str]:
         """The likeliest token, again and again, until the end mark or `text_length`. What is written stands behind the prompt."""
         begun = self._prompts(images, prompts)
@@ -79,7 +79,7 @@ class BlipModel(Embedding):
 
     @one_or_many
     def answer_nll(
-        self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
+        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
         """For each image [C, 2]: nats of each candidate behind the prompt, over its tokens and the end mark, and how many those are."""
         begun = self._prompts(images, prompts)
@@ -92,7 +92,7 @@ class BlipModel(Embedding):
                 found.append(np.array([self._nll(token_1PD, prompt, answer) for answer in answers], np.float64).reshape(-1, 2))
         return found
 
-    def _prompts(self, images: Sequence[ImageSource], prompts: Sequence[Asked]) -> list[str]:
+    def _prompts(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[str]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
         return [words_about_one_picture(prompt, model=self.name) for prompt in prompts]

@@ -20,7 +20,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import Asked, words_about_one_picture
+from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.text.layout import Ids, Piece, Words, lay_out
 from diptych.data.text.tokenize import Tokenizer
@@ -116,7 +116,7 @@ class WordWriter:
     def generate(
         self,
         images: Sequence[ImageSource],
-        prompts: Sequence[Asked],
+        prompts: Sequence[PromptLike],
         *,
         max_tokens: int = 67,
         batch_size: int = 64,

@@ -19,7 +19,7 @@ from diptych.core.contracts import Written
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import Asked, words_about_one_picture
+from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.layout import Layout, Words, lay_out
@@ -79,7 +79,7 @@ class BridgeWriter:
     def generate(
         self,
         images: Sequence[ImageSource],
-        prompts: Sequence[Asked],
+        prompts: Sequence[PromptLike],
         *,
         max_tokens: int = 64,
         batch_size: int = 32,
@@ -116,7 +116,7 @@ class BridgeWriter:
     def stream(
         self,
         image: ImageSource,
-        prompt: Asked,
+        prompt: PromptLike,
         *,
         heard: Callable[[str], bool],
         max_tokens: int = 64,
@@ -150,7 +150,7 @@ class BridgeWriter:
     def answer_nll(
         self,
         images: Sequence[ImageSource],
-        prompts: Sequence[Asked],
+        prompts: Sequence[PromptLike],
         candidates: Sequence[Sequence[str]],
         *,
         batch_size: int = 32,
@@ -184,7 +184,7 @@ class BridgeWriter:
                 found.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
         return np.concatenate(found)
 
-    def _words(self, images: Sequence[ImageSource], prompts: Sequence[Asked]) -> list[str]:
+    def _words(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[str]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
         return [words_about_one_picture(prompt, model=self.name) or self.request for prompt in prompts]

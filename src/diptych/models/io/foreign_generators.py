@@ -23,7 +23,7 @@ from diptych.core.contracts import Written
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import Asked, as_dialogue, words_about_one_picture
+from diptych.core.prompt import PromptLike, as_dialogue, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.models.io.chat import pictures_in_order
 from diptych.models.io.folder import fingerprint
@@ -105,7 +105,7 @@ class TransformersGenerator:
     def generate(
         self,
         images: Sequence[ImageSource],
-        prompts: Sequence[Asked],
+        prompts: Sequence[PromptLike],
         *,
         max_tokens: int = 64,
         batch_size: int = 8,
@@ -126,7 +126,7 @@ class TransformersGenerator:
     def stream(
         self,
         image: ImageSource,
-        prompt: Asked,
+        prompt: PromptLike,
         *,
         heard: Callable[[str], bool],
         max_tokens: int = 64,
@@ -143,7 +143,7 @@ class TransformersGenerator:
 
     @one_or_many
     def answer_nll(
-        self, images: Sequence[ImageSource], prompts: Sequence[Asked], candidates: Sequence[Sequence[str]]
+        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
         """For each image [C, 2]: nats of each candidate over its tokens and the end mark, and how many those are."""
         rows = self._rows(images, prompts)
@@ -194,12 +194,12 @@ class TransformersGenerator:
 
     # ------------------------------------------------------------ what is asked
 
-    def _rows(self, images: Sequence[ImageSource], prompts: Sequence[Asked]) -> list[_Row]:
+    def _rows(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[_Row]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
         return [self._row(image, asked) for image, asked in zip(images, prompts, strict=True)]
 
-    def _row(self, image: ImageSource, asked: Asked) -> _Row:
+    def _row(self, image: ImageSource, asked: PromptLike) -> _Row:
         if not getattr(self.processor, "chat_template", None):
             words = words_about_one_picture(asked, model=self.name)
             return _Row([_decoded_picture(image)], self._text(words))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import Asked, words_about_one_picture
+from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -98,7 +98,7 @@ class CodebookCaptions:
 
     @one_or_many
     def generate(
-        self, images: Sequence[ImageSource], prompts: Sequence[Asked], *, max_tokens: int = 30, batch_size: int = 64
+        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 30, batch_size: int = 64
     ) -> list[str]:
         """The likeliest token, again and again, until the end mark. A prompt is how the caption begins; "" asks for a whole one.
 

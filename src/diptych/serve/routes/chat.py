@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 from diptych.core.contracts import Streamer
 from diptych.core.errors import DiptychError
 from diptych.core.image import ArrayImage
-from diptych.core.prompt import Asked, Dialogue, ImagePart, Part, Role, TextPart, Turn
+from diptych.core.prompt import Dialogue, ImagePart, Part, PromptLike, Role, TextPart, Turn
 from diptych.serve.chat_schema import ChatAnswer, ChatRequest, TextContent
 from diptych.serve.logs import failed
 from diptych.serve.refusals import Json, Refused, broken, public, refused
@@ -175,7 +175,7 @@ def tokens_of(service: Service, tokens: int) -> int:
     return tokens
 
 
-async def _prompt(service: Service, request: ChatRequest) -> tuple[ArrayImage, int, Asked]:
+async def _prompt(service: Service, request: ChatRequest) -> tuple[ArrayImage, int, PromptLike]:
     """The first picture, how many there are, and what is asked, as models take it."""
     turns: list[Turn] = []
     pictures: list[ArrayImage] = []
