@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 
 import pytest
@@ -12,6 +13,7 @@ from diptych.data.load.batch import PairBatch
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.siglip import SigLIP
+from diptych.train.weights import copy_equal
 
 
 def test_start_of_scale_and_bias() -> None:
@@ -19,6 +21,21 @@ def test_start_of_scale_and_bias() -> None:
     assert model.log_scale.exp().item() == pytest.approx(10.0)
     assert model.bias is not None
     assert model.bias.item() == -10.0
+
+
+def test_weights_without_a_bias_leave_the_scale_as_it_starts() -> None:
+    small = {"width": 16, "tokenizer": "clip"}
+    clip, siglip = replace(CLIP.tiny(), **small), replace(SigLIP.tiny(), **small)
+    theirs = clip.model().state_dict()
+    theirs["log_scale"].fill_(math.log(100.0))
+    model = siglip.model()
+    taken = copy_equal(siglip.fitted(theirs), model)
+    assert set(theirs) - set(taken) == {"log_scale"}
+    assert model.log_scale.exp().item() == pytest.approx(10.0)
+    again = siglip.model().state_dict() | {"log_scale": torch.tensor([3.0]), "bias": torch.tensor([-12.0])}
+    copy_equal(siglip.fitted(again), model)
+    assert model.bias is not None
+    assert (model.log_scale.item(), model.bias.item()) == (3.0, -12.0), "of a sigmoid's weights both are taken"
 
 
 def test_the_loss_against_a_double_loop() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -28,6 +29,9 @@ class SigLIP(DualEncoderRecipe):
     a projection of texts with a bias, tanh GELU, norms with eps 1e-6. `tiny()` keeps `clip`'s towers, so that the loss alone differs.
     We depart in the vocabulary: "clip", since the published one (32,000 pieces of English C4) is in no package; pass its
     tokenizer.json as `tokenizer`.
+
+    A start from weights that know no bias, such as CLIP's (`--init`), takes their towers and not their scale: a hundred was learned by a
+    softmax, which does not see what all cosines of a row have in common, and would make nearly every pair a certain yes.
 
     project_image  whether the image vector is projected, or taken as its tower gives it (as published; `width` is then the tower's)
     text_bias      whether the projection of texts has a bias (as published)
@@ -60,6 +64,10 @@ class SigLIP(DualEncoderRecipe):
             project_image=self.project_image,
             projection_bias="text" if self.text_bias else "none",
         )
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Scale and bias belong together: without a bias in the weights, both start as the recipe's own."""
+        return tensors if "bias" in tensors else {name: tensor for name, tensor in tensors.items() if name != "log_scale"}
 
     def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
         assert features.bias is not None
