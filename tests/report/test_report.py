@@ -105,3 +105,8 @@ def test_a_run_without_data_or_results_has_a_report_too(tmp_path: Path) -> None:
     assert "clip on data" in text
     assert "lr: 0.1" in text
     assert folder.training_seconds() == 0.5
+
+
+def test_a_curve_of_few_points_marks_each_of_them() -> None:
+    assert line_chart("loss", [Line("a", ((30.0, 2.5),))]).count("<circle") == 1
+    assert line_chart("loss", [Line("a", tuple((float(step), 1.0) for step in range(40)))]).count("<circle") == 0

@@ -10,6 +10,8 @@ from diptych.report.escape import escape
 
 WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 30
+FEW = 12
+"""Points of a line that are each marked: a line through one of them is nothing to see."""
 CHARACTER = 6.5  # of the axis font, at most, in units of the view box
 
 
@@ -57,8 +59,11 @@ def line_chart(title: str, series: Sequence[Line], *, x_label: str = "step", ref
             f'<text x="{LEFT + 6}" y="{y - 5:.1f}">{escape(reference[0])}</text>'
         )
     for s in series:
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in s.points))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="var(--s{s.colour % 6})" stroke-width="1.8"/>')
+        path, colour = [place(*p) for p in s.points], f"var(--s{s.colour % 6})"
+        along = " ".join(f"{x:.1f},{y:.1f}" for x, y in path)
+        parts.append(f'<polyline points="{along}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+        if len(path) <= FEW:
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in path]
     return _chart(title, WIDTH, HEIGHT, parts)
 
 
