@@ -188,7 +188,8 @@ def test_samples_without_what_the_recipe_needs_are_replaced():
 def test_too_many_bad_samples_end_the_run(workers):
     data = pool(200, bad=range(0, 200, 20))
     with pytest.raises(
-        DataError, match=r"trees: 6 of 200 samples cannot be used, more than the limit of 1\.0%: 's\d+' image: .*verify"
+        DataError,
+        match=r"trees: 6 of 200 samples cannot be used, more than the limit of 1\.0%: 's\d+' image: .*quarantine\.parquet",
     ) as caught:
         steps(data, stop=40, workers=workers)
     assert "\n" not in str(caught.value)

@@ -406,7 +406,7 @@ def test_a_chosen_list_is_saved_and_trained_on(page: Page, tmp_path: Path, capsy
         (pictures / f"{sample.uid}.png").write_bytes(sample.image.read())  # type: ignore[union-attr]
         (pictures / f"{sample.uid}.txt").write_text(sample.texts[0].string)
     words = ["train", "clip", "--data", str(pictures), "--out", str(tmp_path / "run"), "--subset", str(file), "--no-evaluation"]
-    assert main([*words, "--steps", "1", "--batch-size", "4"]) == 0
+    assert main([*words, "--hold-out", "0", "--steps", "1", "--batch-size", "4"]) == 0
     assert RunFolder.open(tmp_path / "run").state["subset"] == 11
 
 

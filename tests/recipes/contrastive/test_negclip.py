@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from clip_folders import clip_folder
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
-from published import clip_folder
 
 from diptych.api import load
 from diptych.cli import main

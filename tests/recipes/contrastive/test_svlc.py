@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from clip_folders import clip_folder
 from invariants import gradients, on_two_processes, updated
-from published import clip_folder
 
 from diptych.api import load
 from diptych.cli import main

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -69,6 +70,7 @@ class SegmentingModel:
             self.model, {"preprocess": self.preprocess.to_json(), "stride": self.stride, "classes": list(self.classes)}
         )
 
+    @one_or_many
     def segment(self, images: Sequence[ImageSource], labels: Sequence[str] = ()) -> Maps:
         """The class of every pixel, int32 [H, W] at each image's own size: an index into `labels`, all classes of training where none are
         given. Fewer labels leave the other classes out of the choice. Raises UnknownName for a label that it was not trained on."""

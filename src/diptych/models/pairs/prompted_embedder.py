@@ -22,6 +22,7 @@ from torch import Tensor
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.class_prompts import ClassPrompts, Placement, class_prompts
 from diptych.data.text.tokenize import Tokenizer
@@ -99,6 +100,7 @@ class PromptedEmbedder(PairEmbedder):
         settings = {"preprocess": self.preprocess.to_json(), "text_length": self.text_length, "prompts": asdict(self.prompts)}
         return fingerprint(self.prompted, settings)
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         """Vectors of class names behind the context, unit-norm."""
         if self.prompts.conditioned:
@@ -109,6 +111,7 @@ class PromptedEmbedder(PairEmbedder):
         blocks = [self._vectors(list(part)) for part in parts(texts, batch_size)]
         return np.concatenate(blocks) if blocks else np.zeros((0, self.model.width), np.float32)
 
+    @one_or_many
     def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
         """Logits [N, K] of the classes of training."""
         return self.scores(images, self.classes, batch_size=batch_size)
@@ -210,6 +213,7 @@ class ConditionedEmbedder(PromptedEmbedder):
 
     kind: ClassVar[str] = "conditioned_prompts"
 
+    @one_or_many
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.media.decode import decode
@@ -64,6 +65,7 @@ class GraphRelater:
 
     # ------------------------------------------------------------ use
 
+    @one_or_many
     def detect(
         self,
         images: Sequence[ImageSource],
@@ -89,6 +91,7 @@ class GraphRelater:
             graphs.append(replace(graph, relations=kept) if names else _surest(graph, top, threshold))
         return graphs
 
+    @one_or_many
     def relate(
         self,
         images: Sequence[ImageSource],

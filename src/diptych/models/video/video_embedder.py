@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.contracts import Unit
+from diptych.core.inputs import one_or_many
 from diptych.core.media import MediaItem
 from diptych.data.media.clip_views import clip_views
 from diptych.data.media.transforms import Preprocess
@@ -67,6 +68,7 @@ class VideoEmbedder:
                 blocks.append(self.model.encode_clips(self._views(part, 1, 1)[:, 0])[0].float().cpu())
         return torch.cat(blocks).numpy() if blocks else np.zeros((0, self.model.width), np.float32)
 
+    @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         """Unit vectors [K, D] of class names before any clip."""
         with torch.no_grad(), evaluating(self.model):
