@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     return finish({"report": str(page), "results": results, "minutes": spent_all, "cut": cut.strip()}, lines, args.json)
 
 
-TRAINING = 0.7
+TRAINING = 0.6
 """The share of the time that goes to steps; the rest is for encoding, evaluation, the index and the page."""
 
 
