@@ -34,7 +34,7 @@ COMMANDS = {
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
     "segment": "the class of every pixel, as a picture",
-    "explain": "align | words: what each word goes with in a picture, and which words it becomes",
+    "explain": "align | caption | words: what each word goes with, how a text is read, which words a picture becomes",
     "run": "start a pipeline that works at inference time",
     "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
     "report": "write the HTML report of a run again",
