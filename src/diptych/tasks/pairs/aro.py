@@ -6,7 +6,7 @@ Protocol `aro`, version 1.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import Any, ClassVar, Literal
@@ -22,7 +22,7 @@ from diptych.data.probes.facts import AttributionFact, RelationFact, published_a
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.caption_choices import MINIMUM, Counting, Floats
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
+from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.tasks.pairs.order_options import OrderOptions, tagger_of
 from diptych.worlds.scene_probes import SceneFacts
 
@@ -78,10 +78,7 @@ class ARO:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """One row a case."""
-        asking = Asking(self.compare, self.prompt, self.question, self.keep_equal, self.batch_size)
-        options = asdict(replace(self, train=None)) | {"train": getattr(self.train, "name", "")}
-        missing = "ARO's files, world:scenes, or captions"
-        return asking.records(model, data, self.cases, missing=missing, trained_on=captions_of(self.train), options=options)
+        return records_of(self, model, data, self.cases, missing="ARO's files, world:scenes, or captions")
 
     def cases(self, sample: Sample) -> list[Case]:
         """Relation and attribution where the sample says any, order of every caption of others; of a scene all three."""

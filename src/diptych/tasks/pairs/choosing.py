@@ -6,9 +6,9 @@ Letters: N cases, L options, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -194,6 +194,33 @@ class _Chosen:
             if kept:
                 self.cases[sample.uid] = kept
                 self.samples.append(sample)
+
+
+class AskingTask(Protocol):
+    """A task whose fields say how a model is asked (`Asking`), and whose captions the blind scorer counts words in."""
+
+    @property
+    def compare(self) -> Compare: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def keep_equal(self) -> bool: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def train(self) -> Any: ...
+
+
+def records_of(
+    task: AskingTask, model: Any, data: Dataset, cases_of: Callable[[Sample], Sequence[Case]], *, missing: str
+) -> pa.Table:
+    """`Asking.records` as the fields of `task` say, a frozen dataclass; they are noted as `options`."""
+    asking = Asking(task.compare, task.prompt, task.question, task.keep_equal, task.batch_size)
+    named: Any = task
+    options = asdict(replace(named, train=None)) | {"train": getattr(task.train, "name", "")}
+    return asking.records(model, data, cases_of, missing=missing, trained_on=captions_of(task.train), options=options)
 
 
 def captions_of(data: Dataset | None) -> list[str]:

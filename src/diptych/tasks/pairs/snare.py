@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.caption_choices import ASIDE, MINIMUM, Counting, Floats, credits, kind_columns
 from diptych.tasks._scoring.placing import option_shares
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
+from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.tasks.pairs.order_options import SNARE_NAMES, OrderOptions, tagger_of
 from diptych.worlds.scene_probes import SPATIAL, SceneFacts
 
@@ -91,10 +91,7 @@ class SNARE:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """One row a case."""
-        asking = Asking(self.compare, self.prompt, self.question, self.keep_equal, self.batch_size)
-        options = asdict(replace(self, train=None)) | {"train": getattr(self.train, "name", "")}
-        missing = "ARO's files, world:scenes, or captions"
-        return asking.records(model, data, self.cases, missing=missing, trained_on=captions_of(self.train), options=options)
+        return records_of(self, model, data, self.cases, missing="ARO's files, world:scenes, or captions")
 
     def cases(self, sample: Sample) -> list[Case]:
         """The parts that the sample allows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.caption_choices import ASIDE, Counting, Floats, credits
 from diptych.tasks._scoring.placing import beats
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
+from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.worlds.scene_probes import SceneFacts
 
 FAMILIES = ("add", "replace", "swap")
@@ -62,10 +62,7 @@ class SugarCrepe:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """One row a case; "text_only" where there are two true captions and the model embeds texts."""
-        asking = Asking(self.compare, self.prompt, self.question, self.keep_equal, self.batch_size)
-        options = asdict(replace(self, train=None)) | {"train": getattr(self.train, "name", "")}
-        missing = "SugarCrepe's files, or world:scenes"
-        records = asking.records(model, data, self.cases, missing=missing, trained_on=captions_of(self.train), options=options)
+        records = records_of(self, model, data, self.cases, missing="SugarCrepe's files, or world:scenes")
         return records.append_column("text_only", pa.array(_text_only(model, records), pa.float64()))
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from diptych.data.probes.vl_checklist import AREAS
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.caption_choices import Counting, Floats
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, captions_of
+from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.worlds.scene_probes import SceneFacts
 
 
@@ -69,10 +69,7 @@ class VLChecklist:
             asked.update(kinds)
             return [case for case in found if case.kind in kinds]
 
-        asking = Asking(self.compare, self.prompt, self.question, self.keep_equal, self.batch_size)
-        options = asdict(replace(self, train=None)) | {"train": getattr(self.train, "name", "")}
-        missing = "VL-Checklist's files, or world:scenes"
-        return asking.records(model, data, cases, missing=missing, trained_on=captions_of(self.train), options=options)
+        return records_of(self, model, data, cases, missing="VL-Checklist's files, or world:scenes")
 
     def cases(self, sample: Sample) -> list[Case]:
         scene = SceneFacts.of(sample)
