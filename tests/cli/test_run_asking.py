@@ -42,5 +42,5 @@ def test_i2l(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "items.jsonl").write_text(json.dumps({"id": 1, "image": "a.png", "question": "q", "choices": ["x", "y"], "answer": "y"}))
     every = ("i2l", "--model", "m", "--items", folder / "items.jsonl", "--out", folder / "out.jsonl")
     assert [said(capsys, *every)["new"] for _ in range(2)] == [1, 0]
-    assert main(["run", "i2l", "--model", "m"]) == 1
+    assert main(["run", "i2l", "--model", "m"]) == 2
     assert "nothing is asked (expected --image FILE and --question WORDS, or --items FILE)" in capsys.readouterr().err
