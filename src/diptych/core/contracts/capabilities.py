@@ -74,6 +74,14 @@ class PairScorer(Protocol):
 
 
 @runtime_checkable
+class PairJudge(PairScorer, Protocol):
+    """A `PairScorer` that also says yes or no: a pair fits if its score is above `fits_above` (0 where scores are log-odds)."""
+
+    @property
+    def fits_above(self) -> float: ...
+
+
+@runtime_checkable
 class DenseEmbedder(Protocol):
     """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
 
