@@ -274,6 +274,10 @@ WORLDS = Registry(
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
+        "pedestrians": (
+            "diptych.worlds.pedestrians:pedestrians",
+            "persons by their attributes, several pictures and captions each",
+        ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
