@@ -279,6 +279,11 @@ WORLDS = Registry(
             "persons by their attributes, several pictures and captions each",
         ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "tissue": (
+            "diptych.worlds.tissue.world:tissue",
+            "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
+        ),
+        "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
