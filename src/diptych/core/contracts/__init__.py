@@ -34,6 +34,7 @@ from diptych.core.contracts.engine import Acting, Engine, Outcome, Preferring, S
 from diptych.core.contracts.optimiser import Optimiser, Rule
 from diptych.core.contracts.pipeline import Answer, Pipeline
 from diptych.core.contracts.recipe import Recipe, Stage
+from diptych.core.contracts.reply import Reply, Respondent
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.contracts.task import Task, TaskByItem
@@ -73,6 +74,8 @@ __all__ = [
     "Ranker",
     "Recipe",
     "Relater",
+    "Reply",
+    "Respondent",
     "Role",
     "Rule",
     "Run",

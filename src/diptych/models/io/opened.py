@@ -19,8 +19,8 @@ FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "lora:")
 
 def open_address(address: str | Path, *, download: bool = False) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
-    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", or "lora:ADAPTER#BASE" with any of them as the base, into whose weights
-    the adapter is merged.
+    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
+    "lora:ADAPTER#BASE" with any other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     Raises RunError for a folder without a model, with the state of its run.
@@ -33,6 +33,10 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
         from diptych.models.penet.opened import open_released as open_penet
 
         return open_penet(str(address))
+    if str(address).startswith("openai:"):
+        from diptych.models.endpoint.chat_model import ChatModel
+
+        return ChatModel.open(str(address))
     if str(address).startswith("lora:"):
         return _adapted(str(address), download)
     if str(address).startswith(FOREIGN):
