@@ -340,6 +340,7 @@ MODELS = Registry(
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
+        "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
