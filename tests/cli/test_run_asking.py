@@ -39,8 +39,23 @@ def test_i2l(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, *ask, "--demo", folder / "a.png", "--area", 0.25)
     assert (found["text"], found["how"], found["size"]) == ("B", "i2l", [130, 49])
     assert said(capsys, *ask, "--how", "text")["caption"] == "B"
-    (folder / "items.jsonl").write_text(json.dumps({"id": 1, "image": "a.png", "question": "q", "choices": ["x", "y"], "answer": "y"}))
+    (folder / "items.jsonl").write_text(
+        json.dumps({"id": 1, "image": "a.png", "question": "q", "choices": ["x", "y"], "answer": "y"})
+    )
     every = ("i2l", "--model", "m", "--items", folder / "items.jsonl", "--out", folder / "out.jsonl")
     assert [said(capsys, *every)["new"] for _ in range(2)] == [1, 0]
     assert main(["run", "i2l", "--model", "m"]) == 2
     assert "nothing is asked (expected --image FILE and --question WORDS, or --items FILE)" in capsys.readouterr().err
+
+
+def test_lifelong_memory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "log.csv").write_text("timestamp,caption\n30,C walks\n90,C sits\n")
+    ask = ("lifelong_memory", "--reader", "m", "--no-digest", "--question", "What?", "--options", "a|b")
+    found = said(capsys, *ask, "--captions", folder / "log.csv")
+    assert (found["option"], found["outcome"], found["captions"]) == (None, "unread", 2)
+    (folder / "frames").mkdir()
+    (folder / "a.png").rename(folder / "frames/1.5.png")
+    found = said(capsys, *ask, "--captioner", "m", "--frames", folder / "frames", "--caption-log", folder / "log.jsonl")
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[1]) == {"id": "1.5", "file": "1.5.png", "caption": "B"}
+    assert main(["run", "lifelong_memory", "--reader", "m", "--question", "What?"]) == 2
+    assert "expected --embedder MODEL, or --no-digest" in capsys.readouterr().err
