@@ -10,7 +10,7 @@ from diptych.claims.verdict import Margins
 def claims() -> tuple[Claim, ...]:
     digested = Arm("digest", Recalled())
     elsewhere = Arm("another day's notes", Recalled(other_day=True))
-    data = f"{DAYS} days of {ACTIVITIES} activities a seed, of eight captions; a planted reader that finds words and reads {ATTENTION} of them"
+    data = f"{DAYS} days of {ACTIVITIES} activities a seed, of eight captions; a planted reader reads {ATTENTION} words of them"
     main = Claim(
         slug="lifelong_memory",
         kind="mechanism check",
