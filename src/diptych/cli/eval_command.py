@@ -18,7 +18,10 @@ from diptych.core.result import Metric, Result
 
 @dataclass(frozen=True)
 class Eval:
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME")]
+    model: Annotated[
+        Positional[str],
+        arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME, openai:http://HOST/v1#NAME"),
+    ]
     task: Annotated[Positional[str], arg(metavar="TASK", help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all)")]
     data: Annotated[str, arg(help="any readable data; every held-out split is evaluated")]
     split: Annotated[str, arg(help="only this split")] = ""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
 from diptych.core.prompt import PromptLike
@@ -74,6 +75,14 @@ class PairScorer(Protocol):
 
 
 @runtime_checkable
+class PairJudge(PairScorer, Protocol):
+    """A `PairScorer` that also says yes or no: a pair fits if its score is above `fits_above` (0 where scores are log-odds)."""
+
+    @property
+    def fits_above(self) -> float: ...
+
+
+@runtime_checkable
 class DenseEmbedder(Protocol):
     """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
 
@@ -133,11 +142,25 @@ class MatchMapper(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Regions and relations for the given names, as one `SceneGraph` an image."""
+    """Regions and relations for the given names, as one `SceneGraph` an image. Those that read names as text take phrases as well
+    ("the red cup left of the plate")."""
 
     def detect(
         self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()
     ) -> list[SceneGraph]: ...
+
+
+@runtime_checkable
+class Grounder(Protocol):
+    """Boxes for the phrases of a text, one query an image: a list of `Grounded` for each, in the order of its phrases.
+
+    A phrase is read within its text. Every phrase gets up to `top` boxes, however low their score; their scores can be compared within
+    an image, and over images as far as the model's can.
+    """
+
+    def ground(
+        self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
+    ) -> list[list[Grounded]]: ...
 
 
 @runtime_checkable

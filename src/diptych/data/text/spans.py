@@ -21,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import DataError, ShapeError
+from diptych.core.grounding import PhraseQuery, Span
 
 Entity = int | str
 """What a span belongs to: the number of a box, the name of a class."""
-Span = tuple[int, int]
-"""First character and the one behind the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +144,13 @@ class SpanText:
         if entity not in self.spans:
             raise DataError(f"{entity!r} has no span in {self.text[:60]!r}", field="spans", expected=f"one of {list(self.spans)}")
         return [self.text[start:stop] for start, stop in self.spans[entity]]
+
+    def query(self, entities: Sequence[Entity] = ()) -> PhraseQuery:
+        """These entities as phrases to look for; without any, all of them in the order of `spans`."""
+        asked = tuple(entities) or tuple(self.spans)
+        for entity in asked:
+            self.words(entity)  # refuses one without a span
+        return PhraseQuery(self.text, tuple(self.spans[entity] for entity in asked))
 
     def tokens(self, offset_L2: npt.NDArray[np.int64]) -> dict[Entity, npt.NDArray[np.bool_]]:
         """For each entity its row of L, True at the tokens that share a character with one of its spans; all False where those were cut

@@ -126,15 +126,26 @@ class Tokenizer:
         >>> Tokenizer.from_spec("clip").word_places("a tyrannosaurus", 8)
         [('a', [1]), ('tyrannosaurus', [2, 3, 4])]
         """
+        words = list(re.finditer(r"\S+", self.cleaned(text)))
+        places = self.span_places(text, [word.span() for word in words], length)
+        return [(word[0], here) for word, here in zip(words, places, strict=True)]
+
+    def span_places(self, text: str, spans: Sequence[tuple[int, int]], length: int) -> list[list[int]]:
+        """Where in its row of `encode` the pieces of each span of characters stand; pieces that are cut off are left out.
+
+        spans  begin and end in `cleaned(text)`, the text as this vocabulary reads it
+
+        >>> Tokenizer.from_spec("clip").span_places("a red tyrannosaurus", [(2, 5), (6, 19)], 8)
+        [[2], [3, 4, 5]]
+        """
         room = length - len(self.prefix) - len(self.suffix)
-        clean = CLEANERS.get(self.clean)
-        text = clean(text) if clean else text
+        text = self.cleaned(text)
         offsets = self.inner.encode(text, add_special_tokens=False).offsets[:room]
         first = len(self.prefix) + (room - len(offsets) if self.side == "left" else 0)
         places = []
-        for word in re.finditer(r"\S+", text):
-            here = [place for place, (start, stop) in enumerate(offsets) if start < word.end() and stop > word.start()]
-            places.append((word[0], [first + place for place in here if text[slice(*offsets[place])].strip()]))
+        for begin, end in spans:
+            here = [place for place, (start, stop) in enumerate(offsets) if start < end and stop > begin]
+            places.append([first + place for place in here if text[slice(*offsets[place])].strip()])
         return places
 
     def offsets(self, text: str, length: int) -> npt.NDArray[np.int64]:
@@ -148,8 +159,7 @@ class Tokenizer:
         [[0, 0], [0, 1], [3, 6], [7, 10], [0, 0], [0, 0]]
         """
         room = length - len(self.prefix) - len(self.suffix)
-        clean = CLEANERS.get(self.clean)
-        read = clean(text) if clean else text
+        read = self.cleaned(text)
         places = cleaned_places(text, read)
         offset_L2 = np.zeros((length, 2), np.int64)
         found = self.inner.encode(read, add_special_tokens=False).offsets[:room]
@@ -159,6 +169,11 @@ class Tokenizer:
             if inked:
                 offset_L2[first + row] = inked[0], inked[-1] + 1
         return offset_L2
+
+    def cleaned(self, text: str) -> str:
+        """The text after what this vocabulary does to it first (`Clean`)."""
+        clean = CLEANERS.get(self.clean)
+        return clean(text) if clean else text
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens; spaces may differ from the original."""

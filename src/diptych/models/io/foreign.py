@@ -62,8 +62,8 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding | Transforme
 # ---------------------------------------------------------------- transformers
 
 
-def hub_folder(spec: str, name: str, *, download: bool) -> Path:
-    """A folder of transformers: itself, or a name in the local cache, fetched with `download`."""
+def hub_folder(spec: str, name: str, *, download: bool, fetching: str = "pass --download to fetch it") -> Path:
+    """A folder of transformers: itself, or a name in the local cache, fetched with `download`. `fetching` is the remedy without."""
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
@@ -78,7 +78,7 @@ def hub_folder(spec: str, name: str, *, download: bool) -> Path:
     except HFValidationError as error:
         raise ConfigError(f"{spec}: no such folder (expected a folder of transformers or OWNER/NAME)") from error
     except LocalEntryNotFoundError as error:
-        way = "the hub could not be reached" if download else "pass --download to fetch it"
+        way = "the hub could not be reached" if download else fetching
         raise ConfigError(f"{spec} is neither a folder nor in the local cache; {way}, or pass hf:FOLDER") from error
     except HfHubHTTPError as error:
         raise ConfigError(f"{spec} could not be fetched: {str(error).splitlines()[0]}") from error
