@@ -66,7 +66,8 @@ def _owl(folder: Path, second: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(n) for n in range(ord("a"), ord("z") + 1)]
     pieces = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = transformers.CLIPTokenizerFast(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[])
+    vocabulary = {piece: n for n, piece in enumerate(pieces)}
+    tokenizer = transformers.CLIPTokenizerFast(vocab=vocabulary, merges=[], model_max_length=16)
     text = {"vocab_size": len(pieces), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
             "max_position_embeddings": 16, "eos_token_id": 53, "bos_token_id": 52, "pad_token_id": 53}  # fmt: skip
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
