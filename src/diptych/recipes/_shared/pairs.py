@@ -48,6 +48,8 @@ S = TypeVar("S", bound=Scaled, default=Any)
 class PairRecipe(Recipe[M, B, F]):
     """A recipe over image-text pairs: its data, towers and tokeniser. Subclasses choose module and loss.
 
+    image_tower  the network that reads images: vit_tiny, vit_b16, convnet_tiny and the others of docs/training.md (Towers), or timm:NAME
+    text_tower   the network that reads texts: text_tiny, text_clip, bert_b6 and the others of that list, or hf:FOLDER with its weights
     act          the activation of both towers: "gelu", "quick_gelu" (as OpenAI released CLIP), "gelu_tanh" (as SigLIP's code has it); None
                  takes each tower's own. A tower without such a choice (convolutions, transformers' or timm's) refuses one
     image_pool   how a vit_* tower becomes one vector: "class" token or "attention" (SigLIP's head); a dense_* one "class" or "mean"; None
