@@ -39,7 +39,9 @@ def test_i2l(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, *ask, "--demo", folder / "a.png", "--area", 0.25)
     assert (found["text"], found["how"], found["size"]) == ("B", "i2l", [130, 49])
     assert said(capsys, *ask, "--how", "text")["caption"] == "B"
-    (folder / "items.jsonl").write_text(json.dumps({"id": 1, "image": "a.png", "question": "q", "choices": ["x", "y"], "answer": "y"}))
+    (folder / "items.jsonl").write_text(
+        json.dumps({"id": 1, "image": "a.png", "question": "q", "choices": ["x", "y"], "answer": "y"})
+    )
     every = ("i2l", "--model", "m", "--items", folder / "items.jsonl", "--out", folder / "out.jsonl")
     assert [said(capsys, *every)["new"] for _ in range(2)] == [1, 0]
     assert main(["run", "i2l", "--model", "m"]) == 2

@@ -142,7 +142,9 @@ def _noun(answer: Any, frequency: int, where: str) -> Noun | None:
     if not isinstance(description, str) or not isinstance(similar, list) or not isinstance(plain.get("type"), str | None):
         if isinstance(answer, str):
             return None
-        raise DataError(f"{where} is {str(plain)[:80]}", expected='{"type": words, "description": "a; b", "similar objects": [words]}')
+        raise DataError(
+            f"{where} is {str(plain)[:80]}", expected='{"type": words, "description": "a; b", "similar objects": [words]}'
+        )
     kind = f"a kind of {plain['type']}" if plain.get("type") is not None else UNREAD.kind
     parts = tuple(part for part in description.split("; ") if part)
     return Noun(kind, parts, tuple(str(name) for name in similar), frequency)
