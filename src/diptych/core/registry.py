@@ -11,6 +11,7 @@
     MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
     TEXT_BACKENDS   what writes texts in curation   diptych.text_backends
+    EXTRACTORS  which option a reply means         diptych.extractors
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
 
@@ -221,7 +222,7 @@ TASKS = Registry(
         "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
         "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
         "multiple_choice": (
-            "diptych.tasks.generation.multiple_choice:MultipleChoice",
+            "diptych.tasks.choice.multiple_choice:MultipleChoice",
             "questions with options, in several orders of them",
         ),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
@@ -382,6 +383,16 @@ TEXT_BACKENDS = Registry(
     },
 )
 """Each takes a `curate.writing.opened.Wanted` and gives a `TextBackend`."""
+EXTRACTORS = Registry(
+    "extractor",
+    "diptych.extractors",
+    {
+        "strict": ("diptych.tasks.choice.extractors:strict", "what a reply says outright; the default"),
+        "ii_bench": ("diptych.tasks.choice.released_extractors:ii_bench", "as II-Bench is released"),
+        "vlmevalkit": ("diptych.tasks.choice.released_extractors:vlmevalkit", "as VLMEvalKit matches without a judge"),
+        "muirbench": ("diptych.tasks.choice.released_extractors:muirbench", "as lmms-eval reads MUIRBench"),
+    },
+)
 
 REGISTRIES: tuple[Registry, ...] = (
     RECIPES,
@@ -396,4 +407,5 @@ REGISTRIES: tuple[Registry, ...] = (
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
     TEXT_BACKENDS,
+    EXTRACTORS,
 )
