@@ -20,7 +20,7 @@ class Knower:
     """Knows the answers by picture and question, and gives the right one with the probability `skill`; another one otherwise."""
 
     def __init__(self, task: AutoBench, data: Any, skill: float, suffix: str = "") -> None:
-        _, asked = task._asked(data)
+        _, asked = task.questions(data)
         self.name, self.skill, self.suffix = f"knower {skill}", skill, suffix
         names = {sample.uid: sample.image.name for sample in (data[row] for row in range(len(data)))}
         self.known = {(names[one.uid], one.question): one for one in asked}

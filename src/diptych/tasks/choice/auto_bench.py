@@ -102,7 +102,7 @@ class AutoBench:
     def predict(self, model: Any, data: Dataset, *, judge: Any = None, rival: Any = None) -> pa.Table:
         if rival is not None and not isinstance(judge, Generator):
             raise ConfigError("a rival's answers are compared by a judge that writes (expected --judge MODEL)")
-        samples, asked = self._asked(data)
+        samples, asked = self.questions(data)
         images = [samples[one.uid].image for one in asked]
         prompts = [self._prompt(one) for one in asked]
         replies = model.generate(images, prompts, max_tokens=self.max_tokens)
@@ -133,7 +133,8 @@ class AutoBench:
 
     # ------------------------------------------------------------ what is asked
 
-    def _asked(self, data: Dataset) -> tuple[dict[str, Sample], list[Triplet]]:
+    def questions(self, data: Dataset) -> tuple[dict[str, Sample], list[Triplet]]:
+        """Samples by uid, and the questions that are asked about them."""
         samples = {sample.uid: sample for sample in (data[row] for row in range(len(data)))}
         asked = self._written(samples) if self.triplets is None else read_triplets(self.triplets)
         known = [self._formed(one) for one in asked if one.uid in samples]
