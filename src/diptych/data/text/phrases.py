@@ -87,7 +87,9 @@ def _phrase(entry: Any, text: str, regions: int, where: str) -> Phrase:
         expected = f"places among the {regions} regions of the sample; [] for what is not there"
         raise DataError(f"{where} has the regions {str(places)[:60]}", field="regions", expected=expected)
     spans = entry.get("spans")
-    return Phrase(from_json(list(spans) if isinstance(spans, tuple) else spans, text, where), tuple(places), str(entry.get("kind", "")))
+    return Phrase(
+        from_json(list(spans) if isinstance(spans, tuple) else spans, text, where), tuple(places), str(entry.get("kind", ""))
+    )
 
 
 def _written(entry: Any, where: str) -> Written:
