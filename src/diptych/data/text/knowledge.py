@@ -3,8 +3,10 @@
 A knowledge file is JSON in one of three forms:
 
     {"cup": {"type": "vessel", "description": "round; has a handle", "similar objects": ["mug"], "frequency": 120}}
-    [{"object": "cup", "gpt3_output": "{\\"type\\": ..., \\"description\\": ..., \\"similar objects\\": [...]}"}]       published, for classes
-    {"cup": ["{\\"type\\": ..., ...}", 120]}                                                                    published, for captions
+    [{"object": "cup", "gpt3_output": ANSWER}]      published, for classes
+    {"cup": [ANSWER, 120]}                          published, for captions; the number is how often it occurs
+
+where ANSWER is the text of such an object as a language model wrote it.
 
 An answer of the language model that is no JSON is, as released, a thing of the type "object" without a description; `unread` counts them.
 """
