@@ -195,6 +195,7 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "video_classification": (
@@ -274,7 +275,10 @@ WORLDS = Registry(
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
-        "pedestrians": ("diptych.worlds.pedestrians:pedestrians", "persons by their attributes, several pictures and captions each"),
+        "pedestrians": (
+            "diptych.worlds.pedestrians:pedestrians",
+            "persons by their attributes, several pictures and captions each",
+        ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
@@ -330,6 +334,7 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
