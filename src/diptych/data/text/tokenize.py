@@ -148,6 +148,28 @@ class Tokenizer:
             places.append([first + place for place in here if text[slice(*offsets[place])].strip()])
         return places
 
+    def offsets(self, text: str, length: int) -> npt.NDArray[np.int64]:
+        """offset_L2: the characters [start, stop) of `text`, as given, that each place of its row of `encode` stands for, without blanks
+        around them; (0, 0) at marks, padding and tokens of nothing but blanks.
+
+        Raises DataError where the tokenizer's cleaning changes more than case, blanks and punctuation (mojibake, HTML entities): then no
+        offset would be exact.
+
+        >>> Tokenizer.from_spec("clip").offsets("A  red bus", 6).tolist()
+        [[0, 0], [0, 1], [3, 6], [7, 10], [0, 0], [0, 0]]
+        """
+        room = length - len(self.prefix) - len(self.suffix)
+        read = self.cleaned(text)
+        places = cleaned_places(text, read)
+        offset_L2 = np.zeros((length, 2), np.int64)
+        found = self.inner.encode(read, add_special_tokens=False).offsets[:room]
+        first = len(self.prefix) + (room - len(found) if self.side == "left" else 0)
+        for row, (start, stop) in enumerate(found):
+            inked = [places[place] for place in range(start, stop) if not read[place].isspace()]
+            if inked:
+                offset_L2[first + row] = inked[0], inked[-1] + 1
+        return offset_L2
+
     def cleaned(self, text: str) -> str:
         """The text after what this vocabulary does to it first (`Clean`)."""
         clean = CLEANERS.get(self.clean)
@@ -390,6 +412,37 @@ def siglip_clean(text: str) -> str:
     """Lower case, no ASCII punctuation, white space collapsed: SigLIP's in transformers."""
     return " ".join(text.lower().translate(_PUNCTUATION).split())
 
+
+def cleaned_places(text: str, cleaned: str) -> list[int]:
+    """For each character of a cleaned text the place in `text` that it came from (blanks: of what was read last).
+
+    Raises DataError where cleaning did more than change case and drop blanks and punctuation.
+    """
+    if text == cleaned:
+        return list(range(len(text)))
+    # One at a time, since lower case of "\u0130" is two characters; folded, since a sigma's depends on what stands behind it.
+    lower = [(letter, place) for place, given in enumerate(text) for letter in given.lower()]
+    places, at = [], -1
+    for letter in cleaned:
+        if not letter.isspace():
+            at += 1
+            while at < len(lower) and not _same(lower[at][0], letter) and lower[at][0] in _SKIPPED:
+                at += 1
+            if at >= len(lower) or not _same(lower[at][0], letter):
+                raise DataError(
+                    f"cleaning makes {cleaned[:60]!r} of {text[:60]!r}: where its words stood is lost",
+                    field="text",
+                    expected="a text that is clean already (composed letters, no HTML entities, no mojibake)",
+                )
+        places.append(lower[max(at, 0)][1])
+    return places
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or one.casefold() == other.casefold()
+
+
+_SKIPPED = frozenset(string.punctuation + string.whitespace + "\u00a0\u3000")
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 CLEANERS: dict[str, Callable[[str], str]] = {

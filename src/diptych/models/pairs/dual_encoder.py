@@ -52,8 +52,8 @@ class DualEncoder(PairModule):
 
     `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
     sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN, SigLIP):
-    `width` must then be the tower's; `project_text` False does so with the text's. So is that of a tower whose own head leads into the
-    joint space (CLIP's residual networks). A tower that comes with weights says itself how they project it (`Tower.projection`).
+    `width` must then be the tower's; so it is with `project_text` (KEEP), and with a tower whose own head leads into the joint space
+    (CLIP's residual networks). A tower that comes with weights says itself how they project it (`Tower.projection`).
     """
 
     def __init__(
@@ -99,6 +99,11 @@ def encoder_of(model: nn.Module) -> DualEncoder:
     if not isinstance(encoder, DualEncoder):
         raise ConfigError(f"{type(model).__name__} is no dual encoder (expected one, or a model that holds one as `encoder`)")
     return encoder
+
+
+def projected(tower: Tower, width: int, side: Literal["image", "text"], *, project: bool = True) -> nn.Module:
+    """What a `DualEncoder` without biases puts behind this tower, with fresh weights."""
+    return _projection(tower, width, _form(tower, bias=False, project=project), side)
 
 
 _BIASES: dict[tuple[bool, bool], Bias] = {

@@ -107,7 +107,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
 
     image_tower: str = "resnet_clip_50"
     text_tower: str = "bert_b"
-    text_pooling: Literal["eot", "mean", "last", "cls"] | None = "mean"
+    text_pooling: Literal["eot", "mean", "last", "cls", "pooler"] | None = "mean"
     image_pool: Literal["class", "mean", "attention", "max"] | None = "max"
     width: int = 768
     image_size: int = 128
