@@ -163,6 +163,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.generated_captions:GeneratedCaptions",
             "a caption for every image, by a model that writes",
         ),
+        "identity_seed": (
+            "diptych.curate.operators.identity_seed:IdentitySeed",
+            "persons that trackers mixed up, by their pictures",
+        ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",

@@ -31,7 +31,8 @@ class TextExcitation(nn.Module):
         if self.text:
             squeezed = torch.cat([squeezed, text_BD.to(squeezed.dtype)], 1)
         gate_BC = self.outside(self.inside(squeezed).relu()).sigmoid()
-        return x_BCHW * gate_BC[:, :, None, None]
+        gated_BCHW: Tensor = x_BCHW * gate_BC[:, :, None, None]
+        return gated_BCHW
 
 
 class ColourDecoder(nn.Module):
