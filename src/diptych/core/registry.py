@@ -163,6 +163,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.generated_captions:GeneratedCaptions",
             "a caption for every image, by a model that writes",
         ),
+        "identity_seed": (
+            "diptych.curate.operators.identity_seed:IdentitySeed",
+            "persons that trackers mixed up, by their pictures",
+        ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
@@ -196,6 +200,7 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "video_classification": (
@@ -340,6 +345,7 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
