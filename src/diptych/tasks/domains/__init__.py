@@ -1,0 +1,1 @@
+"""Protocols of a domain: people, medicine, pathology, remote sensing."""
