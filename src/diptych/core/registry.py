@@ -246,6 +246,15 @@ TASKS = Registry(
         ),
         "hico_det": ("diptych.tasks.relations.hico_det:HicoDet", "human-object interactions of HICO-DET"),
         "v_coco": ("diptych.tasks.relations.v_coco:VCoco", "actions and roles of V-COCO"),
+        "slide_detection": (
+            "diptych.tasks.domains.slide_detection:SlideDetection",
+            "slides with a tumour, by the share of their tiles",
+        ),
+        "slide_segmentation": (
+            "diptych.tasks.domains.slide_segmentation:SlideSegmentation",
+            "where a slide's tumour is, at a threshold from validation slides",
+        ),
+        "slide_subtyping": ("diptych.tasks.domains.slide_subtyping:SlideSubtyping", "kinds of tumour, by the votes of tiles"),
         "v_coco_triplets": ("diptych.tasks.relations.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
     },
     room="tasks",

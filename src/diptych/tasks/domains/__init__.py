@@ -1,1 +1,1 @@
-"""Protocols for one field: persons, medicine, pathology, remote sensing."""
+"""Tasks of people and tissue: person search and attributes; slides that are detected, subtyped and segmented."""
