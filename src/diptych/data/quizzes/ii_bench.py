@@ -29,9 +29,11 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
     for number, row in enumerate(rows):
         flat = "questions" not in row
         asked = [_from_columns(row)] if flat else row["questions"]
-        if not isinstance(asked, list) or not asked:
+        if not isinstance(asked, list) or not asked or not all(isinstance(one, dict) for one in asked):
             raise DataError(f"is {str(asked)[:60]}", file=path, row=number, field="questions", expected="a list of questions")
         about = row if flat else row.get("meta_data") or {}
+        if not isinstance(about, dict):
+            raise DataError(f"is {str(about)[:60]}", file=path, row=number, field="meta_data", expected="named words")
         facets = {one: _several(about.get(one)) for one in ABOUT if about.get(one)}
         questions = []
         for one in asked:
