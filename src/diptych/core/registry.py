@@ -275,7 +275,16 @@ WORLDS = Registry(
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
+        "pedestrians": (
+            "diptych.worlds.pedestrians:pedestrians",
+            "persons by their attributes, several pictures and captions each",
+        ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "tissue": (
+            "diptych.worlds.tissue.world:tissue",
+            "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
+        ),
+        "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
@@ -320,6 +329,7 @@ MODELS = Registry(
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
             "relations between things, one prototype a predicate",
@@ -331,6 +341,7 @@ MODELS = Registry(
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
+        "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),

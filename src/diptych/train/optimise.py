@@ -66,7 +66,11 @@ class _DecoupledSGD(torch.optim.SGD):
 
 def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
-    linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times."""
+    linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times. Of a `part` of a schedule these are
+    the steps."""
+    begin, end = spec.part
+    whole = steps / (end - begin)
+    step, steps = step + round(begin * whole), round(whole)
     warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
     if step < warmup:
         return spec.lr * (step + 1) / warmup

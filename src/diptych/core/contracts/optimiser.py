@@ -33,6 +33,7 @@ class Optimiser:
     schedule: Literal["cosine", "linear", "constant", "step"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     final_lr: float = 0.0  # share of lr at the end
+    part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone

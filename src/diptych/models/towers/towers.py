@@ -5,7 +5,8 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (
        beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2
        (ALIGN's, without head convolution), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
-       (lower half), bert_b, bert_l (fresh weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
+       (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"), hf:FOLDER (any
+       encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another; hf_image,
 open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign.py`).
@@ -40,7 +41,7 @@ def _efficientnet(*, model: str, image_size: int) -> Tower:
 
 
 def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pooling: str = "cls") -> Tower:
-    from diptych.models.towers.hf_text import TransformersText
+    from diptych.models.towers.hf_text import Pooled, TransformersText
 
     config = {
         "model_type": "bert",
@@ -50,7 +51,8 @@ def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, 
         "num_attention_heads": heads,
         "intermediate_size": 4 * width,
     }
-    return TransformersText(config=config, pooling="cls" if pooling == "cls" else "mean", length=length)
+    known: dict[str, Pooled] = {"cls": "cls", "pooler": "pooler"}
+    return TransformersText(config=config, pooling=known.get(pooling, "mean"), length=length)
 
 
 def _hf_image(*, config: dict[str, Any], image_size: int | None = None) -> Tower:
@@ -79,16 +81,18 @@ def _open_clip_text(
     return OpenClipText(config=config, width=width, quick_gelu=quick_gelu, encoder=encoder, length=length)
 
 
-def _headed_image(*, inner: dict[str, Any], hidden: int, image_size: int | None = None) -> Tower:
+def _headed_image(*, inner: dict[str, Any], hidden: int, kind: Any = "batch_norm", image_size: int | None = None) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
-    return HeadedTower(image_tower(**inner), hidden)
+    return HeadedTower(image_tower(**inner), hidden, kind=kind)
 
 
-def _headed_text(*, inner: dict[str, Any], hidden: int, vocab_size: int | None = None, length: int | None = None) -> Tower:
+def _headed_text(
+    *, inner: dict[str, Any], hidden: int, kind: Any = "batch_norm", vocab_size: int | None = None, length: int | None = None
+) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
-    return HeadedTower(text_tower(**inner), hidden)
+    return HeadedTower(text_tower(**inner), hidden, kind=kind)
 
 
 IMAGE: dict[str, Preset] = {
