@@ -154,6 +154,10 @@ OPERATORS = Registry(
     "diptych.operators",
     {
         "align": ("diptych.curate.operators.align:AlignFilters", "sizes, shapes and texts of web pairs, by counting"),
+        "bench_questions": (
+            "diptych.curate.operators.bench_questions:BenchQuestions",
+            "drops nothing: questions to ask models, from boxes and relations",
+        ),
         "exact_duplicates": (
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
