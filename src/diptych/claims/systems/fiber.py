@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.claim import Arm, Claim
@@ -61,7 +62,7 @@ def claims() -> tuple[Claim, ...]:
     )
     top = replace(fiber, fusion="top", top_layers=2)
     rates = around(fiber.lr)
-    shared = {
+    shared: dict[str, Any] = {
         "refuted": "a difference whose interval lies below zero",
         "baseline": Arm("top", AskedAndSought(top), rates),
         "method": Arm("fiber", AskedAndSought(fiber), rates),
