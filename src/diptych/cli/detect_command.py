@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +12,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from diptych.cli.output import existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
-from diptych.core.grounding import Grounded
-from diptych.core.scene_graph import Box, Region, SceneGraph
+from diptych.core.grounding import Grounded, regions_of
+from diptych.core.scene_graph import Box, SceneGraph
 
 DESCRIPTION = (
     "Find things and the relations between them, named by your own words. Scores are relation x subject x object, and near repeats are "
@@ -93,7 +93,8 @@ def _phrases(args: Detect, model: Any) -> int:
         for phrase, answer in found.items():
             best = [f"{', '.join(f'{side:.0f}' for side in box_4)}  {score:.3f}" for box_4, score in _rows(answer)]
             lines.append(f"  {phrase}: {best[0] if best else f'nothing above {args.min_score}'}")
-        graph = _graph(found)
+        firsts = [Grounded(answer.box_N4[:1], answer.score_N[:1]) for answer in found.values()]
+        graph = regions_of(list(found), firsts, top=len(found), threshold=-1.0)
         if args.out is not None:
             drawn = _place(args.out, path, ".png", len(args.images))
             _draw(path, graph, drawn)
@@ -105,18 +106,6 @@ def _phrases(args: Detect, model: Any) -> int:
             write_graph(graph, written)
             lines.append(f"  graph: {written}")
     return finish({"images": answers}, lines, args.json)
-
-
-def _graph(found: Mapping[str, Grounded]) -> SceneGraph:
-    """The best box of each phrase."""
-    return SceneGraph(
-        tuple(
-            Region(box, phrase, score=score)
-            for phrase, answer in found.items()
-            for box, score in _rows(answer)[:1]
-            if box[2] > box[0] and box[3] > box[1]
-        )
-    )
 
 
 def _rows(answer: Grounded) -> list[tuple[Box, float]]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import DataError, ShapeError
+from diptych.core.scene_graph import Region, SceneGraph
 
 Span = tuple[int, int]
 """First character and the one behind the last."""
@@ -71,3 +72,14 @@ class Grounded:
     def __post_init__(self) -> None:
         if self.box_N4.ndim != 2 or self.box_N4.shape[1] != 4 or self.score_N.shape != self.box_N4.shape[:1]:
             raise ShapeError(f"boxes must be [N, 4] with N scores, got {list(self.box_N4.shape)} and {list(self.score_N.shape)}")
+
+
+def regions_of(names: Sequence[str], answers: Sequence[Grounded], *, top: int, threshold: float = 0.0) -> SceneGraph:
+    """The `top` best boxes over all names with a score above `threshold`, labelled by them. A box without area is left out."""
+    found = [
+        Region((x0, y0, x1, y1), name, score=score)
+        for name, answer in zip(names, answers, strict=True)
+        for (x0, y0, x1, y1), score in zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
+        if score > threshold and x1 > x0 and y1 > y0
+    ]
+    return SceneGraph(tuple(sorted(found, key=lambda region: -region.score)[:top]))

@@ -16,7 +16,8 @@ from typing import Any
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage, ImageSource
 from diptych.tasks._scoring.answer_match import normalised
-from diptych.tasks._scoring.choices import LETTERS, option_of
+from diptych.tasks._scoring.choices import LETTERS
+from diptych.tasks.choice.extractors import strict
 
 FIELDS = ("id", "image", "question", "choices", "answer", "category")
 
@@ -45,7 +46,7 @@ def judged(item: Item, reply: str) -> dict[str, Any]:
     """What a reply means and whether it is right: `read` is the choice that it names ("" for none) or the reply itself without articles
     and marks; `right` is None where no answer is known."""
     if item.choices:
-        place = option_of(reply, item.choices)
+        place = strict(reply, item.choices)
         read = "" if place is None else item.choices[place]
         return {"read": read, "right": read == item.answer if item.answer else None}
     read = normalised(reply)

@@ -19,10 +19,10 @@ from torchvision.ops import box_convert
 
 from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import Grounded, PhraseQuery, regions_of
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.scene_graph import Region, SceneGraph
+from diptych.core.scene_graph import SceneGraph
 from diptych.data.media.decode import decode
 from diptych.data.text.spans import tokens_of
 from diptych.data.text.tokenize import Tokenizer
@@ -126,7 +126,7 @@ class PhraseDetector:
             answers = [
                 answer for row in self.ground([image] * len(texts), texts, top=top, batch_size=batch_size) for answer in row
             ]
-            graphs.append(_graph(objects, answers, top, threshold))
+            graphs.append(regions_of(objects, answers, top=top, threshold=threshold))
         return graphs
 
     def _texts(self, names: Sequence[str]) -> Iterator[PhraseQuery]:
@@ -252,15 +252,3 @@ class PhraseDetector:
             "",
         ]
         return "\n".join(lines)
-
-
-def _graph(names: Sequence[str], answers: Sequence[Grounded], top: int, threshold: float) -> SceneGraph:
-    """The best boxes over all names; one whose sides are less than the width of a number has no area and is left out."""
-    rows = [
-        (float(score), label, tuple(float(side) for side in box_4))
-        for label, answer in zip(names, answers, strict=True)
-        for box_4, score in zip(answer.box_N4, answer.score_N, strict=True)
-        if score > threshold and box_4[2] > box_4[0] and box_4[3] > box_4[1]
-    ]
-    rows.sort(key=lambda row: -row[0])
-    return SceneGraph(tuple(Region(box, label, score=score) for score, label, box in rows[:top]))  # type: ignore[arg-type]

@@ -45,6 +45,7 @@ class FiberModel(Embedding):
     """
 
     kind: ClassVar[str] = "fiber"
+    fits_above: ClassVar[float] = 0.0
     tokenizer: Tokenizer
 
     def __init__(
