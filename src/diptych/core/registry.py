@@ -272,6 +272,7 @@ WORLDS = Registry(
         ),
         "styles": ("diptych.worlds.scene_styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
+        "invented": ("diptych.worlds.invented:invented", "shapes with made-up names, known by their descriptions"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
