@@ -102,8 +102,10 @@ def test_a_group_of_one_row_is_repeated_left_out_or_refused_by_name():
     assert 2 in np.concatenate([Grouped(groups, 2)(0, epoch, 6) for epoch in range(3)])
     left = np.concatenate([Grouped(groups, 2, small="leave")(0, epoch, 6) for epoch in range(9)])
     assert set(left.tolist()) == {0, 1, 3, 4, 5}
-    with pytest.raises(DataError, match="fewer rows than a block of 2: 1, the first 'b' of 1"):
+    with pytest.raises(DataError, match="groups of fewer than 2 rows: 1, the first 'b' of 1"):
         Grouped(groups, 2, small="refuse")
+    kept = np.concatenate([Grouped(groups, 3, small="leave", least=2)(0, epoch, 6) for epoch in range(9)])
+    assert set(kept.tolist()) == {0, 1, 3, 4, 5}, "two rows fill a block of three"
     with pytest.raises(DataError, match="no group has 4 rows"):
         Grouped(groups, 4, small="leave")
     with pytest.raises(ConfigError, match=r"3 groups cannot be kept 2 blocks apart.*expected 6 groups"):

@@ -126,16 +126,54 @@ class Tokenizer:
         >>> Tokenizer.from_spec("clip").word_places("a tyrannosaurus", 8)
         [('a', [1]), ('tyrannosaurus', [2, 3, 4])]
         """
+        words = list(re.finditer(r"\S+", self.cleaned(text)))
+        places = self.span_places(text, [word.span() for word in words], length)
+        return [(word[0], here) for word, here in zip(words, places, strict=True)]
+
+    def span_places(self, text: str, spans: Sequence[tuple[int, int]], length: int) -> list[list[int]]:
+        """Where in its row of `encode` the pieces of each span of characters stand; pieces that are cut off are left out.
+
+        spans  begin and end in `cleaned(text)`, the text as this vocabulary reads it
+
+        >>> Tokenizer.from_spec("clip").span_places("a red tyrannosaurus", [(2, 5), (6, 19)], 8)
+        [[2], [3, 4, 5]]
+        """
         room = length - len(self.prefix) - len(self.suffix)
-        clean = CLEANERS.get(self.clean)
-        text = clean(text) if clean else text
+        text = self.cleaned(text)
         offsets = self.inner.encode(text, add_special_tokens=False).offsets[:room]
         first = len(self.prefix) + (room - len(offsets) if self.side == "left" else 0)
         places = []
-        for word in re.finditer(r"\S+", text):
-            here = [place for place, (start, stop) in enumerate(offsets) if start < word.end() and stop > word.start()]
-            places.append((word[0], [first + place for place in here if text[slice(*offsets[place])].strip()]))
+        for begin, end in spans:
+            here = [place for place, (start, stop) in enumerate(offsets) if start < end and stop > begin]
+            places.append([first + place for place in here if text[slice(*offsets[place])].strip()])
         return places
+
+    def offsets(self, text: str, length: int) -> npt.NDArray[np.int64]:
+        """offset_L2: the characters [start, stop) of `text`, as given, that each place of its row of `encode` stands for, without blanks
+        around them; (0, 0) at marks, padding and tokens of nothing but blanks.
+
+        Raises DataError where the tokenizer's cleaning changes more than case, blanks and punctuation (mojibake, HTML entities): then no
+        offset would be exact.
+
+        >>> Tokenizer.from_spec("clip").offsets("A  red bus", 6).tolist()
+        [[0, 0], [0, 1], [3, 6], [7, 10], [0, 0], [0, 0]]
+        """
+        room = length - len(self.prefix) - len(self.suffix)
+        read = self.cleaned(text)
+        places = cleaned_places(text, read)
+        offset_L2 = np.zeros((length, 2), np.int64)
+        found = self.inner.encode(read, add_special_tokens=False).offsets[:room]
+        first = len(self.prefix) + (room - len(found) if self.side == "left" else 0)
+        for row, (start, stop) in enumerate(found):
+            inked = [places[place] for place in range(start, stop) if not read[place].isspace()]
+            if inked:
+                offset_L2[first + row] = inked[0], inked[-1] + 1
+        return offset_L2
+
+    def cleaned(self, text: str) -> str:
+        """The text after what this vocabulary does to it first (`Clean`)."""
+        clean = CLEANERS.get(self.clean)
+        return clean(text) if clean else text
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens; spaces may differ from the original."""
@@ -374,6 +412,37 @@ def siglip_clean(text: str) -> str:
     """Lower case, no ASCII punctuation, white space collapsed: SigLIP's in transformers."""
     return " ".join(text.lower().translate(_PUNCTUATION).split())
 
+
+def cleaned_places(text: str, cleaned: str) -> list[int]:
+    """For each character of a cleaned text the place in `text` that it came from (blanks: of what was read last).
+
+    Raises DataError where cleaning did more than change case and drop blanks and punctuation.
+    """
+    if text == cleaned:
+        return list(range(len(text)))
+    # One at a time, since lower case of "\u0130" is two characters; folded, since a sigma's depends on what stands behind it.
+    lower = [(letter, place) for place, given in enumerate(text) for letter in given.lower()]
+    places, at = [], -1
+    for letter in cleaned:
+        if not letter.isspace():
+            at += 1
+            while at < len(lower) and not _same(lower[at][0], letter) and lower[at][0] in _SKIPPED:
+                at += 1
+            if at >= len(lower) or not _same(lower[at][0], letter):
+                raise DataError(
+                    f"cleaning makes {cleaned[:60]!r} of {text[:60]!r}: where its words stood is lost",
+                    field="text",
+                    expected="a text that is clean already (composed letters, no HTML entities, no mojibake)",
+                )
+        places.append(lower[max(at, 0)][1])
+    return places
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or one.casefold() == other.casefold()
+
+
+_SKIPPED = frozenset(string.punctuation + string.whitespace + "\u00a0\u3000")
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 CLEANERS: dict[str, Callable[[str], str]] = {

@@ -267,7 +267,10 @@ def _pair_halves(embedder: PairEmbedder) -> _Halves:
 def _locked_halves(embedder: LockedEmbedder) -> _Halves:
     """The frozen encoders in full precision, whatever the features were computed in."""
     with tempfile.TemporaryDirectory(prefix="diptych-") as scratch:  # the tokenizer of the text encoder, read as one of ours
-        embedder.tokenizer.inner.save_pretrained(scratch)
+        if isinstance(embedder.tokenizer, Tokenizer):
+            embedder.tokenizer.save(Path(scratch))
+        else:
+            embedder.tokenizer.inner.save_pretrained(scratch)
         tokenizer = Tokenizer.load(Path(scratch))
     heads, images, texts = embedder.heads, embedder.images, embedder.texts
     halves = _FrozenImage(images.tower, heads.image_head), _FrozenText(texts.tower, heads.text_head)

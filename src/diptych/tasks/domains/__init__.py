@@ -1,1 +1,1 @@
-"""Protocols of a domain: people, medicine, pathology, remote sensing."""
+"""Tasks of people and tissue: person search and attributes; slides that are detected, subtyped and segmented."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Self
 
 from diptych.core.cache import cache_folder
+from diptych.core.contracts import Reply
 from diptych.core.errors import RunError
-from diptych.curate.writing.requests import Answer
 
 FILE = "answers.sqlite"
 WAIT_SECONDS = 60.0
@@ -54,18 +54,18 @@ class Answers:
         with self._lock, closing(self._db.execute("select count(*) from answers")) as found:
             return int(found.fetchone()[0])
 
-    def of(self, hashes: Sequence[str]) -> dict[str, Answer]:
+    def of(self, hashes: Sequence[str]) -> dict[str, Reply]:
         """Those that are there."""
-        found: dict[str, Answer] = {}
+        found: dict[str, Reply] = {}
         with self._lock:
             for start in range(0, len(hashes), LOOKED_UP):
                 some = hashes[start : start + LOOKED_UP]
                 marks = ",".join("?" * len(some))
                 query = f"select hash, text, prompt_tokens, written_tokens from answers where hash in ({marks})"
-                found |= {row[0]: Answer(row[1], row[2], row[3]) for row in self._db.execute(query, some)}
+                found |= {row[0]: Reply(row[1], row[2], row[3]) for row in self._db.execute(query, some)}
         return found
 
-    def keep(self, model: str, answers: Mapping[str, Answer], prompts: Iterable[str]) -> None:
+    def keep(self, model: str, answers: Mapping[str, Reply], prompts: Iterable[str]) -> None:
         """Keeps what has no fault, in one step."""
         rows = [
             (key, model, prompt, answer.text, answer.prompt_tokens, answer.written_tokens)

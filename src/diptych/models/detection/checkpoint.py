@@ -1,4 +1,4 @@
-"""Checkpoint files as RLIPv2's `main.py` saves them, opened without running anything that they hold."""
+"""Checkpoint files of released detectors, such as RLIPv2's `main.py` saves, opened without running anything that they hold."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
 def read_checkpoint(path: str | Path) -> Released:
     """Model and options of a file of `main.py`.
 
-    The options are an `argparse.Namespace`, a record without behaviour, which is let in for the time of reading; beyond that the file
-    may hold tensors and plain values only. Anything else in it, and a file without a model, is refused with a `DataError`.
+    Options, where there are any, are an `argparse.Namespace`, a record without behaviour, which is let in for the time of reading; beyond
+    that the file may hold tensors and plain values only. Anything else in it, and a file without a model, is refused with a `DataError`.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from diptych.core.errors import DataError
-from diptych.models.rlipv2.checkpoint import read_released
+from diptych.models.detection.checkpoint import read_released
 
 
 def save(path: Path, model: Any, **more: Any) -> Path:
