@@ -63,7 +63,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     the texts are written by the ontology instead.
 
     Data have a group a row, and in the extra `concept` an id of the ontology or several, or a label that is no concept ("unknown"; "normal"
-    has names of its own). `data.read.semantic_groups` reads the published form.
+    has names of its own). A .json file of the published form is read as it is.
 
     A group's concept for the mask is drawn anew at each step among its concepts; the release takes the first instance's. The published
     code has a hidden layer behind BERT's pooler while it trains and none in the released model: `text_head` is that layer.
@@ -316,7 +316,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Convolutions over 48 pixels and a small text tower, 16 groups of four; the ontology of the rendered tissue."""
+        """Convolutions over 48 pixels and a small text tower, 16 groups of four; the ontology of the rendered tissue. Images are projected
+        without a hidden layer, and no tower stays still at first: so few steps are too few to train a new head alone."""
         small = {name: value for name, value in SMALL.items() if name in {f.name for f in fields(cls)}}
         return cls(
             **{
@@ -334,6 +335,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                 "knowledge_lr": 8e-4,
                 "knowledge_warmup": 20.0,
                 "cut": "resized",
+                "image_head": False,
+                "frozen": 0.0,
             }
         )
 
