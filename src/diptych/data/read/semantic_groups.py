@@ -51,7 +51,7 @@ def _parts(group: Any) -> tuple[Any, Any, Any]:
         return None, None, None
     images = group.get("images")
     images = images.get("images") if isinstance(images, dict) else images
-    captions = next((group[name] for name in CAPTIONS if group.get(name)), [])
+    captions: Any = next((group[name] for name in CAPTIONS if group.get(name)), [])
     labels = group.get("labels", {})
     return images, captions, list(labels) if isinstance(labels, dict) else labels
 

@@ -71,6 +71,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     knowledge     the ontology: an .obo or .json file, or "world:tissue"
     concept       the extra that holds a sample's concepts
     members       pairs a group in a batch
+    images        "anew": each pair's image is drawn among those of its group, with repeats, as released; "in turn": a group goes through
+                  its images before one comes again
     knowledge_steps  steps of the first phase; 0 leaves it out. With `steps` 0, epochs of the second phase are counted in groups
     knowledge_*   batch, instances a concept, rate, warm-up and temperature of the first phase
     frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published: the
@@ -96,6 +98,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     knowledge: str = ""
     concept: str = "concept"
     members: int = 4
+    images: Literal["anew", "in turn"] = "anew"
     knowledge_steps: int = 0
     knowledge_batch: int = 256
     knowledge_members: int = 8
@@ -140,6 +143,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
             raise ConfigError(
                 f"related is {self.related!r}, cut {self.cut!r} (expected floor | drop | negative, and native | resized)"
             )
+        if self.images not in ("anew", "in turn"):
+            raise ConfigError(f"images is {self.images!r} (expected anew | in turn)")
         if self.members < 1 or self.batch_size % self.members or self.knowledge_batch % self.knowledge_members:
             raise ConfigError(
                 f"{self.members} members in a batch of {self.batch_size}, {self.knowledge_members} in {self.knowledge_batch} "
@@ -188,7 +193,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         return tuple(str(label) for label in labels if label) or (UNKNOWN,)
 
     def row_order(self, data: Dataset) -> Order:
-        return Grouped(data.groups, self.members)
+        return Grouped(data.groups, self.members, again=self.images == "anew")
 
     # ------------------------------------------------------------ the two phases
 
