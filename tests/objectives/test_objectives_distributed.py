@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.errors import ShapeError
+from diptych.objectives.pairs.block_metric import block_metric_pairs
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.nested import nested
 from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
+from diptych.objectives.pairs.target_contrast import same_id_targets, target_contrast
 
 N, FURTHER, WIDTH = 8, 4, 6  # images, further texts, features; of all processes together
 
@@ -109,7 +111,13 @@ def trained(rank: int, world: int) -> list[Tensor]:
     image, text, scale, bias = wrapped(made(N, 5, seed=8)[own], made(N, 4, seed=9)[own])
     softmax, _ = info_nce(image, text, scale=scale, group_N=GROUP[own], tile=3)
     sigmoid, _ = sigmoid_pairs(image, text, scale=scale, bias=bias, group_N=GROUP[own], tile=3)
-    (softmax + 0.3 * sigmoid).backward()
+    targets = same_id_targets(GROUP[own]) * made(N, N, seed=10).abs()[own]
+    ignore = (made(N, N, seed=11) > 1)[own]
+    projected, _ = target_contrast(
+        image * 3, text, targets, scale=scale, ignore_NC=ignore, divergence="reverse_kl", normalise="other"
+    )
+    blocks = block_metric_pairs(image, text, GROUP[own], scale=scale, ignore_RC=made(N, N, seed=12) > 1)
+    (softmax + 0.3 * sigmoid + 0.5 * projected + 0.2 * blocks).backward()
     return [p.grad for p in model.parameters()]
 
 

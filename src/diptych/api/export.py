@@ -123,6 +123,7 @@ def card(model: str | Path, opened: Any) -> str:
         module, preprocess = opened.model, opened.preprocess
         parts = {"image_tower": module.image_tower.spec, "text_tower": module.text_tower.spec}
     settings = {"preprocess": preprocess.to_json(), "text_length": opened.text_length, "card": facts}
+    settings |= opened.settings() if hasattr(opened, "settings") else {}
     return model_card(opened.name, {"kind": opened.kind, "width": module.width, **parts, **settings}, parameters(module))
 
 

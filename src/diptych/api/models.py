@@ -1,4 +1,4 @@
-"""Models by address, and what a detector finds in one picture."""
+"""Models by address, what a detector finds in one picture, and where phrases are in it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from diptych.core.contracts import Detector
-from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.contracts import Detector, Grounder
+from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.inputs import image_of, names_of
 from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
+from diptych.data.text.spans import find
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Embedder
@@ -22,7 +24,8 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
 
     name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP, SigLIP, ALIGN, BLIP,
               Chinese-CLIP, AltCLIP), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", "rlipv2:CHECKPOINT#ROBERTA-FOLDER" (a `Detector`),
-              "lora:ADAPTER#BASE"; hf: folders of LLaVA, BLIP-2 and the like open as `Generator`
+              "penet:CHECKPOINT#SETTING", "lora:ADAPTER#BASE", "openai:http://HOST:PORT/v1#MODEL?OPTIONS" (`models.endpoint.address`);
+              that and hf: folders of LLaVA, BLIP-2 and the like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`
     download  allows fetching what is not on this machine; nothing is fetched without it
     engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
     """
@@ -103,3 +106,39 @@ def detect(
         raise ConfigError(f"{made} has no names of its own (expected objects=[...])")
     graph: SceneGraph = made.detect([image_of(image)], **words)[0]
     return graph.strongest(top=top, min_score=min_score)
+
+
+def ground(
+    model: Any, image: Any, phrases: str | Sequence[str], *, text: str = "", top: int = 5, min_score: float = 0.0
+) -> dict[str, Grounded]:
+    """Where in an image phrases of your own are: {phrase: boxes, the best first}.
+
+    model     a model that grounds words, or where to load one from
+    image     as `detect` takes it
+    phrases   one phrase, or several; commas belong to the phrase
+    text      the sentence that they stand in, word for word: read as a whole, so that "the cup" in "a cup left of the plate" is that cup.
+              Without it each phrase is read alone
+    top       boxes of a phrase, at most; min_score leaves out those below
+
+    Raises DataError for a phrase that does not stand in the text, or stands there more than once.
+    """
+    made = load(model) if isinstance(model, str | Path) else model
+    if not isinstance(made, Grounder):
+        raise ConfigError(
+            f"{getattr(made, 'name', model)} does not ground phrases (expected a model trained with a recipe such as desco, or an hf: "
+            "folder of Grounding DINO or OWL-ViT)"
+        )
+    asked = list(dict.fromkeys([phrases] if isinstance(phrases, str) else phrases))
+    if not asked:
+        raise DataError("no phrase is asked for", field="phrases", expected="one or more")
+    if text:
+        queries = [PhraseQuery(text, tuple((find(text, phrase),) for phrase in asked))]
+    else:
+        queries = [PhraseQuery.of([phrase], behind="") for phrase in asked]
+    rows = made.ground([image_of(image)] * len(queries), queries, top=top)
+    return dict(zip(asked, (_above(answer, min_score) for row in rows for answer in row), strict=True))
+
+
+def _above(answer: Grounded, min_score: float) -> Grounded:
+    kept_N = answer.score_N >= min_score
+    return Grounded(answer.box_N4[kept_N], answer.score_N[kept_N])

@@ -24,7 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 AN_IMAGE = "a path, encoded bytes, a PIL image, uint8 pixels [H, W, 3], a Sample, or a list of them"
 A_TEXT = "a string, a Text, a Sample with texts, or a list of them"
-FOLLOW_IMAGES = ("prompts", "candidates", "regions")
+FOLLOW_IMAGES = ("prompts", "candidates", "regions", "queries")
 """Arguments that go with the images, one each: for one image given alone, they are what goes with it."""
 NAMES = ("objects", "relations", "labels")
 """Arguments that are lists of names: a string is one name, or several with commas between them."""

@@ -11,6 +11,7 @@
     MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
     TEXT_BACKENDS   what writes texts in curation   diptych.text_backends
+    EXTRACTORS  which option a reply means         diptych.extractors
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
 
@@ -162,6 +163,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.generated_captions:GeneratedCaptions",
             "a caption for every image, by a model that writes",
         ),
+        "identity_seed": (
+            "diptych.curate.operators.identity_seed:IdentitySeed",
+            "persons that trackers mixed up, by their pictures",
+        ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
@@ -195,6 +200,7 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "video_classification": (
@@ -221,7 +227,7 @@ TASKS = Registry(
         "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
         "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
         "multiple_choice": (
-            "diptych.tasks.generation.multiple_choice:MultipleChoice",
+            "diptych.tasks.choice.multiple_choice:MultipleChoice",
             "questions with options, in several orders of them",
         ),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
@@ -240,6 +246,15 @@ TASKS = Registry(
         ),
         "hico_det": ("diptych.tasks.relations.hico_det:HicoDet", "human-object interactions of HICO-DET"),
         "v_coco": ("diptych.tasks.relations.v_coco:VCoco", "actions and roles of V-COCO"),
+        "slide_detection": (
+            "diptych.tasks.domains.slide_detection:SlideDetection",
+            "slides with a tumour, by the share of their tiles",
+        ),
+        "slide_segmentation": (
+            "diptych.tasks.domains.slide_segmentation:SlideSegmentation",
+            "where a slide's tumour is, at a threshold from validation slides",
+        ),
+        "slide_subtyping": ("diptych.tasks.domains.slide_subtyping:SlideSubtyping", "kinds of tumour, by the votes of tiles"),
         "v_coco_triplets": ("diptych.tasks.relations.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
     },
     room="tasks",
@@ -274,7 +289,16 @@ WORLDS = Registry(
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
+        "pedestrians": (
+            "diptych.worlds.pedestrians:pedestrians",
+            "persons by their attributes, several pictures and captions each",
+        ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "tissue": (
+            "diptych.worlds.tissue.world:tissue",
+            "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
+        ),
+        "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
@@ -319,6 +343,7 @@ MODELS = Registry(
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
             "relations between things, one prototype a predicate",
@@ -329,7 +354,9 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
+        "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
@@ -371,6 +398,16 @@ TEXT_BACKENDS = Registry(
     },
 )
 """Each takes a `curate.writing.opened.Wanted` and gives a `TextBackend`."""
+EXTRACTORS = Registry(
+    "extractor",
+    "diptych.extractors",
+    {
+        "strict": ("diptych.tasks.choice.extractors:strict", "what a reply says outright; the default"),
+        "ii_bench": ("diptych.tasks.choice.released_extractors:ii_bench", "as II-Bench is released"),
+        "vlmevalkit": ("diptych.tasks.choice.released_extractors:vlmevalkit", "as VLMEvalKit matches without a judge"),
+        "muirbench": ("diptych.tasks.choice.released_extractors:muirbench", "as lmms-eval reads MUIRBench"),
+    },
+)
 
 REGISTRIES: tuple[Registry, ...] = (
     RECIPES,
@@ -385,4 +422,5 @@ REGISTRIES: tuple[Registry, ...] = (
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
     TEXT_BACKENDS,
+    EXTRACTORS,
 )

@@ -31,7 +31,9 @@ def main() -> None:
     from PIL import Image
 
     from diptych.worlds.links import links
+    from diptych.worlds.pedestrians import pedestrians
     from diptych.worlds.scenes import scenes
+    from diptych.worlds.tissue.world import tissue
 
     folder = Path("docs/images")
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +41,8 @@ def main() -> None:
         "scenes": contact_sheet(scenes(32, seed=1)),
         "cutouts": contact_sheet(scenes(16, seed=1, look="cutouts", size=96), rows=2, scale=1),
         "links": contact_sheet(links(16, seed=1), rows=2),
+        "pedestrians": contact_sheet(pedestrians(16, seed=1), rows=2, scale=1),
+        "tissue": contact_sheet(tissue(34, seed=1, split="test"), columns=17, rows=2, scale=1),
     }
     for name, pixels in sheets.items():
         Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)

@@ -17,7 +17,8 @@ from PIL import Image
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.tokenize import CLEANERS, Tokenizer
+from diptych.data.text.cleaners import CLEANERS
+from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign import load_foreign
 from diptych.models.io.foreign_preprocess import from_processor
 from diptych.models.io.foreign_tokenizer import from_transformers

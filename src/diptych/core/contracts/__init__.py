@@ -13,7 +13,11 @@ from diptych.core.contracts.capabilities import (
     Detector,
     Embedder,
     Generator,
+    Grounder,
     LexicalEmbedder,
+    MatchMap,
+    MatchMapper,
+    PairJudge,
     PairScorer,
     PointEmbedder,
     Ranker,
@@ -33,6 +37,7 @@ from diptych.core.contracts.engine import Acting, Engine, Outcome, Preferring, S
 from diptych.core.contracts.optimiser import Optimiser, Rule
 from diptych.core.contracts.pipeline import Answer, Pipeline
 from diptych.core.contracts.recipe import Recipe, Stage
+from diptych.core.contracts.reply import Reply, Respondent
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
 from diptych.core.contracts.task import Task, TaskByItem
@@ -58,12 +63,16 @@ __all__ = [
     "Embedder",
     "Engine",
     "Generator",
+    "Grounder",
     "Hook",
     "LexicalEmbedder",
+    "MatchMap",
+    "MatchMapper",
     "Operator",
     "Optimiser",
     "Order",
     "Outcome",
+    "PairJudge",
     "PairScorer",
     "Pipeline",
     "PointEmbedder",
@@ -71,6 +80,8 @@ __all__ = [
     "Ranker",
     "Recipe",
     "Relater",
+    "Reply",
+    "Respondent",
     "Role",
     "Rule",
     "Run",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
 from diptych.core.prompt import PromptLike
@@ -74,6 +75,14 @@ class PairScorer(Protocol):
 
 
 @runtime_checkable
+class PairJudge(PairScorer, Protocol):
+    """A `PairScorer` that also says yes or no: a pair fits if its score is above `fits_above` (0 where scores are log-odds)."""
+
+    @property
+    def fits_above(self) -> float: ...
+
+
+@runtime_checkable
 class DenseEmbedder(Protocol):
     """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
 
@@ -107,13 +116,51 @@ class WordMapper(Protocol):
     def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]: ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchMap:
+    """Where in a picture the tokens of a text were read when a model said whether both fit.
+
+    score       log-odds that they fit
+    weight_LHW  float32 [tokens, rows, columns], 0 or more; marks of begin and end are among the tokens, padding is not
+    offset_L2   int64, the characters [start, stop) of the text that each token stands for; (0, 0) for a mark
+    box         part of the picture under the grid: x0, y0, x1, y1 as shares of its sides
+    """
+
+    score: float
+    weight_LHW: npt.NDArray[np.float32]
+    offset_L2: npt.NDArray[np.int64]
+    box: tuple[float, float, float, float]
+
+
+@runtime_checkable
+class MatchMapper(Protocol):
+    """Which parts of a picture speak for the match with each text. `layer` is one of those in which the text reads the picture, from 0;
+    None takes the model's own choice."""
+
+    def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]: ...
+
+
 @runtime_checkable
 class Detector(Protocol):
-    """Regions and relations for the given names, as one `SceneGraph` an image."""
+    """Regions and relations for the given names, as one `SceneGraph` an image. Those that read names as text take phrases as well
+    ("the red cup left of the plate")."""
 
     def detect(
         self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()
     ) -> list[SceneGraph]: ...
+
+
+@runtime_checkable
+class Grounder(Protocol):
+    """Boxes for the phrases of a text, one query an image: a list of `Grounded` for each, in the order of its phrases.
+
+    A phrase is read within its text. Every phrase gets up to `top` boxes, however low their score; their scores can be compared within
+    an image, and over images as far as the model's can.
+    """
+
+    def ground(
+        self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
+    ) -> list[list[Grounded]]: ...
 
 
 @runtime_checkable

@@ -85,34 +85,42 @@ class FusedEncoder(nn.Module):
         self.language = nn.ModuleList(nn.Sequential(*group) for group in language)
         self.fusion_before, self.coarsest_only, self.read_padding = tuple(fusion_before), coarsest_only, read_padding
 
-    def forward(self, pyramid: Pyramid, label_BTD: Tensor, hidden_T: Tensor | None = None) -> tuple[Pyramid, list[Tensor]]:
+    def forward(
+        self,
+        pyramid: Pyramid,
+        label_BTD: Tensor,
+        hidden_T: Tensor | None = None,
+        label_mask_BT: Tensor | None = None,
+    ) -> tuple[Pyramid, list[Tensor]]:
         """The encoded pyramid and the labels after each meeting (of one image each: [B, T, D]). `hidden_T` is True at labels that
-        no other reads."""
+        no other label reads; `label_mask_BT` is False at padding, which neither labels nor places read."""
         reference_BPLC = pyramid.in_levels(pyramid.centres())
         kept: list[Tensor] = []
         for depth, layer in enumerate(self.layers):
             if depth in self.fusion_before:
                 turn = self.fusion_before.index(depth)
-                pyramid, label_BTD = self._meet(self.fusions[turn], pyramid, label_BTD)
-                label_BTD = self._among_labels(turn, label_BTD, hidden_T)
+                pyramid, label_BTD = self._meet(self.fusions[turn], pyramid, label_BTD, label_mask_BT)
+                label_BTD = self._among_labels(turn, label_BTD, hidden_T if label_mask_BT is None else ~label_mask_BT)
                 kept.append(label_BTD)
             pyramid = layer(pyramid, reference_BPLC)
         return pyramid, kept
 
-    def _among_labels(self, turn: int, label_BTD: Tensor, hidden_T: Tensor | None) -> Tensor:
-        if hidden_T is None:
+    def _among_labels(self, turn: int, label_BTD: Tensor, hidden_XT: Tensor | None) -> Tensor:
+        if hidden_XT is None:
             among_BTD: Tensor = self.language[turn](label_BTD)
             return among_BTD
         # The least number, not -inf: where all labels are hidden they read each other evenly, as released, and nothing is NaN.
-        mask_BT = (hidden_T.to(label_BTD) * torch.finfo(label_BTD.dtype).min).expand(len(label_BTD), -1)
+        mask_BT = (hidden_XT.to(label_BTD) * torch.finfo(label_BTD.dtype).min).expand(len(label_BTD), -1)
         for layer in self.language[turn]:  # type: ignore[attr-defined]
             label_BTD = layer(label_BTD, src_key_padding_mask=mask_BT)
         return label_BTD
 
-    def _meet(self, fusion: nn.Module, pyramid: Pyramid, label_BTD: Tensor) -> tuple[Pyramid, Tensor]:
+    def _meet(
+        self, fusion: nn.Module, pyramid: Pyramid, label_BTD: Tensor, label_mask_BT: Tensor | None
+    ) -> tuple[Pyramid, Tensor]:
         part = pyramid.coarsest if self.coarsest_only else slice(None)
         x_BPD = pyramid.tokens_BPD
         mask_BP = None if pyramid.mask_BP is None or self.read_padding else pyramid.mask_BP[:, part]
-        fused_BPD, label_BTD = fusion(x_BPD[:, part], label_BTD, pyramid.position_BPD[:, part], mask_BP)
+        fused_BPD, label_BTD = fusion(x_BPD[:, part], label_BTD, pyramid.position_BPD[:, part], mask_BP, label_mask_BT)
         tokens_BPD = torch.cat((x_BPD[:, : part.start], fused_BPD), 1) if self.coarsest_only else fused_BPD
         return replace(pyramid, tokens_BPD=tokens_BPD), label_BTD

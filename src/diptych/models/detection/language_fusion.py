@@ -120,8 +120,9 @@ class BidirectionalFusion(nn.Module):
         label_BTD: Tensor,
         position_BPV: Tensor | None = None,
         place_mask_BP: Tensor | None = None,
+        label_mask_BT: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Places and labels after reading each other. `place_mask_BP` is True at real places; labels are never padded."""
+        """Places and labels after reading each other. The masks are True at real places and labels; None: all are real."""
         place_BPV, label_BTD = self.place_norm(place_BPV), self.label_norm(label_BTD)
         asking_BPV = place_BPV if position_BPV is None else place_BPV + position_BPV
         q_BHPE, place_BHPE = self._heads(self.place_score(asking_BPV)), self._heads(self.place_value(place_BPV))
@@ -130,6 +131,8 @@ class BidirectionalFusion(nn.Module):
         back_BHTP = score_BHPT.mT
         if place_mask_BP is not None:
             back_BHTP = back_BHTP.masked_fill(~place_mask_BP[:, None, None], float("-inf"))
+        if label_mask_BT is not None:
+            score_BHPT = score_BHPT.masked_fill(~label_mask_BT[:, None, None], float("-inf"))
         from_labels_BPV = self.place_out(self._read(score_BHPT, label_BHTE))
         from_places_BTD = self.label_out(self._read(back_BHTP, place_BHPE))
         return self.place_gate(place_BPV, from_labels_BPV), self.label_gate(label_BTD, from_places_BTD)

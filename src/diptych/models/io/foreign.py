@@ -26,16 +26,17 @@ from diptych.models.towers.timm_tower import TimmTower
 from diptych.models.towers.towers import image_tower
 
 if TYPE_CHECKING:
+    from diptych.models.io.foreign_detectors import PhraseReader
     from diptych.models.io.foreign_generators import TransformersGenerator
 
 KINDS = ("hf", "open_clip", "timm")
 
 
-def load_foreign(spec: str, *, download: bool = False) -> Embedding | TransformersGenerator:
+def load_foreign(spec: str, *, download: bool = False) -> Embedding | TransformersGenerator | PhraseReader:
     """Open a model of another library.
 
-    hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`), or one that writes about images: a folder,
-                             or a name in the local cache
+    hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`), one that writes about images, or one that
+                             finds phrases (`foreign_detectors.FAMILIES`): a folder, or a name in the local cache
     open_clip:ARCH/WEIGHTS   WEIGHTS is a file, a tag (needs `download`), or the word random; FILE#FOLDER where the architecture has text
                              encoder or tokenizer of transformers
     timm:NAME/WEIGHTS        the same; embeds images only. With `download`, timm:NAME takes timm's own weights
@@ -46,10 +47,13 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding | Transforme
     if not rest:
         raise ConfigError(f"{spec!r} names no model (expected {kind}:NAME)")
     if kind == "hf":
+        from diptych.models.io.foreign_detectors import finds_phrases, open_detector
         from diptych.models.io.foreign_generators import open_generator, writes
         from diptych.models.io.foreign_transformers import open_folder
 
         folder = hub_folder(spec, rest, download=download)
+        if finds_phrases(folder):
+            return open_detector(folder, spec)
         return open_generator(folder, spec) if writes(folder) else open_folder(folder, spec)
     name, _, wanted = rest.partition("/")
     if kind == "open_clip":

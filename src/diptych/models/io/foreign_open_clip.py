@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.tokenize import Clean, Tokenizer
+from diptych.data.text.cleaners import Clean
+from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign_preprocess import from_open_clip
 from diptych.models.io.foreign_tokenizer import check_fits, from_transformers
 from diptych.models.io.open_clip_layout import open_clip_parts

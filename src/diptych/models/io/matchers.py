@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +138,8 @@ class BlipReader(nn.Module):
 
 class BlipMatcher(Embedding):
     """A BLIP for retrieval: vectors for candidates, and scores of pairs by reading them together."""
+
+    fits_above: ClassVar[float] = 0.0
 
     def __init__(self, reader: BlipReader, inputs: ReaderInputs, name: str) -> None:
         super().__init__(reader, inputs.preprocess, inputs.tokenizer, inputs.text_length, name)

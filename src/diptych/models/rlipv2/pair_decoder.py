@@ -14,35 +14,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diptych.models.detection.box_reference import BoxPosition, moved
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.feature_pyramid import Pyramid
 from diptych.models.layers.mlp import MLP
 from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
-from diptych.models.layers.sine_position import box_sine
-from diptych.models.rlipv2.pair_queries import EDGE, PairQueries
+from diptych.models.rlipv2.pair_queries import PairQueries
 
 RelationStart = Literal["fused", "slots", "both"]
 RelationPosition = Literal["box", "learned", "entities"]
-
-
-class BoxPosition(nn.Module):
-    """The position of a query whose reference is a box: MLP(sine(box)), from the second layer on times MLP(content) (DAB-DETR).
-
-    in_padded  take the box in 0..1 of the padded image, as released: a query's position then depends on how far its image happens
-               to be padded, other than the positions of the image's places. Off: in 0..1 of the image itself
-    """
-
-    def __init__(self, width: int, *, in_padded: bool = False) -> None:
-        super().__init__()
-        self.width, self.in_padded = width, in_padded
-        self.position = MLP((2 * width, width, width))
-        self.scale = MLP((width, width, width))
-
-    def forward(self, box_BQ4: Tensor, content_BQD: Tensor, pyramid: Pyramid, *, first: bool) -> Tensor:
-        if self.in_padded:
-            box_BQ4 = pyramid.in_levels(box_BQ4)[:, :, 0]
-        position_BQD: Tensor = self.position(box_sine(box_BQ4, self.width))
-        return position_BQD if first else self.scale(content_BQD) * position_BQD
 
 
 class EntityDecoder(nn.Module):
@@ -100,7 +80,7 @@ class EntityDecoder(nn.Module):
     def _boxes(self, head: int, x_BQD: Tensor, reference_BQC: Tensor | None) -> Tensor:
         subject_BND, object_BND = x_BQD.chunk(2, 1)
         change_BQ4 = torch.cat((self.subject_box[head](subject_BND), self.object_box[head](object_BND)), 1)
-        return change_BQ4.sigmoid() if reference_BQC is None else _moved(reference_BQC, change_BQ4)
+        return change_BQ4.sigmoid() if reference_BQC is None else moved(reference_BQC, change_BQ4)
 
 
 class RelationDecoder(nn.Module):
@@ -175,14 +155,6 @@ class RelationDecoder(nn.Module):
             contents.append(x_BND if self.norm is None else self.norm(x_BND))
             if self.subject_box is not None and self.object_box is not None:
                 with torch.no_grad():
-                    subject_BN4 = _moved(subject_BN4, self.subject_box[row](x_BND))
-                    object_BN4 = _moved(object_BN4, self.object_box[row](x_BND))
+                    subject_BN4 = moved(subject_BN4, self.subject_box[row](x_BND))
+                    object_BN4 = moved(object_BN4, self.object_box[row](x_BND))
         return torch.stack(contents, 1)
-
-
-def _moved(reference_BQC: Tensor, change_BQ4: Tensor) -> Tensor:
-    """cxcywh in 0..1: references (boxes, or points whose sides count as 1/2) moved in the space of logits."""
-    logit_BQC = reference_BQC.logit(EDGE)
-    if logit_BQC.shape[-1] == 2:
-        logit_BQC = torch.cat((logit_BQC, torch.zeros_like(logit_BQC)), -1)
-    return (change_BQ4 + logit_BQC).sigmoid()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from diptych.data.graphs.pairs import Pairs
+from diptych.models.detection.box_reference import EDGE
 
 HideTwins = Literal["always", "training", "never"]
-EDGE = 1e-5  # boxes are kept so far from 0 and 1 before the inverse sigmoid
 
 
 @dataclass(frozen=True, slots=True)
