@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diptych.claims.budget import Quantity
 from diptych.claims.cells.pairs import sized_for
 from diptych.claims.cells.structured import BlindText, Structured
 from diptych.claims.claim import Arm, Claim
@@ -16,7 +17,7 @@ PAIRS, STEPS, BATCH = 6000, 1200, 32
 """A small batch: among 32 texts hardly any two have the same words, as in the open, so that nobody else teaches their order."""
 LONG = "which of two things stands where is learned after what they are: in 350 steps of 128 by neither arm"
 DATA = f"{PAIRS:,} rendered images of two shapes, each text says how one stands to the other; probe and retrieval on 500"
-BUDGET = ("steps", "samples", "trained_parameters")
+BUDGET: tuple[Quantity, ...] = ("steps", "samples", "trained_parameters")
 
 
 @dataclass(frozen=True)
