@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from diptych.models.io.matchers import BlipMatcher, open_matcher
 from PIL import Image
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from diptych.core.grounding import PhraseQuery
 from diptych.core.image import ArrayImage
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.foreign.matchers import BlipMatcher, open_matcher
 from diptych.pipelines.groundvlp import GroundVLP, Reference, agent_of, graded, main_words, token_mean, upsampled
 from diptych.pipelines.roles import start
 from diptych.report.heat import heat_picture
