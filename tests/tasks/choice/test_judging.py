@@ -91,7 +91,7 @@ def test_a_judge_must_be_able_to() -> None:
     ("reply", "score"),
     [("Rating: 7", 0.7), ("rating - 3/10", 0.3), ("**Rating:** 10", 1.0), ("8", 0.8), ("8/10", 0.8), ("Rating: 2.5", 0.25),
      ("Rating: 11", None),      ("Rating: 3 ... Rating: 4", None),
-    
+
      ("Rating: 3. So rating: 3", 0.3), ("two of the 3 are right", None), ("", None)],
 )  # fmt: skip
 def test_ratings(reply: str, score: float | None) -> None:
