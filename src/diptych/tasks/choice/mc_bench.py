@@ -102,7 +102,9 @@ class MCBench:
         return reply
 
     def _found(self, model: Any, pictures: Sequence[ImageSource], plan: Sequence[Wanted]) -> dict[str, Any]:
-        boxes, groups, scores = ([[] for _ in pictures] for _ in range(3))  # type: tuple[list[Any], ...]
+        boxes: list[list[list[float]]] = [[] for _ in pictures]
+        groups: list[list[int]] = [[] for _ in pictures]
+        scores: list[list[float]] = [[] for _ in pictures]
         for wanted in plan:
             if not wanted.phrase:
                 continue
