@@ -20,7 +20,7 @@ from diptych.core.grounding import PhraseQuery
 from diptych.core.image import ArrayImage
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.matchers import BlipMatcher, open_matcher
+from diptych.models.io.foreign.matchers import BlipMatcher, open_matcher
 from diptych.pipelines.groundvlp import GroundVLP, Reference, agent_of, graded, main_words, token_mean, upsampled
 from diptych.pipelines.roles import start
 from diptych.report.heat import heat_picture

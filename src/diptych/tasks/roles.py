@@ -8,7 +8,7 @@ from typing import Any
 
 from diptych.core.contracts import AsksOthers, MatchMapper, Role, Task, VectorIndex
 from diptych.core.errors import ConfigError, RunError
-from diptych.models.io.matchers import open_matcher
+from diptych.models.io.foreign.matchers import open_matcher
 from diptych.models.io.opened import open_address, require
 
 

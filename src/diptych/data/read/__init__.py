@@ -70,7 +70,8 @@ def read(
               Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe
               (ARO, SugarCrepe, VL-Checklist, Winoground), published questions (II-Bench, Q-Spatial, MUIRBench), MC-Bench, a folder of
               HTML or Markdown documents with their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets`
-              object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
+              object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of
+              `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:

@@ -7,7 +7,8 @@ the same slides of the AUROC over tiles, a tile being tumour where more than hal
 
 KEEP (2024, arXiv 2412.13126) scored each slide at the threshold that is best for that slide, which nobody has who does not know the
 answer: `oracle_threshold` adds that number, under its name. Its code finds the threshold among "this probability or more" and then takes
-the tiles above it, which loses the tiles at it; here the threshold lies halfway to the next smaller probability. Intervals resample patients.
+the tiles above it, which loses the tiles at it; here the threshold lies halfway to the next smaller probability. Intervals resample
+patients.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ def reader_inputs(address: str) -> ReaderInputs:
     """The image settings and the tokenizer of a matcher at an address; see `open_matcher`."""
     folder = _folder(address)
     if address.startswith("hf:"):
-        from diptych.models.io.foreign_preprocess import from_processor
-        from diptych.models.io.foreign_tokenizer import from_transformers
-        from diptych.models.io.transformers_layout import FAMILIES
+        from diptych.models.io.foreign.preprocess import from_processor
+        from diptych.models.io.foreign.tokenizer import from_transformers
+        from diptych.models.io.foreign.transformers_layout import FAMILIES
 
         _check_blip(address, folder)
         return ReaderInputs(from_processor(folder, "blip"), from_transformers(folder), FAMILIES["blip"].text_length)
@@ -72,7 +72,7 @@ def open_matcher(address: str) -> MatchEmbedder | BlipMatcher:
 
 def _folder(address: str) -> Path:
     if address.startswith("hf:"):
-        from diptych.models.io.foreign import hub_folder
+        from diptych.models.io.foreign.load import hub_folder
 
         return hub_folder(address, address.removeprefix("hf:"), download=False)
     folder = Path(address)
