@@ -170,9 +170,11 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
             total = first + max(1, math.ceil(self.epochs * len({*data.groups}) * self.members / self.batch_size))
             known = replace(known, steps=total, knowledge_share=first / total)
         if known.tokenizer == "data" and not known.vocabulary:
-            said = [*strings_of(data, self.texts_of, language=self.language)]
+            captions = [*strings_of(data, self.texts_of, language=self.language)]
             names = [text.string for sample in attributes(known.tree) for text in sample.texts]
-            known = replace(known, vocabulary=learned_vocabulary([*said, *names, *known.captions.bank.templates], self.pieces))
+            known = replace(
+                known, vocabulary=learned_vocabulary([*captions, *names, *known.captions.bank.templates], self.pieces)
+            )
         return known
 
     @property
