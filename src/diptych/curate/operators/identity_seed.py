@@ -1,8 +1,8 @@
 """Cleans pictures that trackers filed under persons: PLIP's seed filter (2305.08386) for noisy identities.
 
-Within an identity the picture least like the mean of the others leaves until all are alike; one that left joins a neighbouring identity that
-it resembles; neighbouring identities of nearly one mean become one. Neighbours are identities of close numbers, as a tracker gives them
-out. Then pictures of whom too little is known leave, and identities whose pictures do not agree on the gender, or that have too few
+Within an identity the picture least like the mean of the others leaves until all are alike; one that left joins a neighbouring identity
+that it resembles; neighbouring identities of nearly one mean become one. Neighbours are identities of close numbers, as a tracker gives
+them out. Then pictures of whom too little is known leave, and identities whose pictures do not agree on the gender, or that have too few
 pictures; of the largest, some are drawn. The new identity is the column ``person``: read the pool with ``group=person``.
 
 Cost: one embedding a row. Every drop says which rule it was; rows without an image leave.
@@ -195,8 +195,9 @@ def seeded(
 
 
 def _centre(rows: Sequence[Floats]) -> Floats:
-    mean_D = np.mean(np.stack(rows).astype(np.float64), axis=0)
-    return mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)
+    mean_D: Floats = np.mean(np.stack(rows).astype(np.float64), axis=0)
+    centre_D: Floats = mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)
+    return centre_D
 
 
 def _root(root: Mapping[int, int], number: int) -> int:

@@ -9,7 +9,7 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another; hf_image,
-open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign.py`).
+open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """

@@ -1,1 +1,1 @@
-"""Tasks of people and tissue: person search and attributes; slides that are detected, subtyped and segmented."""
+"""Protocols for one field: persons, medicine, pathology, remote sensing."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError
-from diptych.models.io.parts import Parts, refuse_dropout
+from diptych.models.io.foreign.parts import Parts, refuse_dropout
 from diptych.models.towers.outputs import Projection
 
 Rules = Iterable[tuple[str, str]]

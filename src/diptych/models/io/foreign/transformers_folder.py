@@ -11,10 +11,10 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.foreign_preprocess import from_processor
-from diptych.models.io.foreign_tokenizer import check_fits, from_transformers
-from diptych.models.io.parts import Parts, assembled
-from diptych.models.io.transformers_layout import FAMILIES
+from diptych.models.io.foreign.parts import Parts, assembled
+from diptych.models.io.foreign.preprocess import from_processor
+from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
+from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.hf_text import quiet
 

@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.inputs import one_or_many
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Encoded
-from diptych.models.io.foreign_preprocess import from_timm
+from diptych.models.io.foreign.preprocess import from_timm
 from diptych.models.io.tensor_files import chosen_weights, read_tensors
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.embedder import Embedding
@@ -26,8 +26,8 @@ from diptych.models.towers.timm_tower import TimmTower
 from diptych.models.towers.towers import image_tower
 
 if TYPE_CHECKING:
-    from diptych.models.io.foreign_detectors import PhraseReader
-    from diptych.models.io.foreign_generators import TransformersGenerator
+    from diptych.models.io.foreign.detectors import PhraseReader
+    from diptych.models.io.foreign.generators import TransformersGenerator
 
 KINDS = ("hf", "open_clip", "timm")
 
@@ -47,9 +47,9 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding | Transforme
     if not rest:
         raise ConfigError(f"{spec!r} names no model (expected {kind}:NAME)")
     if kind == "hf":
-        from diptych.models.io.foreign_detectors import finds_phrases, open_detector
-        from diptych.models.io.foreign_generators import open_generator, writes
-        from diptych.models.io.foreign_transformers import open_folder
+        from diptych.models.io.foreign.detectors import finds_phrases, open_detector
+        from diptych.models.io.foreign.generators import open_generator, writes
+        from diptych.models.io.foreign.transformers_folder import open_folder
 
         folder = hub_folder(spec, rest, download=download)
         if finds_phrases(folder):
@@ -57,7 +57,7 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding | Transforme
         return open_generator(folder, spec) if writes(folder) else open_folder(folder, spec)
     name, _, wanted = rest.partition("/")
     if kind == "open_clip":
-        from diptych.models.io.foreign_open_clip import open_architecture
+        from diptych.models.io.foreign.open_clip import open_architecture
 
         return open_architecture(spec, name, wanted, download=download)
     return _timm(spec, name, wanted, download)

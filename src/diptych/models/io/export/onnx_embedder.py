@@ -19,7 +19,7 @@ from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.export import ONNX_FILE
+from diptych.models.io.export.onnx_files import ONNX_FILE
 from diptych.models.io.inference import parts
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from diptych.core.errors import ConfigError
 from diptych.core.files import atomic_folder, write_json
-from diptych.models.io.clip_layout import from_open_clip
-from diptych.models.io.export import unlike_clip
-from diptych.models.io.sent_back import OPEN_CLIP_FILE, sent_back
+from diptych.models.io.export.sent_back import OPEN_CLIP_FILE, sent_back
+from diptych.models.io.export.transformers_folder import unlike_clip
+from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.pairs.embedder import PairEmbedder
 
 _RESIZE = {"crop": "shortest", "squash": "squash", "pad": "longest"}

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.tokenize import Clean, Tokenizer
-from diptych.models.io.foreign_preprocess import from_open_clip
-from diptych.models.io.foreign_tokenizer import check_fits, from_transformers
-from diptych.models.io.open_clip_layout import open_clip_parts
-from diptych.models.io.parts import assembled
+from diptych.data.text.cleaners import Clean
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.foreign.open_clip_layout import open_clip_parts
+from diptych.models.io.foreign.parts import assembled
+from diptych.models.io.foreign.preprocess import from_open_clip
+from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
 from diptych.models.io.tensor_files import chosen_weights, read_tensors
 from diptych.models.pairs.embedder import PairEmbedder
 
@@ -75,7 +76,7 @@ def _folder(spec: str, words: Mapping[str, Any], given: str, download: bool) -> 
     if not download:
         base = spec.partition("#")[0]
         raise ConfigError(f"{spec} needs the folder of {names[0]}: pass {base}#FOLDER, or --download to fetch it")
-    from diptych.models.io.foreign import hub_folder
+    from diptych.models.io.foreign.load import hub_folder
 
     return hub_folder(spec, names[0], download=True)
 

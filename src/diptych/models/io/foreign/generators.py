@@ -25,8 +25,8 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, as_dialogue, words_about_one_picture
 from diptych.data.media.decode import decode
-from diptych.models.io.chat import pictures_in_order
 from diptych.models.io.folder import fingerprint
+from diptych.models.io.foreign.chat import pictures_in_order
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.io.streamed import Begun, Forced, Pieces, drawn
 from diptych.models.towers.hf_text import quiet

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.files import atomic_folder
-from diptych.models.io.open_clip_layout import open_clip_parts
+from diptych.models.io.foreign.open_clip_layout import open_clip_parts
+from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.io.tensor_files import read_tensors
-from diptych.models.io.transformers_layout import FAMILIES
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.hf_text import quiet
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.models.io.clip_layout import from_open_clip
-from diptych.models.io.parts import Parts
+from diptych.models.io.foreign.clip_layout import from_open_clip
+from diptych.models.io.foreign.parts import Parts
 from diptych.models.towers.outputs import Projection
 
 _VIT = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"}
