@@ -20,6 +20,7 @@ from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
+from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
 from diptych.data.media.native_crop import native_crop
@@ -201,6 +202,9 @@ def test_the_first_phase_learns_the_ontology_and_hands_its_text_side_over(tmp_pa
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:2])
     knowledge = recipe.knowledge_texts()
     assert isinstance(knowledge, KnowledgeTexts)
+    said = Pool.from_samples(attributes(recipe.tree))
+    order = knowledge.row_order(said)(0, 0, len(said))[: len(said) // knowledge.members * knowledge.members]
+    assert all(any(said[row].extras["main"] for row in block) for block in order.reshape(-1, knowledge.members).tolist())
     carry = recipe.stages()[1].carry
     assert carry is not None
     before, after = knowledge.model(), recipe.model()
