@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, Generator, Ranker, Reply
+from diptych.core.contracts import Asked, Dataset, Generator, Ranker, Reply
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart
@@ -262,6 +262,15 @@ class MultipleChoice:
         abstention."""
         columns = ask_columns(records, read_chosen(records, self._extractor), self.none_option)
         return columns[metric][:, None] if metric in columns else None
+
+    def in_words(self, records: pa.Table) -> list[Asked]:
+        """Each row with the option that was chosen, or what was written where none could be read."""
+        found = []
+        chosen = read_chosen(records, self._extractor)
+        columns = (records.column(name).to_pylist() for name in ("uid", "case", "question", "answer", "reply", "fault"))
+        for said, (uid, case, question, answer, reply, fault) in zip(chosen, zip(*columns, strict=True), strict=True):
+            found.append(Asked(uid, case, question, answer or "", said or fault or f"unread: {reply.strip()[:160]!r}"))
+        return found
 
 
 def _cases(asks: Sequence[Ask]) -> list[str]:
