@@ -109,9 +109,8 @@ def main() -> None:
                 served: Any = diptych.load(address)
                 seconds, records = timed(task, served, rows)
                 spent = served.spent
-                print(
-                    f"{label:24} {asked / seconds:8.1f} questions/s, {spent.asked} asked, {spent.looked_up} looked up, {_same(local, records)}"
-                )
+                rate, counted = f"{asked / seconds:8.1f} questions/s", f"{spent.asked} asked, {spent.looked_up} looked up"
+                print(f"{label:24} {rate}, {counted}, {_same(local, records)}")
             if args.outage:
                 outage(service, task, address, rows, local, args.outage)
         finally:

@@ -13,7 +13,7 @@ from diptych.api.data import read
 from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
 from diptych.api.export import export
 from diptych.api.generation import ask, caption
-from diptych.api.leaderboard import leaderboard
+from diptych.api.leaderboards import leaderboard
 from diptych.api.models import detect, ground, load
 from diptych.api.search import index, open_index
 from diptych.api.training import data_report, estimate, recipe, refuse_missing, resume, train, validators, weights_of

@@ -138,10 +138,14 @@ class MultipleChoice:
             raise ConfigError(f"'{getattr(model, 'name', model)}' cannot answer by how={self.how} (expected {other})")
         asks = self._asks(data)
         shots = self._shots()
-        replies, places = self._answered(model, asks, [ask.item.pictures for ask in asks], shots)
+        pictures: list[Sequence[ImageSource]] = [ask.item.pictures for ask in asks]
+        shades: list[Sequence[ImageSource]] = [grey(each) for each in pictures] if self.blind else []
+        both = [*asks, *asks[: len(shades)]]  # at once, so that a killed run goes on with either
+        said, chosen = self._answered(model, both, [*pictures, *shades], shots)
+        replies, places = said[: len(asks)], chosen[: len(asks)]
         blind: tuple[Sequence[Reply | None], Sequence[int | None]] = [None] * len(asks), [None] * len(asks)
         if self.blind:
-            blind = self._answered(model, asks, [grey(ask.item.pictures) for ask in asks], shots)
+            blind = said[len(asks) :], chosen[len(asks) :]
         items = [ask.item for ask in asks]
         columns: dict[str, Any] = {
             **{name: [getattr(item, name) for item in items] for name in ("uid", "group", "item", "kind", "question", "answer")},
