@@ -102,8 +102,10 @@ def test_a_group_of_one_row_is_repeated_left_out_or_refused_by_name():
     assert 2 in np.concatenate([Grouped(groups, 2)(0, epoch, 6) for epoch in range(3)])
     left = np.concatenate([Grouped(groups, 2, small="leave")(0, epoch, 6) for epoch in range(9)])
     assert set(left.tolist()) == {0, 1, 3, 4, 5}
-    with pytest.raises(DataError, match="fewer rows than a block of 2: 1, the first 'b' of 1"):
+    with pytest.raises(DataError, match="groups of fewer than 2 rows: 1, the first 'b' of 1"):
         Grouped(groups, 2, small="refuse")
+    kept = np.concatenate([Grouped(groups, 3, small="leave", least=2)(0, epoch, 6) for epoch in range(9)])
+    assert set(kept.tolist()) == {0, 1, 3, 4, 5}, "two rows fill a block of three"
     with pytest.raises(DataError, match="no group has 4 rows"):
         Grouped(groups, 4, small="leave")
     with pytest.raises(ConfigError, match=r"3 groups cannot be kept 2 blocks apart.*expected 6 groups"):
@@ -123,3 +125,14 @@ def test_impossible_orders_say_what_is_wrong():
         Grouped(["a"], 0)
     with pytest.raises(ConfigError, match="1 groups for 3 rows"):
         Grouped(["a"], 1)(0, 0, 3)
+
+
+def test_rows_of_a_block_may_be_drawn_anew() -> None:
+    groups = [f"g{row // 5}" for row in range(40)]
+    grouped = Grouped(groups, 4, again=True)
+    assert np.array_equal(grouped(3, 0, 40), Grouped(groups, 4, again=True)(3, 0, 40))
+    blocks = np.concatenate([grouped(3, epoch, 40) for epoch in range(50)]).reshape(-1, 4)
+    assert {len({groups[row] for row in block}) for block in blocks.tolist()} == {1}
+    distinct = np.mean([len(set(block)) == 4 for block in blocks.tolist()])
+    assert abs(distinct - 5 * 4 * 3 * 2 / 5**4) < 0.05, "one block in five has no row twice"
+    assert np.bincount(blocks.ravel()).min() > 20

@@ -103,6 +103,8 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
     made = find(task, **own) if isinstance(task, str) else task
     if getattr(made, "train", "none wanted") is None and "train" in split_names(whole):
         made = replace(made, train=whole.split("train"))  # type: ignore[type-var]
+    if getattr(made, "validation", "none wanted") is None and "val" in split_names(whole):
+        made = replace(made, validation=whole.split("val").named(f"{whole.name}/val"))  # type: ignore[type-var]
     others = {name: value for name, value in options.items() if name in roles}
     return run_task(made, opened, part, others=others, out=Path(out) if out else None)
 

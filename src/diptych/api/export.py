@@ -27,7 +27,8 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     download  allows fetching a model that is not on this machine
     Raises ConfigError for a model that the other library has no place for; it says which field would make it possible.
     """
-    from diptych.models.io.export import to_onnx, to_transformers
+    from diptych.models.io.export.onnx_files import to_onnx
+    from diptych.models.io.export.transformers_folder import to_transformers
     from diptych.models.pairs.embedder import PairEmbedder
     from diptych.models.pairs.locked import LockedEmbedder
 
@@ -46,7 +47,7 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     dual: Any = opened
 
     def as_transformers(folder: Path) -> None:
-        from diptych.models.io.sent_back import to_same_class
+        from diptych.models.io.export.sent_back import to_same_class
 
         to_same_class(dual, like, folder) if like else to_transformers(dual, folder)
 
@@ -55,15 +56,15 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     elif to == "transformers":
         as_transformers(out)
     elif to == "sentence-transformers":
-        from diptych.models.io.sentence_export import to_sentence_transformers
+        from diptych.models.io.export.sentence_transformers import to_sentence_transformers
 
         to_sentence_transformers(as_transformers, out)
     elif like:
-        from diptych.models.io.sent_back import to_open_clip_like
+        from diptych.models.io.export.sent_back import to_open_clip_like
 
         to_open_clip_like(dual, like, out)
     else:
-        from diptych.models.io.open_clip_export import to_open_clip
+        from diptych.models.io.export.open_clip import to_open_clip
 
         to_open_clip(dual, out)
     if not (out / "README.md").is_file() or to == "sentence-transformers":
@@ -123,6 +124,7 @@ def card(model: str | Path, opened: Any) -> str:
         module, preprocess = opened.model, opened.preprocess
         parts = {"image_tower": module.image_tower.spec, "text_tower": module.text_tower.spec}
     settings = {"preprocess": preprocess.to_json(), "text_length": opened.text_length, "card": facts}
+    settings |= opened.settings() if hasattr(opened, "settings") else {}
     return model_card(opened.name, {"kind": opened.kind, "width": module.width, **parts, **settings}, parameters(module))
 
 

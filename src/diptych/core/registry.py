@@ -154,6 +154,10 @@ OPERATORS = Registry(
     "diptych.operators",
     {
         "align": ("diptych.curate.operators.align:AlignFilters", "sizes, shapes and texts of web pairs, by counting"),
+        "bench_questions": (
+            "diptych.curate.operators.bench_questions:BenchQuestions",
+            "drops nothing: questions to ask models, from boxes and relations",
+        ),
         "exact_duplicates": (
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
@@ -162,6 +166,10 @@ OPERATORS = Registry(
         "generated_captions": (
             "diptych.curate.operators.generated_captions:GeneratedCaptions",
             "a caption for every image, by a model that writes",
+        ),
+        "identity_seed": (
+            "diptych.curate.operators.identity_seed:IdentitySeed",
+            "persons that trackers mixed up, by their pictures",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "position_prompts": (
@@ -196,6 +204,7 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "video_classification": (
@@ -241,6 +250,15 @@ TASKS = Registry(
         ),
         "hico_det": ("diptych.tasks.relations.hico_det:HicoDet", "human-object interactions of HICO-DET"),
         "v_coco": ("diptych.tasks.relations.v_coco:VCoco", "actions and roles of V-COCO"),
+        "slide_detection": (
+            "diptych.tasks.domains.slide_detection:SlideDetection",
+            "slides with a tumour, by the share of their tiles",
+        ),
+        "slide_segmentation": (
+            "diptych.tasks.domains.slide_segmentation:SlideSegmentation",
+            "where a slide's tumour is, at a threshold from validation slides",
+        ),
+        "slide_subtyping": ("diptych.tasks.domains.slide_subtyping:SlideSubtyping", "kinds of tumour, by the votes of tiles"),
         "v_coco_triplets": ("diptych.tasks.relations.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
     },
     room="tasks",
@@ -273,6 +291,8 @@ WORLDS = Registry(
         ),
         "styles": ("diptych.worlds.scene_styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
+        "scene_pairs": ("diptych.worlds.scene_pairs:scene_pairs", "pairs of scenes with a text that both together answer"),
+        "invented": ("diptych.worlds.invented:invented", "shapes with made-up names, known by their descriptions"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "pedestrians": (
@@ -340,6 +360,7 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
+from diptych.train.adan import Adan
 from diptych.train.lamb import Lamb
 from diptych.train.parallel import full, like
 
@@ -45,6 +46,8 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
     if spec.kind == "sgd":
         kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
         return kind(lists, lr=spec.lr, momentum=spec.betas[0])
+    if spec.kind == "adan":
+        return Adan(lists, lr=spec.lr, betas=spec.betas, third_beta=spec.third_beta, eps=spec.eps)
     return Lamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
 
 

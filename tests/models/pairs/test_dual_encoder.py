@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 from diptych.core.errors import ConfigError
 from diptych.models import pairs
-from diptych.models.io.clip_layout import from_open_clip
+from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.layers.transformer import Block
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.text_set_encoder import TextSetEncoder

@@ -25,7 +25,7 @@ class Optimiser:
     fewer than two dimensions (biases, norms, scale) unless a rule says otherwise. With `coupled_decay`, for "sgd" alone, it is added to
     the gradient instead and enters the momentum, as in the published recipes of ImageNet."""
 
-    kind: Literal["adamw", "sgd", "lamb"] = "adamw"
+    kind: Literal["adamw", "sgd", "lamb", "adan"] = "adamw"
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
@@ -38,4 +38,5 @@ class Optimiser:
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
     coupled_decay: bool = False
+    third_beta: float = 0.99  # "adan": what is kept of the mean of squares; `betas` are of gradients and of their differences
     rules: tuple[Rule, ...] = ()

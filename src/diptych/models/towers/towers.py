@@ -1,7 +1,7 @@
 """Towers by name.
 
-image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (CLIP's residual network), siglip_b16
-       (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
+       siglip_b16 (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
        beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2
        (ALIGN's, without head convolution), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
@@ -9,15 +9,17 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another; hf_image,
-open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign.py`).
+open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,6 +124,7 @@ IMAGE: dict[str, Preset] = {
         {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3, "drop_path": 0.0},
     ),
     "beit_b16": (BEiT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
+    "resnet_clip_tiny": (CLIPResNet, {"image_size": 64, "depths": (1, 1, 1, 1), "width": 16, "heads": 8, "out": 192}),
     "resnet_clip_50": (CLIPResNet, {"image_size": 224, "depths": (3, 4, 6, 3), "width": 64, "heads": 32, "out": 1024}),
     "siglip_b16": (
         VisionTransformer,
@@ -215,6 +218,20 @@ def text_tower(name: str, *, vocab_size: int | None = None, length: int | None =
     if vocab_size is None:
         raise ConfigError(f"text tower {name!r} needs vocab_size (a tokenizer's .vocab_size)")
     return _built(name, *TEXT[name], {"vocab_size": vocab_size, **options})
+
+
+def encoder_blocks(name: str) -> int:
+    """How many blocks the text transformer of transformers has that stands behind bert_* or hf:FOLDER. Raises ConfigError for others."""
+    if name in TEXT and name.startswith("bert_"):
+        return int(TEXT[name][1]["layers"])
+    path = Path(name.removeprefix("hf:"), "config.json")
+    if (
+        name.startswith("hf:")
+        and path.is_file()
+        and "num_hidden_layers" in (known := json.loads(path.read_text(encoding="utf-8")))
+    ):
+        return int(known["num_hidden_layers"])
+    raise ConfigError(f"text tower {name!r} has no blocks that could be frozen by number (expected bert_... or hf:FOLDER)")
 
 
 def pools_last(name: str, pooling: str | None = None) -> bool:

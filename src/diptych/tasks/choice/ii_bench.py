@@ -54,6 +54,7 @@ class IIBench(MultipleChoice):
     submission  a file for the answers; "" writes none
     """
 
+    slug: ClassVar[str] = "ii_bench"
     name: ClassVar[str] = "ii_bench"
     version: ClassVar[int] = 1
 

@@ -64,6 +64,7 @@ class QSpatial:
     keep       answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
     """
 
+    slug: ClassVar[str] = "q_spatial"
     name: ClassVar[str] = "q_spatial"
     version: ClassVar[int] = 1
     needs: ClassVar[Any] = Generator

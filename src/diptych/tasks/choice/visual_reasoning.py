@@ -36,6 +36,7 @@ class VisualReasoning(MultipleChoice):
     ("<image>").
     """
 
+    slug: ClassVar[str] = "visual_reasoning"
     name: ClassVar[str] = "visual_reasoning"
     version: ClassVar[int] = 1
 
