@@ -172,6 +172,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",
         ),
+        "pseudo_texts": (
+            "diptych.curate.operators.pseudo_texts:PseudoTexts",
+            "drops nothing: what a frozen model sees of each person, in attributes and a sentence",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",

@@ -1,8 +1,8 @@
 """Cleans pictures that trackers filed under persons: PLIP's seed filter (2305.08386) for noisy identities.
 
-Within an identity the picture least like the mean of the others leaves until all are alike; one that left joins a neighbouring identity that
-it resembles; neighbouring identities of nearly one mean become one. Neighbours are identities of close numbers, as a tracker gives them
-out. Then pictures of whom too little is known leave, and identities whose pictures do not agree on the gender, or that have too few
+Within an identity the picture least like the mean of the others leaves until all are alike; one that left joins a neighbouring identity
+that it resembles; neighbouring identities of nearly one mean become one. Neighbours are identities of close numbers, as a tracker gives
+them out. Then pictures of whom too little is known leave, and identities whose pictures do not agree on the gender, or that have too few
 pictures; of the largest, some are drawn. The new identity is the column ``person``: read the pool with ``group=person``.
 
 Cost: one embedding a row. Every drop says which rule it was; rows without an image leave.
