@@ -275,7 +275,7 @@ def test_hidden_patches_are_guessed_from_visible_ones_alone() -> None:
 
 
 def test_without_temperature_the_loss_cannot_fall_below_its_floor(parity: Any) -> None:
-    """N unit vectors cannot all be opposite to each other: with texts at their images the cosines between pairs are -1 / (N - 1) at best."""
+    """N unit vectors cannot all be opposite: with texts at their images the other cosines are -1 / (N - 1) at best."""
     for count, floor in ((64, 3.17), (512, 5.24)):
         simplex = F.normalize(torch.eye(count, dtype=torch.float64) - 1 / count, dim=-1)
         loss, _ = info_nce(simplex, simplex, scale=1.0)

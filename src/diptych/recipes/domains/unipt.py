@@ -361,8 +361,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     @classmethod
     def paper(cls) -> Self:
-        """Pre-training as released: ViT-B/16 and BERT-base, 384 x 128 pixels, cosines without a temperature, 15 epochs of 1.3 million pseudo
-        texts. CLIP's vocabulary takes the place of BERT's word pieces, which are not at hand without a download."""
+        """Pre-training as released: ViT-B/16 and BERT-base, 384 x 128 pixels, cosines without a temperature, 15 epochs of 1.3 million
+        pseudo texts. CLIP's vocabulary takes the place of BERT's word pieces, which are not at hand without a download."""
         return cls(
             learned_scale=False, read_padding=True, places="released", teacher="open_clip:ViT-B-16/openai", same_group="negative"
         )
