@@ -196,7 +196,8 @@ def seeded(
 
 def _centre(rows: Sequence[Floats]) -> Floats:
     mean_D = np.mean(np.stack(rows).astype(np.float64), axis=0)
-    return mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)
+    unit_D: Floats = mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)
+    return unit_D
 
 
 def _root(root: Mapping[int, int], number: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diptych.core.errors import ConfigError
 from diptych.models.towers.outputs import Tokens, Tower
 
 
@@ -39,7 +40,9 @@ class PeakTower(Tower):
     @property
     def embed(self) -> nn.Embedding:
         """The table of token embeddings of a text tower."""
-        table: nn.Embedding = self.inner.embed
+        table = getattr(self.inner, "embed", None)
+        if not isinstance(table, nn.Embedding):
+            raise ConfigError(f"{type(self.inner).__name__} has no table of words (expected a text tower)")
         return table
 
     def forward(self, *inputs: Any) -> Tokens:
@@ -53,4 +56,5 @@ class PeakTower(Tower):
             x_BPD = x_BPD.masked_fill(~seen.mask_BP[..., None], -torch.inf)
         if self.with_pooled:
             x_BPD = torch.cat([x_BPD, self.project(seen.pooled_BD)[:, None]], 1)
-        return x_BPD.amax(1)
+        peak_BD: Tensor = x_BPD.amax(1)
+        return peak_BD

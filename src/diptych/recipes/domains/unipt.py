@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +93,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     """
 
     slug = "unipt"
+    needs: ClassVar[tuple[str, ...]] = ("image",)
     no_prefixes = "its classifier reads whole vectors"
 
     phase: Literal["pretrain", "finetune"] = "pretrain"
@@ -205,7 +206,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         if self._given:
             image, text = self.towers()
         else:
-            common = {"pre_norm": False, "eps": 1e-6}  # ViT as ImageNet's weights have it, not CLIP's
+            common: dict[str, Any] = {"pre_norm": False, "eps": 1e-6}  # ViT as ImageNet's weights have it, not CLIP's
             inner = image_tower(self.image_tower, **common, **self.image_options(), image_height=self.image_height)
             image = image_tower("peak_image", inner=inner.spec, out=self.width)
             words = text_tower(self.text_tower, **self.text_options())
