@@ -204,6 +204,10 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "person_attributes": (
+            "diptych.tasks.domains.person_attributes:PersonAttributes",
+            "what a person wears and carries, by words",
+        ),
         "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),

@@ -18,7 +18,7 @@ def claims() -> tuple[Claim, ...]:
     recipe = replace(UniPT.tiny(), steps=STEPS, weight_patches=0.0)
     wordless = replace(recipe, weight_words=0.0)
     rates = around(recipe.lr)
-    sizes = {"unlabelled": UNLABELLED, "labelled": LABELLED}
+    sizes: dict[str, Any] = {"unlabelled": UNLABELLED, "labelled": LABELLED}
     words: dict[str, Any] = {
         "slug": "unipt",
         "metric": "cmc@1",
