@@ -31,6 +31,7 @@ from diptych.models.people.unified_encoder import FrozenPatches, UnifiedEncoder,
 from diptych.models.towers.peak import PeakTower
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
+from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.ranking import semi_hard_ranking
 from diptych.recipes._shared.pairs import EncoderRecipe
@@ -318,7 +319,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             assert features.image_person_NG is not None
             assert features.text_person_NG is not None
             both = (features.image_person_NG, features.text_person_NG)
-            persons = torch.stack([F.cross_entropy(logit_NG, batch.person_B) for logit_NG in both]).sum()
+            each = [F.cross_entropy(logit_NG, batch.person_B) for logit_NG in both]
+            persons = mean_over_processes(torch.stack(each).sum())
             ranked = semi_hard_ranking(image_ND, text_ND, batch.group_B, batch.draw_B2, margin=self.margin, reduction=self.mined)
             return {"persons": self.weight_persons * persons, "ranking": self.weight_ranking * ranked}
         found = {"contrastive": self.contrast(image_ND, text_ND, scale=features.scale, group_B=batch.group_B)}
@@ -330,7 +332,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             assert features.target_visible_NKE is not None
             hidden = F.mse_loss(features.hidden_NJE, features.target_hidden_NJE)
             visible = F.mse_loss(features.visible_NKE, features.target_visible_NKE)
-            found["patches"] = self.weight_patches * (hidden + visible)
+            found["patches"] = self.weight_patches * mean_over_processes(hidden + visible)
         return found
 
     def optimiser(self) -> Optimiser:
