@@ -176,6 +176,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",
         ),
+        "pseudo_texts": (
+            "diptych.curate.operators.pseudo_texts:PseudoTexts",
+            "drops nothing: what a frozen model sees of each person, in attributes and a sentence",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
@@ -204,6 +208,10 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "person_attributes": (
+            "diptych.tasks.domains.person_attributes:PersonAttributes",
+            "what a person wears and carries, by words",
+        ),
         "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
