@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # also in the processes that tests start
 PASSED = pytest.StashKey[bool]()
 WRITTEN = pytest.StashKey[dict[tuple[str, str, str], float]]()
 RECORDS = Path(__file__).parent / "parity"
