@@ -125,3 +125,14 @@ def test_impossible_orders_say_what_is_wrong():
         Grouped(["a"], 0)
     with pytest.raises(ConfigError, match="1 groups for 3 rows"):
         Grouped(["a"], 1)(0, 0, 3)
+
+
+def test_rows_of_a_block_may_be_drawn_anew() -> None:
+    groups = [f"g{row // 5}" for row in range(40)]
+    grouped = Grouped(groups, 4, again=True)
+    assert np.array_equal(grouped(3, 0, 40), Grouped(groups, 4, again=True)(3, 0, 40))
+    blocks = np.concatenate([grouped(3, epoch, 40) for epoch in range(50)]).reshape(-1, 4)
+    assert {len({groups[row] for row in block}) for block in blocks.tolist()} == {1}
+    distinct = np.mean([len(set(block)) == 4 for block in blocks.tolist()])
+    assert abs(distinct - 5 * 4 * 3 * 2 / 5**4) < 0.05, "one block in five has no row twice"
+    assert np.bincount(blocks.ravel()).min() > 20

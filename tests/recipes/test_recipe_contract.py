@@ -16,8 +16,20 @@ import torch
 
 from diptych import api
 from diptych.core.config import from_plain, to_plain
-from diptych.core.contracts import Classifier, ClipScorer, Detector, Embedder, Generator, Optimiser, Recipe, Segmenter, Solvable
+from diptych.core.contracts import (
+    Classifier,
+    ClipScorer,
+    Detector,
+    Embedder,
+    Generator,
+    Grounder,
+    Optimiser,
+    Recipe,
+    Segmenter,
+    Solvable,
+)
 from diptych.core.contracts.tuning import Tuning
+from diptych.core.grounding import PhraseQuery
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.train.optimise import freeze
@@ -95,6 +107,13 @@ def detected(model: Any, images: list[Any]) -> list[Any]:
     return [[(*region.box, region.score) for region in graph.regions] for graph in graphs]
 
 
+def grounded(model: Any, images: list[Any]) -> list[Any]:
+    """Boxes and scores of a phrase in two images."""
+    rows = model.ground(images, [PhraseQuery.of(["a red circle"])] * 2)
+    assert [len(row) for row in rows] == [1, 1]
+    return [array for row in rows for array in (row[0].box_N4, row[0].score_N)]
+
+
 def written(model: Any, images: list[Any]) -> list[Any]:
     """Numbers of the captions' letters: two models write the same or they do not."""
     captions = model.generate(images, ["", ""], max_tokens=8)
@@ -128,6 +147,7 @@ def scored(model: Any, clips: list[Any]) -> list[Any]:
 ANSWERS: dict[Any, Any] = {
     ClipScorer: scored,
     Segmenter: segmented,
+    Grounder: grounded,
     Detector: detected,
     Generator: written,
     Classifier: classified,

@@ -38,6 +38,7 @@ COMMANDS = {
     "run": "start a pipeline that works at inference time",
     "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
     "report": "write the HTML report of a run again",
+    "slides": "embed | cut: whole slides, tile by tile",
     "serve": "an HTTP API and a search page",
     "systems": "the 82 systems and which of them work",
     "claims": "method against baseline, on record",

@@ -154,6 +154,10 @@ OPERATORS = Registry(
     "diptych.operators",
     {
         "align": ("diptych.curate.operators.align:AlignFilters", "sizes, shapes and texts of web pairs, by counting"),
+        "bench_questions": (
+            "diptych.curate.operators.bench_questions:BenchQuestions",
+            "drops nothing: questions to ask models, from boxes and relations",
+        ),
         "exact_duplicates": (
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
@@ -287,6 +291,8 @@ WORLDS = Registry(
         ),
         "styles": ("diptych.worlds.scene_styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
+        "scene_pairs": ("diptych.worlds.scene_pairs:scene_pairs", "pairs of scenes with a text that both together answer"),
+        "invented": ("diptych.worlds.invented:invented", "shapes with made-up names, known by their descriptions"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "pedestrians": (

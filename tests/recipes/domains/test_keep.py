@@ -21,8 +21,10 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.stream import batches
+from diptych.data.media.decode import encode_png
 from diptych.data.media.native_crop import native_crop
 from diptych.data.ontologies.files import save_ontology
+from diptych.data.read import read
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes._shared.knowledge_texts import KnowledgeTexts
 from diptych.recipes._shared.ontologies import attributes
@@ -37,7 +39,7 @@ RELEASED = json.loads((Path(__file__).parents[2] / "parity" / "keep_released.jso
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
 SMALL: dict[str, Any] = {
     "image_tower": "vit_micro", "text_tower": "text_micro", "width": 64, "text_length": 12, "pieces": 300, "batch_size": 8, "members": 2,
-    "knowledge_batch": 8, "steps": 8, "knowledge_steps": 2, "frozen": 0.5, "warmup": 2.0,
+    "knowledge_batch": 8, "steps": 8, "knowledge_steps": 2, "frozen": 0.5, "warmup": 2.0, "image_head": True,
 }  # fmt: skip
 
 
@@ -304,3 +306,29 @@ def test_ontologies_come_from_files_and_bad_ones_cost_a_line(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="knowledge_steps"):
         small(knowledge_steps=8)
     assert replace(small(steps=0, epochs=3.0), knowledge_steps=5).prepare(data).steps == 5 + 3 * 6 * 2 // 8 + 1
+
+
+def test_published_groups_are_read_and_trained_on(tmp_path: Path) -> None:
+    """The form of KEEP's released example, with the tree of the rendered tissue."""
+    data = tissue(12, members=3)
+    groups: dict[str, Any] = {}
+    for row in range(12):
+        sample = data[row]
+        name = f"{sample.uid}.png"
+        (tmp_path / name).write_bytes(encode_png(sample.image.pixels_HWC))  # type: ignore[union-attr]
+        found = groups.setdefault(
+            sample.group, {"images": [], "merged_caption": [t.string for t in sample.texts], "anatomy": "colon"}
+        )
+        found["images"].append(name)
+        found["labels"] = {sample.extras["concept"]: {"disease_type": "tumor"}, "TIS:0": {}}
+    groups["broken"] = {"images": "one.jpg", "captions": ["a"]}
+    (tmp_path / "groups.json").write_text(json.dumps(groups))
+    pool = read(tmp_path / "groups.json")
+    assert len(pool) == 12
+    assert [bad.reason for bad in pool.quarantine] == ["its images are a str and not a list of strings"]
+    recipe = small(members=2, knowledge_steps=0).prepare(pool)
+    assert recipe.labels(pool[0]) == (data[0].extras["concept"], "TIS:0")
+    assert {*pool.groups} == {*data.groups}
+    assert [text.string for text in pool[5].texts] == [text.string for text in data[5].texts]
+    (step,) = batches(pool, recipe, seed=0, stop=1, order=recipe.row_order(pool))
+    assert (step.batch.group_B.view(4, 2)[:, 0] == step.batch.group_B.view(4, 2)[:, 1]).all()

@@ -30,6 +30,8 @@ from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.look import Look, look, tables_of
+from diptych.data.read.multi_context import holds as multi_context
+from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
@@ -66,9 +68,10 @@ def read(
 
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe
-              (ARO, SugarCrepe, VL-Checklist, Winoground), published questions (II-Bench, Q-Spatial, MUIRBench), a folder of HTML or
-              Markdown documents with their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets` object, a
-              pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
+              (ARO, SugarCrepe, VL-Checklist, Winoground), published questions (II-Bench, Q-Spatial, MUIRBench), MC-Bench, a folder of
+              HTML or Markdown documents with their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets`
+              object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of
+              `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:
@@ -124,6 +127,8 @@ def read(
         refuse_unfinished(path)
     if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
         return _probes(path, wanted, name, folder, probe)
+    if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):
+        return read_multi_context(path, name=name, root=folder)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
     if path.exists() and not is_built(path) and not is_curated(path) and (chosen := format or format_of(path)):

@@ -1,4 +1,5 @@
-"""Caption files in JSON: COCO ("images", "annotations"), Karpathy's splits ("images" with "sentences"), or a list of objects."""
+"""Caption files in JSON: COCO ("images", "annotations"), Karpathy's splits ("images" with "sentences"), a list of objects, or groups of
+images with the same captions (`semantic_groups`)."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.assemble import Found, assemble
 from diptych.data.read.rows import Rows
+from diptych.data.read.semantic_groups import holds_groups
+from diptych.data.read.semantic_groups import rows_of as semantic_groups
 from diptych.data.read.wanted import Wanted
 from diptych.data.shards.sidecar import text_of
 
@@ -50,11 +53,15 @@ def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None
         _some(rows, bad, path)
         found_root = root or _root(path, [row["image"] for row in rows[:20]])
         wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
+    elif holds_groups(value):
+        rows, found_root = semantic_groups(path, value, bad), root or path.parent
+        _some(rows, bad, path)
+        wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         rows, found_root = _objects(path, value, bad), root or path.parent
     else:
         kind = f"an object with {', '.join(list(value)[:6])}" if isinstance(value, dict) else f"a {type(value).__name__}"
-        raise DataError(f"holds {kind}", file=path, expected="COCO captions, Karpathy splits, or a list of objects")
+        raise DataError(f"holds {kind}", file=path, expected="COCO captions, Karpathy splits, a list of objects, or groups")
     collected = Rows()
     for row in rows:
         collected.add(row)

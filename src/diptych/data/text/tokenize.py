@@ -144,6 +144,15 @@ class Tokenizer:
             places.append([first + place for place in here if text[slice(*offsets[place])].strip()])
         return places
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, marks not counted.
+
+        >>> Tokenizer.from_spec("clip").count("a tyrannosaurus")
+        4
+        """
+        clean = CLEANERS.get(self.clean)
+        return len(self.inner.encode(clean(text) if clean else text, add_special_tokens=False).ids)
+
     def offsets(self, text: str, length: int) -> npt.NDArray[np.int64]:
         """offset_L2: the characters [start, stop) of `text`, as given, that each place of its row of `encode` stands for, without blanks
         around them; (0, 0) at marks, padding and tokens of nothing but blanks.

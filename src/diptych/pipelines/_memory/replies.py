@@ -128,8 +128,8 @@ def _dictionary(reply: str) -> dict[str, Any] | None:
 def confidence_of(text: str) -> int | None:
     """1, 2 or 3.
 
-    >>> [confidence_of(text) for text in ("3", "Level 2", "2.0", "high", "7")]
-    [3, 2, 2, None, None]
+    >>> tuple(confidence_of(text) for text in ("3", "Level 2", "2.0", "high", "7"))
+    (3, 2, 2, None, None)
     """
     match = re.fullmatch(r"(?:level\s*)?([123])(?:\.0+|/3)?", text.strip(), re.IGNORECASE)
     return int(match[1]) if match else None

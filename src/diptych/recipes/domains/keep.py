@@ -63,7 +63,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     the texts are written by the ontology instead.
 
     Data have a group a row, and in the extra `concept` an id of the ontology or several, or a label that is no concept ("unknown"; "normal"
-    has names of its own). `data.read.semantic_groups` reads the published form.
+    has names of its own). A .json file of the published form is read as it is.
 
     A group's concept for the mask is drawn anew at each step among its concepts; the release takes the first instance's. The published
     code has a hidden layer behind BERT's pooler while it trains and none in the released model: `text_head` is that layer.
@@ -71,6 +71,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     knowledge     the ontology: an .obo or .json file, or "world:tissue"
     concept       the extra that holds a sample's concepts
     members       pairs a group in a batch
+    images        "anew": each pair's image is drawn among those of its group, with repeats, as released; "in turn": a group goes through
+                  its images before one comes again
     knowledge_steps  steps of the first phase; 0 leaves it out. With `steps` 0, epochs of the second phase are counted in groups
     knowledge_*   batch, instances a concept, rate, warm-up and temperature of the first phase
     frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published: the
@@ -96,6 +98,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     knowledge: str = ""
     concept: str = "concept"
     members: int = 4
+    images: Literal["anew", "in turn"] = "anew"
     knowledge_steps: int = 0
     knowledge_batch: int = 256
     knowledge_members: int = 8
@@ -140,6 +143,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
             raise ConfigError(
                 f"related is {self.related!r}, cut {self.cut!r} (expected floor | drop | negative, and native | resized)"
             )
+        if self.images not in ("anew", "in turn"):
+            raise ConfigError(f"images is {self.images!r} (expected anew | in turn)")
         if self.members < 1 or self.batch_size % self.members or self.knowledge_batch % self.knowledge_members:
             raise ConfigError(
                 f"{self.members} members in a batch of {self.batch_size}, {self.knowledge_members} in {self.knowledge_batch} "
@@ -188,7 +193,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         return tuple(str(label) for label in labels if label) or (UNKNOWN,)
 
     def row_order(self, data: Dataset) -> Order:
-        return Grouped(data.groups, self.members)
+        return Grouped(data.groups, self.members, again=self.images == "anew")
 
     # ------------------------------------------------------------ the two phases
 
@@ -316,7 +321,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Convolutions over 48 pixels and a small text tower, 16 groups of four; the ontology of the rendered tissue."""
+        """Convolutions over 48 pixels and a small text tower, 16 groups of four; the ontology of the rendered tissue. Images are projected
+        without a hidden layer, and no tower stays still at first: so few steps are too few to train a new head alone."""
         small = {name: value for name, value in SMALL.items() if name in {f.name for f in fields(cls)}}
         return cls(
             **{
@@ -334,6 +340,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                 "knowledge_lr": 8e-4,
                 "knowledge_warmup": 20.0,
                 "cut": "resized",
+                "image_head": False,
+                "frozen": 0.0,
             }
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -26,7 +27,7 @@ from diptych.tasks.choice.items import Item, as_prompt, bound, items_of, unanswe
 
 How = Literal["write", "letter", "mean", "sum"]
 OrderBy = Literal["rotate", "shuffle", "given"]
-TEXTS = ("uid", "group", "item", "kind", "question", "answer", "reply", "fault", "blind_reply", "blind_fault", "facets")
+TEXTS = ("uid", "case", "group", "item", "kind", "question", "answer", "reply", "fault", "blind_reply", "blind_fault", "facets")
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in TEXTS),
@@ -144,6 +145,7 @@ class MultipleChoice:
         items = [ask.item for ask in asks]
         columns: dict[str, Any] = {
             **{name: [getattr(item, name) for item in items] for name in ("uid", "group", "item", "kind", "question", "answer")},
+            "case": _cases(asks),
             "options": [list(item.options) for item in items],
             "answerable": [item.answerable for item in items],
             "pictures": [len(item.pictures) for item in items],
@@ -260,3 +262,14 @@ class MultipleChoice:
         abstention."""
         columns = ask_columns(records, read_chosen(records, self._extractor), self.none_option)
         return columns[metric][:, None] if metric in columns else None
+
+
+def _cases(asks: Sequence[Ask]) -> list[str]:
+    """A name for each question in each order, by which two models are compared on the same."""
+    seen: Counter[str] = Counter()
+    found = []
+    for ask in asks:
+        name = f"{ask.item.item}{'' if ask.item.answerable else ' without its answer'}"
+        found.append(f"{name} #{seen[name]}")
+        seen[name] += 1
+    return found

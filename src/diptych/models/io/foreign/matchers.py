@@ -6,6 +6,7 @@ Letters: B batch, M pairs, N items, C channel, H W, L tokens, D width.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,16 +18,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from diptych.core.contracts import MatchMap
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.run_folder import RunFolder
-from diptych.data.media.transforms import Preprocess
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess, seen
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.folder import read_config
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.embedder import Embedding
 from diptych.models.pairs.match_embedder import MatchEmbedder, Readings
+from diptych.models.pairs.match_maps import grad_times_attention
 from diptych.models.pairs.matcher import Read
 
 
@@ -128,6 +132,24 @@ class BlipReader(nn.Module):
         answer_M2 = self.inner.itm_head(fused_MLD[:, 0])
         return answer_M2[:, 1] - answer_M2[:, 0], fused_MLD[:, 0]
 
+    def map_match(self, image_1CHW: Tensor, text_1L: Tensor, mask_1L: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """The log-odds that one picture and one text fit, and [L, P] attention times gradient at a layer, without the class token."""
+        shares: list[Tensor] = []
+        reading = self.inner.text_encoder.encoder.layer[layer].crossattention.self
+        watch = reading.register_forward_hook(lambda module, inputs, output: shares.append(output[1]))
+        try:
+            with torch.no_grad():
+                tokens_1PD = self.inner.vision_model(pixel_values=image_1CHW).last_hidden_state
+            with torch.enable_grad():
+                fused_1LD = self.inner.text_encoder(
+                    input_ids=text_1L, attention_mask=mask_1L.long(), encoder_hidden_states=tokens_1PD
+                ).last_hidden_state
+                answer_12 = self.inner.itm_head(fused_1LD[:, 0])
+                weight_LP = grad_times_attention(shares[0], answer_12[0, 1])[0]
+        finally:
+            watch.remove()
+        return (answer_12[0, 1] - answer_12[0, 0]).detach(), weight_LP[:, 1:]
+
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         return self.read_images(image_BCHW).vector_ND
 
@@ -136,8 +158,12 @@ class BlipReader(nn.Module):
         return self.read_texts(text_BL, mask_BL).vector_ND
 
 
+MAP_LAYER = 8
+"""Where GroundVLP looks into ALBEF; of a model with fewer layers, two thirds of the way up."""
+
+
 class BlipMatcher(Embedding):
-    """A BLIP for retrieval: vectors for candidates, and scores of pairs by reading them together."""
+    """A BLIP for retrieval: vectors for candidates, scores of pairs by reading them together, and where in the picture a text is."""
 
     fits_above: ClassVar[float] = 0.0
 
@@ -152,3 +178,32 @@ class BlipMatcher(Embedding):
     ) -> npt.NDArray[np.float32]:
         """[N, K], log-odds that image and text fit, the same whoever asks: N * K readings."""
         return self.readings.score(images, texts)
+
+    def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]:
+        """Where in the picture each token of each text was read for the match. `layer` counts layers of the text model from 0; None takes
+        the ninth, or the one two thirds of the way up. Raises ConfigError for a layer that it has not."""
+        count = len(self.matcher.inner.text_encoder.encoder.layer)
+        layer = (MAP_LAYER if count > MAP_LAYER else 2 * count // 3) if layer is None else layer
+        if not 0 <= layer < count:
+            raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the text layers of '{self.name}')")
+        pixels_HWC = decode(image, exact=True)
+        box = seen(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
+        found = []
+        with self._ready() as device:
+            image_1CHW = self.preprocess([pixels_HWC]).to(device)
+            for text in texts:
+                encoded = self.tokenizer.encode([text], self.text_length)
+                self.truncated += encoded.truncated
+                length = int(encoded.mask_BL.sum())
+                text_1L, mask_1L = (torch.from_numpy(rows[:, :length]).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
+                score, weight_LP = self.matcher.map_match(image_1CHW, text_1L, mask_1L, layer)
+                side = math.isqrt(weight_LP.shape[1])
+                grid_LHW = weight_LP.unflatten(1, (side, side)).float().cpu().numpy()
+                offset_L2 = _offsets(self.tokenizer, text, self.text_length)[:length]
+                found.append(MatchMap(float(score), grid_LHW, offset_L2, box))
+        return found
+
+
+def _offsets(tokenizer: Any, text: str, length: int) -> npt.NDArray[np.int64]:
+    found: npt.NDArray[np.int64] = tokenizer.offsets(text, length)
+    return found
