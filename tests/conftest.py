@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # also in the processes that tests start
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]  # for processes that tests start, whatever started pytest
 PASSED = pytest.StashKey[bool]()
 WRITTEN = pytest.StashKey[dict[tuple[str, str, str], float]]()
 RECORDS = Path(__file__).parent / "parity"
