@@ -17,7 +17,7 @@ def test_a_card_is_completed_when_training_ends_and_when_scores_are_there(
     run = api.train("clip", "world:scenes?n=12", tmp_path / "run", steps=2, **SMALL)  # type: ignore[arg-type]
     card = (run.model / "README.md").read_text(encoding="utf-8")
     assert "scenes (fingerprint " in card
-    assert "licences: unknown (18)" in card
+    assert "licences: none needed, the samples are rendered" in card
     assert "`clip`, 2 steps of 4; learning rate " in card
     assert "seed 7." in card
     assert "None recorded." in card

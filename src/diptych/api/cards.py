@@ -11,6 +11,7 @@ from diptych.api.evaluation import evaluate_kept
 from diptych.core.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.card import completed
+from diptych.worlds.rendered import Rendered
 
 
 def write_card(folder: RunFolder, data: Any = None) -> None:
@@ -51,7 +52,7 @@ def run_facts(folder: RunFolder, data: Any = None) -> dict[str, Any]:
 
 def licences(data: Any) -> str:
     """Of the samples of a data set, as they are now."""
-    if not hasattr(data, "column"):
+    if isinstance(data, Rendered) or not hasattr(data, "column"):
         return "none needed, the samples are rendered"
     counts = Counter(licence or "unknown" for licence in data.column("licence"))
     return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
