@@ -1,5 +1,5 @@
-"""Caption files in JSON: COCO ("images", "annotations"), Karpathy's splits ("images" with "sentences"), persons, a list of objects, or groups
-of images with the same captions (`semantic_groups`)."""
+"""Caption files in JSON: COCO ("images", "annotations"), Karpathy's splits ("images" with "sentences"), persons, a list of objects, or
+groups of images with the same captions (`semantic_groups`)."""
 
 from __future__ import annotations
 
