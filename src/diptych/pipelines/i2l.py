@@ -109,7 +109,7 @@ class Replies:
 class InImageLearning:
     """Answers a question about a picture from one picture that holds a solved example and the question (2402.17971).
 
-    model       reads canvases and writes; for how=text it reads words alone, without a picture
+    model       reads canvases and writes; for how=text it reads words beside a grey picture, which openai:...?pictures=off leaves out
     captioner   writes captions for how=text; None is the model itself, as published
     how         "i2l"; "interleaved": pictures and text in turn; "text": captions in place of pictures; "hybrid": by the model's rating
     demos       a folder or file of demonstrations; None is zero-shot
