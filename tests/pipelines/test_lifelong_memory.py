@@ -258,7 +258,7 @@ def test_questions_of_a_file_go_on_and_are_scored(tmp_path: Path) -> None:
     captions.write_text(
         captions.read_text() + write_captions(tmp_path / "b.csv", LOG, cid="b", vid="v").read_text().split("\n", 1)[1]
     )
-    ask = Remembered(captions=captions, annotations=tmp_path / "nlq.json", out=tmp_path / "out.jsonl")
+    ask = Remembered(captions=captions, annotations=tmp_path / "nlq.json", answers=tmp_path / "out.jsonl")
     first = f"{HEADER}1\t[0, 120]\ta\t3\n3\tNA\tb\t1"
     with pytest.raises(KeyboardInterrupt):
         LifelongMemory(Reader(first, fails_after=1), digest=False).run(ask)
