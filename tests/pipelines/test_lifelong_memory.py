@@ -95,7 +95,7 @@ def test_digest_is_that_of_the_published_code(parity: Any) -> None:
 
 
 def test_prompts_are_laid_out_as_in_the_published_code(parity: Any) -> None:
-    wording = asked.Wording()
+    wording = asked.Wording(recall_begin="BEGIN", recall_end="END", choose_end="CHOOSE")
     plain = table_of([Caption(30, 30, "C opens a door"), Caption(90, 90, "C sits down on the chair"), Caption(1200, 1200, "x")])
     spans = table_of([Caption(0, 60, "C opens a door"), Caption(90, 12000, "C sits")])
     table = asked.queries([(1, "Where is the cup?"), (3, "When did I sit?")], released=True)
