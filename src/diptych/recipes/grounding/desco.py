@@ -132,6 +132,13 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
             raise ConfigError(f"written is {self.written}, nouns {self.nouns} (expected shares that add up to 1 at most)")
         _ = self.class_queries  # refuses what it cannot be made of
 
+    @property
+    def measured_by(self) -> str:
+        """Boxes of the classes, asked for as in training."""
+        return (
+            "open_detection:queries=descriptions" if self.form == "description" and self.missing == "refuse" else "open_detection"
+        )
+
     # ------------------------------------------------------------ what depends on the data
 
     def prepare(self, data: Dataset) -> Self:
