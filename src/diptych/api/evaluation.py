@@ -111,13 +111,17 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
 
 def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
     """A finished run on every held-out split of the data it was trained on, by the task of its recipe (retrieval for pairs, scene
-    graphs for detectors); records go to the run folder.
+    graphs for detectors); records go to the run folder, scores also into the model's card.
 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+    from diptych.api.cards import write_card
+
     whole = data_of(folder, data)
-    return evaluate_splits(folder.path, own_task(recipe_of(folder), **options), whole, out=folder.records)
+    results = evaluate_splits(folder.path, own_task(recipe_of(folder), **options), whole, out=folder.records)
+    write_card(folder, whole)
+    return results
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
