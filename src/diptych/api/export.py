@@ -44,9 +44,9 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     if not isinstance(opened, PairEmbedder) and not (to == "onnx" and isinstance(opened, LockedEmbedder)):
         raise ConfigError(_no_place(model, opened, to))
     dual: Any = opened
-    if to != "onnx" and (height := opened.preprocess.height):
+    if to != "onnx" and (height := dual.preprocess.height):
         raise ConfigError(
-            f"'{opened.name}' reads pictures of {height} x {opened.preprocess.size} pixels, and {to} has square ones alone "
+            f"'{opened.name}' reads pictures of {height} x {dual.preprocess.size} pixels, and {to} has square ones alone "
             "(expected --to onnx or --to diptych)"
         )
 
