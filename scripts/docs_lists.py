@@ -37,7 +37,7 @@ def steps() -> str:
 
 def families() -> str:
     """Every family of transformers that opens as an embedder and starts a run."""
-    from diptych.models.io.transformers_layout import FAMILIES
+    from diptych.models.io.foreign.transformers_layout import FAMILIES
 
     lines = ["| `model_type` | family | a published model | classes | tokens a text |", "|---|---|---|---|---|"]
     for family in FAMILIES.values():

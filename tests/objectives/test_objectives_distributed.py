@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from joined_processes import on_processes
 from torch import Tensor, nn
 
 from diptych.core.errors import ShapeError
@@ -121,25 +119,20 @@ def trained(rank: int, world: int) -> list[Tensor]:
     return [p.grad for p in model.parameters()]
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def work(rank: int, world: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: results(name, rank, world) for name in CASES}
     found["trained"] = trained(rank, world)
     try:
         info_nce(made(2 + rank, 3, seed=0), made(2 + rank, 3, seed=1), scale=1.0)
     except ShapeError as error:
         found["unequal"] = str(error)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp(f"world{request.param}")
-    mp.spawn(work, args=(request.param, str(folder)), nprocs=request.param)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+    return on_processes(work, folder, world=request.param)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -30,7 +30,7 @@ def test_logits_loss_and_scores_are_those_of_the_release(released: dict[str, tor
         {
             "project.weight": released["weight"],
             "project.bias": released["weight_bias"],
-            "log_scale": released["log_scale"],
+            "log_temperature": released["log_scale"],
             "token_bias_T": released["token_bias"],
             "bias": released["bias"],
         }

@@ -58,8 +58,8 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     """The export in a folder, or one made of a model, which lasts as long as this process."""
     import tempfile
 
-    from diptych.models.io.export import ONNX_FILE, to_onnx
-    from diptych.models.io.onnx_embedder import OnnxEmbedder
+    from diptych.models.io.export.onnx_embedder import OnnxEmbedder
+    from diptych.models.io.export.onnx_files import ONNX_FILE, to_onnx
     from diptych.models.pairs.embedder import PairEmbedder
     from diptych.models.pairs.locked import LockedEmbedder
 

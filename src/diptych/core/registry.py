@@ -154,6 +154,10 @@ OPERATORS = Registry(
     "diptych.operators",
     {
         "align": ("diptych.curate.operators.align:AlignFilters", "sizes, shapes and texts of web pairs, by counting"),
+        "bench_questions": (
+            "diptych.curate.operators.bench_questions:BenchQuestions",
+            "drops nothing: questions to ask models, from boxes and relations",
+        ),
         "exact_duplicates": (
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
@@ -241,6 +245,9 @@ TASKS = Registry(
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
+        "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
+        "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
+        "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -254,6 +261,15 @@ TASKS = Registry(
         ),
         "hico_det": ("diptych.tasks.relations.hico_det:HicoDet", "human-object interactions of HICO-DET"),
         "v_coco": ("diptych.tasks.relations.v_coco:VCoco", "actions and roles of V-COCO"),
+        "slide_detection": (
+            "diptych.tasks.domains.slide_detection:SlideDetection",
+            "slides with a tumour, by the share of their tiles",
+        ),
+        "slide_segmentation": (
+            "diptych.tasks.domains.slide_segmentation:SlideSegmentation",
+            "where a slide's tumour is, at a threshold from validation slides",
+        ),
+        "slide_subtyping": ("diptych.tasks.domains.slide_subtyping:SlideSubtyping", "kinds of tumour, by the votes of tiles"),
         "v_coco_triplets": ("diptych.tasks.relations.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
     },
     room="tasks",
@@ -286,6 +302,8 @@ WORLDS = Registry(
         ),
         "styles": ("diptych.worlds.scene_styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
+        "scene_pairs": ("diptych.worlds.scene_pairs:scene_pairs", "pairs of scenes with a text that both together answer"),
+        "invented": ("diptych.worlds.invented:invented", "shapes with made-up names, known by their descriptions"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
         "pedestrians": (
@@ -343,6 +361,7 @@ MODELS = Registry(
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
+        "fiber_detector": ("diptych.models.fiber.grounding:FiberPhrases", "boxes for phrases, on the towers of FIBER"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
             "relations between things, one prototype a predicate",

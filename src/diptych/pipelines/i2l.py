@@ -275,8 +275,8 @@ def _identity(model: Any) -> str | None:
 def rating_of(reply: str) -> int | None:
     """The rating in a reply, 1 to 4: its first number that is one; None where there is none.
 
-    >>> [rating_of(reply) for reply in ("3", "I rate it 4 of 4.", "easy", "10")]
-    [3, 4, None, None]
+    >>> tuple(rating_of(reply) for reply in ("3", "I rate it 4 of 4.", "easy", "10"))
+    (3, 4, None, None)
     """
     found = re.search(r"(?<![\d.])[1-4](?!\d|\.\d)", reply)
     return int(found[0]) if found else None

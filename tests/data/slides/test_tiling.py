@@ -148,7 +148,7 @@ def test_features_come_back_and_other_settings_are_refused(tmp_path: Path) -> No
     assert np.array_equal(again.tiles.place_N2, tiles.place_N2)
     assert (again.tiles.shape, again.tiles.extent) == ((300, 200), 64)
     assert kept_features(tmp_path, "b", settings) is None
-    with pytest.raises(DataError, match="was made with mpp 0.5, not 1.0"):
+    with pytest.raises(DataError, match=r"was made with mpp 0\.5, not 1\.0"):
         kept_features(tmp_path, "a", {**settings, "mpp": 1.0})
     (tmp_path / "c.h5").write_bytes(b"nothing")
     with pytest.raises(DataError, match="is no file of slide features"):

@@ -17,8 +17,8 @@ from diptych.core.errors import ConfigError, DiptychError, RunError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io import weights
-from diptych.models.io.export import to_onnx
-from diptych.models.io.onnx_embedder import OnnxEmbedder
+from diptych.models.io.export.onnx_embedder import OnnxEmbedder
+from diptych.models.io.export.onnx_files import to_onnx
 from diptych.models.io.opened import open_address
 from diptych.models.pairs.locked import LockedEmbedder, LockedPair
 

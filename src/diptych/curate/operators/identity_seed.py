@@ -195,9 +195,9 @@ def seeded(
 
 
 def _centre(rows: Sequence[Floats]) -> Floats:
-    mean_D = np.mean(np.stack(rows).astype(np.float64), axis=0)
-    unit_D: Floats = mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)
-    return unit_D
+    mean_D: Floats = np.mean(np.stack(rows).astype(np.float64), axis=0)
+    centre_D: Floats = mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)
+    return centre_D
 
 
 def _root(root: Mapping[int, int], number: int) -> int:

@@ -144,7 +144,7 @@ def graph_batch(
         _targets(picture, index, draw, max_pairs, fill_pairs, min_confidence)
         for draw, picture in zip(draws, pictures, strict=True)
     ]
-    image_BCHW, pixel_BHW = _padded([image_HWC for image_HWC, _ in pictures], multiple, mean, std)
+    image_BCHW, pixel_BHW = padded([image_HWC for image_HWC, _ in pictures], multiple, mean, std)
     given = (
         [noise(t.box_K4, t.label_K, lists.background, draw.rng) for draw, t in zip(draws, targets, strict=True)]
         if noise
@@ -156,18 +156,18 @@ def graph_batch(
         image_BCHW=image_BCHW,
         pixel_BHW=pixel_BHW,
         size_B2=torch.tensor([image_HWC.shape[:2] for image_HWC, _ in pictures], dtype=torch.int64).reshape(-1, 2),
-        box_BK4=_stacked([t.box_K4 for t in targets], 0),
-        label_BK=_stacked([t.label_K for t in targets], lists.background),
-        region_mask_BK=_mask(regions),
-        pair_BG2=_stacked([t.pair_G2 for t in targets], 0),
-        relation_BGR=_stacked([t.relation_GR for t in targets], 0),
-        confidence_BG=_stacked([t.confidence_G for t in targets], 0),
-        pair_mask_BG=_mask(pairs),
+        box_BK4=stacked([t.box_K4 for t in targets], 0),
+        label_BK=stacked([t.label_K for t in targets], lists.background),
+        region_mask_BK=row_mask(regions),
+        pair_BG2=stacked([t.pair_G2 for t in targets], 0),
+        relation_BGR=stacked([t.relation_GR for t in targets], 0),
+        confidence_BG=stacked([t.confidence_G for t in targets], 0),
+        pair_mask_BG=row_mask(pairs),
         lists=lists,
         text_TL=text_TL,
         text_mask_TL=text_mask_TL,
-        given_box_BK4=None if given is None else _stacked([box_K4 for box_K4, _ in given], 0),
-        given_label_BK=None if given is None else _stacked([label_K for _, label_K in given], lists.background),
+        given_box_BK4=None if given is None else stacked([box_K4 for box_K4, _ in given], 0),
+        given_label_BK=None if given is None else stacked([label_K for _, label_K in given], lists.background),
     )
 
 
@@ -238,7 +238,7 @@ def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_p
     for row, pair in enumerate(chosen):
         relation_GR[row, list(pairs.get(pair, ()))] = 1
     return _Targets(
-        _shares([graph.regions[place].box for place in kept], *image_HWC.shape[:2]),
+        shares([graph.regions[place].box for place in kept], *image_HWC.shape[:2]),
         np.array([labels[place] for place in kept], np.int64),
         np.array(chosen, np.int64).reshape(-1, 2),
         relation_GR,
@@ -246,7 +246,7 @@ def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_p
     )
 
 
-def _shares(boxes: Sequence[Box], height: int, width: int) -> Floats:
+def shares(boxes: Sequence[Box], height: int, width: int) -> Floats:
     """xyxy pixels, cut to the picture, to cxcywh in shares of it."""
     side_4 = np.array([width, height, width, height], np.float64)
     box_K4 = (np.array(boxes, np.float64).reshape(-1, 4) / side_4).clip(0, 1)
@@ -254,7 +254,7 @@ def _shares(boxes: Sequence[Box], height: int, width: int) -> Floats:
     return np.concatenate([(low_K2 + high_K2) / 2, high_K2 - low_K2], axis=1).astype(np.float32)
 
 
-def _padded(images: Sequence[Pixels], multiple: int, mean: Triple, std: Triple) -> tuple[Tensor, Tensor]:
+def padded(images: Sequence[Pixels], multiple: int, mean: Triple, std: Triple) -> tuple[Tensor, Tensor]:
     """image_BCHW and pixel_BHW, as large as the largest picture."""
     height, width = (-(-max(image_HWC.shape[axis] for image_HWC in images) // multiple) * multiple for axis in (0, 1))
     image_BHWC = np.zeros((len(images), height, width, 3), np.uint8)
@@ -267,7 +267,7 @@ def _padded(images: Sequence[Pixels], multiple: int, mean: Triple, std: Triple) 
     return image_BCHW.mul_(mask_BHW[:, None]), mask_BHW
 
 
-def _stacked(rows: Sequence[npt.NDArray[Any]], fill: float) -> Tensor:
+def stacked(rows: Sequence[npt.NDArray[Any]], fill: float) -> Tensor:
     """[B, length of the longest, ...], the others filled up."""
     out = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), fill, rows[0].dtype)
     for n, row in enumerate(rows):
@@ -282,5 +282,5 @@ def _rows(value_BK: Tensor, place_BG: Tensor) -> Tensor:
     return value_BK[torch.arange(len(value_BK), device=value_BK.device)[:, None], place_BG]
 
 
-def _mask(counts: Sequence[int]) -> Tensor:
+def row_mask(counts: Sequence[int]) -> Tensor:
     return torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]

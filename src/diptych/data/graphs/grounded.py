@@ -5,9 +5,22 @@ Letters: B images, S layers, Q queries, L tokens (padded), G true boxes (padded)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
+
+from diptych.core.errors import DataError
+from diptych.core.rows import Rows
+from diptych.core.scene_graph import Region
+from diptych.data.graphs.batch import padded, row_mask, shares, stacked
+from diptych.data.load.batch import TensorBatch
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Pixels, Triple
+from diptych.data.text.spans import Entity, SpanText
+from diptych.data.text.tokenize import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +32,9 @@ class TokenRegions:
     mask_BL            True at real tokens, marks among them
     """
 
-    box_BSQ4: Tensor
-    token_logit_BSQL: Tensor
-    mask_BL: Tensor
+    box_BSQ4: Rows[Tensor]
+    token_logit_BSQL: Rows[Tensor]
+    mask_BL: Rows[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +49,82 @@ class TokenTargets:
     box_BG4: Tensor
     positive_BGL: Tensor
     valid_BG: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundedBatch(TensorBatch):
+    """What a grounding detector trains on: pictures with one text each.
+
+    image_BCHW   float32, normalised; zero on padding, which lies right and below
+    pixel_BHW    True on pixels of the picture
+    text_BL, mask_BL   tokens, as long as the longest of the batch
+    box_BG4, positive_BGL, valid_BG   see `TokenTargets`
+    truncated    how many texts were longer than the model reads
+    """
+
+    image_BCHW: Rows[Tensor]
+    pixel_BHW: Rows[Tensor]
+    text_BL: Rows[Tensor]
+    mask_BL: Rows[Tensor]
+    box_BG4: Rows[Tensor]
+    positive_BGL: Rows[Tensor]
+    valid_BG: Rows[Tensor]
+    truncated: int = 0
+
+    @property
+    def targets(self) -> TokenTargets:
+        return TokenTargets(self.box_BG4, self.positive_BGL, self.valid_BG)
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedPicture:
+    """A picture as it is shown, its text, and its boxes in pixels, each with the entities of the text that mean it."""
+
+    image_HWC: Pixels
+    text: SpanText
+    boxes: tuple[tuple[Region, tuple[Entity, ...]], ...]
+
+
+def grounded_batch(
+    pictures: Sequence[GroundedPicture],
+    tokenizer: Tokenizer,
+    length: int,
+    *,
+    multiple: int = 1,
+    mean: Triple = IMAGENET_MEAN,
+    std: Triple = IMAGENET_STD,
+) -> GroundedBatch:
+    """The batch of these pictures. A box none of whose entities stands in the text is no target; height and width are padded up to a
+    multiple of so many pixels.
+
+    Raises DataError for a tokenizer that pads on the left, where texts could not be cut to the longest.
+    """
+    if tokenizer.side != "right":
+        raise DataError("the tokenizer pads on the left", field="tokenizer", expected="one that pads on the right")
+    encoded = tokenizer.encode([picture.text.text for picture in pictures], length)
+    longest = int(encoded.mask_BL.sum(1).max())
+    box_BG4, positive_BGL = [], []
+    for picture in pictures:
+        rows = picture.text.tokens(tokenizer.offsets(picture.text.text, length)[:longest])
+        kept = [
+            (region.box, np.any([rows[entity] for entity in entities if entity in rows], axis=0))
+            for region, entities in picture.boxes
+            if any(entity in rows for entity in entities)
+        ]
+        box_BG4.append(shares([box for box, _ in kept], *picture.image_HWC.shape[:2]))
+        positive_BGL.append(_rows([row_L for _, row_L in kept], longest))
+    image_BCHW, pixel_BHW = padded([picture.image_HWC for picture in pictures], multiple, mean, std)
+    return GroundedBatch(
+        image_BCHW=image_BCHW,
+        pixel_BHW=pixel_BHW,
+        text_BL=torch.from_numpy(encoded.ids_BL[:, :longest]),
+        mask_BL=torch.from_numpy(encoded.mask_BL[:, :longest]),
+        box_BG4=stacked(box_BG4, 0),
+        positive_BGL=stacked(positive_BGL, 0),
+        valid_BG=row_mask([len(row) for row in box_BG4]),
+        truncated=encoded.truncated,
+    )
+
+
+def _rows(rows: list[npt.NDArray[np.bool_]], length: int) -> npt.NDArray[np.bool_]:
+    return np.stack(rows) if rows else np.zeros((0, length), np.bool_)

@@ -95,6 +95,29 @@ class ShortSide:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShortSides:
+    """The short side at one of `shorts`, each as likely, the long one at `longest` at most, mirrored in a share of cases; shown whole as
+    `ShortSide` shows it, at the largest. GLIP's augmentation."""
+
+    shorts: tuple[int, ...] = (480, 560, 640, 720, 800)
+    longest: int = 1333
+    mirror: Mirror = Mirror()
+
+    def __post_init__(self) -> None:
+        if not self.shorts or min(*self.shorts, self.longest) < 1:
+            raise ConfigError(
+                f"ShortSides has {self.shorts} and {self.longest} (expected one size or more, of one pixel or more)"
+            )
+
+    def draw(self, picture: Picture, rng: np.random.Generator) -> Picture:
+        picture = self.mirror(picture, rng)
+        return resized(picture, *fitting(picture, int(rng.choice(self.shorts)), self.longest))
+
+    def whole(self, picture: Picture) -> Picture:
+        return resized(picture, *fitting(picture, max(self.shorts), self.longest))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectorViews:
     """DETR's augmentation as QPIC and RLIP use it: mirror, colour, then one of two with equal chance: resize to one of the short
     sides; or resize to one of `before_crop`, cut a window of `crop` pixels a side, and resize that.

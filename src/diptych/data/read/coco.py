@@ -1,4 +1,5 @@
-"""Caption files in JSON: COCO ("images", "annotations"), Karpathy's splits ("images" with "sentences"), persons, or a list of objects."""
+"""Caption files in JSON: COCO ("images", "annotations"), Karpathy's splits ("images" with "sentences"), persons, a list of objects, or
+groups of images with the same captions (`semantic_groups`)."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from diptych.data.quarantine import Bad
 from diptych.data.read.assemble import Found, assemble
 from diptych.data.read.persons import describes_persons, market_rows, person_rows, root_of
 from diptych.data.read.rows import Rows
+from diptych.data.read.semantic_groups import holds_groups
+from diptych.data.read.semantic_groups import rows_of as semantic_groups
 from diptych.data.read.wanted import Wanted
 from diptych.data.shards.sidecar import text_of
 
@@ -52,6 +55,10 @@ def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None
         _some(rows, bad, path)
         found_root = root or _root(path, [row["image"] for row in rows[:20]])
         wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
+    elif holds_groups(value):
+        rows, found_root = semantic_groups(path, value, bad), root or path.parent
+        _some(rows, bad, path)
+        wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
     elif isinstance(value, list) and describes_persons(value):
         rows = person_rows(path, value, bad, notes)
         _some(rows, bad, path)
@@ -61,7 +68,7 @@ def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None
         rows, found_root = _objects(path, value, bad), root or path.parent
     else:
         kind = f"an object with {', '.join(list(value)[:6])}" if isinstance(value, dict) else f"a {type(value).__name__}"
-        raise DataError(f"holds {kind}", file=path, expected="COCO captions, Karpathy splits, or a list of objects")
+        raise DataError(f"holds {kind}", file=path, expected="COCO captions, Karpathy splits, a list of objects, or groups")
     collected = Rows()
     for row in rows:
         collected.add(row)

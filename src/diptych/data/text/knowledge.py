@@ -3,8 +3,10 @@
 A knowledge file is JSON in one of three forms:
 
     {"cup": {"type": "vessel", "description": "round; has a handle", "similar objects": ["mug"], "frequency": 120}}
-    [{"object": "cup", "gpt3_output": "{\\"type\\": ..., \\"description\\": ..., \\"similar objects\\": [...]}"}]       published, for classes
-    {"cup": ["{\\"type\\": ..., ...}", 120]}                                                                    published, for captions
+    [{"object": "cup", "gpt3_output": ANSWER}]      published, for classes
+    {"cup": [ANSWER, 120]}                          published, for captions; the number is how often it occurs
+
+where ANSWER is the text of such an object as a language model wrote it.
 
 An answer of the language model that is no JSON is, as released, a thing of the type "object" without a description; `unread` counts them.
 """
@@ -12,15 +14,18 @@ An answer of the language model that is no JSON is, as released, a thing of the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.json_text import parse_json
+from diptych.core.sample import Sample
 from diptych.data.text.stop_words import STOP_WORDS
 
+FIELD = "nouns"
+"""Where the samples of a data set may carry entries of the first form themselves: `extras["nouns"]`."""
 COMMON = 10_000
 """Nouns that occur more often are not described in captions (published)."""
 
@@ -105,6 +110,19 @@ def parsed(text: str, where: str) -> Knowledge:
     if not nouns:
         raise DataError(f"{where} describes nothing", expected="one noun or more")
     return Knowledge(nouns, tuple(unread))
+
+
+def knowledge_of(samples: Iterable[Sample]) -> Knowledge | None:
+    """What samples say themselves of the nouns of their regions; None where none does. Raises DataError that names the sample."""
+    nouns: dict[str, Noun] = {}
+    for sample in samples:
+        entries = sample.extras.get(FIELD)
+        if entries is None:
+            continue
+        where = f"sample '{sample.uid}', {FIELD}"
+        for row, (name, answer, frequency) in enumerate(_entries(entries, where)):
+            nouns[name] = _noun(answer, frequency, f"{where}, entry {row} ({name!r})") or UNREAD
+    return Knowledge(dict(sorted(nouns.items()))) if nouns else None
 
 
 def _entries(value: Any, where: str) -> Iterator[tuple[str, Any, int]]:

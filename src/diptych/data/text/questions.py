@@ -1,12 +1,12 @@
 """Questions about a sample with their answers, as they lie beside it: `extras["questions"]`.
 
-[{"question": "what colour is the circle ?", "answer": "red"}, {"question": "...", "answers": ["red", "dark red"], "kind":
-"colour"},
+[{"question": "what colour is the circle ?", "answer": "red"},
+ {"question": "...", "answers": ["red", "dark red"], "kind": "colour"},
  {"question": "...", "answer": "red", "choices": ["red", "green", "blue"]}]
 
-A question with choices whose answer is kept secret has "answer": null. "id" names it beyond this data set; questions of one
-"same_as" are the same question asked in several ways; "hints" and "facets" are words about it, by name: what may be told, and
-what results are broken down by.
+A question with choices whose answer is kept secret has "answer": null; "doubles": true lets wrong choices read alike. "id" names
+it beyond this data set; questions of one "same_as" are the same question asked in several ways; "hints" and "facets" are words
+about it, by name: what may be told, and what results are broken down by.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _question(entry: Any, where: str) -> Question:
         text,
         tuple(answers),
         str(entry.get("kind", "")),
-        _choices(entry.get("choices", ()), answers[0] if answers else "", where),
+        _choices(entry.get("choices", ()), answers[0] if answers else "", where, doubles=entry.get("doubles") is True),
         str(entry.get("id") or ""),
         str(entry.get("same_as") or ""),
         _words(entry.get("hints"), where, "hints"),
@@ -86,7 +86,7 @@ def _words(given: Any, where: str, name: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(words) for name, words in found.items()}
 
 
-def _choices(given: Any, answer: str, where: str) -> tuple[str, ...]:
+def _choices(given: Any, answer: str, where: str, *, doubles: bool) -> tuple[str, ...]:
     if not given:
         return ()
     whole = not isinstance(given, str) and hasattr(given, "__iter__")
@@ -96,7 +96,7 @@ def _choices(given: Any, answer: str, where: str) -> tuple[str, ...]:
             f"{where} has the choices {str(given)[:60]}", field=FIELD, expected='"choices": a list of two texts or more'
         )
     absent = bool(answer) and answer not in choices
-    if len(set(choices)) < len(choices) or absent:
+    if (len(set(choices)) < len(choices) and not (doubles and choices.count(answer) < 2)) or absent:
         problem = f"has not its answer {answer!r} among its choices" if absent else "has a choice twice"
         raise DataError(f"{where} {problem}", field=FIELD, expected="different choices, the answer among them")
     return choices

@@ -10,13 +10,11 @@ loader workers. Letters: B texts, L tokens.
 from __future__ import annotations
 
 import gzip
-import html
 import importlib.util
 import json
 import os
 import re
-import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,10 +30,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.files import write_atomic, write_json
+from diptych.data.text.cleaners import CLEANERS, Clean, cleaned_places
 
-Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip"]
-"""What is done to a text first: nothing; as CLIP reads it; mojibake and white space repaired; that, lower case and no punctuation (both
-as open_clip has them); lower case and no punctuation (SigLIP as transformers has it)."""
 Side = Literal["right", "left"]
 
 SPECIAL = ("<pad>", "<sot>", "<eot>", "<unk>")
@@ -147,6 +143,15 @@ class Tokenizer:
             here = [place for place, (start, stop) in enumerate(offsets) if start < end and stop > begin]
             places.append([first + place for place in here if text[slice(*offsets[place])].strip()])
         return places
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, marks not counted.
+
+        >>> Tokenizer.from_spec("clip").count("a tyrannosaurus")
+        4
+        """
+        clean = CLEANERS.get(self.clean)
+        return len(self.inner.encode(clean(text) if clean else text, add_special_tokens=False).ids)
 
     def offsets(self, text: str, length: int) -> npt.NDArray[np.int64]:
         """offset_L2: the characters [start, stop) of `text`, as given, that each place of its row of `encode` stands for, without blanks
@@ -387,67 +392,3 @@ def _byte_letters() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
-
-
-def clip_clean(text: str) -> str:
-    """Text as CLIP reads it: mojibake repaired, HTML entities resolved (twice), white space collapsed, lower case."""
-    return whitespace_clean(text).lower()
-
-
-def whitespace_clean(text: str) -> str:
-    """Mojibake repaired, HTML entities resolved (twice), white space collapsed: open_clip's for text encoders of transformers."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):  # nothing to repair in what is skipped
-        import ftfy
-
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split())
-
-
-def canonicalized(text: str) -> str:
-    """That, underscores as spaces, no punctuation, lower case: open_clip's for SigLIP."""
-    return siglip_clean(whitespace_clean(text).replace("_", " "))
-
-
-def siglip_clean(text: str) -> str:
-    """Lower case, no ASCII punctuation, white space collapsed: SigLIP's in transformers."""
-    return " ".join(text.lower().translate(_PUNCTUATION).split())
-
-
-def cleaned_places(text: str, cleaned: str) -> list[int]:
-    """For each character of a cleaned text the place in `text` that it came from (blanks: of what was read last).
-
-    Raises DataError where cleaning did more than change case and drop blanks and punctuation.
-    """
-    if text == cleaned:
-        return list(range(len(text)))
-    # One at a time, since lower case of "\u0130" is two characters; folded, since a sigma's depends on what stands behind it.
-    lower = [(letter, place) for place, given in enumerate(text) for letter in given.lower()]
-    places, at = [], -1
-    for letter in cleaned:
-        if not letter.isspace():
-            at += 1
-            while at < len(lower) and not _same(lower[at][0], letter) and lower[at][0] in _SKIPPED:
-                at += 1
-            if at >= len(lower) or not _same(lower[at][0], letter):
-                raise DataError(
-                    f"cleaning makes {cleaned[:60]!r} of {text[:60]!r}: where its words stood is lost",
-                    field="text",
-                    expected="a text that is clean already (composed letters, no HTML entities, no mojibake)",
-                )
-        places.append(lower[max(at, 0)][1])
-    return places
-
-
-def _same(one: str, other: str) -> bool:
-    return one == other or one.casefold() == other.casefold()
-
-
-_SKIPPED = frozenset(string.punctuation + string.whitespace + "\u00a0\u3000")
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-CLEANERS: dict[str, Callable[[str], str]] = {
-    "clip": clip_clean,
-    "whitespace": whitespace_clean,
-    "canonicalize": canonicalized,
-    "siglip": siglip_clean,
-}

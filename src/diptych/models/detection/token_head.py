@@ -18,7 +18,7 @@ LARGEST = 50_000.0
 
 
 class TokenHead(nn.Module):
-    """s_ij = o_i . W(u_j / 2) / exp(log_scale) + u_j . b + b_0 of a region o_i and a token w_j, with u_j = w_j / |w_j|.
+    """s_ij = o_i . W(u_j / 2) / exp(log_temperature) + u_j . b + b_0 of a region o_i and a token w_j, with u_j = w_j / |w_j|.
 
     What implementations get wrong: the bias b reads the normed token, not the halved one; W has a bias of its own.
 
@@ -30,7 +30,7 @@ class TokenHead(nn.Module):
         super().__init__()
         self.scale = scale
         self.project = nn.Linear(token_width, width)
-        self.log_scale = nn.Parameter(torch.zeros(1))
+        self.log_temperature = nn.Parameter(torch.zeros(1))
         self.token_bias_T = nn.Parameter(torch.zeros(token_width))
         self.bias = nn.Parameter(torch.tensor([-math.log((1 - prior) / prior)]))
 
@@ -43,7 +43,7 @@ class TokenHead(nn.Module):
         bias_BL = unit_BLT @ self.token_bias_T + self.bias
         # The axes between B and D are regions (and layers): one text for all of an image.
         flat_BND = region_BXD.flatten(1, -2)
-        logit_BNL: Tensor = flat_BND @ query_BLD.mT / self.log_scale.exp() + bias_BL[:, None]
+        logit_BNL: Tensor = flat_BND @ query_BLD.mT / self.log_temperature.exp() + bias_BL[:, None]
         return logit_BNL.clamp(-LARGEST, LARGEST).view(*region_BXD.shape[:-1], -1)
 
 

@@ -11,7 +11,7 @@ from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.prompt import PromptLike, as_dialogue
 from diptych.data.media.decode import decode, encode_png, probe
-from diptych.models.io.chat import pictures_in_order
+from diptych.models.io.foreign.chat import pictures_in_order
 
 SENT = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """Formats that servers read: their bytes go as they are. Others, and what is not upright or has several frames, go as PNG."""

@@ -24,11 +24,11 @@ from diptych.core.json_text import read_object
 from diptych.core.paths import is_file, is_folder
 from diptych.data.media.transforms import Preprocess
 from diptych.models.io.deployed import whole
-from diptych.models.io.foreign import hub_folder
-from diptych.models.io.foreign_generators import writes
-from diptych.models.io.foreign_preprocess import from_processor
+from diptych.models.io.foreign.generators import writes
+from diptych.models.io.foreign.load import hub_folder
+from diptych.models.io.foreign.preprocess import from_processor
+from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.io.opened import FOREIGN, changed, open_address
-from diptych.models.io.transformers_layout import FAMILIES
 from diptych.models.io.weights import Entry, FrozenImages, FrozenTexts
 from diptych.models.pairs.embedder import Embedding
 from diptych.models.towers.hf_text import TransformersText, quiet

@@ -71,6 +71,29 @@ def _pixels(preprocess: Mapping[str, Any]) -> str:
     return f"{preprocess['height']} x {preprocess['size']}" if preprocess.get("height") else str(preprocess["size"])
 
 
+def completed(readme: str, facts: Mapping[str, Any]) -> str:
+    """A card with what its run says of "data", "recipe" and "metrics" in the sections of that; its other sections stay.
+
+    >>> print(completed("# m\\n\\n## Data\\n\\nNot stated.\\n\\n## Use\\n\\nx\\n", {"data": "emoji"}), end="")
+    # m
+    <BLANKLINE>
+    ## Data
+    <BLANKLINE>
+    emoji
+    <BLANKLINE>
+    ## Use
+    <BLANKLINE>
+    x
+    """
+    known = {"Data": facts.get("data"), "Training": facts.get("recipe"), "Scores": "\n".join(_scores(facts.get("metrics") or {}))}
+    first, *sections = readme.split("\n## ")
+    for place, section in enumerate(sections):
+        title = section.partition("\n")[0]
+        if known.get(title):
+            sections[place] = f"{title}\n\n{known[title]}\n"
+    return "\n## ".join((first, *sections))
+
+
 def _use(config: Mapping[str, Any]) -> str:
     """A line of Python that asks the model."""
     if "classes" in config:

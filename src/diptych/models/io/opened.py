@@ -56,7 +56,7 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
     if str(address).startswith("lora:"):
         return _adapted(str(address), download)
     if str(address).startswith(FOREIGN):
-        from diptych.models.io.foreign import load_foreign
+        from diptych.models.io.foreign.load import load_foreign
 
         named = Path(str(address).partition(":")[2]).expanduser()
         with whole(named) if is_folder(named) else nullcontext():

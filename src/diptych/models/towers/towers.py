@@ -10,7 +10,7 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
 peak_text the maximum over projected tokens; hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
-(`models/io/foreign.py`).
+(`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """

@@ -90,7 +90,7 @@ def table(
     folder = (
         cache_folder() / "features" / f"{recipe.data_fingerprint}-{recipe.language or 'all'}-{side}-{encoder.fingerprint[:16]}"
     )
-    return _opened(str(folder)) if encode is None else FeatureTable.made(folder, keys, encode)
+    return _opened(str(folder)) if encode is None else FeatureTable.made(folder, keys, encode, what=f"features of {side}")
 
 
 @lru_cache(maxsize=4)

@@ -27,7 +27,7 @@ from diptych.models.detection.images import DetectionImages
 from diptych.models.penet.graph_relater import GraphRelater
 from diptych.models.penet.pair_sampling import PairSampling, Targets
 from diptych.models.penet.prototype_head import HeadShape
-from diptych.models.penet.scene_graph_network import GraphScores, NetworkShape, SceneGraphNetwork, Setting
+from diptych.models.penet.scene_graph_network import GraphScores, NetworkShape, SceneGraphNetwork, Setting, copy_detector_layers
 from diptych.models.towers.name_vectors import RANDOM, name_vectors
 from diptych.objectives.boxes.predicate_prototypes import (
     mean_over_pairs,
@@ -405,12 +405,6 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     def detection(cls) -> Self:
         """The detector that the others need: 50,000 steps of 8 images (Tang et al., 2020)."""
         return cls(vocabulary="vg150", setting="sgdet", trains="detector", steps=50_000, lr_drops=(0.6, 0.9))
-
-
-def copy_detector_layers(model: SceneGraphNetwork) -> None:
-    """Features of regions and pairs become those of the detector, which later phases start from."""
-    for layers in (model.regions, model.pairs.layers):
-        layers.load_state_dict(model.detector.heads.box_head.state_dict())
 
 
 def targets(batch: GraphBatch) -> list[Targets]:

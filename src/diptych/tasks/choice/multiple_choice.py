@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, Generator, Ranker, Reply
+from diptych.core.contracts import Asked, Dataset, Generator, Ranker, Reply
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart
@@ -26,7 +27,7 @@ from diptych.tasks.choice.items import Item, as_prompt, bound, items_of, unanswe
 
 How = Literal["write", "letter", "mean", "sum"]
 OrderBy = Literal["rotate", "shuffle", "given"]
-TEXTS = ("uid", "group", "item", "kind", "question", "answer", "reply", "fault", "blind_reply", "blind_fault", "facets")
+TEXTS = ("uid", "case", "group", "item", "kind", "question", "answer", "reply", "fault", "blind_reply", "blind_fault", "facets")
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in TEXTS),
@@ -137,13 +138,18 @@ class MultipleChoice:
             raise ConfigError(f"'{getattr(model, 'name', model)}' cannot answer by how={self.how} (expected {other})")
         asks = self._asks(data)
         shots = self._shots()
-        replies, places = self._answered(model, asks, [ask.item.pictures for ask in asks], shots)
+        pictures: list[Sequence[ImageSource]] = [ask.item.pictures for ask in asks]
+        shades: list[Sequence[ImageSource]] = [grey(each) for each in pictures] if self.blind else []
+        both = [*asks, *asks[: len(shades)]]  # at once, so that a killed run goes on with either
+        said, chosen = self._answered(model, both, [*pictures, *shades], shots)
+        replies, places = said[: len(asks)], chosen[: len(asks)]
         blind: tuple[Sequence[Reply | None], Sequence[int | None]] = [None] * len(asks), [None] * len(asks)
         if self.blind:
-            blind = self._answered(model, asks, [grey(ask.item.pictures) for ask in asks], shots)
+            blind = said[len(asks) :], chosen[len(asks) :]
         items = [ask.item for ask in asks]
         columns: dict[str, Any] = {
             **{name: [getattr(item, name) for item in items] for name in ("uid", "group", "item", "kind", "question", "answer")},
+            "case": _cases(asks),
             "options": [list(item.options) for item in items],
             "answerable": [item.answerable for item in items],
             "pictures": [len(item.pictures) for item in items],
@@ -260,3 +266,23 @@ class MultipleChoice:
         abstention."""
         columns = ask_columns(records, read_chosen(records, self._extractor), self.none_option)
         return columns[metric][:, None] if metric in columns else None
+
+    def in_words(self, records: pa.Table) -> list[Asked]:
+        """Each row with the option that was chosen, or what was written where none could be read."""
+        found = []
+        chosen = read_chosen(records, self._extractor)
+        columns = (records.column(name).to_pylist() for name in ("uid", "case", "question", "answer", "reply", "fault"))
+        for said, (uid, case, question, answer, reply, fault) in zip(chosen, zip(*columns, strict=True), strict=True):
+            found.append(Asked(uid, case, question, answer or "", said or fault or f"unread: {reply.strip()[:160]!r}"))
+        return found
+
+
+def _cases(asks: Sequence[Ask]) -> list[str]:
+    """A name for each question in each order, by which two models are compared on the same."""
+    seen: Counter[str] = Counter()
+    found = []
+    for ask in asks:
+        name = f"{ask.item.item}{'' if ask.item.answerable else ' without its answer'}"
+        found.append(f"{name} #{seen[name]}")
+        seen[name] += 1
+    return found

@@ -1,0 +1,374 @@
+"""DesCo: a grounding detector that obeys the description in a query and not the name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Draw, Draws, Hook, Optimiser, Recipe, Rule
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region, SceneGraph
+from diptych.data.graphs.grounded import GroundedBatch, GroundedPicture, TokenRegions, grounded_batch
+from diptych.data.graphs.transforms import SIDED, Mirror, ShortSides, Squashed, Views
+from diptych.data.load.batch import pixels
+from diptych.data.text import knowledge as knowledge_files
+from diptych.data.text.caption_queries import CaptionQueries
+from diptych.data.text.description_queries import BEFORE, CLASSES, TOKENS, WORDS, ClassQueries, Form, NounQueries, Positive
+from diptych.data.text.knowledge import Knowledge
+from diptych.data.text.phrases import Sentence, sentences_of
+from diptych.data.text.spans import Entity, SpanText
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.detection.backbone import detection_backbone
+from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
+from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.fiber.grounding import FiberDetector, FiberPhrases, FiberShape, from_first_stage
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.towers import text_tower
+from diptych.objectives.boxes.token_set import TokenSetLoss
+from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.train.hooks import WeightAverage
+
+FIBER_SIDE = 384
+"""Pixels of FIBER's first stage; windows are as large as there, pictures of any size."""
+BERT: dict[str, Any] = {"model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12}
+"""bert-base-uncased, without its weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
+    """DesCo: Learning Object Recognition with Rich Language Descriptions (Li et al., 2023, arXiv 2306.14060), on GLIP (2112.03857).
+
+    A detector that grounds words is asked by descriptions. A class becomes "cup, a kind of vessel, round, has a handle. ", half of the
+    time without its name, and only the head of it, name and kind, is what a region has to answer: the rest has to act through the text
+    that is read around it. With things in the query that share the name or the kind and differ in the description, there is no way past
+    reading it. Captions with marked phrases (`extras["grounding"]`) become the descriptions of their nouns, or are shuffled with what a
+    language model wrote about them; how many texts of a query are right says nothing. Its baseline is the same detector with `form`
+    "name": names alone.
+
+    Descriptions come from a knowledge file, or lie beside the samples (`extras["nouns"]`); see `diptych.data.text.knowledge`.
+
+    We depart from the release in these: the detector has the encoder, queries and set matching of DAB-Deformable-DETR, with GLIP's fusion
+    at each of six layers and GLIP's head, in place of DyHead with its anchors (so there is no centerness, and boxes are learned by L1 and
+    GIoU); the control of right and wrong texts draws and does not count, since a sample must not depend on those before it
+    (`positive_rate.PositiveRate` has both); the faults that `description_queries` and `caption_queries` name; stop words are
+    spaCy's; a mirrored picture never keeps a text that says left or right; weights are fresh.
+
+    knowledge     path of a knowledge file; "" takes what lies beside the samples
+    form, positive, drop_name, classes, before, missing   of queries of classes (`ClassQueries`)
+    query_tokens  of a query, at most (published 254, beside two marks)
+    written, nouns   shares of captions that are shuffled with what was written about them, and that become descriptions of their nouns;
+                  the others stay (published for GLIP: 0.5, 0.4). A caption about which nothing was written stays, too
+    noun_words, every_piece   of descriptions of nouns (`NounQueries`)
+    describe      share of the shuffled captions that hold descriptions (published 0.8)
+    backbone      conv_tiny, timm:NAME, or "fiber": the towers of FIBER (2206.07643), whose sizes are `fiber` and which meet inside, so that
+                  `shape` has no fusion; --init takes a run of `fiber`, and form "name" is its second stage
+    drop_path     highest rate of stochastic depth in it
+    text_encoder  text_micro and the like, hf (bert-base, fresh weights), hf:FOLDER
+    tokenizer     "data" (pieces learned from the training texts), "clip", or a path; "" takes that of hf:FOLDER, else "data"
+    pieces        vocabulary size when it is learned
+    text_length   tokens of a query with its marks, at most
+    image_size    short side in pixels when evaluated, or both sides when `square`; short_sides: in training; longest: of the long side
+    mirror        share of the pictures that are mirrored
+    text_lr       learning rate of the text encoder, as a share of lr
+    lr_drops      shares of the run after which the learning rate is a tenth
+    average       decay of the weight average that is kept; 0: none
+    loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
+    """
+
+    slug = "desco"
+    needs = ("image", "regions")
+
+    knowledge: str = ""
+    form: Form = "description"
+    positive: Positive = "partial"
+    drop_name: float = 0.5
+    classes: int = CLASSES
+    before: str = BEFORE
+    missing: Literal["refuse", "name"] = "refuse"
+    query_tokens: int = TOKENS
+    written: float = 0.5
+    nouns: float = 0.4
+    noun_words: int = WORDS
+    every_piece: bool = True
+    describe: float = 0.8
+
+    backbone: str = "timm:swin_tiny_patch4_window7_224"
+    drop_path: float = 0.2
+    text_encoder: str = "hf"
+    tokenizer: str = ""
+    pieces: int = 30_522
+    text_length: int = 256
+    image_size: int = 800
+    longest: int = 1333
+    square: bool = False
+    short_sides: tuple[int, ...] = (480, 560, 640, 720, 800)
+    mirror: float = 0.5
+
+    batch_size: int = 16
+    steps: int = 300_000
+    lr: float = 5e-5
+    text_lr: float = 0.2
+    warmup: float = 2000.0
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    lr_drops: tuple[float, ...] = (0.67, 0.89)
+    average: float = 0.999
+    loss: TokenSetLoss = field(default_factory=TokenSetLoss)
+    shape: GroundingShape = field(default_factory=GroundingShape)
+    fiber: FiberShape = field(default_factory=FiberShape)
+    known: str = field(default="", metadata={"prepared": True})
+    names: tuple[str, ...] = field(default=(), metadata={"prepared": True})
+    learned_words: str = field(default="", metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if min(self.written, self.nouns) < 0 or self.written + self.nouns > 1:
+            raise ConfigError(f"written is {self.written}, nouns {self.nouns} (expected shares that add up to 1 at most)")
+        _ = self.class_queries  # refuses what it cannot be made of
+
+    @property
+    def measured_by(self) -> str:
+        """Boxes of the classes, asked for as in training."""
+        return (
+            "open_detection:queries=descriptions" if self.form == "description" and self.missing == "refuse" else "open_detection"
+        )
+
+    # ------------------------------------------------------------ what depends on the data
+
+    def prepare(self, data: Dataset) -> Self:
+        """Class names, what is known about them, and a tokeniser learned from all of it."""
+        samples = [data[row] for row in range(len(data))]
+        made = self
+        if not made.names:
+            made = replace(made, names=tuple(sorted({region.label for sample in samples for region in sample.regions})))
+        if not made.known:
+            found = (
+                knowledge_files.read_knowledge(Path(made.knowledge))
+                if made.knowledge
+                else knowledge_files.knowledge_of(samples) or Knowledge({})
+            )
+            made = replace(made, known=found.to_json())
+        unknown = [name for name in made.names if name not in made.nouns_known]
+        if made.form == "description" and made.missing == "refuse" and unknown and not _captioned(samples):
+            raise DataError(
+                f"{len(unknown)} of {len(made.names)} classes of '{data.name}' are not described, {unknown[0]!r} among them",
+                field="knowledge",
+                expected="a knowledge file with an entry for each, or missing='name'",
+            )
+        if made.tokenizer_source == "data" and not made.learned_words:
+            made = replace(made, learned_words=learned_vocabulary(made.texts(samples), made.pieces))
+        return made
+
+    def texts(self, samples: Sequence[Sample]) -> Iterator[str]:
+        """Every text that a query may be made of."""
+        yield self.before
+        for name in self.names:
+            yield f"{name}, "
+        for noun in self.nouns_known.values():
+            yield ", ".join((noun.kind, *noun.description)) + ". "
+        for sample in samples:
+            for sentence in sentences_of(sample):
+                yield sentence.text
+                if sentence.written:
+                    yield from (*sentence.written.descriptions.values(), *sentence.written.confusable.values())
+                    yield from sentence.written.captions
+
+    @property
+    def nouns_known(self) -> Knowledge:
+        return _parsed(self.known) if self.known else Knowledge({})
+
+    @property
+    def tokenizer_source(self) -> str:
+        if self.tokenizer:
+            return self.tokenizer
+        return self.text_encoder.removeprefix("hf:") if self.text_encoder.startswith("hf:") else "data"
+
+    def words(self) -> Tokenizer:
+        """The tokeniser in use."""
+        return tokenizer_of(self.tokenizer_source, self.learned_words)
+
+    # ------------------------------------------------------------ model
+
+    def model(self) -> GroundingDetector:
+        if self.backbone == "fiber":
+            sides = self.fiber.sides(image_size=FIBER_SIDE, drop_path=self.drop_path, vocab_size=self.words().vocab_size)
+            return FiberDetector(*sides, self.shape, self.fiber.swin_strides)
+        options = {"drop_path": self.drop_path} if self.backbone.startswith("timm:") else {}
+        return GroundingDetector(detection_backbone(self.backbone, **options), self.text_part(), self.shape)
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of FIBER's first stage under the names that they have here."""
+        first = self.backbone == "fiber" and any("image_tower." in name for name in tensors)
+        return from_first_stage(tensors) if first else tensors
+
+    def text_part(self) -> Tower:
+        if self.text_encoder.startswith("hf:"):
+            return text_tower(self.text_encoder, length=self.text_length)
+        if self.text_encoder == "hf":
+            return text_tower("hf", config=BERT, pooling="cls", length=self.text_length)
+        return text_tower(self.text_encoder, vocab_size=self.words().vocab_size, length=self.text_length)
+
+    # ------------------------------------------------------------ queries
+
+    @property
+    def class_queries(self) -> ClassQueries:
+        return ClassQueries(self.form, self.positive, self.drop_name, self.classes, self.before, self.missing)
+
+    def query(self, draw: Draw) -> tuple[SpanText, tuple[tuple[Entity, ...], ...]]:
+        """The text that a picture is shown with, and for each of its regions the entities of the text that mean it."""
+        sample = draw.sample
+        if not (sentences := sentences_of(sample)):
+            text = self.class_queries.draw(
+                [region.label for region in sample.regions],
+                self.names,
+                self.nouns_known,
+                draw.rng,
+                tokens=self.tokens_left,
+                count=self.words().count,
+            )
+            return text, tuple((region.label,) for region in sample.regions)
+        sentence = sentences[int(draw.rng.integers(len(sentences)))]
+        meant: list[list[Entity]] = [[] for _ in sample.regions]
+        for place, phrase in enumerate(sentence.phrases):
+            for region in phrase.regions:
+                meant[region].append(place)
+        return self.caption_query(sentence, draw), tuple(map(tuple, meant))
+
+    def caption_query(self, sentence: Sentence, draw: Draw) -> SpanText:
+        """One of three: shuffled with what was written about it, descriptions of its nouns, the caption as it is."""
+        kind = draw.rng.random()
+        if kind < self.written:
+            queries = CaptionQueries(describe=self.describe)
+            return queries.draw(sentence, draw.rng, tokens=self.tokens_left, count=self.words().count)
+        if kind < self.written + self.nouns:
+            nouns = NounQueries(self.drop_name, self.noun_words, self.every_piece)
+            return nouns.draw(sentence, self.nouns_known, draw.rng) or sentence.marked
+        return sentence.marked
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens for what stands behind `before`: of the model's length, the marks and that counted off, and `query_tokens` at most."""
+        words = self.words()
+        return min(self.query_tokens, self.text_length - len(words.prefix) - len(words.suffix) - words.count(self.before) + 1)
+
+    # ------------------------------------------------------------ a step
+
+    @property
+    def decode_size(self) -> int:
+        """Full size: boxes are in pixels of it."""
+        return 0
+
+    def views(self, mirror: float) -> Views:
+        if self.square:
+            return Squashed(size=self.image_size, mirror=Mirror(share=mirror))
+        return ShortSides(shorts=self.short_sides, longest=self.longest, mirror=Mirror(share=mirror))
+
+    @property
+    def images(self) -> DetectionImages:
+        """How the deployed model is shown its images."""
+        if self.square:
+            return DetectionImages(self.image_size, longest=0, square=True)
+        return DetectionImages(self.image_size, longest=self.longest)
+
+    def batch(self, draws: Draws) -> GroundedBatch:
+        shown = [self.shown(draw) for draw in draws]
+        return grounded_batch(shown, self.words(), self.text_length, multiple=1 if self.square else self.images.stride)
+
+    def shown(self, draw: Draw) -> GroundedPicture:
+        """The query and the picture of a draw, drawn in this order."""
+        text, meant = self.query(draw)
+        mirror = 0.0 if SIDED.search(text.text) else self.mirror
+        # The views move boxes and drop none; a label is the place of its region.
+        regions = tuple(Region(region.box, str(place)) for place, region in enumerate(draw.sample.regions))
+        image_HWC, graph = self.views(mirror).draw((pixels(draw), SceneGraph(regions)), draw.rng)
+        return GroundedPicture(image_HWC, text, tuple((region, meant[int(region.label)]) for region in graph.regions))
+
+    def features(self, model: GroundingDetector, batch: GroundedBatch) -> TokenRegions:
+        found: TokenRegions = model(
+            batch.image_BCHW, batch.text_BL, batch.mask_BL, pixel_BHW=None if self.square else batch.pixel_BHW
+        )
+        return found
+
+    def losses(self, features: TokenRegions, batch: GroundedBatch) -> dict[str, Tensor]:
+        return self.loss(features, batch.targets)[0]
+
+    def metrics(self, features: TokenRegions, batch: GroundedBatch) -> dict[str, Tensor]:
+        return self.loss(features, batch.targets)[1]
+
+    def optimiser(self) -> Optimiser:
+        return replace(
+            super().optimiser(),
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            schedule="step",
+            drop_at=self.lr_drops,
+            rules=(Rule(r"^text\.", lr_scale=self.text_lr),),
+        )
+
+    def hooks(self) -> Sequence[Hook]:
+        return (WeightAverage(self.average),) if self.average else ()
+
+    def deploy(self, model: GroundingDetector) -> PhraseDetector:
+        prompt = PhrasePrompt(before=self.before, together=self.classes)
+        kind = FiberPhrases if isinstance(model, FiberDetector) else PhraseDetector
+        return kind(model, self.words(), self.text_length, self.images, self.slug, prompt=prompt, objects=self.names)
+
+    # ------------------------------------------------------------ presets
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """0.6 million parameters at 64 pixels: minutes on two cores. Classes that nobody described are asked for by their names."""
+        return cls(
+            missing="name",
+            backbone="conv_tiny",
+            drop_path=0.0,
+            text_encoder="text_micro",
+            pieces=1024,
+            text_length=128,
+            image_size=64,
+            square=True,
+            mirror=0.0,
+            shape=GroundingShape(
+                queries=12,
+                width=64,
+                heads=4,
+                mlp_width=128,
+                encoder_layers=3,
+                decoder_layers=2,
+                levels=2,
+                fusion_before=(0, 1, 2),
+                fusion_width=128,
+                fusion_dropout=0.0,
+                language_heads=4,
+                language_mlp=128,
+                text_scale=4.0,
+            ),
+            batch_size=16,
+            steps=2000,
+            lr=1e-3,
+            text_lr=1.0,
+            warmup=100.0,
+            lr_drops=(0.8,),
+            average=0.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """DesCo-GLIP-T: Swin-T and BERT-base, 300,000 steps of 16."""
+        return cls()
+
+
+def _captioned(samples: Sequence[Sample]) -> bool:
+    """Whether every sample has sentences, so that no class is asked for."""
+    return all(sentences_of(sample) for sample in samples)
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Knowledge:
+    return knowledge_files.parsed(text, "known") if text != "{}" else Knowledge({})
