@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from invariants import stopped_and_resumed
 from torch import Tensor, nn
 
 from diptych.api import export, load
@@ -26,7 +27,9 @@ from diptych.models.people.person_encoder import PersonPairs, mask_share
 from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.objectives.painting import painting_distance
 from diptych.recipes.domains.plip_person import PersonBatch, PLIPPerson
+from diptych.train.fit import fit
 from diptych.train.optimise import freeze
+from diptych.train.options import TrainOptions
 from diptych.worlds.pedestrians import pedestrians
 
 FIXTURES = Path(__file__).parents[2]
@@ -299,6 +302,18 @@ def test_impossible_options_say_so() -> None:
 
 
 # ---------------------------------------------------------------- the published size
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    options = TrainOptions(seed=1, progress=False, save_every=2, log_every=1, workers=0)
+    whole = fit(recipe(steps=4), drawn(), tmp_path / "whole", options)
+    again = stopped_and_resumed(recipe(steps=4), drawn(), tmp_path, options, step=2)
+    one, other = (safetensors_of(run.checkpoints) for run in (whole, again))
+    assert one == other, "of the whole training module, not only of what is deployed"
+
+
+def safetensors_of(checkpoints: Path) -> bytes:
+    return (sorted(checkpoints.glob("step-*"))[-1] / "model.safetensors").read_bytes()
 
 
 def test_paper_has_the_published_parts() -> None:

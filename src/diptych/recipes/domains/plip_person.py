@@ -164,7 +164,12 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         if self.members == 1:
             return None
         distinct, held = len({*data.groups}), self.batch_size // self.members
-        return Grouped(data.groups, self.members, small=self.lone, least=2, apart=held if distinct >= 3 * held else 0)
+        apart = held if distinct >= 3 * held else 0  # with fewer persons a batch may hold one twice
+        try:
+            return Grouped(data.groups, self.members, small=self.lone, least=2, apart=apart)
+        except DataError as error:
+            remedy = "two pictures of every person at least, --lone repeat or leave, or --members 1"
+            raise DataError(error.problem, field="group", expected=remedy) from error
 
     @property
     def shown(self) -> Preprocess:
