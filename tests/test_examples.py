@@ -152,3 +152,15 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert "t2i_r@1" in shown[5]
     assert shown[6].count("<img") == 4, "four hits with their pictures"
     assert "scenes-" in shown[7]
+
+
+def test_a_canvas_can_be_read_back(tmp_path: Path) -> None:
+    from PIL import Image
+
+    lines = script("canvas").main(tmp_path / "canvas.png")
+    assert lines.count("Which colour has the") == 2
+    assert lines[-3:-2] == ["Answer: green"]
+    with Image.open(tmp_path / "canvas.png") as ours, Image.open(Path(__file__).parents[1] / "docs/images/canvas.png") as shown:
+        assert (ours.size, ours.tobytes()) == (shown.size, shown.tobytes()), (
+            "run python examples/canvas.py docs/images/canvas.png"
+        )

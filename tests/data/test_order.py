@@ -136,3 +136,16 @@ def test_rows_of_a_block_may_be_drawn_anew() -> None:
     distinct = np.mean([len(set(block)) == 4 for block in blocks.tolist()])
     assert abs(distinct - 5 * 4 * 3 * 2 / 5**4) < 0.05, "one block in five has no row twice"
     assert np.bincount(blocks.ravel()).min() > 20
+
+
+def test_some_rows_stand_in_every_block_of_their_group() -> None:
+    groups = [f"g{row // 7}" for row in range(21)]
+    always = [row % 7 == 0 for row in range(21)]
+    grouped = Grouped(groups, 4, always=always)
+    blocks = np.stack([grouped.block(0, number) for number in range(12)])
+    assert all(block[0] % 7 == 0 and len(set(block)) == 4 for block in blocks.tolist())
+    first = [block for block in blocks.tolist() if block[0] == 0][:2]
+    assert sorted(first[0][1:] + first[1][1:]) == [1, 2, 3, 4, 5, 6], "the others take turns"
+    assert Grouped(["a"], 3, always=[True]).block(0, 0).tolist() == [0, 0, 0]
+    with pytest.raises(ConfigError, match="always"):
+        Grouped(groups, 4, always=[True])

@@ -13,6 +13,7 @@ from diptych.api.data import read
 from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
 from diptych.api.export import export
 from diptych.api.generation import ask, caption
+from diptych.api.leaderboards import leaderboard
 from diptych.api.models import detect, ground, load
 from diptych.api.search import index, open_index
 from diptych.api.slides import cut_slides, slide_features
@@ -37,6 +38,7 @@ __all__ = [
     "export",
     "ground",
     "index",
+    "leaderboard",
     "load",
     "open_index",
     "read",

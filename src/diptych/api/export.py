@@ -43,6 +43,11 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     if not isinstance(opened, PairEmbedder) and not (to == "onnx" and isinstance(opened, LockedEmbedder)):
         raise ConfigError(_no_place(model, opened, to))
     dual: Any = opened
+    if to != "onnx" and (height := dual.preprocess.height):
+        raise ConfigError(
+            f"'{opened.name}' reads pictures of {height} x {dual.preprocess.size} pixels, and {to} has square ones alone "
+            "(expected --to onnx or --to diptych)"
+        )
 
     def as_transformers(folder: Path) -> None:
         from diptych.models.io.export.sent_back import to_same_class

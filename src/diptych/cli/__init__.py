@@ -27,6 +27,7 @@ COMMANDS = {
     "tune-report": "did tuning help, and what was forgotten",
     "eval": "evaluate a model on a task, with intervals",
     "compare": "several recipes or models, one budget: intervals, verdicts, cost, a report",
+    "leaderboard": "models that were asked the same questions: intervals, paired tests, where they part",
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
     "classify": "name what is in an image, from your own list",

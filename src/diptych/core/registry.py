@@ -176,6 +176,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",
         ),
+        "pseudo_texts": (
+            "diptych.curate.operators.pseudo_texts:PseudoTexts",
+            "drops nothing: what a frozen model sees of each person, in attributes and a sentence",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
@@ -204,6 +208,10 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "person_attributes": (
+            "diptych.tasks.domains.person_attributes:PersonAttributes",
+            "what a person wears and carries, by words",
+        ),
         "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
@@ -237,6 +245,9 @@ TASKS = Registry(
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
+        "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
+        "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
+        "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
         "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
@@ -350,6 +361,7 @@ MODELS = Registry(
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
+        "fiber_detector": ("diptych.models.fiber.grounding:FiberPhrases", "boxes for phrases, on the towers of FIBER"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
             "relations between things, one prototype a predicate",

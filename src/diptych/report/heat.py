@@ -54,7 +54,7 @@ def heat_picture(
         x0, y0, x1, y1 = (end * scale for end in regions[place].box)
         chosen = place == best
         drawing.shapes.append(
-            Outline((width + x0, y0, width + x1, y1), "s0" if chosen else "ink", 3.0 if chosen else 1.0, dashed=not chosen)
+            Outline((width + x0, y0, width + x1, y1), "s0" if chosen else "s2", 3.0 if chosen else 1.0, dashed=not chosen)
         )
     font = min(13.0, 13.0 * (2 * width - 8) / max(1.0, label_size([words])[0]))
     drawing.shapes.append(Label((float(width), height + STRIP / 2), ((words, "ink"),), size=font))

@@ -33,6 +33,7 @@ def main() -> None:
     from diptych.worlds.links import links
     from diptych.worlds.pedestrians import pedestrians
     from diptych.worlds.scenes import scenes
+    from diptych.worlds.tissue.slides import slides
     from diptych.worlds.tissue.world import tissue
 
     folder = Path("docs/images")
@@ -44,6 +45,8 @@ def main() -> None:
         "pedestrians": contact_sheet(pedestrians(16, seed=1), rows=2, scale=1),
         "tissue": contact_sheet(tissue(34, seed=1, split="test"), columns=17, rows=2, scale=1),
     }
+    whole = [slides(8, seed=1)[number].media["slide"].decode().thumbnail(256) for number in (1, 3, 5, 7)]
+    sheets["slides"] = np.concatenate(whole, axis=1)
     for name, pixels in sheets.items():
         Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
 

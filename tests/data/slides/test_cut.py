@@ -68,7 +68,7 @@ def test_the_command_cuts_slides_and_the_page_shows_a_hit_on_its_slide(
     pool = read(str(out))
     assert (report["slides"], report["tiles"]) == (5, len(pool))
     recipe = KEEP(
-        **{**vars(KEEP.tiny()), "image_tower": "vit_micro", "text_tower": "text_micro", "width": 64, "knowledge_steps": 0}
+        **{**vars(KEEP.tiny()), "image_tower": "vit_micro", "text_tower": "text_micro", "width": 64, "knowledge_share": 0.0}
     )
     recipe = recipe.prepare(tissue(24))
     model = recipe.deploy(recipe.model().eval())

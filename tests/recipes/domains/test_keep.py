@@ -20,6 +20,7 @@ from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
+from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
 from diptych.data.media.native_crop import native_crop
@@ -39,7 +40,7 @@ RELEASED = json.loads((Path(__file__).parents[2] / "parity" / "keep_released.jso
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
 SMALL: dict[str, Any] = {
     "image_tower": "vit_micro", "text_tower": "text_micro", "width": 64, "text_length": 12, "pieces": 300, "batch_size": 8, "members": 2,
-    "knowledge_batch": 8, "steps": 8, "knowledge_steps": 2, "frozen": 0.5, "warmup": 2.0, "image_head": True,
+    "knowledge_batch": 8, "steps": 8, "knowledge_share": 0.25, "frozen": 0.5, "warmup": 2.0, "image_head": True,
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def made(recipe: KEEP, data: Any) -> tuple[Any, ConceptBatch]:
 
 
 def test_the_paper_builds_with_its_parameter_count() -> None:
-    paper = replace(KEEP.paper(), steps=400_000)
+    paper = replace(KEEP.paper(), steps=400_000, knowledge_share=0.8)
     with torch.device("meta"):
         model = paper.model()
         vision = timm.create_model("vit_large_patch16_224", init_values=1e-5, num_classes=0)
@@ -101,7 +102,7 @@ def test_features_are_those_of_the_released_model(parity: Any) -> None:
 
 def test_the_loss_of_a_batch_with_related_concepts_is_the_released_one(parity: Any) -> None:
     tree, labels, members = tissue_ontology(), RELEASED["labels"], RELEASED["members"]
-    recipe = replace(KEEP.tiny(), knowledge_steps=0).prepare(tissue(8))
+    recipe = replace(KEEP.tiny(), knowledge_share=0.0).prepare(tissue(8))
     recipe = replace(recipe, ontology=small().prepare(tissue(8)).ontology)
     place = {key: number for number, key in enumerate(tree)}
     concept_B = torch.tensor([place.get(label, -1) for label in labels for _ in range(members)])
@@ -189,7 +190,7 @@ def test_a_native_crop_is_not_resized_and_lies_where_torchvision_could_put_it() 
 
 def test_the_first_phase_learns_the_ontology_and_hands_its_text_side_over(tmp_path: Path) -> None:
     data = tissue(24)
-    recipe = small(frozen=0.0, steps=20, knowledge_steps=19).prepare(data)
+    recipe = small(frozen=0.0, steps=20, knowledge_share=0.95).prepare(data)
     texts = [sample.texts[0].string for sample in attributes(recipe.tree)]
     assert "mucinoma" in texts
     assert "tumour glandular tumour mucinoma" in texts
@@ -201,6 +202,9 @@ def test_the_first_phase_learns_the_ontology_and_hands_its_text_side_over(tmp_pa
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:2])
     knowledge = recipe.knowledge_texts()
     assert isinstance(knowledge, KnowledgeTexts)
+    said = Pool.from_samples(attributes(recipe.tree))
+    order = knowledge.row_order(said)(0, 0, len(said))[: len(said) // knowledge.members * knowledge.members]
+    assert all(any(said[row].extras["main"] for row in block) for block in order.reshape(-1, knowledge.members).tolist())
     carry = recipe.stages()[1].carry
     assert carry is not None
     before, after = knowledge.model(), recipe.model()
@@ -212,9 +216,9 @@ def test_the_first_phase_learns_the_ontology_and_hands_its_text_side_over(tmp_pa
 
 
 def test_towers_stay_still_at_first_and_one_schedule_runs_over_both_phases() -> None:
-    recipe = small(knowledge_steps=0).prepare(tissue(24))
+    recipe = small(knowledge_share=0.0).prepare(tissue(24))
     heads, pairs = (stage.recipe for stage in recipe.stages())
-    assert [(s.name, s.share, s.keep_optimiser) for s in recipe.stages()] == [("heads", 4.0, False), ("pairs", 4.0, True)]
+    assert [(s.name, s.share, s.keep_optimiser) for s in recipe.stages()] == [("heads", 0.5, False), ("pairs", 0.5, True)]
     model = recipe.model()
     freeze(model, heads.optimiser())
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -293,7 +297,7 @@ def test_what_is_deployed_comes_back_and_is_evaluated(tmp_path: Path) -> None:
 def test_ontologies_come_from_files_and_bad_ones_cost_a_line(tmp_path: Path) -> None:
     save_ontology(tissue_ontology(), tmp_path / "tree.json")
     data = tissue(24)
-    recipe = small(knowledge=str(tmp_path / "tree.json"), knowledge_steps=0).prepare(data)
+    recipe = small(knowledge=str(tmp_path / "tree.json"), knowledge_share=0.0).prepare(data)
     named = {data[row].extras["concept"] for row in range(24)} - {"normal", "unknown"}
     assert named <= set(recipe.tree)
     assert set(recipe.tree) == set(tissue_ontology().closed(named)), "only what the data name, and what lies above"
@@ -303,9 +307,12 @@ def test_ontologies_come_from_files_and_bad_ones_cost_a_line(tmp_path: Path) -> 
         small(knowledge=str(tmp_path / "none.obo")).prepare(data)
     with pytest.raises(ConfigError, match="whole groups"):
         small(members=3)
-    with pytest.raises(ConfigError, match="knowledge_steps"):
-        small(knowledge_steps=8)
-    assert replace(small(steps=0, epochs=3.0), knowledge_steps=5).prepare(data).steps == 5 + 3 * 6 * 2 // 8 + 1
+    with pytest.raises(ConfigError, match="no step is left"):
+        small(knowledge_share=1.0)
+    counted = small(steps=0, epochs=3.0, knowledge_epochs=2.0).prepare(data)
+    first = -(-2 * len([*attributes(tissue_ontology())]) // 8)
+    assert counted.steps == first + -(-3 * 6 * 2 // 8), "six groups of two, three times"
+    assert counted.stages()[0].share * counted.steps == pytest.approx(first)
 
 
 def test_published_groups_are_read_and_trained_on(tmp_path: Path) -> None:
@@ -326,7 +333,7 @@ def test_published_groups_are_read_and_trained_on(tmp_path: Path) -> None:
     pool = read(tmp_path / "groups.json")
     assert len(pool) == 12
     assert [bad.reason for bad in pool.quarantine] == ["its images are a str and not a list of strings"]
-    recipe = small(members=2, knowledge_steps=0).prepare(pool)
+    recipe = small(members=2, knowledge_share=0.0).prepare(pool)
     assert recipe.labels(pool[0]) == (data[0].extras["concept"], "TIS:0")
     assert {*pool.groups} == {*data.groups}
     assert [text.string for text in pool[5].texts] == [text.string for text in data[5].texts]

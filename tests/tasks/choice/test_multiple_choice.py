@@ -343,6 +343,12 @@ def test_a_killed_run_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: 
     again = Dying(sees)
     assert task.score(task.predict(again, pool())).value == 1
     assert len(again.asked) == 32
+    anew = Dying(sees)
+    anew.left = 100
+    task.predict(anew, pool())
+    assert len(anew.asked) == 64, "a finished run is asked anew"
+    with pytest.raises(KeyboardInterrupt):
+        task.predict(Dying(sees), pool())
     other = Dying(sees)
     other.fingerprint, other.left = "f2", 100
     task.predict(other, pool())

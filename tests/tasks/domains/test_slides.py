@@ -16,7 +16,7 @@ from diptych.api import evaluate
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import BytesImage
 from diptych.core.media import MediaItem
-from diptych.core.sample import Sample
+from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.media.tiled_tiff import tiled_tiff
 from diptych.data.slides.features import path_of
@@ -102,6 +102,8 @@ def test_kinds_are_told_apart_by_votes_in_which_normal_tissue_cannot_win() -> No
     assert result.value == 1.0
     assert all(max(shares) == shares[-1] for shares in records.column("shares").to_pylist()), "most tiles are normal"
     assert result.metrics["balanced_acc"].chance == 0.5
+    named_by_text = [replace(pool[n], texts=(Text(pool[n].extras["label"], "", "label"),), extras={}) for n in range(12)]
+    assert task.score(task.predict(Nuclei(), Pool.from_samples(named_by_text))).value == 1.0
     for bad in ((), ("centroma",), ("centroma", "normal"), ("a=b", "a=c")):
         with pytest.raises(ConfigError, match="kinds"):
             replace(task, kinds=bad).predict(Nuclei(), pool)

@@ -20,6 +20,7 @@ def claims() -> tuple[Claim, ...]:
         FIBER.tiny(),
         caption=0.0,
         mlm=0.0,
+        itm=0.0,
         questions=1.0,
         image_size=SIDE,
         swin_patch=8,

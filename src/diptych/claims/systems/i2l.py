@@ -22,6 +22,7 @@ def claims() -> tuple[Claim, ...]:
             Arm("example of the other rule", Canvassed(example="wrong")),
             Arm("canvas of a twentieth of the area", Canvassed(area=0.05)),
         ),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         metric="accuracy",
         margins=Margins(matters=0.1, equivalence=0.05),
         data=data,
@@ -36,6 +37,7 @@ def claims() -> tuple[Claim, ...]:
         baseline=Arm("captions in place of pictures", Canvassed(how="text")),
         method=shown,
         controls=(Arm("captions without an example", Canvassed(how="text", example="none")),),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         metric="accuracy",
         margins=Margins(matters=0.1, equivalence=0.05),
         data=data,

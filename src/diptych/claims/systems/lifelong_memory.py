@@ -20,6 +20,7 @@ def claims() -> tuple[Claim, ...]:
         baseline=Arm("captions as they are", Recalled(digest=False)),
         method=digested,
         controls=(elsewhere,),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         metric="r@1/0.3",
         margins=Margins(matters=0.1, equivalence=0.05),
         data=data,
@@ -35,6 +36,7 @@ def claims() -> tuple[Claim, ...]:
         baseline=digested,
         method=Arm("digest and refinement", Recalled(refine=True)),
         controls=(elsewhere, Arm("refinement of another day's notes", Recalled(refine=True, other_day=True))),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         metric="r@1/0.5",
         margins=Margins(matters=0.1, equivalence=0.05),
         data=data,

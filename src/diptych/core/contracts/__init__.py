@@ -40,12 +40,13 @@ from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.reply import Reply, Respondent
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
-from diptych.core.contracts.task import Task, TaskByItem
+from diptych.core.contracts.task import Asked, Task, TaskByItem, TaskInWords
 from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
     "Acting",
     "Answer",
+    "Asked",
     "AsksOthers",
     "Batch",
     "Classifier",
@@ -91,6 +92,7 @@ __all__ = [
     "Streamer",
     "Task",
     "TaskByItem",
+    "TaskInWords",
     "TokenEmbedder",
     "Trainer",
     "Tuning",

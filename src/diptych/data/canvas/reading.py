@@ -1,6 +1,6 @@
 """Text of a canvas read back by the shapes of its letters: what a perfect reader of that font would see.
 
-Lines are found by rows in which everything is grey and nothing stands left of the indent; each is read from left to right, by the letters
+Lines are found by rows of grey on white with nothing left of the indent; each is read from left to right, by the letters
 whose drawings differ least. No recogniser for photographs: it measures whether a canvas can still be read.
 
 Letters: H W pixels, A letters of the alphabet.
@@ -23,8 +23,8 @@ from diptych.data.media.decode import Pixels
 Ink = npt.NDArray[np.int16]
 ALPHABET = string.ascii_letters + string.digits + " .,:;?!'()-"
 BEAM = 6
-SEEN = 48
-"""Darkness from which a pixel is ink, of 255."""
+SEEN, INKED = 48, 0.6
+"""Darkness from which a pixel is ink, of 255; share of ink up to which a row is one of text."""
 
 
 def read_lines(canvas_HWC: Pixels, lettering: Lettering, *, alphabet: str = ALPHABET, area: float = 1.0) -> list[tuple[int, str]]:
@@ -47,7 +47,8 @@ def _bands(canvas_HWC: Pixels, indent: int, colour: int) -> list[tuple[int, int]
     """Rows that hold text, as (first, behind the last)."""
     spread_HW = canvas_HWC.max(axis=2).astype(np.int16) - canvas_HWC.min(axis=2)
     dark_HW = 255 - canvas_HWC.min(axis=2) >= SEEN
-    text_H = (spread_HW.max(axis=1) <= colour) & ~dark_HW[:, : indent - 1].any(axis=1) & dark_HW.any(axis=1)
+    paper_H = dark_HW.mean(axis=1) <= INKED
+    text_H = (spread_HW.max(axis=1) <= colour) & ~dark_HW[:, : indent - 1].any(axis=1) & dark_HW.any(axis=1) & paper_H
     edges = np.flatnonzero(np.diff(np.concatenate([[0], text_H.astype(np.int8), [0]])))
     bands = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
     merged: list[tuple[int, int]] = []

@@ -35,6 +35,8 @@ _FORMATS = {
     "open-images": ("open_images", "read", "write"),
     "open-images-csv": ("open_images_csv", "read", "write"),
 }
+_READ_ONLY = {"mdetr": "mdetr", "flickr30k-entities": "flickr30k_entities", "omnilabel": "omnilabel"}
+"""Sentences with phrases that have boxes: read, not written."""
 FORMATS = tuple(_FORMATS)
 """Names for `format`, in `read`, `write` and on the command line."""
 
@@ -51,6 +53,8 @@ _BY_NAME = (  # what a folder must hold, the most telling first
 )
 _BELOW = ("annotations", "vcoco", "data/vcoco", "psg")
 _BY_KEYS = (  # keys that a JSON file must have, and one that it must not have
+    ("mdetr", ("images", "annotations", "tokens_positive"), ""),
+    ("omnilabel", ("images", "descriptions", "description_ids"), ""),
     ("hico-det", ("hoi_annotation",), ""),
     ("v-coco", ("action_name", "role_object_id"), ""),
     ("hico-det-pairs", ("boxes_h", "correspondence"), ""),
@@ -91,8 +95,11 @@ def read(
         raise DataError("does not exist", file=path, expected="a file or folder of annotations")
     chosen = format or format_of(path)
     if not chosen:
-        raise DataError("is no scene-graph format that is known", file=path, expected=f"format={' | '.join(FORMATS)}")
-    pool: Pool = _part(chosen, 1)(path, name=name or path.resolve().stem, root=None if root is None else Path(root))
+        raise DataError(
+            "is no scene-graph format that is known", file=path, expected=f"format={' | '.join((*FORMATS, *_READ_ONLY))}"
+        )
+    reader = _part(chosen, 1) if chosen not in _READ_ONLY else import_module(f"{__name__}.formats.{_READ_ONLY[chosen]}").read
+    pool: Pool = reader(path, name=name or path.resolve().stem, root=None if root is None else Path(root))
     pool = pool if within is None else pool.confined(within)
     pool.notes.append(f"read as {chosen}: {len(pool):,} images")
     return pool
@@ -117,6 +124,8 @@ def write(data: Iterable[Sample], folder: Path | str, *, format: str, images: bo
 def format_of(path: Path) -> str:
     """The format of a folder, by its file names, or of a file, by its keys; "" when it is none of them."""
     if path.is_dir():
+        if (path / "Sentences").is_dir() and (path / "Annotations").is_dir():
+            return "flickr30k-entities"
         names = {below: _annotations(path / below) for below in ("", *_BELOW)}
         fits = (name for name, patterns in _BY_NAME if any(fnmatch.filter(_under(names, p), p) for p in patterns))
         return next(fits, "")
@@ -158,7 +167,7 @@ def _by_keys(path: Path) -> str:
 
 def _part(format: str, which: int) -> Callable[..., Any]:
     if format not in _FORMATS:
-        raise UnknownName("format", format, FORMATS)
+        raise UnknownName("format", format, (*FORMATS, *(_READ_ONLY if which == 1 else ())))
     entry = _FORMATS[format]
     part: Callable[..., Any] = getattr(import_module(f"diptych.data.graphs.formats.{entry[0]}"), entry[which])
     return part

@@ -19,7 +19,7 @@ import pyarrow as pa
 from diptych.core.errors import DataError
 from diptych.core.paths import is_utf8
 from diptych.data.dataset import Pool
-from diptych.data.graphs.entries import Box, Entry
+from diptych.data.graphs.entries import Box, Entry, Named
 from diptych.data.graphs.fields import split_of
 from diptych.data.graphs.find import ImageFinder, load_list, size_of
 from diptych.data.media.images import LooseFiles
@@ -28,6 +28,7 @@ from diptych.data.ragged import Ragged
 from diptych.data.read.naming import uids_of
 from diptych.data.read.rows import Rows, is_json
 from diptych.data.regions import REGION_SCHEMA, RELATION_SCHEMA
+from diptych.data.text.phrases import FIELD as GROUNDING
 from diptych.data.texts import Texts
 
 ROUNDING = 1.0  # pixels
@@ -111,6 +112,8 @@ class Collector:
         self._regions.extend(number, regions)
         self._relations.extend(number, relations)
         self._paths.append(str(path))
+        if entry.sentences:
+            columns[GROUNDING] = [_sentence(text, phrases, at) for text, phrases in entry.sentences]
         self._rows.add({"image_id": entry.image_id, "width": width, "height": height, **entry.extras, **columns})
         self._first[self._file, key] = self._first[path] = (self._file, entry.row)
 
@@ -202,6 +205,17 @@ class Collector:
             ends = {"subject": at[link.subject], "object": at[link.object]}
             records.append({"predicate": link.predicate, "confidence": link.confidence, **ends})
         return records
+
+
+def _sentence(text: str, phrases: Sequence[Named], at: dict[Any, int]) -> dict[str, Any]:
+    """A sentence as it lies beside its sample; a phrase keeps those of its boxes that were kept."""
+    return {
+        "text": text,
+        "phrases": [
+            {"spans": phrase.spans, "regions": [at[key] for key in phrase.boxes if key in at], "kind": phrase.kind}
+            for phrase in phrases
+        ],
+    }
 
 
 def _writable(records: Iterable[dict[str, Any]], path: str) -> None:

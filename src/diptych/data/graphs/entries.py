@@ -36,6 +36,15 @@ class Link:
 
 
 @dataclass(slots=True)
+class Named:
+    """A phrase of a sentence: spans of characters, the keys of the boxes that it means, and a coarse category."""
+
+    spans: list[list[int]]
+    boxes: list[Any] = field(default_factory=list)
+    kind: str = ""
+
+
+@dataclass(slots=True)
 class Entry:
     """One image of an annotation file.
 
@@ -44,6 +53,7 @@ class Entry:
     relative    boxes are shares of width and height, not pixels
     per_region  columns with one value a box; they follow the boxes when some are left out
     key         what tells images apart, where `image_id` does not
+    sentences   texts about the image with their phrases; they become `extras["grounding"]`
     """
 
     row: int
@@ -56,3 +66,4 @@ class Entry:
     per_region: dict[str, list[Any]] = field(default_factory=dict)
     key: Any = None
     relative: bool = False
+    sentences: list[tuple[str, list[Named]]] = field(default_factory=list)

@@ -81,6 +81,8 @@ class Grouped:
     small   what becomes of a group of fewer than `least` rows: its block is filled with repeats ("repeat"), its rows are left out
             ("leave"), or it is refused by name ("refuse"). Larger ones of fewer than `members` rows are filled with repeats
     least   0 takes `members`; 2 finds groups that have no second row at all
+    always  a truth a row: those rows stand in every block of their group, and the others take turns in the places that are left (KEP keeps
+            a concept's main name in every block of its texts)
     again   the rows of a block are drawn anew each time, with repeats, instead of going through the group (KEEP's released code)
     apart   so many blocks in a row are of different groups: P, for batches that hold no group twice. 0 asks for nothing, and a batch that
             holds the end of one round of the groups and the start of the next may then hold a group twice
@@ -95,12 +97,16 @@ class Grouped:
         least: int = 0,
         apart: int = 0,
         again: bool = False,
+        always: Sequence[bool] = (),
     ) -> None:
         if members < 1 or not len(groups):
             raise ConfigError(f"blocks of {members} members in {len(groups)} rows (expected one or more of each)")
         if small not in ("repeat", "leave", "refuse"):
             raise ConfigError(f"small is {small!r} (expected repeat | leave | refuse)")
+        if always and (len(always) != len(groups) or again):
+            raise ConfigError(f"always has {len(always)} rows of {len(groups)} (expected one truth a row, and not with again)")
         self.count, self.members, self.apart, self.again = len(groups), members, apart, again
+        self._always_N = np.asarray(always, bool) if always else np.zeros(len(groups), bool)
         names, group_N = np.unique(np.asarray(groups), return_inverse=True)
         sorted_N = np.argsort(group_N, kind="stable")
         rows = np.split(sorted_N, np.flatnonzero(np.diff(group_N[sorted_N])) + 1)
@@ -135,9 +141,14 @@ class Grouped:
         if self.again:
             drawn: Ints = keyed_rng(seed, "members", group, turn, "again").choice(rows, self.members)
             return drawn
-        passed, part = divmod(turn, max(len(rows) // self.members, 1))
-        shuffled = keyed_rng(seed, "members", group, passed).permutation(rows)
-        block: Ints = np.resize(shuffled[part * self.members : (part + 1) * self.members], self.members)
+        stays = rows[self._always_N[rows]][: self.members - 1]
+        others = np.setdiff1d(rows, stays, assume_unique=True) if len(stays) else rows
+        if not len(others):
+            return np.resize(stays, self.members)
+        room = self.members - len(stays)
+        passed, part = divmod(turn, max(len(others) // room, 1))
+        shuffled = keyed_rng(seed, "members", group, passed).permutation(others)
+        block: Ints = np.concatenate([stays, np.resize(shuffled[part * room : (part + 1) * room], room)])
         return block
 
 

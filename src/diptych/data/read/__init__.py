@@ -25,7 +25,7 @@ from diptych.data.probes import read_probe
 from diptych.data.quizzes import FORMATS as QUIZZES
 from diptych.data.quizzes import format_of as quiz_of
 from diptych.data.quizzes import read_quiz
-from diptych.data.read.coco import read_json
+from diptych.data.read.coco import read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.hf import is_hub, read_hub
@@ -33,6 +33,7 @@ from diptych.data.read.look import Look, look, tables_of
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
+from diptych.data.read.persons import is_market
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
 from diptych.data.read.wanted import Wanted
@@ -67,11 +68,11 @@ def read(
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
-              Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe
-              (ARO, SugarCrepe, VL-Checklist, Winoground), published questions (II-Bench, Q-Spatial, MUIRBench), MC-Bench, a folder of
-              HTML or Markdown documents with their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets`
-              object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of
-              `Sample`
+              Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
+              HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
+              Winoground), published questions (II-Bench, Q-Spatial, MUIRBench), MC-Bench, a folder of HTML or Markdown documents with
+              their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars DataFrame,
+              an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:
@@ -172,6 +173,8 @@ def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool
         return open_built(path, follow_links=wanted.follow_links).named(name)
     if is_curated(path):
         return open_curated(path, partial(read, follow_links=wanted.follow_links))
+    if is_market(path):
+        return read_market(path, wanted, name=name)
     tars = sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
     tables, found = tables_of(path), look(path)
     _one_kind(path, tars, tables, found)

@@ -75,6 +75,11 @@ class Answers:
         with self._lock, self._db:
             self._db.executemany("insert or replace into answers values (?, ?, ?, ?, ?, ?)", rows)
 
+    def forget(self, hashes: Sequence[str]) -> None:
+        """Drops what was kept only for the time of a run."""
+        with self._lock, self._db:
+            self._db.executemany("delete from answers where hash = ?", [(key,) for key in hashes])
+
     def prompt(self, key: str) -> str | None:
         """The prompt behind a hash, for whoever traces a text back."""
         with self._lock, closing(self._db.execute("select prompt from answers where hash = ?", [key])) as found:

@@ -12,6 +12,7 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
+from diptych.models.detection.padded_swin import pad_before_shift
 from diptych.models.fiber.gated_read import GatedRead
 
 
@@ -24,6 +25,7 @@ class ImageSide(nn.Module):
     image_size, patch  pixels a side; the published tower takes windows of image_size / 32 places (`window` None)
     width              of the first stage; each later one has twice the width and half the side
     drop_path          stochastic depth of the last block; earlier ones have less in proportion
+    any_size           pictures of any size, padded to whole windows as detectors are trained (`detection.padded_swin`)
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class ImageSide(nn.Module):
         drop_path: float = 0.1,
         fused: int = 6,
         text_width: int = 768,
+        any_size: bool = False,
     ) -> None:
         super().__init__()
         scale = patch * 2 ** (len(depths) - 1)
@@ -50,7 +53,7 @@ class ImageSide(nn.Module):
             raise ConfigError(f"{fused} fused blocks of {sum(depths)} (expected 0 up to all)")
         self.spec: dict[str, Any] = {
             "image_size": image_size, "patch": patch, "width": width, "depths": list(depths), "heads": list(heads), "window": window,
-            "drop_path": drop_path, "fused": fused, "text_width": text_width,
+            "drop_path": drop_path, "fused": fused, "text_width": text_width, "any_size": any_size,
         }  # fmt: skip
         self.image_size, self.fused = image_size, fused
         self.net: Any = SwinTransformer(
@@ -62,7 +65,12 @@ class ImageSide(nn.Module):
             num_heads=tuple(heads),
             window_size=window or image_size // scale,
             drop_path_rate=drop_path,
+            strict_img_size=not any_size,
+            always_partition=any_size,
         )
+        if any_size:
+            pad_before_shift(self.net)
+        self.widths, self.strides = [width * 2**n for n in range(len(depths))], [patch * 2**n for n in range(len(depths))]
         self._stage = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
         self._place = [place for depth in depths for place in range(depth)]
         self.first = len(self._stage) - fused
@@ -81,6 +89,20 @@ class ImageSide(nn.Module):
     def finished(self, x_BHWC: Tensor) -> Tensor:
         """What `begun` gave, through the last blocks without a text; not yet normalised."""
         return self._through(x_BHWC, self.first, len(self._stage))
+
+    def stage_of(self, number: int) -> int:
+        """The stage of the fused block of that number."""
+        return self._stage[self.first + number]
+
+    def stage_maps(self, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What `begun` gives, and the maps [B, H, W, C] at the ends of the stages that are over by then."""
+        x_BHWC: Tensor = self.net.patch_embed(image_BCHW)
+        maps = []
+        for block in range(self.first):
+            x_BHWC = self._through(x_BHWC, block, block + 1)
+            if block + 1 == len(self._stage) or self._stage[block + 1] != self._stage[block]:
+                maps.append(x_BHWC)
+        return x_BHWC, maps
 
     def normed(self, x_BHWC: Tensor) -> Tensor:
         """The tower's last norm. The fused path ends without it."""

@@ -187,8 +187,7 @@ def fit_positions(tower: Tower, image_size: int) -> None:
     if image_size % STRIDE:
         raise ConfigError(f"crops of {image_size} pixels (expected a multiple of {STRIDE})")
     tower.image_size = image_size
-    if isinstance(tower, CLIPResNet):
-        tower.image_height = image_size
+    tower.image_height = image_size
     tower.spec = {**tower.spec, "image_size": image_size}
 
 

@@ -8,8 +8,9 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"), hf:FOLDER (any
        encoder of transformers, with its weights)
 
-vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another; hf_image,
-open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign/`).
+vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
+peak_text the maximum over projected tokens; hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
+(`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -97,6 +98,21 @@ def _headed_text(
     return HeadedTower(text_tower(**inner), hidden, kind=kind)
 
 
+def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.peak import PeakTower
+
+    tower = image_tower(**inner)
+    return PeakTower(tower, out, with_pooled=isinstance(tower, VisionTransformer) and tower.class_token_D is not None)
+
+
+def _peak_text(
+    *, inner: dict[str, Any], out: int, read_padding: bool = False, vocab_size: int | None = None, length: int | None = None
+) -> Tower:
+    from diptych.models.towers.peak import PeakTower
+
+    return PeakTower(text_tower(**inner), out, read_padding=read_padding)
+
+
 IMAGE: dict[str, Preset] = {
     "vit": (VisionTransformer, {}),
     "dense": (DenseViT, {}),
@@ -135,6 +151,7 @@ IMAGE: dict[str, Preset] = {
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
     "hf_image": (_hf_image, {}),
+    "peak_image": (_peak_image, {}),
     "headed_image": (_headed_image, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
@@ -170,6 +187,7 @@ TEXT: dict[str, Preset] = {
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
     "open_clip_text": (_open_clip_text, {}),
     "headed_text": (_headed_text, {}),
+    "peak_text": (_peak_text, {}),
 }
 
 

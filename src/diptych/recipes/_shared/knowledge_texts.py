@@ -19,6 +19,7 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.gather import gather_rows
 from diptych.objectives.pairs.block_metric import block_metric
+from diptych.recipes._shared.ontologies import MAIN
 from diptych.recipes._shared.pairs import PairRecipe
 
 
@@ -45,6 +46,7 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
     AdaSP (`block_metric`). A stage of a recipe over pairs, whose text side it trains: it has no pictures and cannot be deployed alone.
 
     members      texts a concept in a batch
+    anchored     the main name of a concept is among its texts in every batch, as in KEP's released code
     temperature  of the loss, fixed
     text_head    see `headed_text`
     """
@@ -52,6 +54,7 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
     needs: ClassVar[tuple[str, ...]] = ("texts",)
 
     members: int = 8
+    anchored: bool = True
     temperature: float = 0.04
     text_head: bool = False
     betas: tuple[float, float] = (0.9, 0.98)
@@ -63,7 +66,8 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
         return 0  # there are no pictures
 
     def row_order(self, data: Dataset) -> Order:
-        return Grouped(data.groups, self.members)
+        main = [bool(data[row].extras.get(MAIN)) for row in range(len(data))] if self.anchored else []
+        return Grouped(data.groups, self.members, always=main)
 
     def model(self) -> TextEncoder:
         tower = self.projected(text_tower(self.text_tower, **self.text_options()), "text")

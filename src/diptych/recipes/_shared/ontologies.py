@@ -12,6 +12,8 @@ from diptych.data.ontologies.ontology import Ontology
 from diptych.worlds.tissue.tree import tissue_ontology
 
 WORLD = "world:tissue"
+MAIN = "main"
+"""The extra that says of a text whether it is the preferred name of its concept."""
 
 
 def ontology_at(address: str) -> Ontology:
@@ -39,4 +41,6 @@ def attributes(ontology: Ontology, stop: tuple[str, ...] = ()) -> Iterator[Sampl
         chain = ontology.chain(concept.id, stop=stop)
         texts = [*concept.names, *concept.definitions, *([" ".join(reversed(chain))] if len(chain) > 1 else [])]
         for place, text in enumerate(dict.fromkeys(texts)):
-            yield Sample(f"concept-{number}-{place}", None, (Text(text, "", "label"),), group=concept.id, source=ontology.name)
+            said = (Text(text, "", "label"),)
+            extras = {MAIN: int(place == 0)}
+            yield Sample(f"concept-{number}-{place}", None, said, group=concept.id, source=ontology.name, extras=extras)

@@ -38,8 +38,6 @@ from diptych.recipes._shared.presets import SMALL
 from diptych.recipes._shared.vocabulary import learned_vocabulary
 
 UNKNOWN = "unknown"
-ATTRIBUTES = 139_143
-"""Names, definitions and chains of the published knowledge graph of 11,454 diseases."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     members       pairs a group in a batch
     images        "anew": each pair's image is drawn among those of its group, with repeats, as released; "in turn": a group goes through
                   its images before one comes again
-    knowledge_steps  steps of the first phase; 0 leaves it out. With `steps` 0, epochs of the second phase are counted in groups
+    knowledge_share  of the steps, for the first phase; 0 leaves it out. With `steps` 0 it follows from `knowledge_epochs`, passes over all
+                  that the ontology says, and from `epochs`, passes over the groups
     knowledge_*   batch, instances a concept, rate, warm-up and temperature of the first phase
     frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published: the
                   first of ten epochs); the schedule goes on over both
@@ -99,7 +98,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     concept: str = "concept"
     members: int = 4
     images: Literal["anew", "in turn"] = "anew"
-    knowledge_steps: int = 0
+    knowledge_share: float = 0.0
+    knowledge_epochs: float = 500.0
     knowledge_batch: int = 256
     knowledge_members: int = 8
     knowledge_lr: float = 3e-5
@@ -136,7 +136,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        for name in ("frozen", "written", "chains", "dropped", "dropping"):
+        for name in ("frozen", "written", "chains", "dropped", "dropping", "knowledge_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} (expected a share between 0 and 1)")
         if self.related not in ("floor", "drop", "negative") or self.cut not in ("native", "resized"):
@@ -150,8 +150,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                 f"{self.members} members in a batch of {self.batch_size}, {self.knowledge_members} in {self.knowledge_batch} "
                 "(expected whole groups in a batch)"
             )
-        if self.steps and not 0 <= self.knowledge_steps < self.steps:
-            raise ConfigError(f"{self.knowledge_steps} knowledge_steps of {self.steps} steps (expected fewer than all)")
+        if self.knowledge_share == 1:
+            raise ConfigError("knowledge_share is 1 (expected less: no step is left for the pairs)")
 
     def prepare(self, data: Dataset) -> Self:
         """Reads the ontology, of which it keeps the concepts that the data name and all above them; counts the epochs in groups; learns the
@@ -159,20 +159,22 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         known = self
         if not known.ontology:
             whole = ontology_at(self.knowledge)
-            if self.knowledge_steps:  # the first phase learns all of it
-                known = replace(known, ontology=kept(whole))
-            else:
-                named = {label for row in range(len(data)) for label in self.labels(data[row]) if label in whole}
-                known = replace(known, ontology=kept(whole.closed(sorted(named))))
+            if not (self.knowledge_share if self.steps else self.knowledge_epochs):  # else the first phase learns all of it
+                whole = whole.closed(
+                    sorted({label for row in range(len(data)) for label in self.labels(data[row]) if label in whole})
+                )
+            known = replace(known, ontology=kept(whole))
         if not known.steps:
-            groups = len({*data.groups})
-            known = replace(
-                known, steps=known.knowledge_steps + max(1, math.ceil(self.epochs * groups * self.members / self.batch_size))
-            )
+            said = sum(1 for _ in attributes(known.tree, self.stop))
+            first = math.ceil(self.knowledge_epochs * said / self.knowledge_batch)
+            total = first + max(1, math.ceil(self.epochs * len({*data.groups}) * self.members / self.batch_size))
+            known = replace(known, steps=total, knowledge_share=first / total)
         if known.tokenizer == "data" and not known.vocabulary:
-            said = [*strings_of(data, self.texts_of, language=self.language)]
+            captions = [*strings_of(data, self.texts_of, language=self.language)]
             names = [text.string for sample in attributes(known.tree) for text in sample.texts]
-            known = replace(known, vocabulary=learned_vocabulary([*said, *names, *known.captions.bank.templates], self.pieces))
+            known = replace(
+                known, vocabulary=learned_vocabulary([*captions, *names, *known.captions.bank.templates], self.pieces)
+            )
         return known
 
     @property
@@ -200,19 +202,17 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     def stages(self) -> Sequence[Stage]:
         if not self.steps:
             return ()
-        pairs = self.steps - self.knowledge_steps
-        found = []
-        if self.knowledge_steps:
+        found, pairs, carry = [], 1 - self.knowledge_share, None
+        if self.knowledge_share:
             made = partial(_attributes, self)
-            found.append(Stage("knowledge", self.knowledge_texts(), self.knowledge_steps, make=made))
-        carry = carry_text if self.knowledge_steps else None
+            found.append(Stage("knowledge", self.knowledge_texts(), self.knowledge_share, make=made))
+            carry = carry_text
         if 0 < self.frozen < 1:
             still = replace(self, towers_still=True, schedule_part=(0.0, self.frozen))
             found.append(Stage("heads", still, pairs * self.frozen, carry=carry))
-            carry = None
-        rest = replace(self, schedule_part=(self.frozen if self.frozen < 1 else 0.0, 1.0), towers_still=self.frozen == 1)
-        found.append(Stage("pairs", rest, pairs * (1 - self.frozen) or pairs, carry=carry, keep_optimiser=0 < self.frozen < 1))
-        return found
+            rest = replace(self, schedule_part=(self.frozen, 1.0))
+            return [*found, Stage("pairs", rest, pairs * (1 - self.frozen), keep_optimiser=True)]
+        return [*found, Stage("pairs", replace(self, towers_still=self.frozen == 1), pairs, carry=carry)]
 
     def knowledge_texts(self) -> KnowledgeTexts:
         """The first phase, which trains the text side that this recipe has."""
@@ -334,7 +334,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                 "knowledge": "world:tissue",
                 "batch_size": 64,
                 "steps": 400,
-                "knowledge_steps": 100,
+                "knowledge_share": 0.25,
                 "knowledge_batch": 64,
                 "knowledge_members": 4,
                 "knowledge_lr": 8e-4,
@@ -349,8 +349,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     def paper(cls) -> Self:
         """UNI's ViT-L/16 with a head and BERT-B, 32 groups of four, ten epochs of groups; before that 500 epochs of the knowledge graph.
         The vocabulary is CLIP's, since PubMedBERT's is not at hand without a download; `--tokenizer FOLDER` takes it."""
-        steps = math.ceil(500 * ATTRIBUTES / 256)
-        return cls(stop=DISEASE_ONTOLOGY_TOPS, layer_scale=1e-5, knowledge_steps=steps)
+        return cls(stop=DISEASE_ONTOLOGY_TOPS, layer_scale=1e-5)
 
 
 def _attributes(recipe: KEEP, run: Run) -> Iterator[Sample]:

@@ -1,7 +1,9 @@
 """Asks a model that writes, so that a killed run goes on with what is missing.
 
-A model behind an address keeps its answers itself (`models.endpoint`). Those of any other model are kept in the same store, under a hash of
-its fingerprint, the words, the pictures and the length, as soon as each part of them is there. A model without a fingerprint is asked anew.
+A model behind an address keeps its answers itself, for good (`models.endpoint`). Those of any other model are kept in the same store,
+under a hash of its fingerprint, the words, the pictures and the length, as soon as each part of them is there, and are dropped when
+all are: a run that was killed goes on, a finished one is asked anew, since the code that writes may have changed. A model without a
+fingerprint is asked from the start.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ def replies_of(
             made = {key: Reply(text) for (key, _), text in zip(some, texts, strict=True)}
             known.keep(getattr(model, "name", fingerprint), made, [str(prompts[row])[:2000] for row in rows])
             found |= made
+        known.forget(list(found))
     return [found[key] for key in keys]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         ("took_first", pa.int32()),
     ]
 )
+Form = Literal["given", "closed", "open"]
 CLOSED = "Answer with the option's letter from the given choices directly."
 OPEN = "Answer in a few words."
 RIGHT = 0.5
@@ -85,7 +86,7 @@ class AutoBench:
     )
 
     triplets: Path | None = None
-    form: str = "given"
+    form: Form = "given"
     by: Kind = "exact"
     threshold: float = 0.8
     options: int = 4
@@ -96,7 +97,7 @@ class AutoBench:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.form not in ("given", "closed", "open") or self.options < 2:
+        if self.form not in get_args(Form) or self.options < 2:
             raise ConfigError(f"form is {self.form!r}, options {self.options} (expected given | closed | open; 2 or more)")
 
     def predict(self, model: Any, data: Dataset, *, judge: Any = None, rival: Any = None) -> pa.Table:

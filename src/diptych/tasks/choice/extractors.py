@@ -22,8 +22,8 @@ def strict(reply: str, options: Sequence[str]) -> int | None:
     """Ours.
 
     >>> options = ["red", "a blue ring"]
-    >>> [strict(reply, options) for reply in ("B", "(A)", "The answer is B.", "It is a blue ring", "A ring", "(A) or (B)", "")]
-    [1, 0, 1, 1, None, None, None]
+    >>> tuple(strict(reply, options) for reply in ("B", "(A)", "The answer is B.", "It is a blue ring", "A ring", "(A) or (B)", ""))
+    (1, 0, 1, 1, None, None, None)
     """
     letters = LETTERS[: len(options)]
     text = reply.strip()

@@ -30,8 +30,8 @@ def centimetres(value: float, unit: str) -> float | None:
 def unit_of(text: str) -> float | None:
     r"""Centimetres in a unit, however it is written.
 
-    >>> [unit_of(text) for text in (" m ", r"\text{meters}", "Feet.", "meter(s)", "wide")]
-    [100.0, 100.0, 30.48, 100.0, None]
+    >>> tuple(unit_of(text) for text in (" m ", r"\text{meters}", "Feet.", "meter(s)", "wide"))
+    (100.0, 100.0, 30.48, 100.0, None)
     """
     bare = re.sub(r"\\(?:text|mathrm|textrm)\s*\{([^}]*)\}", r"\1", text).replace("(s)", "").strip(" .,;*\\{}\t\n").lower()
     return UNITS.get(bare, UNITS.get(bare.removesuffix("s")))

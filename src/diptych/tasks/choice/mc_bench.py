@@ -103,7 +103,7 @@ class MCBench:
 
     def _found(self, model: Any, pictures: Sequence[ImageSource], plan: Sequence[Wanted]) -> dict[str, Any]:
         boxes: list[list[list[float]]] = [[] for _ in pictures]
-        groups: list[list[Any]] = [[] for _ in pictures]
+        groups: list[list[int]] = [[] for _ in pictures]
         scores: list[list[float]] = [[] for _ in pictures]
         for wanted in plan:
             if not wanted.phrase:

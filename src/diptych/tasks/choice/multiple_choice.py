@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, Generator, Ranker, Reply
+from diptych.core.contracts import Asked, Dataset, Generator, Ranker, Reply
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart
@@ -138,10 +138,14 @@ class MultipleChoice:
             raise ConfigError(f"'{getattr(model, 'name', model)}' cannot answer by how={self.how} (expected {other})")
         asks = self._asks(data)
         shots = self._shots()
-        replies, places = self._answered(model, asks, [ask.item.pictures for ask in asks], shots)
+        pictures: list[Sequence[ImageSource]] = [ask.item.pictures for ask in asks]
+        shades: list[Sequence[ImageSource]] = [grey(each) for each in pictures] if self.blind else []
+        both = [*asks, *asks[: len(shades)]]  # at once, so that a killed run goes on with either
+        said, chosen = self._answered(model, both, [*pictures, *shades], shots)
+        replies, places = said[: len(asks)], chosen[: len(asks)]
         blind: tuple[Sequence[Reply | None], Sequence[int | None]] = [None] * len(asks), [None] * len(asks)
         if self.blind:
-            blind = self._answered(model, asks, [grey(ask.item.pictures) for ask in asks], shots)
+            blind = said[len(asks) :], chosen[len(asks) :]
         items = [ask.item for ask in asks]
         columns: dict[str, Any] = {
             **{name: [getattr(item, name) for item in items] for name in ("uid", "group", "item", "kind", "question", "answer")},
@@ -262,6 +266,15 @@ class MultipleChoice:
         abstention."""
         columns = ask_columns(records, read_chosen(records, self._extractor), self.none_option)
         return columns[metric][:, None] if metric in columns else None
+
+    def in_words(self, records: pa.Table) -> list[Asked]:
+        """Each row with the option that was chosen, or what was written where none could be read."""
+        found = []
+        chosen = read_chosen(records, self._extractor)
+        columns = (records.column(name).to_pylist() for name in ("uid", "case", "question", "answer", "reply", "fault"))
+        for said, (uid, case, question, answer, reply, fault) in zip(chosen, zip(*columns, strict=True), strict=True):
+            found.append(Asked(uid, case, question, answer or "", said or fault or f"unread: {reply.strip()[:160]!r}"))
+        return found
 
 
 def _cases(asks: Sequence[Ask]) -> list[str]:

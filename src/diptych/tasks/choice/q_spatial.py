@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, Generator
+from diptych.core.contracts import Asked, Dataset, Generator
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.prompt import Dialogue, ImagePart, PromptLike, TextPart, Turn
@@ -176,6 +176,17 @@ class QSpatial:
         """[N, 1] for all that is a mean over questions."""
         columns = self._columns(records, self.factors(records))
         return columns[metric][:, None] if metric in columns else None
+
+    def in_words(self, records: pa.Table) -> list[Asked]:
+        """Each row with the length as it was read, or what was written where none could be read."""
+        parse, found = PARSERS[self.compat], []
+        columns = (records.column(name).to_pylist() for name in ("uid", "question", "truth_cm", "reply", "fault"))
+        for uid, question, truth, reply, fault in zip(*columns, strict=True):
+            length = None if fault else parse(reply)
+            read = length is not None and math.isfinite(length)
+            said = f"{length:,.4g} cm" if read else fault or f"unread: {reply.strip()[-160:]!r}"
+            found.append(Asked(uid, "", question, f"{truth:,.4g} cm", said))
+        return found
 
 
 def _asked(value: Any, name: str, row: int) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def vlmevalkit(reply: str, options: Sequence[str]) -> int | None:
     to D); else the text of exactly one option, in a reply of at most twice the length of all. Where it finds none it asks a judge
     or draws an option; here such a reply stays unread.
 
-    >>> vlmevalkit("It shows a dog. (B)", ["a cat", "a dog"]), vlmevalkit("B is what I would take as an answer", ["a cat", "a
-    dog"]) (1, None)
+    >>> vlmevalkit("It shows a dog. (B)", ["a cat", "a dog"]), vlmevalkit("B is what I would take for it", ["a cat", "a dog"])
+    (1, None)
     """
     letters = LETTERS[: len(options)]
     if not any(words in reply for words in REJECTIONS):
@@ -70,8 +70,8 @@ def vlmevalkit(reply: str, options: Sequence[str]) -> int | None:
 def muirbench(reply: str, options: Sequence[str]) -> int | None:
     """MUIRBench as lmms-eval has it: a capital letter and a full stop at the beginning, or nothing but the letter.
 
-    >>> [muirbench(reply, ["a cat", "a dog"]) for reply in ("B. a dog", " b ", "(B)")]
-    [1, 1, None]
+    >>> tuple(muirbench(reply, ["a cat", "a dog"]) for reply in ("B. a dog", " b ", "(B)"))
+    (1, 1, None)
     """
     start = re.match(r"\s*([A-Z])\.", reply)
     said = (start[1] if start else reply).lower().strip()

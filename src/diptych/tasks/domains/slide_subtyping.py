@@ -17,6 +17,7 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
+from diptych.data.labels import label_of
 from diptych.tasks._scoring.intervals import codes, percentiles, resampled_class_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks._scoring.slide_scores import subtype_shares
@@ -29,7 +30,7 @@ NORMAL = "normal"
 class SlideSubtyping(SlideReading):
     """Balanced accuracy over kinds of tumour.
 
-    label   the column that holds a slide's kind; slides of others are left out, and counted
+    label   the column that holds a slide's kind, or else its text of origin "label"; slides of others are left out, and counted
     kinds   "LABEL=NAME|NAME" each, or labels that are their own names
     normal  names of tissue without a tumour, a further class that cannot win
     """
@@ -49,7 +50,8 @@ class SlideSubtyping(SlideReading):
         if len(kinds) < 2 or NORMAL in kinds:
             raise ConfigError(f"kinds is {self.kinds} (expected two or more of LABEL=NAME|NAME, none of them '{NORMAL}')")
         labels = [*kinds]
-        kept = [row for row in range(len(data)) if data[row].extras.get(self.label) in kinds]
+        kind_of = {data[row].uid: label_of(data[row], self.label, "") for row in range(len(data))}
+        kept = [row for row, kind in enumerate(kind_of.values()) if kind in kinds]
         if not kept:
             raise DataError(f"'{data.name}' has no slide of these kinds", field=self.label, expected=" | ".join(labels))
         read, unreadable = self.slides(model, data.select(kept), {**kinds, NORMAL: self.normal})
@@ -60,7 +62,7 @@ class SlideSubtyping(SlideReading):
                 {
                     "uid": one.sample.uid,
                     "group": one.sample.group or one.sample.uid,
-                    "label": one.sample.extras[self.label],
+                    "label": kind_of[one.sample.uid],
                     "predicted": labels[int(share_K[:-1].argmax())],
                     "pooled": labels[int(one.pooled_K[:-1].argmax())],
                     "shares": share_K.tolist(),

@@ -92,7 +92,7 @@ def to_onnx(embedder: PairEmbedder | LockedEmbedder, folder: Path) -> None:
         raise MissingExtra("onnx", "onnx", needed_for="ONNX export") from error
     halves = _locked_halves(embedder) if isinstance(embedder, LockedEmbedder) else _pair_halves(embedder)
     side, length = halves.preprocess.size, halves.length
-    image_BCHW = torch.zeros(2, 3, side, side)
+    image_BCHW = torch.zeros(2, 3, halves.preprocess.height or side, side)
     text_BL, mask_BL = torch.zeros(2, length, dtype=torch.long), torch.ones(2, length, dtype=torch.bool)
     with atomic_folder(Path(folder)) as work, evaluating(halves.image), evaluating(halves.text):
         _write(halves.image, (image_BCHW,), work / "image.onnx", ["image"])

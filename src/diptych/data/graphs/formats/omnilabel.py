@@ -1,0 +1,72 @@
+"""OmniLabel: free descriptions of things, each looked for in some pictures, present or not (Schulter et al., 2023, 2304.11463).
+
+    dataset_all_val.json   images: [{"id", "file_name"}]
+                           descriptions: [{"id", "text", "image_ids": [...], "anno_info": {"type": "C" | "D"}}]
+                           annotations: [{"image_id", "bbox": [x, y, width, height], "description_ids": [...]}]
+
+Each description of an image is a sentence of one phrase, the whole text, with the regions that it means; none where it is a negative.
+The kind is "category" for a plain name (C) and "description" otherwise. A region is called by the first description that means it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diptych.core.errors import DataError
+from diptych.data.dataset import Pool
+from diptych.data.graphs.collect import Collector
+from diptych.data.graphs.entries import Box, Entry, Named
+from diptych.data.graphs.fields import corners, ident, listed, need, split_of
+from diptych.data.graphs.find import files_of, load_json
+
+PATTERNS = ("dataset_*.json", "*.json")
+
+
+def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
+    """One file, or a folder of them."""
+    files = files_of(source, PATTERNS, "JSON")
+    collect = Collector(source, files[0], root=root)
+    for file in files:
+        collect.open(file)
+        value = load_json(file)
+        try:
+            images, told = need(value, "images", list), need(value, "descriptions", list)
+            texts = {ident(entry, "id"): (need(entry, "text", str), _kind(entry)) for entry in told}
+            asked: dict[Any, list[Any]] = {}
+            for entry in told:
+                for image_id in need(entry, "image_ids", list):
+                    asked.setdefault(image_id, []).append(entry["id"])
+            boxes: dict[Any, list[tuple[int, Any]]] = {}
+            for number, annotation in enumerate(listed(value, "annotations")):
+                boxes.setdefault(ident(annotation, "image_id"), []).append((number, annotation))
+        except DataError as error:
+            raise DataError(error.problem, file=file, field=error.field, expected=error.expected) from None
+        split = split_of(file)
+
+        def entry_of(
+            row: int, image: Any, texts: Any = texts, asked: Any = asked, boxes: Any = boxes, split: str = split
+        ) -> Entry:
+            key = ident(image, "id")
+            made = Entry(row, key, [need(image, "file_name", str)], extras={"split": split} if split else {})
+            meant: dict[Any, list[Any]] = {}
+            for number, annotation in boxes.get(key, ()):
+                ids = need(annotation, "description_ids", list)
+                if not ids or any(one not in texts for one in ids):
+                    raise DataError(f"annotation {number} has the description_ids {ids}", expected="ids among the descriptions")
+                where = f"annotation {number}"
+                made.boxes.append(Box(number, corners(annotation.get("bbox"), sides=True), texts[ids[0]][0], where=where))
+                for one in ids:
+                    meant.setdefault(one, []).append(number)
+            for one in dict.fromkeys([*asked.get(key, ()), *meant]):
+                text, kind = texts[one]
+                made.sentences.append((text, [Named([[0, len(text)]], meant.get(one, []), kind)]))
+            return made
+
+        collect.each(enumerate(images), entry_of)
+    return collect.pool(name)
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    info = entry.get("anno_info")
+    return "category" if isinstance(info, dict) and info.get("type") == "C" else "description"

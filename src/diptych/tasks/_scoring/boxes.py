@@ -1,0 +1,121 @@
+"""Boxes against boxes, and their average precision as COCO and LVIS define it.
+
+AP of a class at an overlap t: predictions in falling score, of all images together, each answering the true box of its image that
+overlaps most among those not yet answered, t at least; precision at recall 0, .01, ... 1 is the best at that recall or beyond; the mean.
+
+What implementations get wrong: 100 predictions an image is 100 *of each class*; equal overlaps go to the later box; a sort across images
+that is not stable; predictions of a class that nobody looked for in an image (LVIS) counted as wrong.
+
+Letters: N predictions, M true boxes, T overlaps, K classes, R recalls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+OVERLAPS: Floats = np.linspace(0.5, 0.95, 10)
+RECALLS: Floats = np.linspace(0.0, 1.0, 101)
+
+
+def overlaps(one_N4: npt.ArrayLike, other_M4: npt.ArrayLike) -> Floats:
+    """[N, M] IoU of xyxy boxes in pixels, half-open; 0 where neither has an area."""
+    one, other = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (one_N4, other_M4))
+    side_NM2 = np.minimum(one[:, None, 2:], other[None, :, 2:]) - np.maximum(one[:, None, :2], other[None, :, :2])
+    shared_NM = side_NM2.clip(0).prod(-1)
+    area_N, area_M = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (one, other))
+    union_NM = area_N[:, None] + area_M[None] - shared_NM
+    found: Floats = np.divide(shared_NM, union_NM, out=np.zeros_like(shared_NM), where=union_NM > 0)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """Boxes of all images in one list: image_N and class_N are numbers, score_N is unread for true ones."""
+
+    image_N: Ints
+    class_N: Ints
+    box_N4: Floats
+    score_N: Floats
+
+    def of(self, rows: npt.NDArray[np.bool_] | Ints) -> Boxes:
+        return Boxes(self.image_N[rows], self.class_N[rows], self.box_N4[rows], self.score_N[rows])
+
+
+def average_precision(
+    true: Boxes,
+    found: Boxes,
+    *,
+    classes: int,
+    thresholds: Floats = OVERLAPS,
+    per_image: int = 100,
+    per_class: int = 0,
+    unjudged: Sequence[tuple[int, int]] = (),
+    partial: Sequence[tuple[int, int]] = (),
+) -> Floats:
+    """[T, K], NaN for a class without a true box.
+
+    per_image   predictions of a class in an image that count, the best; 0: all (LVIS "fixed")
+    per_class   predictions of a class in all images that count, the best (LVIS "fixed": 10,000); 0: all
+    unjudged    (image, class) that nobody looked for: predictions there do not count (LVIS)
+    partial     (image, class) of which not every box is drawn: predictions without a true box do not count (LVIS)
+    """
+    out = np.full((len(thresholds), classes), np.nan)
+    skipped, open_ = set(unjudged), set(partial)
+    for number in range(classes):
+        mine, theirs = true.of(true.class_N == number), found.of(found.class_N == number)
+        if not len(mine.image_N):
+            continue
+        theirs = theirs.of(np.array([(int(image), number) not in skipped for image in theirs.image_N], bool))
+        theirs = _best(theirs, per_image, per_class)
+        hit_TN, ignored_TN = _matched(mine, theirs, thresholds, {image for image, kind in open_ if kind == number})
+        out[:, number] = [
+            _interpolated(hit_N[~ignored_N], len(mine.image_N)) for hit_N, ignored_N in zip(hit_TN, ignored_TN, strict=True)
+        ]
+    return out
+
+
+def _best(found: Boxes, per_image: int, per_class: int) -> Boxes:
+    """In the order in which they are counted: falling score, on a tie the earlier image, then the earlier row."""
+    order = np.lexsort((np.arange(len(found.score_N)), found.image_N, -found.score_N))
+    if per_image:
+        place = np.zeros(len(order), np.int64)
+        seen: dict[int, int] = {}
+        for row, image in enumerate(found.image_N[order].tolist()):
+            place[row] = seen.get(image, 0)
+            seen[image] = place[row] + 1
+        order = order[place < per_image]
+    return found.of(order[:per_class] if per_class else order)
+
+
+def _matched(true: Boxes, found: Boxes, thresholds: Floats, partial: set[int]) -> tuple[Bools, Bools]:
+    """hit_TN, and ignored_TN: without a true box where not every one is drawn."""
+    hit_TN = np.zeros((len(thresholds), len(found.score_N)), bool)
+    for image in np.unique(found.image_N).tolist():
+        rows, truths = np.flatnonzero(found.image_N == image), np.flatnonzero(true.image_N == image)
+        if not len(truths):
+            continue
+        iou_NM = overlaps(found.box_N4[rows], true.box_N4[truths])
+        for t, threshold in enumerate(thresholds):
+            free = np.ones(len(truths), bool)
+            for row, iou_M in zip(rows, iou_NM, strict=True):
+                best_M = np.where(free, iou_M, -1.0)
+                last = len(best_M) - 1 - int(best_M[::-1].argmax())  # of equal overlaps the later
+                if best_M[last] >= min(threshold, 1 - 1e-10):
+                    free[last] = False
+                    hit_TN[t, row] = True
+    return hit_TN, ~hit_TN & np.isin(found.image_N, list(partial))
+
+
+def _interpolated(hit_N: Bools, positives: int) -> float:
+    right_N = np.cumsum(hit_N)
+    recall_N, precision_N = right_N / positives, right_N / np.arange(1, len(hit_N) + 1)
+    envelope_N = np.maximum.accumulate(precision_N[::-1])[::-1]
+    at_R = np.searchsorted(recall_N, RECALLS, side="left")
+    return float(np.append(envelope_N, 0.0)[np.minimum(at_R, len(hit_N))].mean())

@@ -1,0 +1,176 @@
+"""Boxes of named classes, found by their names or their descriptions: average precision as COCO and LVIS have it.  Protocol
+`open_detection`, version 1.
+
+    ap        mean over overlaps .5, .55, ... .95 and over classes with a true box; ap50 and ap75 at one overlap. ap is the main number
+    apr, apc, apf   over rare, common and frequent classes, where the data say so (`extras["frequency"]`: {name: "r" | "c" | "f"})
+
+`rule="coco"` counts the 100 best boxes of each class in an image. `rule="fixed"` (Dave et al., 2021, 2102.01066; LVIS as GLIP and DesCo
+report it) counts every box, and of each class the 10,000 best of all images: a limit an image lets a detector gain by keeping quiet about
+frequent classes. What LVIS did not look for does not count: of `extras["absent"]` names are known to be missing in an image and of
+`extras["partial"]` not every box is drawn; where a data set has either, other classes of an image are left out of it.
+
+There are no intervals: a draw of images would need all matches again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Detector, Grounder
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.grounding import Grounded
+from diptych.core.result import Metric, Result
+from diptych.core.sample import Sample
+from diptych.data.text.description_queries import BEFORE, CLASSES, ClassQueries
+from diptych.data.text.knowledge import Knowledge, knowledge_of, read_knowledge
+from diptych.data.text.spans import SpanText
+from diptych.tasks._scoring.boxes import Boxes, average_precision
+from diptych.tasks._scoring.records import facts_of, with_facts
+
+ABSENT, PARTIAL, FREQUENCY = "absent", "partial", "frequency"
+PARTS = {"r": "apr", "c": "apc", "f": "apf"}
+PER_CLASS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDetection:
+    """Average precision over the classes of the data.
+
+    queries    "names", or "descriptions": each class by name and description, eight in a text (DesCo), which needs a model that grounds
+    knowledge  the file of descriptions; "" takes what lies beside the samples
+    rule       "coco" or "fixed"
+    top        boxes that a model is asked for, of all classes in an image; of each class, with descriptions
+    """
+
+    name: ClassVar[str] = "open_detection"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type | UnionType] = Grounder | Detector
+    main: ClassVar[str] = "ap"
+
+    queries: Literal["names", "descriptions"] = "names"
+    knowledge: str = ""
+    rule: Literal["coco", "fixed"] = "coco"
+    top: int = 300
+
+    def __post_init__(self) -> None:
+        if self.queries not in ("names", "descriptions") or self.rule not in ("coco", "fixed") or self.top < 1:
+            raise ConfigError(
+                f"queries is {self.queries!r}, rule {self.rule!r}, top {self.top} (expected names | descriptions, coco | fixed, 1 or more)"
+            )
+
+    def predict(self, model: Any, data: Dataset) -> pa.Table:
+        """A row a box, true ones (score null) and those that were found; a row with neither a label nor a box for an image without."""
+        samples = [sample for row in range(len(data)) if (sample := data[row]).image is not None]
+        names = sorted({region.label for sample in samples for region in sample.regions})
+        if not names:
+            raise DataError(f"'{data.name}' has no labelled box", field="regions", expected="samples with regions")
+        if self.queries == "descriptions" and not isinstance(model, Grounder):
+            raise ConfigError(f"{getattr(model, 'name', model)} does not ground texts (expected queries='names')")
+        texts = list(_texts(names, self._known(samples))) if self.queries == "descriptions" else []
+        rows: list[dict[str, Any]] = []
+        for number, sample in enumerate(samples):
+            rows += [_row(number, sample, region.label, region.box, None) for region in sample.regions]
+            for name, answer in self._found(model, sample, names, texts):
+                scored = zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
+                rows += [_row(number, sample, name, box, score) for box, score in scored]
+        facts = {
+            "names": names,
+            "images": len(samples),
+            "absent": {str(n): list(s.extras[ABSENT]) for n, s in enumerate(samples) if ABSENT in s.extras},
+            "partial": {str(n): list(s.extras[PARTIAL]) for n, s in enumerate(samples) if s.extras.get(PARTIAL)},
+            "frequency": {name: kind for s in samples for name, kind in (s.extras.get(FREQUENCY) or {}).items()},
+        }
+        return with_facts(pa.Table.from_pylist(rows, schema=_SCHEMA), options=asdict(self), **facts)
+
+    def _known(self, samples: Sequence[Sample]) -> Knowledge:
+        known = read_knowledge(Path(self.knowledge)) if self.knowledge else knowledge_of(samples)
+        if known is None:
+            raise DataError("the data describe no class", field="knowledge", expected="a knowledge file")
+        return known
+
+    def _found(self, model: Any, sample: Sample, names: Sequence[str], texts: Sequence[SpanText]) -> list[tuple[str, Grounded]]:
+        if texts:
+            answers = model.ground([sample.image] * len(texts), [text.query() for text in texts], top=self.top)
+            return [
+                (str(name), answer)
+                for text, row in zip(texts, answers, strict=True)
+                for name, answer in zip(text.spans, row, strict=True)
+            ]
+        (graph,) = model.detect([sample.image], objects=names, top=self.top)
+        return [
+            (region.label, Grounded(np.array([region.box], np.float32), np.array([region.score], np.float32)))
+            for region in graph.regions
+        ]
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows give the same numbers."""
+        facts = facts_of(records)
+        place = {name: number for number, name in enumerate(facts["names"])}
+        box_N4 = np.array(records.column("box").to_pylist(), np.float64).reshape(-1, 4)
+        score_N = np.array([np.nan if score is None else score for score in records.column("score").to_pylist()], np.float64)
+        every = Boxes(
+            np.array(records.column("image").to_pylist(), np.int64),
+            np.array([place[label] for label in records.column("label").to_pylist()], np.int64),
+            box_N4,
+            score_N,
+        )
+        true, found = every.of(np.isnan(score_N)), every.of(~np.isnan(score_N))
+        ap_TK = average_precision(
+            true,
+            found,
+            classes=len(place),
+            per_image=100 if self.rule == "coco" else 0,
+            per_class=0 if self.rule == "coco" else PER_CLASS,
+            unjudged=_unjudged(facts, true, place),
+            partial=[(int(image), place[name]) for image, names in facts["partial"].items() for name in names if name in place],
+        )
+        metrics = {"ap": Metric(_mean(ap_TK)), "ap50": Metric(_mean(ap_TK[:1])), "ap75": Metric(_mean(ap_TK[5:6]))}
+        kinds = np.array([facts["frequency"].get(name, "") for name in facts["names"]])
+        metrics |= {part: Metric(_mean(ap_TK[:, kinds == kind])) for kind, part in PARTS.items() if (kinds == kind).any()}
+        per_class = {name: float(value) for name, value in zip(facts["names"], np.nanmean(ap_TK, 0).tolist(), strict=True)}
+        notes = {"options": facts["options"], "ap_by_class": per_class}
+        return Result(self.name, self.version, self.main, metrics, len(true.image_N), facts["images"], notes=notes)
+
+
+_SCHEMA = pa.schema(
+    [
+        ("image", pa.int64()),
+        ("uid", pa.string()),
+        ("label", pa.string()),
+        ("box", pa.list_(pa.float64(), 4)),
+        ("score", pa.float64()),
+    ]
+)
+
+
+def _row(number: int, sample: Sample, label: str, box: Sequence[float], score: float | None) -> dict[str, Any]:
+    return {"image": number, "uid": sample.uid, "label": label, "box": [float(side) for side in box], "score": score}
+
+
+def _texts(names: Sequence[str], knowledge: Knowledge) -> list[SpanText]:
+    """Eight classes in a text, in order, each with its name and its description."""
+    queries = ClassQueries(before=BEFORE)
+    return [
+        SpanText.joined([BEFORE, *(queries.piece(name, knowledge) for name in names[start : start + CLASSES])])
+        for start in range(0, len(names), CLASSES)
+    ]
+
+
+def _unjudged(facts: dict[str, Any], true: Boxes, place: dict[str, int]) -> list[tuple[int, int]]:
+    """(image, class) that nobody looked for; none where the data say nothing of it."""
+    if not facts["absent"] and not facts["partial"]:
+        return []
+    judged = set(zip(true.image_N.tolist(), true.class_N.tolist(), strict=True))
+    judged |= {(int(image), place[name]) for image, names in facts["absent"].items() for name in names if name in place}
+    return [(image, kind) for image in range(facts["images"]) for kind in place.values() if (image, kind) not in judged]
+
+
+def _mean(value: np.ndarray[Any, Any]) -> float:
+    return float(np.nanmean(value)) if np.isfinite(value).any() else float("nan")

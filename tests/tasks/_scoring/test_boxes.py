@@ -1,0 +1,127 @@
+"""Average precision of boxes against pycocotools and torchmetrics, and LVIS's rules by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.tasks._scoring.boxes import Boxes, average_precision, overlaps
+
+
+def _case(seed: int, *, images: int = 12, classes: int = 3, ties: bool = False) -> tuple[Boxes, Boxes]:
+    rng = np.random.default_rng(seed)
+
+    def boxes(count: int, near: np.ndarray | None = None) -> np.ndarray:  # type: ignore[type-arg]
+        low = rng.uniform(0, 60, (count, 2))
+        made = np.concatenate([low, low + rng.uniform(5, 40, (count, 2))], 1)
+        if near is not None and len(near):
+            some = rng.random(count) < 0.7
+            made[some] = near[rng.integers(len(near), size=some.sum())] + rng.uniform(-3, 3, (some.sum(), 4))
+        return made.round(1)
+
+    true_image = rng.integers(images, size=40)
+    true = Boxes(true_image, rng.integers(classes, size=40), boxes(40), np.zeros(40))
+    found_image = rng.integers(images, size=400)
+    near = np.concatenate([boxes(1, true.box_N4[true_image == image]) for image in found_image])
+    score = rng.random(400).round(1 if ties else 6)
+    return true, Boxes(found_image, rng.integers(classes, size=400), near, score)
+
+
+def _coco(true: Boxes, found: Boxes, classes: int) -> np.ndarray:  # type: ignore[type-arg]
+    coco = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    def wide(box: np.ndarray) -> list[float]:  # type: ignore[type-arg]
+        return [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco.COCO()
+        truth.dataset = {
+            "images": [{"id": int(n)} for n in range(12)],
+            "categories": [{"id": k + 1} for k in range(classes)],
+            "annotations": [
+                {"id": n + 1, "image_id": int(i), "category_id": int(k) + 1, "bbox": wide(b), "area": 1.0, "iscrowd": 0}
+                for n, (i, k, b) in enumerate(zip(true.image_N, true.class_N, true.box_N4, strict=True))
+            ],
+        }
+        truth.createIndex()
+        rows = zip(found.image_N, found.class_N, found.box_N4, found.score_N, strict=True)
+        answers = truth.loadRes(
+            [{"image_id": int(i), "category_id": int(k) + 1, "bbox": wide(b), "score": float(s)} for i, k, b, s in rows]
+        )
+        scorer = COCOeval(truth, answers, "bbox")
+        scorer.params.areaRng, scorer.params.areaRngLbl = [[0, 1e10]], ["all"]
+        scorer.evaluate()
+        scorer.accumulate()
+    return scorer.eval["precision"][:, :, :, 0, -1].mean(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("ties", [False, True])
+def test_it_is_the_average_precision_of_pycocotools(seed: int, ties: bool) -> None:
+    true, found = _case(seed, ties=ties)
+    np.testing.assert_allclose(average_precision(true, found, classes=3), _coco(true, found, 3), atol=1e-12)
+
+
+def test_it_is_the_mean_average_precision_of_torchmetrics() -> None:
+    detection = pytest.importorskip("torchmetrics.detection")
+    pytest.importorskip("faster_coco_eval")
+    true, found = _case(7)
+    metric = detection.MeanAveragePrecision(backend="faster_coco_eval")
+    for image in range(12):
+        mine, theirs = found.of(found.image_N == image), true.of(true.image_N == image)
+        metric.update(
+            [{"boxes": torch.tensor(mine.box_N4), "scores": torch.tensor(mine.score_N), "labels": torch.tensor(mine.class_N)}],
+            [{"boxes": torch.tensor(theirs.box_N4), "labels": torch.tensor(theirs.class_N)}],
+        )
+    ap_TK = average_precision(true, found, classes=3)
+    told = metric.compute()
+    assert ap_TK.mean() == pytest.approx(float(told["map"]), abs=1e-6)
+    assert ap_TK[0].mean() == pytest.approx(float(told["map_50"]), abs=1e-6)
+
+
+def _boxes(rows: list[tuple[int, int, float]]) -> Boxes:
+    """(image, class, score) of one and the same box."""
+    image, kind, score = zip(*rows, strict=True)
+    return Boxes(np.array(image), np.array(kind), np.array([[0.0, 0, 10, 10]] * len(rows)), np.array(score, float))
+
+
+def test_the_fixed_rule_limits_classes_and_not_images() -> None:
+    true = _boxes([(0, 0, 0), (1, 0, 0), (2, 0, 0)])
+    wrong = Boxes(np.zeros(5, int), np.zeros(5, int), np.array([[50.0, 50, 60, 60]] * 5), np.full(5, 0.9))
+    found = _boxes([(0, 0, 0.5), (1, 0, 0.4), (2, 0, 0.3)])
+    both = Boxes(*(np.concatenate(pair) for pair in zip(_parts(wrong), _parts(found), strict=True)))
+    every = average_precision(true, both, classes=1, per_image=0)[0, 0]
+    assert every == pytest.approx(3 / 8, abs=0.002)  # five wrong before three right: precision 3/8 at every recall
+    cut = average_precision(true, both, classes=1, per_image=0, per_class=6)[0, 0]
+    assert cut == pytest.approx(34 / 101 / 6)  # one of three is reached, recalls 0 to .33
+    assert average_precision(true, both, classes=1, per_image=2)[0, 0] < every
+
+
+def _parts(boxes: Boxes) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
+    return boxes.image_N, boxes.class_N, boxes.box_N4, boxes.score_N
+
+
+def test_what_nobody_looked_for_is_not_counted() -> None:
+    true = _boxes([(0, 0, 0)])
+    found = _boxes([(1, 0, 0.9), (0, 0, 0.5)])
+    assert average_precision(true, found, classes=1)[0, 0] == pytest.approx(0.5)
+    assert average_precision(true, found, classes=1, unjudged=[(1, 0)])[0, 0] == 1
+    assert average_precision(true, found, classes=1, partial=[(1, 0)])[0, 0] == 1
+    twice = _boxes([(0, 0, 0.9), (0, 0, 0.95)])
+    assert average_precision(true, twice, classes=1, partial=[(0, 0)])[0, 0] == 1
+
+
+def test_classes_without_truth_are_left_out_and_empty_answers_are_zero() -> None:
+    true, none = _boxes([(0, 0, 0)]), _boxes([(0, 0, 0.5)]).of(np.zeros(1, bool))
+    ap_TK = average_precision(true, none, classes=2)
+    assert (ap_TK[:, 0] == 0).all()
+    assert np.isnan(ap_TK[:, 1]).all()
+
+
+def test_overlaps_are_half_open_and_finite() -> None:
+    np.testing.assert_allclose(overlaps([[0, 0, 2, 2], [5, 5, 5, 5]], [[1, 1, 3, 3], [5, 5, 5, 5]]), [[1 / 7, 0], [0, 0]])

@@ -1,0 +1,165 @@
+"""Referring expressions, phrase grounding and open detection on answers worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import diptych as dp
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.image import ArrayImage
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region, SceneGraph
+from diptych.data.dataset import Pool
+from diptych.tasks.grounding.open_detection import OpenDetection
+from diptych.tasks.grounding.phrase_grounding import PhraseGrounding
+from diptych.tasks.grounding.referring import Referring
+
+LEFT, RIGHT, FAR = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (0.0, 20.0, 10.0, 30.0)
+
+
+class Told:
+    """Answers by the words of a phrase, whatever the picture."""
+
+    name = "told"
+
+    def __init__(self, answers: dict[str, Sequence[tuple[tuple[float, ...], float]]]) -> None:
+        self.answers = answers
+        self.read: list[str] = []
+
+    def ground(self, images: Any, queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16) -> Any:
+        self.read += [query.text for query in queries]
+        return [[self._grounded(words, top) for words in query.words()] for query in queries]
+
+    def _grounded(self, words: str, top: int) -> Grounded:
+        rows = list(self.answers.get(words, ()))[:top]
+        box = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
+        return Grounded(box, np.array([score for _, score in rows], np.float32))
+
+    def detect(self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = (), top: int = 100) -> list[SceneGraph]:
+        regions = [Region(box, name, score=score) for name in objects for box, score in self.answers.get(name, ())]  # type: ignore[arg-type]
+        return [SceneGraph(tuple(regions)) for _ in images]
+
+
+class OnlyDetects:
+    name = "only detects"
+
+    def __init__(self, told: Told) -> None:
+        self.detect = told.detect
+
+
+def data(*sentences: dict[str, Any]) -> Pool:
+    regions = (Region(LEFT, "cup"), Region(RIGHT, "cup"), Region(FAR, "plate"))
+    image = ArrayImage(np.zeros((40, 40, 3), np.uint8))
+    samples = [Sample(f"s{n}", image, regions=regions, extras={"grounding": [entry]}) for n, entry in enumerate(sentences)]
+    return Pool.from_samples(samples, name="made")
+
+
+def expression(text: str, region: int) -> dict[str, Any]:
+    return {"text": text, "phrases": [{"spans": [[0, len(text)]], "regions": [region]}]}
+
+
+def test_expressions_are_right_by_their_best_box_and_ties_share_the_point() -> None:
+    rows = data(
+        expression("left", 0), expression("right", 0), expression("both", 0), expression("half", 0), expression("none", 0)
+    )
+    model = Told(
+        {
+            "left": [(LEFT, 0.9), (RIGHT, 0.1)],
+            "right": [(RIGHT, 0.9), (LEFT, 0.8)],
+            "both": [(LEFT, 0.5), (RIGHT, 0.5)],
+            "half": [((0, 0, 10, 5), 0.5)],  # IoU exactly .5
+        }
+    )
+    for asked in (model, OnlyDetects(model)):
+        result = Referring(draws=20).score(Referring().predict(asked, rows))  # type: ignore[arg-type]
+        assert result.value == pytest.approx((1 + 0 + 0.5 + 1 + 0) / 5)
+        assert result.metrics["accuracy@0.75"].value == pytest.approx((1 + 0 + 0.5 + 0 + 0) / 5)
+        assert result.metrics["iou"].value == pytest.approx((1 + 0 + 0.5 + 0.5 + 0) / 5)
+        assert result.notes["share_tied"] == pytest.approx(0.2)
+        assert result.n_groups == 5
+    records = Referring().predict(model, rows)
+    assert Referring.item_values(records, "accuracy@0.5")[:, 0].tolist() == [1, 0, 0.5, 1, 0]  # type: ignore[index]
+
+
+def caption() -> dict[str, Any]:
+    text = "a cup left of a cup and a plate in the sky"
+    phrases = [([[0, 5]], [0, 1], "other"), ([[14, 19]], [1], "other"), ([[24, 31]], [2], "food"), ([[35, 42]], [], "scene")]
+    return {"text": text, "phrases": [{"spans": s, "regions": r, "kind": k} for s, r, k in phrases]}
+
+
+def test_phrases_are_found_among_the_first_boxes_in_two_ways() -> None:
+    model = Told(
+        {
+            "a cup": [(RIGHT, 0.9), (LEFT, 0.8), ((0.0, 0.0, 30.0, 10.0), 0.1)],
+            "a plate": [(LEFT, 0.9), (RIGHT, 0.8), (RIGHT, 0.7), (LEFT, 0.6), (RIGHT, 0.5), (FAR, 0.4)],
+        }
+    )
+    records = PhraseGrounding().predict(model, data(caption()))
+    assert model.read == [caption()["text"]]  # the whole caption, once
+    assert records.column("rank").to_pylist() == [0, 0, 5]
+    result = PhraseGrounding(draws=20).score(records)
+    assert {name: metric.value for name, metric in result.metrics.items()} == pytest.approx(
+        {"r@1": 2 / 3, "r@5": 2 / 3, "r@10": 1, "r@all": 1, "r@1/food": 0, "r@1/other": 1}
+    )
+    assert result.notes["phrases_without_box"] == 1
+    merged = PhraseGrounding(boxes="merged").predict(model, data(caption()))
+    assert merged.column("rank").to_pylist() == [2, 0, 5]  # the box around both cups comes third
+    with pytest.raises(ConfigError, match="any"):
+        PhraseGrounding(boxes="all")  # type: ignore[arg-type]
+
+
+def test_classes_are_asked_for_by_name_or_by_description() -> None:
+    known = {"cup": {"type": "vessel", "description": "round"}, "plate": {"type": "dish", "description": "flat"}}
+    rows = data(expression("x", 0), expression("x", 0))
+    rows = Pool.from_samples(
+        [Sample(s.uid, s.image, regions=s.regions, extras={"nouns": known, "frequency": {"cup": "f"}}) for s in rows],
+        name="known",
+    )
+    by_name = Told({"cup": [(LEFT, 0.9), (RIGHT, 0.8)], "plate": [(FAR, 0.5), (LEFT, 0.9)]})
+    for asked in (by_name, OnlyDetects(by_name)):
+        result = OpenDetection().score(OpenDetection().predict(asked, rows))
+        # plates: two wrong boxes at .9 come before two right ones at .5
+        assert result.value == pytest.approx((1 + 0.5) / 2)
+        assert result.metrics["apf"].value == 1
+        assert result.notes["ap_by_class"] == pytest.approx({"cup": 1, "plate": 0.5})
+    described = Told({"cup, a kind of vessel, ": [(LEFT, 0.9), (RIGHT, 0.8)], "plate, a kind of dish, ": [(FAR, 0.5)]})
+    result = OpenDetection(queries="descriptions", rule="fixed").score(
+        OpenDetection(queries="descriptions", rule="fixed").predict(described, rows)
+    )
+    assert result.value == 1
+    assert described.read[0] == "Detect: cup, a kind of vessel, round. plate, a kind of dish, flat. "
+    with pytest.raises(ConfigError, match="does not ground texts"):
+        OpenDetection(queries="descriptions").predict(OnlyDetects(by_name), rows)
+    with pytest.raises(DataError, match="describe no class"):
+        OpenDetection(queries="descriptions").predict(by_name, data(expression("x", 0)))
+
+
+def test_what_lvis_did_not_look_for_is_left_out() -> None:
+    image = ArrayImage(np.zeros((40, 40, 3), np.uint8))
+    rows = Pool.from_samples(
+        [
+            Sample("a", image, regions=(Region(LEFT, "cup"),), extras={"absent": ["plate"]}),
+            Sample("b", image, regions=(Region(RIGHT, "plate"),), extras={"absent": []}),
+        ],
+        name="lvis",
+    )
+    model = Told({"cup": [(LEFT, 0.9)], "plate": [(RIGHT, 0.9), (FAR, 0.95)]})
+    result = OpenDetection(rule="fixed").score(OpenDetection(rule="fixed").predict(model, rows))
+    # The cup that is found in b is not judged there; plates are: one right behind three wrong ones in a and b, ties by image.
+    assert result.notes["ap_by_class"]["cup"] == 1
+    assert result.notes["ap_by_class"]["plate"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_data_without_phrases_say_so_and_the_tasks_are_found_by_name() -> None:
+    plain = Pool.from_samples([Sample("a", ArrayImage(np.zeros((8, 8, 3), np.uint8)))], name="plain")
+    model = Told({})
+    for task, said in ((Referring(), "no expression"), (PhraseGrounding(), "no phrase"), (OpenDetection(), "no labelled box")):
+        with pytest.raises(DataError, match=said):
+            task.predict(model, plain)  # type: ignore[attr-defined]
+    result = dp.evaluate(Told({"left": [(LEFT, 0.9)]}), "referring", data=data(expression("left", 0)))
+    assert result.value == 1
