@@ -1,4 +1,5 @@
-"""Shows the documented fields of a docstring ("name   what it is", aligned) as a list: in running text they would flow together."""
+"""Shows the documented fields of a docstring ("name   what it is", aligned) as a list, in running text they would flow together, and its
+examples as code."""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ def with_fields(text: str) -> str:
     - `weight_...`: of the terms
     """
     lines: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        match = None if FENCE.match(line) else ENTRY.match(line)
+    inside = fenced = False
+    for line in with_examples(text).splitlines():
+        fenced ^= line.startswith("```")
+        match = None if fenced or FENCE.match(line) else ENTRY.match(line)
         if match:
             lines += [""] if lines and lines[-1] and not inside else []
             lines.append(f"- {', '.join(f'`{name}`' for name in match[1].split(', '))}: {match[2].strip()}")
@@ -35,6 +37,21 @@ def with_fields(text: str) -> str:
             lines += ["", line] if inside and line else [line]
             inside = False
     return "\n".join(lines)
+
+
+def with_examples(text: str) -> str:
+    """The docstring with its examples fenced, from ">>>" to the next blank line: as running text a list of results would read as a link."""
+    lines: list[str] = []
+    inside = False
+    for line in [*text.splitlines(), ""]:
+        if line.startswith(">>>") and not inside:
+            lines.append("```pycon")
+            inside = True
+        elif inside and not line.strip():
+            lines.append("```")
+            inside = False
+        lines.append(line)
+    return "\n".join(lines[:-1])
 
 
 class Fields(griffe.Extension):

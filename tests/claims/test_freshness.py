@@ -182,11 +182,25 @@ def test_check_on_a_copy_of_the_tree(copy: Path, tmp_path: Path) -> None:
 
 
 def _entry(claim: Any) -> ledger.Entry:
-    """As good as a verdict for the check: closure, hash and trace are real, the numbers are made up."""
-    side = ledger.Side("made up", {claim.metric: [0.0, 0.0, 0.0]}, None, {})
+    """As good as a verdict for the check: declaration, closure and trace are real, the scores are made up."""
+    sides = {
+        arm.name: ledger.Side(arm.name, {claim.metric: [0.0] * 5}, None, {})
+        for arm in (claim.baseline, claim.method, *claim.controls)
+    }
+    sweep = {
+        arm.name: {
+            "rates": {f"{rate:g}": [0.0] * len(claim.tuning_seeds) for rate in arm.rates},
+            "seeds": list(claim.tuning_seeds),
+        }
+        for arm in (claim.baseline, claim.method)
+        if arm.rates
+    }
+    controls = tuple(sides[arm.name] for arm in claim.controls)
     return ledger.Entry(
-        claim.key, claim.kind, "2026-01-01", "abc", claim.hash(), ledger.claim_closure(claim), {}, (1001,), "", claim.metric, True,
-        0.02, 0.02, side, side, (), (), {}, 0.0, (0.0, 0.0), 1.0, 0.0, "equal within the margin", "", {}, 3, 0.0, trace(claim),
+        claim.key, claim.kind, "2026-01-01", "abc", claim.hash(), ledger.claim_closure(claim), {}, tuple(claim.verdict_seeds()),
+        claim.data, claim.metric, True, claim.margins.matters, claim.margins.equivalence, sides[claim.baseline.name],
+        sides[claim.method.name], controls, claim.equal_budget, sweep, 0.0, (0.0, 0.0), 1.0, 0.0, "no verdict", "", {},
+        3, 0.0, trace(claim),
     )  # fmt: skip
 
 

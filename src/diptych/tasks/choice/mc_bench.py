@@ -57,6 +57,7 @@ class MCBench:
     draws, seed of the intervals, which draw groups of samples
     """
 
+    slug: ClassVar[str] = "mc_bench"
     name: ClassVar[str] = "mc_bench"
     version: ClassVar[int] = 1
     needs: ClassVar[Any] = Grounder | Detector
