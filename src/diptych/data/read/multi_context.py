@@ -20,7 +20,7 @@ from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 
-FIELD = "grounding"
+FIELD = "multi_context"
 """What a sample of pictures asks for, in its extras: `text`, `style`, `positive`, and of each of `images` its `id`, `width`, `height`, and
 the `boxes` (xyxy pixels), `groups` and `crowd` of what the text means; `categories` are the names of the groups by number."""
 LARGEST = 1 << 28  # bytes of a file that is looked into
