@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,25 @@ def test_a_blip_by_address_is_opened_with_its_matching_head(blip: Path) -> None:
     assert made.run(Reference(PICTURE, "the red cup", category="cup")).best is not None
     with pytest.raises(ConfigError, match=r"layer is 9 \(expected 0..2"):
         made.model.map_match(PICTURE, ["a cup"], layer=9)
+
+
+def test_fiber_gives_maps_too() -> None:
+    from diptych.recipes.grounding.fiber import FIBER
+    from diptych.worlds.scenes import scenes
+
+    recipe = replace(
+        FIBER.tiny(), caption=0.0, image_size=32, swin_width=8, swin_depths=(1, 2, 1), swin_heads=(1, 2, 2), text_width=32,
+        text_layers=3, text_heads=2, fused_layers=2, width=32, pieces=320, queue=0,
+    ).prepare(scenes(8))  # fmt: skip
+    torch.manual_seed(0)
+    model = recipe.model()
+    for name, parameter in model.named_parameters():
+        if name.endswith("alpha_1"):
+            parameter.data.fill_(1.0)
+    answer = pipeline(model=recipe.deploy(model.eval())).run(Reference(PICTURE, "the cup", category="cup"))
+    assert answer.heat_HW.shape == (12, 16)
+    assert np.isfinite(answer.grades).all()
+    assert answer.heat_HW.std() > 0
 
 
 # ------------------------------------------------------------ what is said and drawn

@@ -8,7 +8,7 @@ reasoning   "things that have a partner of the same shape in the other picture, 
 In a negative pair nothing is meant. The truth is computed from what was drawn.
 
 >>> pair = scene_pairs(3)[2]
->>> pair.extras["grounding"]["style"], len(pair.media["images"].parts)
+>>> pair.extras["multi_context"]["style"], len(pair.media["images"].parts)
 ('comparison', 2)
 """
 

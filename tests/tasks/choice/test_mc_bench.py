@@ -360,7 +360,7 @@ def test_roles_and_data_that_do_not_fit(pairs: Any) -> None:
         MCBench().predict(finder, pairs, planner=Plans(pairs))
     from diptych.worlds.scenes import scenes
 
-    with pytest.raises(DataError, match="has no grounding of several pictures"):
+    with pytest.raises(DataError, match="has no multi_context of several pictures"):
         MCBench().predict(finder, scenes(2))
     with pytest.raises(DataError, match="nothing to score"):
         MCBench().score(with_facts(pa.table({"uid": pa.array([], pa.string())})))

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 
-FIELD = "grounding"
+FIELD = "multi_context"
 """What a sample of pictures asks for, in its extras: `text`, `style`, `positive`, and of each of `images` its `id`, `width`, `height`, and
 the `boxes` (xyxy pixels), `groups` and `crowd` of what the text means; `categories` are the names of the groups by number."""
 LARGEST = 1 << 28  # bytes of a file that is looked into
@@ -29,10 +30,10 @@ FOLDERS = ("", "mc-bench_images", "images")
 
 def holds(path: Path) -> bool:
     """Whether a file is of this form."""
-    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > LARGEST:
+    if path.suffix.lower() != ".json" or not path.is_file() or not 0 < path.stat().st_size <= LARGEST:
         return False
-    start = path.read_bytes()
-    return b'"descriptions"' in start and b'"images_id"' in start
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        return whole.find(b'"descriptions"') >= 0 and whole.find(b'"images_id"') >= 0
 
 
 def read_multi_context(path: Path, *, name: str = "", root: Path | None = None) -> Pool:

@@ -106,7 +106,8 @@ class FiberTraining(nn.Module):
         self.text_queue = FeatureQueue(queue, fiber.width) if queue else None
         self.inputs = InputQueue(queue, fiber.image_tower.image_size, text_length) if queue and fiber.fits is not None else None
         for name in ("random_QD", "random_text_QD"):
-            self.register_buffer(name, torch.randn(queue if unfilled == "random" else 0, fiber.width))
+            random = unfilled == "random"
+            self.register_buffer(name, torch.randn(queue if random else 0, fiber.width), persistent=random)
         self.old = Companions(fiber, "copy") if copy_every else None
         if copy_every:
             self.register_buffer("steps_1", torch.zeros(1, dtype=torch.int64))

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
-from diptych.core.rows import Rows
 from diptych.core.sample import Sample
-from diptych.data.load.batch import PairBatch
 from diptych.data.media import boxed_views
 from diptych.data.text.answer_labels import answer_list, answer_targets
 from diptych.data.text.masked_words import mask_words
@@ -32,6 +30,7 @@ from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.gold import gold_caption_loss, gold_weights
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
+from diptych.recipes._shared.asked_batch import AskedPairBatch
 from diptych.recipes._shared.fused_pairs import matching
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.tasks._scoring.answer_match import normalised
@@ -42,23 +41,7 @@ GATES = r"\.gates\.|\.gate\.|_transform\.|_pooler\.|_projection\.|fiber\.(image|
 
 
 @dataclass(frozen=True, kw_only=True)
-class FiberBatch(PairBatch):
-    """Pairs, each text once more with words hidden, and a question of each sample; None where a term is not trained.
-
-    worth_BK  what each answer of the list is worth; asked_B False where a sample has no question
-    """
-
-    masked_BL: Rows[Tensor] | None = None
-    place_BM: Rows[Tensor] | None = None
-    word_BM: Rows[Tensor] | None = None
-    asked_BL: Rows[Tensor] | None = None
-    asked_mask_BL: Rows[Tensor] | None = None
-    worth_BK: Rows[Tensor] | None = None
-    asked_B: Rows[Tensor] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FIBER(PairRecipe[FiberTraining, FiberBatch, FiberFeatures]):
+class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     """Coarse-to-Fine Vision-Language Pre-training with Fusion in the Backbone (Dou et al., 2022, arXiv 2206.07643). Baseline: `fused`.
 
     A Swin transformer and a RoBERTa, of which the last blocks read each other: what attention gives there, a, becomes a + alpha c, where c
@@ -271,10 +254,10 @@ class FIBER(PairRecipe[FiberTraining, FiberBatch, FiberFeatures]):
 
     # ------------------------------------------------------------ batch
 
-    def batch(self, draws: Draws) -> FiberBatch:
+    def batch(self, draws: Draws) -> AskedPairBatch:
         """Text, crop, flip and operations of each draw, then its hidden words, then its question."""
         pairs = self.pair_batch(draws, _operations if self.augment == "rand" else None)
-        made = FiberBatch(**vars(pairs))
+        made = AskedPairBatch(**vars(pairs))
         words = self.words()
         if self.mlm:
             masked = mask_words(
@@ -309,7 +292,7 @@ class FIBER(PairRecipe[FiberTraining, FiberBatch, FiberFeatures]):
 
     # ------------------------------------------------------------ loss
 
-    def features(self, model: FiberTraining, batch: FiberBatch) -> FiberFeatures:
+    def features(self, model: FiberTraining, batch: AskedPairBatch) -> FiberFeatures:
         found: FiberFeatures = model(
             batch.image_BCHW,
             batch.text_BL,
@@ -322,7 +305,7 @@ class FIBER(PairRecipe[FiberTraining, FiberBatch, FiberFeatures]):
         )
         return found
 
-    def losses(self, features: FiberFeatures, batch: FiberBatch) -> dict[str, Tensor]:
+    def losses(self, features: FiberFeatures, batch: AskedPairBatch) -> dict[str, Tensor]:
         found, terms = features, dict[str, Tensor]()
         if found.image_ND is not None and found.text_ND is not None:
             by_image = self._contrast(found, found.image_ND, found.text_ND, found.text_queue_KD, group_N=batch.group_B)
@@ -363,17 +346,17 @@ class FIBER(PairRecipe[FiberTraining, FiberBatch, FiberFeatures]):
         answers = found.own_N2, found.wrong_text_N2, found.wrong_image_N2
         return matching(Matched(image_ND, text_ND, found.temperature_1, *answers, found.wrong_N))
 
-    def _caption(self, found: FiberFeatures, batch: FiberBatch) -> Tensor:
+    def _caption(self, found: FiberFeatures, batch: AskedPairBatch) -> Tensor:
         assert found.caption_BLV is not None
         if found.old_BLV is None:
             return caption_loss(found.caption_BLV, batch.text_BL, batch.text_mask_BL, over="tokens")
         weight_BM = gold_weights(found.old_BLV, batch.text_BL, batch.text_mask_BL, floor=self.gold_floor)
         return gold_caption_loss(found.caption_BLV, weight_BM, batch.text_BL, batch.text_mask_BL, mean=self.gold_mean)
 
-    def metrics(self, features: FiberFeatures, batch: FiberBatch) -> dict[str, Tensor]:
+    def metrics(self, features: FiberFeatures, batch: AskedPairBatch) -> dict[str, Tensor]:
         return {"temperature": features.temperature_1.detach()}
 
-    def after_update(self, model: FiberTraining, features: FiberFeatures, batch: FiberBatch, progress: float) -> None:
+    def after_update(self, model: FiberTraining, features: FiberFeatures, batch: AskedPairBatch, progress: float) -> None:
         if model.image_queue is not None and features.image_ND is not None and features.text_ND is not None:
             # As numbers: not every backend gathers booleans.
             mask_BL = batch.text_mask_BL.to(torch.uint8)
