@@ -33,7 +33,7 @@ from diptych import api
 from diptych.claims.cells.pairs import sized_for
 from diptych.core.environment import environment
 from diptych.data.dataset import Pool
-from diptych.models.io.matchers import open_matcher
+from diptych.models.io.foreign.matchers import open_matcher
 from diptych.recipes.contrastive.dcd import DCD
 from diptych.recipes.contrastive.fused import Fused
 from diptych.train.fit import fit

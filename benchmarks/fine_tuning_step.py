@@ -39,8 +39,8 @@ def write_weights(folder: Path) -> Path:
     """The file that all start from, and beside it the same network as a folder of transformers."""
     import open_clip
 
-    from diptych.models.io.export import to_transformers
-    from diptych.models.io.foreign import load_foreign
+    from diptych.models.io.export.transformers_folder import to_transformers
+    from diptych.models.io.foreign.load import load_foreign
 
     torch.manual_seed(0)
     torch.save(open_clip.create_model(ARCH).state_dict(), folder / "weights.pt")
@@ -69,7 +69,7 @@ def stepper(model: nn.Module, loss_of: Callable[[], Tensor], *, bf16: bool, fuse
 
 def ours(file: Path, count: int) -> Callable[[], float]:
     from diptych.data.load.batch import PairBatch
-    from diptych.models.io.foreign import load_foreign
+    from diptych.models.io.foreign.load import load_foreign
     from diptych.recipes.contrastive.clip import CLIP
 
     start = load_foreign(f"open_clip:{ARCH}/{file}")

@@ -1,5 +1,5 @@
-"""Lists of what exists, written into the pages that show them, between marks: recipes and families of published
-models in docs/training.md, steps in docs/curating.md.
+"""Lists of what exists, written into the pages that show them, between marks: recipes, towers and families of
+published models in docs/training.md, steps in docs/curating.md.
 
 Run as a script it writes them (`make systems` does); with --check it only says which are out of date.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diptych.core.registry import OPERATORS, RECIPES
@@ -37,7 +37,7 @@ def steps() -> str:
 
 def families() -> str:
     """Every family of transformers that opens as an embedder and starts a run."""
-    from diptych.models.io.transformers_layout import FAMILIES
+    from diptych.models.io.foreign.transformers_layout import FAMILIES
 
     lines = ["| `model_type` | family | a published model | classes | tokens a text |", "|---|---|---|---|---|"]
     for family in FAMILIES.values():
@@ -47,10 +47,42 @@ def families() -> str:
     return "\n".join(lines)
 
 
+INNER = ("headed_", "hf_", "open_clip_")
+"""Towers that are made from published weights and not by name."""
+
+
+def image_towers() -> str:
+    """Every image tower that a recipe takes by name."""
+    from diptych.models.towers.towers import IMAGE
+
+    return _towers(IMAGE, ("image_size", "patch", "width", "layers", "heads", "depths"))
+
+
+def text_towers() -> str:
+    """The same for texts."""
+    from diptych.models.towers.towers import TEXT
+
+    return _towers(TEXT, ("length", "width", "layers", "heads", "pooling"))
+
+
+def _towers(presets: Mapping[str, tuple[Callable[..., object], Mapping[str, object]]], shown: tuple[str, ...]) -> str:
+    lines = [f"| tower | {' | '.join(name.replace('_', ' ') for name in shown)} |", "|---" * (len(shown) + 1) + "|"]
+    for name, (_, options) in presets.items():
+        if options and not name.startswith(INNER):
+            lines.append(f"| `{name}` | {' | '.join(_cell(options.get(key, '')) for key in shown)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 LISTS: dict[str, tuple[str, Callable[[], str]]] = {
     "recipes": ("docs/training.md", recipes),
     "steps": ("docs/curating.md", steps),
     "families": ("docs/training.md", families),
+    "image towers": ("docs/training.md", image_towers),
+    "text towers": ("docs/training.md", text_towers),
 }
 """The name in the marks -> page and what makes the list."""
 

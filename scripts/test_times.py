@@ -41,9 +41,10 @@ class Times:
 
 
 def spent() -> float:
-    """Processor seconds of this process and of those that it started and waited for."""
+    """Processor seconds of this process, of those that it started and waited for, and of those that a server started for it."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+    served = getattr(sys.modules.get("joined_processes"), "SPENT", [0.0])[0]
+    return time.process_time() + children.ru_utime + children.ru_stime + served
 
 
 def system_of(file: str) -> str:

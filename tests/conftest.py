@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]  # for processes that tests start, whatever started pytest
 PASSED = pytest.StashKey[bool]()
 WRITTEN = pytest.StashKey[dict[tuple[str, str, str], float]]()
 RECORDS = Path(__file__).parent / "parity"

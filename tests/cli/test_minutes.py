@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from diptych import api
-from diptych.cli import main
-from diptych.cli.demo_command import Cut, Demo, _within, cut_to
+from diptych.cli import demo_command, main
+from diptych.cli.demo_command import Clock, Demo, _said_of, _with_steps_that_fit
 
 WORLD = "world:scenes?n=32"
 
 
-def test_seeds_go_before_steps() -> None:
-    assert cut_to(1000.0, 60.0, 3) == Cut(3, 1.0)
-    assert cut_to(125.0, 60.0, 3) == Cut(2, 1.0)
-    assert cut_to(15.0, 60.0, 3) == Cut(1, 0.25)
-    assert cut_to(10.0, 0.0, 3) == Cut(3, 1.0)
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the demo reads; a test moves it."""
+    time = [100.0]
+    monkeypatch.setattr(demo_command.time, "perf_counter", lambda: time[0])
+    return time
 
 
-@pytest.mark.parametrize(("a_step", "seeds", "steps"), [(0.01, 3, 0), (0.4, 2, 0), (8.0, 1, 35)])
-def test_a_slow_machine_does_less_and_says_so(
-    a_step: float, seeds: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("round_seconds", "rounds"), [(60.0, 5), (100.0, 3), (200.0, 1), (500.0, 1)])
+def test_a_round_begins_where_one_like_the_last_still_fits(now: list[float], round_seconds: float, rounds: int) -> None:
+    clock, done = Clock(360, now[0]), 0
+    now[0] += 20.0  # reading and curation
+    while done < 5 and clock.has_another_round():
+        now[0] += round_seconds
+        clock.round_is_over()
+        done += 1
+    assert done == rounds
+    assert now[0] - 100.0 <= 360 or rounds == 1
+    assert Clock(0, 0.0).has_another_round()
+
+
+@pytest.mark.parametrize(("a_step", "share"), [(0.01, 1.0), (0.7, 1.0), (8.0, 0.6 * 340 / (2 * 130 * 8.0))])
+def test_steps_are_cut_where_a_single_seed_does_not_fit(
+    a_step: float, share: float, now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """400 steps of two recipes: what 216 seconds of training hold at that rate."""
     monkeypatch.setattr(api, "estimate", lambda *_, **__: {"steps": 130, "seconds": 130 * a_step, "seconds_per_step": a_step})
-    made, words = _within(Demo(out=tmp_path, seconds=360), None, 0.0)
-    assert made.seeds == seeds
-    assert bool(words) == (seeds < 3)
-    if steps:
-        assert 0 < made.steps < 130
-        assert made.steps * a_step * 2 * made.seeds <= 360 * 0.6
-        assert "of the steps" in words
-    again: Any = Demo(out=tmp_path, seconds=0)
-    assert _within(again, None, 0.0) == (again, "")
+    clock, given = Clock(360, now[0]), Demo(out=tmp_path, seconds=360)
+    now[0] += 20.0
+    made, found = _with_steps_that_fit(given, None, clock)
+    assert found == pytest.approx(share)
+    assert made == (given if share == 1.0 else replace(given, steps=int(130 * share)))
+    assert _with_steps_that_fit(given, None, Clock(0, 0.0)) == (given, 1.0)
+
+
+def test_what_was_cut_is_said() -> None:
+    args = Demo(seconds=360, seeds=3)
+    assert _said_of(args, 3, 1.0) == ""
+    assert "Cut to 360 seconds on this machine: 2 of 3 seeds;" in _said_of(args, 2, 1.0)
+    assert "1 of 3 seeds and 10% of the steps" in _said_of(args, 1, 0.0981)
 
 
 def test_a_comparison_says_its_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

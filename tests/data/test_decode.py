@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from diptych.core.errors import DecodeError
+from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, BytesImage, FileImage
+from diptych.data.media import heif
 from diptych.data.media.decode import decode, decode_rgba, encode_png, encode_webp, probe
 
 
@@ -24,6 +26,13 @@ def saved(image, format, **options):
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
+
+
+def turned(orientation):
+    """Bytes, which every writer of these formats understands."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
 
 
 def rgb(data, **options):
@@ -41,6 +50,34 @@ def test_lossless_formats_give_their_pixels(format):
     np.testing.assert_array_equal(rgb(data), pixels)
     info = probe(data)
     assert (info.format, info.width, info.height) == (format, 80, 48)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_pictures_of_phones_are_upright_and_close_to_what_was_saved(format, orientation):
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    image = Image.fromarray(picture())
+    data, png = (saved(image, kind, quality=95, exif=turned(orientation)) for kind in (format, "PNG"))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(png))))
+    pixels = rgb(data)
+    assert pixels.shape == expected.shape == ((80, 48, 3) if orientation == 6 else (48, 80, 3))
+    assert np.abs(pixels.astype(int) - expected).mean() < 4
+    info = probe(data)
+    assert (info.format, info.width, info.height) == (format, *expected.shape[1::-1])
+    with pytest.raises(DecodeError):
+        rgb(data[: len(data) // 2])
+    with pytest.raises(TooLarge, match="80 x 48" if orientation == 1 else "pixels are more than"):
+        rgb(data, max_pixels=100)
+
+
+def test_a_heic_picture_without_its_package_costs_itself_and_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    heif._registered.cache_clear()
+    data = (24).to_bytes(4, "big") + b"ftypmif1" + bytes(4) + b"mif1heic" + bytes(40)
+    with pytest.raises(DecodeError, match=r"a HEIC picture needs the package 'pillow-heif'.*diptych\[heif\]"):
+        rgb(data)
+    heif._registered.cache_clear()
 
 
 def test_exact_jpeg_is_what_pil_decodes():

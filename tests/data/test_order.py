@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.order import Grouped, Weighted, order, span
 
 
@@ -46,7 +46,7 @@ def test_weighted_order_is_fair_in_the_long_run():
     np.testing.assert_allclose(counts, [8 / 7, 16 / 7, 4 / 7, 0], atol=0.05)
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(1, 5), st.integers(0, 3))
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(2, 5), st.integers(0, 3))
 @settings(max_examples=50, deadline=None)
 def test_grouped_order_comes_in_blocks_of_one_group_across_epochs(sizes, members, seed):
     groups = np.repeat([f"g{n}" for n in range(len(sizes))], sizes)
@@ -76,6 +76,44 @@ def test_grouped_order_goes_through_all_members_before_any_comes_again():
         assert mine[:6] != mine[6:12]
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(0, 3), st.integers(0, 5))
+@settings(max_examples=30, deadline=None)
+def test_blocks_of_one_are_plain_sampling(sizes, seed, epoch):
+    groups = np.repeat([f"g{n}" for n in range(len(sizes))], sizes).tolist()
+    assert (Grouped(groups, 1)(seed, epoch, len(groups)) == order(seed, epoch, len(groups))).all()
+
+
+@pytest.mark.parametrize("apart", [2, 3, 4])
+def test_groups_kept_apart_meet_once_a_batch_and_equally_often(apart):
+    groups, members = np.repeat([f"g{n}" for n in range(13)], 3), 2
+    draw = Grouped(groups.tolist(), members, apart=apart)
+    rows = np.concatenate([draw(7, epoch, 39) for epoch in range(60)])
+    of_block = groups[rows[: len(rows) // members * members].reshape(-1, members)[:, 0]]
+    assert all(len(set(of_block[at : at + apart])) == apart for at in range(len(of_block) - apart))
+    met = np.unique(of_block, return_counts=True)[1]
+    assert met.max() - met.min() <= 1
+    loose = Grouped(groups.tolist(), members)
+    plain = groups[np.concatenate([loose(7, epoch, 39) for epoch in range(60)])][::members]
+    assert any(len(set(plain[at : at + apart])) < apart for at in range(len(plain) - apart)), "the option changes something"
+
+
+def test_a_group_of_one_row_is_repeated_left_out_or_refused_by_name():
+    groups = ["a", "a", "b", "c", "c", "c"]
+    assert 2 in np.concatenate([Grouped(groups, 2)(0, epoch, 6) for epoch in range(3)])
+    left = np.concatenate([Grouped(groups, 2, small="leave")(0, epoch, 6) for epoch in range(9)])
+    assert set(left.tolist()) == {0, 1, 3, 4, 5}
+    with pytest.raises(DataError, match="groups of fewer than 2 rows: 1, the first 'b' of 1"):
+        Grouped(groups, 2, small="refuse")
+    kept = np.concatenate([Grouped(groups, 3, small="leave", least=2)(0, epoch, 6) for epoch in range(9)])
+    assert set(kept.tolist()) == {0, 1, 3, 4, 5}, "two rows fill a block of three"
+    with pytest.raises(DataError, match="no group has 4 rows"):
+        Grouped(groups, 4, small="leave")
+    with pytest.raises(ConfigError, match=r"3 groups cannot be kept 2 blocks apart.*expected 6 groups"):
+        Grouped(groups, 2, apart=2)
+    with pytest.raises(ConfigError, match="small is 'drop'"):
+        Grouped(groups, 2, small="drop")
+
+
 def test_impossible_orders_say_what_is_wrong():
     with pytest.raises(ConfigError, match="no rows"):
         span(0, 0, 0, 4)
@@ -87,3 +125,27 @@ def test_impossible_orders_say_what_is_wrong():
         Grouped(["a"], 0)
     with pytest.raises(ConfigError, match="1 groups for 3 rows"):
         Grouped(["a"], 1)(0, 0, 3)
+
+
+def test_rows_of_a_block_may_be_drawn_anew() -> None:
+    groups = [f"g{row // 5}" for row in range(40)]
+    grouped = Grouped(groups, 4, again=True)
+    assert np.array_equal(grouped(3, 0, 40), Grouped(groups, 4, again=True)(3, 0, 40))
+    blocks = np.concatenate([grouped(3, epoch, 40) for epoch in range(50)]).reshape(-1, 4)
+    assert {len({groups[row] for row in block}) for block in blocks.tolist()} == {1}
+    distinct = np.mean([len(set(block)) == 4 for block in blocks.tolist()])
+    assert abs(distinct - 5 * 4 * 3 * 2 / 5**4) < 0.05, "one block in five has no row twice"
+    assert np.bincount(blocks.ravel()).min() > 20
+
+
+def test_some_rows_stand_in_every_block_of_their_group() -> None:
+    groups = [f"g{row // 7}" for row in range(21)]
+    always = [row % 7 == 0 for row in range(21)]
+    grouped = Grouped(groups, 4, always=always)
+    blocks = np.stack([grouped.block(0, number) for number in range(12)])
+    assert all(block[0] % 7 == 0 and len(set(block)) == 4 for block in blocks.tolist())
+    first = [block for block in blocks.tolist() if block[0] == 0][:2]
+    assert sorted(first[0][1:] + first[1][1:]) == [1, 2, 3, 4, 5, 6], "the others take turns"
+    assert Grouped(["a"], 3, always=[True]).block(0, 0).tolist() == [0, 0, 0]
+    with pytest.raises(ConfigError, match="always"):
+        Grouped(groups, 4, always=[True])

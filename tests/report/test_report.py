@@ -29,6 +29,7 @@ def test_whatever_came_from_data_is_escaped() -> None:
         page.heading(EVIL),
         page.lines([EVIL]),
         page.table([EVIL], [[EVIL]]),
+        page.table([EVIL] * page.MANY, [[EVIL] * page.MANY]),
         page.cards([(EVIL, EVIL)]),
         page.figure("data:,", EVIL),
         page.query_row(EVIL, EVIL, []),

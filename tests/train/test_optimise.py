@@ -146,6 +146,41 @@ def test_lamb_is_as_written_also_when_a_parameter_joins_late_or_the_run_stops() 
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
+def test_adan_is_as_written_also_when_the_run_stops() -> None:
+    """2208.06677, algorithm 1, in the paper's own letters: 1 - beta there is beta here."""
+    model, twin = network(), network()
+    spec = Optimiser(kind="adan", lr=0.02, betas=(0.98, 0.92), third_beta=0.99, eps=1e-8, weight_decay=0.1)
+    ours = build_optimiser(model, spec)
+    state = {p: [torch.zeros_like(p) for _ in range(3)] for p in twin.parameters()}
+    before: dict[Any, torch.Tensor] = {}
+    for step in range(1, 9):
+        if step == 5:  # as checkpoints do: what is remembered, by parameter
+            memory = {parameter: dict(ours.state[parameter]) for parameter in model.parameters()}
+            ours = build_optimiser(model, spec)
+            ours.state.update(memory)
+        torch.manual_seed(step)
+        x_BD = torch.randn(5, 4, dtype=torch.float64)
+        for one in (model, twin):
+            one.zero_grad()
+            one(x_BD).square().mean().backward()
+        ours.step()
+        with torch.no_grad():
+            for p in twin.parameters():
+                g = p.grad
+                assert g is not None
+                change = g - before.get(p, g)
+                m, v, n = state[p]
+                m.mul_(0.98).add_(0.02 * g)
+                v.mul_(0.92).add_(0.08 * change)
+                n.mul_(0.99).add_(0.01 * (g + 0.92 * change) ** 2)
+                root = (n / (1 - 0.99**step)).sqrt() + 1e-8
+                moved = (m / (1 - 0.98**step) + 0.92 * v / (1 - 0.92**step)) / root
+                p.copy_((p - 0.02 * moved) / (1 + 0.02 * (0.1 if p.ndim > 1 else 0.0)))
+                before[p] = g.clone()
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_schedule(schedule: Any) -> None:
     spec = Optimiser(lr=2.0, schedule=schedule, warmup=10, final_lr=0.1)

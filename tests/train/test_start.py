@@ -17,8 +17,8 @@ from diptych import api
 from diptych.core.contracts import Draw, Draws
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
-from diptych.models.io.foreign import load_foreign
-from diptych.models.io.transformers_layout import FAMILIES
+from diptych.models.io.foreign.load import load_foreign
+from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.train.weights import copy_equal, start_lines
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "io"))
@@ -205,7 +205,7 @@ def test_a_step_is_that_of_open_clip(name: str, tmp_path: Path) -> None:
     address = f"open_clip:{arch}/{tmp_path / 'weights.pt'}" + (f"#{tmp_path / 'encoder'}" if name == "words" else "")
     batch, loss, ours = step_of_ours(address, "clip")
 
-    from diptych.models.io.open_clip_layout import open_clip_parts
+    from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 
     theirs = theirs.double()
     image_ND, text_ND = theirs.encode_image(batch.image_BCHW), theirs.encode_text(batch.text_BL)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diptych.worlds.address import as_drawn
 from diptych.worlds.links import LinkWorld, links
+from diptych.worlds.resolve import resolve
 
 
 def test_remembered_rows_are_the_same_and_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +43,16 @@ def test_training_draws_from_remembered_rows() -> None:
     rows = as_drawn(links(4), recipe=None)  # type: ignore[arg-type]
     assert rows[2] is rows[2]
     assert rows.fingerprint == links(4).fingerprint
+
+
+def test_rows_are_sliced_asked_and_shown_as_those_of_a_pool() -> None:
+    rows = resolve("world:scenes?n=8").split("train")
+    some = rows[2:5]
+    assert list(some.uids) == list(rows.uids[2:5])
+    np.testing.assert_array_equal(some[0].image.pixels_HWC, rows[2].image.pixels_HWC)
+    assert rows[:-1].uids == rows.uids[:-1]
+    assert rows.uids[3] in rows
+    assert rows.uids[3] not in rows[:2]
+    page = some._repr_html_()
+    assert all(uid in page for uid in some.uids)
+    assert page.count("<img") == 3

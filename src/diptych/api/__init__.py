@@ -13,8 +13,10 @@ from diptych.api.data import read
 from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
 from diptych.api.export import export
 from diptych.api.generation import ask, caption
+from diptych.api.leaderboards import leaderboard
 from diptych.api.models import detect, ground, load
 from diptych.api.search import index, open_index
+from diptych.api.slides import cut_slides, slide_features
 from diptych.api.training import data_report, estimate, recipe, refuse_missing, resume, train, validators, weights_of
 from diptych.api.tuning import blend, blend_curve, tune_report
 
@@ -25,6 +27,7 @@ __all__ = [
     "caption",
     "compare",
     "confusions",
+    "cut_slides",
     "data_report",
     "detect",
     "estimate",
@@ -35,6 +38,7 @@ __all__ = [
     "export",
     "ground",
     "index",
+    "leaderboard",
     "load",
     "open_index",
     "read",
@@ -42,6 +46,7 @@ __all__ = [
     "refuse_missing",
     "report",
     "resume",
+    "slide_features",
     "train",
     "tune_report",
     "validators",

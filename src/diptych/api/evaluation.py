@@ -103,19 +103,25 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
     made = find(task, **own) if isinstance(task, str) else task
     if getattr(made, "train", "none wanted") is None and "train" in split_names(whole):
         made = replace(made, train=whole.split("train"))  # type: ignore[type-var]
+    if getattr(made, "validation", "none wanted") is None and "val" in split_names(whole):
+        made = replace(made, validation=whole.split("val").named(f"{whole.name}/val"))  # type: ignore[type-var]
     others = {name: value for name, value in options.items() if name in roles}
     return run_task(made, opened, part, others=others, out=Path(out) if out else None)
 
 
 def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
     """A finished run on every held-out split of the data it was trained on, by the task of its recipe (retrieval for pairs, scene
-    graphs for detectors); records go to the run folder.
+    graphs for detectors); records go to the run folder, scores also into the model's card.
 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+    from diptych.api.cards import write_card
+
     whole = data_of(folder, data)
-    return evaluate_splits(folder.path, own_task(recipe_of(folder), **options), whole, out=folder.records)
+    results = evaluate_splits(folder.path, own_task(recipe_of(folder), **options), whole, out=folder.records)
+    write_card(folder, whole)
+    return results
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:

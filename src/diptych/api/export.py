@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from diptych.api.data import read
-from diptych.api.evaluation import evaluate_kept
+from diptych.api.cards import run_facts
 from diptych.api.models import load
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.run_folder import RunFolder
@@ -27,7 +25,8 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     download  allows fetching a model that is not on this machine
     Raises ConfigError for a model that the other library has no place for; it says which field would make it possible.
     """
-    from diptych.models.io.export import to_onnx, to_transformers
+    from diptych.models.io.export.onnx_files import to_onnx
+    from diptych.models.io.export.transformers_folder import to_transformers
     from diptych.models.pairs.embedder import PairEmbedder
     from diptych.models.pairs.locked import LockedEmbedder
 
@@ -44,9 +43,14 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     if not isinstance(opened, PairEmbedder) and not (to == "onnx" and isinstance(opened, LockedEmbedder)):
         raise ConfigError(_no_place(model, opened, to))
     dual: Any = opened
+    if to != "onnx" and (height := dual.preprocess.height):
+        raise ConfigError(
+            f"'{opened.name}' reads pictures of {height} x {dual.preprocess.size} pixels, and {to} has square ones alone "
+            "(expected --to onnx or --to diptych)"
+        )
 
     def as_transformers(folder: Path) -> None:
-        from diptych.models.io.sent_back import to_same_class
+        from diptych.models.io.export.sent_back import to_same_class
 
         to_same_class(dual, like, folder) if like else to_transformers(dual, folder)
 
@@ -55,15 +59,15 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     elif to == "transformers":
         as_transformers(out)
     elif to == "sentence-transformers":
-        from diptych.models.io.sentence_export import to_sentence_transformers
+        from diptych.models.io.export.sentence_transformers import to_sentence_transformers
 
         to_sentence_transformers(as_transformers, out)
     elif like:
-        from diptych.models.io.sent_back import to_open_clip_like
+        from diptych.models.io.export.sent_back import to_open_clip_like
 
         to_open_clip_like(dual, like, out)
     else:
-        from diptych.models.io.open_clip_export import to_open_clip
+        from diptych.models.io.export.open_clip import to_open_clip
 
         to_open_clip(dual, out)
     if not (out / "README.md").is_file() or to == "sentence-transformers":
@@ -123,35 +127,5 @@ def card(model: str | Path, opened: Any) -> str:
         module, preprocess = opened.model, opened.preprocess
         parts = {"image_tower": module.image_tower.spec, "text_tower": module.text_tower.spec}
     settings = {"preprocess": preprocess.to_json(), "text_length": opened.text_length, "card": facts}
+    settings |= opened.settings() if hasattr(opened, "settings") else {}
     return model_card(opened.name, {"kind": opened.kind, "width": module.width, **parts, **settings}, parameters(module))
-
-
-def run_facts(folder: RunFolder) -> dict[str, Any]:
-    """What a card says of a run: its data with their licences, how it was trained, what it scored."""
-    state, config = folder.state, folder.config
-    data = f"{state['data']['name']} (fingerprint {state['data']['fingerprint']})"
-    data += f"; licences: {_licences(state.get('source', ''))}"
-    run, recipe = config["run"], config["recipe"]
-    tuned = {name: value for name, value in run.get("tune", {}).items() if value not in ("", 0, 0.0, [], 1.0, 1)}
-    words = [
-        f"`{state['slug']}`, {state.get('step', 0):,} steps of {recipe['batch_size']:,}",
-        f"learning rate {recipe['lr']:g}, seed {run['seed']}",
-        *([f"started from {run['init']}"] if run.get("init") else []),
-        *([", ".join(f"{name} {value}" for name, value in tuned.items())] if tuned else []),
-    ]
-    scores = {
-        f"{result.task}, {part}: {result.main}": str(result.metrics[result.main])
-        for part, result in evaluate_kept(folder).items()
-    }
-    return {"data": data, "recipe": "; ".join(words) + ".", "metrics": scores}
-
-
-def _licences(source: str) -> str:
-    """Of the samples of a data set, as they are now."""
-    if not source:
-        return "not stated, the run was trained on an object"
-    whole = read(source)
-    if not hasattr(whole, "column"):
-        return "none needed, the samples are rendered"
-    counts = Counter(licence or "unknown" for licence in whole.column("licence"))
-    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())

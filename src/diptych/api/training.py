@@ -73,6 +73,7 @@ def train(
     say      gets the lines of the data report before the first step, and what starts from the weights
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
+    from diptych.api.cards import write_card
     from diptych.train.best import watched
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
@@ -117,7 +118,9 @@ def train(
         record["held_out"] = float(hold_out)
         record["held_out_val"] = "val" in split_names(whole)
     files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
-    return fit(made, rows, out, options, validators(made, whole, options), record=record, files=files, overwrite=overwrite)
+    run = fit(made, rows, out, options, validators(made, whole, options), record=record, files=files, overwrite=overwrite)
+    write_card(run, whole)
+    return run
 
 
 def _held_out_line(given: Any, whole: Any) -> str:
@@ -208,6 +211,7 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     data   only where the run was started on an object and not on an address
     steps  of a finished run: train on to so many in all; what it was scored before goes
     """
+    from diptych.api.cards import write_card
     from diptych.train.fit import resume as resume_run
     from diptych.train.options import TrainOptions
 
@@ -228,6 +232,7 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     if steps:
         run_again.report.unlink(missing_ok=True)
         shutil.rmtree(run_again.records, ignore_errors=True)
+    write_card(run_again, whole)
     return run_again
 
 

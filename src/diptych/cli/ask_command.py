@@ -14,7 +14,10 @@ from diptych.cli.output import existing_file, finish, parse
 
 @dataclass(frozen=True)
 class Ask:
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, or hf:NAME of a model that writes about images")]
+    model: Annotated[
+        Positional[str],
+        arg(metavar="MODEL", help="a run's folder, hf:NAME of a model that writes, or openai:http://HOST/v1#NAME"),
+    ]
     image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file")]
     question: Annotated[Positional[str], arg(metavar="QUESTION", help="words")]
     choices: Annotated[str, arg(help="answers to choose from by likelihood, with commas between them")] = ""

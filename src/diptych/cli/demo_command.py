@@ -46,22 +46,26 @@ def main(argv: Sequence[str]) -> int:
     whole = api.read(args.data)
     say(f"{whole.name}: {len(whole):,} samples")
     curated, steps = _curate(whole, args.out)
-    args, cut = _within(args, curated, time.perf_counter() - begin)
-    sides = []
+    clock = Clock(args.seconds if not any(args.out.glob("*-0/run.json")) else 0, begin)  # what was begun goes on as it was
+    args, share = _with_steps_that_fit(args, curated, clock)
+    runs: dict[str, list[tuple[RunFolder, float]]] = {recipe: [] for recipe in args.recipes}
     results: dict[str, dict[str, list[float]]] = {}
-    for recipe in args.recipes:
-        runs, minutes = [], []
-        for seed in range(args.seeds):
-            run, spent = _run(recipe, curated, args, seed)
-            runs.append(run)
-            minutes.append(spent)
-            for name, result in api.evaluate_kept(run).items():
+    found: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    for seed in range(args.seeds):
+        if not clock.has_another_round():
+            break
+        for recipe in args.recipes:
+            runs[recipe].append(_run(recipe, curated, args, seed))
+            for name, result in api.evaluate_kept(runs[recipe][-1][0]).items():
                 results.setdefault(name, {}).setdefault(recipe, []).append(result.metrics["t2i_r@1"].value)
-        sides.append(Side(recipe, tuple(runs), tuple(minutes)))
-    found = _search(sides[-1].runs[0].path, curated, args)
+        clock.round_is_over()
+        found = found or _search(runs[args.recipes[-1]][0][0].path, curated, args)
+    seeds = len(runs[args.recipes[0]])
+    cut = _said_of(args, seeds, share)
+    sides = [Side(recipe, tuple(run for run, _ in own), tuple(spent for _, spent in own)) for recipe, own in runs.items()]
     story = Story(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
-        lead=f"{cut}Real data, {args.seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
+        lead=f"{cut}Real data, {seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
         f"Queries are {'the names of the pictures' if _queries(whole) else 'all texts of the pictures'}.",
         inspection=tuple(api.data_report(api.recipe(args.recipes[-1]), training_rows(curated), curated)),
         curation=tuple(steps),
@@ -78,48 +82,66 @@ def main(argv: Sequence[str]) -> int:
 
 
 TRAINING = 0.6
-"""The share of the time that goes to steps; the rest is for encoding, evaluation, the index and the page."""
+"""The share of the time that goes to steps where a single seed has to be cut; the rest is for encoding, evaluation, the index, the page."""
+LAST = 5.0
+"""Seconds that the page takes after the last round, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What fits: seeds a recipe, and the share of its own steps that each takes."""
+class Clock:
+    """When the time is up. A round is one seed of every recipe, with its evaluation: another one begins where one like the last
+    fits into what is left. `seconds` 0 never ends."""
 
-    seeds: int
-    share: float
+    def __init__(self, seconds: float, begin: float) -> None:
+        self.seconds, self.begin = seconds, begin
+        self._round_began, self._last = 0.0, 0.0
+
+    @property
+    def left(self) -> float:
+        return self.begin + self.seconds - time.perf_counter()
+
+    def has_another_round(self) -> bool:
+        """Always true of the first. Begins it."""
+        self._round_began = time.perf_counter()
+        return not self.seconds or not self._last or self._last + LAST <= self.left
+
+    def round_is_over(self) -> None:
+        self._last = time.perf_counter() - self._round_began
 
 
-def cut_to(seconds: float, a_seed: float, seeds: int) -> Cut:
-    """What fits into so many seconds of steps, of which one seed of every recipe takes `a_seed`: fewer seeds first, then fewer steps.
+def share_of_steps(seconds: float, a_seed: float) -> float:
+    """Which share of its steps a seed of every recipe takes, whose steps need `a_seed` seconds and have `seconds`.
 
-    >>> cut_to(200.0, 60.0, 3), cut_to(130.0, 60.0, 3), cut_to(30.0, 60.0, 3)
-    (Cut(seeds=3, share=1.0), Cut(seeds=2, share=1.0), Cut(seeds=1, share=0.5))
+    >>> share_of_steps(200.0, 60.0), share_of_steps(30.0, 60.0)
+    (1.0, 0.5)
     """
-    whole = min(seeds, int(seconds // a_seed)) if a_seed > 0 else seeds
-    return Cut(whole, 1.0) if whole >= 1 else Cut(1, seconds / a_seed)
+    return min(1.0, seconds / a_seed) if a_seed > 0 else 1.0
 
 
-def _within(args: Demo, curated: Any, spent: float) -> tuple[Demo, str]:
-    """The same with as many seeds and steps as this machine does in time, by a few real steps of each recipe; and what was cut, in words.
-    What is there already goes on as it was begun."""
+def _with_steps_that_fit(args: Demo, curated: Any, clock: Clock) -> tuple[Demo, float]:
+    """The same with as many steps as one seed of each recipe does in time, by a few real steps of each; and which share that is."""
     from diptych import api
 
-    if not args.seconds or any(args.out.glob("*-0/run.json")):
-        return args, ""
-    begin, a_seed, own = time.perf_counter(), 0.0, {}
+    if not clock.seconds:
+        return args, 1.0
+    a_seed, own = 0.0, dict[str, int]()
     for name in args.recipes:
         cost = api.estimate(api.recipe(name, steps=args.steps) if args.steps else name, curated)
         own[name] = int(cost["steps"])
         a_seed += float(cost["seconds"])
-    left = args.seconds - spent - (time.perf_counter() - begin)
-    cut = cut_to(max(left, 1.0) * TRAINING, a_seed, args.seeds)
-    if cut == Cut(args.seeds, 1.0):
-        return args, ""
-    steps = {name: max(1, int(own[name] * cut.share)) for name in own}
-    what = f"{cut.seeds} of {args.seeds} seeds" + ("" if cut.share == 1.0 else f" and {cut.share:.0%} of the steps")
+    share = share_of_steps(max(clock.left, 1.0) * TRAINING, a_seed)
+    if share == 1.0:
+        return args, share
+    return replace(args, steps=min(max(1, int(steps * share)) for steps in own.values())), share
+
+
+def _said_of(args: Demo, seeds: int, share: float) -> str:
+    """What was cut, in words; "" where nothing was."""
+    if seeds == args.seeds and share == 1.0:
+        return ""
+    what = f"{seeds} of {args.seeds} seeds" + ("" if share == 1.0 else f" and {share:.0%} of the steps")
     words = f"Cut to {args.seconds} seconds on this machine: {what}; the README's table is the full one (--seconds 0). "
     say(words.strip())
-    return replace(args, seeds=cut.seeds, steps=0 if cut.share == 1.0 else min(steps.values())), words
+    return words
 
 
 def _curate(whole: Any, out: Path) -> tuple[Any, list[tuple[str, int, int, float]]]:

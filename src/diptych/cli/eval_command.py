@@ -18,7 +18,10 @@ from diptych.core.result import Metric, Result
 
 @dataclass(frozen=True)
 class Eval:
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME")]
+    model: Annotated[
+        Positional[str],
+        arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME, openai:http://HOST/v1#NAME"),
+    ]
     task: Annotated[Positional[str], arg(metavar="TASK", help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all)")]
     data: Annotated[str, arg(help="any readable data; every held-out split is evaluated")]
     split: Annotated[str, arg(help="only this split")] = ""
@@ -94,7 +97,7 @@ def table(name: str, result: Result) -> list[str]:
     head = f"{name}: {result.task} v{result.version}, {result.n_items:,} items in {result.n_groups:,} groups"
     rules = [f"  {rule.replace('_', ' ')}: {result.notes[rule]}" for rule in RULES if result.notes.get(rule)]
     names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
-    return [head, *rules, *(_grid(result, names) or _list(result, names)), *_ceiling(result), *_left_out(result)]
+    return [head, *rules, *(_grid(result, names) or _list(result, names)), *_ceiling(result), *_left_out(result), *_spent(result)]
 
 
 def _left_out(result: Result) -> list[str]:
@@ -109,6 +112,15 @@ def _left_out(result: Result) -> list[str]:
     if count := notes.get("cases_without_a_false_option"):
         found.append(f"  cases whose false captions equal the true one: {count:,}")
     return found
+
+
+def _spent(result: Result) -> list[str]:
+    """What a model behind an address was asked, and what that cost where its address has prices."""
+    if not (spent := result.notes.get("spent")):
+        return []
+    cost = f", cost {spent['cost']:.4f}" if spent["cost"] else ""
+    tokens = f"{spent['prompt_tokens']:,} tokens read, {spent['written_tokens']:,} written"
+    return [f"  asked {spent['asked']:,}, looked up {spent['looked_up']:,}, failed {spent['failed']:,}; {tokens}{cost}"]
 
 
 def _list(result: Result, names: Sequence[str]) -> list[str]:

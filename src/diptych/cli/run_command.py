@@ -14,12 +14,14 @@ from tyro.conf import arg
 from diptych.cli.flat import documented, flat, pick
 from diptych.cli.output import existing_file, finish, parse
 from diptych.core.contracts import Pipeline, Role, VectorIndex
+from diptych.core.errors import ConfigError
 from diptych.core.image import FileImage, ImageSource
 from diptych.core.registry import PIPELINES
 
 
 @dataclass(frozen=True)
 class Output:
+    out: Annotated[Path | None, arg(help="a picture of the answer, where the pipeline draws one (.png)")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -37,12 +39,28 @@ def main(argv: Sequence[str]) -> int:
     args: Any = parse(
         flat("Run", [(part, None) for part in parts]), argv[1:], f"run {kind.slug}", (kind.__doc__ or "").partition("\n")[0]
     )
+    if args.out is not None and args.out.suffix.lower() != ".png":
+        raise ConfigError(f"--out is {args.out} (expected a file that ends in .png)")
     from diptych.pipelines.roles import start
 
     with ExitStack() as opened:
         pipeline: Pipeline = start(kind, _given(kind.roles, args, opened), **pick(own, args))
         answer = pipeline.run(kind.request(**_pictures(kind.request, args)))
-    return finish(answer.to_json(), answer.lines(), args.json)
+    lines = list(answer.lines())
+    if args.out is not None:
+        lines.append(f"picture: {_drawn(kind.slug, answer, args.out)}")
+    return finish(answer.to_json(), lines, args.json)
+
+
+def _drawn(slug: str, answer: Any, out: Path) -> Path:
+    """Writes the picture of an answer."""
+    if not callable(getattr(answer, "picture", None)):
+        raise ConfigError(f"pipeline '{slug}' draws no picture (expected no --out)")
+    from diptych.data.media.decode import encode_png
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(encode_png(answer.picture()))
+    return out
 
 
 def _hints(kind: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.output import finish, parse
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.paths import is_picture_name
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 CONDITION = re.compile(r"(?P<column>.+?)(?P<sign>>=|<=|>|<|=)(?P<value>.*)", re.DOTALL)
 
 
@@ -76,7 +76,7 @@ def _query(args: Search) -> tuple[str, Path | None]:
     text, image = args.query.strip(), args.image
     if not text and image is None and not args.like:
         raise ConfigError("the query is empty: say some words or the path of a picture, or give --like UID")
-    if text.lower().endswith(PICTURES):
+    if is_picture_name(text):
         if image is not None:
             raise ConfigError(f"{text} and {image} are two pictures (expected words beside --image)")
         text, image = "", Path(text)

@@ -24,6 +24,19 @@ KINDS = {
 }
 
 
+PICTURE_SUFFIXES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "ppm", "jfif")
+"""How the names of picture files end."""
+
+
+def is_picture_name(name: str | Path) -> bool:
+    """Whether a file of that name is meant to be a picture.
+
+    >>> is_picture_name("a/IMG_1.HEIC"), is_picture_name("a red bus")
+    (True, False)
+    """
+    return Path(name).suffix.lower().removeprefix(".") in PICTURE_SUFFIXES
+
+
 def fault_of(path: str) -> str:
     """Why no file can have this path, or "".
 

@@ -11,6 +11,7 @@
     MEDIA       what a sample may hold              diptych.media
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
     TEXT_BACKENDS   what writes texts in curation   diptych.text_backends
+    EXTRACTORS  which option a reply means         diptych.extractors
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
 
@@ -153,6 +154,10 @@ OPERATORS = Registry(
     "diptych.operators",
     {
         "align": ("diptych.curate.operators.align:AlignFilters", "sizes, shapes and texts of web pairs, by counting"),
+        "bench_questions": (
+            "diptych.curate.operators.bench_questions:BenchQuestions",
+            "drops nothing: questions to ask models, from boxes and relations",
+        ),
         "exact_duplicates": (
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
@@ -162,10 +167,18 @@ OPERATORS = Registry(
             "diptych.curate.operators.generated_captions:GeneratedCaptions",
             "a caption for every image, by a model that writes",
         ),
+        "identity_seed": (
+            "diptych.curate.operators.identity_seed:IdentitySeed",
+            "persons that trackers mixed up, by their pictures",
+        ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",
+        ),
+        "pseudo_texts": (
+            "diptych.curate.operators.pseudo_texts:PseudoTexts",
+            "drops nothing: what a frozen model sees of each person, in attributes and a sentence",
         ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
@@ -195,6 +208,11 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "person_attributes": (
+            "diptych.tasks.domains.person_attributes:PersonAttributes",
+            "what a person wears and carries, by words",
+        ),
+        "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "video_classification": (
@@ -221,7 +239,7 @@ TASKS = Registry(
         "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
         "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
         "multiple_choice": (
-            "diptych.tasks.generation.multiple_choice:MultipleChoice",
+            "diptych.tasks.choice.multiple_choice:MultipleChoice",
             "questions with options, in several orders of them",
         ),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
@@ -243,6 +261,15 @@ TASKS = Registry(
         ),
         "hico_det": ("diptych.tasks.relations.hico_det:HicoDet", "human-object interactions of HICO-DET"),
         "v_coco": ("diptych.tasks.relations.v_coco:VCoco", "actions and roles of V-COCO"),
+        "slide_detection": (
+            "diptych.tasks.domains.slide_detection:SlideDetection",
+            "slides with a tumour, by the share of their tiles",
+        ),
+        "slide_segmentation": (
+            "diptych.tasks.domains.slide_segmentation:SlideSegmentation",
+            "where a slide's tumour is, at a threshold from validation slides",
+        ),
+        "slide_subtyping": ("diptych.tasks.domains.slide_subtyping:SlideSubtyping", "kinds of tumour, by the votes of tiles"),
         "v_coco_triplets": ("diptych.tasks.relations.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
     },
     room="tasks",
@@ -275,10 +302,20 @@ WORLDS = Registry(
         ),
         "styles": ("diptych.worlds.scene_styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
         "languages": ("diptych.worlds.scene_languages:languages", "scenes with captions in three languages, word order and all"),
+        "scene_pairs": ("diptych.worlds.scene_pairs:scene_pairs", "pairs of scenes with a text that both together answer"),
         "invented": ("diptych.worlds.invented:invented", "shapes with made-up names, known by their descriptions"),
         "links": ("diptych.worlds.links:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.tailed_links:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
+        "pedestrians": (
+            "diptych.worlds.pedestrians:pedestrians",
+            "persons by their attributes, several pictures and captions each",
+        ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "tissue": (
+            "diptych.worlds.tissue.world:tissue",
+            "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
+        ),
+        "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
@@ -323,6 +360,8 @@ MODELS = Registry(
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
+        "fiber_detector": ("diptych.models.fiber.grounding:FiberPhrases", "boxes for phrases, on the towers of FIBER"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
             "relations between things, one prototype a predicate",
@@ -333,6 +372,7 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": ("diptych.models.pairs.class_embedder:ClassEmbedder", "an image tower with classifiers on prefixes"),
         "matcher": ("diptych.models.pairs.match_embedder:MatchEmbedder", "reads an image and a text together"),
+        "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
@@ -376,6 +416,16 @@ TEXT_BACKENDS = Registry(
     },
 )
 """Each takes a `curate.writing.opened.Wanted` and gives a `TextBackend`."""
+EXTRACTORS = Registry(
+    "extractor",
+    "diptych.extractors",
+    {
+        "strict": ("diptych.tasks.choice.extractors:strict", "what a reply says outright; the default"),
+        "ii_bench": ("diptych.tasks.choice.released_extractors:ii_bench", "as II-Bench is released"),
+        "vlmevalkit": ("diptych.tasks.choice.released_extractors:vlmevalkit", "as VLMEvalKit matches without a judge"),
+        "muirbench": ("diptych.tasks.choice.released_extractors:muirbench", "as lmms-eval reads MUIRBench"),
+    },
+)
 
 REGISTRIES: tuple[Registry, ...] = (
     RECIPES,
@@ -390,4 +440,5 @@ REGISTRIES: tuple[Registry, ...] = (
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
     TEXT_BACKENDS,
+    EXTRACTORS,
 )

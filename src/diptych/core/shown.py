@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diptych.core.errors import MissingExtra
 from diptych.core.visible import visible
+
+if TYPE_CHECKING:
+    from diptych.core.sample import Sample
 
 Row = Mapping[str, Any]
 SHOWN = 12
@@ -58,3 +61,12 @@ def thumbnail(source: Any) -> str:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt=""/>'
+
+
+def samples(some: Iterable[Sample], *, caption: str) -> str:
+    """A table of samples for notebooks: picture, uid and the first texts."""
+    rows = [
+        {"": thumbnail(sample.image), "uid": sample.uid, "texts": " | ".join(text.string for text in sample.texts[:3])}
+        for sample in some
+    ]
+    return table(rows, caption=caption, raw=("",))

@@ -363,8 +363,4 @@ class Pool:
         )
 
     def _repr_html_(self) -> str:
-        rows = [
-            {"": shown.thumbnail(sample.image), "uid": sample.uid, "texts": " | ".join(text.string for text in sample.texts[:3])}
-            for sample in self[: shown.SHOWN]
-        ]
-        return shown.table(rows, caption=repr(self), raw=("",))
+        return shown.samples(self[: shown.SHOWN], caption=repr(self))

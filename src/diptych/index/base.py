@@ -5,17 +5,15 @@ a sample becomes vectors and how a search (`plan`) becomes what the engine is as
     FOLDER/shard/       the engine's files (`edge`), unless they lie on a server (`server`)
     FOLDER/words.txt    vocabulary of lexical kinds
 
-A build happens in `.NAME.building` beside the target and takes its place when everything is in it; a build that was killed goes on
-from there when it is started again. What `add` and `remove` have returned from, and every block that a build or an `add` has
+How it is built and filled stands in `building`. What `add` and `remove` have returned from, and every block that a build or an `add` has
 stored, survives a kill. A text can only be compared with vectors of the model that reads it, so opening an index with another
 model is refused.
 """
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Unpack, get_args, overload
@@ -23,24 +21,22 @@ from typing import Any, ClassVar, Literal, Self, Unpack, get_args, overload
 import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
-from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
-from diptych.core.files import publish
+from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.lock import only_here
+from diptych.core.paths import is_picture_name
 from diptych.core.sample import Sample, Text
+from diptych.index.building import build_in_place, fill
 from diptych.index.collection import Collection
-from diptych.index.disk import DiskFull, full_disk
+from diptych.index.disk import full_disk
 from diptych.index.door import Door, Inside
-from diptych.index.facts import FILE, Facts, Info, read_facts
+from diptych.index.facts import Facts, Info, read_facts
 from diptych.index.hits import Hits, Pictures
 from diptych.index.items import Block, What, image_items, text_items
-from diptych.index.places import drop_collection, new_collection, refuse_target, sweep
+from diptych.index.places import new_collection, refuse_target, sweep
 from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Options, Part, SearchPlan, picture
-from diptych.index.progress import shown
 from diptych.index.ranking import Ranking, hits_of
 from diptych.index.store import Dense, Space, Vectors
-
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 Existing = Literal["replace", "skip"]
 
@@ -64,8 +60,8 @@ class Index(ABC):
 
     def __init__(self, folder: Path, facts: Facts, model: Any) -> None:
         self.folder, self._model = folder, model
-        self._collection = Collection(folder, facts, self.spaces)
-        self._batch_size = 64
+        self.collection = Collection(folder, facts, self.spaces)
+        self.batch_size = 64
 
     # ------------------------------------------------------------ what a kind says
 
@@ -110,6 +106,12 @@ class Index(ABC):
         """Unit vectors to search by."""
         raise ConfigError(f"an index of kind '{self.kind}' does not search by vectors: ask with a text, an image or a uid")
 
+    def blocks(self, pool: Dataset) -> Iterator[Block]:
+        """The items of a pool, embedded, a block at a time."""
+        if self._facts.what == "images":
+            return image_items(self.encode_samples, pool, needs_image=self.needs_image())
+        return text_items(self.encode_texts, pool)
+
     # ------------------------------------------------------------ searching
 
     def answer(self, plan: SearchPlan) -> Hits:
@@ -120,7 +122,7 @@ class Index(ABC):
         self.check_mode(plan)
         if plan.only is None and not self.combines:
             raise ConfigError(f"an index of kind '{self.kind}' cannot add and subtract: ask with one text, one image or one uid")
-        engine, columns = self._collection.engine, self._facts.columns
+        engine, columns = self.collection.engine, self._facts.columns
         found = hits_of(self.ranking(plan), plan, engine, columns, compare=self.compare, deepest=self.deepest)
         return Hits(found, pictures=self.pictures)
 
@@ -154,7 +156,7 @@ class Index(ABC):
             return [self.search(one, k, **options) for one in query]
         if isinstance(query, Text):
             return self.search_text(query.string, k, **options)
-        if isinstance(query, str) and not (Path(query).suffix.lower() in PICTURES and Path(query).is_file()):
+        if isinstance(query, str) and not (is_picture_name(query) and Path(query).is_file()):
             return self.search_text(query, k, **options)
         return self.search_image(query, k, **options)
 
@@ -209,53 +211,18 @@ class Index(ABC):
         cls.check_model(model, what)
         place = folder.absolute()
         with only_here(place.parent, f".{place.name}.lock", f"{folder} is being built"):
-            return cls._built(model, pool, folder, what, batch_size, progress, url, source, options)
-
-    @classmethod
-    def _built(
-        cls,
-        model: Any,
-        pool: Dataset,
-        folder: Path,
-        what: What,
-        batch_size: int,
-        progress: bool,
-        url: str,
-        source: dict[str, str] | None,
-        options: dict[str, Any],
-    ) -> Self:
-        """`build`, once it is the only one."""
-        facts = Facts(
-            kind=cls.kind,
-            what=what,
-            model={"name": model.name, "fingerprint": model.fingerprint},
-            data={"name": pool.name, "fingerprint": pool.fingerprint, "samples": len(pool)},
-            options=cls.settings(model, pool, what, **options),
-            source=source or {},
-            url=url,
-            collection=new_collection(folder) if url else "",
-        )
-        work = folder.parent / f".{folder.name}.building"
-        index = cls._started(work, facts, model)
-        try:
-            done = set(index.uids()) if index._collection.is_open else set()
-            with full_disk(work):
-                index._fill(pool, batch_size=batch_size, progress=progress, skip=done, once=True)
-            if not index._collection.is_open or not len(index):
-                raise DataError(f"nothing in '{pool.name}' could be embedded", field=what, expected=f"samples with {what}")
-            index._collection.settle()
-        except DiskFull:  # started again with more room, it goes on
-            raise
-        except DiptychError:  # started again, it would fail again
-            index._collection.destroy()
-            raise
-        finally:
-            index.close()
-        before = read_facts(folder) if folder.exists() and (folder / FILE).is_file() else None
-        publish(work, folder)
-        if before is not None and before.is_told(url):
-            drop_collection(before)
-        return cls.open(folder, model, url=url)
+            facts = Facts(
+                kind=cls.kind,
+                what=what,
+                model={"name": model.name, "fingerprint": model.fingerprint},
+                data={"name": pool.name, "fingerprint": pool.fingerprint, "samples": len(pool)},
+                options=cls.settings(model, pool, what, **options),
+                source=source or {},
+                url=url,
+                collection=new_collection(folder) if url else "",
+            )
+            build_in_place(cls, facts, model, pool, folder, batch_size=batch_size, progress=progress)
+            return cls.open(folder, model, url=url)
 
     @classmethod
     def open(cls, folder: Path | str, model: Any = None, *, url: str = "") -> Self:
@@ -276,8 +243,8 @@ class Index(ABC):
                 raise RunError(f"{folder}: {error}") from error
         facts.refuse_untold(folder, url)
         index = cls(folder, facts, model)
-        index._collection.load()
-        if not index._collection.is_visit:
+        index.collection.load()
+        if not index.collection.is_visit:
             sweep(folder, facts)
         return index
 
@@ -293,35 +260,20 @@ class Index(ABC):
             self._reread()
             changed()
 
-        if self._facts.url or self._collection.is_visit:
+        if self._facts.url or self.collection.is_visit:
             yield  # others can ask the server, or the process that has it open
             return
         door = None
         with suppress(OSError, AttributeError):  # a folder, or a system, without such sockets: then nobody comes in
-            door = Door(self.folder, lambda: self._collection.engine, inside, refresh)
+            door = Door(self.folder, lambda: self.collection.engine, inside, refresh)
         try:
             yield
         finally:
             if door is not None:
                 door.close()
 
-    @classmethod
-    def _started(cls, work: Path, facts: Facts, model: Any) -> Self:
-        """An index in the working folder: what an interrupted build of the same thing left there, or a new one."""
-        if (work / FILE).is_file():
-            before = read_facts(work)
-            before.refuse_untold(work, facts.url)
-            index = cls(work, before, model)
-            index._collection.load()  # raises when another process is building there
-            if before.same_build(facts):
-                return index
-            index._collection.destroy()
-        shutil.rmtree(work, ignore_errors=True)  # killed before its first block
-        work.mkdir(parents=True)
-        return cls(work, facts, model)
-
     def close(self) -> None:
-        self._collection.close()
+        self.collection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -330,7 +282,7 @@ class Index(ABC):
         self.close()
 
     def __len__(self) -> int:
-        return self._collection.engine.count()
+        return self.collection.engine.count()
 
     @property
     def embedder(self) -> Any:
@@ -340,7 +292,7 @@ class Index(ABC):
     @property
     def info(self) -> Info:
         dim = next((space.dim for space in self.spaces() if isinstance(space, Dense)), 0)
-        return self._facts.info(count=len(self), dim=dim, size=self._collection.engine.bytes())
+        return self._facts.info(count=len(self), dim=dim, size=self.collection.engine.bytes())
 
     # ------------------------------------------------------------ changing
 
@@ -359,7 +311,7 @@ class Index(ABC):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Only one visitor of an index changes it at a time: facts and vocabulary are files that it writes."""
-        if not self._collection.is_visit:
+        if not self.collection.is_visit:
             yield
             return
         with only_here(self.folder, ".changing", f"{self.folder} is being changed"):
@@ -368,15 +320,15 @@ class Index(ABC):
 
     def _reread(self) -> None:
         """Facts and vocabulary as another process has left them."""
-        self._collection.reread()
+        self.collection.reread()
         for name in self.read_once:
             self.__dict__.pop(name, None)
 
     def _added(self, pool: Dataset, batch_size: int, progress: bool, existing: Existing) -> int:
         skip = set(self.uids()) if existing == "skip" else set()
         with full_disk(self.folder):
-            stored = self._fill(pool, batch_size=batch_size, progress=progress, skip=skip)
-            self._collection.settle()
+            stored = fill(self, pool, batch_size=batch_size, progress=progress, skip=skip)
+            self.collection.settle()
         return stored
 
     def remove(self, uids: Iterable[str]) -> int:
@@ -386,23 +338,23 @@ class Index(ABC):
         """
         names = list(dict.fromkeys(uids))
         with full_disk(self.folder), self._alone():
-            return self._collection.remove(names) if names else 0
+            return self.collection.remove(names) if names else 0
 
     def uids(self) -> list[str]:
         """The uids of all items, sorted; a sample with several texts in an index of texts is there once."""
-        return self._collection.uids()
+        return self.collection.uids()
 
     def compact(self) -> int:
         """Write all items anew, so that nothing of removed ones stays on disk. Returns how many bytes that saved. A server does
         this by itself."""
         with full_disk(self.folder):
-            return 0 if self._facts.url else self._collection.compact()
+            return 0 if self._facts.url else self.collection.compact()
 
     def move(self, url: str) -> None:
         """Bring all items to a Qdrant server, or with "" from there into the folder; then let go of them where they were. What
         goes wrong on the way leaves the index as it was."""
         with full_disk(self.folder):
-            self._collection.move(url)
+            self.collection.move(url)
 
     def export(self, out: Path | str, *, vectors: bool = True) -> int:
         """Write all items to a Parquet file (uid, columns, vectors by space), or their uids to a text file, one a line. Returns how
@@ -415,40 +367,18 @@ class Index(ABC):
         if out.suffix != ".parquet":
             raise ConfigError(f"{out} ends in '{out.suffix}' (expected .parquet, or .txt for the uids alone)")
         spaces = self.spaces() if vectors else []
-        items = self._collection.scroll(spaces)
+        items = self.collection.scroll(spaces)
         return export_parquet(items, self._facts.columns, spaces, self.vocabulary_terms(), out)
 
     def vocabulary_terms(self) -> list[str]:
         """What the numbers of sparse vectors stand for; empty where there are none."""
         return []
 
-    # ------------------------------------------------------------ inside: filling
-
-    def _fill(self, pool: Dataset, *, batch_size: int, progress: bool, skip: Container[str], once: bool = False) -> int:
-        """Embed and store block by block. skip: uids to pass over; once: a uid that comes twice is refused."""
-        self._batch_size = batch_size
-        rows = [row for row, uid in enumerate(pool.uids) if uid not in skip]
-        part = pool if len(rows) == len(pool) else pool.select(rows)
-        stored, seen = 0, set[str]()
-        for block in shown(self._blocks(part), len(part), progress):
-            for uid in block.uids if once else ():
-                if uid in seen:
-                    raise DataError(f"uid {uid} is there twice", field="uid", expected="uids that differ")
-                seen.add(uid)
-            self._collection.put(block, over=not once)
-            stored += len(block.items)
-        return stored
-
-    def _blocks(self, pool: Dataset) -> Iterator[Block]:
-        if self._facts.what == "images":
-            return image_items(self.encode_samples, pool, needs_image=self.needs_image())
-        return text_items(self.encode_texts, pool)
-
     # ------------------------------------------------------------ inside: what kinds use
 
     @property
     def _facts(self) -> Facts:
-        return self._collection.facts
+        return self.collection.facts
 
     def _cannot_take(self, part: Part) -> ConfigError:
         """The error for a part that this kind of index does not know."""

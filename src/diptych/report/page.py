@@ -57,18 +57,30 @@ def lines(items: Iterable[str], *, warn: bool = False) -> str:
     return "<ul>" + "".join(f"<li{mark}>{escape(item)}</li>" for item in items) + "</ul>"
 
 
+MANY = 4
+"""Columns from which on a table is stacked on a phone."""
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; a column whose every cell is a number, or a number with an interval, is set to the right."""
+    """A table; a column whose every cell is a number, or a number with an interval, is set to the right.
+
+    One of many columns is too wide for a phone: there each row stands as a block of its own, a line a cell, named by its column.
+    """
     body = [[_cell(value) for value in row] for row in rows]
     if not body:
         return ""
     right = [all(_numeric(row[i]) for row in body) for i in range(len(head))]
 
+    many = len(head) >= MANY
+
     def line(tag: str, cells: Sequence[str]) -> str:
         marks = [' class="n"' if right[i] else "" for i in range(len(cells))]
+        if many and tag == "td":
+            marks = [f'{mark} data-head="{escape(name)}"' for mark, name in zip(marks, head, strict=True)]
         return "<tr>" + "".join(f"<{tag}{m}>{escape(c)}</{tag}>" for m, c in zip(marks, cells, strict=True)) + "</tr>"
 
-    return f'<div class="wide"><table>{line("th", head)}{"".join(line("td", row) for row in body)}</table></div>'
+    kind = ' class="stack"' if many else ""
+    return f'<div class="wide"><table{kind}>{line("th", head)}{"".join(line("td", row) for row in body)}</table></div>'
 
 
 def cards(items: Iterable[tuple[str, str]]) -> str:

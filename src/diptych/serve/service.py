@@ -208,12 +208,18 @@ class Service:
         except DecodeError:
             raise Refused(404, "the image of that item cannot be read") from None
 
-    async def thumbnail(self, uid: str, side: int) -> bytes:
-        """The picture of an item as WebP of at most `side` pixels a side. Raises Refused (404)."""
-        known = self.thumbnails.known(uid, side)
+    async def thumbnail(self, uid: str, side: int, medium: str = "") -> bytes:
+        """The picture of an item, or of another medium that it has, as WebP of at most `side` pixels a side. Raises Refused (404)."""
+        key = f"{medium}\n{uid}" if medium else uid
+        known = self.thumbnails.known(key, side)
         if known is not None:
             return known
         pool, row = self.row(uid)
+        if medium:
+            other = await self.aside(lambda: pool[row].media.get(medium))
+            if other is None:
+                raise Refused(404, f"that item has no medium '{medium}'")
+            return self.thumbnails.keep(key, side, await self._other_thumbnail(other, side))
         shown = await self.aside(lambda: pool[row].shown)
         if shown is not None and shown.medium != "image":
             return self.thumbnails.keep(uid, side, await self._medium_thumbnail(shown, side))
@@ -226,6 +232,15 @@ class Service:
         except DecodeError:
             raise Refused(404, "that item has no image that can be shown") from None
         return self.thumbnails.keep(uid, side, data)
+
+    async def _other_thumbnail(self, item: MediaItem, side: int) -> bytes:
+        """Of a medium beside the picture; pictures are decoded where all others are."""
+        if item.medium != "image" or isinstance(item.parts[0], ArrayImage):
+            return await self._medium_thumbnail(item, side)
+        try:
+            return await self._decoders.thumbnail(await self.aside(item.parts[0].read), "that medium", side)
+        except (DecodeError, OSError):
+            raise Refused(404, "that medium cannot be shown") from None
 
     async def _medium_thumbnail(self, item: MediaItem, side: int) -> bytes:
         """A clip, a cloud, a volume as one small picture, within the limits of its medium."""

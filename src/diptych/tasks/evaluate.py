@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,14 @@ def evaluate(
     if not len(data):
         raise DataError(f"'{data.name}' is empty: there is nothing to evaluate", expected="one sample or more")
     ask: Callable[..., pa.Table] = task.predict
+    before = getattr(model, "spent", None)
+    found = ask(model, data, **parts)
     records = with_facts(
-        ask(model, data, **parts),
+        found,
         protocol=f"{task.name} v{task.version}",
         data={"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)},
         model=_identity(model),
+        **({} if before is None else {"spent": asdict(model.spent - before)}),
         **({"roles": {name: [_identity(one) for one in _several(part)] for name, part in parts.items()}} if parts else {}),
     )
     result = task.score(records)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.core.contracts import AsksOthers, Role, Task, VectorIndex
+from diptych.core.contracts import AsksOthers, MatchMapper, Role, Task, VectorIndex
 from diptych.core.errors import ConfigError, RunError
+from diptych.models.io.foreign.matchers import open_matcher
 from diptych.models.io.opened import open_address, require
 
 
@@ -43,7 +44,7 @@ def _filled(role: Role, given: Any, asker: str) -> Any:
     if role.needs is VectorIndex and isinstance(given, str | Path):
         raise ConfigError(f"{who} got the address {given} (expected an open index: diptych.open_index)")
     if not role.many:
-        model = open_address(given) if isinstance(given, str | Path) else given
+        model = _opened(given, role.needs) if isinstance(given, str | Path) else given
         require(model, role.needs, who=who)
         return model
     models = _folder(Path(given)) if isinstance(given, str | Path) else given
@@ -52,6 +53,13 @@ def _filled(role: Role, given: Any, asker: str) -> Any:
     for model in models:
         require(model, role.needs, who=who)
     return list(models)
+
+
+def _opened(address: str | Path, needs: Any) -> Any:
+    """The model at an address; a BLIP for retrieval with its matching head, where that is what is asked for: else it is an embedder."""
+    if needs is MatchMapper and str(address).startswith("hf:"):
+        return open_matcher(str(address))
+    return open_address(address)
 
 
 def _folder(folder: Path) -> list[Any]:

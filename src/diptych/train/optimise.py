@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
+from diptych.train.adan import Adan
 from diptych.train.lamb import Lamb
 from diptych.train.parallel import full, like
 
@@ -45,6 +46,8 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
     if spec.kind == "sgd":
         kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
         return kind(lists, lr=spec.lr, momentum=spec.betas[0])
+    if spec.kind == "adan":
+        return Adan(lists, lr=spec.lr, betas=spec.betas, third_beta=spec.third_beta, eps=spec.eps)
     return Lamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
 
 
@@ -66,7 +69,11 @@ class _DecoupledSGD(torch.optim.SGD):
 
 def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
-    linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times."""
+    linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times. Of a `part` of a schedule these are
+    the steps."""
+    begin, end = spec.part
+    whole = steps / (end - begin)
+    step, steps = step + round(begin * whole), round(whole)
     warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
     if step < warmup:
         return spec.lr * (step + 1) / warmup

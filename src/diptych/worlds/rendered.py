@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
+from diptych.core import shown
 from diptych.core.config import config_hash
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
@@ -82,7 +83,16 @@ class Rendered:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: int) -> Sample:
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Rendered: ...
+
+    def __getitem__(self, row: int | slice) -> Sample | Rendered:
+        """The sample of a row, or the data set of some: ``scenes[3]``, ``scenes[:100]``."""
+        if isinstance(row, slice):
+            return self.select(range(len(self))[row])
         drawn: dict[int, Sample] | None = self._cache.get("drawn")
         if drawn is None:
             return self.world.sample(*self.rows[row])
@@ -92,6 +102,14 @@ class Rendered:
                 return sample
             drawn[row] = sample
         return drawn[row]
+
+    def __contains__(self, uid: object) -> bool:
+        """Whether there is a sample of that uid."""
+        return uid in self.uids
+
+    def _repr_html_(self) -> str:
+        first = (self[row] for row in range(min(len(self), shown.SHOWN)))
+        return shown.samples(first, caption=f"{self.name}: {len(self):,} samples, rendered as they are needed")
 
     def remembering(self, limit: int = REMEMBERED) -> Rendered:
         """The same rows; scenes that were drawn once are kept, up to `limit` bytes of pixels, since rendering one again costs more

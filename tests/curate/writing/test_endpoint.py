@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from diptych.core.errors import ConfigError, RunError
-from diptych.curate.writing.answers import Answers
-from diptych.curate.writing.backends import endpoint
-from diptych.curate.writing.backends.endpoint import KEY, Endpoint
+from diptych.curate.writing.backends.endpoint import Endpoint
 from diptych.curate.writing.requests import Request, Sampling
 from diptych.curate.writing.writer import answers_of
+from diptych.models.endpoint.answers import Answers
+from diptych.models.endpoint.line import KEY, Line
 
 from ..conftest import Server, said
 
@@ -24,7 +24,7 @@ from ..conftest import Server, said
 @pytest.fixture(autouse=True)
 def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr(endpoint.time, "sleep", slept.append)
+    monkeypatch.setattr(Line, "_rest", lambda line, seconds: slept.append(seconds))
     return slept
 
 

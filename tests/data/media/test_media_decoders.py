@@ -348,6 +348,7 @@ def test_frame_places_by_hand() -> None:
 
 
 def test_a_slide_without_its_reader_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openslide", None)
+    for name in ("openslide", "tiffslide"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtra, match=r"diptych\[slides\]"):
         item("slide", b"x").decode()

@@ -16,8 +16,9 @@ from diptych.core.errors import ConfigError, MissingExtra
 from diptych.core.image import ArrayImage
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.export import to_onnx, to_transformers
-from diptych.models.io.foreign import load_foreign
+from diptych.models.io.export.onnx_files import to_onnx
+from diptych.models.io.export.transformers_folder import to_transformers
+from diptych.models.io.foreign.load import load_foreign
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower

@@ -17,13 +17,14 @@ from PIL import Image
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.tokenize import CLEANERS, Tokenizer
-from diptych.models.io.foreign import load_foreign
-from diptych.models.io.foreign_preprocess import from_processor
-from diptych.models.io.foreign_tokenizer import from_transformers
-from diptych.models.io.open_clip_layout import open_clip_parts
-from diptych.models.io.parts import built, fits
-from diptych.models.io.transformers_layout import FAMILIES
+from diptych.data.text.cleaners import CLEANERS
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.foreign.load import load_foreign
+from diptych.models.io.foreign.open_clip_layout import open_clip_parts
+from diptych.models.io.foreign.parts import built, fits
+from diptych.models.io.foreign.preprocess import from_processor
+from diptych.models.io.foreign.tokenizer import from_transformers
+from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower

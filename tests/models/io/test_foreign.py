@@ -17,7 +17,7 @@ from diptych.core.contracts import Embedder
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.foreign import load_foreign
+from diptych.models.io.foreign.load import load_foreign
 
 TEXTS = ["a red bus", "a green tree by the road with a bus", "bus"]
 PIXELS = [np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8) for seed in range(3)]

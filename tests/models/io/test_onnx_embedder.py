@@ -17,8 +17,8 @@ from diptych.core.image import ArrayImage
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.index.kinds.dense import DenseIndex
-from diptych.models.io.export import to_onnx
-from diptych.models.io.onnx_embedder import OnnxEmbedder
+from diptych.models.io.export.onnx_embedder import OnnxEmbedder
+from diptych.models.io.export.onnx_files import to_onnx
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower

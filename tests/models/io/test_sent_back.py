@@ -14,10 +14,10 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.adapter_folder import for_transformers, merge_adapter, save_adapter
-from diptych.models.io.export import to_transformers
-from diptych.models.io.open_clip_export import model_config, to_open_clip
-from diptych.models.io.sent_back import sent_back
-from diptych.models.io.transformers_layout import FAMILIES
+from diptych.models.io.export.open_clip import model_config, to_open_clip
+from diptych.models.io.export.sent_back import sent_back
+from diptych.models.io.export.transformers_folder import to_transformers
+from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.adapters import LoRA, add_adapters, merged
@@ -168,8 +168,8 @@ def test_peft_puts_our_adapter_on_the_clip_model_of_transformers(tmp_path: Path)
 def test_a_folder_of_the_same_class_answers_as_the_tuned_model(tmp_path: Path) -> None:
     import transformers
 
+    from diptych.models.io.export.sent_back import to_same_class
     from diptych.models.io.opened import open_address
-    from diptych.models.io.sent_back import to_same_class
 
     to_transformers(clip(), tmp_path / "base")
     tuned = open_address(f"hf:{tmp_path / 'base'}")
@@ -190,7 +190,7 @@ def test_a_folder_of_the_same_class_answers_as_the_tuned_model(tmp_path: Path) -
 
 def test_sentence_transformers_opens_the_export(tmp_path: Path) -> None:
     st = pytest.importorskip("sentence_transformers")
-    from diptych.models.io.sentence_export import to_sentence_transformers
+    from diptych.models.io.export.sentence_transformers import to_sentence_transformers
 
     embedder = clip()
     to_sentence_transformers(lambda folder: to_transformers(embedder, folder), tmp_path / "out")

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from torch import distributed as dist
+from joined_processes import on_processes
 
 from diptych.core.errors import ConfigError
 from diptych.models import pairs
-from diptych.models.io.clip_layout import from_open_clip
+from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.layers.transformer import Block
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.text_set_encoder import TextSetEncoder
@@ -134,14 +133,12 @@ def test_a_training_step_on_cuda_equals_one_on_cpu() -> None:
         torch.testing.assert_close(theirs.detach().cpu(), ours.detach(), atol=1e-3, rtol=1e-3)
 
 
-def _rank(rank: int, folder: str) -> None:
+def _rank(rank: int, world: int) -> bool:
     """Gradients and clamp of a model with one learned number, plain against both wrappers, on two processes."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
     from torch.nn.parallel import DistributedDataParallel
 
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     grads = {}
     for wrapper in ("plain", "ddp", "fsdp"):
         torch.manual_seed(0)
@@ -173,13 +170,11 @@ def _rank(rank: int, folder: str) -> None:
     for wrapper in ("ddp", "fsdp"):
         for name, expected in grads["plain"].items():
             torch.testing.assert_close(grads[wrapper][name], expected, atol=1e-12, rtol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
-    dist.destroy_process_group()
-    Path(folder, f"compared-{rank}").touch()
+    return True
 
 
 def test_two_processes_wrapped_or_sharded_have_the_gradient_of_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
-    assert len(list(tmp_path.glob("compared-*"))) == 2, "both processes reached the end of their comparisons"
+    assert on_processes(_rank, tmp_path) == [True, True], "both processes reached the end of their comparisons"
 
 
 def holding() -> TextSetEncoder:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diptych import api
 from diptych.core.contracts import PairScorer
 from diptych.core.errors import ConfigError
-from diptych.models.io.matchers import BlipMatcher, open_matcher, reader_inputs
+from diptych.models.io.foreign.matchers import BlipMatcher, open_matcher, reader_inputs
 from diptych.models.pairs.match_embedder import MatchEmbedder
 from diptych.models.pairs.matcher import Matched, drawn, match_at, match_matrix
 from diptych.recipes._shared.fused_pairs import matching

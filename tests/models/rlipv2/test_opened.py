@@ -20,8 +20,8 @@ from diptych.core.contracts import Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.models.detection.backbone import detection_backbone
+from diptych.models.detection.checkpoint import Released
 from diptych.models.rlipv2 import opened
-from diptych.models.rlipv2.checkpoint import Released
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.published import ROBERTA, build, to_released
 from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector

@@ -11,7 +11,7 @@ import torch
 
 from diptych.core import systems
 from diptych.core.errors import ConfigError
-from diptych.models.io.clip_layout import from_open_clip
+from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.towers.attention_pool import AttentionPool
 from diptych.models.towers.towers import image_tower, text_tower

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
 import pair_examples as made
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from joined_processes import on_processes
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
@@ -385,9 +383,7 @@ def part(rank: int, world: int, name: str) -> list[Tensor]:
     return [torch.stack(list(terms.values())).detach(), torch.stack(list(parts.values())), *gradients]
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def work(rank: int, world: int) -> dict[str, Any]:
     found = {name: part(rank, world, name) for name in CASES}
     predictions, targets = example()
     if rank == 1:  # no pairs here: the released divisors count each process alone
@@ -395,18 +391,13 @@ def work(rank: int, world: int, folder: str) -> None:
     found["process"] = [
         torch.stack(list(PairSetLoss(divisors="process")(predictions, targets, relation_text_RD=TEXT)[0].values()))
     ]
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module", params=[1, 2])
 def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp(f"pairs{request.param}")
-    if request.param == 1:
-        work(0, 1, str(folder))
-    else:
-        mp.spawn(work, args=(request.param, str(folder)), nprocs=request.param)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+    return [work(0, 1)] if request.param == 1 else on_processes(work, folder, world=request.param)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from joined_processes import on_processes
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
@@ -73,20 +71,14 @@ def results(neighbours: Any, rank: int, world: int) -> list[Tensor]:
     return [loss.detach(), torch.autograd.grad(loss, x)[0]]
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save({form: results(form, rank, 2) for form in ("batch", "process")}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def work(rank: int, world: int) -> dict[str, list[Tensor]]:
+    return {form: results(form, rank, world) for form in ("batch", "process")}
 
 
 def test_two_processes_agree_with_one_unless_each_looks_at_its_own_rows(tmp_path: Path) -> None:
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
     loss, grad = results("batch", 0, 1)
     halves = [koleo(half).item() for half in made().chunk(2)]
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for rank, found in enumerate(on_processes(work, tmp_path)):
         torch.testing.assert_close(found["batch"][0], loss)
         torch.testing.assert_close(found["batch"][1] / 2, grad.chunk(2)[rank])
         assert found["process"][0].item() == pytest.approx(sum(halves) / 2, abs=1e-12)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from joined_processes import on_processes
 from torch import Tensor
 
 from diptych.core.errors import ShapeError
@@ -166,17 +166,14 @@ def _losses(rank: int, world: int) -> list[float]:
     return found
 
 
-def _process(rank: int, world: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(torch.tensor(_losses(rank, world), dtype=torch.float64), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def _process(rank: int, world: int) -> torch.Tensor:
+    return torch.tensor(_losses(rank, world), dtype=torch.float64)
 
 
 def test_two_processes_are_one(tmp_path: Path, parity: Any) -> None:
     """Also where the first has another number of negatives than the second: four of six, three of them there."""
     whole = torch.tensor(_losses(0, 1), dtype=torch.float64).view(2, -1)
-    mp.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True).view(2, -1) for rank in range(2)]
+    parts = [part.view(2, -1) for part in on_processes(_process, tmp_path)]
     assert not torch.allclose(parts[0][:, 2:], parts[1][:, 2:])
     pairs = [(part[:, :2], whole[:, :2]) for part in parts]
     grads = [part[:, 2:].view(2, 3, 3, 5) for part in parts]

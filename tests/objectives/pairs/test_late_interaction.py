@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from joined_processes import on_processes
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
@@ -214,19 +212,10 @@ def shares(rank: int, world: int) -> dict[str, list[Tensor]]:
     return found
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(shares(rank, world), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_processes_together_have_the_gradient_of_the_global_mean(tmp_path: Path) -> None:
     """The longest text is in the first process alone: the others' tokens are filled up to its length."""
     world = 2
-    mp.spawn(work, args=(world, str(tmp_path)), nprocs=world)
-    each = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    each = on_processes(shares, tmp_path, world=world)
     for name, (loss, patch, word, scale, parts) in shares(0, 1).items():
         for found in each:
             torch.testing.assert_close(found[name][0], loss, rtol=1e-12, atol=0)

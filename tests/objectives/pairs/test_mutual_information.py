@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 import transformers
+from joined_processes import on_processes
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
@@ -175,19 +173,9 @@ def results(rank: int, world: int) -> dict[str, Tensor]:
     return found
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(results(rank, world), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_agree_with_one_where_labels_are_spread_unevenly(tmp_path: Path) -> None:
-    mp.spawn(work, args=(2, str(tmp_path)), nprocs=2)
     alone = results(0, 1)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for rank, found in enumerate(on_processes(results, tmp_path)):
         for name in FORMS:
             torch.testing.assert_close(found[name], alone[name], rtol=1e-12, atol=1e-12)
             share = alone[f"grad {name}"][rank * N // 2 : (rank + 1) * N // 2]

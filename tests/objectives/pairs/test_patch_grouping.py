@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from joined_processes import on_processes
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
@@ -203,17 +201,12 @@ def results(negatives: Any, rank: int, world: int) -> list[Tensor]:
     return [loss.detach(), *torch.autograd.grad(loss, (patch, text, scale)), parts["accuracy"]]
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save({negatives: results(negatives, rank, 2) for negatives in ("image", "batch")}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def work(rank: int, world: int) -> dict[str, list[Tensor]]:
+    return {negatives: results(negatives, rank, world) for negatives in ("image", "batch")}
 
 
 def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path) -> None:
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
-    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    both = on_processes(work, tmp_path)
     for negatives in ("image", "batch"):
         loss, patch, text, scale, accuracy = results(negatives, 0, 1)
         each = [found[negatives] for found in both]

@@ -31,7 +31,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.dense_segmenter import LanguageGuide
 from diptych.models.denseclip.segmenting import SegmentingModel
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck, SemanticHead
-from diptych.models.io.clip_layout import from_open_clip
+from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.layers.prompt_bank import PromptBank
 from diptych.models.layers.score_map import score_map
 from diptych.models.layers.text_refiner import TextRefiner

@@ -28,7 +28,7 @@ from diptych.data.media.clip_views import ClipAugment, clip_views, read_frames, 
 from diptych.data.media.decode import encode_png
 from diptych.data.text.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.clip_layout import from_open_clip
+from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.video.video_embedder import VideoEmbedder

@@ -38,7 +38,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
 def test_the_paper_holds_the_released_weights_and_gives_their_numbers(parity: Any) -> None:
     import open_clip
 
-    from diptych.models.io.clip_layout import from_open_clip
+    from diptych.models.io.foreign.clip_layout import from_open_clip
 
     torch.manual_seed(0)
     theirs = open_clip.create_model("ViT-B-32-quickgelu").eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,7 @@ def test_two_processes_agree_with_one_unless_keys_are_each_ones_own(tmp_path: Pa
 # ---------------------------------------------------------------- whole runs
 
 
+@cache
 def rows() -> Any:
     return scenes(40, size=32, lengths=("short",), paraphrases=0, negatives=False).to_pool()
 

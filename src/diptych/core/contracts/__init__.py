@@ -15,6 +15,9 @@ from diptych.core.contracts.capabilities import (
     Generator,
     Grounder,
     LexicalEmbedder,
+    MatchMap,
+    MatchMapper,
+    PairJudge,
     PairScorer,
     PointEmbedder,
     Ranker,
@@ -34,14 +37,16 @@ from diptych.core.contracts.engine import Acting, Engine, Outcome, Preferring, S
 from diptych.core.contracts.optimiser import Optimiser, Rule
 from diptych.core.contracts.pipeline import Answer, Pipeline
 from diptych.core.contracts.recipe import Recipe, Stage
+from diptych.core.contracts.reply import Reply, Respondent
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
-from diptych.core.contracts.task import Task, TaskByItem
+from diptych.core.contracts.task import Asked, Task, TaskByItem, TaskInWords
 from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
     "Acting",
     "Answer",
+    "Asked",
     "AsksOthers",
     "Batch",
     "Classifier",
@@ -62,10 +67,13 @@ __all__ = [
     "Grounder",
     "Hook",
     "LexicalEmbedder",
+    "MatchMap",
+    "MatchMapper",
     "Operator",
     "Optimiser",
     "Order",
     "Outcome",
+    "PairJudge",
     "PairScorer",
     "Pipeline",
     "PointEmbedder",
@@ -73,6 +81,8 @@ __all__ = [
     "Ranker",
     "Recipe",
     "Relater",
+    "Reply",
+    "Respondent",
     "Role",
     "Rule",
     "Run",
@@ -82,6 +92,7 @@ __all__ = [
     "Streamer",
     "Task",
     "TaskByItem",
+    "TaskInWords",
     "TokenEmbedder",
     "Trainer",
     "Tuning",

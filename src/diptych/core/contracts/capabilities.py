@@ -75,6 +75,14 @@ class PairScorer(Protocol):
 
 
 @runtime_checkable
+class PairJudge(PairScorer, Protocol):
+    """A `PairScorer` that also says yes or no: a pair fits if its score is above `fits_above` (0 where scores are log-odds)."""
+
+    @property
+    def fits_above(self) -> float: ...
+
+
+@runtime_checkable
 class DenseEmbedder(Protocol):
     """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
 
@@ -106,6 +114,30 @@ class WordMapper(Protocol):
     times what that part of the picture alone says of the term."""
 
     def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchMap:
+    """Where in a picture the tokens of a text were read when a model said whether both fit.
+
+    score       log-odds that they fit
+    weight_LHW  float32 [tokens, rows, columns], 0 or more; marks of begin and end are among the tokens, padding is not
+    offset_L2   int64, the characters [start, stop) of the text that each token stands for; (0, 0) for a mark
+    box         part of the picture under the grid: x0, y0, x1, y1 as shares of its sides
+    """
+
+    score: float
+    weight_LHW: npt.NDArray[np.float32]
+    offset_L2: npt.NDArray[np.int64]
+    box: tuple[float, float, float, float]
+
+
+@runtime_checkable
+class MatchMapper(Protocol):
+    """Which parts of a picture speak for the match with each text. `layer` is one of those in which the text reads the picture, from 0;
+    None takes the model's own choice."""
+
+    def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]: ...
 
 
 @runtime_checkable

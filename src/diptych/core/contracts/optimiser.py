@@ -25,7 +25,7 @@ class Optimiser:
     fewer than two dimensions (biases, norms, scale) unless a rule says otherwise. With `coupled_decay`, for "sgd" alone, it is added to
     the gradient instead and enters the momentum, as in the published recipes of ImageNet."""
 
-    kind: Literal["adamw", "sgd", "lamb"] = "adamw"
+    kind: Literal["adamw", "sgd", "lamb", "adan"] = "adamw"
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
@@ -33,8 +33,10 @@ class Optimiser:
     schedule: Literal["cosine", "linear", "constant", "step"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     final_lr: float = 0.0  # share of lr at the end
+    part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
     coupled_decay: bool = False
+    third_beta: float = 0.99  # "adan": what is kept of the mean of squares; `betas` are of gradients and of their differences
     rules: tuple[Rule, ...] = ()

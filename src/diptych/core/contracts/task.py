@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from diptych.core.contracts.data import Dataset
@@ -38,3 +39,28 @@ class TaskByItem(Task, Protocol):
         The metric is the mean over columns of the mean over items.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A row of records in words.
+
+    uid       of the sample
+    case      names the row among those of other models
+    question  as it was put
+    truth     the right answer, "" where it is kept secret
+    said      the answer as it was read; what was written, where nothing could be read
+    """
+
+    uid: str
+    case: str
+    question: str
+    truth: str
+    said: str
+
+
+@runtime_checkable
+class TaskInWords(TaskByItem, Protocol):
+    """A task whose rows can be told in words, so that two models can be shown side by side."""
+
+    def in_words(self, records: pa.Table) -> list[Asked]: ...

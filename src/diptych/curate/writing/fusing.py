@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diptych.core.contracts import Reply
 from diptych.curate.experts.findings import Finding
 from diptych.curate.text.ngram import words_of
 from diptych.curate.text.plurals import mention
 from diptych.curate.writing.backends.grammar import listed, with_articles
-from diptych.curate.writing.requests import Answer, Request
+from diptych.curate.writing.requests import Request
 
 PLAIN_WORDS = frozenset(
     {
@@ -130,8 +131,8 @@ class Rules:
     def tokens(self, text: str) -> int:
         return len(text.split())
 
-    def write(self, requests: Sequence[Request]) -> list[Answer]:
-        return [Answer(one.caption, 0, self.tokens(one.caption)) for one in requests]
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
+        return [Reply(one.caption, 0, self.tokens(one.caption)) for one in requests]
 
 
 def missing_or_new(caption: str, findings: Sequence[Finding], text: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
 
 
@@ -31,20 +32,6 @@ class Request:
     details: tuple[str, ...] = ()
     style: str = ""
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """text            as the backend wrote it, not yet read
-    prompt_tokens   as the backend counts them
-    written_tokens  likewise
-    fault           "" or, in front of a colon, the kind of what went wrong: such an answer is counted and never used
-    """
-
-    text: str
-    prompt_tokens: int = 0
-    written_tokens: int = 0
-    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,7 +99,7 @@ class TextBackend(Protocol):
     def tokens(self, text: str) -> int:
         """How many tokens a text has; an estimate where the backend cannot tell."""
 
-    def write(self, requests: Sequence[Request]) -> list[Answer]: ...
+    def write(self, requests: Sequence[Request]) -> list[Reply]: ...
 
 
 def prompt_hash(identity: str, request: Request) -> str:

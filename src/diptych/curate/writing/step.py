@@ -11,13 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
 from diptych.curate.engine.parts import Parts
-from diptych.curate.writing.answers import Answers
 from diptych.curate.writing.opened import Corpus, Wanted, open_backend
-from diptych.curate.writing.requests import Answer, Request, Sampling, TextBackend, prompt_hash
+from diptych.curate.writing.requests import Request, Sampling, TextBackend, prompt_hash
 from diptych.curate.writing.writer import OFF_LINE, answers_of
+from diptych.models.endpoint.answers import Answers
 
 PART_ROWS, KEPT_PART_ROWS = 4_096, 256
 """Rows of a part: for backends that are done in a second, and for those whose answers are kept one by one."""
@@ -224,7 +225,7 @@ def _again(request: Request, attempt: int) -> Request:
     return request if not attempt else replace(request, seed=keyed_seed("again", request.seed, attempt))
 
 
-def _row(wish: Wish, request: Request, answer: Answer, read: Read, backend: TextBackend) -> dict[str, Any]:
+def _row(wish: Wish, request: Request, answer: Reply, read: Read, backend: TextBackend) -> dict[str, Any]:
     text, fault = ("", answer.fault) if answer.fault else read(wish, answer.text)
     return {
         "uid": wish.uid,

@@ -15,10 +15,11 @@ from typing import ClassVar, TypeVar
 
 import pyarrow as pa
 
+from diptych.core.contracts import Reply
 from diptych.core.errors import RunError
 from diptych.curate.engine import run
-from diptych.curate.writing.answers import Answers
-from diptych.curate.writing.requests import Answer, Request, TextBackend, prompt_hash
+from diptych.curate.writing.requests import Request, TextBackend, prompt_hash
+from diptych.models.endpoint.answers import Answers
 
 T = TypeVar("T")
 SILENT = 8
@@ -41,7 +42,7 @@ class Remote:
         return pa.array([json.dumps(asdict(answer)) for answer in found], pa.string())
 
 
-def answers_of(requests: Sequence[Request], backend: TextBackend, known: Answers | None) -> tuple[list[Answer], int]:
+def answers_of(requests: Sequence[Request], backend: TextBackend, known: Answers | None) -> tuple[list[Reply], int]:
     """An answer for each request, and how many of them were looked up. Equal requests are asked once.
 
     Raises RunError where the backend is dead; what came before that is kept.
@@ -57,12 +58,12 @@ def answers_of(requests: Sequence[Request], backend: TextBackend, known: Answers
     return [found[key] for key in hashes], looked_up
 
 
-def _here(missing: dict[str, Request], backend: TextBackend, known: Answers | None) -> dict[str, Answer]:
-    found: dict[str, Answer] = {}
+def _here(missing: dict[str, Request], backend: TextBackend, known: Answers | None) -> dict[str, Reply]:
+    found: dict[str, Reply] = {}
     silent = 0
     calls = iter(_calls(list(missing), backend.at_once))
     with ThreadPoolExecutor(max_workers=max(1, backend.calls)) as pool:
-        waiting: dict[Future[list[Answer]], list[str]] = {}
+        waiting: dict[Future[list[Reply]], list[str]] = {}
         while True:
             for keys in islice(calls, max(1, backend.calls) - len(waiting)):
                 waiting[pool.submit(backend.write, [missing[key] for key in keys])] = keys
@@ -82,19 +83,19 @@ def _here(missing: dict[str, Request], backend: TextBackend, known: Answers | No
                     )
 
 
-def _on_cluster(missing: dict[str, Request], backend: TextBackend, known: Answers | None) -> dict[str, Answer]:
+def _on_cluster(missing: dict[str, Request], backend: TextBackend, known: Answers | None) -> dict[str, Reply]:
     rows = pa.table(
         {"row": pa.array(range(len(missing)), pa.int64()), "request": [json.dumps(asdict(one)) for one in missing.values()]}
     )
     made = run.mapped(rows, ["request"], Remote(backend), "answer")["answer"].to_pylist()
-    found = {key: Answer(**json.loads(text)) for key, text in zip(missing, made, strict=True)}
+    found = {key: Reply(**json.loads(text)) for key, text in zip(missing, made, strict=True)}
     _keep(backend, missing, found, known)
     if all(answer.fault.startswith(OFF_LINE) for answer in found.values()):
         raise RunError(f"'{backend.name}' does not answer: {next(iter(found.values())).fault}")
     return found
 
 
-def _keep(backend: TextBackend, missing: dict[str, Request], found: dict[str, Answer], known: Answers | None) -> None:
+def _keep(backend: TextBackend, missing: dict[str, Request], found: dict[str, Reply], known: Answers | None) -> None:
     if known is not None:
         known.keep(backend.name, found, [missing[key].prompt for key in found])
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from diptych.core.errors import DataError
 from diptych.core.files import atomic_folder
+from diptych.core.progress import shown
 
 Vectors = npt.NDArray[np.float32]
 
@@ -30,16 +31,25 @@ class FeatureTable:
 
     @classmethod
     def made(
-        cls, folder: Path, keys: Sequence[str], encode: Callable[[Sequence[int]], Vectors], *, block: int = 2048
+        cls,
+        folder: Path,
+        keys: Sequence[str],
+        encode: Callable[[Sequence[int]], Vectors],
+        *,
+        block: int = 2048,
+        what: str = "features",
     ) -> FeatureTable:
-        """Open the table at `folder`, or compute it first: `encode` gets positions in `keys` and returns one row for each.
+        """Open the table at `folder`, or compute it first, under a bar that says `what`: `encode` gets positions in `keys` and returns one
+        row for each.
 
         Appears only when it is whole; a kill while it is computed costs the work and leaves nothing behind.
         """
         if not (folder / "values.npy").exists():
             if len(set(keys)) != len(keys):
                 raise DataError(f"{len(keys) - len(set(keys))} keys of a feature table repeat", expected="one row a key")
-            parts = [encode(range(start, min(start + block, len(keys)))) for start in range(0, len(keys), block)]
+            blocks = [range(start, min(start + block, len(keys))) for start in range(0, len(keys), block)]
+            said = f"{what} ({len(keys):,}), once"
+            parts = [encode(rows) for rows in shown(blocks, len(blocks), said)]
             with atomic_folder(folder) as work:
                 pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), work / "keys.parquet")
                 np.save(work / "values.npy", np.concatenate(parts).astype(np.float32), allow_pickle=False)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from diptych.core.contracts import Order
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 
 Ints = npt.NDArray[np.int64]
@@ -65,44 +66,115 @@ def _weighted(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
     return row_N
 
 
+Small = Literal["repeat", "leave", "refuse"]
+
+
 class Grouped:
     """An order in blocks of `members` rows of one group: a batch of P * members rows holds P whole groups ("P x K" batches).
 
     Every group has had as many blocks as every other, or one more. A group goes through its members in a random order and starts again
-    with another; what is left of fewer than `members` waits for the next time. A group smaller than that fills its block with repeats.
-    Blocks run on over the seam of two epochs, and an epoch is n rows like any other, though not each row once. A batch that holds the
-    end of one round of the groups and the start of the next may hold a group twice.
+    with another; what is left of fewer than `members` waits for the next time. Blocks run on over the seam of two epochs, and an epoch
+    is n rows like any other, though not each row once. Blocks of one member are no blocks: the order is then `order` itself, each row
+    once an epoch, so that K = 1 is plain sampling.
 
-    groups  the group of every row
+    groups  the group of every row; the batch has it as `group_B` (`data.load.batch.group_ids`)
+    small   what becomes of a group of fewer than `least` rows: its block is filled with repeats ("repeat"), its rows are left out
+            ("leave"), or it is refused by name ("refuse"). Larger ones of fewer than `members` rows are filled with repeats
+    least   0 takes `members`; 2 finds groups that have no second row at all
+    always  a truth a row: those rows stand in every block of their group, and the others take turns in the places that are left (KEP keeps
+            a concept's main name in every block of its texts)
+    again   the rows of a block are drawn anew each time, with repeats, instead of going through the group (KEEP's released code)
+    apart   so many blocks in a row are of different groups: P, for batches that hold no group twice. 0 asks for nothing, and a batch that
+            holds the end of one round of the groups and the start of the next may then hold a group twice
     """
 
-    def __init__(self, groups: Sequence[str], members: int) -> None:
+    def __init__(
+        self,
+        groups: Sequence[str],
+        members: int,
+        *,
+        small: Small = "repeat",
+        least: int = 0,
+        apart: int = 0,
+        again: bool = False,
+        always: Sequence[bool] = (),
+    ) -> None:
         if members < 1 or not len(groups):
             raise ConfigError(f"blocks of {members} members in {len(groups)} rows (expected one or more of each)")
-        self.count, self.members = len(groups), members
-        _, group_N = np.unique(np.asarray(groups), return_inverse=True)
+        if small not in ("repeat", "leave", "refuse"):
+            raise ConfigError(f"small is {small!r} (expected repeat | leave | refuse)")
+        if always and (len(always) != len(groups) or again):
+            raise ConfigError(f"always has {len(always)} rows of {len(groups)} (expected one truth a row, and not with again)")
+        self.count, self.members, self.apart, self.again = len(groups), members, apart, again
+        self._always_N = np.asarray(always, bool) if always else np.zeros(len(groups), bool)
+        names, group_N = np.unique(np.asarray(groups), return_inverse=True)
         sorted_N = np.argsort(group_N, kind="stable")
-        self._rows = np.split(sorted_N, np.flatnonzero(np.diff(group_N[sorted_N])) + 1)
+        rows = np.split(sorted_N, np.flatnonzero(np.diff(group_N[sorted_N])) + 1)
+        least = least or members
+        few = [at for at, of_group in enumerate(rows) if len(of_group) < least]
+        if few and small == "refuse":
+            raise DataError(
+                f"groups of fewer than {least} rows: {len(few)}, the first '{names[few[0]]}' of {len(rows[few[0]])}",
+                field="group",
+                expected=f"{least} rows in every group, or small groups repeated or left out",
+            )
+        self._rows = [of_group for of_group in rows if len(of_group) >= least] if small == "leave" else rows
+        if not self._rows:
+            raise DataError(
+                f"no group has {members} rows", field="group", expected="fewer members a block, or groups of more rows"
+            )
+        if apart > 1 and len(self._rows) < 3 * apart:
+            raise ConfigError(
+                f"{len(self._rows)} groups cannot be kept {apart} blocks apart in a random order (expected {3 * apart} groups or more)"
+            )
 
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
             raise ConfigError(f"{self.count} groups for {n} rows (expected one a row)")
-        return _grouped(self, seed, epoch)
+        return order(seed, epoch, n) if self.members == 1 else _grouped(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:
         """The rows of the block of that number, counted over all epochs."""
         turn, place = divmod(number, len(self._rows))
-        group = int(_turn(seed, turn, len(self._rows))[place])
+        group = int(_apart(seed, turn, len(self._rows), self.apart)[place])
         rows = self._rows[group]
-        passed, part = divmod(turn, max(len(rows) // self.members, 1))
-        shuffled = keyed_rng(seed, "members", group, passed).permutation(rows)
-        block: Ints = np.resize(shuffled[part * self.members : (part + 1) * self.members], self.members)
+        if self.again:
+            drawn: Ints = keyed_rng(seed, "members", group, turn, "again").choice(rows, self.members)
+            return drawn
+        stays = rows[self._always_N[rows]][: self.members - 1]
+        others = np.setdiff1d(rows, stays, assume_unique=True) if len(stays) else rows
+        if not len(others):
+            return np.resize(stays, self.members)
+        room = self.members - len(stays)
+        passed, part = divmod(turn, max(len(others) // room, 1))
+        shuffled = keyed_rng(seed, "members", group, passed).permutation(others)
+        block: Ints = np.concatenate([stays, np.resize(shuffled[part * room : (part + 1) * room], room)])
         return block
 
 
 @lru_cache(maxsize=4)
 def _turn(seed: int, turn: int, groups: int) -> Ints:
     return keyed_rng(seed, "groups", turn).permutation(groups)
+
+
+@lru_cache(maxsize=4)
+def _apart(seed: int, turn: int, groups: int, apart: int) -> Ints:
+    """The groups of a turn, of which the first `apart - 1` are none of the last so many of the turn before.
+
+    Only places between the first and the last `apart - 1` give way, so that the end of a turn is always that of its permutation.
+    """
+    drawn = _turn(seed, turn, groups)
+    edge = apart - 1
+    if edge < 1 or not turn:
+        return drawn
+    before = set(_turn(seed, turn - 1, groups)[-edge:].tolist())
+    drawn = drawn.copy()
+    free = (place for place in range(edge, groups - edge) if int(drawn[place]) not in before)
+    for place in range(edge):
+        if int(drawn[place]) in before:
+            other = next(free)
+            drawn[[place, other]] = drawn[[other, place]]
+    return drawn
 
 
 @lru_cache(maxsize=4)

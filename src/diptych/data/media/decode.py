@@ -23,13 +23,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.data.media import heif
 from diptych.data.media.jpeg_scans import refuse_scans, scan_count
 from diptych.data.media.room import Room
 
 Pixels = npt.NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is decoded. PIL knows many more, some of them programs rather than pictures (EPS)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""What is decoded, HEIC beside them (`heif`). PIL knows many more, some of them programs rather than pictures (EPS)."""
 MAX_PIXELS = 100_000_000
 STRIPE = 1 << 20  # pixels
 BYTES_A_PIXEL = 24
@@ -42,7 +43,7 @@ ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What a header says. Width and height are those of the upright picture; `format` is one of `FORMATS`."""
+    """What a header says. Width and height are those of the upright picture; `format` is one of `FORMATS`, or HEIF."""
 
     format: str
     width: int
@@ -175,15 +176,17 @@ def _open(data: bytes, name: str, max_pixels: int) -> Any:
     if not data:
         raise DecodeError("the file is empty", file=name, expected="an image")
     scans = scan_count(data, name)
+    if phone := heif.is_heif(data):
+        heif.register(name)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=(heif.FORMAT,) if phone else FORMATS)
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))
         count = int(found.group()) if found else 0
         raise TooLarge(f"{count:,} pixels are more than the limit of {max_pixels:,}", file=name) from error
     except UnidentifiedImageError as error:
         start = data[:8].hex(" ")
-        known = ", ".join(FORMATS)
+        known = ", ".join((*FORMATS, "HEIC"))
         raise DecodeError(f"not an image: {len(data):,} bytes that start with {start}", file=name, expected=known) from error
     except Exception as error:  # decoders raise anything on hostile bytes
         raise _broken(data, name, error) from error

@@ -9,12 +9,12 @@ import numpy as np
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Source
+from diptych.core.paths import PICTURE_SUFFIXES
 from diptych.data.media.decode import MAX_PIXELS, Pixels, decode, encode_png, encode_webp, probe
 from diptych.data.media.encoded import held, read_part, refuse_elements
 
-ENDINGS = {"jpeg": "jpg", "tiff": "tif"}
+ENDINGS = {"jpeg": "jpg", "tiff": "tif", "heif": "heic"}
 WEBP_LIMIT = 16_383  # pixels a side
-SUFFIXES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jfif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Picture:
     """The medium of `Sample.image`."""
 
     name: str = "image"
-    suffixes: tuple[str, ...] = SUFFIXES
+    suffixes: tuple[str, ...] = PICTURE_SUFFIXES
     limit: MediaLimit = MediaLimit(bytes=1 << 30, elements=MAX_PIXELS)
 
     def decode(self, item: MediaItem, *, limit: MediaLimit | None = None, min_side: int = 0, exact: bool = False) -> Pixels:

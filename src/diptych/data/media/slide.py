@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from diptych.core.cache import cache_folder
-from diptych.core.errors import DecodeError, MissingExtra
+from diptych.core.errors import ConfigError, DecodeError, MissingExtra
 from diptych.core.files import write_atomic
 from diptych.core.image import FileImage
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Pixels, Source
@@ -51,21 +53,25 @@ class SlideReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """A slide file that OpenSlide reads (the extra "slides"). It needs a file: a slide in a shard is copied to the cache folder
-    when it is first opened."""
+    """A slide file that OpenSlide (the extra "slides") or tiffslide (the extra "tiffslide", without a library of its own) reads. It needs a
+    file: a slide in a shard is copied to the cache folder when it is first opened.
+
+    engine  which of them; "auto" takes OpenSlide where it is installed
+    """
 
     name: str = "slide"
     suffixes: tuple[str, ...] = ("svs", "ndpi", "scn", "bif")
     limit: MediaLimit = MediaLimit(bytes=16 << 30, elements=1 << 40)
+    engine: Literal["auto", "openslide", "tiffslide"] = "auto"
 
     def decode(self, item: MediaItem, *, limit: MediaLimit | None = None) -> SlideReader:
-        """The open slide; nothing but its header is read. Raises MissingExtra without OpenSlide."""
+        """The open slide; nothing but its header is read. Raises MissingExtra without either library."""
         limit = limit or self.limit
-        slides = _openslide()
+        opened, broken, spacing = _library(self.engine)
         file = _file(item, limit)
         try:
-            reader = _OpenSlideReader(slides.OpenSlide(str(file)))
-        except (slides.OpenSlideError, OSError) as error:
+            reader = _LibraryReader(opened(str(file)), spacing, item.name, (*broken, RuntimeError))
+        except broken as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DecodeError(f"is no slide that can be opened: {reason}", file=item.name, medium=item.medium) from error
         width, height = reader.size
@@ -89,11 +95,26 @@ def _ending(part: Source) -> str:
     return ending if ending.isalnum() else "tif"
 
 
-def _openslide() -> Any:
+def _library(engine: str) -> tuple[Callable[[str], Any], tuple[type[Exception], ...], str]:
+    """What opens a slide, the errors of that, and the name of the property that holds its spacing."""
+    if engine not in ("auto", "openslide", "tiffslide"):
+        raise ConfigError(f"engine is {engine!r} (expected auto | openslide | tiffslide)")
+    name = engine if engine != "auto" else "tiffslide" if not _there("openslide") and _there("tiffslide") else "openslide"
     try:
-        return importlib.import_module("openslide")
+        library = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingExtra("openslide-python", "slides", needed_for="reading a whole slide") from error
+        package, extra = ("tiffslide", "tiffslide") if name == "tiffslide" else ("openslide-python", "slides")
+        raise MissingExtra(package, extra, needed_for="reading a whole slide") from error
+    if name == "tiffslide":
+        return library.TiffSlide, (library.TiffFileError, OSError, ValueError), "tiffslide.mpp-x"
+    return library.OpenSlide, (library.OpenSlideError, OSError), "openslide.mpp-x"
+
+
+def _there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # a module that was hidden
+        return False
 
 
 def _file(item: MediaItem, limit: MediaLimit) -> Path:
@@ -111,9 +132,11 @@ def _file(item: MediaItem, limit: MediaLimit) -> Path:
     return copy
 
 
-class _OpenSlideReader:
-    def __init__(self, slide: Any) -> None:
-        self._slide = slide
+class _LibraryReader:
+    """A slide of OpenSlide, or of tiffslide, which has the same methods."""
+
+    def __init__(self, slide: Any, spacing: str, name: str, broken: tuple[type[Exception], ...]) -> None:
+        self._slide, self._spacing, self._name, self._broken = slide, spacing, name, broken
 
     @property
     def size(self) -> tuple[int, int]:
@@ -126,11 +149,22 @@ class _OpenSlideReader:
 
     @property
     def spacing(self) -> float | None:
-        value = self._slide.properties.get("openslide.mpp-x")
-        return None if value is None else float(value)
+        value = self._slide.properties.get(self._spacing)
+        return float(value) if value is not None and 0 < float(value) < float("inf") else None
 
     def region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
-        return on_white(np.asarray(self._slide.read_region((x, y), level, (width, height)).convert("RGBA")))
+        with self._readable(f"at {x},{y} of level {level}"):
+            return on_white(np.asarray(self._slide.read_region((x, y), level, (width, height)).convert("RGBA")))
 
     def thumbnail(self, side: int) -> Pixels:
-        return np.asarray(self._slide.get_thumbnail((side, side)).convert("RGB"))
+        with self._readable("as a whole"):
+            return np.asarray(self._slide.get_thumbnail((side, side)).convert("RGB"))
+
+    @contextmanager
+    def _readable(self, where: str) -> Iterator[None]:
+        """A tile whose bytes are broken is found when it is read."""
+        try:
+            yield
+        except self._broken as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DecodeError(f"cannot be read {where}: {reason}", file=self._name, medium="slide") from error

@@ -32,6 +32,8 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Mean and deviation that take pixels to [-1, 1]."""
+LUMA: Triple = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in the luma of ITU-R 601."""
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 
@@ -45,6 +47,7 @@ class Preprocess:
              (SigLIP); "pad": long side to `size`, centred on `fill`
     fill     grey value 0..255 around a padded image
     margin   pixels a side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
+    height   of the input where it is no square: `size` wide and this high, for "squash" (persons, 256 x 128); 0 is as high as wide
 
     >>> import numpy as np
     >>> list(Preprocess(32)([np.zeros((40, 60, 3), np.uint8)]).shape)
@@ -58,6 +61,7 @@ class Preprocess:
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     fill: int = 0
     margin: int = 0
+    height: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.margin < 0:
@@ -66,6 +70,10 @@ class Preprocess:
             )
         if self.resize not in ("crop", "squash", "pad"):
             raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad)")
+        if self.height and (self.resize != "squash" or self.margin or self.height < 1):
+            raise ConfigError(
+                f"Preprocess.height is {self.height}, resize {self.resize!r}, margin {self.margin} (expected 'squash' without margin)"
+            )
         if self.interpolation not in FILTERS:
             raise ConfigError(f"Preprocess.interpolation is {self.interpolation!r} (expected {' | '.join(FILTERS)})")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -74,11 +82,11 @@ class Preprocess:
     def __call__(self, images: Sequence[Pixels]) -> Tensor:
         """image_BCHW, float32."""
         if not images:
-            return torch.zeros(0, 3, self.size, self.size)
+            return torch.zeros(0, 3, self.height or self.size, self.size)
         return self.normalise(np.stack([self.square(image_HWC) for image_HWC in images]))
 
     def square(self, image_HWC: Pixels) -> Pixels:
-        """One image as uint8 [size, size, 3]."""
+        """One image as uint8 [size, size, 3], or [height, size, 3]."""
         if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
             raise ShapeError(f"an image must be uint8 [H, W, 3], got {image_HWC.dtype} {list(image_HWC.shape)}")
         if self.margin:
@@ -87,12 +95,12 @@ class Preprocess:
             return whole_HWC[left : left + self.size, left : left + self.size]
         height, width = image_HWC.shape[:2]
         size = self.size
-        if (height, width) == (size, size):
+        if (height, width) == (self.height or size, size):
             return image_HWC
         image = Image.fromarray(image_HWC)
         filter = FILTERS[self.interpolation]
         if self.resize == "squash":
-            return np.asarray(image.resize((size, size), filter))
+            return np.asarray(image.resize((size, self.height or size), filter))
         if self.resize == "crop":
             # The long side is cut down to a whole pixel and the margin rounded half to even, as torchvision does.
             short = min(height, width)
@@ -112,9 +120,15 @@ class Preprocess:
         mean_C11, std_C11 = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return image_BCHW.div_(255).sub_(mean_C11).div_(std_C11)
 
+    def greyed(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images without their colours: the luma of ITU-R 601, normalised as they are, in all three channels."""
+        mean_C11, std_C11, share_C11 = (image_BCHW.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std, LUMA))
+        luma_B1HW = ((image_BCHW * std_C11 + mean_C11) * share_C11).sum(1, keepdim=True)
+        return (luma_B1HW - mean_C11) / std_C11
+
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = to_plain(self)
-        return plain if self.margin else {name: value for name, value in plain.items() if name != "margin"}
+        return {name: value for name, value in plain.items() if name not in ("margin", "height") or value}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:

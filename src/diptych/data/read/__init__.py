@@ -22,12 +22,18 @@ from diptych.data.graphs import read as read_graphs
 from diptych.data.probes import FORMATS as PROBES
 from diptych.data.probes import format_of as probe_of
 from diptych.data.probes import read_probe
-from diptych.data.read.coco import read_json
+from diptych.data.quizzes import FORMATS as QUIZZES
+from diptych.data.quizzes import format_of as quiz_of
+from diptych.data.quizzes import read_quiz
+from diptych.data.read.coco import read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.look import Look, look, tables_of
+from diptych.data.read.multi_context import holds as multi_context
+from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
+from diptych.data.read.persons import is_market
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
 from diptych.data.read.wanted import Wanted
@@ -62,10 +68,11 @@ def read(
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
-              Karpathy JSON, scene graphs (Visual Genome, HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe
-              (ARO, SugarCrepe, VL-Checklist, Winoground), a folder of HTML or Markdown documents with their pictures, a folder
-              made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set
-              of torch, a list of pairs (image, text), of dicts, or of `Sample`
+              Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
+              HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
+              Winoground), published questions (II-Bench, Q-Spatial, MUIRBench), MC-Bench, a folder of HTML or Markdown documents with
+              their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars DataFrame,
+              an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:
@@ -75,7 +82,7 @@ def read(
     language  a column, or a code such as "en" for all texts
     root      the folder that image paths are relative to
     delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
-    format    one of `data.graphs.FORMATS` or `data.probes.FORMATS`, where a folder of scene graphs is not recognised or holds two forms
+    format    one of `FORMATS` of `data.graphs`, `data.probes` or `data.quizzes`, where the form is not recognised or there are two
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
     A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):
@@ -121,6 +128,10 @@ def read(
         refuse_unfinished(path)
     if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
         return _probes(path, wanted, name, folder, probe)
+    if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):
+        return read_multi_context(path, name=name, root=folder)
+    if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
+        return read_quiz(path, quiz, name=name, root=folder)
     if path.exists() and not is_built(path) and not is_curated(path) and (chosen := format or format_of(path)):
         return _graphs(path, wanted, name, folder, chosen)
     if path.is_dir():
@@ -162,6 +173,8 @@ def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool
         return open_built(path, follow_links=wanted.follow_links).named(name)
     if is_curated(path):
         return open_curated(path, partial(read, follow_links=wanted.follow_links))
+    if is_market(path):
+        return read_market(path, wanted, name=name)
     tars = sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
     tables, found = tables_of(path), look(path)
     _one_kind(path, tars, tables, found)

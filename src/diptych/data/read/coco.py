@@ -1,4 +1,5 @@
-"""Caption files in JSON: COCO ("images", "annotations"), Karpathy's splits ("images" with "sentences"), or a list of objects."""
+"""Caption files in JSON: COCO ("images", "annotations"), Karpathy's splits ("images" with "sentences"), persons, a list of objects, or
+groups of images with the same captions (`semantic_groups`)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from diptych.core.paths import is_file, read_file
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.assemble import Found, assemble
+from diptych.data.read.persons import describes_persons, market_rows, person_rows, root_of
 from diptych.data.read.rows import Rows
+from diptych.data.read.semantic_groups import holds_groups
+from diptych.data.read.semantic_groups import rows_of as semantic_groups
 from diptych.data.read.wanted import Wanted
 from diptych.data.shards.sidecar import text_of
 
@@ -37,6 +41,7 @@ def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None
     except ValueError as error:
         raise DataError(str(error), file=path, expected="captions") from error
     bad: list[Bad] = []
+    notes: list[str] = []
     if isinstance(value, dict) and isinstance(value.get("images"), list):
         images = value["images"]
         if isinstance(value.get("annotations"), list):
@@ -50,16 +55,38 @@ def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None
         _some(rows, bad, path)
         found_root = root or _root(path, [row["image"] for row in rows[:20]])
         wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
+    elif holds_groups(value):
+        rows, found_root = semantic_groups(path, value, bad), root or path.parent
+        _some(rows, bad, path)
+        wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
+    elif isinstance(value, list) and describes_persons(value):
+        rows = person_rows(path, value, bad, notes)
+        _some(rows, bad, path)
+        found_root = root or root_of(path, rows[:20])
+        wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""}, group=wanted.group or "group")
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         rows, found_root = _objects(path, value, bad), root or path.parent
     else:
         kind = f"an object with {', '.join(list(value)[:6])}" if isinstance(value, dict) else f"a {type(value).__name__}"
-        raise DataError(f"holds {kind}", file=path, expected="COCO captions, Karpathy splits, or a list of objects")
+        raise DataError(f"holds {kind}", file=path, expected="COCO captions, Karpathy splits, a list of objects, or groups")
     collected = Rows()
     for row in rows:
         collected.add(row)
     top = str(found_root)
-    return assemble(Found(name, collected.table(), str(path), root=top, within=wanted.within(top), bad=bad), wanted)
+    return assemble(Found(name, collected.table(), str(path), root=top, within=wanted.within(top), bad=bad, notes=notes), wanted)
+
+
+def read_market(root: Path, wanted: Wanted, *, name: str) -> Pool:
+    """A folder of Market-1501: pictures without captions, in the splits train, gallery and query."""
+    bad: list[Bad] = []
+    rows = list(market_rows(root, bad))
+    _some(rows, bad, root)
+    collected = Rows()
+    for row in rows:
+        collected.add(row)
+    top = str(root)
+    found = Found(name, collected.table(), top, root=top, within=wanted.within(top), bad=bad)
+    return assemble(found, replace(wanted, image="image", group=wanted.group or "group"))
 
 
 def _some(rows: list[dict[str, Any]], bad: list[Bad], path: Path) -> None:

@@ -22,9 +22,8 @@ import pyarrow as pa
 from diptych.core.errors import DataError
 from diptych.core.image import BytesImage, FileImage
 from diptych.core.media import MediaItem, Source, medium_of
-from diptych.core.paths import fault_of
+from diptych.core.paths import PICTURE_SUFFIXES, fault_of
 from diptych.core.registry import MEDIA
-from diptych.data.media.picture import SUFFIXES
 from diptych.data.media.table import MediaObjects
 
 _DIGITS = re.compile(r"(\d+)")
@@ -98,7 +97,7 @@ def parts_of(folder: Path) -> list[str]:
     """The pictures of a folder that is one medium, in order."""
     if fault_of(str(folder)) or not folder.is_dir():
         return []
-    return in_order([file.name for file in folder.iterdir() if file.suffix.lower().lstrip(".") in SUFFIXES])
+    return in_order([file.name for file in folder.iterdir() if file.suffix.lower().lstrip(".") in PICTURE_SUFFIXES])
 
 
 def column_media(table: pa.Table, wanted: Mapping[str, str], root: str, name: str, *, within: str | None = None) -> MediaObjects:

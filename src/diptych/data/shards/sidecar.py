@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from diptych.core.json_text import parse_json
-from diptych.data.media.picture import SUFFIXES
+from diptych.core.paths import PICTURE_SUFFIXES
 from diptych.data.quarantine import Bad
 from diptych.data.read.wanted import TEXT_NAMES, Wanted
 
-IMAGES = frozenset(SUFFIXES)
+IMAGES = frozenset(PICTURE_SUFFIXES)
 TEXTS = ("txt", "caption", "text")
 LARGEST = 16 * 2**20
 """Bytes of a sidecar; a larger one is none."""

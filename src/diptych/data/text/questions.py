@@ -1,13 +1,18 @@
 """Questions about a sample with their answers, as they lie beside it: `extras["questions"]`.
 
-[{"question": "what colour is the circle ?", "answer": "red"}, {"question": "...", "answers": ["red", "dark red"], "kind": "colour"},
+[{"question": "what colour is the circle ?", "answer": "red"},
+ {"question": "...", "answers": ["red", "dark red"], "kind": "colour"},
  {"question": "...", "answer": "red", "choices": ["red", "green", "blue"]}]
+
+A question with choices whose answer is kept secret has "answer": null; "doubles": true lets wrong choices read alike. "id" names
+it beyond this data set; questions of one "same_as" are the same question asked in several ways; "hints" and "facets" are words
+about it, by name: what may be told, and what results are broken down by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diptych.core.errors import DataError
@@ -18,16 +23,26 @@ FIELD = "questions"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """answers  what people answered, the most frequent first; kind  what sort of question it is, "" for none; choices  what is offered"""
+    """answers  what people answered, the most frequent first; none where they are kept secret
+    kind     what sort of question it is, "" for none
+    choices  what is offered
+    id, same_as, hints, facets  see above
+    """
 
     text: str
     answers: tuple[str, ...]
     kind: str = ""
     choices: tuple[str, ...] = ()
+    id: str = ""
+    same_as: str = ""
+    hints: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    facets: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def answer(self) -> str:
-        """The one to learn from."""
+        """The one to learn from. Raises DataError where it is kept secret."""
+        if not self.answers:
+            raise DataError(f"the answer to '{self.text[:60]}' is not given", field=FIELD, expected='"answer": words')
         return self.answers[0]
 
 
@@ -45,12 +60,33 @@ def _question(entry: Any, where: str) -> Question:
         raise DataError(f"{where} is {str(entry)[:60]}", field=FIELD, expected='{"question": words, "answer": words}')
     given = entry.get("answers", entry.get("answer"))
     answers = [given] if isinstance(given, str) else list(given or ())
-    if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
+    secret = not answers and "answer" in entry and bool(entry.get("choices"))
+    if not secret and (not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers)):
         raise DataError(f"{where} has no answer", field=FIELD, expected='"answer": words, or "answers": a list of them')
-    return Question(text, tuple(answers), str(entry.get("kind", "")), _choices(entry.get("choices", ()), answers[0], where))
+    return Question(
+        text,
+        tuple(answers),
+        str(entry.get("kind", "")),
+        _choices(entry.get("choices", ()), answers[0] if answers else "", where, doubles=entry.get("doubles") is True),
+        str(entry.get("id") or ""),
+        str(entry.get("same_as") or ""),
+        _words(entry.get("hints"), where, "hints"),
+        _words(entry.get("facets"), where, "facets"),
+    )
 
 
-def _choices(given: Any, answer: str, where: str) -> tuple[str, ...]:
+def _words(given: Any, where: str, name: str) -> dict[str, tuple[str, ...]]:
+    if not given:
+        return {}
+    found = {str(k): (v,) if isinstance(v, str) else v for k, v in given.items()} if isinstance(given, Mapping) else None
+    if found is None or not all(hasattr(v, "__iter__") and all(isinstance(one, str) for one in v) for v in found.values()):
+        raise DataError(
+            f"{where} has the {name} {str(given)[:60]}", field=FIELD, expected=f'"{name}": words, or lists of them, by name'
+        )
+    return {name: tuple(words) for name, words in found.items()}
+
+
+def _choices(given: Any, answer: str, where: str, *, doubles: bool) -> tuple[str, ...]:
     if not given:
         return ()
     whole = not isinstance(given, str) and hasattr(given, "__iter__")
@@ -59,7 +95,8 @@ def _choices(given: Any, answer: str, where: str) -> tuple[str, ...]:
         raise DataError(
             f"{where} has the choices {str(given)[:60]}", field=FIELD, expected='"choices": a list of two texts or more'
         )
-    if len(set(choices)) < len(choices) or answer not in choices:
-        problem = f"has not its answer {answer!r} among its choices" if answer not in choices else "has a choice twice"
+    absent = bool(answer) and answer not in choices
+    if (len(set(choices)) < len(choices) and not (doubles and choices.count(answer) < 2)) or absent:
+        problem = f"has not its answer {answer!r} among its choices" if absent else "has a choice twice"
         raise DataError(f"{where} {problem}", field=FIELD, expected="different choices, the answer among them")
     return choices

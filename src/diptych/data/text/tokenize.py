@@ -10,13 +10,11 @@ loader workers. Letters: B texts, L tokens.
 from __future__ import annotations
 
 import gzip
-import html
 import importlib.util
 import json
 import os
 import re
-import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,10 +30,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.files import write_atomic, write_json
+from diptych.data.text.cleaners import CLEANERS, Clean, cleaned_places
 
-Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip"]
-"""What is done to a text first: nothing; as CLIP reads it; mojibake and white space repaired; that, lower case and no punctuation (both
-as open_clip has them); lower case and no punctuation (SigLIP as transformers has it)."""
 Side = Literal["right", "left"]
 
 SPECIAL = ("<pad>", "<sot>", "<eot>", "<unk>")
@@ -126,15 +122,26 @@ class Tokenizer:
         >>> Tokenizer.from_spec("clip").word_places("a tyrannosaurus", 8)
         [('a', [1]), ('tyrannosaurus', [2, 3, 4])]
         """
+        words = list(re.finditer(r"\S+", self.cleaned(text)))
+        places = self.span_places(text, [word.span() for word in words], length)
+        return [(word[0], here) for word, here in zip(words, places, strict=True)]
+
+    def span_places(self, text: str, spans: Sequence[tuple[int, int]], length: int) -> list[list[int]]:
+        """Where in its row of `encode` the pieces of each span of characters stand; pieces that are cut off are left out.
+
+        spans  begin and end in `cleaned(text)`, the text as this vocabulary reads it
+
+        >>> Tokenizer.from_spec("clip").span_places("a red tyrannosaurus", [(2, 5), (6, 19)], 8)
+        [[2], [3, 4, 5]]
+        """
         room = length - len(self.prefix) - len(self.suffix)
-        clean = CLEANERS.get(self.clean)
-        text = clean(text) if clean else text
+        text = self.cleaned(text)
         offsets = self.inner.encode(text, add_special_tokens=False).offsets[:room]
         first = len(self.prefix) + (room - len(offsets) if self.side == "left" else 0)
         places = []
-        for word in re.finditer(r"\S+", text):
-            here = [place for place, (start, stop) in enumerate(offsets) if start < word.end() and stop > word.start()]
-            places.append((word[0], [first + place for place in here if text[slice(*offsets[place])].strip()]))
+        for begin, end in spans:
+            here = [place for place, (start, stop) in enumerate(offsets) if start < end and stop > begin]
+            places.append([first + place for place in here if text[slice(*offsets[place])].strip()])
         return places
 
     def count(self, text: str) -> int:
@@ -157,8 +164,7 @@ class Tokenizer:
         [[0, 0], [0, 1], [3, 6], [7, 10], [0, 0], [0, 0]]
         """
         room = length - len(self.prefix) - len(self.suffix)
-        clean = CLEANERS.get(self.clean)
-        read = clean(text) if clean else text
+        read = self.cleaned(text)
         places = cleaned_places(text, read)
         offset_L2 = np.zeros((length, 2), np.int64)
         found = self.inner.encode(read, add_special_tokens=False).offsets[:room]
@@ -168,6 +174,11 @@ class Tokenizer:
             if inked:
                 offset_L2[first + row] = inked[0], inked[-1] + 1
         return offset_L2
+
+    def cleaned(self, text: str) -> str:
+        """The text after what this vocabulary does to it first (`Clean`)."""
+        clean = CLEANERS.get(self.clean)
+        return clean(text) if clean else text
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens; spaces may differ from the original."""
@@ -381,67 +392,3 @@ def _byte_letters() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
-
-
-def clip_clean(text: str) -> str:
-    """Text as CLIP reads it: mojibake repaired, HTML entities resolved (twice), white space collapsed, lower case."""
-    return whitespace_clean(text).lower()
-
-
-def whitespace_clean(text: str) -> str:
-    """Mojibake repaired, HTML entities resolved (twice), white space collapsed: open_clip's for text encoders of transformers."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):  # nothing to repair in what is skipped
-        import ftfy
-
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split())
-
-
-def canonicalized(text: str) -> str:
-    """That, underscores as spaces, no punctuation, lower case: open_clip's for SigLIP."""
-    return siglip_clean(whitespace_clean(text).replace("_", " "))
-
-
-def siglip_clean(text: str) -> str:
-    """Lower case, no ASCII punctuation, white space collapsed: SigLIP's in transformers."""
-    return " ".join(text.lower().translate(_PUNCTUATION).split())
-
-
-def cleaned_places(text: str, cleaned: str) -> list[int]:
-    """For each character of a cleaned text the place in `text` that it came from (blanks: of what was read last).
-
-    Raises DataError where cleaning did more than change case and drop blanks and punctuation.
-    """
-    if text == cleaned:
-        return list(range(len(text)))
-    # One at a time, since lower case of "\u0130" is two characters; folded, since a sigma's depends on what stands behind it.
-    lower = [(letter, place) for place, given in enumerate(text) for letter in given.lower()]
-    places, at = [], -1
-    for letter in cleaned:
-        if not letter.isspace():
-            at += 1
-            while at < len(lower) and not _same(lower[at][0], letter) and lower[at][0] in _SKIPPED:
-                at += 1
-            if at >= len(lower) or not _same(lower[at][0], letter):
-                raise DataError(
-                    f"cleaning makes {cleaned[:60]!r} of {text[:60]!r}: where its words stood is lost",
-                    field="text",
-                    expected="a text that is clean already (composed letters, no HTML entities, no mojibake)",
-                )
-        places.append(lower[max(at, 0)][1])
-    return places
-
-
-def _same(one: str, other: str) -> bool:
-    return one == other or one.casefold() == other.casefold()
-
-
-_SKIPPED = frozenset(string.punctuation + string.whitespace + "\u00a0\u3000")
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-CLEANERS: dict[str, Callable[[str], str]] = {
-    "clip": clip_clean,
-    "whitespace": whitespace_clean,
-    "canonicalize": canonicalized,
-    "siglip": siglip_clean,
-}

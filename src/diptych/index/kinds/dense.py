@@ -46,7 +46,7 @@ class DenseIndex(Index):
         return [Dense("", self._facts.width(""))]
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
-        rows_ND = self._ready().embed_images(images_of(samples), batch_size=self._batch_size)
+        rows_ND = self._ready().embed_images(images_of(samples), batch_size=self.batch_size)
         return self.layers(checked(rows_ND, [sample.uid for sample in samples], "image"))
 
     def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
@@ -98,7 +98,7 @@ class DenseIndex(Index):
             case ByVector(row_D):
                 return self.checked_vectors(row_D[None])[0], []
             case ByExamples(uids):
-                items = [item for uid in uids for item in self._collection.items_of(uid, ("",))]
+                items = [item for uid in uids for item in self.collection.items_of(uid, ("",))]
                 return combine([(_row(item.vectors[""]), 1.0) for item in items]), [item.id for item in items]
         raise self._cannot_take(part)
 

@@ -124,9 +124,9 @@ class GraphIndex(Index):
     def _known(self) -> dict[str, SceneGraph]:
         return {}
 
-    def _blocks(self, pool: Dataset) -> Iterator[Block]:
+    def blocks(self, pool: Dataset) -> Iterator[Block]:
         """With the triplets of each picture, to be shown."""
-        for block in super()._blocks(pool):
+        for block in super().blocks(pool):
             items = [
                 replace(item, payload={**item.payload, "triplets": shown(self._known[str(item.payload["uid"])])})
                 for item in block.items
@@ -162,7 +162,7 @@ class GraphIndex(Index):
             case ByImage(image):
                 return self._vocabulary.encode(terms_of(self._read(image))), lambda hit: hit, []
             case ByExamples(uids):
-                items = self._collection.items_of(uids[0], (TRIPLETS,))
+                items = self.collection.items_of(uids[0], (TRIPLETS,))
                 vector = items[0].vectors[TRIPLETS]
                 assert isinstance(vector, Terms)
                 return vector, lambda hit: hit, items

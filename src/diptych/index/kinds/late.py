@@ -94,7 +94,7 @@ class LateIndex(Index):
             case ByImage(image):
                 return self._of_images([image], ["the query"])[0], []
             case ByExamples(uids):
-                items = self._collection.items_of(uids[0], (POOLED, TOKENS))
+                items = self.collection.items_of(uids[0], (POOLED, TOKENS))
                 return items[0].vectors, items
         raise self._cannot_take(part)
 

@@ -87,7 +87,7 @@ class LexicalIndex(Index):
         part = plan.parts[0]
         items: list[Item] = []
         if isinstance(part, ByExamples):
-            items = self._collection.items_of(part.uids[0], (WORDS,))
+            items = self.collection.items_of(part.uids[0], (WORDS,))
             terms: Any = items[0].vectors[WORDS]
         elif isinstance(part, ByText | ByImage | ByTerms):
             terms = self._lexicon.query(part, most=self._facts.option("query_terms", int))

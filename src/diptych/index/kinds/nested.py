@@ -59,7 +59,7 @@ class NestedIndex(DenseIndex):
                 f"prefix is {width}, and the model's vectors have {rows_ND.shape[1]} numbers (expected at most those)"
             )
         file = self.folder / FILE
-        if self._facts.option("order", str) == "principal" and not self._collection.is_open and not file.is_file():
+        if self._facts.option("order", str) == "principal" and not self.collection.is_open and not file.is_file():
             with file.open("wb") as out:
                 np.save(out, principal(rows_ND, width), allow_pickle=False)
         return [{"": row_D, PREFIX: first_P} for row_D, first_P in zip(rows_ND, self._first(rows_ND), strict=True)]

@@ -36,6 +36,7 @@ class BlipModel(Embedding):
     """`Embedder`, `PairScorer`, `Generator` and `Ranker`. A prompt is how the caption begins; "" asks for a whole one."""
 
     kind: ClassVar[str] = "blip"
+    fits_above: ClassVar[float] = 0.0
     tokenizer: Tokenizer
 
     def __init__(

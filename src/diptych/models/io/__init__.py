@@ -1,1 +1,2 @@
-"""Models in and out: folders, published weights, export."""
+"""Models in and out: by address, folders of ours, encoders that come in packages; `foreign/` opens other libraries' models, `export/`
+writes ours for them."""

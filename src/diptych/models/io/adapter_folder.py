@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, MissingExtra, RunError
 from diptych.core.files import atomic_folder, write_json
-from diptych.models.io.clip_layout import renamed_for_transformers
 from diptych.models.io.folder import fingerprint
+from diptych.models.io.foreign.clip_layout import renamed_for_transformers
 from diptych.models.towers.adapters import MARK, merge_
 
 CONFIG, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "diptych.json"

@@ -8,6 +8,13 @@ from typing import Any
 PAIRS = "Embeds images and texts into one space: an image and a text that match lie close together."
 
 
+BIOMETRIC = (
+    "This model tells persons apart by their pictures. Its vectors of persons are biometric data: where they are kept or compared, consent "
+    "or another legal ground is needed in many places, and search for a person is surveillance. It was not measured on groups of people "
+    "apart; do not use it to decide about a person."
+)
+
+
 def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
     """Markdown with the front matter that model hubs read. Holds only what it is given; a missing part is named as missing."""
     card = config.get("card") or {}
@@ -30,10 +37,11 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         *[f"| {key.replace('_', ' ')} | {config[key]} |" for key in ("image_encoder", "text_encoder") if key in config],
         f"| parameters | {parameters:,} |",
         *([f"| embedding | {config['width']} numbers, unit norm |"] if "width" in config else []),
-        f"| images | {preprocess['size']} px, resize: {preprocess['resize']}, {preprocess['interpolation']} |",
+        f"| images | {_pixels(preprocess)} px, resize: {preprocess['resize']}, {preprocess['interpolation']} |",
         *([f"| texts | up to {config['text_length']} tokens |"] if "text_length" in config else []),
         *([f"| classes | {len(config['classes']):,} |"] if "classes" in config else []),
         "",
+        *(["## Persons", "", BIOMETRIC, ""] if config.get("biometric") else []),
         "## Data",
         "",
         card.get("data") or "Not stated.",
@@ -57,6 +65,33 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _pixels(preprocess: Mapping[str, Any]) -> str:
+    return f"{preprocess['height']} x {preprocess['size']}" if preprocess.get("height") else str(preprocess["size"])
+
+
+def completed(readme: str, facts: Mapping[str, Any]) -> str:
+    """A card with what its run says of "data", "recipe" and "metrics" in the sections of that; its other sections stay.
+
+    >>> print(completed("# m\\n\\n## Data\\n\\nNot stated.\\n\\n## Use\\n\\nx\\n", {"data": "emoji"}), end="")
+    # m
+    <BLANKLINE>
+    ## Data
+    <BLANKLINE>
+    emoji
+    <BLANKLINE>
+    ## Use
+    <BLANKLINE>
+    x
+    """
+    known = {"Data": facts.get("data"), "Training": facts.get("recipe"), "Scores": "\n".join(_scores(facts.get("metrics") or {}))}
+    first, *sections = readme.split("\n## ")
+    for place, section in enumerate(sections):
+        title = section.partition("\n")[0]
+        if known.get(title):
+            sections[place] = f"{title}\n\n{known[title]}\n"
+    return "\n## ".join((first, *sections))
 
 
 def _use(config: Mapping[str, Any]) -> str:

@@ -10,16 +10,33 @@ from typing import Any, Protocol, get_args
 from diptych.core.contracts import Deployable, capabilities
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.files import restore
-from diptych.core.paths import fault_of, is_folder
+from diptych.core.paths import fault_of, is_file, is_folder
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model, whole
 
-FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "lora:")
+FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "lora:")
+
+
+def is_address(name: str) -> bool:
+    """Whether the name of an encoder is meant as an address and not as that of a package.
+
+    >>> [is_address(name) for name in ("minilm-l6", "hf:bert", "runs/clip")]
+    [False, True, True]
+    """
+    return name.startswith(FOREIGN) or "/" in name or is_folder(Path(name))
+
+
+def changed(address: str) -> tuple[int, ...]:
+    """When the weights of a run, model or hf: folder were written, for who keeps what it opened; () for other addresses."""
+    folder = Path(address.removeprefix("hf:")).expanduser()
+    files = (Path(folder, *place, "model.safetensors") for place in ((), ("model",)))
+    return tuple(path.stat().st_mtime_ns for path in files if is_file(path))
 
 
 def open_address(address: str | Path, *, download: bool = False) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
-    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", or "lora:ADAPTER#BASE" with any of them as the base, into whose weights the adapter is merged.
+    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
+    "lora:ADAPTER#BASE" with any other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     Raises RunError for a folder without a model, with the state of its run.
@@ -28,10 +45,18 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
         from diptych.models.rlipv2.opened import open_released
 
         return open_released(str(address))
+    if str(address).startswith("penet:"):
+        from diptych.models.penet.opened import open_released as open_penet
+
+        return open_penet(str(address))
+    if str(address).startswith("openai:"):
+        from diptych.models.endpoint.chat_model import ChatModel
+
+        return ChatModel.open(str(address))
     if str(address).startswith("lora:"):
         return _adapted(str(address), download)
     if str(address).startswith(FOREIGN):
-        from diptych.models.io.foreign import load_foreign
+        from diptych.models.io.foreign.load import load_foreign
 
         named = Path(str(address).partition(":")[2]).expanduser()
         with whole(named) if is_folder(named) else nullcontext():

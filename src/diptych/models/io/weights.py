@@ -1,4 +1,4 @@
-"""Trained encoders that come in Python packages, so that nothing is fetched at run time (extra `weights`).
+"""Trained encoders, frozen. Those that come in Python packages are here, so that nothing is fetched at run time (extra `weights`).
 
 An entry owns its preprocessing: the same network reads pictures wrongly under another library's mean and deviation.
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from diptych.data.media.decode import decode
 from diptych.data.media.transforms import HALF, Preprocess
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.opened import is_address
 from diptych.models.layers.transformer import normalised
 from diptych.models.towers.outputs import Tower
 
@@ -70,6 +71,50 @@ MINILM = Entry(
 
 REMEMBERED = 20_000
 """Rows of features that an image encoder keeps in memory (about 100 MB at 1,280 numbers a row)."""
+
+
+class ImageEncoder(Protocol):
+    """A frozen image encoder. `spec` are the arguments of `image` that give it again; the answer of `tower` has `pooled_BD`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def licence(self) -> str: ...
+    @property
+    def preprocess(self) -> Preprocess: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def spec(self) -> dict[str, Any]: ...
+    @property
+    def tower(self) -> Any: ...
+    def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit: ...
+
+
+class TextEncoder(Protocol):
+    """The same for texts, up to `length` tokens each; `truncated` counts those that were longer."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def licence(self) -> str: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def truncated(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def spec(self) -> dict[str, Any]: ...
+    @property
+    def tower(self) -> Any: ...
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit: ...
 
 
 class FrozenImages:
@@ -156,14 +201,24 @@ class FrozenTexts:
         return out_ND
 
 
-def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool = False) -> FrozenImages:
-    """A packaged image encoder, frozen. `image_size` in pixels: smaller is faster and a little weaker."""
+def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool = False) -> ImageEncoder:
+    """An image encoder, frozen: a packaged one by name, or that of a model at an address (`addressed`), whose image settings are its own.
+    `image_size` in pixels: smaller is faster and a little weaker."""
+    if name not in IMAGE_WEIGHTS and is_address(name):
+        from diptych.models.io import addressed
+
+        return addressed.image(name, bf16=bf16)
     made: FrozenImages = IMAGE_WEIGHTS.load(name)(image_size, resize, bf16)
     return made
 
 
-def text(name: str, *, length: int = 128, bf16: bool = False) -> FrozenTexts:
-    """A packaged text encoder, frozen. `length` in tokens, special ones included."""
+def text(name: str, *, length: int = 128, bf16: bool = False) -> TextEncoder:
+    """A text encoder, frozen: a packaged one by name, or that of a model at an address (`addressed`). `length` in tokens, special ones
+    included; a dual encoder has its own."""
+    if name not in TEXT_WEIGHTS and is_address(name):
+        from diptych.models.io import addressed
+
+        return addressed.text(name, length=length, bf16=bf16)
     made: FrozenTexts = TEXT_WEIGHTS.load(name)(length, bf16)
     return made
 

@@ -52,8 +52,8 @@ class DualEncoder(PairModule):
 
     `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
     sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN, SigLIP):
-    `width` must then be the tower's. So is that of a tower whose own head leads into the joint space (CLIP's residual networks). A tower
-    that comes with weights says itself how they project it (`Tower.projection`).
+    `width` must then be the tower's; so it is with `project_text` (KEEP), and with a tower whose own head leads into the joint space
+    (CLIP's residual networks). A tower that comes with weights says itself how they project it (`Tower.projection`).
     """
 
     def __init__(
@@ -66,12 +66,13 @@ class DualEncoder(PairModule):
         bias: float | None = None,
         max_scale: float = 100.0,
         project_image: bool = True,
+        project_text: bool = True,
         projection_bias: Bias = "none",
     ) -> None:
         super().__init__(scale=scale, bias=bias, max_scale=max_scale)
         image = _form(image_tower, bias=projection_bias in ("image", "both"), project=project_image)
-        text = _form(text_tower, bias=projection_bias in ("text", "both"))
-        self.width, self.project_image = width, image != "none"
+        text = _form(text_tower, bias=projection_bias in ("text", "both"), project=project_text)
+        self.width, self.project_image, self.project_text = width, image != "none", text != "none"
         self.projection_bias: Bias = _BIASES[image == "bias", text == "bias"]
         self.image_tower, self.text_tower = image_tower, text_tower
         self.image_projection = _projection(image_tower, width, image, "image")
@@ -98,6 +99,11 @@ def encoder_of(model: nn.Module) -> DualEncoder:
     if not isinstance(encoder, DualEncoder):
         raise ConfigError(f"{type(model).__name__} is no dual encoder (expected one, or a model that holds one as `encoder`)")
     return encoder
+
+
+def projected(tower: Tower, width: int, side: Literal["image", "text"], *, project: bool = True) -> nn.Module:
+    """What a `DualEncoder` without biases puts behind this tower, with fresh weights."""
+    return _projection(tower, width, _form(tower, bias=False, project=project), side)
 
 
 _BIASES: dict[tuple[bool, bool], Bias] = {

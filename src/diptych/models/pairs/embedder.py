@@ -187,6 +187,7 @@ class PairEmbedder(Embedding):
             "bias": model.bias is not None,
             "max_scale": model.max_scale,
             "project_image": model.project_image,
+            **({} if model.project_text else {"project_text": False}),
             **({"projection_bias": model.projection_bias} if model.projection_bias != "none" else {}),
             "preprocess": self.preprocess.to_json(),
             "text_length": self.text_length,
@@ -211,6 +212,7 @@ class PairEmbedder(Embedding):
                 max_scale=config["max_scale"],
                 project_image=config.get("project_image", True),
                 scale=1.0,
+                **({"project_text": config["project_text"]} if "project_text" in config else {}),
                 **({"projection_bias": config["projection_bias"]} if "projection_bias" in config else {}),
                 **variant,
             )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
-from diptych.core.errors import RunError
+from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.models.io import weights
@@ -73,9 +73,9 @@ class LockedPair(PairModule):
 
 
 class LockedEmbedder:
-    """Frozen encoders from the registry of weights, then trained heads. Saves the heads; encoders come from their packages.
+    """Frozen encoders, then trained heads. Saves the heads; encoders come from their packages, or from the address that was given.
 
-    The features are those of `FrozenImages.encode_images` and `FrozenTexts.encode_texts`, so what was trained on cached
+    The features are those of `ImageEncoder.encode_images` and `TextEncoder.encode_texts`, so what was trained on cached
     features is what runs here. `card` as for `PairEmbedder`.
     """
 
@@ -85,8 +85,8 @@ class LockedEmbedder:
     def __init__(
         self,
         heads: LockedPair | LinearPair,
-        images: weights.FrozenImages,
-        texts: weights.FrozenTexts,
+        images: weights.ImageEncoder,
+        texts: weights.TextEncoder,
         name: str,
         *,
         card: Mapping[str, Any] | None = None,
@@ -147,13 +147,16 @@ class LockedEmbedder:
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             heads = cls.module(**config["heads"])
-            images, texts = weights.image(**config["image_encoder"]), weights.text(**config["text_encoder"])
+            try:
+                images, texts = weights.image(**config["image_encoder"]), weights.text(**config["text_encoder"])
+            except (ConfigError, DataError, RunError) as error:
+                raise RunError(f"{folder}: an encoder that its heads were trained on does not open: {error}") from error
         load_weights(heads, folder)
         found = {"image": images.fingerprint, "text": texts.fingerprint}
         if found != config["encoders"]:
             sides = [side for side in found if found[side] != config["encoders"][side]]
             raise RunError(
-                f"{folder}: the installed {' and '.join(sides)} encoder differs from the one the heads were trained on"
+                f"{folder}: the {' and '.join(sides)} encoder that is there now differs from the one the heads were trained on"
             )
         return cls(heads.eval(), images, texts, config["name"], card=config.get("card"))
 

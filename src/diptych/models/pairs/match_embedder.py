@@ -31,6 +31,7 @@ class MatchEmbedder(PairEmbedder):
     """
 
     kind: ClassVar[str] = "matcher"
+    fits_above: ClassVar[float] = 0.0
 
     def __init__(self, matcher: Matcher, *args: Any, **options: Any) -> None:
         super().__init__(matcher.encoder, *args, **options)

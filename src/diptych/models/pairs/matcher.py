@@ -131,9 +131,12 @@ class MatcherTraining(nn.Module):
         return Matched(image.vector_ND, text.vector_ND, scale, own_N2, wrong_text_N2, wrong_image_N2, wrong_N)
 
 
-def drawn(logit_NM: Tensor, may_NM: Tensor) -> Tensor:
-    """One allowed column of each row [N], drawn with its softmax as probability; column 0 for a row that may have none."""
-    share_NM = (logit_NM.softmax(1) + 1e-4) * may_NM
+def drawn(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4) -> Tensor:
+    """One allowed column of each row [N], drawn with its softmax as probability; column 0 for a row that may have none.
+
+    floor  added to each probability before columns that are not allowed are taken out; the other way round they could be drawn
+    """
+    share_NM = (logit_NM.softmax(1) + floor) * may_NM
     share_NM[~may_NM.any(1), 0] = 1.0
     return torch.multinomial(share_NM, 1)[:, 0]
 

@@ -228,5 +228,11 @@ def every_pair(count: int, device: torch.device | None = None) -> Tensor:
     return pair_P2[pair_P2[:, 0] != pair_P2[:, 1]]
 
 
+def copy_detector_layers(model: SceneGraphNetwork) -> None:
+    """Features of regions and pairs become those of the detector, which later phases start from."""
+    for layers in (model.regions, model.pairs.layers):
+        layers.load_state_dict(model.detector.heads.box_head.state_dict())
+
+
 def _codes(boxes: Sequence[Tensor], sizes: Sizes) -> Tensor:
     return torch.cat([box_code(box_K4, size) for box_K4, size in zip(boxes, sizes, strict=True)])

@@ -20,10 +20,10 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import detection_backbone
+from diptych.models.detection.checkpoint import Released, read_checkpoint
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.language_fusion import GateKind
-from diptych.models.io.foreign_tokenizer import from_transformers
-from diptych.models.rlipv2.checkpoint import Released, read_checkpoint
+from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.pair_decoder import RelationStart
 from diptych.models.rlipv2.published import BACKBONES, PUBLISHED, ROBERTA, load_released

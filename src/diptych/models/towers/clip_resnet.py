@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +36,26 @@ class Bottleneck(nn.Module):
         return out_BCHW
 
 
+class PeakPool(nn.Module):
+    """[B, P, D] to [B, out]: the highest of each channel over all places, then a projection with a bias (PLIP for persons, 2305.08386)."""
+
+    def __init__(self, width: int, *, out: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(width, out)
+
+    def forward(self, tokens_BPD: Tensor) -> Tensor:
+        pooled_BD: Tensor = self.out(tokens_BPD.amax(1))
+        return pooled_BD
+
+
 class CLIPResNet(Tower):
-    """Square images [B, 3, image_size, image_size] to a grid of places and one vector in the joint space, `out` wide.
+    """Images [B, 3, image_height, image_size] to a grid of places and one vector in the joint space, `out` wide; square ones unless
+    `image_height` says otherwise.
 
     What differs from the common ResNet-D: three convolutions and an average pool at the start, average pools instead of strides, and
     attention in place of the last average. `depths` are blocks a stage; `width` is the first stage's, in channels; the last has
-    32 times as many, cut into `heads`. Batch norms count the whole batch: gradient caching, which reads it in pieces, is not exact here.
+    32 times as many, cut into `heads`. `pool` "max" has no attention: the highest of every channel, projected. Batch norms count the
+    whole batch: gradient caching, which reads it in pieces, is not exact here.
     """
 
     projects = True
@@ -53,13 +68,19 @@ class CLIPResNet(Tower):
         width: int = 64,
         heads: int = 32,
         out: int = 1024,
+        image_height: int | None = None,
+        pool: Literal["attention", "max"] = "attention",
     ) -> None:
         super().__init__()
-        if image_size % STRIDE:
-            raise ConfigError(f"images of {image_size} pixels do not fit this tower (expected a multiple of {STRIDE})")
+        height = image_height or image_size
+        if image_size % STRIDE or height % STRIDE:
+            shown = f"{height} x {image_size}" if image_height else f"{image_size}"
+            raise ConfigError(f"images of {shown} pixels do not fit this tower (expected a multiple of {STRIDE})")
+        if pool not in ("attention", "max"):
+            raise ConfigError(f"pool is {pool!r} (expected attention | max)")
         if len(depths) != 4:
             raise ConfigError(f"depths has {len(depths)} stages (expected 4)")
-        self.image_size, self.width, self._channels = image_size, out, 32 * width
+        self.image_size, self.image_height, self.width, self._channels = image_size, height, out, 32 * width
         self.conv_1, self.norm_1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width // 2)
         self.conv_2, self.norm_2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False), nn.BatchNorm2d(width // 2)
         self.conv_3, self.norm_3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -71,7 +92,13 @@ class CLIPResNet(Tower):
                 blocks.append(Bottleneck(inside, width * 2**stage, stride=2 if stage and not place else 1))
                 inside = 4 * width * 2**stage
             self.stages.append(nn.Sequential(*blocks))
-        self.pool = MeanQueryPool(inside, heads, places=(image_size // STRIDE) ** 2, out=out)
+        self.channels = tuple(4 * width * 2**stage for stage in range(4))
+        """Of the map after each stage; at strides 4, 8, 16 and 32."""
+        self.pool: MeanQueryPool | PeakPool = (
+            MeanQueryPool(inside, heads, places=(image_size // STRIDE) * (height // STRIDE), out=out)
+            if pool == "attention"
+            else PeakPool(inside, out=out)
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -84,15 +111,27 @@ class CLIPResNet(Tower):
     def token_width(self) -> int:
         return self._channels
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
-        if image_BCHW.shape[1:] != (3, self.image_size, self.image_size):
-            expected = ["B", 3, self.image_size, self.image_size]
-            raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
+    def maps(self, image_BCHW: Tensor) -> list[Tensor]:
+        """The map after each stage, [B, channels, H, W] at strides 4, 8, 16 and 32, of images of any sides that 32 divides."""
+        if image_BCHW.shape[2] % STRIDE or image_BCHW.shape[3] % STRIDE:
+            raise ShapeError(f"images are {list(image_BCHW.shape)} (expected sides that are multiples of {STRIDE})")
         x_BCHW = image_BCHW
         for conv, norm in ((self.conv_1, self.norm_1), (self.conv_2, self.norm_2), (self.conv_3, self.norm_3)):
             x_BCHW = norm(conv(x_BCHW)).relu()
         x_BCHW = self.shrink(x_BCHW)
+        found = []
         for blocks in self.stages:
             x_BCHW = blocks(x_BCHW)
-        tokens_BPD = x_BCHW.flatten(2).transpose(1, 2)
+            found.append(x_BCHW)
+        return found
+
+    def forward(self, image_BCHW: Tensor) -> Tokens:
+        if image_BCHW.shape[1:] != (3, self.image_height, self.image_size):
+            expected = ["B", 3, self.image_height, self.image_size]
+            raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
+        return self.pooled(self.maps(image_BCHW)[-1])
+
+    def pooled(self, last_BCHW: Tensor) -> Tokens:
+        """The answer from the last of `maps`."""
+        tokens_BPD = last_BCHW.flatten(2).transpose(1, 2)
         return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), self.pool(tokens_BPD))

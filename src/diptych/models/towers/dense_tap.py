@@ -74,20 +74,18 @@ class ResNetTap(DenseTap):
     def __init__(self, tower: CLIPResNet) -> None:
         super().__init__()
         self.tower = tower
-        self.channels = tuple(tower.token_width // 2**step for step in (3, 2, 1, 0))
+        self.channels = tower.channels
         self.width = tower.width
 
+    @property
+    def pool(self) -> MeanQueryPool:
+        if not isinstance(self.tower.pool, MeanQueryPool):
+            raise ConfigError("a dense tap needs CLIP's attention pool (expected a tower with pool attention)")
+        return self.tower.pool
+
     def forward(self, image_BCHW: Tensor) -> DenseMaps:
-        if image_BCHW.shape[2] % STRIDE or image_BCHW.shape[3] % STRIDE:
-            raise ShapeError(f"images are {list(image_BCHW.shape)} (expected sides that are multiples of {STRIDE})")
-        tower, x_BCHW = self.tower, image_BCHW
-        for conv, norm in ((tower.conv_1, tower.norm_1), (tower.conv_2, tower.norm_2), (tower.conv_3, tower.norm_3)):
-            x_BCHW = norm(conv(x_BCHW)).relu()
-        x_BCHW, maps = tower.shrink(x_BCHW), []
-        for blocks in tower.stages:
-            x_BCHW = blocks(x_BCHW)
-            maps.append(x_BCHW)
-        return DenseMaps(maps, *dense_pool(tower.pool, x_BCHW))
+        maps = self.tower.maps(image_BCHW)
+        return DenseMaps(maps, *dense_pool(self.pool, maps[-1]))
 
 
 class ViTTap(DenseTap):
@@ -175,6 +173,10 @@ class PyramidTap(DenseTap):
 def fit_positions(tower: Tower, image_size: int) -> None:
     """Makes a CLIP tower one for square images of that size: its table of positions is resized for good, its `spec` says so."""
     if isinstance(tower, CLIPResNet):
+        if not isinstance(tower.pool, MeanQueryPool) or tower.image_height != tower.image_size:
+            raise ConfigError(
+                "positions are those of CLIP's attention pool over square images (expected no max pool, no image_height)"
+            )
         side = image_size // STRIDE
         tower.pool.position_PD = nn.Parameter(_resized(tower.pool.position_PD.detach(), side, side).clone())
     elif isinstance(tower, VisionTransformer) and tower.class_token_D is not None:
@@ -185,6 +187,7 @@ def fit_positions(tower: Tower, image_size: int) -> None:
     if image_size % STRIDE:
         raise ConfigError(f"crops of {image_size} pixels (expected a multiple of {STRIDE})")
     tower.image_size = image_size
+    tower.image_height = image_size
     tower.spec = {**tower.spec, "image_size": image_size}
 
 

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from diptych.core.errors import ConfigError
 from diptych.models.towers.outputs import Tokens, Tower
+
+Head = Literal["batch_norm", "gelu"]
 
 
 class HeadedTower(Tower):
-    """Linear, batch norm, ReLU behind the pooled vector of `inner`: with the dual encoder's projection (give it a bias) the projector of
-    two layers of GroupViT (2202.11094). Tokens stay as they are; `head` leads them the same way where they are asked for.
+    """Behind the pooled vector of `inner` one of two heads. Tokens stay as they are; `head` leads them the same way where they are asked
+    for.
+
+    batch_norm  Linear, batch norm, ReLU: with the dual encoder's projection (give it a bias) the projector of two layers of GroupViT
+                (2202.11094)
+    gelu        Linear, GELU, Linear, weights from a normal of deviation 0.01: the whole head of KEEP (2412.13126), which leads into the
+                joint space and takes no projection
 
     Batch norm reads the whole batch of a process: with gradient caching it would normalise within a chunk.
     """
 
-    def __init__(self, inner: Tower, hidden: int) -> None:
+    def __init__(self, inner: Tower, hidden: int, *, kind: Head = "batch_norm") -> None:
         super().__init__()
+        if kind not in get_args(Head):
+            raise ConfigError(f"kind of a head is {kind!r} (expected {' | '.join(get_args(Head))})")
         self.inner, self.width = inner, hidden
-        self.head = nn.Sequential(nn.Linear(inner.width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True))
+        if kind == "gelu":
+            first, second = nn.Linear(inner.width, hidden), nn.Linear(hidden, hidden)
+            for layer in (first, second):
+                nn.init.normal_(layer.weight, std=0.01)
+            self.head = nn.Sequential(first, nn.GELU(), second)
+            self.projects = True
+        else:
+            self.head = nn.Sequential(nn.Linear(inner.width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True))
         self.image_size: Any = getattr(inner, "image_size", None)
 
     @property
@@ -32,9 +49,9 @@ class HeadedTower(Tower):
         return Tokens(seen.tokens_BPD, seen.mask_BP, pooled_BH)
 
 
-def headed(tower: Tower, hidden: int, side: str) -> HeadedTower:
+def headed(tower: Tower, hidden: int, side: str, *, kind: Head = "batch_norm") -> HeadedTower:
     """`tower` with such a head, under a name that builds it again; `side` is "image" or "text"."""
-    made = HeadedTower(tower, hidden)
+    made = HeadedTower(tower, hidden, kind=kind)
     known: dict[str, Any] = {name: tower.spec[name] for name in ("vocab_size", "length", "image_size") if name in tower.spec}
-    made.spec = {"name": f"headed_{side}", "inner": tower.spec, "hidden": hidden, **known}
+    made.spec = {"name": f"headed_{side}", "inner": tower.spec, "hidden": hidden, "kind": kind, **known}
     return made

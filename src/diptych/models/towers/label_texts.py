@@ -51,7 +51,7 @@ class TokenTexts:
 class VectorTexts:
     """Vectors [N, D] of a frozen sentence encoder (`weights.text`)."""
 
-    def __init__(self, encoder: weights.FrozenTexts) -> None:
+    def __init__(self, encoder: weights.TextEncoder) -> None:
         self.encoder = encoder
 
     @property

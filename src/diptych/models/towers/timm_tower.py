@@ -19,11 +19,19 @@ class TimmTower(Tower):
     Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
     The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
     between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7. `blur` smooths what strided
-    convolutions see (`layers.blurred_conv`). `qk_norm`, for transformers, normalises queries and keys in every block.
+    convolutions see (`layers.blurred_conv`). `qk_norm`, for transformers, normalises queries and keys in every block; `layer_scale`
+    is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out.
     """
 
     def __init__(
-        self, *, model: str, image_size: int | None = None, head_conv: bool = True, blur: bool = False, qk_norm: bool = False
+        self,
+        *,
+        model: str,
+        image_size: int | None = None,
+        head_conv: bool = True,
+        blur: bool = False,
+        qk_norm: bool = False,
+        layer_scale: float | None = None,
     ) -> None:
         super().__init__()
         if not timm.is_model(model):
@@ -34,6 +42,8 @@ class TimmTower(Tower):
             changes["img_size"] = image_size
         if qk_norm:
             changes["qk_norm"] = True
+        if layer_scale is not None:
+            changes["init_values"] = layer_scale
         self.net: Any = timm.create_model(model, pretrained=False, num_classes=0, **changes)
         self.image_size = image_size or self.net.pretrained_cfg["input_size"][-1]
         self.width = int(getattr(self.net, "head_hidden_size", self.net.num_features))

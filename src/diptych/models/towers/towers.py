@@ -1,22 +1,26 @@
 """Towers by name.
 
-image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_50 (CLIP's residual network), siglip_b16
-       (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
+       siglip_b16 (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
        beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2
        (ALIGN's, without head convolution), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
-       (lower half), bert_b, bert_l (fresh weights, pooled at the first token), hf:FOLDER (any encoder of transformers, with its weights)
+       (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"), hf:FOLDER (any
+       encoder of transformers, with its weights)
 
-vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another; hf_image,
-open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign.py`).
+vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
+peak_text the maximum over projected tokens; hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
+(`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +44,7 @@ def _efficientnet(*, model: str, image_size: int) -> Tower:
 
 
 def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pooling: str = "cls") -> Tower:
-    from diptych.models.towers.hf_text import TransformersText
+    from diptych.models.towers.hf_text import Pooled, TransformersText
 
     config = {
         "model_type": "bert",
@@ -50,7 +54,8 @@ def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, 
         "num_attention_heads": heads,
         "intermediate_size": 4 * width,
     }
-    return TransformersText(config=config, pooling="cls" if pooling == "cls" else "mean", length=length)
+    known: dict[str, Pooled] = {"cls": "cls", "pooler": "pooler"}
+    return TransformersText(config=config, pooling=known.get(pooling, "mean"), length=length)
 
 
 def _hf_image(*, config: dict[str, Any], image_size: int | None = None) -> Tower:
@@ -79,16 +84,33 @@ def _open_clip_text(
     return OpenClipText(config=config, width=width, quick_gelu=quick_gelu, encoder=encoder, length=length)
 
 
-def _headed_image(*, inner: dict[str, Any], hidden: int, image_size: int | None = None) -> Tower:
+def _headed_image(*, inner: dict[str, Any], hidden: int, kind: Any = "batch_norm", image_size: int | None = None) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
-    return HeadedTower(image_tower(**inner), hidden)
+    return HeadedTower(image_tower(**inner), hidden, kind=kind)
 
 
-def _headed_text(*, inner: dict[str, Any], hidden: int, vocab_size: int | None = None, length: int | None = None) -> Tower:
+def _headed_text(
+    *, inner: dict[str, Any], hidden: int, kind: Any = "batch_norm", vocab_size: int | None = None, length: int | None = None
+) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
-    return HeadedTower(text_tower(**inner), hidden)
+    return HeadedTower(text_tower(**inner), hidden, kind=kind)
+
+
+def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.peak import PeakTower
+
+    tower = image_tower(**inner)
+    return PeakTower(tower, out, with_pooled=isinstance(tower, VisionTransformer) and tower.class_token_D is not None)
+
+
+def _peak_text(
+    *, inner: dict[str, Any], out: int, read_padding: bool = False, vocab_size: int | None = None, length: int | None = None
+) -> Tower:
+    from diptych.models.towers.peak import PeakTower
+
+    return PeakTower(text_tower(**inner), out, read_padding=read_padding)
 
 
 IMAGE: dict[str, Preset] = {
@@ -118,6 +140,7 @@ IMAGE: dict[str, Preset] = {
         {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3, "drop_path": 0.0},
     ),
     "beit_b16": (BEiT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
+    "resnet_clip_tiny": (CLIPResNet, {"image_size": 64, "depths": (1, 1, 1, 1), "width": 16, "heads": 8, "out": 192}),
     "resnet_clip_50": (CLIPResNet, {"image_size": 224, "depths": (3, 4, 6, 3), "width": 64, "heads": 32, "out": 1024}),
     "siglip_b16": (
         VisionTransformer,
@@ -128,6 +151,7 @@ IMAGE: dict[str, Preset] = {
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
     "hf_image": (_hf_image, {}),
+    "peak_image": (_peak_image, {}),
     "headed_image": (_headed_image, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
@@ -163,6 +187,7 @@ TEXT: dict[str, Preset] = {
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
     "open_clip_text": (_open_clip_text, {}),
     "headed_text": (_headed_text, {}),
+    "peak_text": (_peak_text, {}),
 }
 
 
@@ -211,6 +236,20 @@ def text_tower(name: str, *, vocab_size: int | None = None, length: int | None =
     if vocab_size is None:
         raise ConfigError(f"text tower {name!r} needs vocab_size (a tokenizer's .vocab_size)")
     return _built(name, *TEXT[name], {"vocab_size": vocab_size, **options})
+
+
+def encoder_blocks(name: str) -> int:
+    """How many blocks the text transformer of transformers has that stands behind bert_* or hf:FOLDER. Raises ConfigError for others."""
+    if name in TEXT and name.startswith("bert_"):
+        return int(TEXT[name][1]["layers"])
+    path = Path(name.removeprefix("hf:"), "config.json")
+    if (
+        name.startswith("hf:")
+        and path.is_file()
+        and "num_hidden_layers" in (known := json.loads(path.read_text(encoding="utf-8")))
+    ):
+        return int(known["num_hidden_layers"])
+    raise ConfigError(f"text tower {name!r} has no blocks that could be frozen by number (expected bert_... or hf:FOLDER)")
 
 
 def pools_last(name: str, pooling: str | None = None) -> bool:

@@ -18,7 +18,7 @@ from diptych.models.towers.outputs import Tokens, Tower
 
 
 class VisionTransformer(Tower):
-    """Square images [B, 3, image_size, image_size] to patch tokens and one vector.
+    """Images [B, 3, image_height, image_size] to patch tokens and one vector; square ones unless `image_height` says otherwise.
 
     What differs from the common ViT: the patch convolution has no bias, there is a norm before the first block, and the pooled
     vector is the class token after the last norm. Numerics are those of the released model, so its weights fit as they are.
@@ -47,14 +47,17 @@ class VisionTransformer(Tower):
         pre_norm: bool = True,
         eps: float = 1e-5,
         cut: bool = False,
+        image_height: int | None = None,
     ) -> None:
         super().__init__()
-        if image_size % patch and not cut:
-            raise ConfigError(f"images of {image_size} pixels cannot be cut into patches of {patch} (expected a divisor)")
+        height = image_height or image_size
+        for side in (image_size, height):
+            if side % patch and not cut:
+                raise ConfigError(f"images of {side} pixels cannot be cut into patches of {patch} (expected a divisor)")
         if pool not in ("class", "attention"):
             raise ConfigError(f"pool is {pool!r} (expected class | attention)")
-        self.image_size, self.width = image_size, width
-        by_class, count = pool == "class", (image_size // patch) ** 2
+        self.image_size, self.image_height, self.width = image_size, height, width
+        by_class, count = pool == "class", (image_size // patch) * (height // patch)
         self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=patch_bias)
         self.style: nn.Module | None = None
         """What changes the patches [B, P, D] before they get their places; none, unless a recipe puts one there (MixStyle)."""
@@ -67,17 +70,33 @@ class VisionTransformer(Tower):
         if not by_class:
             self.pool = AttentionPool(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps)
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
-        if image_BCHW.shape[1:] != (3, self.image_size, self.image_size):
-            expected = ["B", 3, self.image_size, self.image_size]
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        patch = int(self.patches.kernel_size[0])
+        return self.image_height // patch, self.image_size // patch
+
+    def states(self, image_BCHW: Tensor, kept_BK: Tensor | None = None) -> Tensor:
+        """What the blocks say, before the last norm: of the class token, where there is one, and of every patch, or of those of the
+        places `kept_BK`, which are then all that the blocks read."""
+        if image_BCHW.shape[1:] != (3, self.image_height, self.image_size):
+            expected = ["B", 3, self.image_height, self.image_size]
             raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
         x_BPD = self._embedded(image_BCHW)
         if self.style is not None:
             x_BPD = self.style(x_BPD)
         if self.class_token_D is not None:
             x_BPD = torch.cat([self.class_token_D.to(x_BPD.dtype).expand(x_BPD.shape[0], 1, -1), x_BPD], dim=1)
-        x_BPD = self.norm_before(x_BPD + self.position_PD.to(x_BPD.dtype))
-        x_BPD = self.norm_after(self.transformer(x_BPD))
+        x_BPD = x_BPD + self.position_PD.to(x_BPD.dtype)
+        if kept_BK is not None:
+            first = 0 if self.class_token_D is None else 1
+            chosen_BKD = x_BPD[:, first:].gather(1, kept_BK[..., None].expand(-1, -1, x_BPD.shape[2]))
+            x_BPD = torch.cat([x_BPD[:, :first], chosen_BKD], 1)
+        found_BPD: Tensor = self.transformer(self.norm_before(x_BPD))
+        return found_BPD
+
+    def forward(self, image_BCHW: Tensor) -> Tokens:
+        x_BPD = self.norm_after(self.states(image_BCHW))
         tokens_BPD = x_BPD if self.pool is not None else x_BPD[:, 1:]
         pooled_BD = self.pool(x_BPD) if self.pool is not None else x_BPD[:, 0]
         return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
@@ -89,7 +108,7 @@ class VisionTransformer(Tower):
             map_BDHW: Tensor = self.patches(image_BCHW)
             return map_BDHW.flatten(2).transpose(1, 2)
         side, weight = self.patches.kernel_size[0], self.patches.weight.flatten(1)
-        count = self.image_size // side
-        image_BCHW = image_BCHW[..., : count * side, : count * side]
-        cut = image_BCHW.reshape(-1, 3, count, side, count, side)  # [B, C, rows, side, columns, side]
+        rows, columns = self.grid
+        image_BCHW = image_BCHW[..., : rows * side, : columns * side]
+        cut = image_BCHW.reshape(-1, 3, rows, side, columns, side)  # [B, C, rows, side, columns, side]
         return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight, self.patches.bias)

@@ -17,7 +17,7 @@ from diptych.core.image import ImageSource
 from diptych.data.load.features import FeatureTable
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.opened import open_address
+from diptych.models.io.opened import changed, open_address
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower
@@ -89,12 +89,11 @@ class AdaptedRecipe(Recipe[M, B, F]):
 
 def adapted_model(address: str) -> PairEmbedder:
     """The model at an address, opened once a process unless its files change. It is shared: copy its module before training it."""
-    files = (Path(address, *place, "model.safetensors") for place in ((), ("model",)))
-    return _opened(address, tuple(path.stat().st_mtime_ns for path in files if path.is_file()))
+    return _opened(address, changed(address))
 
 
 @lru_cache(maxsize=2)
-def _opened(address: str, changed: tuple[int, ...]) -> PairEmbedder:
+def _opened(address: str, when: tuple[int, ...]) -> PairEmbedder:
     opened = open_address(address)
     if not isinstance(opened, PairEmbedder) or opened.kind != PairEmbedder.kind:
         what = getattr(opened, "kind", type(opened).__name__)
@@ -111,7 +110,7 @@ def image_features(data: Dataset, address: str, uids: Sequence[str]) -> FeatureT
     def encode(places: Sequence[int]) -> Unit:
         return model.embed_images([_image(data, row_of[uids[place]]) for place in places])
 
-    return FeatureTable.made(features_folder(data.fingerprint, address, uids), list(uids), encode)
+    return FeatureTable.made(features_folder(data.fingerprint, address, uids), list(uids), encode, what="features of images")
 
 
 def features_folder(data: str, address: str, uids: Sequence[str]) -> Path:

@@ -20,6 +20,7 @@ from diptych.data.load.batch import TensorBatch, group_ids
 from diptych.data.load.features import FeatureTable, Vectors
 from diptych.data.text.variants import UNIFORM, TextDraw
 from diptych.models.io import weights
+from diptych.models.io.opened import changed
 from diptych.recipes._shared.pairs import F, M, positives, strings_of
 
 
@@ -36,7 +37,11 @@ class FeatureBatch(TensorBatch):
 class FrozenPairs(Recipe[M, FeatureBatch, F]):
     """Two trained encoders that stay as they are. Subclasses choose what is learned on top of their features.
 
-    encoder_size   side of the images that the image encoder gets, in pixels; the default trades a little quality for speed
+    image_encoder, text_encoder   an encoder that comes in a package, or the address of a model: a run or model folder of a dual encoder,
+                   hf:FOLDER, open_clip:ARCH/FILE, for images timm:NAME/FILE. It is read where it lies, now and whenever the model is opened
+    encoder_size   side of the images that a packaged image encoder gets, in pixels; the default trades a little quality for speed. A model
+                   at an address has its own
+    text_length    tokens that a text encoder reads at most; a dual encoder at an address has its own
     language       texts of this language or of an unknown one; "" takes all
     text_draw      which of several texts of an image a step reads: `TextDraw`, whose fields are options of their own
     """
@@ -60,8 +65,9 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
         table(prepared, "texts", strings, lambda rows: texts.encode_texts([strings[row] for row in rows]))
         return prepared
 
-    def encoders(self) -> tuple[weights.FrozenImages, weights.FrozenTexts]:
-        return _encoders(self.image_encoder, self.encoder_size, self.text_encoder, self.text_length)
+    def encoders(self) -> tuple[weights.ImageEncoder, weights.TextEncoder]:
+        when = changed(self.image_encoder), changed(self.text_encoder)
+        return _encoders(self.image_encoder, self.encoder_size, self.text_encoder, self.text_length, when)
 
     @property
     def decode_size(self) -> None:
@@ -84,7 +90,7 @@ def table(
     folder = (
         cache_folder() / "features" / f"{recipe.data_fingerprint}-{recipe.language or 'all'}-{side}-{encoder.fingerprint[:16]}"
     )
-    return _opened(str(folder)) if encode is None else FeatureTable.made(folder, keys, encode)
+    return _opened(str(folder)) if encode is None else FeatureTable.made(folder, keys, encode, what=f"features of {side}")
 
 
 @lru_cache(maxsize=4)
@@ -93,7 +99,8 @@ def _opened(folder: str) -> FeatureTable:
 
 
 @lru_cache(maxsize=2)
-def _encoders(image: str, size: int, text: str, length: int) -> tuple[weights.FrozenImages, weights.FrozenTexts]:
+def _encoders(image: str, size: int, text: str, length: int, when: object) -> tuple[weights.ImageEncoder, weights.TextEncoder]:
+    """`when` they were written, which a name alone does not say."""
     return weights.image(image, image_size=size), weights.text(text, length=length)
 
 

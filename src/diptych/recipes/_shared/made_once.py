@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -16,8 +16,6 @@ from diptych.core.cache import cache_folder
 from diptych.core.files import atomic_folder
 from diptych.core.lock import Lock
 from diptych.train.precision import deterministic
-
-ANY = TypeVar("ANY")
 
 
 def made_once(kind: str, key: Any, make: Callable[[], Callable[[Path], object]], *, seed: int) -> Path:
@@ -37,17 +35,6 @@ def made_once(kind: str, key: Any, make: Callable[[], Callable[[Path], object]],
                 with atomic_folder(folder) as work:
                     write(work)
     return folder
-
-
-def shown(steps: Iterable[ANY], total: int, what: str) -> Iterator[ANY]:
-    """The steps, with a bar on stderr where a person is watching."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        yield from bar.track(steps, total=total, description=what)
 
 
 @contextmanager

@@ -48,12 +48,15 @@ S = TypeVar("S", bound=Scaled, default=Any)
 class PairRecipe(Recipe[M, B, F]):
     """A recipe over image-text pairs: its data, towers and tokeniser. Subclasses choose module and loss.
 
+    image_tower  the network that reads images: vit_tiny, vit_b16, convnet_tiny and the others of docs/training.md (Towers), or timm:NAME
+    text_tower   the network that reads texts: text_tiny, text_clip, bert_b6 and the others of that list, or hf:FOLDER with its weights
     act          the activation of both towers: "gelu", "quick_gelu" (as OpenAI released CLIP), "gelu_tanh" (as SigLIP's code has it); None
                  takes each tower's own. A tower without such a choice (convolutions, transformers' or timm's) refuses one
-    image_pool   how a vit_* tower becomes one vector: "class" token or "attention" (SigLIP's head); a dense_* one "class" or "mean"; None
-                 takes the tower's own
+    image_pool   how a vit_* tower becomes one vector: "class" token or "attention" (SigLIP's head); a dense_* one "class" or "mean", a
+                 resnet_clip_* one "attention" or "max"; None takes the tower's own
     patch_bias   whether the patches of a vit_* tower get a bias; None takes the tower's own
-    text_pooling  how a text becomes one vector: "eot", "mean", "last" (SigLIP), or "cls" for bert_* and hf:; None takes the tower's own
+    text_pooling  how a text becomes one vector: "eot", "mean", "last" (SigLIP), or "cls" or "pooler" (BERT's layer behind it) for bert_*
+                  and hf:; None takes the tower's own
     tokenizer    "clip" (its 49,408 pieces), "data" (byte pairs learned from the training texts), or a path to a tokenizer.json
     pieces       vocabulary size when it is learned
     language     texts of this language or of an unknown one are drawn; "" draws from all
@@ -79,9 +82,9 @@ class PairRecipe(Recipe[M, B, F]):
     width: int = 512
     image_size: int = 224
     act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
-    image_pool: Literal["class", "mean", "attention"] | None = None
+    image_pool: Literal["class", "mean", "attention", "max"] | None = None
     patch_bias: bool | None = None
-    text_pooling: Literal["eot", "mean", "last", "cls"] | None = None
+    text_pooling: Literal["eot", "mean", "last", "cls", "pooler"] | None = None
     text_length: int = 77
     tokenizer: str = "clip"
     pieces: int = 4096

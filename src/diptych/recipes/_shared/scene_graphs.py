@@ -157,7 +157,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
             return NumberTexts([name for name in self.all_names() if name != NO_OBJECTS])
         return TokenTexts(self.words(), self.text_length)
 
-    def frozen_texts(self) -> weights.FrozenTexts:
+    def frozen_texts(self) -> weights.TextEncoder:
         """The sentence encoder that is not trained."""
         return _frozen(self.text_encoder, self.text_length)
 
@@ -244,7 +244,7 @@ def _corpus(text: str) -> CorpusNames:
 
 
 @lru_cache(maxsize=2)
-def _frozen(name: str, length: int) -> weights.FrozenTexts:
+def _frozen(name: str, length: int) -> weights.TextEncoder:
     return weights.text(name, length=length)
 
 

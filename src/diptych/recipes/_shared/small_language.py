@@ -15,6 +15,7 @@ import numpy as np
 
 from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import DataError
+from diptych.core.progress import shown
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.data.text.layout import Piece, Words, lay_out
 from diptych.data.text.questions import Question, questions_of
@@ -23,7 +24,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.towers.hf_text import quiet
-from diptych.recipes._shared.made_once import made_once, shown
+from diptych.recipes._shared.made_once import made_once
 from diptych.recipes._shared.pairs import positives
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
 from diptych.worlds.address import open_data, training_rows

@@ -43,9 +43,7 @@ def _both(recipe: Any, model: PairEmbedder) -> dict[str, Any]:
     inner: DualEncoder = model.model
     biases = {"none": (), "text": ("text",), "image": ("image",), "both": ("image", "text")}[inner.projection_bias]
     image = "none" if not inner.project_image else "bias" if "image" in biases else "plain"
-    text = (
-        "none" if inner.text_tower.projects or inner.text_tower.projection == "none" else "bias" if "text" in biases else "plain"
-    )
+    text = "none" if not inner.project_text else "bias" if "text" in biases else "plain"
     sides = {"image": _side(inner.image_tower, image), "text": _side(inner.text_tower, text)}
     words = "clip" if model.tokenizer.to_json() == Tokenizer.from_spec("clip").to_json() else "weights"
     return {

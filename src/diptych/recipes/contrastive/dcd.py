@@ -13,7 +13,7 @@ from diptych.core.contracts import Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch, group_ids, view
-from diptych.models.io.matchers import open_matcher, reader_inputs
+from diptych.models.io.foreign.matchers import open_matcher, reader_inputs
 from diptych.models.pairs.distilled_encoder import Distilled, DistilledEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matcher import MatcherTraining, PairReader

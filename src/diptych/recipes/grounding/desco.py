@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,12 +28,15 @@ from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.fiber.grounding import FiberDetector, FiberPhrases, FiberShape, from_first_stage
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.token_set import TokenSetLoss
 from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
 from diptych.train.hooks import WeightAverage
 
+FIBER_SIDE = 384
+"""Pixels of FIBER's first stage; windows are as large as there, pictures of any size."""
 BERT: dict[str, Any] = {"model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12}
 """bert-base-uncased, without its weights."""
 
@@ -64,7 +67,9 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
                   the others stay (published for GLIP: 0.5, 0.4). A caption about which nothing was written stays, too
     noun_words, every_piece   of descriptions of nouns (`NounQueries`)
     describe      share of the shuffled captions that hold descriptions (published 0.8)
-    backbone      conv_tiny, or timm:NAME; drop_path: highest rate of stochastic depth in it
+    backbone      conv_tiny, timm:NAME, or "fiber": the towers of FIBER (2206.07643), whose sizes are `fiber` and which meet inside, so that
+                  `shape` has no fusion; --init takes a run of `fiber`, and form "name" is its second stage
+    drop_path     highest rate of stochastic depth in it
     text_encoder  text_micro and the like, hf (bert-base, fresh weights), hf:FOLDER
     tokenizer     "data" (pieces learned from the training texts), "clip", or a path; "" takes that of hf:FOLDER, else "data"
     pieces        vocabulary size when it is learned
@@ -117,6 +122,7 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     average: float = 0.999
     loss: TokenSetLoss = field(default_factory=TokenSetLoss)
     shape: GroundingShape = field(default_factory=GroundingShape)
+    fiber: FiberShape = field(default_factory=FiberShape)
     known: str = field(default="", metadata={"prepared": True})
     names: tuple[str, ...] = field(default=(), metadata={"prepared": True})
     learned_words: str = field(default="", metadata={"prepared": True})
@@ -190,8 +196,16 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     # ------------------------------------------------------------ model
 
     def model(self) -> GroundingDetector:
+        if self.backbone == "fiber":
+            sides = self.fiber.sides(image_size=FIBER_SIDE, drop_path=self.drop_path, vocab_size=self.words().vocab_size)
+            return FiberDetector(*sides, self.shape, self.fiber.swin_strides)
         options = {"drop_path": self.drop_path} if self.backbone.startswith("timm:") else {}
         return GroundingDetector(detection_backbone(self.backbone, **options), self.text_part(), self.shape)
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of FIBER's first stage under the names that they have here."""
+        first = self.backbone == "fiber" and any("image_tower." in name for name in tensors)
+        return from_first_stage(tensors, self.fiber.swin_window) if first else tensors
 
     def text_part(self) -> Tower:
         if self.text_encoder.startswith("hf:"):
@@ -302,7 +316,8 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
 
     def deploy(self, model: GroundingDetector) -> PhraseDetector:
         prompt = PhrasePrompt(before=self.before, together=self.classes)
-        return PhraseDetector(model, self.words(), self.text_length, self.images, self.slug, prompt=prompt, objects=self.names)
+        kind = FiberPhrases if isinstance(model, FiberDetector) else PhraseDetector
+        return kind(model, self.words(), self.text_length, self.images, self.slug, prompt=prompt, objects=self.names)
 
     # ------------------------------------------------------------ presets
 

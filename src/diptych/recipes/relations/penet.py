@@ -19,6 +19,7 @@ from diptych.core.scene_graph import Relation
 from diptych.data.graphs.batch import GraphBatch, graph_batch
 from diptych.data.graphs.label_lists import NO_OBJECTS, CorpusNames, LabelLists
 from diptych.data.graphs.transforms import ShortSide, Squashed, Views
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Triple
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
 from diptych.models.detection.faster_rcnn import DetectorShape
@@ -26,7 +27,7 @@ from diptych.models.detection.images import DetectionImages
 from diptych.models.penet.graph_relater import GraphRelater
 from diptych.models.penet.pair_sampling import PairSampling, Targets
 from diptych.models.penet.prototype_head import HeadShape
-from diptych.models.penet.scene_graph_network import GraphScores, NetworkShape, SceneGraphNetwork, Setting
+from diptych.models.penet.scene_graph_network import GraphScores, NetworkShape, SceneGraphNetwork, Setting, copy_detector_layers
 from diptych.models.towers.name_vectors import RANDOM, name_vectors
 from diptych.objectives.boxes.predicate_prototypes import (
     mean_over_pairs,
@@ -64,7 +65,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     We depart: the learned factor of the cosines is kept at `max_scale` at most; a bound is a house rule. A released layer that nothing
     reads (`linear_pred`) is left out. Warm-up rises from 0, the release's from a tenth. Of proposals a box is not one pixel larger than
     its corners say, nor is its overlap with others (where the network codes the place of a box, it is, as released). Images have
-    ImageNet's mean and deviation, not Caffe's.
+    ImageNet's mean and deviation, not Caffe's (`pixel_mean`, `pixel_std`; a run that starts from released weights keeps theirs).
 
     setting      predcls, sgcls, sgdet
     trains       relations: the detector stays as it is (published). detector: that alone. both: at once, from scratch, with true boxes
@@ -74,6 +75,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     image_size   short side in pixels, or both sides when `square`
     longest      of the long side
     square       both sides to image_size whatever the shape (for small models)
+    pixel_mean, pixel_std   of RGB from 0 to 1
     distance, similarity, spread   weights of the three losses of prototypes (published 1)
     distance_margin, spread_margin   squared distances that a pair should be nearer to its own prototype than to others, and that
                  two prototypes should lie apart
@@ -102,6 +104,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     image_size: int = 600
     longest: int = 1000
     square: bool = False
+    pixel_mean: Triple = IMAGENET_MEAN
+    pixel_std: Triple = IMAGENET_STD
 
     batch_size: int = 8
     steps: int = 60_000
@@ -186,7 +190,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     @property
     def images(self) -> DetectionImages:
         """How the deployed model is shown its images."""
-        return DetectionImages(self.image_size, longest=0 if self.square else self.longest, square=self.square)
+        longest = 0 if self.square else self.longest
+        return DetectionImages(self.image_size, longest=longest, square=self.square, mean=self.pixel_mean, std=self.pixel_std)
 
     # ------------------------------------------------------------ a step
 
@@ -219,6 +224,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             max_pairs=int(self.sampling.pairs * self.sampling.positive),
             fill_pairs=self.sampling.pairs,
             multiple=1 if self.square else self.images.stride,
+            mean=self.pixel_mean,
+            std=self.pixel_std,
         )
 
     def features(self, model: SceneGraphNetwork, batch: GraphBatch) -> GraphScores:
@@ -326,6 +333,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             image_size=model.images.size,
             longest=model.images.longest or self.longest,
             square=model.images.square,
+            pixel_mean=model.images.mean,
+            pixel_std=model.images.std,
             start_names=_written(model.lists),
         )
 
@@ -396,12 +405,6 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     def detection(cls) -> Self:
         """The detector that the others need: 50,000 steps of 8 images (Tang et al., 2020)."""
         return cls(vocabulary="vg150", setting="sgdet", trains="detector", steps=50_000, lr_drops=(0.6, 0.9))
-
-
-def copy_detector_layers(model: SceneGraphNetwork) -> None:
-    """Features of regions and pairs become those of the detector, which later phases start from."""
-    for layers in (model.regions, model.pairs.layers):
-        layers.load_state_dict(model.detector.heads.box_head.state_dict())
 
 
 def targets(batch: GraphBatch) -> list[Targets]:

@@ -73,8 +73,8 @@ async function fetchPicture(image) {
   image.src = address;
 }
 
-export function pictureOf(uid, side, alt) {
-  const address = `image/${encodeURIComponent(uid)}?side=${side}`;
+export function pictureOf(uid, side, alt, medium = "") {
+  const address = `image/${encodeURIComponent(uid)}?side=${side}${medium && `&medium=${encodeURIComponent(medium)}`}`;
   const image = make("img", { alt, loading: "lazy", decoding: "async" });
   if (facts.token) { image.dataset.from = address; inView.observe(image); } else image.src = address;
   return image;

@@ -33,9 +33,13 @@ def add(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses={200: {"content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}}}},
     )
-    async def image(uid: Uid, side: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:
+    async def image(
+        uid: Uid,
+        side: Annotated[int, Query(ge=16, le=1024)] = 256,
+        medium: Annotated[str, Query(description="another medium of the item, by name", max_length=100)] = "",
+    ) -> Response:
         """A picture of at most `side` pixels a side. Nothing of the file but its pixels goes out."""
-        data = await service.thumbnail(uid, side)
+        data = await service.thumbnail(uid, side, medium)
         return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **PRIVATE})
 
 

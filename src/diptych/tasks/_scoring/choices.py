@@ -1,18 +1,13 @@
-"""Questions with lettered options: how they are shown, which option a reply means, and what rotating them tells.
-
-A reply is read in this order, and stays unread where nothing fits: the letter alone; at the beginning the letter in brackets, or
-with a full stop, bracket or colon behind it; "answer is B"; the text of exactly one option. A bare "A" inside of a sentence is an
-article and no answer.
-"""
+"""Questions with lettered options: how they are shown, and what asking in several orders tells."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 from diptych.core.errors import DataError
+from diptych.core.randomness import keyed_rng
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -32,48 +27,44 @@ def shown(question: str, options: Sequence[str], instruction: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def option_of(reply: str, options: Sequence[str]) -> int | None:
-    """Which option a reply means.
+def rotations(options: int, count: int) -> list[list[int]]:
+    """The places of the options turned by 0, 1, ... places; as many as there are options, or `count` if that is less.
 
-    >>> [option_of(reply, ["red", "a blue ring"]) for reply in ("B", "(A)", "The answer is B.", "It is a blue ring", "A ring", "")]
-    [1, 0, 1, 1, None, None]
+    >>> rotations(3, 2)
+    [[0, 1, 2], [1, 2, 0]]
     """
-    letters = LETTERS[: len(options)]
-    text = reply.strip()
-    if len(text) == 1 and text.upper() in letters:
-        return letters.index(text.upper())
-    at_start = re.match(rf"(?:\(([{letters}])\)|([{letters}])[.):](?=\s|$))", text)
-    said = re.findall(rf"\b(?i:answer(?:\s+is)?)\s*:?\s*\(?([{letters}])\b(?![’'])", text)
-    if at_start:
-        return letters.index(at_start[1] or at_start[2])
-    if len(set(said)) == 1:
-        return letters.index(said[0])
-    held = [place for place, option in enumerate(options) if _holds(text, option)]
-    longest = [
-        place
-        for place in held
-        if not any(other != place and _holds(options[other], options[place]) for other in held)  # "ring" in "blue ring"
-    ]
-    return longest[0] if len(longest) == 1 else None
+    every = list(range(options))
+    return [[*every[turn:], *every[:turn]] for turn in range(min(count, options))]
 
 
-def _holds(text: str, option: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(option.strip().lower())}(?!\w)", text.lower()) is not None
+def shuffles(options: int, count: int, *key: str | int) -> list[list[int]]:
+    """Different orders drawn under `key`, the first of them not always the given one; as many as there are, or `count` if that is less."""
+    rng, found = keyed_rng("orders", *key), dict[tuple[int, ...], None]()
+    while len(found) < min(count, math.factorial(options)):
+        found[tuple(rng.permutation(options).tolist())] = None
+    return [list(order) for order in found]
 
 
-def rotations(options: Sequence[str], count: int) -> list[list[str]]:
-    """The options turned by 0, 1, ... places; as many as there are options, or `count` if that is less."""
-    return [[*options[turn:], *options[:turn]] for turn in range(min(count, len(options)))]
+def entropy(chosen: Sequence[str], *, base: float = math.e, corrected: bool = False) -> float:
+    """How much a choice depends on the order in which its options stood: 0 for always the same content.
 
+    chosen     what was chosen in each order, by content; an unread reply is a choice of its own
+    base       e gives nats, 2 gives bits
+    corrected  adds (K - 1) / 2n nats for K different choices of n (Miller and Madow, 1955): few orders make it too low
 
-def entropy(chosen: Sequence[str], options: int) -> float:
-    """How much the choice depends on the order: 0 for always the same option, 1 for as many different ones as there can be.
-
-    chosen   what was chosen in each order; an unread reply is a choice of its own
-    options  how many there are to choose from; the entropy is divided by the logarithm of the smaller of the two numbers
+    >>> round(entropy(["a", "a", "b"], base=2), 3), round(entropy(["a", "b", "c"], base=2), 3)
+    (0.918, 1.585)
     """
-    most = min(len(chosen), options)
-    if most < 2:
-        return 0.0
     shares = [count / len(chosen) for count in Counter(chosen).values()]
-    return abs(sum(share * math.log(share) for share in shares)) / math.log(most)
+    nats = abs(sum(share * math.log(share) for share in shares)) + ((len(shares) - 1) / (2 * len(chosen)) if corrected else 0.0)
+    return nats / math.log(base)
+
+
+def normalised_entropy(chosen: Sequence[str], options: int) -> float:
+    """Entropy over the largest that so many orders and options allow: 0 for always the same, 1 for as many as there can be.
+
+    >>> normalised_entropy(["a", "b", "c", "d"], 4)
+    1.0
+    """
+    most = min(len(chosen), max(options, len(set(chosen))))  # what is unread is one more
+    return entropy(chosen) / math.log(most) if most > 1 else 0.0

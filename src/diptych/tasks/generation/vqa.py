@@ -14,9 +14,9 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.data.text.questions import questions_of
 from diptych.tasks._scoring.answer_match import normalised, vqa_accuracy
+from diptych.tasks._scoring.blind import BLIND, grey
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks.generation.blind import BLIND, grey
 
 TEXTS = ("uid", "group", "kind", "question", "answer")
 SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("people", pa.list_(pa.string())), ("blind_answer", pa.string())])

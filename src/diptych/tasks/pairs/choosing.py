@@ -214,13 +214,13 @@ class AskingTask(Protocol):
 
 
 def records_of(
-    task: AskingTask, model: Any, data: Dataset, cases_of: Callable[[Sample], Sequence[Case]], *, missing: str
+    task: AskingTask, model: Any, data: Dataset, cases_of: Callable[[Sample], Sequence[Case]], *, missing: str, **facts: Any
 ) -> pa.Table:
     """`Asking.records` as the fields of `task` say, a frozen dataclass; they are noted as `options`."""
     asking = Asking(task.compare, task.prompt, task.question, task.keep_equal, task.batch_size)
     named: Any = task
     options = asdict(replace(named, train=None)) | {"train": getattr(task.train, "name", "")}
-    return asking.records(model, data, cases_of, missing=missing, trained_on=captions_of(task.train), options=options)
+    return asking.records(model, data, cases_of, missing=missing, trained_on=captions_of(task.train), options=options, **facts)
 
 
 def captions_of(data: Dataset | None) -> list[str]:

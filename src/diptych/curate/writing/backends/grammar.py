@@ -21,6 +21,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from diptych.core.config import config_hash
+from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.curate.writing.backends.paraphrases import (
@@ -31,7 +32,7 @@ from diptych.curate.writing.backends.paraphrases import (
     OPENINGS,
     SYNONYMS,
 )
-from diptych.curate.writing.requests import PUBLISHED, Answer, Request, Sampling
+from diptych.curate.writing.requests import PUBLISHED, Request, Sampling
 
 STYLES = ("plain", "turned", "framed", "short")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -75,11 +76,11 @@ class Grammar:
     def tokens(self, text: str) -> int:
         return len(text.split())
 
-    def write(self, requests: Sequence[Request]) -> list[Answer]:
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
         found = []
         for request in requests:
             text = rewritten(request.caption, request.style or "plain", keyed_rng("grammar", request.seed), request.details)
-            found.append(Answer(text, self.tokens(request.caption), self.tokens(text)))
+            found.append(Reply(text, self.tokens(request.caption), self.tokens(text)))
         return found
 
 

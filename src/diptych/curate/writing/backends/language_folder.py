@@ -17,8 +17,9 @@ import transformers
 from torch import Tensor
 
 from diptych.core.config import config_hash
+from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
-from diptych.curate.writing.requests import Answer, Request, Sampling
+from diptych.curate.writing.requests import Request, Sampling
 from diptych.curate.writing.sampling import drawn_from, nucleus
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
@@ -61,12 +62,12 @@ class LanguageFolder:
         end = [self.vocabulary.end_id] if self.model.reads_and_writes else []  # T5 reads a text to its end mark
         return [*self.vocabulary.start_ids, *self.vocabulary.pieces(text), *end]
 
-    def write(self, requests: Sequence[Request]) -> list[Answer]:
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
         ids = [self._ids(request.prompt) for request in requests]
         most = self._room()
         fits = [row for row, some in enumerate(ids) if len(some) > 0 and (not most or len(some) <= most)]
         answers = [
-            Answer(
+            Reply(
                 "",
                 len(some),
                 fault=f"too long: {len(some)} tokens of prompt (at most {most})" if some else "malformed: empty prompt",
@@ -76,7 +77,7 @@ class LanguageFolder:
         if fits:
             written = self._written([ids[row] for row in fits], [requests[row].seed for row in fits])
             for row, text_ids in zip(fits, written, strict=True):
-                answers[row] = Answer(self.sampling.cut(self.vocabulary.decode(text_ids)), len(ids[row]), len(text_ids))
+                answers[row] = Reply(self.sampling.cut(self.vocabulary.decode(text_ids)), len(ids[row]), len(text_ids))
         return answers
 
     def _room(self) -> int:

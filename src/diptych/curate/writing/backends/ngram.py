@@ -16,10 +16,11 @@ from typing import Self
 import numpy as np
 
 from diptych.core.config import config_hash
+from diptych.core.contracts import Reply
 from diptych.core.randomness import keyed_rng
 from diptych.curate.text.ngram import END, START, NGram, words_of
 from diptych.curate.writing.backends.grammar import listed
-from diptych.curate.writing.requests import PUBLISHED, Answer, Request, Sampling
+from diptych.curate.writing.requests import PUBLISHED, Request, Sampling
 from diptych.curate.writing.sampling import drawn_from, nucleus
 
 SMALL = frozenset(
@@ -65,13 +66,13 @@ class NGramRewriter:
     def tokens(self, text: str) -> int:
         return len(words_of(text))
 
-    def write(self, requests: Sequence[Request]) -> list[Answer]:
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
         found = []
         for request in requests:
             words = words_of(request.caption)
             text = spaced(self._redrawn(words, keyed_rng("ngram", request.seed))) if words else ""
             text = f"{text}, with {listed(request.details)}" if text and request.details else text
-            found.append(Answer(text, len(words), self.tokens(text)))
+            found.append(Reply(text, len(words), self.tokens(text)))
         return found
 
     def _redrawn(self, words: Sequence[str], rng: np.random.Generator) -> list[str]:

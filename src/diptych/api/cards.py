@@ -1,0 +1,58 @@
+"""What a model card says of the run that a model is from."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+from diptych.api.data import read
+from diptych.api.evaluation import evaluate_kept
+from diptych.core.files import write_atomic
+from diptych.core.run_folder import RunFolder
+from diptych.models.io.card import completed
+from diptych.worlds.rendered import Rendered
+
+
+def write_card(folder: RunFolder, data: Any = None) -> None:
+    """Complete the README.md of a finished run's model by what is known of data, training and, once it is evaluated, scores. Of several
+    processes the first one writes.
+
+    data  those that the run was trained on, where they are at hand; else they are read for their licences
+    """
+    card = folder.model / "README.md"
+    if folder.state["status"] == "finished" and card.is_file() and os.environ.get("RANK", "0") == "0":
+        write_atomic(card, completed(card.read_text(encoding="utf-8"), run_facts(folder, data)))
+
+
+def run_facts(folder: RunFolder, data: Any = None) -> dict[str, Any]:
+    """What a card says of a run: its data with their licences, how it was trained, what it scored."""
+    state, config = folder.state, folder.config
+    seen = f"{state['data']['name']} (fingerprint {state['data']['fingerprint']})"
+    source = state.get("source", "")
+    if data is None and source:
+        data = read(source)
+    seen += f"; licences: {licences(data) if data is not None else 'not stated, the run was trained on an object'}"
+    run, recipe = config["run"], config["recipe"]
+    tuned = {name: value for name, value in run.get("tune", {}).items() if value not in ("", 0, 0.0, [], 1.0, 1)}
+    words = [
+        f"`{state['slug']}`, {state.get('step', 0):,} steps"
+        + (f" of {recipe['batch_size']:,}" if "batch_size" in recipe else ""),
+        *([f"learning rate {recipe['lr']:g}"] if "lr" in recipe else []),
+        f"seed {run['seed']}",
+        *([f"started from {run['init']}"] if run.get("init") else []),
+        *([", ".join(f"{name} {value}" for name, value in tuned.items())] if tuned else []),
+    ]
+    scores = {
+        f"{result.task}, {part}: {result.main}": str(result.metrics[result.main])
+        for part, result in evaluate_kept(folder).items()
+    }
+    return {"data": seen, "recipe": "; ".join(words) + ".", "metrics": scores}
+
+
+def licences(data: Any) -> str:
+    """Of the samples of a data set, as they are now."""
+    if isinstance(data, Rendered) or not hasattr(data, "column"):
+        return "none needed, the samples are rendered"
+    counts = Counter(licence or "unknown" for licence in data.column("licence"))
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())

@@ -1,0 +1,172 @@
+"""Models that were asked the same questions, by their records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.api.data import read
+from diptych.claims.statistics import item_view
+from diptych.claims.verdict import holm
+from diptych.core.contracts import TaskInWords
+from diptych.core.errors import ConfigError, DataError, RunError
+from diptych.core.result import Result
+from diptych.report.leaderboard import Leaderboard, Pairing, Parting, Standing, leaderboard_page, most_divided
+from diptych.report.pictures import Album
+from diptych.tasks import find
+from diptych.tasks._scoring.records import facts_of, read_records
+
+Records: TypeAlias = "str | Path | pa.Table"
+SAME = ("uid", "case", "question", "options", "answer", "truth_cm")
+"""Columns that make two rows the same question."""
+
+
+def leaderboard(
+    records: Sequence[Records] | Mapping[str, Records], *, data: Any = None, page: str | Path | None = None, shown: int = 24
+) -> Leaderboard:
+    """Who answers better, which differences hold, and where models part.
+
+    records  of each model: a folder that `evaluate(..., out=...)` wrote, a Parquet file of it, or the table itself; a mapping
+             names the models
+    data     those that were asked, for the pictures of the page
+    page     an HTML file to write
+    shown    questions on which models part, at most
+    Raises DataError where they were not asked the same questions by the same protocol.
+    """
+    named = dict(records) if isinstance(records, Mapping) else None
+    tables = [_table(one) for one in (named.values() if named is not None else records)]
+    if len(tables) < 2:
+        raise ConfigError(f"there are records of {len(tables)} models (expected two or more)")
+    facts = [facts_of(one) for one in tables]
+    protocols = {str(one.get("protocol")) for one in facts}
+    if len(protocols) > 1:
+        raise DataError(f"the records are of different protocols: {', '.join(sorted(protocols))}", expected="one protocol")
+    tables = [_sorted(one) for one in tables]
+    _same_questions(tables)
+    names = list(named) if named is not None else _names(facts)
+    tasks = [_task(one) for one in facts]
+    results = [task.score(table) for task, table in zip(tasks, tables, strict=True)]
+    metric = results[0].main
+    right = [_right(task, table, metric) for task, table in zip(tasks, tables, strict=True)]
+    order = sorted(range(len(names)), key=lambda row: -np.nan_to_num(results[row].value, nan=-math.inf))
+    said = [task.in_words(table) for task, table in zip(tasks, tables, strict=True)]
+    divided = most_divided([right[row] for row in order])
+    board = Leaderboard(
+        next(iter(protocols)),
+        metric,
+        str(facts[0].get("data", {}).get("name", "")),
+        len(tables[0]),
+        results[0].n_groups,
+        tuple(_standing(names[row], results[row]) for row in order),
+        _pairings([(names[row], tables[row], tasks[row]) for row in order], metric),
+        tuple(
+            Parting(
+                said[0][row].uid,
+                said[0][row].question,
+                said[0][row].truth,
+                tuple((names[model], said[model][row].said, right[model][row]) for model in order),
+            )
+            for row in divided[:shown]
+        ),
+        len(divided),
+    )
+    if page is not None:
+        leaderboard_page(Path(page), board, Album(_rows(data)))
+    return board
+
+
+def _rows(data: Any) -> Any:
+    from diptych.data.dataset import Pool
+
+    return Pool.from_samples([], name="no data") if data is None else read(data)
+
+
+def _table(given: Records) -> pa.Table:
+    if isinstance(given, pa.Table):
+        return given
+    path = Path(given)
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+        if len(files) != 1:
+            raise RunError(f"{path} holds {len(files)} files of records (expected one, or name the file)")
+        path = files[0]
+    return read_records(path)
+
+
+def _task(facts: Mapping[str, Any]) -> TaskInWords:
+    """The task that made the records, with its options."""
+    name = str(facts.get("protocol", "")).partition(" v")[0]
+    task = find(name, **facts.get("options", {}))
+    if not isinstance(task, TaskInWords):
+        raise ConfigError(
+            f"rows of '{name}' cannot be told in words (expected multiple_choice, ii_bench, q_spatial and the like)"
+        )
+    return task
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    """By the columns that name a row, as the paired comparison sorts."""
+    return table.sort_by([(name, "ascending") for name in ("uid", "case") if name in table.column_names])
+
+
+def _same_questions(tables: Sequence[pa.Table]) -> None:
+    for name in SAME:
+        if name not in tables[0].column_names:
+            continue
+        first = tables[0].column(name).to_pylist()
+        for other in tables[1:]:
+            there = other.column(name).to_pylist() if name in other.column_names else []
+            if there != first:
+                pairs = enumerate(zip(first, there, strict=False))
+                row = next((row for row, (one, another) in pairs if one != another), min(len(first), len(there)))
+                raise DataError(
+                    "the models were not asked the same", row=row, field=name, expected="records of the same questions"
+                )
+
+
+def _names(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The models' names; where two are the same, with the options in which they differ, or numbered."""
+    names = [str((one.get("model") or {}).get("name", "")) or f"model {row}" for row, one in enumerate(facts, 1)]
+    options = [one.get("options", {}) for one in facts]
+    differ = [name for name in options[0] if any(one.get(name) != options[0][name] for one in options)]
+    found: list[str] = []
+    for name, one in zip(names, options, strict=True):
+        told = name
+        if names.count(name) > 1 and differ:
+            told = f"{name} ({', '.join(f'{field} {one.get(field)}' for field in differ)})"
+        found.append(told)
+    return [name if found.count(name) == 1 else f"{name} #{found[:row].count(name) + 1}" for row, name in enumerate(found)]
+
+
+def _right(task: TaskInWords, table: pa.Table, metric: str) -> list[bool]:
+    values_NM = task.item_values(table, metric)
+    if values_NM is None:
+        raise ConfigError(f"'{metric}' is no mean over rows")
+    return [bool(value == 1) for value in values_NM[:, 0]]
+
+
+def _standing(name: str, result: Result) -> Standing:
+    main = result.metrics[result.main]
+    beside = {other: metric.value for other, metric in result.metrics.items() if "/" not in other and other != result.main}
+    return Standing(name, main.value, main.low, main.high, main.chance, beside)
+
+
+def _pairings(sides: Sequence[tuple[str, pa.Table, TaskInWords]], metric: str) -> tuple[Pairing, ...]:
+    """Every pair, the better one as `other`. McNemar's mid-p where each row is a group of its own; else signs of whole groups
+    are flipped."""
+    found = []
+    for (other, better, its_task), (first, table, task) in combinations(sides, 2):
+        turn = iter((task, its_task))  # the two may read replies by different rules
+        view = item_view(table, better, lambda rows: next(turn).item_values(rows, metric))  # noqa: B023
+        if view is None:
+            continue
+        test, p = ("sign flips of groups", view.p) if math.isnan(view.mid_p) else ("McNemar, mid-p", view.mid_p)
+        found.append((first, other, view, test, p))
+    adjusted = holm([p for *_, p in found])
+    return tuple(Pairing(*one, corrected) for one, corrected in zip(found, adjusted, strict=True))

@@ -1,0 +1,211 @@
+"""Questions about the pictures of a data set, to ask models: written from symbols, filtered, with what supports each answer (Auto-Bench,
+Ji et al., 2023, 2311.14580).
+
+Captions, boxes and relations become symbols; programs write questions that these settle, or a language model writes them for each kind
+of ability. What fails a filter goes. `triplets.jsonl` holds what is left, for `diptych eval MODEL auto_bench --triplets FILE`;
+`filters.json` says what each filter took out, and how good it is: errors of its kind are planted in copies of the questions and looked
+for. No row leaves. Symbols hide what annotators missed, so that an answer is right about the symbols first.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from diptych.core.contracts import Curated, Dataset
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_rng, keyed_seed
+from diptych.core.sample import Sample
+from diptych.curate.engine.parts import Parts
+from diptych.curate.text.question_programs import Vocabulary, written
+from diptych.curate.text.triplet_filters import Limits, measured, reasons, spoilt
+from diptych.curate.writing.requests import Request
+from diptych.curate.writing.step import Wish, Writes
+from diptych.data.media.decode import decode
+from diptych.data.text.symbols import Symbols, symbols_of
+from diptych.data.text.triplets import ABILITIES, Triplet, lines_of, triplet_from
+
+PROGRAMS = "programs"
+KINDS = tuple(f"{ability}/{kind}" for ability, kinds in ABILITIES.items() for kind in kinds)
+ASKED = {
+    "object": "which things are there",
+    "count": "how many of a thing there are",
+    "attribute": "what a thing looks like",
+    "location": "where a thing is",
+    "relation": "how two things relate",
+    "action": "what somebody does",
+    "text": "what is written somewhere",
+    "scene": "what place or time it is",
+    "comparison": "which of two has more of something",
+    "predictive": "what will happen next",
+    "explanatory": "why something is as it is",
+    "counterfactual": "what would be if something were otherwise",
+    "knowledge": "what one knows of the things shown from elsewhere",
+    "physical": "what physics says of the things shown",
+    "biological": "what biology says of the beings shown",
+    "short_term": "what to do next for a given aim",
+    "long_term": "which steps lead to an aim",
+    "privacy": "whether somebody's privacy is touched",
+    "security": "what is dangerous",
+    "ethics": "what one should or should not do",
+}
+"""What a question of each kind is about, for a language model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchQuestions(Writes):
+    """writer      programs | folder:PATH | gguf:FILE | http://HOST/v1#MODEL | chat+http://HOST/v1#MODEL
+    kinds        of ability that a language model is asked for ("perception/count"); programs write those that they have
+    options      of a closed question
+    planted      share of the questions in which errors are planted, to measure the filters; 0 leaves that out
+    max_tokens   written at most for a question with its answer and reasoning
+    language     of the captions
+    question_words, answer_words, reasoning_words   at most
+    """
+
+    slug: ClassVar[str] = "bench_questions"
+
+    writer: str = PROGRAMS
+    kinds: tuple[str, ...] = KINDS
+    options: int = 4
+    planted: float = 0.3
+    max_tokens: int = 300
+    language: str = "en"
+    question_words: int = 40
+    answer_words: int = 30
+    reasoning_words: int = 120
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.kinds) - set(KINDS)):
+            raise ConfigError(f"unknown kind {unknown[0]!r} (expected some of {', '.join(KINDS)})")
+        if not self.kinds or self.options < 2 or not 0 <= self.planted <= 1:
+            raise ConfigError(
+                f"options {self.options}, planted {self.planted} (expected 2 or more; 0 to 1), and one kind at least"
+            )
+        if self.writer.partition(":")[0] in ("grammar", "ngram"):
+            raise ConfigError(f"'{self.writer}' writes captions anew and no questions (expected programs, or a language model)")
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        start = time.perf_counter()
+        tried = {data[row].uid: self._symbols(data[row]) for row in range(0, len(data), max(1, len(data) // 24))}
+        each = (time.perf_counter() - start) / max(1, len(tried))
+        if self.writer == PROGRAMS:
+            return {"items": len(data), "unit": "picture", "seconds_each": each, "seconds": each * len(data)}
+        rows = _table(tried)
+        return self.planned(list(self._wishes(rows)), len(data) * len(self.kinds), self._backend(rows))
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from questions that an earlier run wrote."""
+        start = time.perf_counter()
+        row_of = {uid: row for row, uid in enumerate(data.uids)}
+        symbols = {uid: self._symbols(data[row_of[uid]]) for uid in sorted(row_of)}
+        known = {uid: one for uid, one in symbols.items() if one.things or one.captions}
+        if not known:
+            raise DataError(
+                f"nothing says what is in the images of '{data.name}'", field="regions, texts", expected="boxes or captions"
+            )
+        vocabulary = Vocabulary.of(list(known.values()))
+        made, files, notes = self._made(known, vocabulary, parts)
+        limits = Limits(self.question_words, self.answer_words, self.reasoning_words)
+        found = reasons(made, known, vocabulary, limits)
+        kept = [triplet for triplet, reason in zip(made, found, strict=True) if not reason]
+        gone = Counter(reason.partition(":")[0] for reason in found if reason)
+        report: dict[str, Any] = {"written": len(made), "kept": len(kept), "taken_out": dict(sorted(gone.items()))}
+        report["kinds"] = dict(sorted(Counter(f"{one.ability}/{one.sub_ability}" for one in kept).items()))
+        if self.planted:
+            report["measured"] = self._measured(kept, known, vocabulary, limits)
+        files |= {"triplets.jsonl": lines_of(kept), "filters.json": (json.dumps(report, indent=1) + "\n").encode()}
+        counts = Counter(triplet.uid for triplet in kept)
+        first = f"{len(kept):,} of {len(made):,} questions are kept" + "".join(
+            f", {n:,} {kind}" for kind, n in sorted(gone.items())
+        )
+        columns = {"bench_questions": {uid: counts[uid] for uid in symbols}}
+        return Curated(tuple(symbols), (), columns, time.perf_counter() - start, files, (first, *notes))
+
+    def _symbols(self, sample: Sample) -> Symbols:
+        """Boxes in shares of the picture's sides, for which its size is read."""
+        size = None
+        if sample.regions and sample.image is not None:
+            height, width = decode(sample.image, exact=True).shape[:2]
+            size = width, height
+        return symbols_of(sample, size, language=self.language)
+
+    def _made(
+        self, symbols: Mapping[str, Symbols], vocabulary: Vocabulary, parts: Parts
+    ) -> tuple[list[Triplet], dict[str, bytes], tuple[str, ...]]:
+        if self.writer == PROGRAMS:
+            rngs = {uid: keyed_rng("bench questions", self.seed, uid) for uid in symbols}
+            every = [written(uid, one, vocabulary, rngs[uid], options=self.options) for uid, one in symbols.items()]
+            return [triplet for some in every for triplet in some], {}, ()
+        rows = _table(symbols)
+        done = self.written(rows, self._wishes, self._backend(rows), _read, parts, name="triplets")
+        made = [_made_by(row, done.backend.name) for row in done.used()]
+        return made, {"writing.json": done.report()}, done.notes()
+
+    def _backend(self, rows: pa.Table) -> Any:
+        return self.backend(lambda: rows["string"].to_pylist(), stop=())
+
+    def _wishes(self, rows: pa.Table) -> Iterable[Wish]:
+        for uid, text in zip(rows["uid"].to_pylist(), rows["string"].to_pylist(), strict=True):
+            for number, kind in enumerate(self.kinds):
+                seed = keyed_seed("bench questions", self.seed, uid, kind)
+                request = Request(f"{uid} {kind}", self._prompt(text, kind), caption=text, style=kind, seed=seed)
+                yield Wish(uid, number, kind, request)
+
+    def _prompt(self, symbols: str, kind: str) -> str:
+        ability, _, name = kind.partition("/")
+        return (
+            "You write questions that test whether a model understands a picture. You see the picture as symbols: captions, boxes as "
+            "shares of its width and height, relations.\n\n"
+            f"{symbols}\n\n"
+            f"Write one question of {ability}: {ASKED[name]}. It must be answered by looking at the picture, not by the words of the "
+            "question, and its answer must follow from the symbols. Ask as somebody who sees the picture, and do not mention symbols.\n"
+            f"Give {self.options} options, one of them right. Answer with one JSON object with the fields question, options, answer "
+            "(word for word one of the options) and reasoning.\n"
+        )
+
+    def _measured(
+        self, kept: list[Triplet], symbols: Mapping[str, Symbols], vocabulary: Vocabulary, limits: Limits
+    ) -> dict[str, dict[str, Any]]:
+        planted = spoilt(kept, symbols, vocabulary, self.planted, keyed_rng("planted errors", self.seed))
+        found = reasons([triplet for triplet, _ in planted], symbols, vocabulary, limits)
+        return {kind: asdict(one) for kind, one in measured(found, [error for _, error in planted]).items()}
+
+
+def _table(symbols: Mapping[str, Symbols]) -> pa.Table:
+    return pa.table({"uid": pa.array(list(symbols), pa.string()), "string": [one.text for one in symbols.values()]})
+
+
+def _read(wish: Wish, text: str) -> tuple[str, str]:
+    """The JSON object in an answer, as one line, or why it is none."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        value = json.loads(text[start : end + 1]) if 0 <= start < end else None
+    except json.JSONDecodeError as error:
+        return "", f"malformed: {error.msg}"
+    if not isinstance(value, dict):
+        return "", "malformed: no JSON object"
+    ability, _, kind = wish.request.style.partition("/")
+    asked = {name: value.get(name) for name in ("question", "answer", "options", "reasoning")}
+    try:
+        triplet_from(
+            {"uid": wish.uid, "ability": ability, "sub_ability": kind, **asked, "reasoning": str(asked["reasoning"] or "")}
+        )
+    except DataError as error:
+        return "", f"malformed: {error}"
+    return json.dumps(asked, ensure_ascii=False), ""
+
+
+def _made_by(row: Mapping[str, Any], writer: str) -> Triplet:
+    ability, _, kind = row["style"].partition("/")
+    value = json.loads(row["string"])
+    return triplet_from({"uid": row["uid"], "ability": ability, "sub_ability": kind, **value, "by": writer})

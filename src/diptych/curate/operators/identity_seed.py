@@ -1,0 +1,206 @@
+"""Cleans pictures that trackers filed under persons: PLIP's seed filter (2305.08386) for noisy identities.
+
+Within an identity the picture least like the mean of the others leaves until all are alike; one that left joins a neighbouring identity
+that it resembles; neighbouring identities of nearly one mean become one. Neighbours are identities of close numbers, as a tracker gives
+them out. Then pictures of whom too little is known leave, and identities whose pictures do not agree on the gender, or that have too few
+pictures; of the largest, some are drawn. The new identity is the column ``person``: read the pool with ``group=person``.
+
+Cost: one embedding a row. Every drop says which rule it was; rows without an image leave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_rng
+from diptych.curate.engine.costs import planned
+from diptych.curate.engine.embedding import embedded, open_embedder
+from diptych.curate.engine.parts import Parts
+
+COLUMN = "person"
+UNKNOWN = "unknown"
+GENDER, UPPER, LOWER = 0, 2, 3
+"""Places among the six attributes of SYNTH-PEDES."""
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class IdentitySeed:
+    """model     address of a model that embeds persons
+    column     whole numbers that a tracker gave; without such a column identities are numbered in the order of their group's names
+    alike      a picture stays with at least this cosine to the mean of the others of its identity
+    joins      one that left joins a neighbour with at least this cosine to its mean
+    merges     neighbours with more than this cosine between their means become one
+    reach      how far numbers of neighbours are apart at most
+    unknown    pictures with so many unknown attributes leave, and those that know neither upper nor lower clothes; 0 asks nothing
+    gender     share of an identity's pictures that have to agree on the gender, more than this; 0 asks nothing
+    fewest, most  pictures of an identity: those of fewer leave, of more so many are drawn
+    seed       of that draw
+    """
+
+    slug: ClassVar[str] = "identity_seed"
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    model: str = ""
+    column: str = "identity"
+    alike: float = 0.6
+    joins: float = 0.65
+    merges: float = 0.62
+    reach: int = 2
+    unknown: int = 3
+    gender: float = 0.7
+    fewest: int = 5
+    most: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("alike", "joins", "merges", "gender"):
+            if not -1 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)} (expected a number up to 1)")
+        if self.fewest < 1 or self.most < self.fewest or self.reach < 0:
+            raise ConfigError(
+                f"fewest {self.fewest}, most {self.most}, reach {self.reach} (expected 1 or more, not below it, 0 or more)"
+            )
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        model = open_embedder(self.model)
+        return planned(data, lambda image: model.embed_images([image]), unit="embedding (one at a time)")
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from embeddings that an earlier run finished."""
+        start = time.perf_counter()
+        numbers = self._numbers(data)
+        found = embedded(data, open_embedder(self.model), parts)
+        reasons = {uid: f"unreadable: {reason}" for uid, reason in found.unreadable.items()}
+        reasons |= {uid: "no image" for uid in data.uids if uid not in found.unreadable and uid not in {*found.uids}}
+        vectors = dict(zip(found.uids, found.vector_ND, strict=True))
+        person, left = seeded(vectors, numbers, alike=self.alike, joins=self.joins, merges=self.merges, reach=self.reach)
+        reasons |= left
+        row_of = {uid: row for row, uid in enumerate(data.uids)}
+        attributes = {uid: data[row_of[uid]].extras.get("attributes") for uid in person}
+        reasons |= self._unknown(person, attributes)
+        reasons |= self._disagreeing({u: p for u, p in person.items() if u not in reasons}, attributes)
+        reasons |= self._counted({u: p for u, p in person.items() if u not in reasons})
+        kept = tuple(uid for uid in sorted(data.uids) if uid not in reasons)
+        dropped = tuple(Drop(uid, self.slug, reasons[uid]) for uid in sorted(reasons))
+        columns = {COLUMN: {uid: f"person-{person[uid]}" for uid in kept}} if kept else {}
+        return Curated(kept, dropped, columns, time.perf_counter() - start)
+
+    def _numbers(self, data: Dataset) -> dict[str, int]:
+        samples = [data[row] for row in range(len(data))]
+        given = [sample.extras.get(self.column) for sample in samples]
+        if all(value is None for value in given):
+            order = {group: at for at, group in enumerate(sorted({*data.groups}))}
+            return {sample.uid: order[group] for sample, group in zip(samples, data.groups, strict=True)}
+        for row, value in enumerate(given):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise DataError(f"the identity is {value!r}", row=row, field=self.column, expected="a whole number in every row")
+        return {sample.uid: int(value) for sample, value in zip(samples, given, strict=True) if value is not None}
+
+    def _unknown(self, person: Mapping[str, int], attributes: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for uid in person:
+            of_row = attributes[uid]
+            if not self.unknown or of_row is None:
+                continue
+            if len(of_row) != 6:
+                raise DataError(
+                    f"sample '{uid}' has {len(of_row)} attributes",
+                    field="attributes",
+                    expected="six: gender, head, upper, lower, shoes, belongings",
+                )
+            missing = sum(value == UNKNOWN for value in of_row)
+            if missing >= self.unknown:
+                found[uid] = f"{missing} attributes are unknown"
+            elif of_row[UPPER] == of_row[LOWER] == UNKNOWN:
+                found[uid] = "neither upper nor lower clothes are known"
+        return found
+
+    def _disagreeing(self, person: Mapping[str, int], attributes: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
+        if not self.gender:
+            return {}
+        votes: dict[int, Counter[str]] = {}
+        for uid, number in person.items():
+            of_row = attributes[uid]
+            if of_row is not None and of_row[GENDER] != UNKNOWN:
+                votes.setdefault(number, Counter())[of_row[GENDER]] += 1
+        split = {number for number, of_person in votes.items() if max(of_person.values()) / of_person.total() <= self.gender}
+        return {
+            uid: f"pictures of person {number} do not agree on the gender" for uid, number in person.items() if number in split
+        }
+
+    def _counted(self, person: Mapping[str, int]) -> dict[str, str]:
+        members: dict[int, list[str]] = {}
+        for uid in sorted(person):
+            members.setdefault(person[uid], []).append(uid)
+        found: dict[str, str] = {}
+        for number, uids in members.items():
+            if len(uids) < self.fewest:
+                found |= {uid: f"person {number} has {len(uids)} pictures" for uid in uids}
+            elif len(uids) > self.most:
+                drawn = keyed_rng("identity seed", self.seed, number).permutation(len(uids))[: self.most]
+                chosen = {uids[place] for place in drawn}
+                found |= {uid: f"not among the {self.most} drawn of person {number}" for uid in uids if uid not in chosen}
+        return found
+
+
+def seeded(
+    vectors: Mapping[str, Floats], numbers: Mapping[str, int], *, alike: float, joins: float, merges: float, reach: int
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Which person each picture shows in the end, and why the others left. Independent of the order of rows.
+
+    vectors  unit-norm, by uid
+    numbers  the person that each picture is filed under
+    """
+    members: dict[int, list[str]] = {}
+    for uid in sorted(vectors):
+        members.setdefault(numbers[uid], []).append(uid)
+    outcast: list[str] = []
+    for uids in members.values():
+        while len(uids) > 1:
+            cosine = [float(vectors[uid] @ _centre([vectors[u] for u in uids if u != uid])) for uid in uids]
+            if min(cosine) >= alike:
+                break
+            outcast.append(uids.pop(int(np.argmin(cosine))))
+    centres = {number: _centre([vectors[uid] for uid in uids]) for number, uids in members.items()}
+    reasons: dict[str, str] = {}
+    for uid in sorted(outcast):
+        near = [n for n in centres if n != numbers[uid] and abs(n - numbers[uid]) <= reach]
+        best = max(near, key=lambda n: (float(vectors[uid] @ centres[n]), -n), default=None)
+        if best is not None and float(vectors[uid] @ centres[best]) >= joins:
+            members[best].append(uid)
+        else:
+            reasons[uid] = f"unlike the other pictures of person {numbers[uid]}, and like none of a neighbour's"
+    root = {number: number for number in members}
+    centres = {number: _centre([vectors[uid] for uid in uids]) for number, uids in members.items()}
+    for number in sorted(members):
+        for other in sorted(n for n in members if number < n <= number + reach):
+            if float(centres[number] @ centres[other]) > merges:
+                first, second = sorted((_root(root, number), _root(root, other)))
+                root[second] = first
+    person = {uid: _root(root, number) for number, uids in members.items() for uid in uids}
+    return person, reasons
+
+
+def _centre(rows: Sequence[Floats]) -> Floats:
+    mean_D: Floats = np.mean(np.stack(rows).astype(np.float64), axis=0)
+    centre_D: Floats = mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)
+    return centre_D
+
+
+def _root(root: Mapping[int, int], number: int) -> int:
+    while root[number] != number:
+        number = root[number]
+    return number

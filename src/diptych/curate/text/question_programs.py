@@ -1,0 +1,184 @@
+"""Questions that programs write from the symbols of a picture: the answer follows from them, and the reasoning says how.
+
+A program asks only what the symbols settle: of a thing whose label is its only one, of a number up to ten, of a place that is clear. What
+needs knowledge of the world (actions, prediction, planning, values) is left to a language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diptych.curate.text.plurals import plural
+from diptych.data.text.symbols import Symbols, Thing
+from diptych.data.text.triplets import Triplet
+
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+EDGE = 0.1
+"""Share of the picture by which a centre is away from the middle before a side is named."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the pictures of a data set hold, for wrong options and absent things: labels, attributes and predicates, each sorted."""
+
+    labels: tuple[str, ...]
+    attributes: tuple[str, ...]
+    predicates: tuple[str, ...]
+
+    @classmethod
+    def of(cls, every: Sequence[Symbols]) -> Vocabulary:
+        things = [thing for symbols in every for thing in symbols.things]
+        return cls(
+            tuple(sorted({thing.label for thing in things})),
+            tuple(sorted({thing.attributes[0] for thing in things if thing.attributes})),
+            tuple(sorted({predicate for symbols in every for _, predicate, _ in symbols.relations})),
+        )
+
+
+def written(uid: str, symbols: Symbols, vocabulary: Vocabulary, rng: Any, *, options: int = 4) -> list[Triplet]:
+    """One question of each program that has something to ask. options: of closed questions; fewer where the vocabulary has fewer."""
+    found: list[Triplet] = []
+    for program in PROGRAMS:
+        for asked in program(symbols, vocabulary, rng):
+            offered = _offered(asked, rng, options)
+            found.append(
+                Triplet(
+                    uid, asked.ability, asked.sub_ability, asked.question, asked.answer, offered, asked.reasoning, asked.support
+                )
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    ability: str
+    sub_ability: str
+    question: str
+    answer: str
+    wrong: tuple[str, ...]
+    reasoning: str
+    support: tuple[str, ...]
+
+
+Program = Callable[[Symbols, Vocabulary, Any], Iterator[_Asked]]
+
+
+def _offered(asked: _Asked, rng: Any, count: int) -> tuple[str, ...]:
+    wrong = [option for option in dict.fromkeys(asked.wrong) if option != asked.answer]
+    drawn = [wrong[place] for place in rng.permutation(len(wrong))[: count - 1]]
+    every = [asked.answer, *drawn]
+    return tuple(every[place] for place in rng.permutation(len(every)))
+
+
+def _one(things: Sequence[Any], rng: Any) -> Any:
+    return things[int(rng.integers(len(things)))]
+
+
+def _single(symbols: Symbols) -> list[tuple[int, Thing]]:
+    """Things whose label is the only one of its kind."""
+    return [(row, thing) for row, thing in enumerate(symbols.things) if len(symbols.named(thing.label)) == 1]
+
+
+def _at(row: int, thing: Thing) -> str:
+    return f"{row} {thing.label}"
+
+
+def presence(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    here = sorted({thing.label for thing in symbols.things})
+    away = [label for label in vocabulary.labels if label not in here]
+    if not here:
+        return
+    asked = _one(away, rng) if away and rng.random() < 0.5 else _one(here, rng)
+    said = "yes" if asked in here else "no"
+    support = tuple(_at(row, thing) for row, thing in enumerate(symbols.things) if said == "no" or thing.label == asked)
+    reason = f"The things are: {', '.join(here)}."
+    yield _Asked("perception", "object", f"Is there a {asked} in the picture?", said, ("yes", "no"), reason, support)
+
+
+def count(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    labels = sorted({thing.label for thing in symbols.things})
+    if not labels:
+        return
+    label = _one(labels, rng)
+    rows = [row for row, thing in enumerate(symbols.things) if thing.label == label]
+    if len(rows) >= len(NUMBERS):
+        return
+    near = tuple(NUMBERS[number] for number in range(max(0, len(rows) - 3), min(len(NUMBERS), len(rows) + 4)))
+    support = tuple(_at(row, symbols.things[row]) for row in rows)
+    reason = f"A {label} is listed {NUMBERS[len(rows)]} time{'s' if len(rows) > 1 else ''}."
+    yield _Asked("perception", "count", f"How many {plural(label)} are there?", NUMBERS[len(rows)], near, reason, support)
+
+
+def attribute(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    known = [(row, thing) for row, thing in _single(symbols) if thing.attributes]
+    if known:
+        row, thing = _one(known, rng)
+        said = thing.attributes[0]
+        reason = f"The only {thing.label} is {said}."
+        question = f"Which word describes the {thing.label}?"
+        yield _Asked(
+            "perception", "attribute", question, said, _but(vocabulary.attributes, thing.attributes), reason, (_at(row, thing),)
+        )
+
+
+def location(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    for axis, (low, high) in ((0, ("left", "right")), (1, ("top", "bottom"))):
+        known = [(row, thing) for row, thing in _single(symbols) if abs(thing.centre[axis] - 0.5) >= EDGE]
+        if known:
+            row, thing = _one(known, rng)
+            said = low if thing.centre[axis] < 0.5 else high
+            reason = (
+                f"The centre of the {thing.label} is at {thing.centre[axis]:.2f} of the {'width' if axis == 0 else 'height'}."
+            )
+            question = f"Is the {thing.label} in the {low} or the {high} half?"
+            yield _Asked("perception", "location", question, said, (low, high), reason, (_at(row, thing),))
+
+
+def relation(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    single = {row for row, _ in _single(symbols)}
+    known = [one for one in symbols.relations if one[0] in single and one[2] in single]
+    if known:
+        a, said, b = _one(known, rng)
+        first, second = symbols.things[a].label, symbols.things[b].label
+        holds = [predicate for x, predicate, y in symbols.relations if (x, y) == (a, b)]
+        question = f"How does the {first} relate to the {second}?"
+        support = (f"{a} {first} {said} {b} {second}",)
+        reason = f"The {first} is {said} the {second}."
+        yield _Asked("perception", "relation", question, said, _but(vocabulary.predicates, holds), reason, support)
+
+
+def comparison(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    labels = sorted({thing.label for thing in symbols.things})
+    if len(labels) < 2:
+        return
+    first, second = (labels[place] for place in rng.permutation(len(labels))[:2])
+    a, b = len(symbols.named(first)), len(symbols.named(second))
+    if a != b and max(a, b) < len(NUMBERS):
+        more = first if a > b else second
+        reason = f"There are {NUMBERS[a]} of {first} and {NUMBERS[b]} of {second}."
+        support = tuple(_at(row, thing) for row, thing in enumerate(symbols.things) if thing.label in (first, second))
+        question = f"Are there more {plural(first)} or more {plural(second)}?"
+        yield _Asked("reasoning", "comparison", question, plural(more), (plural(first), plural(second)), reason, support)
+
+
+def counterfactual(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    labels = sorted({thing.label for thing in symbols.things})
+    if not labels or len(symbols.things) >= len(NUMBERS):
+        return
+    label = _one(labels, rng)
+    gone = len(symbols.named(label))
+    left = len(symbols.things) - gone
+    near = tuple(NUMBERS[number] for number in range(max(0, left - 3), min(len(NUMBERS), left + 4)))
+    reason = f"Of {NUMBERS[len(symbols.things)]} things {NUMBERS[gone]} would go."
+    question = f"If every {label} were taken away, how many things would be left?"
+    support = tuple(_at(row, thing) for row, thing in enumerate(symbols.things))
+    yield _Asked("reasoning", "counterfactual", question, NUMBERS[left], near, reason, support)
+
+
+def _but(every: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
+    return tuple(one for one in every if one not in without)
+
+
+PROGRAMS: tuple[Program, ...] = (presence, count, attribute, location, relation, comparison, counterfactual)

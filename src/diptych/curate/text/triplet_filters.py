@@ -1,0 +1,252 @@
+"""What is wrong with a question that was written about a picture in symbols: a reason, or nothing (Auto-Bench, 2311.14580).
+
+format        question, answer or reasoning is empty, or an instruction in place of a question
+length        longer than asked for
+options       an option stands there twice, the answer is none of them, or there is one alone
+leak          the answer stands in the question, where a reader needs no picture
+duplicate     the same question was asked of the same picture before
+unanswerable  it names a thing that the data know and the symbols of this picture do not have
+consistency   number, presence, attribute, place or relation follows from the symbols and is another
+
+A check says nothing where it cannot tell: a question in other words than its own passes. Filters see symbols, never the picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diptych.curate.text.plurals import plural
+from diptych.curate.text.question_programs import EDGE, NUMBERS, Vocabulary
+from diptych.data.text.symbols import Symbols
+from diptych.data.text.triplets import Triplet
+
+FILTERS = ("format", "length", "options", "leak", "duplicate", "unanswerable", "consistency")
+ASKS = re.compile(r"\?\s*$|^(describe|explain|name|list|tell|state)\b", re.IGNORECASE)
+HOW_MANY = re.compile(r"how many ([\w\s-]+?) (?:are|is) (?:there|visible|shown)(?: in the (?:picture|image))?")
+IS_THERE = re.compile(r"(?:is|are) there (?:an?|any) ([\w\s-]+?)(?: in the (?:picture|image))?")
+WORDS = re.compile(r"[\w'-]+")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Words of a question, of an answer and of the reasoning at most."""
+
+    question: int = 40
+    answer: int = 30
+    reasoning: int = 120
+
+
+def reasons(
+    triplets: Iterable[Triplet], symbols: Mapping[str, Symbols], vocabulary: Vocabulary, limits: Limits = Limits()
+) -> list[str]:
+    """Why each question goes, in the order of the filters: "leak: ..."; "" where it stays."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for triplet in triplets:
+        key = triplet.uid, " ".join(_words(triplet.question))
+        reason = (
+            _format(triplet)
+            or _length(triplet, limits)
+            or _options(triplet)
+            or _leak(triplet)
+            or ("duplicate: asked before" if seen[key] else "")
+            or _unanswerable(triplet, symbols[triplet.uid], vocabulary)
+            or _consistency(triplet, symbols[triplet.uid], vocabulary)
+        )
+        seen[key] += 1
+        found.append(reason)
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return WORDS.findall(text.lower())
+
+
+def _format(triplet: Triplet) -> str:
+    empty = next((name for name in ("question", "answer", "reasoning") if not getattr(triplet, name).strip()), "")
+    if empty:
+        return f"format: no {empty}"
+    return "" if ASKS.search(triplet.question.strip()) else "format: no question"
+
+
+def _length(triplet: Triplet, limits: Limits) -> str:
+    for name in ("question", "answer", "reasoning"):
+        size, most = len(_words(getattr(triplet, name))), getattr(limits, name)
+        if size > most:
+            return f"length: {size} words of {name}, {most} at most"
+    return ""
+
+
+def _options(triplet: Triplet) -> str:
+    options = [option.strip().lower() for option in triplet.options]
+    if not options:
+        return ""
+    if len(options) < 2 or len(set(options)) < len(options):
+        return "options: one alone, or one twice"
+    return "" if triplet.answer.strip().lower() in options else "options: the answer is none of them"
+
+
+def _leak(triplet: Triplet) -> str:
+    """The answer in the question, and there more often than some other option: "in the left or the right half?" gives nothing away."""
+    question = " ".join(_words(triplet.question))
+    times, *others = (
+        _times(option, question) for option in (triplet.answer, *(o for o in triplet.options if o != triplet.answer))
+    )
+    return "leak: the answer stands in the question" if times > min(others, default=0) else ""
+
+
+def _times(text: str, lowered: str) -> int:
+    words = " ".join(_words(text))
+    return len(re.findall(rf"(?<![\w-]){re.escape(words)}(?![\w-])", lowered)) if words else 0
+
+
+def _named(text: str, vocabulary: Vocabulary) -> list[str]:
+    """Labels of the data in a text, in either number, where they stand; the longest where one lies in another."""
+    lowered = " ".join(_words(text))
+    found: list[tuple[int, int, str]] = []
+    for label in vocabulary.labels:
+        for form in {label.lower(), plural(label.lower())}:
+            found += [
+                (match.start(), -len(form), label) for match in re.finditer(rf"(?<![\w-]){re.escape(form)}(?![\w-])", lowered)
+            ]
+    taken: list[tuple[int, int, str]] = []
+    for start, size, label in sorted(found):
+        if not taken or start >= taken[-1][0] - taken[-1][1]:
+            taken.append((start, size, label))
+    return [label for *_, label in taken]
+
+
+def _unanswerable(triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary) -> str:
+    here = {thing.label for thing in symbols.things}
+    lowered = triplet.question.lower()
+    if re.search(r"\b(is|are) there\b", lowered) and "how many" not in lowered:
+        return ""  # asks whether it is there
+    if "how many" in lowered or " more " in f" {lowered} ":
+        return ""  # none is an answer
+    absent = [label for label in _named(triplet.question, vocabulary) if label not in here]
+    return f"unanswerable: there is no {absent[0]}" if absent else ""
+
+
+def _consistency(triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary) -> str:
+    expected = settled(triplet.question, symbols, vocabulary)
+    answer = " ".join(_words(triplet.answer))
+    if expected is None or answer in expected:
+        return ""
+    return f"consistency: {triplet.answer}, by the symbols {' or '.join(sorted(expected))}"
+
+
+def settled(question: str, symbols: Symbols, vocabulary: Vocabulary) -> set[str] | None:
+    """The answers that the symbols allow, in small letters; None where the question is of no kind that they settle."""
+    lowered, labels = " ".join(_words(question)), _named(question, vocabulary)
+    things = symbols.named(labels[0]) if labels else []
+    if not labels:
+        return None
+    if lowered.startswith("if ") and "taken away" in lowered and "how many" in lowered:
+        return _number(len(symbols.things) - len(things))
+    whole = (labels[0].lower(), plural(labels[0].lower()))
+    if counted := HOW_MANY.fullmatch(lowered):
+        return _number(len(things)) if counted[1] in whole else None
+    if asked := IS_THERE.fullmatch(lowered):
+        return ({"yes"} if things else {"no"}) if asked[1] in whole else None
+    if lowered.startswith("are there more ") and len(labels) == 2:
+        first, second = (len(symbols.named(label)) for label in labels)
+        return None if first == second else {plural(labels[0] if first > second else labels[1]).lower()}
+    if len(things) != 1:
+        return None
+    if lowered.startswith("which word describes the ") or re.match(r"what colou?r is the ", lowered):
+        return {attribute.lower() for attribute in things[0].attributes} or None
+    for axis, (low, high) in ((0, ("left", "right")), (1, ("top", "bottom"))):
+        if f"in the {low} or the {high} half" in lowered:
+            offset = things[0].centre[axis] - 0.5
+            return None if abs(offset) < EDGE else {low if offset < 0 else high}
+    if lowered.startswith("how does the ") and len(labels) == 2 and len(symbols.named(labels[1])) == 1:
+        a, b = symbols.things.index(things[0]), symbols.things.index(symbols.named(labels[1])[0])
+        return {predicate for x, predicate, y in symbols.relations if (x, y) == (a, b)} or None
+    return None
+
+
+def _number(count: int) -> set[str]:
+    return {str(count), *([NUMBERS[count]] if 0 <= count < len(NUMBERS) else []), *(["zero", "no"] if count == 0 else [])}
+
+
+# ---------------------------------------------------------------- how good the filters are
+
+ERRORS = FILTERS
+"""An error of each kind can be planted."""
+
+
+def spoilt(
+    triplets: Sequence[Triplet], symbols: Mapping[str, Symbols], vocabulary: Vocabulary, rate: float, rng: Any
+) -> list[tuple[Triplet, str]]:
+    """The questions, a share of `rate` of them with an error of a kind in turn, and that kind ("" for none). A question to which the error
+    of its turn cannot be done stays as it is."""
+    found: list[tuple[Triplet, str]] = []
+    turn = 0
+    for triplet in triplets:
+        if rng.random() >= rate:
+            found.append((triplet, ""))
+            continue
+        kind = ERRORS[turn % len(ERRORS)]
+        turn += 1
+        worse = _spoil(kind, triplet, symbols[triplet.uid], vocabulary, rng)
+        if kind == "duplicate":
+            found += [(triplet, ""), (triplet, "duplicate")]
+        else:
+            found.append((triplet, "") if worse is None else (worse, kind))
+    return found
+
+
+def _spoil(kind: str, triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Triplet | None:
+    match kind:
+        case "format":
+            return replace(triplet, reasoning=" ")
+        case "length":
+            return replace(triplet, reasoning=" ".join([triplet.reasoning] * 60))
+        case "options":
+            return replace(triplet, options=(*triplet.options, triplet.answer)) if triplet.options else None
+        case "leak":
+            return replace(triplet, question=f"{triplet.question[:-1]}, given that it is {triplet.answer}?")
+        case "unanswerable":
+            here = {thing.label for thing in symbols.things}
+            away = [label for label in vocabulary.labels if label not in here]
+            labels = _named(triplet.question, vocabulary)
+            if triplet.sub_ability not in ("attribute", "location") or not away or not labels:
+                return None
+            return replace(triplet, question=triplet.question.replace(labels[0], str(rng.choice(away))))
+        case "consistency":
+            wrong = [option for option in triplet.options if option != triplet.answer]
+            return replace(triplet, answer=str(rng.choice(wrong))) if wrong else None
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """precision  of what a filter took out, the share that had its error; None where it took out nothing
+    recall     of the errors of its kind, the share that was taken out by any filter; None where there were none
+    """
+
+    taken: int
+    errors: int
+    precision: float | None
+    recall: float | None
+
+
+def measured(found: Sequence[str], errors: Sequence[str]) -> dict[str, Measured]:
+    """Each filter's precision and recall over questions whose errors are known, and those of "any": a sound question taken out is wrong."""
+    taken = [reason.partition(":")[0] for reason in found]
+    made = {}
+    for kind in (*FILTERS, "any"):
+        out = [error for one, error in zip(taken, errors, strict=True) if one and kind in (one, "any")]
+        had = [one for one, error in zip(taken, errors, strict=True) if error and kind in (error, "any")]
+        good = [error for error in out if error and kind in (error, "any")]
+        made[kind] = Measured(
+            len(out),
+            len(had),
+            len(good) / len(out) if out else None,
+            sum(bool(one) for one in had) / len(had) if had else None,
+        )
+    return made

@@ -1,0 +1,43 @@
+"""HEIC pictures, as phones write them, by libheif (extra `heif`); and which boxes of ISO files hold them, for AVIF has the same."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from diptych.core.errors import DecodeError, MissingExtra
+
+FORMAT = "HEIF"
+"""What PIL calls them, whatever their name ends in."""
+_CODED = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+_OPEN = (b"mif1", b"msf1")
+"""Brands that name the codec, and those that leave it to the list of compatible ones."""
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether bytes begin as a picture does that is coded by HEVC. AVIF, which PIL reads itself, is none.
+
+    >>> is_heif(bytes(4) + b"ftypheic"), is_heif(bytes(4) + b"ftypavif")
+    (True, False)
+    """
+    if data[4:8] != b"ftyp":
+        return False
+    brand, size = data[8:12], min(int.from_bytes(data[:4], "big"), 256)
+    also = [data[place : place + 4] for place in range(16, size, 4)]
+    return brand in _CODED or (brand in _OPEN and any(one in _CODED for one in also))
+
+
+@cache
+def _registered() -> None:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise MissingExtra("pillow-heif", "heif", needed_for="a HEIC picture") from error
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def register(name: str) -> None:
+    """Let PIL open HEIC files. Raises DecodeError, which costs the sample alone, where the package is not installed."""
+    try:
+        _registered()
+    except MissingExtra as error:
+        raise DecodeError(str(error), file=name) from error

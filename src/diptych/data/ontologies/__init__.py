@@ -1,0 +1,1 @@
+"""Concepts with their names and their parents: reading, reachability, captions."""

@@ -1,0 +1,88 @@
+"""How an index is built and filled: block by block, in a folder of its own until everything is there.
+
+A build happens in `.NAME.building` beside the target and takes its place when everything is in it; a build that was killed goes on from
+there when it is started again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Container
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from diptych.core.contracts import Dataset
+from diptych.core.errors import DataError, DiptychError
+from diptych.core.files import publish
+from diptych.index.disk import DiskFull, full_disk
+from diptych.index.facts import FILE, Facts, read_facts
+from diptych.index.places import drop_collection
+from diptych.index.progress import shown
+
+if TYPE_CHECKING:
+    from diptych.index.base import Index
+
+K = TypeVar("K", bound="Index")
+
+
+def build_in_place(
+    kind: type[Index], facts: Facts, model: Any, pool: Dataset, folder: Path, *, batch_size: int, progress: bool
+) -> None:
+    """Embed a pool into the working folder, going on where a killed build was, then put it in the place of `folder`.
+
+    Raises DataError when nothing can be embedded, and DiskFull, after which the same build goes on.
+    """
+    work = folder.parent / f".{folder.name}.building"
+    index = started(kind, work, facts, model)
+    collection = index.collection
+    try:
+        done = set(index.uids()) if collection.is_open else set()
+        with full_disk(work):
+            fill(index, pool, batch_size=batch_size, progress=progress, skip=done, once=True)
+        if not collection.is_open or not len(index):
+            raise DataError(
+                f"nothing in '{pool.name}' could be embedded", field=facts.what, expected=f"samples with {facts.what}"
+            )
+        collection.settle()
+    except DiskFull:  # started again with more room, it goes on
+        raise
+    except DiptychError:  # started again, it would fail again
+        collection.destroy()
+        raise
+    finally:
+        index.close()
+    before = read_facts(folder) if folder.exists() and (folder / FILE).is_file() else None
+    publish(work, folder)
+    if before is not None and before.is_told(facts.url):
+        drop_collection(before)
+
+
+def started(kind: type[K], work: Path, facts: Facts, model: Any) -> K:
+    """An index in the working folder: what an interrupted build of the same thing left there, or a new one."""
+    if (work / FILE).is_file():
+        before = read_facts(work)
+        before.refuse_untold(work, facts.url)
+        index = kind(work, before, model)
+        index.collection.load()  # raises when another process is building there
+        if before.same_build(facts):
+            return index
+        index.collection.destroy()
+    shutil.rmtree(work, ignore_errors=True)  # killed before its first block
+    work.mkdir(parents=True)
+    return kind(work, facts, model)
+
+
+def fill(index: Index, pool: Dataset, *, batch_size: int, progress: bool, skip: Container[str], once: bool = False) -> int:
+    """Embed and store block by block; how many items were stored. skip: uids to pass over; once: a uid that comes twice is refused."""
+    index.batch_size = batch_size
+    rows = [row for row, uid in enumerate(pool.uids) if uid not in skip]
+    part = pool if len(rows) == len(pool) else pool.select(rows)
+    stored, seen = 0, set[str]()
+    for block in shown(index.blocks(part), len(part), progress):
+        for uid in block.uids if once else ():
+            if uid in seen:
+                raise DataError(f"uid {uid} is there twice", field="uid", expected="uids that differ")
+            seen.add(uid)
+        index.collection.put(block, over=not once)
+        stored += len(block.items)
+    return stored

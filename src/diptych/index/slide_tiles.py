@@ -1,0 +1,101 @@
+"""The tiles of slides embedded by a model, slide by slide: kept in files, or made as they are asked for.
+
+Letters: N tiles, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diptych.core.contracts import Dataset, Embedder, Unit
+from diptych.core.errors import DataError, DiptychError
+from diptych.core.image import ArrayImage
+from diptych.core.sample import Sample
+from diptych.data.slides.features import SlideFeatures, kept_features, path_of, write_features
+from diptych.data.slides.tiling import Tiles, Tiling, pixels_of, tiles_of
+from diptych.index.embed import Unreadable, checked
+
+SLIDE = "slide"
+"""The name of the medium of a slide."""
+BLOCK = 256
+"""Tiles that are read before they are embedded."""
+
+
+@dataclass(frozen=True)
+class EmbeddedSlide:
+    """A slide and its tiles. kept: they were computed before."""
+
+    sample: Sample
+    features: SlideFeatures
+    kept: bool = False
+
+
+def embedded_slides(
+    model: Embedder,
+    data: Dataset,
+    tiling: Tiling,
+    *,
+    folder: Path | None = None,
+    overwrite: bool = False,
+    batch_size: int = 64,
+) -> Iterator[EmbeddedSlide | Unreadable]:
+    """Every slide of the data, or why it could not be used; samples without a slide are passed over.
+
+    folder     keeps a file a slide; a slide whose file is there is not computed again. Files of other settings are refused, unless
+               `overwrite` makes them anew
+    """
+    settings = {**tiling.plain(), "model": getattr(model, "fingerprint", "") or getattr(model, "name", type(model).__name__)}
+    for row in range(len(data)):
+        sample = data[row]
+        if SLIDE not in sample.media:
+            continue
+        known = kept_features(folder, sample.uid, settings) if folder is not None and not overwrite else None
+        if known is not None:
+            yield EmbeddedSlide(sample, known, kept=True)
+            continue
+        vectors: list[Unit] = []
+        blocks = _blocks(sample, tiling)
+        try:
+            while (block := next(blocks, None)) is not None:
+                tiles, images = block
+                vectors.append(_embedded(model, images, batch_size))
+        except _BadSlide as error:
+            yield Unreadable(sample.uid, str(error))
+            continue
+        found = SlideFeatures(tiles, np.concatenate(vectors).astype(np.float32), settings)
+        if folder is not None:
+            write_features(path_of(folder, sample.uid), found)
+        yield EmbeddedSlide(sample, found)
+
+
+class _BadSlide(DiptychError):
+    """What is wrong with one slide: its bytes, its scale, its size. What a model answers is no part of that, and stops everything."""
+
+
+def _blocks(sample: Sample, tiling: Tiling) -> Iterator[tuple[Tiles, list[ArrayImage]]]:
+    """The tiles of a slide and their pixels, some at a time. Raises _BadSlide."""
+    item = sample.media[SLIDE]
+    try:
+        slide = item.decode()
+        tiles = tiles_of(slide, tiling, item.name)
+        if not len(tiles):
+            raise DataError(
+                f"none of {tiles.candidates} tiles shows tissue",
+                file=item.name,
+                expected="a slide with tissue, or a smaller --tissue",
+            )
+        for start in range(0, len(tiles), BLOCK):
+            stop = min(start + BLOCK, len(tiles))
+            names = [f"{sample.uid} at {x},{y}" for x, y in tiles.place_N2[start:stop].tolist()]
+            pixels = pixels_of(slide, tiles, tiling, start, stop)
+            yield tiles, [ArrayImage(one, name) for one, name in zip(pixels, names, strict=True)]
+    except DataError as error:
+        raise _BadSlide(str(error)) from error
+
+
+def _embedded(model: Embedder, images: list[ArrayImage], batch_size: int) -> Unit:
+    return checked(model.embed_images(images, batch_size=batch_size), [image.name for image in images], "tile")

@@ -1,0 +1,225 @@
+"""A model behind an address as a `Generator`: vLLM, llama.cpp's server, `diptych serve`, a service that is paid for.
+
+Every answer is kept on disk under the hash of its request as soon as it is there, so that a killed run goes on with what is
+missing, and the same question is paid for once. Behind one address and name there may be another model tomorrow: `cache=off`
+asks anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from diptych.core.config import config_hash
+from diptych.core.contracts import Reply
+from diptych.core.errors import ConfigError, RunError
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.core.prompt import PromptLike, as_dialogue
+from diptych.models.endpoint.address import Asking, read_address
+from diptych.models.endpoint.answers import Answers
+from diptych.models.endpoint.completion import completion_of
+from diptych.models.endpoint.line import Line
+from diptych.models.endpoint.messages import data_url, mark, messages_of
+
+PATH = "/chat/completions"
+SILENT = 8
+"""Questions in a row that may be refused or answered with nonsense before the server is taken for none."""
+OFF_LINE = ("unreachable", "timeout", *(f"refused: HTTP {status}" for status in (408, 425, 429, 502, 503, 504)))
+"""How faults begin that are the line's and no question's, unless another question was answered in the meantime. A 500 that stays is one
+of its question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a model behind an address has cost so far.
+
+    asked, looked_up, failed   questions that were sent and answered, whose answers were known, that got none
+    prompt_tokens, written_tokens   of those that were sent, as the server counts them
+    seconds  while something was asked
+    cost     by the prices of the address, in their currency
+    """
+
+    asked: int = 0
+    looked_up: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    written_tokens: int = 0
+    seconds: float = 0.0
+    cost: float = 0.0
+
+    def __sub__(self, other: Spent) -> Spent:
+        before = asdict(other)
+        return Spent(**{name: value - before[name] for name, value in asdict(self).items()})
+
+
+class ChatModel:
+    """A `Generator` and `Respondent` that asks ``{address}/chat/completions``."""
+
+    def __init__(self, line: Line, model: str, asking: Asking | None = None, *, known: Answers | None = None) -> None:
+        """`known` None keeps answers in the cache folder, unless `asking` says that none are kept."""
+        self.line, self.model, self.asking, self.known = line, model, asking or Asking(), known
+        self.name = f"openai:{line.address}#{model}"
+        self.spent = Spent()
+
+    @classmethod
+    def open(cls, address: str) -> ChatModel:
+        """Of "openai:http://HOST:PORT/v1#MODEL?OPTIONS"; the server is not asked yet."""
+        return cls(*read_address(address))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        asking = self.asking
+        return config_hash([self.line.address, self.model, asking.temperature, asking.seed, asking.pictures])
+
+    @one_or_many
+    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+        """An answer each. Raises RunError where one has none; the others are kept all the same."""
+        found = self.replies(images, prompts, max_tokens=max_tokens)
+        if faults := [(number, reply.fault) for number, reply in enumerate(found) if reply.fault]:
+            number, fault = faults[0]
+            raise RunError(
+                f"'{self.name}' has not answered {len(faults)} of {len(found)} questions, the first of them number {number}: {fault}. "
+                "The other answers are kept"
+            )
+        return [reply.text for reply in found]
+
+    @one_or_many
+    def replies(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[Reply]:
+        """A reply each, in order; equal questions are asked once. A question that is refused, or answered with nonsense, has a
+        fault.
+
+        Raises RunError where the server is away for longer than `patience`, or answers nothing as agreed. What was answered is
+        kept.
+        """
+        if len(prompts) != len(images):
+            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        began, marks = time.monotonic(), dict[int, str]()
+
+        def marked(source: ImageSource) -> str:
+            if id(source) not in marks:
+                marks[id(source)] = mark(source)
+            return marks[id(source)]
+
+        keys = [
+            _hash(self.line.address, self._body(image, asked, max_tokens, marked))
+            for image, asked in zip(images, prompts, strict=True)
+        ]
+        with self._store() as known:
+            found = known.of(list(dict.fromkeys(keys))) if known is not None else {}
+            looked_up = sum(key in found for key in keys)
+            missing: dict[str, int] = {}
+            for row, key in enumerate(keys):
+                if key not in found:
+                    missing.setdefault(key, row)
+            self.spent = replace(self.spent, looked_up=self.spent.looked_up + looked_up)
+            try:
+                self._ask(missing, images, prompts, max_tokens, found, known)
+            finally:
+                self.spent = replace(self.spent, seconds=self.spent.seconds + time.monotonic() - began)
+        return [found[key] for key in keys]
+
+    def _ask(
+        self,
+        missing: dict[str, int],
+        images: Sequence[ImageSource],
+        prompts: Sequence[PromptLike],
+        max_tokens: int,
+        found: dict[str, Reply],
+        known: Answers | None,
+    ) -> None:
+        """Fills `found`; several questions are in the air at once, and each answer is kept before others are waited for."""
+        silent, answered, left = 0, bool(found), iter(missing.items())
+        last_answer = -math.inf
+        line = replace(self.line, closed=threading.Event())
+        with ThreadPoolExecutor(max_workers=self.asking.calls) as pool:
+            waiting: dict[Future[Reply], tuple[str, int, float]] = {}
+            try:
+                while True:
+                    for key, row in islice(left, self.asking.calls - len(waiting)):
+                        asked = pool.submit(self._reply, line, images[row], prompts[row], max_tokens)
+                        waiting[asked] = key, row, time.monotonic()
+                    if not waiting:
+                        break
+                    gone = ""
+                    for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                        key, row, since = waiting.pop(done)
+                        reply = found[key] = done.result()
+                        self._count(reply)
+                        silent = silent + 1 if reply.fault else 0
+                        answered |= not reply.fault
+                        last_answer = last_answer if reply.fault else time.monotonic()
+                        if known is not None:
+                            known.keep(self.name, {key: reply}, [_words(prompts[row])])
+                        away = reply.fault.startswith(OFF_LINE) and last_answer < since
+                        if away or silent >= SILENT:
+                            gone = self._away(reply.fault, silent)
+                    if gone:
+                        raise RunError(gone)
+            finally:
+                line.closed.set()
+        if missing and not answered:
+            raise RunError(self._away(next(found[key].fault for key in missing), len(missing)))
+
+    def _away(self, fault: str, silent: int) -> str:
+        many = f"{silent} questions in a row failed, the last with " if silent > 1 else ""
+        return (
+            f"'{self.name}' does not answer: {many}{fault}. What was answered is kept; run the same command again to go on "
+            "(expected a server of chat completions, its address up to and with /v1)"
+        )
+
+    def _reply(self, line: Line, image: ImageSource, asked: PromptLike, max_tokens: int) -> Reply:
+        text, fault = line.ask(PATH, self._body(image, asked, max_tokens, data_url))
+        return Reply("", fault=fault) if fault else completion_of(text, chat=True)
+
+    def _body(self, image: ImageSource, asked: PromptLike, max_tokens: int, written: Any) -> bytes:
+        asking = self.asking
+        plain: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages_of(asked, [image], written, model=self.name, pictures=asking.pictures),
+            asking.limit: max_tokens,
+        }
+        if asking.temperature >= 0:
+            plain["temperature"] = asking.temperature
+        if asking.temperature > 0:
+            plain["seed"] = asking.seed
+        return json.dumps(plain).encode()
+
+    def _count(self, reply: Reply) -> None:
+        spent, asking = self.spent, self.asking
+        cost = (reply.prompt_tokens * asking.price_read + reply.written_tokens * asking.price_written) / 1e6
+        self.spent = replace(
+            spent,
+            asked=spent.asked + (not reply.fault),
+            failed=spent.failed + bool(reply.fault),
+            prompt_tokens=spent.prompt_tokens + reply.prompt_tokens,
+            written_tokens=spent.written_tokens + reply.written_tokens,
+            cost=spent.cost + cost,
+        )
+
+    @contextmanager
+    def _store(self) -> Iterator[Answers | None]:
+        if self.known is not None or not self.asking.cache:
+            yield self.known
+            return
+        with Answers() as opened:
+            yield opened
+
+
+def _hash(address: str, body: bytes) -> str:
+    """What an answer is kept under: address, model, words, pictures and every setting that reaches the server."""
+    return hashlib.sha256(address.encode() + b"\0" + body).hexdigest()[:32]
+
+
+def _words(asked: PromptLike) -> str:
+    return "\n".join(turn.text for turn in as_dialogue(asked).turns)

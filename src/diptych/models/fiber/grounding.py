@@ -1,0 +1,174 @@
+"""FIBER's second stage: the fused towers under a detector that grounds words, with no further fusion in the head.
+
+Letters: B batch, C channel, H W, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.config import from_plain
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.data.graphs.grounded import TokenRegions
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.detection.backbone import DetectionBackbone
+from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
+from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.padded_swin import pad_to_patches
+from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.fiber.image_side import ImageSide
+from diptych.models.fiber.released import resized_tables
+from diptych.models.fiber.text_side import TextSide, readable
+from diptych.models.io.folder import load_weights, read_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiberShape:
+    """The sizes of the two towers, named as in recipe `fiber`. Defaults: Swin-B and RoBERTa-base.
+
+    swin_window   side of a window, in places of the map
+    swin_strides  of the maps that the detector reads
+    text_places   positions that the text tower has
+    """
+
+    swin_patch: int = 4
+    swin_width: int = 128
+    swin_depths: tuple[int, ...] = (2, 2, 18, 2)
+    swin_heads: tuple[int, ...] = (4, 8, 16, 32)
+    swin_window: int = 12
+    swin_strides: tuple[int, ...] = (8, 16, 32)
+    fused_layers: int = 6
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    text_places: int = 512
+    text_dropout: float = 0.1
+
+    def sides(self, *, image_size: int, drop_path: float, vocab_size: int) -> tuple[ImageSide, TextSide]:
+        """Fresh towers that read pictures of any size."""
+        image = ImageSide(
+            image_size=image_size,
+            patch=self.swin_patch,
+            width=self.swin_width,
+            depths=self.swin_depths,
+            heads=self.swin_heads,
+            window=self.swin_window,
+            drop_path=drop_path,
+            fused=self.fused_layers,
+            text_width=self.text_width,
+            any_size=True,
+        )
+        text = TextSide(
+            vocab_size=vocab_size,
+            length=self.text_places,
+            width=self.text_width,
+            layers=self.text_layers,
+            heads=self.text_heads,
+            dropout=self.text_dropout,
+            image_widths=image.fused_widths,
+        )
+        return image, text
+
+
+class FiberMaps(DetectionBackbone):
+    """The image tower as a detector sees it: a normed map for each stride."""
+
+    def __init__(self, image: ImageSide, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        stages = [stage for stage, stride in enumerate(image.strides) if stride in strides]
+        if len(stages) != len(strides):
+            raise ConfigError(f"the image tower has maps of strides {image.strides} (expected {list(strides)} among them)")
+        image.net.norm = nn.Identity()  # each map has a norm of its own
+        self.image, self.stages, self.strides = image, stages, tuple(strides)
+        self.channels = tuple(image.widths[stage] for stage in stages)
+        self.norms = nn.ModuleList(nn.LayerNorm(count) for count in self.channels)
+        self.spec = {"image": image.spec, "strides": list(strides)}
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        raise ConfigError("FIBER's maps need a text (expected GroundingDetector.forward with one)")
+
+    def met(self, image_BCHW: Tensor, text: TextSide, text_BL: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The maps [B, C, H, W] and the tokens [B, L, D], after both sides have read each other. The last norm of the text stays, as in the
+        release of this stage."""
+        may, image = readable(mask_BL), self.image
+        x_BHWC, maps = image.stage_maps(pad_to_patches(image_BCHW, int(image.spec["patch"])))
+        x_BLD = text.begun(text_BL, may)
+        for number in range(image.fused):
+            x_BHWC = image.entered(number, x_BHWC)
+            next_BHWC = image.fuse(number, x_BHWC, x_BLD, mask_BL)
+            x_BLD = text.fuse(number, x_BLD, may, x_BHWC.flatten(1, 2))
+            x_BHWC = next_BHWC
+            if number + 1 == image.fused or image.stage_of(number + 1) != image.stage_of(number):
+                maps.append(x_BHWC)
+        chosen = [norm(maps[stage]).permute(0, 3, 1, 2) for norm, stage in zip(self.norms, self.stages, strict=True)]
+        return chosen, x_BLD
+
+
+class FiberDetector(GroundingDetector):
+    """A grounding detector whose picture and text have met inside their towers, so that `shape` has no fusion of its own."""
+
+    backbone: FiberMaps
+
+    def __init__(self, image: ImageSide, text: TextSide, shape: GroundingShape, strides: tuple[int, ...] = (8, 16, 32)) -> None:
+        if shape.fusion_before:
+            raise ConfigError(
+                f"fusion_before is {shape.fusion_before} over FIBER's towers (expected (), they have met in the backbone)"
+            )
+        side: Any = text
+        super().__init__(FiberMaps(image, strides), side, shape)
+
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor, *, pixel_BHW: Tensor | None = None) -> TokenRegions:
+        if len(image_BCHW) != len(text_BL):
+            raise ShapeError(f"{len(image_BCHW)} images but {len(text_BL)} texts (expected a text an image)")
+        side: Any = self.text
+        maps, token_BLD = self.backbone.met(image_BCHW, side, text_BL, mask_BL)
+        return self.ground(maps, token_BLD, mask_BL, pixel_BHW=pixel_BHW)
+
+
+def from_first_stage(tensors: Mapping[str, Tensor], window: int) -> dict[str, Tensor]:
+    """The towers of a `Fiber` under the names that they have in a `FiberDetector`, without the norm behind the last map; tables of relative
+    positions for windows of that side, which all stages have here."""
+    found = {}
+    for name, tensor in tensors.items():
+        plain = name.removeprefix("fiber.")
+        if plain.startswith("image_tower.") and not plain.startswith("image_tower.net.norm."):
+            found[f"backbone.image.{plain.removeprefix('image_tower.')}"] = tensor
+        elif plain.startswith("text."):
+            found[plain] = tensor
+    return resized_tables(found, window, every=True)
+
+
+class FiberPhrases(PhraseDetector):
+    """A `PhraseDetector` on FIBER's towers."""
+
+    kind: ClassVar[str] = "fiber_detector"
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The detector of a folder that `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        backbone = config["backbone"]
+        with torch.random.fork_rng(devices=[]):
+            model = FiberDetector(
+                ImageSide(**backbone["image"]),
+                TextSide(**config["text"]),
+                from_plain(GroundingShape, config["shape"]),
+                tuple(backbone["strides"]),
+            )
+        load_weights(model, folder)
+        return cls(
+            model.eval(),
+            Tokenizer.load(Path(folder)),
+            config["text_length"],
+            from_plain(DetectionImages, config["images"]),
+            config["name"],
+            prompt=from_plain(PhrasePrompt, config["prompt"]),
+            objects=config["objects"],
+            card=config.get("card"),
+        )

@@ -1,0 +1,241 @@
+"""What trains FIBER: contrast apart, matching and hidden words together, with a queue of features and of the inputs behind them.
+
+Letters: B N batch, C channel or all candidates for a wrong partner, H W pixels or places, L tokens, D width, K filled and Q all places of
+the queue, M hidden places, V words, A answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+from diptych.core.rows import Embeddings, Rows
+from diptych.models.fiber.fiber import Fiber
+from diptych.models.layers.companions import Companions
+from diptych.models.layers.feature_queue import FeatureQueue
+from diptych.models.pairs.matcher import drawn
+
+Unfilled = Literal["left_out", "random"]
+FLOOR = 1e-9
+"""Added to the probability of each candidate before a wrong partner is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class FiberFeatures:
+    """What FIBER's losses need; None where a term is not trained.
+
+    ..._queue_KD, group_K   features of earlier batches
+    own_N2, ...             answers to "do they fit", for own pairs, for a wrong text of each image and for a wrong image of each text
+    wrong_N                 False where a row had no wrong partner
+    word_NMV                logits at the hidden places
+    caption_BLV, old_BLV    logits of each next token, and those of the frozen copy
+    answer_BA               logits of the answers
+    """
+
+    image_ND: Embeddings[Tensor] | None
+    text_ND: Embeddings[Tensor] | None
+    image_queue_KD: Tensor
+    text_queue_KD: Tensor
+    group_K: Tensor
+    temperature_1: Tensor
+    own_N2: Rows[Tensor] | None
+    wrong_text_N2: Rows[Tensor] | None
+    wrong_image_N2: Rows[Tensor] | None
+    wrong_N: Rows[Tensor] | None
+    word_NMV: Rows[Tensor] | None
+    caption_BLV: Rows[Tensor] | None
+    old_BLV: Rows[Tensor] | None
+    answer_BA: Rows[Tensor] | None
+
+
+class InputQueue(nn.Module):
+    """The inputs behind the rows of a `FeatureQueue`, place by place: a wrong partner from an earlier batch is read anew, with gradient.
+
+    Kept as floats: 4,096 pictures of 384 pixels are 7.2 GB.
+    """
+
+    image_QCHW: Tensor
+    text_QL: Tensor
+    mask_QL: Tensor
+
+    def __init__(self, size: int, image_size: int, text_length: int) -> None:
+        super().__init__()
+        self.register_buffer("image_QCHW", torch.zeros(size, 3, image_size, image_size))
+        self.register_buffer("text_QL", torch.zeros(size, text_length, dtype=torch.int64))
+        self.register_buffer("mask_QL", torch.zeros(size, text_length, dtype=torch.bool))
+
+    @torch.no_grad()
+    def push_(self, place_N: Tensor, image_NCHW: Tensor, text_NL: Tensor, mask_NL: Tensor) -> None:
+        self.image_QCHW[place_N] = image_NCHW.to(self.image_QCHW)
+        self.text_QL[place_N], self.mask_QL[place_N] = text_NL, mask_NL.bool()
+
+
+class FiberTraining(nn.Module):
+    """A `Fiber` with its temperature, queues, and the frozen copy that weighs captions where it is asked for.
+
+    queue       places, 0 for none;  compares  whether the sides are contrasted, so that their vectors are needed
+    unfilled    places of the queue that nothing was pushed to yet are left out of the contrast, or hold random numbers as released
+    copy_every  steps after which the frozen copy becomes the model as it is; 0 for no copy
+    """
+
+    random_QD: Tensor
+    random_text_QD: Tensor
+    steps_1: Tensor
+
+    def __init__(
+        self,
+        fiber: Fiber,
+        *,
+        queue: int,
+        text_length: int,
+        temperature: float = 0.07,
+        compares: bool = True,
+        unfilled: Unfilled = "left_out",
+        copy_every: int = 0,
+    ) -> None:
+        super().__init__()
+        if unfilled not in ("left_out", "random"):
+            raise ConfigError(f"unfilled is {unfilled!r} (expected left_out | random)")
+        self.fiber, self.compares, self.copy_every = fiber, compares, copy_every
+        self.temperature_1 = nn.Parameter(torch.full((1,), temperature))
+        self.image_queue = FeatureQueue(queue, fiber.width) if queue else None
+        self.text_queue = FeatureQueue(queue, fiber.width) if queue else None
+        self.inputs = InputQueue(queue, fiber.image_tower.image_size, text_length) if queue and fiber.fits is not None else None
+        for name in ("random_QD", "random_text_QD"):
+            self.register_buffer(name, torch.randn(queue if unfilled == "random" else 0, fiber.width))
+        self.old = Companions(fiber, "copy") if copy_every else None
+        if copy_every:
+            self.register_buffer("steps_1", torch.zeros(1, dtype=torch.int64))
+
+    def forward(
+        self,
+        image_BCHW: Tensor,
+        text_BL: Tensor,
+        mask_BL: Tensor,
+        group_B: Tensor,
+        *,
+        masked_BL: Tensor | None = None,
+        place_BM: Tensor | None = None,
+        asked_BL: Tensor | None = None,
+        asked_mask_BL: Tensor | None = None,
+    ) -> FiberFeatures:
+        """masked_BL and place_BM: the texts with words hidden, and where; asked_BL: questions with answers."""
+        fiber = self.fiber
+        image_BHWC, text_BLD = fiber.begun_images(image_BCHW), fiber.begun_texts(text_BL, mask_BL)
+        image_ND = fiber.image_vector(image_BHWC) if self.compares else None
+        text_ND = fiber.text_vector(text_BLD, mask_BL) if self.compares else None
+        image_queue_KD, text_queue_KD, group_K = self._held(group_B)
+        own_N2 = wrong_text_N2 = wrong_image_N2 = wrong_N = None
+        if fiber.fits is not None and image_ND is not None and text_ND is not None:
+            may_NC = group_B[:, None] != torch.cat([group_B, group_K])
+            wrong_N = may_NC.any(1)
+            text_N = self._wrong(image_ND, text_ND, text_queue_KD, may_NC)
+            image_N = self._wrong(text_ND, image_ND, image_queue_KD, may_NC)
+            wrong_BL, wrong_mask_BL = self._texts(text_N, text_BL, mask_BL)
+            wrong_BHWC = fiber.begun_images(self._images(image_N, image_BCHW))
+            own_N2, wrong_text_N2, wrong_image_N2 = (
+                fiber.fits(fiber.fuse(*pair).pooled_BD)
+                for pair in (
+                    (image_BHWC, text_BLD, mask_BL),
+                    (image_BHWC, fiber.begun_texts(wrong_BL, wrong_mask_BL), wrong_mask_BL),
+                    (wrong_BHWC, text_BLD, mask_BL),
+                )
+            )
+        word_NMV = caption_BLV = old_BLV = answer_BA = None
+        if masked_BL is not None and place_BM is not None:
+            assert fiber.guess is not None
+            read_BLD = fiber.fuse(image_BHWC, fiber.begun_texts(masked_BL, mask_BL), mask_BL).text_BLD
+            word_NMV = fiber.guess(read_BLD.gather(1, place_BM[..., None].expand(-1, -1, read_BLD.shape[2])))
+        if fiber.writes:
+            finished_BPC = fiber.image_tower.finished(image_BHWC).flatten(1, 2)
+            caption_BLV = fiber.write(finished_BPC, text_BL, mask_BL)
+            if self.old is not None:
+                old_BLV = self._of_copy(image_BCHW, text_BL, mask_BL)
+        if asked_BL is not None and asked_mask_BL is not None:
+            assert fiber.answer is not None
+            asked_BLD = fiber.begun_texts(asked_BL, asked_mask_BL)
+            answer_BA = fiber.answer(fiber.fuse(image_BHWC, asked_BLD, asked_mask_BL).pooled_BD)
+        return FiberFeatures(
+            image_ND,
+            text_ND,
+            self._padded(image_queue_KD, self.random_QD),
+            self._padded(text_queue_KD, self.random_text_QD),
+            torch.cat([group_K, group_K.new_full((max(0, len(self.random_QD) - len(group_K)),), -1)]),
+            self.temperature_1,
+            own_N2,
+            wrong_text_N2,
+            wrong_image_N2,
+            wrong_N,
+            word_NMV,
+            caption_BLV,
+            old_BLV,
+            answer_BA,
+        )
+
+    def _of_copy(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """What the copy would write; it is renewed before the first step, so that weights that a run starts from are in it."""
+        assert self.old is not None
+        copy = self.old["copy"]
+        assert isinstance(copy, Fiber)
+        with torch.no_grad():
+            if self.training and int(self.steps_1) % self.copy_every == 0:
+                self.old.copy_("copy", self.fiber)
+            return copy.write(copy.seen(image_BCHW), text_BL, mask_BL)
+
+    def count_(self) -> None:
+        """A step is over."""
+        if self.old is not None:
+            self.steps_1 += 1
+
+    @torch.no_grad()
+    def remember_(
+        self, image_ND: Tensor, text_ND: Tensor, group_N: Tensor, image_NCHW: Tensor, text_NL: Tensor, mask_NL: Tensor
+    ) -> None:
+        """Features and inputs enter the queues: give those of all processes, so that each has the same."""
+        if self.image_queue is None or self.text_queue is None:
+            return
+        if self.inputs is not None:
+            size = self.image_queue.size
+            kept = slice(max(0, len(image_ND) - size), None)
+            place_N = (int(self.image_queue.pushed_1) + torch.arange(len(image_ND), device=image_ND.device)[kept]) % size
+            self.inputs.push_(place_N, image_NCHW[kept], text_NL[kept], mask_NL[kept])
+        self.image_queue.push_(image_ND, group_N)
+        self.text_queue.push_(text_ND, group_N)
+
+    def _wrong(self, side_ND: Tensor, other_ND: Tensor, queue_KD: Tensor, may_NC: Tensor) -> Tensor:
+        """A wrong partner for each row [N], out of the batch and the queue behind it."""
+        with torch.no_grad():
+            share_NC = side_ND @ torch.cat([other_ND, queue_KD]).T / self.temperature_1
+            return drawn(share_NC.float(), may_NC, floor=FLOOR)
+
+    def _held(self, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.image_queue is None or self.text_queue is None:
+            none_0D = self.temperature_1.new_zeros(0, self.fiber.width)
+            return none_0D, none_0D, group_B[:0]
+        image_KD, group_K = self.image_queue.held()
+        return image_KD, self.text_queue.held()[0], group_K
+
+    @staticmethod
+    def _padded(queue_KD: Tensor, random_QD: Tensor) -> Tensor:
+        return torch.cat([queue_KD, random_QD[len(queue_KD) :].to(queue_KD)])
+
+    def _images(self, drawn_N: Tensor, image_BCHW: Tensor) -> Tensor:
+        if self.inputs is None:
+            return image_BCHW[drawn_N]
+        batch = len(image_BCHW)
+        kept = self.inputs.image_QCHW[(drawn_N - batch).clamp(min=0)].to(image_BCHW)
+        return torch.where((drawn_N < batch)[:, None, None, None], image_BCHW[drawn_N.clamp(max=batch - 1)], kept)
+
+    def _texts(self, drawn_N: Tensor, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        if self.inputs is None:
+            return text_BL[drawn_N], mask_BL[drawn_N]
+        batch = len(text_BL)
+        here_N1, place_N, kept_N = (drawn_N < batch)[:, None], drawn_N.clamp(max=batch - 1), (drawn_N - batch).clamp(min=0)
+        return (
+            torch.where(here_N1, text_BL[place_N], self.inputs.text_QL[kept_N]),
+            torch.where(here_N1, mask_BL[place_N], self.inputs.mask_QL[kept_N]),
+        )

@@ -1,0 +1,79 @@
+"""A dual encoder of ours as a folder that open_clip opens: ``open_clip.create_model("local-dir:FOLDER")``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from diptych.core.errors import ConfigError
+from diptych.core.files import atomic_folder, write_json
+from diptych.models.io.export.sent_back import OPEN_CLIP_FILE, sent_back
+from diptych.models.io.export.transformers_folder import unlike_clip
+from diptych.models.io.foreign.clip_layout import from_open_clip
+from diptych.models.pairs.embedder import PairEmbedder
+
+_RESIZE = {"crop": "shortest", "squash": "squash", "pad": "longest"}
+
+
+def to_open_clip(embedder: PairEmbedder, folder: Path) -> None:
+    """Writes open_clip_config.json, the weights, and our tokenizer.json. Only the CLIP architecture has a place there.
+
+    open_clip's own tokenizer is CLIP's. A model with another vocabulary reads the ids that `diptych.load(...).tokenizer` makes.
+    """
+    from open_clip.model import CLIP
+
+    model = embedder.model
+    if reasons := unlike_clip(model, embedder, padded=True):
+        raise ConfigError("this model cannot become an open_clip CLIP: " + "; ".join(reasons))
+    config = model_config(embedder)
+    with torch.random.fork_rng(devices=[]):
+        theirs = CLIP(**config, output_dict=False)
+    tensors = sent_back(theirs.state_dict(), model.state_dict(), from_open_clip)
+    seen = embedder.preprocess
+    preprocess = {
+        "mean": list(seen.mean),
+        "std": list(seen.std),
+        "interpolation": seen.interpolation,
+        "resize_mode": _RESIZE[seen.resize],
+    }
+    with atomic_folder(Path(folder)) as work:
+        write_json(work / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
+        save_file(tensors, work / OPEN_CLIP_FILE)
+        embedder.tokenizer.save(work)
+
+
+def model_config(embedder: PairEmbedder) -> dict[str, Any]:
+    """What open_clip builds the same architecture from."""
+    image: Any = embedder.model.image_tower
+    text: Any = embedder.model.text_tower
+    act = image.spec.get("act", "gelu")
+    shared: dict[str, Any] = {"norm_kwargs": {"eps": float(image.norm_after.eps)}}
+    if act == "gelu_tanh":
+        shared["act_kwargs"] = {"approximate": "tanh"}
+    blocks, words = image.transformer.blocks, text.transformer.blocks
+    return {
+        "embed_dim": embedder.model.width,
+        "quick_gelu": act == "quick_gelu",
+        "vision_cfg": {
+            "layers": len(blocks),
+            "width": image.width,
+            "head_width": image.width // blocks[0].attention.heads,
+            "mlp_ratio": blocks[0].mlp_in.out_features / image.width,
+            "patch_size": image.patches.kernel_size[0],
+            "image_size": image.image_size,
+            **shared,
+        },
+        "text_cfg": {
+            "context_length": text.length,
+            "vocab_size": text.embed.num_embeddings,
+            "width": text.width,
+            "heads": words[0].attention.heads,
+            "layers": len(words),
+            "mlp_ratio": words[0].mlp_in.out_features / text.width,
+            **({"pool_type": "argmax"} if text.pooling == "largest" else {"pool_type": "eos", "eos_id": text.eot_id}),
+            **shared,
+        },
+    }

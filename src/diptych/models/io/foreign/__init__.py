@@ -1,0 +1,1 @@
+"""Models of transformers, open_clip and timm, taken apart and opened as ours."""

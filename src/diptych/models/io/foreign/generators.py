@@ -1,0 +1,256 @@
+"""Folders of transformers whose models write about images (LLaVA, BLIP, BLIP-2, InstructBLIP and others).
+
+Letters: B batch, L places, V vocabulary, C candidates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from diptych.core.contracts import Written
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.core.prompt import PromptLike, as_dialogue, words_about_one_picture
+from diptych.data.media.decode import decode
+from diptych.models.io.folder import fingerprint
+from diptych.models.io.foreign.chat import pictures_in_order
+from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.streamed import Begun, Forced, Pieces, drawn
+from diptych.models.towers.hf_text import quiet
+
+WRITES = ("ForConditionalGeneration", "ForImageTextToText")
+"""How the architectures of models end that write about images."""
+DESCRIBE = "Describe this image."
+"""What a chat template gets where nothing is asked: it has no other form for "a caption, please"."""
+
+
+def writes(folder: Path) -> bool:
+    """Whether the folder says that it holds a model that writes about images."""
+    plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    named = next(iter(plain.get("architectures") or ()), "")
+    return named.endswith(WRITES) and ("vision_config" in plain or "vision_tower" in plain)
+
+
+def open_generator(folder: Path, spec: str) -> TransformersGenerator:
+    """The model and processor of a folder that transformers saved. Never asks the network.
+
+    Raises DataError for a folder without processor, or whose weights are not those that config.json says.
+    """
+    import transformers
+
+    with quiet():
+        try:
+            processor = transformers.AutoProcessor.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())[:160]
+            raise DataError(f"no processor: {said}", file=folder, expected="preprocessor_config.json and a tokenizer") from error
+        if not hasattr(processor, "image_processor"):
+            raise DataError("no image processor", file=folder, expected="preprocessor_config.json")
+        try:
+            model, found = transformers.AutoModelForImageTextToText.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:160]
+            raise DataError(
+                f"not read: {said}", file=folder, expected="a model of transformers that writes about images"
+            ) from error
+    if wrong := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+        raise DataError(f"tensor {wrong[0]} is missing or of another size", file=folder, expected="weights of this config.json")
+    return TransformersGenerator(model.float().eval(), processor, spec)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A request as a processor takes it: the pictures in the order of their marks in the text."""
+
+    pictures: list[Image.Image]
+    text: str
+
+
+class TransformersGenerator:
+    """A model of transformers as it comes (`Generator`, `Streamer`, `Ranker`): its processor places the pictures, its chat template, where
+    it has one, the words. With a chat template it reads several pictures and dialogues too."""
+
+    def __init__(self, model: Any, processor: Any, name: str) -> None:
+        self.model, self.processor, self.name = model, processor, name
+        self.tokenizer = processor.tokenizer
+        self.reads_and_writes = bool(getattr(model.config.get_text_config(), "is_encoder_decoder", False))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model, {"processor": self.processor.to_json_string()})
+
+    @property
+    def places(self) -> int:
+        """How many tokens the language model reads and writes at most, 0 where its configuration sets no limit."""
+        return (
+            0 if self.reads_and_writes else int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 0)
+        )
+
+    @one_or_many
+    def generate(
+        self,
+        images: Sequence[ImageSource],
+        prompts: Sequence[PromptLike],
+        *,
+        max_tokens: int = 64,
+        batch_size: int = 8,
+        **options: Any,
+    ) -> list[str]:
+        """An answer for each image: the likeliest token each time, unless `options` of transformers' `generate` say otherwise."""
+        rows = self._rows(images, prompts)
+        found: list[str] = []
+        with torch.no_grad(), evaluating(self.model):
+            for some in parts(rows, batch_size):
+                given, begun = self._inputs(some, max_tokens), Begun()
+                id_BT = self.model.generate(
+                    **given, max_new_tokens=max_tokens, stopping_criteria=[begun], **{"do_sample": False, **options}
+                )
+                found += [self._decoded(row[begun.length :]) for row in id_BT.tolist()]
+        return found
+
+    def stream(
+        self,
+        image: ImageSource,
+        prompt: PromptLike,
+        *,
+        heard: Callable[[str], bool],
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Written:
+        """The answer about one image, piece by piece (`Streamer`)."""
+        with torch.no_grad(), evaluating(self.model), drawn(temperature, top_p, seed) as options:
+            given = self._inputs(self._rows([image], [prompt]), max_tokens)
+            pieces = Pieces(self._decoded, self._ends, heard, changes=bool(self.tokenizer.clean_up_tokenization_spaces))
+            read = int(given["input_ids"].shape[1]) if "input_ids" in given else 0
+            return pieces.write(partial(self.model.generate, **given, max_new_tokens=max_tokens), read=read, **options)
+
+    @one_or_many
+    def answer_nll(
+        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
+    ) -> list[npt.NDArray[np.float64]]:
+        """For each image [C, 2]: nats of each candidate over its tokens and the end mark, and how many those are."""
+        rows = self._rows(images, prompts)
+        if len(candidates) != len(images):
+            raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
+        with torch.no_grad(), evaluating(self.model):
+            return [
+                np.array([self._nll(row, answer) for answer in answers]).reshape(-1, 2)
+                for row, answers in zip(rows, candidates, strict=True)
+            ]
+
+    def _nll(self, row: _Row, answer: str) -> tuple[float, int]:
+        """As generation would see it, whatever the model puts between prompt and answer: each token is forced, its raw logits are kept."""
+        target = self._answer_ids(answer)
+        made = self.model.generate(
+            **self._inputs([row], len(target)),
+            max_new_tokens=len(target),
+            do_sample=False,
+            num_beams=1,
+            logits_processor=[Forced(target)],
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        logit_AV = torch.cat(made.logits).float()
+        target_A = torch.tensor(target, device=logit_AV.device)
+        return float(F.cross_entropy(logit_AV, target_A, reduction="sum")), len(target)
+
+    def _answer_ids(self, answer: str) -> list[int]:
+        """A word behind a prompt begins with a space, which some vocabularies add by themselves."""
+        plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        marked = str(self.tokenizer.convert_ids_to_tokens(plain)[0]).startswith("\u2581")
+        ids: list[int] = self.tokenizer(answer if marked else f" {answer}", add_special_tokens=False)["input_ids"]
+        return [*ids, self._end]
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    @property
+    def _end(self) -> int:
+        """The end mark; vocabularies of BERT have a separator in its place."""
+        ids = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        return int(next(one for one in ids if one is not None))
+
+    @property
+    def _ends(self) -> set[int]:
+        ids = self.model.generation_config.eos_token_id
+        return {self._end, *(ids if isinstance(ids, list) else [ids])} - {None}
+
+    # ------------------------------------------------------------ what is asked
+
+    def _rows(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[_Row]:
+        if len(prompts) != len(images):
+            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        return [self._row(image, asked) for image, asked in zip(images, prompts, strict=True)]
+
+    def _row(self, image: ImageSource, asked: PromptLike) -> _Row:
+        if not getattr(self.processor, "chat_template", None):
+            words = words_about_one_picture(asked, model=self.name)
+            return _Row([_decoded_picture(image)], self._text(words))
+        if asked == "":
+            asked = DESCRIBE
+        turns, sources = pictures_in_order(as_dialogue(asked), [image], model=self.name)
+        text = self.processor.apply_chat_template(turns, add_generation_prompt=True)
+        return _Row([_decoded_picture(source) for source in sources], str(text))
+
+    def _text(self, prompt: str) -> str:
+        """A prompt for a folder without chat template: the mark of the picture, where the processor does not place it by itself."""
+        places_itself = hasattr(self.processor, "num_query_tokens") or "Blip" in type(self.processor).__name__
+        token = getattr(self.processor, "image_token", None)
+        if places_itself or token is None:
+            return prompt
+        return f"{token}\n{prompt}" if prompt else str(token)
+
+    def _inputs(self, rows: Sequence[_Row], tokens: int) -> dict[str, Tensor]:
+        """What the model reads, padded on the left; refused where it leaves no room for so many tokens more."""
+        several = any(len(row.pictures) != 1 for row in rows)
+        pictures: list[Any] = [row.pictures if several else row.pictures[0] for row in rows]
+        side, self.tokenizer.padding_side = self.tokenizer.padding_side, "left"
+        try:
+            given: Mapping[str, Any] = self.processor(
+                images=pictures, text=[row.text for row in rows], return_tensors="pt", padding=True
+            )
+        finally:
+            self.tokenizer.padding_side = side
+        given = {name: value for name, value in given.items() if name != "labels"}  # which a processor may make of the prompt
+        length = int(given["input_ids"].shape[1])
+        self._room(length + tokens, tokens)
+        if length <= (
+            self.model.config.model_type == "blip"
+        ):  # nothing is asked; of BLIP's prompt `generate` drops the last token
+            given = {name: value for name, value in given.items() if name not in ("input_ids", "attention_mask")}
+        if "qformer_input_ids" in given:
+            most, read = int(self.model.config.qformer_config.max_position_embeddings), given["qformer_input_ids"].shape[1]
+            if read > most:
+                raise ConfigError(
+                    f"the prompt takes {read} tokens, of which the Q-Former of '{self.name}' reads {most} (expected a shorter one)"
+                )
+        device = next(self.model.parameters()).device
+        return {name: value.to(device) for name, value in given.items()}
+
+    def _room(self, needed: int, tokens: int) -> None:
+        if self.places and needed > self.places:
+            raise ConfigError(
+                f"picture and prompt take {needed - tokens} of the {self.places} places of '{self.name}', "
+                f"so {tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+            )
+
+
+def _decoded_picture(source: ImageSource) -> Image.Image:
+    return Image.fromarray(decode(source, exact=True))

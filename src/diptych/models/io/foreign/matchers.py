@@ -1,0 +1,209 @@
+"""Models that read an image and a text together, by address: ours (recipe `fused`), and BLIP's retrieval folders of transformers.
+
+Letters: B batch, M pairs, N items, C channel, H W, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from diptych.core.contracts import MatchMap
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.core.run_folder import RunFolder
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess, seen
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.folder import read_config
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.embedder import Embedding
+from diptych.models.pairs.match_embedder import MatchEmbedder, Readings
+from diptych.models.pairs.match_maps import grad_times_attention
+from diptych.models.pairs.matcher import Read
+
+
+@dataclass(frozen=True)
+class ReaderInputs:
+    """What a matcher is given: known without its weights, so that loader workers need none."""
+
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    text_length: int
+
+
+@lru_cache(maxsize=4)
+def reader_inputs(address: str) -> ReaderInputs:
+    """The image settings and the tokenizer of a matcher at an address; see `open_matcher`."""
+    folder = _folder(address)
+    if address.startswith("hf:"):
+        from diptych.models.io.foreign.preprocess import from_processor
+        from diptych.models.io.foreign.tokenizer import from_transformers
+        from diptych.models.io.foreign.transformers_layout import FAMILIES
+
+        _check_blip(address, folder)
+        return ReaderInputs(from_processor(folder, "blip"), from_transformers(folder), FAMILIES["blip"].text_length)
+    config = read_config(folder, MatchEmbedder.kind)
+    return ReaderInputs(Preprocess.from_json(config["preprocess"]), Tokenizer.load(folder), config["text_length"])
+
+
+def open_matcher(address: str) -> MatchEmbedder | BlipMatcher:
+    """A matcher that scores pairs.
+
+    address  a run or model folder of recipe `fused`, or "hf:FOLDER" of a BlipForImageTextRetrieval
+    Raises ConfigError for another model, DataError for a folder that lacks a tensor.
+    """
+    inputs = reader_inputs(address)
+    if not address.startswith("hf:"):
+        return MatchEmbedder.load(_folder(address))
+    return BlipMatcher(BlipReader(_folder(address)), inputs, address)
+
+
+def _folder(address: str) -> Path:
+    if address.startswith("hf:"):
+        from diptych.models.io.foreign.load import hub_folder
+
+        return hub_folder(address, address.removeprefix("hf:"), download=False)
+    folder = Path(address)
+    if (folder / "run.json").is_file():
+        if not (folder / "model" / "config.json").is_file():
+            raise ConfigError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
+        folder = folder / "model"
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{address} is no matcher (expected a run of recipe fused, or hf:FOLDER of a BLIP for retrieval)")
+    return folder
+
+
+def _check_blip(address: str, folder: Path) -> None:
+    plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind, names = plain.get("model_type"), plain.get("architectures") or ["BlipForImageTextRetrieval"]
+    if kind != "blip" or names != ["BlipForImageTextRetrieval"]:
+        raise ConfigError(f"{address} is {names[0]} of {kind!r}, which matches no pairs (expected a BlipForImageTextRetrieval)")
+
+
+class BlipReader(nn.Module):
+    """transformers' `BlipForImageTextRetrieval` as a reader of pairs. A text is read anew with each picture, so its ids are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        import transformers
+
+        from diptych.models.towers.hf_text import quiet
+
+        with quiet():
+            inner, found = transformers.BlipForImageTextRetrieval.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        if missing := [name for name in found["missing_keys"] if not name.endswith("position_ids")]:
+            raise DataError(
+                f"tensor {min(missing)} is missing", file=folder, expected="the weights of a BlipForImageTextRetrieval"
+            )
+        self.inner: Any = inner.float().eval()
+        self.width = int(self.inner.config.image_text_hidden_size)
+        self.fused_width = int(self.inner.config.text_config.hidden_size)
+
+    def read_images(self, image_BCHW: Tensor) -> Read:
+        tokens_BPD = self.inner.vision_model(pixel_values=image_BCHW).last_hidden_state
+        mask_BP = tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool)
+        return Read(normalised(self.inner.vision_proj(tokens_BPD[:, 0])), tokens_BPD, mask_BP)
+
+    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> Read:
+        read_BLD = self.inner.text_encoder(input_ids=text_BL, attention_mask=mask_BL.long()).last_hidden_state
+        return Read(normalised(self.inner.text_proj(read_BLD[:, 0])), text_BL, mask_BL)
+
+    def match(self, image: Read, text: Read) -> tuple[Tensor, Tensor]:
+        fused_MLD = self.inner.text_encoder(
+            input_ids=text.state_N,
+            attention_mask=text.mask_NT.long(),
+            encoder_hidden_states=image.state_N,
+            encoder_attention_mask=image.mask_NT.long(),
+        ).last_hidden_state
+        answer_M2 = self.inner.itm_head(fused_MLD[:, 0])
+        return answer_M2[:, 1] - answer_M2[:, 0], fused_MLD[:, 0]
+
+    def map_match(self, image_1CHW: Tensor, text_1L: Tensor, mask_1L: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """The log-odds that one picture and one text fit, and [L, P] attention times gradient at a layer, without the class token."""
+        shares: list[Tensor] = []
+        reading = self.inner.text_encoder.encoder.layer[layer].crossattention.self
+        watch = reading.register_forward_hook(lambda module, inputs, output: shares.append(output[1]))
+        try:
+            with torch.no_grad():
+                tokens_1PD = self.inner.vision_model(pixel_values=image_1CHW).last_hidden_state
+            with torch.enable_grad():
+                fused_1LD = self.inner.text_encoder(
+                    input_ids=text_1L, attention_mask=mask_1L.long(), encoder_hidden_states=tokens_1PD
+                ).last_hidden_state
+                answer_12 = self.inner.itm_head(fused_1LD[:, 0])
+                weight_LP = grad_times_attention(shares[0], answer_12[0, 1])[0]
+        finally:
+            watch.remove()
+        return (answer_12[0, 1] - answer_12[0, 0]).detach(), weight_LP[:, 1:]
+
+    def encode_image(self, image_BCHW: Tensor) -> Tensor:
+        return self.read_images(image_BCHW).vector_ND
+
+    def encode_text(self, text_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        assert mask_BL is not None
+        return self.read_texts(text_BL, mask_BL).vector_ND
+
+
+MAP_LAYER = 8
+"""Where GroundVLP looks into ALBEF; of a model with fewer layers, two thirds of the way up."""
+
+
+class BlipMatcher(Embedding):
+    """A BLIP for retrieval: vectors for candidates, scores of pairs by reading them together, and where in the picture a text is."""
+
+    fits_above: ClassVar[float] = 0.0
+
+    def __init__(self, reader: BlipReader, inputs: ReaderInputs, name: str) -> None:
+        super().__init__(reader, inputs.preprocess, inputs.tokenizer, inputs.text_length, name)
+        self.matcher = reader
+        self.readings = Readings(self, reader)
+
+    @one_or_many
+    def score_pairs(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
+    ) -> npt.NDArray[np.float32]:
+        """[N, K], log-odds that image and text fit, the same whoever asks: N * K readings."""
+        return self.readings.score(images, texts)
+
+    def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]:
+        """Where in the picture each token of each text was read for the match. `layer` counts layers of the text model from 0; None takes
+        the ninth, or the one two thirds of the way up. Raises ConfigError for a layer that it has not."""
+        count = len(self.matcher.inner.text_encoder.encoder.layer)
+        layer = (MAP_LAYER if count > MAP_LAYER else 2 * count // 3) if layer is None else layer
+        if not 0 <= layer < count:
+            raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the text layers of '{self.name}')")
+        pixels_HWC = decode(image, exact=True)
+        box = seen(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
+        found = []
+        with self._ready() as device:
+            image_1CHW = self.preprocess([pixels_HWC]).to(device)
+            for text in texts:
+                encoded = self.tokenizer.encode([text], self.text_length)
+                self.truncated += encoded.truncated
+                length = int(encoded.mask_BL.sum())
+                text_1L, mask_1L = (torch.from_numpy(rows[:, :length]).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
+                score, weight_LP = self.matcher.map_match(image_1CHW, text_1L, mask_1L, layer)
+                side = math.isqrt(weight_LP.shape[1])
+                grid_LHW = weight_LP.unflatten(1, (side, side)).float().cpu().numpy()
+                offset_L2 = _offsets(self.tokenizer, text, self.text_length)[:length]
+                found.append(MatchMap(float(score), grid_LHW, offset_L2, box))
+        return found
+
+
+def _offsets(tokenizer: Any, text: str, length: int) -> npt.NDArray[np.int64]:
+    found: npt.NDArray[np.int64] = tokenizer.offsets(text, length)
+    return found

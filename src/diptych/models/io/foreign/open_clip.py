@@ -1,0 +1,115 @@
+"""Architectures of open_clip with weights from a file, as embedders that can be trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.cleaners import Clean
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.foreign.open_clip_layout import open_clip_parts
+from diptych.models.io.foreign.parts import assembled
+from diptych.models.io.foreign.preprocess import from_open_clip
+from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
+from diptych.models.io.tensor_files import chosen_weights, read_tensors
+from diptych.models.pairs.embedder import PairEmbedder
+
+
+def open_architecture(spec: str, arch: str, wanted: str, *, download: bool = False) -> PairEmbedder:
+    """An architecture with the weights of a file, of a tag (with `download`), or fresh ones ("random").
+
+    Architectures whose tokenizer or text encoder is one of transformers need its folder: FILE#FOLDER, with config.json and
+    tokenizer.json. With `download` it is looked up by its name.
+    """
+    import open_clip
+
+    if arch not in open_clip.list_models():
+        raise UnknownName("open_clip architecture", arch, open_clip.list_models(), hint="open_clip.list_models() lists them")
+    settings: dict[str, Any] = open_clip.get_model_config(arch)
+    words, (wanted, _, given) = settings["text_cfg"], wanted.partition("#")
+    path, tag = chosen_weights(spec, wanted, download, tags=open_clip.list_pretrained_tags_by_model(arch))
+    folder = _folder(spec, words, given, download)
+    tokenizer = _tokenizer(spec, words, folder)
+    encoder = _encoder(words, folder) if words.get("hf_model_name") else None
+    tensors = read_tensors(path) if path else _fresh_or_fetched(arch, tag)
+    parts = open_clip_parts(settings, tensors, encoder)
+    check_fits(tokenizer, parts.text, spec)
+    source = str(path or spec)
+    try:
+        model = assembled(parts, source)
+    except DataError as error:
+        raise DataError(f"not a file of tensors that fit: {error}", file=source, expected=f"a state dict of {arch}") from error
+    side = parts.image["image_size"]
+    length = int(words.get("context_length", 77))
+    embedder = PairEmbedder(model, _preprocess(arch, tag, side), tokenizer, length, spec)
+    embedder.left = parts.left
+    return embedder
+
+
+def _fresh_or_fetched(arch: str, tag: str | None) -> dict[str, Tensor]:
+    import open_clip
+
+    with torch.random.fork_rng(devices=[], enabled=tag is not None):
+        inner = open_clip.create_model(arch, pretrained=tag, weights_only=True, pretrained_text=False)
+    return dict(inner.float().state_dict())
+
+
+def _folder(spec: str, words: Mapping[str, Any], given: str, download: bool) -> Path | None:
+    """Where tokenizer and text encoder of transformers lie, for architectures that have either; None for CLIP's own."""
+    names = [str(words[key]) for key in ("hf_model_name", "hf_tokenizer_name") if words.get(key)]
+    if not names:
+        if given:
+            raise ConfigError(f"{spec}: this architecture has its own tokenizer (expected no #FOLDER)")
+        return None
+    for name in (given, *names):
+        if name and (Path(name).expanduser() / "config.json").is_file():
+            return Path(name).expanduser()
+    if given:
+        raise DataError("the folder has no config.json", file=given, expected=f"that of {names[0]}, with its tokenizer")
+    if not download:
+        base = spec.partition("#")[0]
+        raise ConfigError(f"{spec} needs the folder of {names[0]}: pass {base}#FOLDER, or --download to fetch it")
+    from diptych.models.io.foreign.load import hub_folder
+
+    return hub_folder(spec, names[0], download=True)
+
+
+def _tokenizer(spec: str, words: Mapping[str, Any], folder: Path | None) -> Tokenizer:
+    if folder is None:
+        return Tokenizer.from_spec("clip")
+    if words.get("tokenizer_mode"):
+        raise ConfigError(f"{spec}: tokenizer_mode {words['tokenizer_mode']!r} is not supported (expected the usual one)")
+    options = dict(words.get("tokenizer_kwargs") or {})
+    known: dict[str, Clean] = {"whitespace": "whitespace", "canonicalize": "canonicalize", "lower": "clip"}
+    made = from_transformers(folder, clean=known[options.get("clean", "whitespace")])
+    if options.get("strip_sep_token"):  # open_clip writes zeros in its place
+        made.suffix = (0,) * len(made.suffix)
+    return made
+
+
+def _encoder(words: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+    assert folder is not None
+    plain: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in plain.items() if key not in ("architectures", "torch_dtype", "dtype", "_name_or_path")}
+
+
+def _preprocess(arch: str, tag: str | None, side: int) -> Preprocess:
+    """That of the tag; for a file what all tags of the architecture have in common, else open_clip's own."""
+    import open_clip
+
+    tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(arch)
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    found = [
+        {key: cfg[key] for key in keys if cfg.get(key) is not None}
+        for cfg in (open_clip.get_pretrained_cfg(arch, t) for t in tags)
+    ]
+    alike = found[0] if found and all(cfg == found[0] for cfg in found) else {}
+    default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    return from_open_clip({**default, **alike, "size": side})

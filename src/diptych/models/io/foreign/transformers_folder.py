@@ -1,0 +1,84 @@
+"""Folders of transformers with a model of two sides, as embedders that can be trained on (`transformers_layout.FAMILIES`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.foreign.parts import Parts, assembled
+from diptych.models.io.foreign.preprocess import from_processor
+from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
+from diptych.models.io.foreign.transformers_layout import FAMILIES
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.towers.hf_text import quiet
+
+
+def open_folder(folder: Path, spec: str) -> PairEmbedder:
+    """The model, image settings and tokenizer of a folder that transformers saved.
+
+    Raises ConfigError for another family, and DataError for a folder that lacks a file or a tensor, or has one of another size.
+    """
+    plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = plain.get("model_type", "")
+    if kind not in FAMILIES:
+        raise ConfigError(f"{spec}: model_type is {kind!r} (expected {' | '.join(FAMILIES)})")
+    family = FAMILIES[kind]
+    named = next(iter(plain.get("architectures") or ()), "")
+    name = named if named in family.classes else family.classes[0]
+    if named and named not in family.classes:
+        raise ConfigError(
+            f"{spec}: architecture {named} has no two sides that are compared (expected {' | '.join(family.classes)})"
+        )
+    config, tensors = _loaded(folder, name)
+    preprocess = from_processor(folder, kind)
+    tokenizer = from_transformers(folder)
+    parts = _sized(family.parts(config, tensors, name), tokenizer, preprocess.size, spec)
+    check_fits(tokenizer, parts.text, spec)
+    model = assembled(parts, str(folder))
+    places = int(config["text_config"]["max_position_embeddings"])
+    length = min(family.text_length or places, places - int(kind == "altclip") * 2)  # XLM-R counts places from 2 on
+    embedder = PairEmbedder(model, preprocess, tokenizer, length, spec)
+    embedder.left = parts.left
+    return embedder
+
+
+def _sized(parts: Parts, tokenizer: Tokenizer, size: int, spec: str) -> Parts:
+    """The same with what the processor decides: the padding that a text tower reads, and the size that convolutions get."""
+    image, text = dict(parts.image), dict(parts.text)
+    if text.get("pooling") == "last":
+        text["pad_id"] = tokenizer.pad_id
+    if image["name"] == "hf_image" and image["config"]["model_type"] == "align_vision_model":
+        image["image_size"] = size
+    if image["image_size"] != size:
+        raise ConfigError(
+            f"{spec}: its processor makes images of {size} pixels and its image tower reads {image['image_size']} "
+            "(expected the preprocessor_config.json that belongs to the weights)"
+        )
+    return replace(parts, image=image, text=text)
+
+
+def _loaded(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration with every default, and tensors in float32, as transformers reads them: sharded files and older names included."""
+    import transformers
+
+    kind: Any = getattr(transformers, name)
+    try:
+        with quiet():
+            options = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below
+            model, found = kind.from_pretrained(str(folder), **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise DataError(f"not read: {said[:200]}", file=folder, expected=f"the weights of a {name}") from error
+    if found["mismatched_keys"]:
+        first = min(found["mismatched_keys"])
+        raise DataError(f"{first[0]} is {list(first[1])}", file=folder, expected=f"{list(first[2])}, as config.json says")
+    if missing := [key for key in found["missing_keys"] if not key.endswith("position_ids")]:
+        raise DataError(f"tensor {min(missing)} is missing", file=folder, expected=f"the weights of a {name}")
+    config: dict[str, Any] = model.config.to_dict()
+    return config, {key: tensor.float() for key, tensor in model.state_dict().items()}

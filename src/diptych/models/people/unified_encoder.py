@@ -1,0 +1,175 @@
+"""Two towers of persons with what pre-trains them: a guesser of words, a guesser of another model's patches, classes of persons (UniPT).
+
+Letters: B batch, N items, C channel, H W, L tokens, M hidden words, K visible patches, J hidden ones, D width, E width of the target,
+V vocabulary, G persons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+from diptych.core.rows import Rows
+from diptych.data.media.transforms import Preprocess
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.people.patch_regressor import PatchRegressor
+from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.peak import PeakTower
+from diptych.models.towers.vit import VisionTransformer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnifiedPairs(Pairs):
+    """`Pairs`, and the guesses; each is None where its part is left out.
+
+    word_NMV                        logits for hidden words
+    hidden_NJE, target_hidden_NJE   of hidden patches: the guess, and what the other model says of them
+    visible_NKE, target_visible_NKE of visible ones
+    image_person_NG, text_person_NG logits of persons
+    """
+
+    word_NMV: Rows[Tensor] | None = None
+    hidden_NJE: Rows[Tensor] | None = None
+    target_hidden_NJE: Rows[Tensor] | None = None
+    visible_NKE: Rows[Tensor] | None = None
+    target_visible_NKE: Rows[Tensor] | None = None
+    image_person_NG: Rows[Tensor] | None = None
+    text_person_NG: Rows[Tensor] | None = None
+
+
+class FrozenPatches(nn.Module):
+    """What another model's image tower says of every patch, projected into its joint space but not normed, as released. Frozen.
+
+    shown  how our pictures were normalised, and `theirs`, how the tower wants them
+    """
+
+    def __init__(self, model: PairEmbedder, grid: tuple[int, int], patch: int, shown: Preprocess) -> None:
+        super().__init__()
+        tower = model.model.image_tower
+        if not isinstance(tower, VisionTransformer) or tower.class_token_D is None:
+            raise ConfigError(f"'{model.name}' has no vision transformer with a class token, whose patches could be regressed")
+        if int(tower.patches.kernel_size[0]) != patch:
+            raise ConfigError(f"patches of '{model.name}' have {tower.patches.kernel_size[0]} pixels (expected {patch}, as ours)")
+        self.tower, self.projection = tower, model.model.image_projection
+        tower.position_PD = nn.Parameter(_fitted(tower.position_PD.detach(), tower.grid, grid))
+        tower.image_height, tower.image_size = grid[0] * patch, grid[1] * patch
+        self.shown, self.theirs, self.width = shown, model.preprocess, int(model.model.width)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """[B, P, E]."""
+        mine, theirs = ([image_BCHW.new_tensor(x).view(3, 1, 1) for x in (p.mean, p.std)] for p in (self.shown, self.theirs))
+        state_BPD = self.tower.states((image_BCHW * mine[1] + mine[0] - theirs[0]) / theirs[1])
+        said_BPE: Tensor = self.projection(state_BPD[:, 1:])
+        return said_BPE
+
+
+class UnifiedEncoder(nn.Module):
+    """A `DualEncoder` over two `PeakTower`s.
+
+    guesses_words  a head of BERT's kind over the text tower's words
+    mask_id        the vocabulary's own token for hidden words; None: a learned vector stands in
+    regressor, teacher  guess the patches of the frozen model; None leaves both out
+    persons        classes of a layer that images and texts share; 0 leaves it out
+    scaled         whether the temperature is learned
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        *,
+        guesses_words: bool,
+        mask_id: int | None,
+        regressor: PatchRegressor | None,
+        teacher: FrozenPatches | None,
+        persons: int,
+        scaled: bool,
+    ) -> None:
+        super().__init__()
+        image, text = encoder.image_tower, encoder.text_tower
+        if not isinstance(image, PeakTower) or not isinstance(text, PeakTower):
+            raise ConfigError("both towers have to be peak towers")
+        self.encoder, self.mask_id = encoder, mask_id
+        self.words: nn.Module | None = None
+        self.mask_D: nn.Parameter | None = None
+        if guesses_words:
+            width, table = text.token_width, text.embed
+            linear = nn.Linear(width, table.num_embeddings)
+            self.words = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=1e-12), linear)
+            self.mask_D = nn.Parameter(torch.randn(table.embedding_dim) * 0.02) if mask_id is None else None
+        self.regressor, self.teacher = regressor, teacher
+        self.persons: nn.Linear | None = None
+        if persons:
+            self.persons = nn.Linear(encoder.width, persons)
+            nn.init.normal_(self.persons.weight, std=0.001)
+            nn.init.zeros_(self.persons.bias)
+        encoder.log_scale.requires_grad_(scaled)
+
+    def forward(
+        self,
+        image_BCHW: Tensor,
+        text_BL: Tensor,
+        text_mask_BL: Tensor,
+        masked_BL: Tensor,
+        hidden_BL: Tensor,
+        place_BM: Tensor,
+        kept_BK: Tensor,
+        lost_BJ: Tensor,
+    ) -> UnifiedPairs:
+        encoder = self.encoder
+        image_BD = encoder.image_tower(image_BCHW).pooled_BD
+        text_BD = encoder.text_tower(text_BL, text_mask_BL).pooled_BD
+        found = UnifiedPairs(image_ND=normalised(image_BD), text_ND=normalised(text_BD), scale=encoder.log_scale.exp())
+        if self.words is not None:
+            found = replace(found, word_NMV=self.guessed_words(masked_BL, hidden_BL, text_mask_BL, place_BM))
+        if self.persons is not None:
+            found = replace(found, image_person_NG=self.persons(image_BD), text_person_NG=self.persons(text_BD))
+        if self.regressor is not None and self.teacher is not None:
+            assert isinstance(encoder.image_tower, PeakTower)
+            tower = encoder.image_tower.inner
+            assert isinstance(tower, VisionTransformer)
+            seen_BSD = tower.norm_after(tower.states(image_BCHW, kept_BK))
+            hidden_NJE, visible_NKE = self.regressor(seen_BSD, kept_BK, lost_BJ)
+            said_BPE = self.teacher(image_BCHW)
+            found = replace(
+                found,
+                hidden_NJE=hidden_NJE,
+                visible_NKE=visible_NKE,
+                target_hidden_NJE=_at(said_BPE, lost_BJ),
+                target_visible_NKE=_at(said_BPE, kept_BK),
+            )
+        return found
+
+    def guessed_words(self, masked_BL: Tensor, hidden_BL: Tensor, mask_BL: Tensor, place_BM: Tensor) -> Tensor:
+        """Logits [B, M, V]."""
+        text = self.encoder.text_tower
+        assert isinstance(text, PeakTower)
+        assert self.words is not None
+        if self.mask_D is None:
+            assert self.mask_id is not None
+            given: Tensor = masked_BL.masked_fill(hidden_BL, self.mask_id)
+        else:
+            table = text.embed
+            given = torch.where(hidden_BL[..., None], self.mask_D.to(table.weight), table(masked_BL))
+        logit_BMV: Tensor = self.words(_at(text.inner(given, mask_BL).tokens_BPD, place_BM))
+        return logit_BMV
+
+
+def _at(x_BPD: Tensor, place_BM: Tensor) -> Tensor:
+    return x_BPD.gather(1, place_BM[..., None].expand(-1, -1, x_BPD.shape[2]))
+
+
+def _fitted(position_PD: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """Positions of a class token and of a grid of patches, for another grid, bilinearly."""
+    if grid == wanted:
+        return position_PD.clone()
+    square_1DHW = position_PD[1:].T.unflatten(1, grid)[None]
+    resized_1DHW = F.interpolate(square_1DHW, size=wanted, mode="bilinear", align_corners=False)
+    return torch.cat([position_PD[:1], resized_1DHW[0].flatten(1).T])

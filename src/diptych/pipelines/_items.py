@@ -1,0 +1,103 @@
+"""Files of questions about pictures that pipelines answer one after the other.
+
+    {"id": "17", "image": "pictures/17.png", "question": "Which bar is longest?", "choices": ["A", "B"], "answer": "B", "category": "bars"}
+
+Pictures lie beside the file; all but id, image and question may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.core.errors import DataError
+from diptych.core.image import FileImage, ImageSource
+from diptych.tasks._scoring.answer_match import normalised
+from diptych.tasks._scoring.choices import LETTERS
+from diptych.tasks.choice.extractors import strict
+
+FIELDS = ("id", "image", "question", "choices", "answer", "category")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question about a picture; `choices` and `answer` where they are known."""
+
+    id: str
+    image: ImageSource
+    question: str
+    choices: tuple[str, ...] = ()
+    answer: str = ""
+    category: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The question with its choices, as MathVista writes them."""
+        if not self.choices:
+            return self.question
+        lines = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, self.choices, strict=False)]
+        return "\n".join([self.question, "Choices:", *lines])
+
+
+def judged(item: Item, reply: str) -> dict[str, Any]:
+    """What a reply means and whether it is right: `read` is the choice that it names ("" for none) or the reply itself without articles
+    and marks; `right` is None where no answer is known."""
+    if item.choices:
+        place = strict(reply, item.choices)
+        read = "" if place is None else item.choices[place]
+        return {"read": read, "right": read == item.answer if item.answer else None}
+    read = normalised(reply)
+    return {"read": read, "right": read == normalised(item.answer) if item.answer else None}
+
+
+def read_items(path: Path) -> list[Item]:
+    """Raises DataError that names file, row and field: an id twice, a picture that is not there, an answer that is no choice."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", file=path, expected="JSON lines of id, image and question") from error
+    found: dict[str, Item] = {}
+    for row, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        item = _item(line, path, row)
+        if item.id in found:
+            raise DataError(f"'{item.id}' stands there twice", file=path, row=row, field="id", expected="an id of its own")
+        found[item.id] = item
+    if not found:
+        raise DataError("holds no question", file=path, expected="one JSON object a line")
+    return list(found.values())
+
+
+def _item(line: str, file: Path, row: int) -> Item:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"is no JSON: {error.msg}", file=file, row=row, expected='{"id": ..., "image": ..., "question": ...}'
+        ) from error
+    if not isinstance(value, Mapping) or not all(str(value.get(name, "")).strip() for name in FIELDS[:3]):
+        raise DataError(f"is {line[:60]}", file=file, row=row, expected="an object with id, image and question")
+    if unknown := sorted(set(value) - set(FIELDS)):
+        raise DataError("unknown field", file=file, row=row, field=unknown[0], expected=", ".join(FIELDS))
+    image = file.parent / str(value["image"])
+    if not image.is_file():
+        raise DataError(
+            f"there is no picture {value['image']}", file=file, row=row, field="image", expected="a file beside this one"
+        )
+    choices, answer = _choices(value.get("choices", []), file, row), str(value.get("answer", ""))
+    if choices and answer and answer not in choices:
+        raise DataError(f"'{answer}' is none of the choices", file=file, row=row, field="answer", expected=" | ".join(choices))
+    return Item(str(value["id"]), FileImage(image), str(value["question"]), choices, answer, str(value.get("category", "")))
+
+
+def _choices(value: Any, file: Path, row: int) -> tuple[str, ...]:
+    good = isinstance(value, list) and len(value) != 1 and all(isinstance(choice, str) and choice.strip() for choice in value)
+    if not good or len(value) > len(LETTERS):
+        raise DataError(f"are {str(value)[:60]}", file=file, row=row, field="choices", expected="a list of 2 to 26 texts")
+    if doubles := [choice for choice in value if value.count(choice) > 1]:
+        raise DataError(f"hold '{doubles[0]}' twice", file=file, row=row, field="choices", expected="different ones")
+    return tuple(value)

@@ -1,0 +1,59 @@
+"""The digest of a caption log: what says nothing goes, what repeats itself becomes one caption (LifelongMemory, 2312.05269)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from diptych.pipelines._memory.caption_log import Caption
+
+TAGS = ("#C ", "#c ", "#O ", "#o ")
+"""Who acts, as LaViLa marks it: the camera's wearer, others."""
+IDLE = ("looks around", "walks around", "look around", "walk around")
+Similarity = Callable[[str, str], float]
+Merge = Callable[[list[str]], str]
+
+
+def cleaned(text: str, *, question: str = "", keep_from: float = 0.0, similarity: Similarity | None = None) -> str | None:
+    """The caption without tags; None where it is idle, or less similar to the question than `keep_from` (0: not asked)."""
+    for tag in TAGS:
+        text = text.replace(tag, "")
+    if any(phrase in text for phrase in IDLE):
+        return None
+    if keep_from > 0 and similarity is not None and similarity(question, text) < keep_from:
+        return None
+    return text
+
+
+def digest(
+    memory: Sequence[Caption],
+    similarity: Similarity,
+    merge: Merge,
+    *,
+    threshold: float = 0.8,
+    margin: int = 30,
+    question: str = "",
+    keep_from: float = 0.0,
+) -> tuple[Caption, ...]:
+    """Captions in their order, those in a row merged while each is more similar than `threshold` to the one before it.
+
+    threshold  cosine; the comparison is with the last caption only, so that a group may drift
+    margin     frames before the first and behind the last caption of a group that it stands for: half the interval of captions
+    merge      several captions to one; a group of one is taken as it is
+    Empty where every caption is idle.
+    """
+    groups: list[list[Caption]] = []
+    for caption in memory:
+        text = cleaned(caption.text, question=question, keep_from=keep_from, similarity=similarity)
+        if text is None:
+            continue
+        said = Caption(caption.start, caption.end, text)
+        if groups and similarity(groups[-1][-1].text, text) > threshold:
+            groups[-1].append(said)
+        else:
+            groups.append([said])
+    return tuple(_merged(group, merge, margin) for group in groups)
+
+
+def _merged(group: list[Caption], merge: Merge, margin: int) -> Caption:
+    texts = [caption.text for caption in group]
+    return Caption(group[0].start - margin, group[-1].end + margin, merge(texts) if len(texts) > 1 else texts[0])

@@ -1,0 +1,80 @@
+"""Questions about long videos: Ego4D's natural language queries, which ask when, and EgoSchema's, which give options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.core.errors import DataError
+
+OPTIONS = 5
+"""Of a question of EgoSchema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """id       of its own in the file
+    key      of its video, as the table of captions has it
+    text     the question
+    options  to choose from; none where an interval is asked for
+    truth    the true window in seconds
+    answer   the number of the right option
+    """
+
+    id: str
+    key: tuple[str, ...]
+    text: str
+    options: tuple[str, ...] = ()
+    truth: tuple[float, float] | None = None
+    answer: int | None = None
+
+
+def read_questions(path: Path) -> list[Question]:
+    """All questions of a file, whichever of the two it is. Raises DataError that names the file and what is missing in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", file=path, expected="JSON of Ego4D NLQ or EgoSchema") from error
+    try:
+        if isinstance(value, Mapping) and "videos" in value:
+            found = list(_queries(value["videos"]))
+        elif isinstance(value, list):
+            found = [_question(entry) for entry in value]
+        else:
+            raise TypeError("neither an object with videos nor a list of questions")
+    except (KeyError, TypeError, ValueError) as error:
+        said = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            said, file=path, expected="JSON of Ego4D NLQ (videos, clips, annotations) or EgoSchema (q_uid)"
+        ) from error
+    if not found:
+        raise DataError("has no question", file=path, expected="one or more")
+    if len({question.id for question in found}) < len(found):
+        raise DataError("has a question twice", file=path, field="q_uid", expected="ids of their own")
+    return found
+
+
+def _queries(videos: Any) -> Iterator[Question]:
+    """Numbered from 1 over the whole file, those without words left out but counted, as the published code numbers them."""
+    count = 0
+    for video in videos:
+        for clip in video["clips"]:
+            for annotation in clip["annotations"]:
+                for query in annotation["language_queries"]:
+                    count += 1
+                    if query.get("query"):
+                        window = query.get("clip_start_sec"), query.get("clip_end_sec")
+                        truth = None if None in window else (float(window[0]), float(window[1]))
+                        yield Question(str(count), (clip["clip_uid"], video["video_uid"]), query["query"], truth=truth)
+
+
+def _question(entry: Any) -> Question:
+    options = tuple(str(entry[f"option {number}"]) for number in range(OPTIONS))
+    answer = entry.get("answer", entry.get("truth"))
+    if answer is not None and int(answer) not in range(OPTIONS):
+        raise ValueError(f"question {entry['q_uid']} has the answer {answer}, which is no option")
+    uid = str(entry["q_uid"])
+    return Question(uid, (uid,), entry["question"], options, answer=None if answer is None else int(answer))

@@ -1,0 +1,140 @@
+"""What a language model said, as windows or an option with a confidence. What cannot be read is its own outcome, never a guess.
+
+Nothing is evaluated as a program: JSON first, then Python's literals, then the patterns of the published code.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Outcome = Literal["read", "unknown", "unread"]
+Window = tuple[float, float]
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_WINDOW = re.compile(rf"({_NUMBER})\s*(?:,|-|–|to)\s*({_NUMBER})")
+_PLAIN = re.compile(r"\W*(\d+)\W*|.*\b(?:option|answer)(?:\s+is)?\W*(\d+)\b.*", re.IGNORECASE | re.DOTALL)
+_PREDICTION = re.compile(r"prediction\s*[^\d]*\s*(\d+)", re.IGNORECASE)
+UNKNOWN = ("na", "n/a", "none", "unknown", "nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """windows      frames, best first
+    outcome      "read", "unknown" (NA), or "unread"
+    confidence   1 to 3; None where none was given
+    """
+
+    windows: tuple[Window, ...]
+    outcome: Outcome
+    explanation: str = ""
+    confidence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """option  its number from 0; None where the reply has none"""
+
+    option: int | None
+    explanation: str = ""
+    confidence: int | None = None
+
+
+UNREAD = Found((), "unread")
+
+
+def windows_of(reply: str, numbers: Sequence[int]) -> dict[int, Found]:
+    """What a table says of each question; a question without a row is unread. Rows for other numbers are passed over.
+
+    Columns are taken by the header's names where there is one, else in the order that was asked for.
+    """
+    lines = [line for line in reply.replace("```", "\n").splitlines() if line.strip() and line.strip().lower() != "tsv"]
+    names = ["query_index", "predictions", "explanation", "confidence"]
+    found: dict[int, Found] = {}
+    for line in lines:
+        cells = [cell.strip() for cell in line.split("\t")]
+        lowered = [cell.lower() for cell in cells]
+        if "query_index" in lowered:
+            names = lowered
+            continue
+        row = dict(zip(names, cells, strict=False))
+        number = _whole(row.get("query_index", ""))
+        if number is not None and number in numbers and number not in found:
+            found[number] = _found(row)
+    return {number: found.get(number, UNREAD) for number in numbers}
+
+
+def _found(row: dict[str, str]) -> Found:
+    said = row.get("predictions", row.get("prediction", ""))
+    explanation, confidence = row.get("explanation", ""), confidence_of(row.get("confidence", ""))
+    if said.strip("[]'\" .").lower() in UNKNOWN:
+        return Found((), "unknown", explanation, confidence)
+    pairs = [(float(a), float(b)) for a, b in _WINDOW.findall(said)]
+    windows = tuple((a, b) for a, b in pairs if a <= b)
+    return Found(windows, "read" if windows else "unread", explanation, confidence)
+
+
+def choice_of(reply: str, options: int, *, released: bool = False) -> Choice:
+    """The option in a reply: that of a dictionary; else the number behind "prediction"; else one alone or behind "option" or "answer".
+
+    A number that is no option counts as none. released: as the published code reads it, which takes the first number of all in the end,
+    and cannot read a number that stands alone.
+    """
+    fields = _dictionary(reply)
+    if fields is not None:
+        said = fields.get("prediction")
+        number = _whole(str(said)) if said is not None else None
+        if number is None and isinstance(said, str):
+            named = re.fullmatch(r"\s*option\s*(\d+)\b.*", said, re.IGNORECASE | re.DOTALL)
+            number = int(named[1]) if named else None
+        found = Choice(number, str(fields.get("explanation", "")), confidence_of(str(fields.get("confidence", ""))))
+    else:
+        behind = _PREDICTION.search(reply)
+        match = behind[1] if behind else _last_resort(reply, released)
+        tail = re.search(r"confidence[^\d]*(\d)", reply, re.IGNORECASE)
+        found = Choice(None if match is None else int(match), reply, confidence_of(tail[1]) if tail else None)
+    in_range = found.option is not None and 0 <= found.option < options
+    return found if in_range else Choice(None, found.explanation, found.confidence)
+
+
+def _last_resort(reply: str, released: bool) -> str | None:
+    if released:
+        alone = re.fullmatch(r"\s*(\d+\.?|\[\d+\])\s*", reply)  # a value without a field, which stops the published code
+        first = re.search("[0-9]+", reply)
+        return first[0] if first and not alone else None
+    plain = _PLAIN.fullmatch(reply)
+    return (plain[1] or plain[2]) if plain else None
+
+
+def _dictionary(reply: str) -> dict[str, Any] | None:
+    text = re.sub(r"^```\w*|```$", "", reply.strip()).strip()
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start:
+        return None
+    text = text[start : end + 1]
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            continue
+        if isinstance(value, dict):
+            return {str(name).strip().lower(): one for name, one in value.items()}
+    return None
+
+
+def confidence_of(text: str) -> int | None:
+    """1, 2 or 3.
+
+    >>> tuple(confidence_of(text) for text in ("3", "Level 2", "2.0", "high", "7"))
+    (3, 2, 2, None, None)
+    """
+    match = re.fullmatch(r"(?:level\s*)?([123])(?:\.0+|/3)?", text.strip(), re.IGNORECASE)
+    return int(match[1]) if match else None
+
+
+def _whole(text: str) -> int | None:
+    match = re.fullmatch(r"\s*(\d+)(?:\.0+)?\s*", text)
+    return int(match[1]) if match else None

@@ -1,0 +1,1 @@
+"""Systems of a domain: people, medicine, pathology, remote sensing."""

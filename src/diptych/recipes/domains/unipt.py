@@ -1,0 +1,381 @@
+"""UniPT: persons pre-trained on pseudo texts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_rng
+from diptych.core.rows import Rows
+from diptych.core.sample import Sample, Text
+from diptych.data.load.batch import PairBatch, pair_batch
+from diptych.data.media.transforms import Preprocess
+from diptych.data.media.views import hidden_patches
+from diptych.data.text.masked_words import mask_words
+from diptych.data.text.person_texts import combine
+from diptych.data.text.whole_words import word_starts
+from diptych.models.io.opened import open_address
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.people.patch_regressor import PatchRegressor, Places
+from diptych.models.people.person_embedder import PersonEmbedder
+from diptych.models.people.unified_encoder import FrozenPatches, UnifiedEncoder, UnifiedPairs
+from diptych.models.towers.peak import PeakTower
+from diptych.models.towers.towers import image_tower, text_tower
+from diptych.models.towers.vit import VisionTransformer
+from diptych.objectives.gather import mean_over_processes
+from diptych.objectives.language.masked_words import masked_words
+from diptych.objectives.pairs.ranking import semi_hard_ranking
+from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.small_encoder import small_encoder
+
+PSEUDO = "pseudo_attributes"
+"""The column of the curation step `pseudo_texts`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnifiedBatch(PairBatch):
+    """Pictures of persons with a text each, the text with words hidden, and which patches are kept and lost.
+
+    person_B   the number of each person among those of the training rows, -1 while pre-training
+    draw_B2    numbers that choose semi-hard negatives
+    """
+
+    masked_BL: Rows[Tensor]
+    hidden_BL: Rows[Tensor]
+    place_BM: Rows[Tensor]
+    word_BM: Rows[Tensor]
+    kept_BK: Rows[Tensor]
+    lost_BJ: Rows[Tensor]
+    person_B: Rows[Tensor]
+    draw_B2: Rows[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
+    """UniPT: Unified Pre-training with Pseudo Texts for Text-To-Image Person Re-identification (Shao et al., ICCV 2023, arXiv 2309.01420).
+    Baseline: the same fine-tuning without pre-training.
+
+    Pictures of persons without captions get the curation step `pseudo_texts` first: what a frozen model sees of fourteen attributes. Of
+    these a sentence is drawn anew, template and synonyms, each time that a picture is seen, since one template a picture is learned by
+    heart. Pre-training is then a symmetric InfoNCE between pictures and sentences, where every token goes through a linear layer and the
+    maximum over tokens is compared, plus hidden words guessed from the text alone. The released code has a third term that the paper
+    does not name: half of the patches are hidden, and a decoder guesses what a frozen CLIP says of them, and of the visible ones.
+    `phase="finetune"` on labelled pairs (with `--init RUN`) has a classifier of persons that images and texts share, and a ranking by
+    semi-hard negatives.
+
+    We depart in these points, each by an option: the temperature is learned (`learned_scale`; the released loss compares bare
+    cosines, and so cannot fall below 5.24 at 512 pairs); padding takes no part in the maximum (`read_padding`); patches know their own
+    places (`places`); no dropout; one process's own pairs are not its only negatives. Of fine-tuning the copies of both
+    losses on prototype-unified features (LGUR) are not part of this.
+
+    phase          "pretrain" or "finetune"
+    texts          what a step reads: "pseudo" sentences of the column `pseudo_attributes`, the "captions" of the data, or "auto": the first
+                   where a row has them
+    templates, exchanged  of the sentences, as in `pseudo_texts`
+    learned_scale  False compares cosines without a temperature
+    weight_words   of hidden words (beta); share_words of them, whole
+    weight_patches of the guessed patches, in sum of hidden and visible ones; 0 leaves them out
+    hidden_patches the share of patches that the image tower does not see
+    teacher        address of a model whose image tower is a vision transformer with patches of our size; "" trains a small one on the
+                   rows of the run, for `small_steps`, and keeps it
+    regressor_layers, regressor_heads, places  of the decoder
+    margin, weight_persons, weight_ranking  of fine-tuning; `mined` "sum" adds up over pairs, as released
+    text_lr        factor of the learning rate of the text tower
+    image_height   pixels; `image_size` is the width
+    """
+
+    slug = "unipt"
+    needs: ClassVar[tuple[str, ...]] = ("image",)
+    no_prefixes = "its classifier reads whole vectors"
+
+    phase: Literal["pretrain", "finetune"] = "pretrain"
+    texts: Literal["auto", "pseudo", "captions"] = "auto"
+    templates: int = 456
+    exchanged: float = 0.5
+    learned_scale: bool = True
+    read_padding: bool = False
+    weight_words: float = 1.0
+    share_words: float = 0.15
+    weight_patches: float = 1.0
+    hidden_patches: float = 0.5
+    teacher: str = ""
+    small_steps: int = 300
+    regressor_layers: int = 8
+    regressor_heads: int = 16
+    places: Places = "rows"
+    margin: float = 0.2
+    weight_persons: float = 1.0
+    weight_ranking: float = 1.0
+    mined: Literal["mean", "sum"] = "sum"
+    text_lr: float = 1.0
+    image_height: int = 384
+
+    image_tower: str = "vit_b16"
+    text_tower: str = "bert_b"
+    width: int = 768
+    image_size: int = 128
+    text_length: int = 100
+    resize: Literal["crop", "squash", "pad"] = "squash"
+    crop: tuple[float, float] = (1.0, 1.0)
+    flip: bool = True
+    patch_bias: bool | None = True
+    batch_size: int = 512
+    epochs: float = 15.0
+    lr: float = 1e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    persons: tuple[str, ...] = field(default=(), metadata={"prepared": True})
+    teacher_folder: str = field(default="", metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if self.phase not in ("pretrain", "finetune") or self.texts not in ("auto", "pseudo", "captions"):
+            raise ConfigError(
+                f"phase {self.phase!r}, texts {self.texts!r} (expected pretrain | finetune, auto | pseudo | captions)"
+            )
+        if not self.image_tower.startswith(("vit", "peak_image")):
+            raise ConfigError(f"image tower {self.image_tower!r} has no patches to hide (expected vit_...)")
+        if self.crop[0] < 1:
+            raise ConfigError(f"crop is {self.crop}: crops are square (expected 1,1: the whole picture, squashed)")
+
+    # ------------------------------------------------------------ what depends on the data
+
+    def prepare(self, data: Dataset) -> Self:
+        """Learns the vocabulary; the persons, for fine-tuning; a small teacher, where patches are guessed and none is named."""
+        ready = super().prepare(data)
+        if self.phase == "finetune" and not self.persons:
+            ready = replace(ready, persons=tuple(sorted({*data.groups})))
+        if self.guesses_patches and not self.teacher and not self.teacher_folder:
+            folder = small_encoder("", data, steps=self.small_steps, language=self.language)
+            ready = replace(ready, teacher_folder=str(folder))
+        return ready
+
+    @property
+    def guesses_patches(self) -> bool:
+        return self.phase == "pretrain" and self.weight_patches > 0
+
+    def texts_of(self, sample: Sample) -> list[str]:
+        """For a learned vocabulary: the captions, or some of the sentences that a step may draw."""
+        found = self.pseudo(sample)
+        if found is None:
+            return list(super().texts_of(sample))
+        rng = keyed_rng("sentences of a vocabulary", sample.uid)
+        numbers = rng.integers(self.templates, size=4).tolist()
+        return [combine(found, number, rng, count=self.templates, exchanged=self.exchanged) for number in numbers]
+
+    def pseudo(self, sample: Sample) -> dict[str, str] | None:
+        """What the curation step found of a person; None where captions are read."""
+        column = sample.extras.get(PSEUDO)
+        if self.texts == "captions" or (self.texts == "auto" and not column):
+            return None
+        if not column:
+            raise DataError(
+                f"sample '{sample.uid}' has no pseudo attributes",
+                field=PSEUDO,
+                expected="what `diptych curate pseudo_texts` wrote",
+            )
+        return dict(entry.split(": ", 1) for entry in column)
+
+    def _chosen(self, draw: Draw, language: str) -> Text:
+        found = self.pseudo(draw.sample)
+        if found is None:
+            return self.text_draw(draw, language)
+        number = int(draw.rng.integers(self.templates))
+        return Text(combine(found, number, draw.rng, count=self.templates, exchanged=self.exchanged), "en", "synthetic")
+
+    # ------------------------------------------------------------ model
+
+    def started(self, model: Any) -> Self:
+        """Of persons' models height comes with the weights, too."""
+        return replace(super().started(model), image_height=model.preprocess.height or model.preprocess.size)
+
+    @property
+    def shown(self) -> Preprocess:
+        return replace(super().shown, height=self.image_height)
+
+    def encoder(self) -> DualEncoder:
+        if self._given:
+            image, text = self.towers()
+        else:
+            common: dict[str, Any] = {"pre_norm": False, "eps": 1e-6}  # ViT as ImageNet's weights have it, not CLIP's
+            inner = image_tower(self.image_tower, **common, **self.image_options(), image_height=self.image_height)
+            image = image_tower("peak_image", inner=inner.spec, out=self.width)
+            words = text_tower(self.text_tower, **self.text_options())
+            peak: dict[str, Any] = {"inner": words.spec, "out": self.width, "read_padding": self.read_padding}
+            text = text_tower("peak_text", vocab_size=self.words().vocab_size, **peak)
+        return DualEncoder(image, text, width=self.width, scale=1 / 0.07 if self.learned_scale else 1.0)
+
+    def model(self) -> UnifiedEncoder:
+        encoder = self.encoder()
+        tower = encoder.image_tower
+        if not isinstance(tower, PeakTower) or not isinstance(tower.inner, VisionTransformer):
+            raise ConfigError("weights to start from have to be of this recipe (expected a run of unipt)")
+        regressor = teacher = None
+        if self.guesses_patches:
+            grid, patch = tower.inner.grid, int(tower.inner.patches.kernel_size[0])
+            opened = open_address(self.teacher or self.teacher_folder)
+            if not isinstance(opened, PairEmbedder):
+                raise ConfigError(f"teacher {self.teacher!r} is no pair of towers (expected a model such as CLIP)")
+            teacher = FrozenPatches(opened, grid, patch, self.shown)
+            size = {"layers": self.regressor_layers, "heads": self.regressor_heads}
+            regressor = PatchRegressor(tower.inner.width, grid, teacher.width, **size, places=self.places)
+        return UnifiedEncoder(
+            encoder,
+            guesses_words=self.phase == "pretrain" and self.weight_words > 0,
+            mask_id=self.mask_id,
+            regressor=regressor,
+            teacher=teacher,
+            persons=len(self.persons) if self.phase == "finetune" else 0,
+            scaled=self.phase == "pretrain" and self.learned_scale,
+        )
+
+    @property
+    def mask_id(self) -> int | None:
+        """The vocabulary's own token for hidden words; None where it has none, and a learned vector stands in."""
+        found = self.words().inner.token_to_id("[MASK]")
+        return None if found is None else int(found)
+
+    def stored(self, name: str) -> bool:
+        return not name.startswith("teacher.")
+
+    # ------------------------------------------------------------ a step
+
+    def batch(self, draws: Draws) -> UnifiedBatch:
+        """Text and flip first, then hidden words, then patches, then draws of negatives, all from the draw's own generator."""
+        words = self.words()
+        pairs = pair_batch(
+            draws,
+            preprocess=self.preprocess,
+            tokenizer=words,
+            text_length=self.text_length,
+            crop_scale=self.crop,
+            flip=self.flip,
+            sides=self.flip_sides,
+            language=self.language,
+            choose=self._chosen,
+        )
+        special = sorted({words.pad_id, *words.prefix, *words.suffix})
+        masked = mask_words(
+            pairs.text_BL,
+            pairs.text_mask_BL,
+            [draw.rng for draw in draws],
+            special=special,
+            vocab_size=words.vocab_size,
+            share=self.share_words,
+            starts_BL=torch.from_numpy(word_starts(words, pairs.text_BL.numpy())),
+        )
+        hidden_BP, lost_BJ = hidden_patches(
+            draws, patches=self.patches, share=self.hidden_patches if self.guesses_patches else 0.0
+        )
+        kept_BK = torch.nonzero(~hidden_BP)[:, 1].view(len(draws), -1)
+        known = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
+        return UnifiedBatch(
+            **known,
+            masked_BL=masked.ids_BL,
+            hidden_BL=masked.hidden_BL,
+            place_BM=masked.place_BM,
+            word_BM=masked.word_BM,
+            kept_BK=kept_BK,
+            lost_BJ=lost_BJ,
+            person_B=torch.tensor([self.person_of(draw.sample) for draw in draws]),
+            draw_B2=torch.tensor([draw.rng.random(2).tolist() for draw in draws], dtype=torch.float64),
+        )
+
+    @property
+    def patches(self) -> int:
+        """How many a picture has."""
+        if self._given:
+            return patches_of(json.dumps(self.image_options()["inner"]))
+        return patches_of(json.dumps({"name": self.image_tower, **self.image_options(), "image_height": self.image_height}))
+
+    def person_of(self, sample: Sample) -> int:
+        if self.phase == "pretrain":
+            return -1
+        group = sample.group or sample.uid
+        if group not in self.persons:
+            raise DataError(
+                f"'{group}' of sample '{sample.uid}' is no person of the training rows", field="group", expected="one of them"
+            )
+        return self.persons.index(group)
+
+    def features(self, model: UnifiedEncoder, batch: UnifiedBatch) -> UnifiedPairs:
+        words = (batch.masked_BL, batch.hidden_BL, batch.place_BM)
+        found: UnifiedPairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, *words, batch.kept_BK, batch.lost_BJ)
+        return found
+
+    def losses(self, features: UnifiedPairs, batch: UnifiedBatch) -> dict[str, Tensor]:
+        image_ND, text_ND = features.image_ND, features.text_ND
+        if self.phase == "finetune":
+            assert features.image_person_NG is not None
+            assert features.text_person_NG is not None
+            both = (features.image_person_NG, features.text_person_NG)
+            each = [F.cross_entropy(logit_NG, batch.person_B) for logit_NG in both]
+            persons = mean_over_processes(torch.stack(each).sum())
+            ranked = semi_hard_ranking(image_ND, text_ND, batch.group_B, batch.draw_B2, margin=self.margin, reduction=self.mined)
+            return {"persons": self.weight_persons * persons, "ranking": self.weight_ranking * ranked}
+        found = {"contrastive": self.contrast(image_ND, text_ND, scale=features.scale, group_B=batch.group_B)}
+        if features.word_NMV is not None:
+            found["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
+        if features.hidden_NJE is not None:
+            assert features.target_hidden_NJE is not None
+            assert features.visible_NKE is not None
+            assert features.target_visible_NKE is not None
+            hidden = F.mse_loss(features.hidden_NJE, features.target_hidden_NJE)
+            visible = F.mse_loss(features.visible_NKE, features.target_visible_NKE)
+            found["patches"] = self.weight_patches * mean_over_processes(hidden + visible)
+        return found
+
+    def optimiser(self) -> Optimiser:
+        slow = (Rule(r"text_tower\.", lr_scale=self.text_lr),) if self.text_lr != 1 else ()
+        return replace(super().optimiser(), schedule="linear", rules=slow)
+
+    def deploy(self, model: UnifiedEncoder) -> PersonEmbedder:
+        return PersonEmbedder(model.encoder, self.shown, self.words(), self.text_length, name=self.slug)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(
+            image_tower="vit_micro",
+            text_tower="text_micro",
+            tokenizer="data",
+            pieces=512,
+            width=64,
+            image_size=64,
+            image_height=128,
+            text_length=48,
+            regressor_layers=1,
+            regressor_heads=4,
+            batch_size=64,
+            steps=300,
+            lr=1e-3,
+            warmup=20.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Pre-training as released: ViT-B/16 and BERT-base, 384 x 128 pixels, cosines without a temperature, 15 epochs of 1.3 million
+        pseudo texts. CLIP's vocabulary takes the place of BERT's word pieces, which are not at hand without a download."""
+        return cls(
+            learned_scale=False, read_padding=True, places="released", teacher="open_clip:ViT-B-16/openai", same_group="negative"
+        )
+
+
+@lru_cache(maxsize=8)
+def patches_of(spec: str) -> int:
+    """Patches of the vision transformer with these options, in JSON."""
+    with torch.device("meta"):
+        tower = image_tower(**json.loads(spec))
+    if not isinstance(tower, VisionTransformer):
+        raise ConfigError(f"{type(tower).__name__} has no patches to hide (expected vit_...)")
+    return tower.grid[0] * tower.grid[1]

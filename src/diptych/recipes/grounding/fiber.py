@@ -1,0 +1,464 @@
+"""FIBER: cross-attention inside the upper blocks of both towers, shut at the start and left out for retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
+from diptych.core.errors import ConfigError
+from diptych.core.rows import Rows
+from diptych.core.sample import Sample
+from diptych.data.load.batch import PairBatch
+from diptych.data.media import boxed_views
+from diptych.data.text.answer_labels import answer_list, answer_targets
+from diptych.data.text.masked_words import mask_words
+from diptych.data.text.questions import Question, questions_of
+from diptych.models.fiber.fiber import Fiber
+from diptych.models.fiber.fiber_model import FiberModel
+from diptych.models.fiber.image_side import ImageSide
+from diptych.models.fiber.released import from_released, is_released, resized_tables
+from diptych.models.fiber.text_side import TextSide
+from diptych.models.fiber.training import FiberFeatures, FiberTraining
+from diptych.models.pairs.matcher import Matched
+from diptych.objectives.gather import all_gather
+from diptych.objectives.language.answer_scores import answer_scores
+from diptych.objectives.language.captioning import caption_loss
+from diptych.objectives.language.gold import gold_caption_loss, gold_weights
+from diptych.objectives.language.masked_words import masked_words
+from diptych.objectives.pairs.momentum_targets import momentum_contrast
+from diptych.recipes._shared.fused_pairs import matching
+from diptych.recipes._shared.pairs import PairRecipe
+from diptych.tasks._scoring.answer_match import normalised
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GATES = r"\.gates\.|\.gate\.|_transform\.|_pooler\.|_projection\.|fiber\.(image|text)_head\.|\.narrow\.|\.top\."
+"""What joins the two sides; the rest of a tower is as it was pre-trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiberBatch(PairBatch):
+    """Pairs, each text once more with words hidden, and a question of each sample; None where a term is not trained.
+
+    worth_BK  what each answer of the list is worth; asked_B False where a sample has no question
+    """
+
+    masked_BL: Rows[Tensor] | None = None
+    place_BM: Rows[Tensor] | None = None
+    word_BM: Rows[Tensor] | None = None
+    asked_BL: Rows[Tensor] | None = None
+    asked_mask_BL: Rows[Tensor] | None = None
+    worth_BK: Rows[Tensor] | None = None
+    asked_B: Rows[Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FIBER(PairRecipe[FiberTraining, FiberBatch, FiberFeatures]):
+    """Coarse-to-Fine Vision-Language Pre-training with Fusion in the Backbone (Dou et al., 2022, arXiv 2206.07643). Baseline: `fused`.
+
+    A Swin transformer and a RoBERTa, of which the last blocks read each other: what attention gives there, a, becomes a + alpha c, where c
+    reads the other side from a and alpha is a learned number that starts at 0. So the towers start as they were, and with the gates left
+    out they are a dual encoder still: one set of weights retrieves by vectors, matches and answers with both sides read together, and
+    writes captions with the text side reading the picture.
+
+    Pre-training sums three terms of equal weight: contrast of the unfused vectors with a queue (`itc`), matching with wrong partners drawn
+    by the contrast's own similarities over batch and queue (`itm`), whose inputs are kept to be read anew, and hidden words (`mlm`). Then
+    `caption` trains writing and `questions` a head over a list of answers; a run may train all five at once.
+
+    Released code, where we depart: places of the queue that are not filled yet are left out of the contrast (`unfilled="random"` has them
+    as released); the probability of an own partner is taken out after the small number is added, so that it is never drawn as its own
+    wrong partner, and samples of its group neither; keys of all processes are in the contrast; what the sides are before the first fused
+    block is computed once for the terms of a step; exactly 15 % of the words of a text are hidden, where each was drawn by itself.
+    `decay="released"` decays the gates, the norm before them and the temperature, which the released list of names misses.
+
+    `gold` weighs each word of a caption by a frozen copy, renewed every `gold_every` steps. `gold_mean="released"` divides by the number of
+    padded places in place of words.
+
+    `fusion="top"` is the baseline: no gates, and `top_layers` layers of co-attention over both towers, as METER (2111.02387).
+
+    Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
+
+    itc, itm, mlm, caption, questions   weights of the terms; 0 leaves one out, with the parts that it alone needs
+    fused_layers     blocks of either tower that read the other side
+    hidden           share of the words of a text that are hidden
+    queue, temperature   features of earlier batches; what similarities are divided by at the start, learned, from 0.001 to 1
+    answers_least    questions whose most frequent answer makes an answer one of the list
+    gate_scale, head_scale   learning rates of what joins the sides, and of the heads, times that of the towers
+    swin_...         of the image tower: patch, width of the first stage, depths, heads, side of a window (None: image_size / 32),
+                     stochastic depth
+    text_...         of the text tower; text_places: positions it has, of which `text_length` are read
+    augment          "rand": random crops, flips and two operations, as for fine-tuning; "none": the whole picture squashed, as published
+    """
+
+    slug = "fiber"
+    cacheable = False
+    no_prefixes = "it reads pairs together"
+    presets = ("tiny", "paper", "vqa", "captions", "captions_gold")
+
+    itc: float = 1.0
+    itm: float = 1.0
+    mlm: float = 1.0
+    caption: float = 0.0
+    questions: float = 0.0
+    fusion: Literal["backbone", "top"] = "backbone"
+    fused_layers: int = 6
+    top_layers: int = 2
+    hidden: float = 0.15
+    queue: int = 4096
+    unfilled: Literal["left_out", "random"] = "left_out"
+    temperature: float = 0.07
+    answers_least: int = 9
+    gold: bool = False
+    gold_every: int = 1000
+    gold_floor: float = 0.1
+    gold_mean: Literal["tokens", "released"] = "tokens"
+    gate_scale: float = 5.0
+    head_scale: float = 5.0
+    decay: Literal["matrices", "released"] = "matrices"
+    augment: Literal["none", "rand"] = "none"
+    swin_patch: int = 4
+    swin_width: int = 128
+    swin_depths: tuple[int, ...] = (2, 2, 18, 2)
+    swin_heads: tuple[int, ...] = (4, 8, 16, 32)
+    swin_window: int | None = None
+    drop_path: float = 0.1
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    text_places: int = 512
+    dropout: float = 0.1
+
+    image_tower: str = "swin"
+    text_tower: str = "roberta"
+    width: int = 768
+    image_size: int = 384
+    text_length: int = 40
+    crop: tuple[float, float] = (1.0, 1.0)
+    resize: Literal["crop", "squash", "pad"] = "squash"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    same_group: Literal["mask", "positive", "negative"] = "negative"
+    batch_size: int = 4096
+    steps: int = 100_000
+    lr: float = 1e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+
+    answers: tuple[str, ...] = field(default=(), metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        terms = (self.itc, self.itm, self.mlm, self.caption, self.questions)
+        if min(terms) < 0 or not any(terms):
+            raise ConfigError(f"weights of the terms are {terms} (expected 0 or more, one of them above 0)")
+        if self.itm and not self.itc:
+            raise ConfigError(
+                "itm is above 0 and itc is not (expected both: wrong partners are drawn by the contrast's similarities)"
+            )
+        if self.gold and not self.caption:
+            raise ConfigError("gold weighs captions, and caption is 0 (expected caption above 0)")
+        if self.fusion == "top" and self.caption:
+            raise ConfigError("caption needs gates in the text tower (expected fusion backbone, or caption 0)")
+        if self.same_group == "positive":
+            raise ConfigError("same_group is 'positive' (expected mask | negative)")
+        if (self.image_tower, self.text_tower) != ("swin", "roberta") or self.text_pooling is not None:
+            raise ConfigError(
+                f"towers are {self.image_tower} and {self.text_tower}, text_pooling {self.text_pooling} "
+                "(expected swin and roberta, whose sizes are swin_... and text_...)"
+            )
+        if self.gold_every < 1:
+            raise ConfigError(f"gold_every is {self.gold_every} (expected 1 step or more)")
+
+    @property
+    def measured_by(self) -> str:
+        """Retrieval by vectors, as published for the contrast; what was trained instead, where that is left out."""
+        if self.itc:
+            return "retrieval:compare=vectors"
+        return "vqa" if self.questions else "captions"
+
+    def started(self, model: Any) -> Self:
+        """The recipe with the towers, tokenizer and image settings of a trained FIBER. The side of the picture stays the recipe's own, and
+        tables of relative positions are resized to the windows that it asks for."""
+        if not isinstance(model, FiberModel):
+            raise ConfigError(
+                f"'{self.slug}' starts from a FIBER, and {getattr(model, 'name', model)} is none (expected a run of fiber)"
+            )
+        image, text, seen = model.model.image_tower.spec, model.model.text.spec, model.preprocess
+        return replace(
+            self,
+            fusion="top" if model.model.top is not None else "backbone",
+            fused_layers=len(text["image_widths"]) or self.fused_layers,
+            top_layers=model.model.top.layers if model.model.top is not None else self.top_layers,
+            swin_patch=image["patch"], swin_width=image["width"], swin_depths=tuple(image["depths"]), swin_heads=tuple(image["heads"]),
+            swin_window=image["window"], text_width=text["width"], text_layers=text["layers"], text_heads=text["heads"],
+            text_places=text["length"], width=model.model.width, resize=seen.resize,
+            mean=seen.mean, std=seen.std, text_length=model.text_length, tokenizer="weights", vocabulary=model.tokenizer.to_json(),
+        )  # fmt: skip
+
+    def fitted(self, tensors: Any) -> Any:
+        """Those of a model that stands alone or of a released file, under their names in training; tables of relative positions at the size
+        of this recipe's windows."""
+        if is_released(tensors):
+            fused = self.fused_layers if self.fusion == "backbone" else 0
+            found = from_released(tensors, depths=self.swin_depths, text_layers=self.text_layers, fused=fused)
+        else:
+            alone = not any(name.startswith("fiber.") for name in tensors)
+            found = {f"fiber.{name}" if alone else name: tensor for name, tensor in tensors.items()}
+        return resized_tables(found, self.swin_window or self.image_size // (self.swin_patch * 2 ** (len(self.swin_depths) - 1)))
+
+    def prepare(self, data: Dataset) -> Self:
+        known = super().prepare(data)
+        if not known.questions or known.answers:
+            return known
+        asked = (question for row in range(len(data)) for question in questions_of(data[row]))
+        return replace(known, answers=answer_list(asked, least=known.answers_least, alike=normalised))
+
+    def texts_of(self, sample: Sample) -> Iterable[str]:
+        asked = [question.text for question in questions_of(sample)] if self.questions else []
+        return [*super().texts_of(sample), *asked]
+
+    # ------------------------------------------------------------ model
+
+    def model(self) -> FiberTraining:
+        if self.questions and not self.answers:
+            raise ConfigError("questions are answered from a list that the data give: call prepare(data) first")
+        image = ImageSide(
+            image_size=self.image_size,
+            patch=self.swin_patch,
+            width=self.swin_width,
+            depths=self.swin_depths,
+            heads=self.swin_heads,
+            window=self.swin_window,
+            drop_path=self.drop_path,
+            fused=self.fused_layers if self.fusion == "backbone" else 0,
+            text_width=self.text_width,
+        )
+        words = self.words()
+        text = TextSide(
+            vocab_size=words.vocab_size,
+            mask_id=words.inner.token_to_id("<mask>"),
+            length=max(self.text_places, self.text_length),
+            width=self.text_width,
+            layers=self.text_layers,
+            heads=self.text_heads,
+            dropout=self.dropout,
+            image_widths=image.fused_widths,
+        )
+        fiber = Fiber(
+            image,
+            text,
+            width=self.width,
+            matches=self.itm > 0,
+            guesses=self.mlm > 0 or self.caption > 0,
+            writes=self.caption > 0,
+            answers=len(self.answers) if self.questions else 0,
+            top=self.top_layers if self.fusion == "top" else 0,
+            top_heads=self.text_heads,
+        )
+        return FiberTraining(
+            fiber,
+            queue=self.queue if self.itc else 0,
+            text_length=self.text_length,
+            temperature=self.temperature,
+            compares=self.itc > 0,
+            unfilled=self.unfilled,
+            copy_every=self.gold_every if self.gold else 0,
+        )
+
+    # ------------------------------------------------------------ batch
+
+    def batch(self, draws: Draws) -> FiberBatch:
+        """Text, crop, flip and operations of each draw, then its hidden words, then its question."""
+        pairs = self.pair_batch(draws, _operations if self.augment == "rand" else None)
+        made = FiberBatch(**vars(pairs))
+        words = self.words()
+        if self.mlm:
+            masked = mask_words(
+                pairs.text_BL,
+                pairs.text_mask_BL,
+                [draw.rng for draw in draws],
+                special=sorted({words.pad_id, *words.prefix, *words.suffix}),
+                vocab_size=words.vocab_size,
+                share=self.hidden,
+            )
+            mask_id = words.inner.token_to_id("<mask>")
+            ids_BL = masked.ids_BL.masked_fill(masked.hidden_BL, words.vocab_size if mask_id is None else mask_id)
+            made = replace(made, masked_BL=ids_BL, place_BM=masked.place_BM, word_BM=masked.word_BM)
+        if self.questions:
+            asked = [self._asked(draw) for draw in draws]
+            encoded = words.encode([question.text if question else "" for question in asked], self.text_length)
+            worth_BK, asked_B = answer_targets(asked, self.answers, alike=normalised)
+            made = replace(
+                made,
+                asked_BL=torch.from_numpy(encoded.ids_BL),
+                asked_mask_BL=torch.from_numpy(encoded.mask_BL),
+                worth_BK=worth_BK,
+                asked_B=asked_B,
+                truncated=made.truncated + encoded.truncated,
+            )
+        return made
+
+    @staticmethod
+    def _asked(draw: Draw) -> Question | None:
+        found = questions_of(draw.sample)
+        return found[int(draw.rng.integers(len(found)))] if found else None
+
+    # ------------------------------------------------------------ loss
+
+    def features(self, model: FiberTraining, batch: FiberBatch) -> FiberFeatures:
+        found: FiberFeatures = model(
+            batch.image_BCHW,
+            batch.text_BL,
+            batch.text_mask_BL,
+            batch.group_B,
+            masked_BL=batch.masked_BL,
+            place_BM=batch.place_BM,
+            asked_BL=batch.asked_BL,
+            asked_mask_BL=batch.asked_mask_BL,
+        )
+        return found
+
+    def losses(self, features: FiberFeatures, batch: FiberBatch) -> dict[str, Tensor]:
+        found, terms = features, dict[str, Tensor]()
+        if found.image_ND is not None and found.text_ND is not None:
+            by_image = self._contrast(found, found.image_ND, found.text_ND, found.text_queue_KD, group_N=batch.group_B)
+            by_text = self._contrast(found, found.text_ND, found.image_ND, found.image_queue_KD, group_N=batch.group_B)
+            terms["contrastive"] = self.itc * (by_image + by_text) / 2
+            if found.own_N2 is not None:
+                terms["matching"] = self.itm * self._matching(found, found.image_ND, found.text_ND)
+        if found.word_NMV is not None and batch.word_BM is not None:
+            terms["words"] = self.mlm * masked_words(found.word_NMV, batch.word_BM)
+        if found.caption_BLV is not None:
+            terms["caption"] = self.caption * self._caption(found, batch)
+        if found.answer_BA is not None and batch.worth_BK is not None and batch.asked_B is not None:
+            terms["questions"] = self.questions * answer_scores(found.answer_BA, batch.worth_BK, batch.asked_B)
+        return terms
+
+    def _contrast(
+        self, found: FiberFeatures, anchor_ND: Tensor, other_ND: Tensor, queue_KD: Tensor, *, group_N: Tensor
+    ) -> Tensor:
+        """Against one-hot targets; the other side has no gradient here, as it has its own term."""
+        return momentum_contrast(
+            anchor_ND,
+            anchor_ND.detach(),
+            other_ND.detach(),
+            queue_KD,
+            temperature=found.temperature_1,
+            alpha=0.0,
+            group_N=group_N,
+            group_K=found.group_K,
+            same="mask" if self.same_group == "mask" else "negative",
+        )
+
+    @staticmethod
+    def _matching(found: FiberFeatures, image_ND: Tensor, text_ND: Tensor) -> Tensor:
+        assert found.own_N2 is not None
+        assert found.wrong_text_N2 is not None
+        assert found.wrong_image_N2 is not None
+        assert found.wrong_N is not None
+        answers = found.own_N2, found.wrong_text_N2, found.wrong_image_N2
+        return matching(Matched(image_ND, text_ND, found.temperature_1, *answers, found.wrong_N))
+
+    def _caption(self, found: FiberFeatures, batch: FiberBatch) -> Tensor:
+        assert found.caption_BLV is not None
+        if found.old_BLV is None:
+            return caption_loss(found.caption_BLV, batch.text_BL, batch.text_mask_BL, over="tokens")
+        weight_BM = gold_weights(found.old_BLV, batch.text_BL, batch.text_mask_BL, floor=self.gold_floor)
+        return gold_caption_loss(found.caption_BLV, weight_BM, batch.text_BL, batch.text_mask_BL, mean=self.gold_mean)
+
+    def metrics(self, features: FiberFeatures, batch: FiberBatch) -> dict[str, Tensor]:
+        return {"temperature": features.temperature_1.detach()}
+
+    def after_update(self, model: FiberTraining, features: FiberFeatures, batch: FiberBatch, progress: float) -> None:
+        if model.image_queue is not None and features.image_ND is not None and features.text_ND is not None:
+            # As numbers: not every backend gathers booleans.
+            mask_BL = batch.text_mask_BL.to(torch.uint8)
+            rows = (features.image_ND, features.text_ND, batch.group_B, batch.image_BCHW, batch.text_BL, mask_BL)
+            model.remember_(*(all_gather(row).flatten(0, 1) for row in rows))
+        with torch.no_grad():
+            model.temperature_1.clamp_(0.001, 1.0)
+        model.count_()
+
+    def optimiser(self) -> Optimiser:
+        rules = [Rule(GATES, lr_scale=self.gate_scale), Rule(r"\.guess\.|\.fits\.|\.answer\.", lr_scale=self.head_scale)]
+        if self.decay == "released":
+            rules = [
+                Rule(r"alpha_1$|\.gates\.\d+\.norm\.weight$", lr_scale=self.gate_scale, decay=True),
+                Rule(r"\.answer\.1\.weight$", lr_scale=self.head_scale, decay=True),
+                Rule(r"temperature_1$", decay=True),
+                *rules,
+            ]
+        return replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", rules=tuple(rules))
+
+    def deploy(self, model: FiberTraining) -> FiberModel:
+        return FiberModel(model.fiber, self.shown, self.words(), self.text_length, self.slug, answers=self.answers)
+
+    # ------------------------------------------------------------ presets
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Four terms on pairs; `--questions 1` answers the questions of data that have them, from the same weights."""
+        return cls(
+            caption=1.0,
+            image_size=64,
+            swin_width=24,
+            swin_depths=(1, 1, 2, 1),
+            swin_heads=(2, 2, 4, 4),
+            swin_window=4,
+            drop_path=0.0,
+            text_width=128,
+            text_layers=4,
+            text_heads=4,
+            text_places=32,
+            text_length=24,
+            fused_layers=3,
+            dropout=0.0,
+            width=128,
+            tokenizer="data",
+            pieces=2048,
+            queue=128,
+            answers_least=1,
+            same_group="mask",
+            batch_size=64,
+            steps=400,
+            lr=4e-4,
+            gate_scale=2.0,
+            head_scale=2.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Pre-training: Swin-B at 384 pixels with RoBERTa-base. CLIP's vocabulary takes the place of RoBERTa's, which is not at hand
+        without a download; `--tokenizer FOLDER` takes it."""
+        return cls()
+
+    @classmethod
+    def vqa(cls) -> Self:
+        """Fine-tuning on VQA v2 as released: 576 pixels, ten epochs, the heads at fifty times the rate."""
+        return cls(
+            itc=0.0, itm=0.0, mlm=0.0, questions=1.0, image_size=576, text_length=50, batch_size=512, steps=0, epochs=10.0, lr=2e-5,
+            head_scale=50.0, crop=(0.5, 1.0), flip=True, flip_sides="ignore", augment="rand",
+        )  # fmt: skip
+
+    @classmethod
+    def captions(cls) -> Self:
+        """Fine-tuning on COCO captions as released."""
+        return cls(
+            itc=0.0, itm=0.0, mlm=0.0, caption=1.0, image_size=576, text_length=50, batch_size=512, steps=0, epochs=10.0, lr=5e-5,
+            crop=(0.5, 1.0), flip=True, flip_sides="ignore", augment="rand",
+        )  # fmt: skip
+
+    @classmethod
+    def captions_gold(cls) -> Self:
+        """The stage behind `captions`, with words weighed by a frozen copy."""
+        return replace(cls.captions(), gold=True, lr=1e-5)
+
+
+def _operations(image_HWC: boxed_views.Pixels, rng: np.random.Generator) -> boxed_views.Pixels:
+    """ALBEF's: two operations at seven tenths of their range, each in half of the cases."""
+    return boxed_views.augmented((image_HWC, None), rng, level=0.7)[0]

@@ -1,0 +1,86 @@
+"""Average precision and the rank of the last match of ranked lists, exact where scores tie.
+
+A list is described by its blocks of equal scores that hold a relevant item: `above` items stand before the block, it has `tied` items, of
+which `relevant` are relevant. Under `expected` a block is worth its mean over all orders.
+
+    AP   the mean, over the relevant items, of the share of relevant items up to each
+    INP  (number of relevant items) / (rank of the last), 1 where all stand in front (Ye et al., TPAMI 2021, 2001.04193)
+
+Letters: Q blocks of a list, P places of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln
+
+Block = tuple[int, int, int]
+"""above, tied, relevant"""
+
+
+@dataclass(frozen=True, slots=True)
+class RankedList:
+    """The blocks of a query with a relevant item each, best scores first."""
+
+    blocks: tuple[Block, ...]
+
+    @classmethod
+    def of(cls, score_M: npt.NDArray[np.float32], relevant_M: npt.NDArray[np.bool_]) -> RankedList:
+        """From the scores of a gallery, higher is better."""
+        value_V = np.unique(score_M[relevant_M])[::-1]
+        ordered_M = np.sort(score_M)
+        below_V = np.searchsorted(ordered_M, value_V, side="left")
+        upto_V = np.searchsorted(ordered_M, value_V, side="right")
+        count_V = [int((score_M[relevant_M] == value).sum()) for value in value_V]
+        rows = zip(below_V.tolist(), upto_V.tolist(), count_V, strict=True)
+        return cls(tuple((len(score_M) - upto, upto - below, count) for below, upto, count in rows))
+
+    @property
+    def average_precision(self) -> float:
+        """Mean over the orders of tied items."""
+        total, before = 0.0, 0
+        for above, tied, relevant in self.blocks:
+            total += _block_precision(above, tied, relevant, before)
+            before += relevant
+        return total / before if before else float("nan")
+
+    @property
+    def inverse_last(self) -> float:
+        """INP, the mean over the orders of tied items."""
+        if not self.blocks:
+            return float("nan")
+        above, tied, relevant = self.blocks[-1]
+        return sum(block[2] for block in self.blocks) * _mean_inverse_last(above, tied, relevant)
+
+
+@lru_cache(maxsize=65536)
+def _block_precision(above: int, tied: int, relevant: int, before: int) -> float:
+    """Sum of precisions at the block's relevant items. One stands at place p of the block, each as likely, and then (relevant - 1) others
+    are spread evenly over the other places, (p - 1) of which come before."""
+    place_P = np.arange(1, tied + 1)
+    ahead_P = before + 1 + ((relevant - 1) * (place_P - 1) / (tied - 1) if tied > 1 else 0.0)
+    return float(relevant / tied * (ahead_P / (above + place_P)).sum())
+
+
+@lru_cache(maxsize=65536)
+def _mean_inverse_last(above: int, tied: int, relevant: int) -> float:
+    """Mean of 1 / rank of the last relevant item: it is at place p with probability C(p - 1, relevant - 1) / C(tied, relevant)."""
+    place_P = np.arange(relevant, tied + 1)
+    log_P = _choose(place_P - 1, relevant - 1) - _choose(np.array([tied]), relevant)
+    return float((np.exp(log_P) / (above + place_P)).sum())
+
+
+def _choose(n_P: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = gammaln(n_P + 1.0) - gammaln(k + 1.0) - gammaln(n_P - k + 1.0)
+    return found
+
+
+def chance(gallery: Sequence[int], relevant: Sequence[int]) -> tuple[float, float]:
+    """Mean AP and mean INP of random orders."""
+    lists = [RankedList(((0, size, count),)) for size, count in zip(gallery, relevant, strict=True)]
+    return float(np.mean([x.average_precision for x in lists])), float(np.mean([x.inverse_last for x in lists]))

@@ -1,0 +1,303 @@
+"""MC-Bench: boxes for a text about a pair of pictures. Protocol `mc_bench`, version 1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Detector, Generator, Grounder, Role
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.grounding import PhraseQuery
+from diptych.core.image import ImageSource
+from diptych.core.result import Metric, Result
+from diptych.data.read.multi_context import FIELD
+from diptych.tasks._scoring.box_precision import Seen, average_precisions
+from diptych.tasks._scoring.intervals import Floats, codes, group_weights, percentiles, resampled_means
+from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.choice.pair_groups import regrouped, regrouped_as_released
+from diptych.tasks.choice.pair_plans import Wanted, plan_prompt, read_plan
+
+BOXES = pa.list_(pa.list_(pa.list_(pa.float64())))
+SCHEMA = pa.schema([
+    *((name, pa.string()) for name in ("uid", "group", "style", "text", "plan")),
+    ("positive", pa.bool_()), ("image_ids", pa.list_(pa.int64())),
+    ("true_boxes", BOXES), ("true_groups", pa.list_(pa.list_(pa.int64()))), ("crowd", pa.list_(pa.list_(pa.bool_()))),
+    ("found_boxes", BOXES), ("found_groups", pa.list_(pa.list_(pa.int64()))), ("scores", pa.list_(pa.list_(pa.float64()))),
+])  # fmt: skip
+"""A row a text; lists hold an entry for each of its pictures. Boxes are xyxy pixels."""
+
+
+@dataclass(frozen=True)
+class MCBench:
+    """MC-Bench: A Benchmark for Multi-Context Visual Grounding in the Era of MLLMs (Xu et al., 2024, arXiv 2410.12332).
+
+    A text means things in a pair of pictures that only both together tell ("the people who do the same in both"); a negative one means
+    nothing. `ap50` is the average precision at an overlap of .5, of each group over all pictures, averaged with the groups' true boxes as
+    weights; numbers of predicted groups are arbitrary, so pairs with several groups get the best renaming first (`pair_groups`).
+    `image_accuracy` is the share of pairs of which in *both* pictures "a box is found" agrees with the truth, wherever it lies. Both also
+    for each style.
+
+    `how="single"` gives the text to a localiser picture by picture, as detectors are asked. "stepwise" is the published baseline: the
+    planner, a model that reads both pictures and the text, says in a phrase what to look for in each of them, and the localiser looks for
+    that. A reply without a line that can be read finds nothing and is counted as `unread`.
+
+    compat="repo" renames groups as the published evaluator does, which keeps the original predictions for all pairs but the last, and pairs
+    pictures by their place in the file; its numbers are those of the paper's leaderboard.
+
+    how         "single" or "stepwise"
+    least       score below which a box is left out; top: boxes of a phrase at most
+    max_tokens  of a plan
+    draws, seed of the intervals, which draw groups of samples
+    """
+
+    name: ClassVar[str] = "mc_bench"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Any] = Grounder | Detector
+    main: ClassVar[str] = "ap50"
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("planner", Generator, "says what to look for in each picture (how=stepwise)", optional=True),
+    )
+
+    how: Literal["single", "stepwise"] = "single"
+    compat: Literal["", "repo"] = ""
+    least: float = 0.3
+    top: int = 100
+    max_tokens: int = 256
+    draws: int = 1000
+    seed: int = 0
+
+    def predict(self, model: Any, data: Dataset, *, planner: Generator | None = None) -> pa.Table:
+        if self.how not in ("single", "stepwise") or self.compat not in ("", "repo"):
+            raise ConfigError(f"how is {self.how!r}, compat {self.compat!r} (expected single | stepwise, and repo or none)")
+        if (planner is None) == (self.how == "stepwise"):
+            wanted = "--planner MODEL" if planner is None else "no planner, or how=stepwise"
+            raise ConfigError(f"task '{self.name}' with how={self.how} (expected {wanted})")
+        rows = []
+        for row in range(len(data)):
+            sample = data[row]
+            asked = asked_of(sample, row, data.name)
+            pictures = sample.media["images"].parts
+            reply = self._plan(planner, pictures, asked["text"]) if planner is not None else ""
+            plan = (
+                read_plan(reply, len(pictures))
+                if planner is not None
+                else [Wanted(n, asked["text"]) for n in range(len(pictures))]
+            )
+            found = self._found(model, pictures, plan)
+            rows.append({**truth_of(sample.uid, sample.group, asked), "plan": reply, **found})
+        if not rows:
+            raise DataError(f"'{data.name}' has no pair of pictures", field=FIELD, expected="one or more")
+        records = pa.Table.from_pylist(rows, schema=SCHEMA)
+        return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
+
+    def _plan(self, planner: Generator, pictures: Sequence[ImageSource], text: str) -> str:
+        (reply,) = planner.generate([pictures[0]], [_own(plan_prompt(text, len(pictures)), pictures)], max_tokens=self.max_tokens)
+        return reply
+
+    def _found(self, model: Any, pictures: Sequence[ImageSource], plan: Sequence[Wanted]) -> dict[str, Any]:
+        boxes: list[list[list[float]]] = [[] for _ in pictures]
+        groups: list[list[int]] = [[] for _ in pictures]
+        scores: list[list[float]] = [[] for _ in pictures]
+        for wanted in plan:
+            if not wanted.phrase:
+                continue
+            for box, score in self._localised(model, pictures[wanted.image], wanted.phrase):
+                if score >= self.least:
+                    boxes[wanted.image].append([float(end) for end in box])
+                    groups[wanted.image].append(wanted.group)
+                    scores[wanted.image].append(float(score))
+        return {"found_boxes": boxes, "found_groups": groups, "scores": scores}
+
+    def _localised(self, model: Any, picture: ImageSource, phrase: str) -> list[tuple[Any, float]]:
+        if isinstance(model, Grounder):
+            answer = model.ground([picture], [PhraseQuery.of([phrase], behind="")], top=self.top)[0][0]
+            return list(zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True))
+        regions = sorted(model.detect([picture], objects=[phrase])[0].regions, key=lambda region: -region.score)
+        return [(region.box, region.score) for region in regions[: self.top]]
+
+    # ------------------------------------------------------------ scoring
+
+    def score(self, records: pa.Table) -> Result:
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no text", expected="one row or more")
+        rows = records.to_pylist()
+        compat = facts_of(records).get("options", {}).get("compat", self.compat)
+        code_N, count = codes([row["group"] for row in rows])
+        pairs = [_seen(row, int(code)) for row, code in zip(rows, code_N, strict=True)]
+        ids = [row["image_ids"] for row in rows]
+        named = regrouped_as_released(pairs, ids) if compat == "repo" else regrouped(pairs)
+        metrics = {"ap50": self._precision(named, ids, count)}
+        right_N = np.array([all(bool(len(s.true_M4)) == bool(len(s.found_N4)) for s in pair) for pair in named], np.float64)
+        if compat == "repo":
+            right_N = _by_place(named, ids)
+        columns = {"image_accuracy": right_N}
+        styles = sorted({row["style"] for row in rows})
+        for style in styles if len(styles) > 1 else ():
+            inside = [row["style"] == style for row in rows]
+            some = [pair for pair, here in zip(named, inside, strict=True) if here]
+            metrics[f"ap50/{style or 'other'}"] = self._precision(
+                some, [n for n, here in zip(ids, inside, strict=True) if here], count
+            )
+            if compat != "repo":
+                columns[f"image_accuracy/{style or 'other'}"] = np.where(inside, right_N, np.nan)
+        planned = facts_of(records).get("options", {}).get("how", self.how) == "stepwise"
+        if planned:
+            unread = [not read_plan(row["plan"] or "", len(row["image_ids"])) for row in rows]
+            columns["unread"] = np.array(unread, np.float64)
+        groups = [row["group"] for row in rows] if compat != "repo" else [str(place) for place in range(len(right_N))]
+        drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
+        for place, (name, value_N) in enumerate(columns.items()):
+            kept = value_N[~np.isnan(value_N)]
+            metrics[name] = Metric(
+                float(kept.mean()), *percentiles(drawn_RM[:, place]), higher_is_better=name != "unread", items=len(kept)
+            )
+        notes = {
+            **facts_of(records),
+            "groups": "renamed as the published evaluator does" if compat == "repo" else "under the best names",
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+        }
+        return Result(self.name, self.version, self.main, metrics, len(rows), count, notes=notes)
+
+    def _precision(self, pairs: Sequence[Sequence[Seen]], ids: Sequence[Sequence[int]], count: int) -> Metric:
+        numbered = [
+            (number, seen) for pair, numbers in zip(pairs, ids, strict=True) for number, seen in zip(numbers, pair, strict=True)
+        ]
+        pictures = [seen for _, seen in sorted(numbered, key=lambda each: each[0])]
+        classes = sorted({int(number) for picture in pictures for number in picture.class_M})
+        weight_K = np.array([sum(int((p.class_M == number).sum()) for p in pictures) for number in classes], np.float64)
+        value = weighted(average_precisions(pictures, classes), weight_K)[0]
+        drawn = [
+            weighted(average_precisions(pictures, classes, weight_RG=block), weight_K)
+            for block in group_weights(count, self.draws, self.seed, count)
+        ]
+        return Metric(float(value), *percentiles(np.concatenate(drawn)), items=int(weight_K.sum()))
+
+    def item_values(self, records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for "image_accuracy"; average precision is no mean over texts."""
+        if metric != "image_accuracy":
+            return None
+        pairs = [_seen(row, 0) for row in records.to_pylist()]
+        right = [[float(all(bool(len(s.true_M4)) == bool(len(s.found_N4)) for s in pair))] for pair in pairs]
+        return np.array(right, np.float64)
+
+
+def weighted(ap_RK: Floats, weight_K: Floats) -> Floats:
+    """[R]: the mean over classes with their true boxes as weights; a class that a draw has no true box of adds nothing, as released."""
+    if not len(weight_K):
+        return np.full(len(ap_RK), np.nan)
+    total: Floats = np.nansum(ap_RK * weight_K, axis=1) / weight_K.sum()
+    return total
+
+
+def asked_of(sample: Any, row: int, name: str) -> dict[str, Any]:
+    """What a sample asks for. Raises DataError for one without, or with another number of pictures."""
+    asked = sample.extras.get(FIELD)
+    if not isinstance(asked, Mapping) or "images" not in sample.media:
+        raise DataError(
+            f"sample '{sample.uid}' has no {FIELD} of several pictures",
+            file=name,
+            row=row,
+            field=FIELD,
+            expected="a set such as MC-Bench",
+        )
+    if len(asked["images"]) != len(sample.media["images"].parts):
+        raise DataError(
+            f"sample '{sample.uid}' has {len(sample.media['images'].parts)} pictures and boxes for {len(asked['images'])}",
+            file=name,
+            row=row,
+            field=FIELD,
+            expected="an entry a picture",
+        )
+    return dict(asked)
+
+
+def truth_of(uid: str, group: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that do not depend on a model."""
+    images = asked["images"]
+    return {
+        "uid": uid,
+        "group": group or uid,
+        "style": asked.get("style", ""),
+        "text": asked["text"],
+        "positive": bool(asked.get("positive", True)),
+        "image_ids": [int(image["id"]) for image in images],
+        "true_boxes": [image["boxes"] for image in images],
+        "true_groups": [image["groups"] for image in images],
+        "crowd": [image["crowd"] for image in images],
+    }
+
+
+def results_to_records(path: Path, data: Dataset) -> pa.Table:
+    """Records of a file in the published form of results, [{"image_id", "category_id", "bbox": [x, y, w, h], "score"}], for `score`.
+
+    Raises DataError for an entry about a picture that the data do not have, or without a box.
+    """
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for row, entry in enumerate(plain):
+        box = entry.get("bbox") if isinstance(entry, Mapping) else None
+        if not isinstance(box, list) or len(box) != 4 or not {"image_id", "category_id", "score"} <= set(entry):
+            raise DataError(
+                f"is {str(entry)[:80]}",
+                file=path,
+                row=row,
+                field="bbox",
+                expected="image_id, category_id, bbox of four numbers, score",
+            )
+        found.setdefault(int(entry["image_id"]), []).append(entry)
+    rows, known = [], set()
+    for row in range(len(data)):
+        sample = data[row]
+        truth = truth_of(sample.uid, sample.group, asked_of(sample, row, data.name))
+        entries = [found.get(number, []) for number in truth["image_ids"]]
+        known |= set(truth["image_ids"])
+        boxes = [[[*e["bbox"][:2], e["bbox"][0] + e["bbox"][2], e["bbox"][1] + e["bbox"][3]] for e in some] for some in entries]
+        groups, scores = (
+            [[kind(e[key]) for e in some] for some in entries] for key, kind in (("category_id", int), ("score", float))
+        )
+        rows.append({**truth, "plan": "", "found_boxes": boxes, "found_groups": groups, "scores": scores})
+    if unknown := sorted(set(found) - known):
+        raise DataError(f"is about picture {unknown[0]}", file=path, field="image_id", expected=f"pictures of '{data.name}'")
+    return with_facts(pa.Table.from_pylist(rows, schema=SCHEMA), fingerprint=data.fingerprint, model=path.name)
+
+
+def _own(prompt: Any, pictures: Sequence[ImageSource]) -> Any:
+    """The prompt with the pictures that it means beyond the first in itself."""
+    from diptych.core.prompt import ImagePart
+
+    return tuple(ImagePart(0, pictures[part.place]) if isinstance(part, ImagePart) and part.place else part for part in prompt)
+
+
+def _seen(row: Mapping[str, Any], group: int) -> list[Seen]:
+    return [
+        Seen(
+            _array(row["true_boxes"][side]).reshape(-1, 4),
+            np.array(row["true_groups"][side], np.int64),
+            np.array(row["crowd"][side], np.bool_),
+            _array(row["found_boxes"][side]).reshape(-1, 4),
+            np.array(row["found_groups"][side], np.int64),
+            _array(row["scores"][side]),
+            group,
+        )
+        for side in range(len(row["image_ids"]))
+    ]
+
+
+def _array(values: Any) -> npt.NDArray[np.float64]:
+    return np.array(values, np.float64)
+
+
+def _by_place(pairs: Sequence[Sequence[Seen]], ids: Sequence[Sequence[int]]) -> Floats:
+    """Whether each two pictures that stand side by side in the file are right, as released, whatever text they belong to."""
+    numbered = sorted(
+        (number, seen) for pair, some in zip(pairs, ids, strict=True) for number, seen in zip(some, pair, strict=True)
+    )
+    right = [bool(len(seen.true_M4)) == bool(len(seen.found_N4)) for _, seen in numbered]
+    return np.array([float(right[place] and right[place + 1]) for place in range(0, len(right) - 1, 2)], np.float64)

@@ -1,0 +1,290 @@
+"""Questions with options, asked in several orders of the options."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Asked, Dataset, Generator, Ranker, Reply
+from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.image import ImageSource
+from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart
+from diptych.core.registry import EXTRACTORS
+from diptych.core.result import Result
+from diptych.tasks._scoring.blind import grey
+from diptych.tasks._scoring.choices import LETTERS, rotations, shown, shuffles
+from diptych.tasks._scoring.intervals import Floats
+from diptych.tasks._scoring.records import with_facts
+from diptych.tasks._scoring.replying import replies_of
+from diptych.tasks.choice.choice_scores import accuracy_by_extractor, ask_columns, read_chosen, score_choices
+from diptych.tasks.choice.items import Item, as_prompt, bound, items_of, unanswerable, with_none
+
+How = Literal["write", "letter", "mean", "sum"]
+OrderBy = Literal["rotate", "shuffle", "given"]
+TEXTS = ("uid", "case", "group", "item", "kind", "question", "answer", "reply", "fault", "blind_reply", "blind_fault", "facets")
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in TEXTS),
+        ("answerable", pa.bool_()),
+        ("options", pa.list_(pa.string())),
+        ("order", pa.list_(pa.int32())),
+        ("pictures", pa.int32()),
+        ("place", pa.int32()),
+        ("blind_place", pa.int32()),
+    ]
+)
+INSTRUCTION = "Answer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question in one order: `order` holds places of `item.options`."""
+
+    item: Item
+    order: list[int]
+
+    @property
+    def options(self) -> list[str]:
+        return [self.item.options[place] for place in self.order]
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """Every question of every sample with its options, in several orders of them.
+
+    `accuracy` is the share of all that is asked that is right. A reply that names no option is wrong, and counted as `unread`;
+    one that never came (a server refused the question) is wrong, and counted as `failed`; no option is drawn for either.
+    `circular` is the share of questions that are right in all orders (MMBench, 2307.06281): a model that always takes the first
+    letter has an accuracy of chance and a circular one of 0. `majority` takes what was chosen most often. `entropy` says how
+    much the content of the choice depends on the order, over the largest that is possible (0: not at all), `entropy_bits` and
+    `entropy_nats` the same undivided, `entropy_wrong` over questions whose majority is wrong: a model that always says the same
+    is stable too. `position_bias` is the distance (total variation) of the chosen letters from those that would be chosen
+    without regard to place.
+
+    With `none_option`, every question offers it; with `unanswerable`, every question is also asked without its right option.
+    `rejection` is the share of questions without an answer where "none" was chosen, `false_rejection` that of questions with
+    one, `abstention` that of all.
+
+    The options are the `choices` of a question; without, its answer and others of that kind in the data, drawn and shuffled
+    under `seed`. Numbers of different `how` are different protocols. The blind row is the same questions about plain grey
+    pictures.
+
+    how          "write": the options are shown with letters and the reply is read; "letter": shown, the likeliest letter
+                 counts; "mean" or "sum": not shown, the likeliest text by nats a token or in all, for which the order plays no
+                 part
+    options      how many, where the question has none of its own
+    order        "rotate" turns the given order by 0, 1, ... places, "shuffle" draws different orders under `seed`, "given" once
+    orders       how many at most; 1 for mean and sum
+    instruction  stands behind the options
+    none_option  the text of an option for "none of them"; "" adds none
+    unanswerable asks every question that has an answer a second time, without it
+    hint         a name of the questions' hints ("domain"): its words stand before the question
+    shots        so many questions of `examples` stand before each question, with their answers
+    examples     an address of data
+    compat       a released extractor in the place of ours (`core.registry.EXTRACTORS`)
+    miller_madow corrects entropies in bits and nats for few orders
+    keep         answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
+    draws, seed  of the intervals, which draw groups of samples
+    """
+
+    name: ClassVar[str] = "multiple_choice"
+    version: ClassVar[int] = 2
+    needs: ClassVar[Any] = Generator | Ranker
+    main: ClassVar[str] = "accuracy"
+
+    how: How = "write"
+    options: int = 4
+    order: OrderBy = "rotate"
+    orders: int = 4
+    instruction: str = INSTRUCTION
+    none_option: str = ""
+    unanswerable: bool = False
+    hint: str = ""
+    shots: int = 0
+    examples: str = ""
+    compat: str = ""
+    blind: bool = True
+    miller_madow: bool = False
+    max_tokens: int = 16
+    keep: bool = True
+    draws: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.how not in get_args(How) or self.options < 2 or self.orders < 1 or self.shots < 0:
+            raise ConfigError(
+                f"how is {self.how!r}, options {self.options}, orders {self.orders}, shots {self.shots} "
+                f"(expected {' | '.join(get_args(How))}; 2 or more; 1 or more; 0 or more)"
+            )
+        if self.order not in get_args(OrderBy):
+            raise ConfigError(f"order is {self.order!r} (expected {' | '.join(get_args(OrderBy))})")
+        if self.unanswerable and not self.none_option:
+            raise ConfigError("unanswerable questions need an option that is right (expected none_option='None of the above')")
+        if bool(self.shots) != bool(self.examples):
+            raise ConfigError(f"shots is {self.shots} and examples {self.examples!r} (expected both, or neither)")
+        if self.compat and self.compat not in EXTRACTORS:
+            raise UnknownName("extractor", self.compat, EXTRACTORS)
+
+    # ---------------------------------------------------------------- asked
+
+    def predict(self, model: Any, data: Dataset) -> pa.Table:
+        """A row for each order of each question."""
+        if not isinstance(model, Generator if self.how == "write" else Ranker):
+            other = "letter | mean | sum" if self.how == "write" else "write"
+            raise ConfigError(f"'{getattr(model, 'name', model)}' cannot answer by how={self.how} (expected {other})")
+        asks = self._asks(data)
+        shots = self._shots()
+        pictures: list[Sequence[ImageSource]] = [ask.item.pictures for ask in asks]
+        shades: list[Sequence[ImageSource]] = [grey(each) for each in pictures] if self.blind else []
+        both = [*asks, *asks[: len(shades)]]  # at once, so that a killed run goes on with either
+        said, chosen = self._answered(model, both, [*pictures, *shades], shots)
+        replies, places = said[: len(asks)], chosen[: len(asks)]
+        blind: tuple[Sequence[Reply | None], Sequence[int | None]] = [None] * len(asks), [None] * len(asks)
+        if self.blind:
+            blind = said[len(asks) :], chosen[len(asks) :]
+        items = [ask.item for ask in asks]
+        columns: dict[str, Any] = {
+            **{name: [getattr(item, name) for item in items] for name in ("uid", "group", "item", "kind", "question", "answer")},
+            "case": _cases(asks),
+            "options": [list(item.options) for item in items],
+            "answerable": [item.answerable for item in items],
+            "pictures": [len(item.pictures) for item in items],
+            "order": [ask.order for ask in asks],
+            "facets": [json.dumps(item.facets, ensure_ascii=False) for item in items],
+            "reply": [reply.text for reply in replies],
+            "fault": [reply.fault for reply in replies],
+            "place": places,
+            "blind_reply": [reply and reply.text for reply in blind[0]],
+            "blind_fault": [reply and reply.fault for reply in blind[0]],
+            "blind_place": blind[1],
+        }
+        records = pa.table(columns, schema=SCHEMA)
+        return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
+
+    def _asks(self, data: Dataset) -> list[Ask]:
+        found = []
+        for item in items_of(data, options=self.options, seed=self.seed, none_option=self.none_option):
+            variants = [item]
+            if self.unanswerable and item.answerable and item.answer is not None:
+                variants.append(unanswerable(item, self.none_option))
+            for variant in variants:
+                offered = with_none(variant, self.none_option) if self.none_option else variant
+                found += [Ask(offered, order) for order in self._orders(offered)]
+        return found
+
+    def _orders(self, item: Item) -> list[list[int]]:
+        count = len(item.options)
+        if self.how in ("mean", "sum") or self.order == "given":
+            return [list(range(count))]
+        if self.order == "rotate":
+            return rotations(count, self.orders)
+        return shuffles(count, self.orders, self.seed, item.uid, item.item, int(item.answerable))
+
+    def _answered(
+        self, model: Any, asks: Sequence[Ask], pictures: Sequence[Sequence[ImageSource]], shots: Sequence[Item]
+    ) -> tuple[list[Reply], list[int | None]]:
+        """What was replied, and for rankings the place of the likeliest option."""
+        first = [sources[0] for sources in pictures]
+        prompts = [self._prompt(ask, sources, shots) for ask, sources in zip(asks, pictures, strict=True)]
+        if self.how == "write":
+            replies = replies_of(model, first, prompts, max_tokens=self.max_tokens, keep=self.keep)
+            return replies, [None] * len(replies)
+        letters = self.how == "letter"
+        candidates = [list(LETTERS[: len(ask.order)]) if letters else ask.options for ask in asks]
+        found = model.answer_nll(first, prompts, candidates)
+        costs = [table[:, 0] if self.how == "sum" else table[:, 0] / table[:, 1] for table in found]
+        places = [int(np.argmin(cost)) for cost in costs]
+        return [Reply(names[place]) for names, place in zip(candidates, places, strict=True)], list(places)
+
+    def _prompt(self, ask: Ask, pictures: Sequence[ImageSource], shots: Sequence[Item]) -> PromptLike:
+        """What one question is asked with; the pictures may be grey ones."""
+        asked = bound(as_prompt(self.text(ask.item, ask.options), len(pictures)), pictures)
+        if not shots:
+            return asked
+        parts: list[Part] = []
+        for shot in shots:
+            right = LETTERS[shot.options.index(shot.answer)] if shot.answer else ""
+            parts += [*(ImagePart(source=source) for source in shot.pictures)]
+            parts += [TextPart(f"{self.text(shot, shot.options, answered=right)}\n\n")]
+        return (*parts, *((ImagePart(), TextPart(asked)) if isinstance(asked, str) else asked))  # type: ignore[misc]
+
+    def text(self, item: Item, options: Sequence[str], *, answered: str = "") -> str:
+        """The words of a question, with the letter of its answer where it is an example."""
+        given = item.question
+        if self.hint:
+            if not item.hints.get(self.hint):
+                known = ", ".join(sorted(item.hints)) or "none"
+                raise DataError(f"question '{given[:60]}' has no hint '{self.hint}'", field="hints", expected=f"one of: {known}")
+            given = f"Key words: {','.join(item.hints[self.hint])}\n{given}"
+        if self.how in ("mean", "sum"):
+            return given
+        return shown(given, options, f"Answer: {answered}" if answered else self.instruction)
+
+    def _shots(self) -> list[Item]:
+        if not self.shots:
+            return []
+        from diptych.worlds.address import open_data
+
+        found = [item for item in items_of(open_data(self.examples), options=self.options, seed=self.seed) if item.answer]
+        if len(found) < self.shots:
+            raise DataError(
+                f"there are {len(found)} questions with answers", file=self.examples, expected=f"{self.shots} examples"
+            )
+        return found[: self.shots]
+
+    # ---------------------------------------------------------------- scored
+
+    def score(self, records: pa.Table) -> Result:
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+        notes: dict[str, Any] = {"extractor": self._extractor}
+        if self.how == "write":
+            notes["accuracy_by_extractor"] = accuracy_by_extractor(records)
+        return score_choices(
+            records,
+            name=self.name,
+            version=self.version,
+            extractor=self._extractor,
+            none_option=self.none_option,
+            corrected=self.miller_madow,
+            lettered=self.how in ("write", "letter"),
+            draws=self.draws,
+            seed=self.seed,
+            notes=notes,
+        )
+
+    @property
+    def _extractor(self) -> str:
+        return self.compat or "strict"
+
+    def item_values(self, records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for what is a mean over what was asked: accuracy, unread, failed, answerable, rejection, false_rejection,
+        abstention."""
+        columns = ask_columns(records, read_chosen(records, self._extractor), self.none_option)
+        return columns[metric][:, None] if metric in columns else None
+
+    def in_words(self, records: pa.Table) -> list[Asked]:
+        """Each row with the option that was chosen, or what was written where none could be read."""
+        found = []
+        chosen = read_chosen(records, self._extractor)
+        columns = (records.column(name).to_pylist() for name in ("uid", "case", "question", "answer", "reply", "fault"))
+        for said, (uid, case, question, answer, reply, fault) in zip(chosen, zip(*columns, strict=True), strict=True):
+            found.append(Asked(uid, case, question, answer or "", said or fault or f"unread: {reply.strip()[:160]!r}"))
+        return found
+
+
+def _cases(asks: Sequence[Ask]) -> list[str]:
+    """A name for each question in each order, by which two models are compared on the same."""
+    seen: Counter[str] = Counter()
+    found = []
+    for ask in asks:
+        name = f"{ask.item.item}{'' if ask.item.answerable else ' without its answer'}"
+        found.append(f"{name} #{seen[name]}")
+        seen[name] += 1
+    return found

@@ -1,0 +1,48 @@
+"""Reasoning over several pictures, knowing told from guessing. Protocol `visual_reasoning`, version 1."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+from diptych.core.contracts import Dataset
+from diptych.tasks.choice.items import items_of
+from diptych.tasks.choice.multiple_choice import Ask, MultipleChoice, OrderBy
+
+NONE = "None of the choices provided"
+
+
+@dataclass(frozen=True)
+class VisualReasoning(MultipleChoice):
+    """The multi-image evaluation with reordered options and questions without an answer (2025; its questions are MUIRBench's,
+    2406.09411).
+
+    Every question is asked in three orders of its options, "None of the choices provided" among them, and again without its
+    right option. `accuracy` is over all that is asked; `rejection` over what has no answer; `abstention` is to be held against
+    `truly_none` of the notes; `entropy_bits` is the mean over questions of -sum p log2 p, p the share of the orders in which a
+    content was chosen: 1.585 at most for three. A low entropy alone is no merit, since a model that always says "none" has 0:
+    it stands beside accuracy, and `entropy_wrong` is taken where the majority is wrong. No released code is known; the base of
+    the logarithm in the published table is not either, so that bits, nats and a normalised value are given.
+
+    Data that bring their variants (several rows of one `group_id`) are asked as they are, in the given order and once;
+    questions whose right option is the "none" of their data count as without an answer. A picture may stand inside of a
+    question or an option ("<image>").
+    """
+
+    slug: ClassVar[str] = "visual_reasoning"
+    name: ClassVar[str] = "visual_reasoning"
+    version: ClassVar[int] = 1
+
+    order: OrderBy = "shuffle"
+    orders: int = 3
+    none_option: str = NONE
+    unanswerable: bool = True
+    blind: bool = False
+
+    def _asks(self, data: Dataset) -> list[Ask]:
+        given = items_of(data, options=self.options, seed=self.seed, none_option=self.none_option)
+        variants = Counter((item.item, item.answerable) for item in given)
+        if max(variants.values()) > 1:
+            return [Ask(item, list(range(len(item.options)))) for item in given]
+        return super()._asks(data)

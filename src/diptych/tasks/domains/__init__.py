@@ -1,0 +1,1 @@
+"""Protocols for one field: persons, medicine, pathology, remote sensing."""

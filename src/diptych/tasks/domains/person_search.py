@@ -1,0 +1,173 @@
+"""Text-to-image re-identification: a description asks for all pictures of one person.  Protocol `person_search`, version 1.
+
+Every caption is a query, all pictures are the gallery, and relevant is what shows the same identity (`group`), the picture that the caption
+was written for among them. `cmc@K` is the share of queries with a match among the first K (often called R@K), `map` the mean average
+precision, `minp` the mean of (number of matches) / (rank of the last match). Similarities are cosines; there is no camera filter and no
+re-ranking. The unit of the intervals is the identity.
+
+Queries whose identity has no picture in the gallery are left out and counted: they crash some published code and are worth 0 in other.
+Ties are worth their mean over random orders, so a model that answers the same to everything gets chance.
+
+Letters: N queries, M pictures, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Embedder
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
+from diptych.core.sample import Sample
+from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.ranked_lists import RankedList, chance
+from diptych.tasks._scoring.records import array, facts_of, with_facts
+
+
+@dataclass(frozen=True, slots=True)
+class PersonSearch:
+    """Mean average precision, mean inverse negative penalty and matching at rank K of descriptions among pictures.
+
+    language   captions of this language or of an unknown one; "" takes all
+    texts_per_image  the first so many captions of a picture; 0 takes all
+    """
+
+    name: ClassVar[str] = "person_search"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Embedder
+    main: ClassVar[str] = "cmc@1"
+
+    language: str = "en"
+    texts_per_image: int = 0
+    ks: tuple[int, ...] = (1, 5, 10)
+    draws: int = 2000
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"ks is {self.ks} (expected whole numbers from 1)")
+
+    def predict(self, model: Embedder, data: Dataset) -> pa.Table:
+        """One row a query."""
+        samples: list[Sample] = []
+        vectors, unreadable = [], list[Unreadable]()
+        for block in image_blocks(model, data, batch_size=self.batch_size):
+            samples += block.samples
+            vectors.append(block.vectors_ND)
+            unreadable += block.unreadable
+        if not samples:
+            raise DataError(f"'{data.name}' has no picture to rank", field="image", expected="samples with pictures and captions")
+        asked = [(data[row], text) for row in range(len(data)) for text in self._captions(data[row])]
+        if not asked:
+            raise DataError(
+                f"no caption of '{data.name}' is left for language {self.language!r}",
+                field="texts",
+                expected='another language ("" for all)',
+            )
+        group_M = [sample.group or sample.uid for sample in samples]
+        place = {group: at for at, group in enumerate(dict.fromkeys(group_M))}
+        key_M = np.array([place[group] for group in group_M], np.int64)
+        group_N = [sample.group or sample.uid for sample, _ in asked]
+        key_N = np.array([place.get(group, -1) for group in group_N], np.int64)
+        there = np.flatnonzero(key_N >= 0)
+        if not len(there):
+            raise DataError(
+                f"no identity that is asked for has a picture in '{data.name}'",
+                field="group",
+                expected="pictures of those persons",
+            )
+        left_out = len(asked) - len(there)
+        asked, group_N, key_N = [asked[at] for at in there], [group_N[at] for at in there], key_N[there]
+        text_ND = embed_texts(model, [text for _, text in asked], [sample.uid for sample, _ in asked])
+        scorer, gallery_MD = rk.cosine(np.concatenate(vectors)), [sample.uid for sample in samples]
+        found = rk.rank(text_ND, scorer, key_N, key_M)
+        lists = [RankedList.of(score_M, key_M == key) for score_M, key in _scored(text_ND, scorer, key_N, len(key_M))]
+        table = pa.table(
+            {
+                "query": [sample.uid for sample, _ in asked],
+                "text": [text for _, text in asked],
+                "group": group_N,
+                "above": found.above,
+                "tied": found.tied,
+                "tied_relevant": found.tied_relevant,
+                "relevant": found.relevant,
+                "gallery": np.full(len(asked), found.gallery, np.int64),
+                "rank_by_index": found.by_index,
+                "blocks": [[list(block) for block in ranked.blocks] for ranked in lists],
+                "top": [[gallery_MD[item] for item in row] for row in found.top_NK],
+                "top_score": found.top_score_NK.tolist(),
+            }
+        )
+        return with_facts(
+            table,
+            options=asdict(self),
+            images=len(samples),
+            identities=len(place),
+            queries_without_match=left_out,
+            texts_truncated=count_truncated(model, [text for _, text in asked]),
+            unreadable=[asdict(u) for u in unreadable],
+        )
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers."""
+        groups = records.column("group").to_pylist()
+        if not groups:
+            raise DataError("there is nothing to score: the records hold no query", expected="one row or more")
+        above, tied, tied_relevant, relevant, gallery, by_index = (
+            array(records, name).astype(np.int64)
+            for name in ("above", "tied", "tied_relevant", "relevant", "gallery", "rank_by_index")
+        )
+        lists = _lists(records)
+        columns: dict[str, Floats] = {f"cmc@{k}": rk.hits(above, tied, tied_relevant, k, "expected", by_index) for k in self.ks}
+        guess = {f"cmc@{k}": float(rk.chance_hits(gallery, relevant, k).mean()) for k in self.ks}
+        columns["map"] = np.array([ranked.average_precision for ranked in lists])
+        columns["minp"] = np.array([ranked.inverse_last for ranked in lists])
+        guess["map"], guess["minp"] = chance(gallery.tolist(), relevant.tolist())
+        names = list(columns)
+        drawn_RM = resampled_means(np.stack([columns[name] for name in names], 1), groups, draws=self.draws, seed=self.seed)
+        metrics = {
+            name: Metric(float(columns[name].mean()), *percentiles(drawn_RM[:, at]), chance=guess[name])
+            for at, name in enumerate(names)
+        }
+        notes = {
+            **facts_of(records),
+            "ties": "expected",
+            "share_tied": float((tied > tied_relevant).mean()),
+            "interval": f"95 % percentile, {self.draws} draws of identities, seed {self.seed}",
+        }
+        return Result(self.name, self.version, self.main, metrics, len(groups), len(set(groups)), notes=notes)
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1]: what each query adds."""
+        if metric in ("map", "minp"):
+            lists = _lists(records)
+            return np.array([[x.average_precision if metric == "map" else x.inverse_last] for x in lists])
+        if not metric.startswith("cmc@") or not metric[4:].isdigit():
+            return None
+        above, tied, tied_relevant, by_index = (
+            array(records, name).astype(np.int64) for name in ("above", "tied", "tied_relevant", "rank_by_index")
+        )
+        return rk.hits(above, tied, tied_relevant, int(metric[4:]), "expected", by_index)[:, None]
+
+    def _captions(self, sample: Sample) -> list[str]:
+        texts = [text.string for text in sample.positives(self.language)]
+        return texts[: self.texts_per_image] if self.texts_per_image else texts
+
+
+def _scored(text_ND: Any, scorer: rk.Scorer, key_N: rk.Ints, gallery: int) -> Any:
+    """The scores of each query, rounded as ranks are, a block at a time."""
+    size = max(1, rk.CELLS // max(gallery, 1))
+    for start in range(0, len(key_N), size):
+        yield from zip(scorer(text_ND[start : start + size]).astype(np.float32), key_N[start : start + size], strict=True)
+
+
+def _lists(records: pa.Table) -> list[RankedList]:
+    return [RankedList(tuple((a, t, r) for a, t, r in blocks)) for blocks in records.column("blocks").to_pylist()]

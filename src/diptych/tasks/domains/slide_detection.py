@@ -1,0 +1,100 @@
+"""Slide detection: does a slide show a tumour, without any training on slides?  Protocol `slide_detection`, version 1.
+
+The score of a slide is the share of its tiles whose probability of tumour is above one half (KEEP, 2024, arXiv 2412.13126). Main metric:
+`auroc` over slides. `sensitivity@95` is the share of tumour slides above the threshold that keeps 95 % of the others at or below it; it is
+chosen on the very slides, so it describes the curve and is no operating point. `auroc_pooled` is what the mean of a slide's tile vectors
+gives. Intervals resample patients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Embedder
+from diptych.core.errors import DataError
+from diptych.core.result import Metric, Result
+from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
+from diptych.tasks._scoring.records import array, facts_of, with_facts
+from diptych.tasks._scoring.slide_scores import Floats, detection_score, sensitivity_at
+from diptych.tasks.domains.slide_reading import SlideReading
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideDetection(SlideReading):
+    """AUROC of "shows a tumour" over slides.
+
+    label     the column that says whether a slide shows a tumour: 0 or 1, or true or false
+    normal    names of tissue without a tumour
+    tumour    names of tissue with one
+    threshold  probability above which a tile counts as tumour
+    """
+
+    name: ClassVar[str] = "slide_detection"
+    version: ClassVar[int] = 1
+    main: ClassVar[str] = "auroc"
+
+    label: str = "tumour"
+    normal: tuple[str, ...] = ("normal tissue", "non-cancerous tissue", "benign tissue")
+    tumour: tuple[str, ...] = ("tumour tissue", "tumor tissue", "cancerous tissue")
+    threshold: float = 0.5
+
+    def predict(self, model: Embedder, data: Dataset) -> pa.Table:
+        """One row a slide."""
+        read, unreadable = self.slides(model, data, {"normal": self.normal, "tumour": self.tumour})
+        rows = [
+            {
+                "uid": one.sample.uid,
+                "group": one.sample.group or one.sample.uid,
+                "tumour": truth_of(one.sample.extras.get(self.label), one.sample.uid, self.label),
+                "share": detection_score(one.scores, 1, self.threshold),
+                "pooled": float(one.pooled_K[1]),
+                "tiles": len(one.scores.place_N2),
+            }
+            for one in read
+        ]
+        return with_facts(pa.Table.from_pylist(rows), options=self.options(), unreadable=unreadable, prompt_sets=read[0].chosen)
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows give the same numbers."""
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no slide", expected="one row or more")
+        truth_N, groups = array(records, "tumour").astype(bool), records.column("group").to_pylist()
+        if truth_N.all() or not truth_N.any():
+            raise DataError("all slides are of one kind", field=self.label, expected="slides with a tumour and slides without")
+        code_N, count = codes(groups)
+        weight_RC = np.concatenate([*group_weights(count, self.draws, self.seed, len(truth_N))])
+        metrics = {}
+        for name, column in (("auroc", "share"), ("auroc_pooled", "pooled")):
+            score_N = array(records, column)
+            drawn = np.array([auroc(score_N, truth_N, weight_C[code_N]) for weight_C in weight_RC])
+            metrics[name] = Metric(auroc(score_N, truth_N), *percentiles(drawn), chance=0.5)
+        metrics["sensitivity@95"] = Metric(sensitivity_at(array(records, "share"), truth_N, 0.95))
+        notes = {**facts_of(records), "slides_with_tumour": int(truth_N.sum()), "interval": "95 % percentile, draws of patients"}
+        return Result(self.name, self.version, self.main, metrics, len(records), count, notes=notes)
+
+
+def truth_of(value: Any, uid: str, field: str) -> bool:
+    """Whether a slide shows a tumour. Raises DataError for a value that says neither."""
+    said = str(value).strip().lower()
+    if said in ("1", "true", "yes", "tumour", "tumor"):
+        return True
+    if said in ("0", "false", "no", "normal"):
+        return False
+    raise DataError(f"slide '{uid}' has {value!r}", field=field, expected="1 or 0, true or false, tumour or normal")
+
+
+def auroc(score_N: npt.NDArray[Any], truth_N: npt.NDArray[np.bool_], weight_N: Floats | None = None) -> float:
+    """The chance that a positive scores above a negative, ties half; NaN without either. `weight_N` says how often each counts."""
+    weight_N = np.ones(len(score_N)) if weight_N is None else weight_N
+    positive, negative = weight_N * truth_N, weight_N * ~truth_N
+    if not positive.sum() or not negative.sum():
+        return float("nan")
+    _, place_N = np.unique(score_N, return_inverse=True)
+    there_P, absent_P = np.bincount(place_N, positive), np.bincount(place_N, negative)
+    below_P = absent_P.cumsum() - absent_P
+    return float((there_P * (below_P + absent_P / 2)).sum() / (positive.sum() * negative.sum()))

@@ -1,0 +1,52 @@
+"""Work on several processes joined by gloo, without paying for their imports each time.
+
+A server imports what all of them need, once a session and before anything has run there; each process is a fork of it. (A fork of the
+tests' own process would have torch's threads and nobody to run them.)
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+PRELOADED = [
+    "torch.nn.parallel",
+    "torch.distributed.fsdp",
+    "pytest",
+    "scipy.stats",
+    "diptych.train.fit",
+    "diptych.recipes.contrastive.clip",
+]
+
+
+SPENT = [0.0]
+"""Processor seconds of all such processes. They are not children of this one, so that nobody else counts them."""
+
+
+def on_processes(work: Callable[[int, int], Any], folder: Path, *, world: int = 2) -> list[Any]:
+    """What `work(rank, world)`, a function of a test file, returns on each of them: tensors, numbers and strings in lists and dicts."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    settings = world, str(folder), dict(os.environ), work
+    mp.start_processes(_joined, args=settings, nprocs=world, start_method="forkserver")
+    answers = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    SPENT[0] += sum(seconds for _, seconds in answers)
+    return [found for found, _ in answers]
+
+
+def _joined(rank: int, world: int, folder: str, environment: dict[str, str], work: Callable[[int, int], Any]) -> None:
+    os.environ.clear()  # the server has that of its start
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    found = work(rank, world)
+    dist.destroy_process_group()
+    torch.save((found, time.process_time()), f"{folder}/{rank}.pt")

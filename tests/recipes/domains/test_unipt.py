@@ -1,0 +1,390 @@
+"""UniPT: pseudo texts by rule, the maximum over tokens, guessed patches and words, semi-hard negatives; against the released parts."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from invariants import stopped_and_resumed
+from scipy.special import softmax
+from torch import Tensor
+
+from diptych.api import load
+from diptych.cli import main
+from diptych.core.errors import ConfigError, DataError
+from diptych.curate.operators import pseudo_texts
+from diptych.curate.operators.pseudo_texts import CAPTION, COLUMN, PseudoTexts, attributes_of, conquer
+from diptych.data.dataset import Pool
+from diptych.data.load.stream import batches
+from diptych.data.text.person_texts import OPTIONAL, PLACES, REQUIRED, combine, templates
+from diptych.models.people.patch_regressor import PatchRegressor, RegressorBlock, sine_places
+from diptych.models.towers.peak import PeakTower
+from diptych.models.towers.towers import image_tower, text_tower
+from diptych.models.towers.vit import VisionTransformer
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.objectives.pairs.ranking import semi_hard_ranking
+from diptych.recipes.domains.unipt import PSEUDO, UnifiedBatch, UniPT
+from diptych.train.fit import fit
+from diptych.train.options import TrainOptions
+from diptych.worlds.pedestrians import pedestrians
+
+RELEASED = json.loads((Path(__file__).parents[2] / "models/towers/fixtures/unipt_regressor_released.json").read_text())
+
+
+@cache
+def drawn(count: int = 16) -> Any:
+    return pedestrians(count).remembering()
+
+
+@cache
+def vocabulary() -> str:
+    return replace(UniPT.tiny(), weight_patches=0.0).prepare(drawn()).vocabulary
+
+
+def recipe(**changes: Any) -> UniPT:
+    return replace(UniPT.tiny(), **{"batch_size": 8, "vocabulary": vocabulary(), "weight_patches": 0.0, **changes})
+
+
+def one_batch(made: UniPT, rows: Any = None) -> UnifiedBatch:
+    (step,) = batches(drawn() if rows is None else rows, made, seed=0, stop=1)
+    batch: UnifiedBatch = step.batch
+    return batch
+
+
+# ---------------------------------------------------------------- divide, conquer, combine
+
+
+def test_optional_attributes_need_certainty_and_required_ones_do_not(parity: Any) -> None:
+    required, optional = (
+        {"gender": ("man", "woman")},
+        {"bag": ("carrying a backpack", "carrying a handbag"), "hat": ("wearing a cap", "wearing a hat")},
+    )
+    cosine = {"gender": np.array([0.2101, 0.2100]), "bag": np.array([0.230, 0.205]), "hat": np.array([0.22, 0.21])}
+    shares = {name: math.exp(100 * c.max()) / sum(math.exp(100 * x) for x in c) for name, c in cosine.items()}
+    assert shares["bag"] > 0.9 > shares["hat"] > 0.7
+    found = conquer(cosine, required, optional, sure=0.9, scale=100.0)
+    assert found == {"gender": "man", "bag": "carrying a backpack"}
+    edge = math.log(9) / 100  # two phrases this far apart have shares of exactly .9 and .1
+    just = {"bag": np.array([0.2 + edge * 1.001, 0.2])}
+    below = {"bag": np.array([0.2 + edge * 0.999, 0.2])}
+    assert conquer(just, {}, {"bag": optional["bag"]}, sure=0.9, scale=100.0)
+    assert not conquer(below, {}, {"bag": optional["bag"]}, sure=0.9, scale=100.0)
+    by_hand = [math.exp(100 * x) / sum(math.exp(100 * y) for y in cosine["bag"]) for x in cosine["bag"]]
+    parity(
+        "unipt",
+        "optional attributes: share of each phrase",
+        "softmax by hand",
+        [(softmax(100 * cosine["bag"]), by_hand)],
+        tolerance=1e-12,
+    )
+    absent = {"bag": np.array([0.2, 0.2, 0.3])}
+    assert not conquer(absent, {}, {"bag": optional["bag"]}, sure=0.5, scale=100.0), "the third phrase is that of no bag"
+
+
+def test_there_are_456_wordings_and_each_says_what_was_found() -> None:
+    assert len({*templates()}) == 456
+    assert len(REQUIRED) == 6
+    assert len(OPTIONAL) == 8
+    found = {name: phrases[0] for name, phrases in {**REQUIRED, **OPTIONAL}.items()} | {"age": "young"}
+    rng = np.random.default_rng(0)
+    said = [combine(found, number, rng, exchanged=0.0) for number in range(456)]
+    assert len({*said}) == 456
+    for text in said:
+        assert all(found[name] in text for name in PLACES if name not in ("age", "gender"))
+        assert "young man" in text
+    other = {combine(found, 0, rng, exchanged=1.0) for _ in range(40)}
+    assert len(other) > 10
+    assert any("guy" in text or "gentleman" in text for text in other)
+    few = combine({"gender": "woman", "upper": "wearing a red coat"}, 3, rng, exchanged=0.0)
+    assert "bag" not in few
+    assert "  " not in few
+    with pytest.raises(ConfigError, match="templates were asked for"):
+        templates(5000)
+
+
+class Seeing:
+    """Sees the upper clothes and the gender of rendered persons, and no optional thing."""
+
+    name = fingerprint = "seeing"
+
+    def __init__(self, pool: Pool) -> None:
+        self.of = {s.image.name: s.extras["attributes"] for s in pool if s.image is not None}
+
+    def embed_images(self, images: Any, **_: Any) -> Any:
+        return np.stack([self._vector(f"{self.of[i.name][0]} {self.of[i.name][2]}") for i in images])
+
+    def embed_texts(self, texts: Any, **_: Any) -> Any:
+        return np.stack([self._vector(text.replace("A photo of a ", "").replace("person wearing a ", "x ")) for text in texts])
+
+    def _vector(self, text: str) -> Any:
+        made = np.full(300, 1e-3, np.float32)
+        for word in text.split():
+            made[sum(map(ord, word)) % 300] += 1
+        return made / np.linalg.norm(made)
+
+
+def test_the_curation_step_writes_what_a_model_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pedestrians(24, occluded=0.0, captioned=False).to_pool()
+    monkeypatch.setattr(pseudo_texts, "open_embedder", lambda _: Seeing(pool))
+    found = PseudoTexts(model="seeing", skip=("vehicle",))(pool)
+    assert found.kept == tuple(sorted(pool.uids))
+    right = 0
+    for sample in pool:
+        attributes = attributes_of(found.columns[COLUMN][sample.uid])
+        assert {*REQUIRED} <= {*attributes}
+        right += sample.extras["attributes"][2] in attributes["upper"]
+        assert attributes["gender"] == sample.extras["attributes"][0]
+    assert right >= 22
+    assert len({*found.columns[CAPTION].values()}) > 20, "another wording each"
+    again = PseudoTexts(model="seeing", skip=("vehicle",))(pool.select(list(range(24))[::-1]))
+    assert again.columns == found.columns
+    with pytest.raises(Exception, match="attribute"):
+        PseudoTexts(skip=("mood",))
+
+
+def test_a_sentence_is_drawn_anew_each_epoch() -> None:
+    column = [
+        "gender: man",
+        "upper: wearing a red coat",
+        "hair: with short black hair",
+        "action: walking",
+        "lower: wearing blue trousers",
+    ]
+    rows = Pool.from_samples([replace(s, extras={**s.extras, PSEUDO: column}) for s in drawn().to_pool()], name="pseudo")
+    made = recipe(vocabulary="", batch_size=16).prepare(rows)
+    first, second = (step.batch.strings for step in batches(rows, made, seed=0, stop=2))
+    assert len({*first, *second}) > 20, "32 pictures of one description"
+    assert all("red" in text and "coat" in text for text in first)
+    with pytest.raises(DataError, match=r"field 'pseudo_attributes'.*diptych curate pseudo_texts"):
+        one_batch(recipe(texts="pseudo"))
+
+
+# ---------------------------------------------------------------- towers and guesses
+
+
+def test_the_maximum_is_over_projected_tokens_and_never_over_padding() -> None:
+    torch.manual_seed(0)
+    inner = text_tower("text_micro", vocab_size=30, length=6)
+    tower = PeakTower(inner, 5)
+    ids, mask = torch.randint(30, (2, 6)), torch.tensor([[1, 1, 1, 0, 0, 0], [1] * 6]).bool()
+    tokens = inner(ids, mask).tokens_BPD
+    wanted = torch.stack([tower.project(tokens[0, :3]).amax(0), tower.project(tokens[1]).amax(0)])
+    torch.testing.assert_close(tower(ids, mask).pooled_BD, wanted)
+    released = PeakTower(inner, 5, read_padding=True)
+    released.project = tower.project
+    torch.testing.assert_close(released(ids, mask).pooled_BD, tower.project(tokens).amax(1))
+    seen = image_tower("peak_image", inner={"name": "vit_micro", "image_size": 32, "image_height": 64}, out=5)
+    assert isinstance(seen, PeakTower)
+    said = seen.inner(torch.randn(2, 3, 64, 32))
+    assert said.tokens_BPD.shape[1] == 8
+    both = torch.cat([said.pooled_BD[:, None], said.tokens_BPD], 1)
+    torch.testing.assert_close(seen.pooled(said), seen.project(both).amax(1))
+
+
+def test_a_tall_transformer_reads_rows_of_its_own_patches() -> None:
+    torch.manual_seed(0)
+    tower = VisionTransformer(image_size=32, image_height=48, patch=16, width=8, layers=1, heads=2).eval()
+    assert tower.grid == (3, 2)
+    image = torch.randn(1, 3, 48, 32)
+    by_convolution = tower.patches(image).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tower._embedded(image), by_convolution)
+    kept = torch.tensor([[0, 3, 4]])
+    other = image.clone()
+    other[:, :, 16:32, :16] = 9.0  # patch 2 is not read
+    torch.testing.assert_close(tower.states(image, kept), tower.states(other, kept))
+    torch.testing.assert_close(tower.states(image, torch.arange(6)[None]), tower.states(image))
+    with pytest.raises(ConfigError, match="images of 40 pixels"):
+        VisionTransformer(image_size=32, image_height=40, patch=16)
+
+
+def test_the_regressor_is_the_released_one(parity: Any) -> None:
+    block = RegressorBlock(8, 2).double()
+    ours = {
+        "norm1_q": block.norm_q, "norm1_k": block.norm_k, "norm1_v": block.norm_v, "norm2_cross": block.norm, "cross_attn.q": block.q,
+        "cross_attn.k": block.k, "cross_attn.v": block.v, "cross_attn.proj": block.out, "mlp_cross.fc1": block.mlp_in,
+        "mlp_cross.fc2": block.mlp_out,
+    }  # fmt: skip
+    for number, name in enumerate(RELEASED["names"]):
+        if "gamma" in name:
+            continue
+        head, _, tail = name.rpartition(".")
+        parameter = {"q_bias": block.q.bias, "v_bias": block.v.bias}.get(tail)
+        parameter = getattr(ours[head], tail) if parameter is None else parameter
+        wave = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) * 0.7311 + number) * 0.4
+        parameter.data.copy_((wave + (1.0 if "norm" in name and tail == "weight" else 0.0)).view_as(parameter))
+
+    def made(*shape: int, seed: int) -> Tensor:
+        return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.37 + seed).view(*shape)
+
+    found = block(made(2, 3, 8, seed=1), made(2, 7, 8, seed=2), made(2, 3, 8, seed=3), made(2, 7, 8, seed=4))
+    places = sine_places((4, 2), 8, "released")
+    pairs = [(found, torch.tensor(RELEASED["out"], dtype=torch.float64))]
+    parity("unipt", "block that guesses patches", "RegressorBlock of UniPT (e90159b)", pairs, tolerance=1e-9)
+    released = [(places, torch.tensor(RELEASED["sincos_4_2_8"]))]
+    parity(
+        "unipt",
+        "places of patches, released order",
+        "build_2d_sincos_position_embedding of UniPT (e90159b)",
+        released,
+        tolerance=1e-6,
+    )
+
+
+def test_places_are_those_of_the_patches() -> None:
+    rows = sine_places((4, 2), 8)
+    torch.testing.assert_close(rows[0::2, 4:], sine_places((4, 1), 8)[:, 4:])  # rows go down the first column
+    torch.testing.assert_close(rows[:2, :4], sine_places((1, 2), 8)[:, :4])
+    assert not torch.allclose(rows, sine_places((4, 2), 8, "released")), "the released table numbers down the columns"
+
+
+def test_hidden_patches_are_guessed_from_visible_ones_alone() -> None:
+    made = recipe(weight_patches=1.0, small_steps=1).prepare(drawn())
+    batch, model = one_batch(made), made.model()
+    assert batch.kept_BK.shape == batch.lost_BJ.shape == (8, 16), "half of 8 x 4"
+    for kept, lost in zip(batch.kept_BK.tolist(), batch.lost_BJ.tolist(), strict=True):
+        assert sorted(kept + lost) == list(range(32))
+    found = made.features(model, batch)
+    assert found.target_hidden_NJE is not None
+    assert not found.target_hidden_NJE.requires_grad
+    assert found.hidden_NJE is not None
+    assert model.teacher is not None
+    torch.testing.assert_close(found.target_hidden_NJE[0], model.teacher(batch.image_BCHW)[0, batch.lost_BJ[0]])
+    blind = batch.image_BCHW.clone()
+    for row, place in enumerate(batch.lost_BJ.tolist()):
+        for p in place:
+            blind[row, :, p // 4 * 16 : p // 4 * 16 + 16, p % 4 * 16 : p % 4 * 16 + 16] = 0
+    torch.testing.assert_close(made.features(model, replace(batch, image_BCHW=blind)).hidden_NJE, found.hidden_NJE)
+    losses = made.losses(found, batch)
+    wanted = sum(
+        F.mse_loss(a, b) for a, b in ((found.hidden_NJE, found.target_hidden_NJE), (found.visible_NKE, found.target_visible_NKE))
+    )
+    torch.testing.assert_close(losses["patches"], wanted)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert "teacher" not in trained
+    assert not made.stored("teacher.tower.position_PD")
+    regressor = PatchRegressor(64, (8, 4), 7, layers=1, heads=4)
+    assert [tuple(x.shape) for x in regressor(torch.randn(2, 17, 64), batch.kept_BK[:2], batch.lost_BJ[:2])] == [
+        (2, 16, 7),
+        (2, 16, 7),
+    ]
+
+
+def test_without_temperature_the_loss_cannot_fall_below_its_floor(parity: Any) -> None:
+    """N unit vectors cannot all be opposite: with texts at their images the other cosines are -1 / (N - 1) at best."""
+    for count, floor in ((64, 3.17), (512, 5.24)):
+        simplex = F.normalize(torch.eye(count, dtype=torch.float64) - 1 / count, dim=-1)
+        loss, _ = info_nce(simplex, simplex, scale=1.0)
+        exact = math.log1p((count - 1) * math.exp(-1 / (count - 1) - 1))
+        parity(
+            "unipt",
+            "floor of the loss without temperature",
+            "log(1 + (N - 1) exp(-N / (N - 1)))",
+            [(loss, exact)],
+            tolerance=1e-12,
+        )
+        assert loss.item() == pytest.approx(floor, abs=0.01)
+    made = recipe(learned_scale=False)
+    batch, model = one_batch(made), made.model()
+    found = made.features(model, batch)
+    assert found.scale.item() == 1.0
+    similarity = found.image_ND @ found.text_ND.T
+    same = (batch.group_B[:, None] == batch.group_B) & ~torch.eye(8, dtype=torch.bool)
+    label = torch.arange(8)
+    logits = similarity.masked_fill(same, -torch.inf), similarity.T.masked_fill(same, -torch.inf)
+    wanted = sum(F.cross_entropy(x, label) for x in logits) / 2
+    torch.testing.assert_close(made.losses(found, batch)["contrastive"], wanted)
+
+
+# ---------------------------------------------------------------- fine-tuning
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_ranking_draws_semi_hard_negatives_of_other_persons(reduction: Any, parity: Any) -> None:
+    image, text = (
+        torch.randn(7, 4, generator=torch.Generator().manual_seed(s), dtype=torch.float64, requires_grad=True) for s in (0, 1)
+    )
+    group, draw = (
+        torch.tensor([0, 0, 1, 2, 3, 3, 4]),
+        torch.rand(7, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64),
+    )
+    margin = 0.6
+    ours = semi_hard_ranking(image, text, group, draw, margin=margin, reduction=reduction)
+    total, met = torch.zeros((), dtype=torch.float64), 0
+    for side, (anchors, keys) in enumerate(((image, text), (text, image))):
+        for i in range(7):
+            a = anchors[i] / anchors[i].norm()
+            cosine = [(a * keys[j] / keys[j].norm()).sum() for j in range(7)]
+            fits = [j for j in range(7) if group[j] != group[i] and 0 < margin - cosine[i] + cosine[j] < margin]
+            if fits:
+                met += 1
+                total = total + margin - cosine[i] + cosine[fits[int(draw[i, side] * len(fits))]]
+    assert 4 <= met < 14, "some anchors have none"
+    wanted = total if reduction == "sum" else total / 7
+    leaves = (image, text)
+    pairs = [(ours, wanted), *zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(wanted, leaves), strict=True)]
+    parity("unipt", "ranking by semi-hard negatives: loss and gradients", "loop over anchors", pairs, tolerance=1e-12)
+
+
+def test_fine_tuning_starts_from_a_run_and_shares_one_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = "world:pedestrians?n=32&test=16"
+    options = ["--batch-size", "8", "--workers", "0", "--steps", "2", "--preset", "tiny"]
+    first = ["train", "unipt", "--data", data, "--out", str(tmp_path / "first"), "--small-steps", "2", *options]
+    assert main(first) == 0
+    second = ["train", "unipt", "--data", data, "--out", str(tmp_path / "second"), "--init", str(tmp_path / "first"), *options]
+    assert main([*second, "--phase", "finetune"]) == 0
+    assert main(["eval", str(tmp_path / "second"), "person_search", "--data", data, "--split", "test"]) == 0
+    assert "minp" in capsys.readouterr().out
+    config = json.loads((tmp_path / "second" / "model" / "config.json").read_text())
+    assert config["biometric"] is True
+    assert load(str(tmp_path / "second")).embed_texts(["a man"]).shape == (1, 64)
+
+
+def test_fine_tuning_losses() -> None:
+    made = recipe(phase="finetune").prepare(drawn())
+    assert len(made.persons) == 2
+    batch, model = one_batch(made), made.model()
+    found = made.features(model, batch)
+    losses = made.losses(found, batch)
+    assert {*losses} == {"persons", "ranking"}
+    assert model.persons is not None
+    image = model.encoder.image_tower(batch.image_BCHW).pooled_BD
+    text = model.encoder.text_tower(batch.text_BL, batch.text_mask_BL).pooled_BD
+    wanted = sum(F.cross_entropy(model.persons(side), batch.person_B) for side in (image, text))
+    torch.testing.assert_close(losses["persons"], wanted)
+    with pytest.raises(DataError, match="no person of the training rows"):
+        one_batch(made, pedestrians(8, split="test"))
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    options = TrainOptions(seed=1, progress=False, save_every=2, log_every=1, workers=0)
+    whole = fit(recipe(steps=4), drawn(), tmp_path / "whole", options)
+    again = stopped_and_resumed(recipe(steps=4), drawn(), tmp_path, options, step=2)
+    one, other = (safetensors_of(run.checkpoints) for run in (whole, again))
+    assert one == other, "of the whole training module, not only of what is deployed"
+
+
+def safetensors_of(checkpoints: Path) -> bytes:
+    return (sorted(checkpoints.glob("step-*"))[-1] / "model.safetensors").read_bytes()
+
+
+def test_paper_has_the_published_parts() -> None:
+    paper = replace(UniPT.paper(), weight_patches=0.0)
+    with torch.device("meta"):
+        model = paper.model()
+        regressor = PatchRegressor(768, (24, 8), 512, layers=8, heads=16)
+    inner = model.encoder.image_tower.inner
+    assert inner.grid == (24, 8)
+    vit_b16 = 85_798_656 + (192 - 196) * 768  # ViT-B/16 of timm without its head at 224 pixels, other positions
+    assert sum(p.numel() for p in inner.parameters()) == vit_b16
+    block = 4 * 2 * 768 + 3 * 768**2 + 2 * 768 + 768**2 + 768 + 2 * 4 * 768**2 + 5 * 768
+    assert sum(p.numel() for p in regressor.parameters()) == 8 * block + 768 + 2 * (768 * 512 + 512 + 2 * 512)
+    assert model.encoder.log_scale.requires_grad is False
+    assert (paper.shown.height, paper.shown.size, paper.batch_size, paper.lr) == (384, 128, 512, 1e-5)
