@@ -26,7 +26,7 @@ from diptych.recipes.grounding.desco import DesCo
 from diptych.worlds.invented import described as known_of
 from diptych.worlds.invented import invented, look_of, names
 
-SCENES, TESTED, STEPS, SMOKE_ROWS = 1500, 100, 800, 6
+SCENES, TESTED, STEPS, SMOKE_ROWS = 2000, 100, 3000, 6
 KIND = "a kind of thing"
 OVERLAP = 0.5
 
