@@ -42,9 +42,9 @@ class Tissue:
     def tested(self, cell: Cell) -> Pool:
         return tissue(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test").to_pool()
 
-    def model(self, recipe: PairRecipe, cell: Cell, *, learns: bool) -> Any:
+    def model(self, recipe: PairRecipe, rows: Pool, cell: Cell, *, learns: bool) -> Any:
         make = opened if learns else untrained
-        return make(recipe, self.rows(cell), replace(cell, folder=cell.folder / "run"))
+        return make(recipe, rows, replace(cell, folder=cell.folder / "run"))
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ class KindsNamed:
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        model = self.data.model(self.recipe, cell, learns=self.learns)
-        test = self.data.tested(cell)
+        rows, test = self.data.rows(cell), self.data.tested(cell)
+        model = self.data.model(self.recipe, rows, cell, learns=self.learns)
         task = ZeroShot(templates=TEMPLATES, classes=(NORMAL_NAMES[0], *LEAVES), draws=1)
         records = task.predict(model, test)
         named = [top[0] for top in records.column("top").to_pylist()]
         truth = test.column("label")
-        counts = {leaf: self.data.rows(cell).column("label").count(leaf) for leaf in LEAVES}
+        seen = rows.column("label")
+        counts = {leaf: seen.count(leaf) for leaf in LEAVES}
         rare = sorted(LEAVES, key=lambda leaf: (counts[leaf], leaf))[: len(LEAVES) // 3]
         right_N = np.array([a == b for a, b in zip(named, truth, strict=True)])
         family_N = np.array([family_of(a) == family_of(b) for a, b in zip(named, truth, strict=True)])
@@ -94,8 +95,8 @@ class Screened:
     sets: int = 40
 
     def __call__(self, cell: Cell) -> Scores:
-        model = self.data.model(self.recipe, cell, learns=self.learns)
         test = self.data.tested(cell)
+        model = self.data.model(self.recipe, self.data.rows(cell), cell, learns=self.learns)
         kinds = (NORMAL_NAMES[0], *LEAVES)
         blocks = [*image_blocks(model, test)]
         vector_ND = np.concatenate([block.vectors_ND for block in blocks])
