@@ -92,7 +92,7 @@ class System:
 # fmt: off
 SYSTEMS: tuple[System, ...] = (
     System("rlipv2", "RLIPv2 (with RLIPv1/ParSe as baselines) and its Relation Tagger", "relational", "diptych.recipes.relations.rlipv2:RLIPv2", also=("curate/operators/relation_tags.py",)),
-    System("plip_person", "PLIP, person representation", "domains", "diptych.recipes.domains.plip_person:PLIPPerson"),
+    System("plip_person", "PLIP, person representation", "domains", "diptych.recipes.domains.plip_person:PLIPPerson", also=("curate/operators/identity_seed.py",)),
     System("dreamlip", "DreamLIP, long captions", "objectives", "diptych.recipes.contrastive.dreamlip:DreamLIP"),
     System("filip", "FILIP, token-wise late interaction", "objectives", "diptych.recipes.contrastive.filip:FILIP", also=("index/kinds/late.py",)),
     System("medslip", "MeDSLIP, dual stream", "domains", "diptych.recipes.domains.medslip:MeDSLIP"),
@@ -138,7 +138,7 @@ SYSTEMS: tuple[System, ...] = (
     System("laion", "LAION-5B pipeline, index and exploration page", "data", "diptych.curate.operators.laion:LAION"),
     System("chat3d_v2", "Chat-3D v2, object identifiers", "adaptation", "diptych.recipes.points.chat3d_v2:Chat3Dv2"),
     System("sg3d_vlp", "3D scene graph guided pre-training", "adaptation", "diptych.recipes.points.sg3d_vlp:SceneGraph3D"),
-    System("unipt", "UniPT, pseudo texts", "domains", "diptych.recipes.domains.unipt:UniPT"),
+    System("unipt", "UniPT, pseudo texts", "domains", "diptych.recipes.domains.unipt:UniPT", also=("curate/operators/pseudo_texts.py",)),
     System("clip", "CLIP", "objectives", "diptych.recipes.contrastive.clip:CLIP"),
     System("ruig", "Reinforced UI instruction grounding", "graphs", "diptych.recipes.grounding.ruig:RUIG"),
     System("xclip", "X-CLIP, video", "adaptation", "diptych.recipes.adaptation.xclip:XCLIP"),
