@@ -1,4 +1,5 @@
-"""Five planted models and what the numbers of multiple choice say of each: a table, and the figure of the docs.
+"""Five planted models and what the numbers of multiple choice say of each: a table, and the figure of the docs. Then one that
+weighs options aloud, as II-Bench's questions are read by every extractor.
 
     python benchmarks/planted_responders.py [--questions 200] [--seed 0] [--figure docs/images/planted_responders.svg]
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from diptych.claims.cells.responders import Responder, quiz
 from diptych.core.result import Metric
 from diptych.report.escape import escape
+from diptych.tasks.choice.ii_bench import IIBench
 from diptych.tasks.choice.visual_reasoning import VisualReasoning
 
 KINDS = ("knower", "pulled knower", "content guesser", "first letter", "always none")
@@ -75,6 +77,12 @@ def main() -> None:
     print(f"| planted model | {' | '.join(name.replace('_', ' ') for name in SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
     for kind, metrics in found.items():
         print(f"| {kind} | {' | '.join(f'{metrics[name].value:.2f}' for name in SHOWN)} |")
+    task, data = IIBench(draws=50), quiz(2 * args.questions, seed=args.seed)
+    model = Responder("knower", 0.65, wordy=True, seed=args.seed).taught(data)
+    read = task.score(task.predict(model, data)).notes["accuracy_by_extractor"]
+    print(
+        "\nknows .65 and weighs aloud: " + ", ".join(f"{value:.2f} by {name}" for name, value in read.items() if "/" not in name)
+    )
     if args.figure:
         title = f"Five planted models, {args.questions} questions in three orders, with and without their answer"
         args.figure.write_text(figure(found, title), encoding="utf-8")

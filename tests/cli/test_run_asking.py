@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diptych.cli import main
 from diptych.data.media.decode import encode_png
@@ -39,10 +40,15 @@ def test_i2l(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, *ask, "--demo", folder / "a.png", "--area", 0.25)
     assert (found["text"], found["how"], found["size"]) == ("B", "i2l", [130, 49])
     assert said(capsys, *ask, "--how", "text")["caption"] == "B"
+    said(capsys, *ask, "--out", folder / "canvas.png")
+    with Image.open(folder / "canvas.png") as canvas:
+        assert canvas.size == (260, 59)
+    assert main(["run", *map(str, ask), "--how", "text", "--out", str(folder / "no.png")]) == 2
+    assert "--how text makes no canvas to draw (expected --how i2l)" in capsys.readouterr().err
     (folder / "items.jsonl").write_text(
         json.dumps({"id": 1, "image": "a.png", "question": "q", "choices": ["x", "y"], "answer": "y"})
     )
-    every = ("i2l", "--model", "m", "--items", folder / "items.jsonl", "--out", folder / "out.jsonl")
+    every = ("i2l", "--model", "m", "--items", folder / "items.jsonl", "--answers", folder / "out.jsonl")
     assert [said(capsys, *every)["new"] for _ in range(2)] == [1, 0]
     assert main(["run", "i2l", "--model", "m"]) == 2
     assert "nothing is asked (expected --image FILE and --question WORDS, or --items FILE)" in capsys.readouterr().err

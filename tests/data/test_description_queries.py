@@ -90,8 +90,8 @@ def test_more_than_eight_positives_leave_room_for_eight_in_all() -> None:
     rng = np.random.default_rng(1)
     for _ in range(300):
         chosen = ClassQueries().chosen(NAMES[:11], NAMES, rng)
-        assert len(chosen) <= 8
-        assert set(chosen) <= set(NAMES[:11])
+        assert 1 <= len(chosen) <= 8  # one that is not there, where none of them was drawn
+        assert set(chosen) <= set(NAMES[:11]) or len(chosen) == 1
 
 
 def test_the_shares_of_allow_zero() -> None:

@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(folder: Path) -> None:
         {"id": name, "image": "test.png", "question": f"{name}?", "choices": ["red", "blue"], "answer": "blue"} for name in "wxyz"
     ]
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    asked = Asked(items=folder / "items.jsonl", out=folder / "out.jsonl")
+    asked = Asked(items=folder / "items.jsonl", answers=folder / "out.jsonl")
     with pytest.raises(KeyboardInterrupt):
         InImageLearning(Recorder("B", fails_after=2)).run(asked)
     rest = Recorder("(A)")

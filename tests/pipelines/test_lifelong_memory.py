@@ -95,7 +95,7 @@ def test_digest_is_that_of_the_published_code(parity: Any) -> None:
 
 
 def test_prompts_are_laid_out_as_in_the_published_code(parity: Any) -> None:
-    wording = asked.Wording()
+    wording = asked.Wording(recall_begin="BEGIN", recall_end="END", choose_end="CHOOSE")
     plain = table_of([Caption(30, 30, "C opens a door"), Caption(90, 90, "C sits down on the chair"), Caption(1200, 1200, "x")])
     spans = table_of([Caption(0, 60, "C opens a door"), Caption(90, 12000, "C sits")])
     table = asked.queries([(1, "Where is the cup?"), (3, "When did I sit?")], released=True)
@@ -258,7 +258,7 @@ def test_questions_of_a_file_go_on_and_are_scored(tmp_path: Path) -> None:
     captions.write_text(
         captions.read_text() + write_captions(tmp_path / "b.csv", LOG, cid="b", vid="v").read_text().split("\n", 1)[1]
     )
-    ask = Remembered(captions=captions, annotations=tmp_path / "nlq.json", out=tmp_path / "out.jsonl")
+    ask = Remembered(captions=captions, annotations=tmp_path / "nlq.json", answers=tmp_path / "out.jsonl")
     first = f"{HEADER}1\t[0, 120]\ta\t3\n3\tNA\tb\t1"
     with pytest.raises(KeyboardInterrupt):
         LifelongMemory(Reader(first, fails_after=1), digest=False).run(ask)

@@ -158,8 +158,8 @@ def _standing(name: str, result: Result) -> Standing:
 
 
 def _pairings(sides: Sequence[tuple[str, pa.Table, TaskInWords]], metric: str) -> tuple[Pairing, ...]:
-    """Every pair, the better one as `other`. McNemar's mid-p where each row is a group of its own; else signs of whole groups are
-    flipped."""
+    """Every pair, the better one as `other`. McNemar's mid-p where each row is a group of its own; else signs of whole groups
+    are flipped."""
     found = []
     for (other, better, its_task), (first, table, task) in combinations(sides, 2):
         turn = iter((task, its_task))  # the two may read replies by different rules

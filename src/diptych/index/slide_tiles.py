@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from diptych.core.contracts import Dataset, Embedder
-from diptych.core.errors import DataError
+from diptych.core.contracts import Dataset, Embedder, Unit
+from diptych.core.errors import DataError, DiptychError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.slides.features import SlideFeatures, kept_features, path_of, write_features
-from diptych.data.slides.tiling import Tiling, pixels_of, tiles_of
+from diptych.data.slides.tiling import Tiles, Tiling, pixels_of, tiles_of
 from diptych.index.embed import Unreadable, checked
 
 SLIDE = "slide"
@@ -58,32 +57,45 @@ def embedded_slides(
         if known is not None:
             yield EmbeddedSlide(sample, known, kept=True)
             continue
+        vectors: list[Unit] = []
+        blocks = _blocks(sample, tiling)
         try:
-            found = _embedded(model, sample, tiling, settings, batch_size)
-        except DataError as error:  # of this slide alone: its bytes, its scale, its size
+            while (block := next(blocks, None)) is not None:
+                tiles, images = block
+                vectors.append(_embedded(model, images, batch_size))
+        except _BadSlide as error:
             yield Unreadable(sample.uid, str(error))
             continue
+        found = SlideFeatures(tiles, np.concatenate(vectors).astype(np.float32), settings)
         if folder is not None:
             write_features(path_of(folder, sample.uid), found)
         yield EmbeddedSlide(sample, found)
 
 
-def _embedded(model: Embedder, sample: Sample, tiling: Tiling, settings: dict[str, Any], batch_size: int) -> SlideFeatures:
+class _BadSlide(DiptychError):
+    """What is wrong with one slide: its bytes, its scale, its size. What a model answers is no part of that, and stops everything."""
+
+
+def _blocks(sample: Sample, tiling: Tiling) -> Iterator[tuple[Tiles, list[ArrayImage]]]:
+    """The tiles of a slide and their pixels, some at a time. Raises _BadSlide."""
     item = sample.media[SLIDE]
-    slide = item.decode()
-    tiles = tiles_of(slide, tiling, item.name)
-    if not len(tiles):
-        raise DataError(
-            f"none of {tiles.candidates} tiles shows tissue",
-            file=item.name,
-            expected="a slide with tissue, or a smaller --tissue",
-        )
-    blocks = []
-    for start in range(0, len(tiles), BLOCK):
-        stop = min(start + BLOCK, len(tiles))
-        names = [f"{sample.uid} at {x},{y}" for x, y in tiles.place_N2[start:stop].tolist()]
-        images = [
-            ArrayImage(pixels, name) for pixels, name in zip(pixels_of(slide, tiles, tiling, start, stop), names, strict=True)
-        ]
-        blocks.append(checked(model.embed_images(images, batch_size=batch_size), names, "tile"))
-    return SlideFeatures(tiles, np.concatenate(blocks).astype(np.float32), settings)
+    try:
+        slide = item.decode()
+        tiles = tiles_of(slide, tiling, item.name)
+        if not len(tiles):
+            raise DataError(
+                f"none of {tiles.candidates} tiles shows tissue",
+                file=item.name,
+                expected="a slide with tissue, or a smaller --tissue",
+            )
+        for start in range(0, len(tiles), BLOCK):
+            stop = min(start + BLOCK, len(tiles))
+            names = [f"{sample.uid} at {x},{y}" for x, y in tiles.place_N2[start:stop].tolist()]
+            pixels = pixels_of(slide, tiles, tiling, start, stop)
+            yield tiles, [ArrayImage(one, name) for one, name in zip(pixels, names, strict=True)]
+    except DataError as error:
+        raise _BadSlide(str(error)) from error
+
+
+def _embedded(model: Embedder, images: list[ArrayImage], batch_size: int) -> Unit:
+    return checked(model.embed_images(images, batch_size=batch_size), [image.name for image in images], "tile")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -44,7 +44,7 @@ class Asked:
     demo      a finished canvas of a solved example; beside it those of `demos` are not used
     category  whose demonstrations are taken
     items     a file of JSON lines instead: id, image, question, and if known choices, answer, category
-    out       where answers to items go, a line each; a file that is there goes on
+    answers   where answers to items go, a line each; a file that is there goes on
     """
 
     image: ImageSource | None = None
@@ -52,7 +52,7 @@ class Asked:
     demo: ImageSource | None = None
     category: str = ""
     items: Path | None = None
-    out: Path | None = None
+    answers: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class Reply:
     caption of the picture, where one was written
     size    width and height of the canvas in pixels; None where there was none
     tries   how often it was asked until it said something
+    canvas  the picture that the model got, uint8 [H, W, 3]; no part of comparisons and JSON
     """
 
     text: str
@@ -72,6 +73,7 @@ class Reply:
     caption: str = ""
     size: tuple[int, int] | None = None
     tries: int = 1
+    canvas: Pixels | None = field(default=None, compare=False, repr=False)
 
     def lines(self) -> list[str]:
         canvas = f", a canvas of {self.size[0]} x {self.size[1]}" if self.size else ""
@@ -79,7 +81,13 @@ class Reply:
         return [self.text or "(no answer)", f"  by {self.how}{canvas}{rated}, {self.tries} tries"]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(replace(self, canvas=None)).items() if name != "canvas"}
+
+    def picture(self) -> Pixels:
+        """The canvas."""
+        if self.canvas is None:
+            raise ConfigError(f"how={self.how} makes no canvas to draw (expected how=i2l)")
+        return self.canvas
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ class Replies:
 class InImageLearning:
     """Answers a question about a picture from one picture that holds a solved example and the question (2402.17971).
 
-    model       reads canvases and writes; for how=text it reads words alone, without a picture
+    model       reads canvases and writes; for how=text it reads words beside a grey picture, which openai:...?pictures=off leaves out
     captioner   writes captions for how=text; None is the model itself, as published
     how         "i2l"; "interleaved": pictures and text in turn; "text": captions in place of pictures; "hybrid": by the model's rating
     demos       a folder or file of demonstrations; None is zero-shot
@@ -200,7 +208,7 @@ class InImageLearning:
         rating = rating_of(self.model.generate([image], [RATING], max_tokens=self.caption_tokens)[0])
         hard = rating is None or rating >= self.hard_from
         found = self._by("i2l" if hard else self.easy, image, question, demos)
-        return Reply(found.text, found.how, rating or 0, found.caption, found.size, found.tries)
+        return replace(found, rating=rating or 0)
 
     def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         """As a `Generator`, so that every task of models that write can ask it."""
@@ -223,7 +231,7 @@ class InImageLearning:
         if how == "i2l":
             canvas_HWC = self.canvas(image, question, demos)
             text, tries = self._said(ArrayImage(canvas_HWC, f"canvas of {image.name}"), self.beside)
-            return Reply(text, how, size=(canvas_HWC.shape[1], canvas_HWC.shape[0]), tries=tries)
+            return Reply(text, how, size=(canvas_HWC.shape[1], canvas_HWC.shape[0]), tries=tries, canvas=canvas_HWC)
         if how == "interleaved":
             text, tries = self._said(image, interleaved(question, demos))
             return Reply(text, how, tries=tries)
@@ -250,7 +258,7 @@ class InImageLearning:
             **self._settings(),
         }
         new = 0
-        with LineLog(request.out, about) as log:
+        with LineLog(request.answers, about) as log:
             for item in items:
                 if item.id in log:
                     continue
@@ -258,7 +266,7 @@ class InImageLearning:
                 reply = self.answer(item.image, item.asked, demos)
                 log.write({"id": item.id, **judged(item, reply.text), **reply.to_json()})
                 new += 1
-            return Replies(tuple(log.rows[item.id] for item in items), new, request.out)
+            return Replies(tuple(log.rows[item.id] for item in items), new, request.answers)
 
     def _settings(self) -> dict[str, Any]:
         roles = {role.name for role in self.roles}

@@ -41,7 +41,7 @@ class Remembered:
     frames       a folder of frames instead, named by their second (12.5.jpg) or with a table times.csv
     caption_log  where captions of frames are kept; a file that is there goes on
     annotations  a file of questions instead: JSON of Ego4D NLQ or EgoSchema
-    out          where their answers go, a line each; a file that is there goes on
+    answers      where their answers go, a line each; a file that is there goes on
     """
 
     question: str = ""
@@ -50,7 +50,7 @@ class Remembered:
     frames: Path | None = None
     caption_log: Path | None = None
     annotations: Path | None = None
-    out: Path | None = None
+    answers: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +324,7 @@ class LifelongMemory:
         }
         videos = dict.fromkeys(question.key for question in questions)
         new = 0
-        with LineLog(request.out, about) as log:
+        with LineLog(request.answers, about) as log:
             for key in videos:
                 missing = [question for question in questions if question.key == key and question.id not in log]
                 if not missing:

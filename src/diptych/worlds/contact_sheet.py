@@ -9,6 +9,9 @@ import numpy as np
 from diptych.core.contracts import Dataset
 from diptych.core.errors import ShapeError
 from diptych.core.image import ArrayImage
+from diptych.core.sample import Sample
+from diptych.data.media.decode import decode
+from diptych.data.slides.cut import marked
 from diptych.worlds.scene_rendering import Pixels
 
 
@@ -25,6 +28,13 @@ def contact_sheet(data: Dataset, *, columns: int = 8, rows: int = 4, scale: int 
     tiles += [blank] * (-len(tiles) % columns)
     lines = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     return np.concatenate(lines)[:-gap, :-gap] if gap else np.concatenate(lines)
+
+
+def _tumour_marked(sample: Sample) -> Pixels:
+    """The slide of a sample with a frame around one of its tiles with tumour."""
+    slide, mask_TU = sample.media["slide"].decode(), decode(sample.media["mask"].parts[0])[..., 0] > 0
+    y, x = (int(place) * slide.size[0] // len(mask_TU) for place in np.argwhere(mask_TU)[0])
+    return marked(slide.thumbnail(384), slide.size, x, y, slide.size[0] // len(mask_TU))
 
 
 def main() -> None:
@@ -45,8 +55,9 @@ def main() -> None:
         "pedestrians": contact_sheet(pedestrians(16, seed=1), rows=2, scale=1),
         "tissue": contact_sheet(tissue(34, seed=1, split="test"), columns=17, rows=2, scale=1),
     }
-    whole = [slides(8, seed=1)[number].media["slide"].decode().thumbnail(256) for number in (1, 3, 5, 7)]
-    sheets["slides"] = np.concatenate(whole, axis=1)
+    samples = [slides(8, seed=1)[number] for number in (1, 3, 5, 7)]
+    sheets["slides"] = np.concatenate([sample.media["slide"].decode().thumbnail(256) for sample in samples], axis=1)
+    sheets["slide-place"] = _tumour_marked(samples[0])
     for name, pixels in sheets.items():
         Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
 

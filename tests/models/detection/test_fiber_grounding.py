@@ -69,8 +69,11 @@ def test_maps_and_tokens_are_those_of_the_first_stage(parity: Any) -> None:
 @torch.no_grad()
 def test_weights_of_the_first_stage_start_the_second() -> None:
     made = detector()
-    first = Fiber(*SIZES.sides(image_size=64, drop_path=0.0, vocab_size=20), width=32)
-    tensors = from_first_stage(first.state_dict())
+    side: Any = made.text
+    first = Fiber(ImageSide(**{**made.backbone.image.spec, "any_size": False, "image_size": 32}), TextSide(**side.spec), width=32)
+    table = first.image_tower.net.layers[2].blocks[0].attn.relative_position_bias_table
+    assert len(table) == 9, "windows of two places in the last stage of 32 pixels"
+    tensors = from_first_stage(first.state_dict(), 4)
     own = made.state_dict()
     fresh = {name for name in own if name not in tensors}
     assert all(tensors[name].shape == own[name].shape for name in tensors)

@@ -160,9 +160,12 @@ def test_a_server_that_is_away_for_a_minute_loses_nothing(
 
 
 def test_patience_ends_and_the_next_run_goes_on(server: Server, cache: Path, slept: list[float]) -> None:
-    server.behave = lambda number, body: echo(number, body) if number < 6 else (500, {}, b"down")
+    server.behave = lambda number, body: echo(number, body) if number < 6 else (503, {}, b"down")
     questions = [str(n) for n in range(40)]
-    with pytest.raises(RunError, match=r"does not answer: refused: HTTP 500 'down'\. What was answered is kept"):
+    with pytest.raises(
+        RunError,
+        match=r"does not answer: (\d questions in a row failed, the last with )?refused: HTTP 503 'down'\. What was answered is kept",
+    ):
         opened(server, "calls=2&patience=0").generate([RED] * 40, questions)
     with Answers() as known:
         assert len(known) == 6
@@ -205,6 +208,28 @@ def test_one_refused_question_costs_itself(server: Server, cache: Path) -> None:
     with pytest.raises(RunError, match=r"has not answered 1 of 2 questions, the first of them number 0: refused: HTTP 400"):
         model.generate([RED] * 2, ["bad", "good"])
     assert len(server.asked) == 4, "only the fault is asked again"
+
+
+def test_a_question_that_a_server_breaks_at_costs_itself(server: Server, cache: Path, slept: list[float]) -> None:
+    server.behave = lambda number, body: (500, {}, b"oops") if "bad" in str(body["messages"]) else echo(number, body)
+    found = opened(server, "calls=1&patience=0").replies([RED] * 4, ["good", "bad", "fine", "well"])
+    assert [one.text for one in found] == ["says good", "", "says fine", "says well"]
+    assert found[1].fault == "refused: HTTP 500 'oops'"
+
+
+def test_one_that_takes_too_long_does_where_others_are_answered(server: Server, cache: Path, slept: list[float]) -> None:
+    late = threading.Event()
+
+    def slow(number: int, body: Any) -> Any:
+        if "bad" in str(body["messages"]):
+            late.wait(10)
+        return echo(number, body)
+
+    server.behave = slow
+    found = opened(server, "calls=2&patience=0&timeout=1").replies([RED] * 3, ["bad", "fine", "well"])
+    late.set()
+    assert [one.text for one in found] == ["", "says fine", "says well"]
+    assert found[0].fault == "timeout: nothing within 1 s"
 
 
 NONSENSE = [

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from invariants import stopped_and_resumed
 from torch import Tensor, nn
 
-from diptych.api import load
+from diptych.api import export, load
 from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.dataset import Pool
@@ -26,7 +27,9 @@ from diptych.models.people.person_encoder import PersonPairs, mask_share
 from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.objectives.painting import painting_distance
 from diptych.recipes.domains.plip_person import PersonBatch, PLIPPerson
+from diptych.train.fit import fit
 from diptych.train.optimise import freeze
+from diptych.train.options import TrainOptions
 from diptych.worlds.pedestrians import pedestrians
 
 FIXTURES = Path(__file__).parents[2]
@@ -247,8 +250,22 @@ def test_the_recipe_has_the_released_loss_by_option(parity: Any) -> None:
 
 
 _FIELDS = (
-    "image_BCHW", "text_BL", "text_mask_BL", "group_B", "place_BM", "word_BM", "turn_BM", "stands_BM", "count_B"
+    "image_BCHW", "text_BL", "text_mask_BL", "group_B", "place_BM", "word_BM", "turn_BM", "stands_BM", "count_B", "person_B"
 )  # fmt: skip
+
+
+def test_fine_tuning_adds_classes_of_the_training_persons() -> None:
+    made = recipe(weight_classes=1.0, weight_colour=0.0, weight_attributes=0.0).prepare(drawn())
+    assert len(made.persons) == 8
+    batch, model = one_batch(made), made.model()
+    losses = made.losses(made.features(model, batch), batch)
+    assert {*losses} == {"identity", "classes"}
+    losses["classes"].backward()
+    assert model.class_GD is not None
+    assert model.class_GD.grad is not None
+    assert model.class_GD.grad[batch.person_B[0]].abs().sum() > 0
+    with pytest.raises(DataError, match="no person of the training rows"):
+        made.person_of(pedestrians(1, split="test")[0])
 
 
 def test_a_batch_holds_whole_identities() -> None:
@@ -287,6 +304,18 @@ def test_impossible_options_say_so() -> None:
 # ---------------------------------------------------------------- the published size
 
 
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    options = TrainOptions(seed=1, progress=False, save_every=2, log_every=1, workers=0)
+    whole = fit(recipe(steps=4), drawn(), tmp_path / "whole", options)
+    again = stopped_and_resumed(recipe(steps=4), drawn(), tmp_path, options, step=2)
+    one, other = (safetensors_of(run.checkpoints) for run in (whole, again))
+    assert one == other, "of the whole training module, not only of what is deployed"
+
+
+def safetensors_of(checkpoints: Path) -> bytes:
+    return (sorted(checkpoints.glob("step-*"))[-1] / "model.safetensors").read_bytes()
+
+
 def test_paper_has_the_published_parts() -> None:
     paper = PLIPPerson.paper()
     with torch.device("meta"):
@@ -322,6 +351,8 @@ def test_trains_is_used_and_says_that_it_is_biometric(tmp_path: Path, capsys: py
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "biometric" in card
     assert "64 x 32 px" in card
+    with pytest.raises(ConfigError, match=r"64 x 32 pixels.*expected --to onnx or --to diptych"):
+        export(tmp_path / "run", tmp_path / "out", to="transformers")
     model = load(str(tmp_path / "run"))
     assert model.embed_images([pedestrians(2)[0].image]).shape == (1, 64)
     np.testing.assert_allclose(np.linalg.norm(model.embed_texts(["a man"])), 1, atol=1e-5)

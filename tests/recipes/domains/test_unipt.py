@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from invariants import stopped_and_resumed
 from scipy.special import softmax
 from torch import Tensor
 
@@ -31,6 +32,8 @@ from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.ranking import semi_hard_ranking
 from diptych.recipes.domains.unipt import PSEUDO, UnifiedBatch, UniPT
+from diptych.train.fit import fit
+from diptych.train.options import TrainOptions
 from diptych.worlds.pedestrians import pedestrians
 
 RELEASED = json.loads((Path(__file__).parents[2] / "models/towers/fixtures/unipt_regressor_released.json").read_text())
@@ -358,6 +361,18 @@ def test_fine_tuning_losses() -> None:
     torch.testing.assert_close(losses["persons"], wanted)
     with pytest.raises(DataError, match="no person of the training rows"):
         one_batch(made, pedestrians(8, split="test"))
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    options = TrainOptions(seed=1, progress=False, save_every=2, log_every=1, workers=0)
+    whole = fit(recipe(steps=4), drawn(), tmp_path / "whole", options)
+    again = stopped_and_resumed(recipe(steps=4), drawn(), tmp_path, options, step=2)
+    one, other = (safetensors_of(run.checkpoints) for run in (whole, again))
+    assert one == other, "of the whole training module, not only of what is deployed"
+
+
+def safetensors_of(checkpoints: Path) -> bytes:
+    return (sorted(checkpoints.glob("step-*"))[-1] / "model.safetensors").read_bytes()
 
 
 def test_paper_has_the_published_parts() -> None:

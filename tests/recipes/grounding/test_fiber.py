@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from invariants import stopped_and_resumed
+from invariants import on_two_processes, stopped_and_resumed
 from torch import Tensor, nn
 
 from diptych.api import load
@@ -248,6 +248,11 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert (paper.queue, paper.batch_size, paper.steps, paper.lr, paper.gate_scale) == (4096, 4096, 100_000, 1e-5, 5.0)
     assert FIBER.vqa().head_scale == 50.0
     assert FIBER.captions_gold().gold
+    assert [kind.measured_by for kind in (paper, FIBER.vqa(), FIBER.captions())] == [
+        "retrieval:compare=vectors",
+        "vqa",
+        "captions",
+    ]
 
 
 # ------------------------------------------------------------ training
@@ -289,6 +294,33 @@ def test_wrong_partners_come_from_the_queue_with_their_inputs() -> None:
     held, group_K = model.image_queue.held()
     assert len(held) == 12
     assert torch.equal(group_K[8:], second.batch.group_B[:4])
+
+
+def _remembered(rank: int, world: int) -> dict[str, Any]:
+    """The queues after a step, of this process's share of the batch."""
+    rows = questions(24)
+    recipe = small(queue=20).prepare(rows)
+    torch.manual_seed(0)
+    model = recipe.model()
+    (step,) = batches(rows, recipe, seed=1, stop=1)
+    share = 8 // world
+    batch = step.batch.rows(rank * share, (rank + 1) * share)
+    recipe.after_update(model, recipe.features(model, batch), batch, 0.0)
+    assert model.inputs is not None
+    assert model.image_queue is not None
+    assert model.text_queue is not None
+    return {
+        "image": model.image_queue.held()[0], "text": model.text_queue.held()[0], "group": model.image_queue.held()[1],
+        "pixels": model.inputs.image_QCHW, "ids": model.inputs.text_QL, "mask": model.inputs.mask_QL,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_remember_as_one(tmp_path: Path) -> None:
+    whole, parts = _remembered(0, 1), on_two_processes(_remembered, tmp_path)
+    for part in parts:
+        for name, value in whole.items():
+            torch.testing.assert_close(part[name], value, atol=1e-6, rtol=0)
 
 
 def test_unfilled_places_are_left_out_unless_asked_for() -> None:

@@ -125,6 +125,7 @@ def test_questions_of_a_file(world: Any, tmp_path: Path) -> None:
     result = task.score(task.predict(Knower(task, world, 1.0), world))
     privacy = result.metrics["accuracy/value/privacy"]
     assert (privacy.value, privacy.items) == (1.0, 1)
+    assert result.notes["questions_about_other_pictures"] == 1
     (tmp_path / "t.jsonl").write_text(json.dumps(row | {"uid": "elsewhere"}))
     with pytest.raises(DataError, match="there is no question about these pictures"):
         task.predict(Knower(AutoBench(), world, 1.0), world)

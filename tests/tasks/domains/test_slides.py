@@ -190,3 +190,25 @@ def test_a_slide_that_cannot_be_read_is_named_and_costs_itself() -> None:
         SlideDetection(**TASK, **WORDS).predict(Nuclei(), Pool.from_samples(rows[4:]))
     with pytest.raises(DataError, match="tumour"):
         SlideDetection(**TASK, **WORDS).predict(Nuclei(), Pool.from_samples([replace(rows[0], extras={"tumour": "maybe"})]))
+
+
+def test_a_broken_tile_costs_its_slide_and_a_broken_model_stops_everything(tmp_path: Path) -> None:
+    pool = data(4)
+    whole = bytearray(pool[1].media["slide"].parts[0].read())
+    whole[2000:40_000] = bytes(38_000)
+    broken = BytesImage(bytes(whole), "broken.tif")
+    rows = [
+        replace(pool[n], media={**pool[n].media, "slide": MediaItem("slide", (broken,))}) if n == 1 else pool[n] for n in range(4)
+    ]
+    rows = [replace(row, extras={"tumour": n % 2}) for n, row in enumerate(rows)]
+    records = SlideDetection(**TASK, **WORDS).predict(Nuclei(), Pool.from_samples(rows))
+    (bad,) = facts_of(records)["unreadable"]
+    assert bad["uid"] == rows[1].uid
+    assert "broken.tif" in bad["reason"]
+
+    class Undefined(Nuclei):
+        def embed_images(self, images: Sequence[Any], *, batch_size: int = 64) -> Any:
+            return super().embed_images(images) * np.nan
+
+    with pytest.raises(DataError, match="is not finite"):
+        SlideDetection(**TASK, **WORDS).predict(Undefined(), pool)

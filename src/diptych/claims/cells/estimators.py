@@ -42,8 +42,7 @@ class Estimator:
     """A model that writes.
 
     how    "prior" errs by a factor whose logarithm has the deviation `prior`; "reference" takes the ratio to a thing of typical
-           size: the size
-           errs by `size`, each of two measurements by `measuring`; "one metre" says so of everything
+           size: the size errs by `size`, each of two measurements by `measuring`; "one metre" says so of everything
     """
 
     how: How = "reference"

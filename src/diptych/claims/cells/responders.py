@@ -50,11 +50,9 @@ def quiz(questions: int, *, seed: int, options: int = 6) -> Pool:
 class Responder:
     """A model that writes.
 
-    kind    "knower" knows a share of the answers and guesses an option by its content where it does not; "first letter" takes A;
-            "content
-            guesser" guesses every time, the same content in every order; "always none" says that none is right; "pulled knower"
-            is a knower
-            whose letter is A in a share of all that it is asked
+    kind    "knower" knows a share of the answers and guesses an option by its content where it does not; "first letter" takes
+            A; "content guesser" guesses every time, the same content in every order; "always none" says that none is right;
+            "pulled knower" is a knower whose letter is A in a share of all that it is asked
     knows   the share
     pull    the share
     rejects says "none" where it knows the answer, and it is not offered

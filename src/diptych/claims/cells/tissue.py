@@ -52,7 +52,8 @@ class KindsNamed:
     """Trains `recipe`, then names the kinds of test tiles by prompts, in words that no caption had.
 
     "acc": share of tiles, every kind equally often; "rare": of the third of kinds that were rarest in training; "family": the family is
-    right, whatever the kind. learns: False asks the model as it is before the first step.
+    right, whatever the kind; "true": of tumours, how often a concept that is true of the tile, at any level, scores above one that is not.
+    learns: False asks the model as it is before the first step.
     """
 
     recipe: PairRecipe
@@ -74,6 +75,7 @@ class KindsNamed:
             "acc": float(right_N.mean()),
             "rare": float(right_N[np.isin(truth, rare)].mean()),
             "family": float(family_N.mean()),
+            "true": true_above_false(model, test),
         }
 
 
@@ -130,6 +132,26 @@ def worded(kinds: tuple[str, ...], sets: int, seed: int) -> tuple[list[list[str]
                 names[int(place)] = kinds[int(other)]
         found.append([template.replace("{}", name) for name in names])
     return found, wrong_S
+
+
+def true_above_false(model: Any, test: Pool) -> float:
+    """The mean over tiles of tumours of the chance that the text of a concept that is true of the tile scores above the text of one that is
+    not, ties half. True are its kind, its family and "tumour"; the other 18 concepts are not."""
+    tree = tissue_ontology()
+    keys = list(tree)
+    texts = [TEMPLATES[0].format(tree[key].name) for key in keys]
+    text_CD = embed_texts(model, texts, texts)
+    vector_ND = np.concatenate([block.vectors_ND for block in image_blocks(model, test)])
+    score_NC = vector_ND.astype(np.float64) @ text_CD.T.astype(np.float64)
+    found = []
+    for score_C, label in zip(score_NC, test.column("label"), strict=True):
+        if label not in LEAVES:
+            continue
+        leaf = tree.by_name[label][0]
+        true_C = np.array([key == leaf or key in tree.ancestors(leaf) for key in keys])
+        apart = score_C[true_C][:, None] - score_C[~true_C]
+        found.append(float(((apart > 0) + (apart == 0) / 2).mean()))
+    return float(np.mean(found))
 
 
 def family_of(label: str) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,7 +70,7 @@ class Slide:
         opened, broken, spacing = _library(self.engine)
         file = _file(item, limit)
         try:
-            reader = _LibraryReader(opened(str(file)), spacing)
+            reader = _LibraryReader(opened(str(file)), spacing, item.name, (*broken, RuntimeError))
         except broken as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DecodeError(f"is no slide that can be opened: {reason}", file=item.name, medium=item.medium) from error
@@ -134,8 +135,8 @@ def _file(item: MediaItem, limit: MediaLimit) -> Path:
 class _LibraryReader:
     """A slide of OpenSlide, or of tiffslide, which has the same methods."""
 
-    def __init__(self, slide: Any, spacing: str) -> None:
-        self._slide, self._spacing = slide, spacing
+    def __init__(self, slide: Any, spacing: str, name: str, broken: tuple[type[Exception], ...]) -> None:
+        self._slide, self._spacing, self._name, self._broken = slide, spacing, name, broken
 
     @property
     def size(self) -> tuple[int, int]:
@@ -152,7 +153,18 @@ class _LibraryReader:
         return float(value) if value is not None and 0 < float(value) < float("inf") else None
 
     def region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
-        return on_white(np.asarray(self._slide.read_region((x, y), level, (width, height)).convert("RGBA")))
+        with self._readable(f"at {x},{y} of level {level}"):
+            return on_white(np.asarray(self._slide.read_region((x, y), level, (width, height)).convert("RGBA")))
 
     def thumbnail(self, side: int) -> Pixels:
-        return np.asarray(self._slide.get_thumbnail((side, side)).convert("RGB"))
+        with self._readable("as a whole"):
+            return np.asarray(self._slide.get_thumbnail((side, side)).convert("RGB"))
+
+    @contextmanager
+    def _readable(self, where: str) -> Iterator[None]:
+        """A tile whose bytes are broken is found when it is read."""
+        try:
+            yield
+        except self._broken as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DecodeError(f"cannot be read {where}: {reason}", file=self._name, medium="slide") from error

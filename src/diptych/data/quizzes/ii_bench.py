@@ -1,4 +1,5 @@
-"""II-Bench's files (Liu et al., 2024, arXiv 2406.05862): what a picture implies, with six options. The test split keeps its answers secret.
+"""II-Bench's files (Liu et al., 2024, arXiv 2406.05862): what a picture implies, with six options. The test split keeps its
+answers secret.
 
 A few questions repeat a wrong option; they are taken as they are, and counted in the notes.
 """

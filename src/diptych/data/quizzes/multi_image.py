@@ -2,8 +2,9 @@
 
 {"images": ["a.png", "b.png"], "question": "Which is <image>?", "options": ["...", "..."], "answer": "B", "group_id": "7", "variant": 0}
 
-`images`, `image_list` or `image_paths` are pictures or paths; `answer` is a letter or the text of an option. Rows of one `group_id` are one
-question asked in several ways. `counterpart_idx` names the row that asks the same without its answer: the two are one unit of an interval.
+`images`, `image_list` or `image_paths` are pictures or paths; `answer` is a letter or the text of an option. Rows of one
+`group_id` are one question asked in several ways. `counterpart_idx` names the row that asks the same without its answer: the
+two are one unit of an interval.
 """
 
 from __future__ import annotations

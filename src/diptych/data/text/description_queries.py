@@ -4,7 +4,8 @@ A noun becomes "noun, a kind of TYPE, this, that. ", half of the time without th
 to answer; what follows acts through the context that the detector reads.
 
 What implementations get wrong, the release among them: whether the noun is left out is drawn again when the length is measured (here once);
-more than eight classes in a picture ask for a negative number of others (here eight are drawn); a noun whose phrase has two of them
+more than eight classes in a picture ask for a negative number of others (here eight are drawn); a query may ask for nothing (here for a
+class that is not there); a noun whose phrase has two of them
 keeps the head of the last one alone (`every_piece=False`), so the others count as wrong.
 
 Entities of a query are what the caller calls them: names of classes, places of phrases.
@@ -114,6 +115,8 @@ class ClassQueries:
             negatives = int(rng.integers(negatives + 1))
         here = set(present)
         others = [name for name in known if name not in here]
+        if positives + negatives == 0:
+            negatives = 1
         names = [present[int(n)] for n in rng.permutation(len(present))[:positives]]
         names += [others[int(n)] for n in rng.permutation(len(others))[:negatives]]
         return [names[int(n)] for n in rng.permutation(len(names))]

@@ -109,7 +109,8 @@ class Bridge(nn.Module):
         what the ratio was. Images of noise will do: what counts is the size of what a fresh map makes."""
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
-        feature_BPF = self.encoder(image_BCHW).tokens_BPD
+        # Noise and a fresh connector are of the default type, which need not be that of the encoder.
+        feature_BPF = self.encoder(image_BCHW.to(_dtype(self.encoder))).tokens_BPD.to(_dtype(self.connector))
         given: tuple[Tensor, ...] = ()
         if getattr(self.connector, "reads_text", False):
             given = (torch.zeros(len(image_BCHW), 1, dtype=torch.int64, device=image_BCHW.device),)
@@ -122,3 +123,7 @@ class Bridge(nn.Module):
         for module, training in modes:
             module.training = training
         return float(ratio)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype

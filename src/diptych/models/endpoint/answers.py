@@ -1,6 +1,7 @@
 """Answers on disk by prompt hash: what was paid for once is not asked for again, whatever was killed in between.
 
-One SQLite file in the cache folder, safe against a kill at any moment and against several processes. Deleting it costs time and money.
+One SQLite file in the cache folder, safe against a kill at any moment and against several processes. Deleting it costs time and
+money.
 """
 
 from __future__ import annotations

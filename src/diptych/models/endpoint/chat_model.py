@@ -1,13 +1,15 @@
 """A model behind an address as a `Generator`: vLLM, llama.cpp's server, `diptych serve`, a service that is paid for.
 
-Every answer is kept on disk under the hash of its request as soon as it is there, so that a killed run goes on with what is missing, and
-the same question is paid for once. Behind one address and name there may be another model tomorrow: `cache=off` asks anew.
+Every answer is kept on disk under the hash of its request as soon as it is there, so that a killed run goes on with what is
+missing, and the same question is paid for once. Behind one address and name there may be another model tomorrow: `cache=off`
+asks anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -33,8 +35,9 @@ from diptych.models.endpoint.messages import data_url, mark, messages_of
 PATH = "/chat/completions"
 SILENT = 8
 """Questions in a row that may be refused or answered with nonsense before the server is taken for none."""
-OFF_LINE = ("unreachable", "timeout", "refused: HTTP 5", "refused: HTTP 429", "refused: HTTP 408", "refused: HTTP 425")
-"""How faults begin that are the line's and no question's; when patience is over, nothing more is asked."""
+OFF_LINE = ("unreachable", "timeout", *(f"refused: HTTP {status}" for status in (408, 425, 429, 502, 503, 504)))
+"""How faults begin that are the line's and no question's, unless another question was answered in the meantime. A 500 that stays is one
+of its question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,11 @@ class ChatModel:
 
     @one_or_many
     def replies(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[Reply]:
-        """A reply each, in order; equal questions are asked once. A question that is refused, or answered with nonsense, has a fault.
+        """A reply each, in order; equal questions are asked once. A question that is refused, or answered with nonsense, has a
+        fault.
 
-        Raises RunError where the server is away for longer than `patience`, or answers nothing as agreed. What was answered is kept.
+        Raises RunError where the server is away for longer than `patience`, or answers nothing as agreed. What was answered is
+        kept.
         """
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
@@ -135,25 +140,29 @@ class ChatModel:
     ) -> None:
         """Fills `found`; several questions are in the air at once, and each answer is kept before others are waited for."""
         silent, answered, left = 0, bool(found), iter(missing.items())
+        last_answer = -math.inf
         line = replace(self.line, closed=threading.Event())
         with ThreadPoolExecutor(max_workers=self.asking.calls) as pool:
-            waiting: dict[Future[Reply], tuple[str, int]] = {}
+            waiting: dict[Future[Reply], tuple[str, int, float]] = {}
             try:
                 while True:
                     for key, row in islice(left, self.asking.calls - len(waiting)):
-                        waiting[pool.submit(self._reply, line, images[row], prompts[row], max_tokens)] = key, row
+                        asked = pool.submit(self._reply, line, images[row], prompts[row], max_tokens)
+                        waiting[asked] = key, row, time.monotonic()
                     if not waiting:
                         break
                     gone = ""
                     for done in wait(waiting, return_when=FIRST_COMPLETED).done:
-                        key, row = waiting.pop(done)
+                        key, row, since = waiting.pop(done)
                         reply = found[key] = done.result()
                         self._count(reply)
                         silent = silent + 1 if reply.fault else 0
                         answered |= not reply.fault
+                        last_answer = last_answer if reply.fault else time.monotonic()
                         if known is not None:
                             known.keep(self.name, {key: reply}, [_words(prompts[row])])
-                        if reply.fault.startswith(OFF_LINE) or silent >= SILENT:
+                        away = reply.fault.startswith(OFF_LINE) and last_answer < since
+                        if away or silent >= SILENT:
                             gone = self._away(reply.fault, silent)
                     if gone:
                         raise RunError(gone)

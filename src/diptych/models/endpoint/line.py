@@ -1,9 +1,11 @@
-"""The line to an OpenAI-compatible server: one request is sent until it is answered, refused, or has failed often and long enough.
+"""The line to an OpenAI-compatible server: one request is sent until it is answered, refused, or has failed often and long
+enough.
 
-What a server does wrong is expected: it takes too long, asks to wait (429 with or without Retry-After), fails (5xx), or breaks off in
-the middle. These pass, and are tried again with pauses that double. A refusal (another 4xx) does not pass, and is not.
+What a server does wrong is expected: it takes too long, asks to wait (429 with or without Retry-After), fails (5xx), or breaks
+off in the middle. These pass, and are tried again with pauses that double. A refusal (another 4xx) does not pass, and is not.
 
-A key is read from the environment, is sent to this address alone, and is written nowhere: where a server repeats it, it is struck out.
+A key is read from the environment, is sent to this address alone, and is written nowhere: where a server repeats it, it is
+struck out.
 """
 
 from __future__ import annotations

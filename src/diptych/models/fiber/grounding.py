@@ -23,6 +23,7 @@ from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.padded_swin import pad_to_patches
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
 from diptych.models.fiber.image_side import ImageSide
+from diptych.models.fiber.released import resized_tables
 from diptych.models.fiber.text_side import TextSide, readable
 from diptych.models.io.folder import load_weights, read_config
 
@@ -130,8 +131,9 @@ class FiberDetector(GroundingDetector):
         return self.ground(maps, token_BLD, mask_BL, pixel_BHW=pixel_BHW)
 
 
-def from_first_stage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The towers of a `Fiber` under the names that they have in a `FiberDetector`, without the norm behind the last map."""
+def from_first_stage(tensors: Mapping[str, Tensor], window: int) -> dict[str, Tensor]:
+    """The towers of a `Fiber` under the names that they have in a `FiberDetector`, without the norm behind the last map; tables of relative
+    positions for windows of that side, which all stages have here."""
     found = {}
     for name, tensor in tensors.items():
         plain = name.removeprefix("fiber.")
@@ -139,7 +141,7 @@ def from_first_stage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             found[f"backbone.image.{plain.removeprefix('image_tower.')}"] = tensor
         elif plain.startswith("text."):
             found[plain] = tensor
-    return found
+    return resized_tables(found, window, every=True)
 
 
 class FiberPhrases(PhraseDetector):

@@ -126,14 +126,16 @@ def _needed(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return tensors[name]
 
 
-def resized_tables(tensors: Mapping[str, Tensor], window: int) -> dict[str, Tensor]:
-    """Tables of relative positions for windows of another side: bicubic, as published for 576 pixels. The window of the last stages may be
-    smaller than `window`; a table that is not larger than its map asks for stays as it is."""
+def resized_tables(tensors: Mapping[str, Tensor], window: int, *, every: bool = False) -> dict[str, Tensor]:
+    """Tables of relative positions for windows of another side: bicubic, as published for 576 pixels.
+
+    every  all tables; else those of the largest windows alone, since the last stages of a picture of fixed size may have smaller ones
+    """
     found = dict(tensors)
     largest = max((len(t) for name, t in tensors.items() if name.endswith(BIAS_TABLE)), default=0)
     for name, tensor in tensors.items():
-        side, wanted = round(len(tensor) ** 0.5), 2 * window - 1
-        if not name.endswith(BIAS_TABLE) or len(tensor) != largest or side == wanted:
+        side, wanted = round(len(tensor) ** 0.5) if tensor.ndim else 0, 2 * window - 1
+        if not name.endswith(BIAS_TABLE) or side == wanted or (len(tensor) != largest and not every):
             continue
         plane_1HSS = tensor.T.reshape(1, -1, side, side).float()
         resized_1HSS = F.interpolate(plane_1HSS, size=(wanted, wanted), mode="bicubic")

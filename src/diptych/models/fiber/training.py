@@ -71,7 +71,7 @@ class InputQueue(nn.Module):
     @torch.no_grad()
     def push_(self, place_N: Tensor, image_NCHW: Tensor, text_NL: Tensor, mask_NL: Tensor) -> None:
         self.image_QCHW[place_N] = image_NCHW.to(self.image_QCHW)
-        self.text_QL[place_N], self.mask_QL[place_N] = text_NL, mask_NL
+        self.text_QL[place_N], self.mask_QL[place_N] = text_NL, mask_NL.bool()
 
 
 class FiberTraining(nn.Module):

@@ -26,11 +26,13 @@ class PersonPairs(Pairs):
 
     painted_NCHW  the grey picture as the text paints it; None without a decoder
     word_NMV      logits for hidden words, and asked_NM their ids, -1 where nothing is asked; None without a reader
+    class_GD      vectors of the persons to tell apart; None without classes
     """
 
     painted_NCHW: Rows[Tensor] | None = None
     word_NMV: Rows[Tensor] | None = None
     asked_NM: Rows[Tensor] | None = None
+    class_GD: Tensor | None = None
 
 
 def mask_share(progress: float | Tensor, bounds: tuple[float, float]) -> float | Tensor:
@@ -46,6 +48,7 @@ class PersonEncoder(nn.Module):
     """A `DualEncoder` whose image tower gives maps, a `ColourDecoder` and an `AttributeReader`.
 
     colour, reader  None leaves the part out
+    persons         classes of persons; 0 leaves them out
     bounds          of the share of hidden phrases, which grows with `progress_1`
     scaled          whether the temperature is learned (of the contrast between instances); the identity contrast has none
     """
@@ -58,6 +61,7 @@ class PersonEncoder(nn.Module):
         colour: ColourDecoder | None,
         reader: AttributeReader | None,
         *,
+        persons: int = 0,
         bounds: tuple[float, float] = (0.2, 0.8),
         scaled: bool = False,
     ) -> None:
@@ -69,6 +73,10 @@ class PersonEncoder(nn.Module):
         self.encoder, self.colour, self.reader, self.bounds = encoder, colour, reader, bounds
         encoder.log_scale.requires_grad_(scaled)
         self.register_buffer("progress_1", torch.zeros(1))
+        self.class_GD: nn.Parameter | None = None
+        if persons:
+            self.class_GD = nn.Parameter(torch.empty(persons, encoder.width))
+            nn.init.xavier_uniform_(self.class_GD)
 
     def forward(
         self, image_BCHW: Tensor, grey_BCHW: Tensor | None, text_BL: Tensor, text_mask_BL: Tensor, plan: UnitPlan | None
@@ -91,4 +99,6 @@ class PersonEncoder(nn.Module):
             painted_NCHW=painted_NCHW,
             word_NMV=word_NMV,
             asked_NM=asked_NM,
+            # `+ 0` makes them an output of this module and not the parameter itself, which sharding may free after forward
+            class_GD=None if self.class_GD is None else self.class_GD + 0,
         )

@@ -76,4 +76,5 @@ def _question(entry: Any) -> Question:
     answer = entry.get("answer", entry.get("truth"))
     if answer is not None and int(answer) not in range(OPTIONS):
         raise ValueError(f"question {entry['q_uid']} has the answer {answer}, which is no option")
-    return Question(entry["q_uid"], (entry["q_uid"],), entry["question"], options, answer=None if answer is None else int(answer))
+    uid = str(entry["q_uid"])
+    return Question(uid, (uid,), entry["question"], options, answer=None if answer is None else int(answer))

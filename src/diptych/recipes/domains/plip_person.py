@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draws, Optimiser, Order, Rule
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
+from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.order import Grouped, Small
 from diptych.data.media.transforms import Preprocess
@@ -26,19 +27,24 @@ from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.towers import encoder_blocks
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.painting import Distance, painting_distance
+from diptych.objectives.pairs.projection_classes import projection_classes
 from diptych.objectives.pairs.target_contrast import TargetNorm, same_id_targets, target_contrast
 from diptych.recipes._shared.pairs import EncoderRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class PersonBatch(PairBatch):
-    """Pictures of persons with a text each; which words may be hidden, and in which turn (`data/text/masked_units.py`)."""
+    """Pictures of persons with a text each; which words may be hidden, and in which turn (`data/text/masked_units.py`).
+
+    person_B  the number of each person among those of the training rows, -1 where no classes are trained
+    """
 
     place_BM: Rows[Tensor]
     word_BM: Rows[Tensor]
     turn_BM: Rows[Tensor]
     stands_BM: Rows[Tensor]
     count_B: Rows[Tensor]
+    person_B: Rows[Tensor]
 
     @property
     def plan(self) -> UnitPlan:
@@ -70,6 +76,8 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     lone           identities of one picture, where `members` is above 1: "refuse" names the first, "repeat" takes it `members` times,
                    "leave" leaves them out
     weight_colour, weight_attributes   of the second and third term (lambda 1 and 2); 0 leaves a term and its part out
+    weight_classes of a classifier of the training persons by projection (CMPC), which fine-tuning adds in the released code with
+                   weight 1
     colour_text    False: the decoder does not hear the text, a control
     colour_channels   of the decoder's four maps together
     colour_distance   "image", "pixel" or "l1" (`objectives/painting.py`)
@@ -93,6 +101,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     lone: Small = "refuse"
     weight_colour: float = 0.02
     weight_attributes: float = 0.1
+    weight_classes: float = 0.0
     colour_text: bool = True
     colour_channels: int = 1024
     colour_distance: Distance = "image"
@@ -124,6 +133,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.98, 0.92)
     eps: float = 1e-8
+    persons: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
     def __post_init__(self) -> None:
         low, high = self.hidden_phrases
@@ -144,12 +154,22 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         """Of persons' models height comes with the weights, too."""
         return replace(super().started(model), image_height=model.preprocess.height or model.preprocess.size)
 
+    def prepare(self, data: Dataset) -> Self:
+        """Learns the vocabulary, and who the persons are, where they are told apart."""
+        ready = super().prepare(data)
+        return replace(ready, persons=tuple(sorted({*data.groups}))) if self.weight_classes and not self.persons else ready
+
     def row_order(self, data: Dataset) -> Order | None:
         """Whole identities in a batch."""
         if self.members == 1:
             return None
         distinct, held = len({*data.groups}), self.batch_size // self.members
-        return Grouped(data.groups, self.members, small=self.lone, least=2, apart=held if distinct >= 3 * held else 0)
+        apart = held if distinct >= 3 * held else 0  # with fewer persons a batch may hold one twice
+        try:
+            return Grouped(data.groups, self.members, small=self.lone, least=2, apart=apart)
+        except DataError as error:
+            remedy = "two pictures of every person at least, --lone repeat or leave, or --members 1"
+            raise DataError(error.problem, field="group", expected=remedy) from error
 
     @property
     def shown(self) -> Preprocess:
@@ -175,7 +195,10 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         reader = None
         if self.weight_attributes:
             reader = AttributeReader(text, layers=self.reader_layers, heads=self.reader_heads, mask_id=self.mask_id)
-        return PersonEncoder(encoder, colour, reader, bounds=self.hidden_phrases, scaled=self.pairing == "instance")
+        persons = len(self.persons) if self.weight_classes else 0
+        return PersonEncoder(
+            encoder, colour, reader, persons=persons, bounds=self.hidden_phrases, scaled=self.pairing == "instance"
+        )
 
     @property
     def mask_id(self) -> int | None:
@@ -198,7 +221,18 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
             random=self.replaced,
         )
         known = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
-        return PersonBatch(**known, **{f.name: getattr(plan, f.name) for f in fields(plan)})
+        planned = {f.name: getattr(plan, f.name) for f in fields(plan)}
+        return PersonBatch(**known, **planned, person_B=torch.tensor([self.person_of(draw.sample) for draw in draws]))
+
+    def person_of(self, sample: Sample) -> int:
+        if not self.weight_classes:
+            return -1
+        group = sample.group or sample.uid
+        if group not in self.persons:
+            raise DataError(
+                f"'{group}' of sample '{sample.uid}' is no person of the training rows", field="group", expected="one of them"
+            )
+        return self.persons.index(group)
 
     def features(self, model: PersonEncoder, batch: PersonBatch) -> PersonPairs:
         grey_BCHW = self.preprocess.greyed(batch.image_BCHW) if self.weight_colour else None
@@ -222,6 +256,9 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
                 reduction="sum",
             )
             found = {"identity": identity}
+        if features.class_GD is not None:
+            classes = projection_classes(features.image_ND, features.text_ND, batch.person_B, features.class_GD)
+            found["classes"] = self.weight_classes * classes
         if features.painted_NCHW is not None:
             gap = painting_distance(features.painted_NCHW, batch.image_BCHW, distance=self.colour_distance)
             found["colour"] = self.weight_colour * gap

@@ -205,7 +205,7 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Those of FIBER's first stage under the names that they have here."""
         first = self.backbone == "fiber" and any("image_tower." in name for name in tensors)
-        return from_first_stage(tensors) if first else tensors
+        return from_first_stage(tensors, self.fiber.swin_window) if first else tensors
 
     def text_part(self) -> Tower:
         if self.text_encoder.startswith("hf:"):

@@ -173,6 +173,13 @@ class FIBER(PairRecipe[FiberTraining, FiberBatch, FiberFeatures]):
         if self.gold_every < 1:
             raise ConfigError(f"gold_every is {self.gold_every} (expected 1 step or more)")
 
+    @property
+    def measured_by(self) -> str:
+        """Retrieval by vectors, as published for the contrast; what was trained instead, where that is left out."""
+        if self.itc:
+            return "retrieval:compare=vectors"
+        return "vqa" if self.questions else "captions"
+
     def started(self, model: Any) -> Self:
         """The recipe with the towers, tokenizer and image settings of a trained FIBER. The side of the picture stays the recipe's own, and
         tables of relative positions are resized to the windows that it asks for."""
@@ -368,7 +375,9 @@ class FIBER(PairRecipe[FiberTraining, FiberBatch, FiberFeatures]):
 
     def after_update(self, model: FiberTraining, features: FiberFeatures, batch: FiberBatch, progress: float) -> None:
         if model.image_queue is not None and features.image_ND is not None and features.text_ND is not None:
-            rows = (features.image_ND, features.text_ND, batch.group_B, batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
+            # As numbers: not every backend gathers booleans.
+            mask_BL = batch.text_mask_BL.to(torch.uint8)
+            rows = (features.image_ND, features.text_ND, batch.group_B, batch.image_BCHW, batch.text_BL, mask_BL)
             model.remember_(*(all_gather(row).flatten(0, 1) for row in rows))
         with torch.no_grad():
             model.temperature_1.clamp_(0.001, 1.0)

@@ -17,8 +17,7 @@ def odds_ratio(
     success_N: npt.NDArray[np.bool_], present_N: npt.NDArray[np.bool_], strata: Sequence[str]
 ) -> tuple[float, float, float]:
     """By logistic regression with an intercept for each stratum: the ratio and its 95 % interval (Wald). NaN where it has no
-    finite value, or
-    all items are alike.
+    finite value, or all items are alike.
 
     >>> had, none = [True] * 30 + [False] * 10, [True] * 10 + [False] * 30
     >>> ratio, low, high = odds_ratio(np.array(had + none), np.array([True] * 40 + [False] * 40), ["a"] * 80)

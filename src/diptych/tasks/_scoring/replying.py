@@ -1,9 +1,9 @@
 """Asks a model that writes, so that a killed run goes on with what is missing.
 
-A model behind an address keeps its answers itself, for good (`models.endpoint`). Those of any other model are kept in the same store,
-under a hash of its fingerprint, the words, the pictures and the length, as soon as each part of them is there, and are dropped when
-all are: a run that was killed goes on, a finished one is asked anew, since the code that writes may have changed. A model without a
-fingerprint is asked from the start.
+A model behind an address keeps its answers itself, for good (`models.endpoint`). Those of any other model are kept in the same
+store, under a hash of its fingerprint, the words, the pictures and the length, as soon as each part of them is there, and are
+dropped when all are: a run that was killed goes on, a finished one is asked anew, since the code that writes may have changed.
+A model without a fingerprint is asked from the start.
 """
 
 from __future__ import annotations

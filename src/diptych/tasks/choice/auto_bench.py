@@ -129,7 +129,10 @@ class AutoBench:
             found = compared(judge, _judgeable(asked, replies), others)
             columns |= {name: [getattr(one, name) for one in found] for name in ("better", "consistent", "took_first")}
         facts = {**asdict(self), "triplets": str(self.triplets or "")}
-        names = {"model": getattr(model, "name", ""), "judge": getattr(judge, "name", ""), "rival": getattr(rival, "name", "")}
+        elsewhere = 0 if self.triplets is None else len(read_triplets(self.triplets)) - len(asked)
+        models = {"model": model, "judge": judge, "rival": rival}
+        names: dict[str, Any] = {role: getattr(one, "name", "") for role, one in models.items()}
+        names["questions_about_other_pictures"] = elsewhere
         return with_facts(pa.table(columns, schema=SCHEMA), options=facts, fingerprint=data.fingerprint, **names)
 
     # ------------------------------------------------------------ what is asked

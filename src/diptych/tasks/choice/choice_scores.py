@@ -1,7 +1,7 @@
 """What records of multiple choice amount to.  Letters: N rows (a question in one order), L letters.
 
-A row is right, wrong, unread or failed; the last two are wrong as well. Columns hold NaN where a row says nothing about a number;
-numbers about a question in all its orders stand in its first row.
+A row is right, wrong, unread or failed; the last two are wrong as well. Columns hold NaN where a row says nothing about a
+number; numbers about a question in all its orders stand in its first row.
 """
 
 from __future__ import annotations

@@ -39,16 +39,16 @@ SHORT, LONG = 32, 1000
 class IIBench(MultipleChoice):
     """II-Bench (Liu et al., 2024, arXiv 2406.05862): the implied meaning of memes, comics, posters and art, among six options.
 
-    `accuracy` divides by all questions, so that unread and refused ones are wrong, with breakdowns by kind of picture, difficulty, domain,
-    emotion and rhetoric. Data are `dev.json` or `test.json` with their pictures; the test split keeps its answers secret, for which
-    `submission` writes what EvalAI takes. The notes hold accuracy, errors and misses as the release counts them beside ours; `compat` =
-    "ii_bench" makes the released extractor decide.
+    `accuracy` divides by all questions, so that unread and refused ones are wrong, with breakdowns by kind of picture,
+    difficulty, domain, emotion and rhetoric. Data are `dev.json` or `test.json` with their pictures; the test split keeps its
+    answers secret, for which `submission` writes what EvalAI takes. The notes hold accuracy, errors and misses as the release
+    counts them beside ours; `compat` = "ii_bench" makes the released extractor decide.
 
-    Departures, each a field: `order` "shuffle" asks in several orders, where the release asks in the given one; `unanswerable` and
-    `none_option` ask without the right option; the blind row is off, as it is no part of the benchmark.
+    Departures, each a field: `order` "shuffle" asks in several orders, where the release asks in the given one; `unanswerable`
+    and `none_option` ask without the right option; the blind row is off, as it is no part of the benchmark.
 
-    mode        "none"; "cot" asks for steps; "domain", "emotion", "rhetoric" give that word of the data as key words; "1-shot" to "3-shot"
-                put the published examples and their pictures before the question
+    mode        "none"; "cot" asks for steps; "domain", "emotion", "rhetoric" give that word of the data as key words; "1-shot"
+                to "3-shot" put the published examples and their pictures before the question
     examples    the development split, for the examples
     max_tokens  0 takes 32, and 1,000 for "cot"
     submission  a file for the answers; "" writes none

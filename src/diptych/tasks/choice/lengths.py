@@ -40,11 +40,9 @@ def unit_of(text: str) -> float | None:
 def strict(reply: str) -> float | None:
     r"""The length that a reply ends in, in centimetres; None where it has none that can be read.
 
-    Read are thousands separators (1,200), a leading point (.5), powers (1e2), fractions (1 1/2), ranges (their middle), and units
-    beside the
-    number ("5 ft 4 in"), which go before the unit in braces. A negative length, a unit that is not known and "1,5", which may be
-    two
-    things, are not read.
+    Read are thousands separators (1,200), a leading point (.5), powers (1e2), fractions (1 1/2), ranges (their middle), and
+    units beside the number ("5 ft 4 in"), which go before the unit in braces. A negative length, a unit that is not known and
+    "1,5", which may be two things, are not read.
 
     >>> strict(r"\scalar{5 ft 4 in} \distance_unit{feet}"), strict(r"\scalar{2-3} \distance_unit{yards}")
     (162.56, 228.6)
@@ -96,10 +94,9 @@ def _own_unit(text: str) -> float | None:
 
 
 def released(reply: str) -> float | None:
-    """As Q-Spatial Bench reads it (2409.09788): the mean of all digits with points in the last braces, so that "1,200" is 100.5,
-    "1e2" is 1.5
-    and "-2" is 2; any unit that is not on its list, " m " and yards among them, counts as centimetres. NaN for braces without a
-    number; None where its code raises, for want of either pair of braces.
+    """As Q-Spatial Bench reads it (2409.09788): the mean of all digits with points in the last braces, so that "1,200" is
+    100.5, "1e2" is 1.5 and "-2" is 2; any unit that is not on its list, " m " and yards among them, counts as centimetres. NaN
+    for braces without a number; None where its code raises, for want of either pair of braces.
 
     >>> released("scalar{1,200} distance_unit{yards}")
     100.5

@@ -61,21 +61,23 @@ class MultipleChoice:
     `accuracy` is the share of all that is asked that is right. A reply that names no option is wrong, and counted as `unread`;
     one that never came (a server refused the question) is wrong, and counted as `failed`; no option is drawn for either.
     `circular` is the share of questions that are right in all orders (MMBench, 2307.06281): a model that always takes the first
-    letter has an accuracy of chance and a circular one of 0. `majority` takes what was chosen most often. `entropy` says how much
-    the content of the choice depends on the order, over the largest that is possible (0: not at all), `entropy_bits` and
+    letter has an accuracy of chance and a circular one of 0. `majority` takes what was chosen most often. `entropy` says how
+    much the content of the choice depends on the order, over the largest that is possible (0: not at all), `entropy_bits` and
     `entropy_nats` the same undivided, `entropy_wrong` over questions whose majority is wrong: a model that always says the same
-    is stable too. `position_bias` is the distance (total variation) of the chosen letters from those that would be chosen without
-    regard to place.
+    is stable too. `position_bias` is the distance (total variation) of the chosen letters from those that would be chosen
+    without regard to place.
 
     With `none_option`, every question offers it; with `unanswerable`, every question is also asked without its right option.
-    `rejection` is the share of questions without an answer where "none" was chosen, `false_rejection` that of questions with one,
-    `abstention` that of all.
+    `rejection` is the share of questions without an answer where "none" was chosen, `false_rejection` that of questions with
+    one, `abstention` that of all.
 
-    The options are the `choices` of a question; without, its answer and others of that kind in the data, drawn and shuffled under
-    `seed`. Numbers of different `how` are different protocols. The blind row is the same questions about plain grey pictures.
+    The options are the `choices` of a question; without, its answer and others of that kind in the data, drawn and shuffled
+    under `seed`. Numbers of different `how` are different protocols. The blind row is the same questions about plain grey
+    pictures.
 
-    how          "write": the options are shown with letters and the reply is read; "letter": shown, the likeliest letter counts;
-                 "mean" or "sum": not shown, the likeliest text by nats a token or in all, for which the order plays no part
+    how          "write": the options are shown with letters and the reply is read; "letter": shown, the likeliest letter
+                 counts; "mean" or "sum": not shown, the likeliest text by nats a token or in all, for which the order plays no
+                 part
     options      how many, where the question has none of its own
     order        "rotate" turns the given order by 0, 1, ... places, "shuffle" draws different orders under `seed`, "given" once
     orders       how many at most; 1 for mean and sum

@@ -45,22 +45,19 @@ class QSpatial:
     reference objects.
 
     A reply ends in ``\scalar{1.5} \distance_unit{meters}``. `success` is the share of questions whose length is within a factor
-    of `delta` of
-    the truth: max(p/g, g/p) < delta. `success@1.25` and so on draw the curve; `within` is the median factor of those that could
-    be read. What
-    cannot be read is a failure, and counted as `unread`; a refused question is a failure, and counted as `failed`.
+    of `delta` of the truth: max(p/g, g/p) < delta. `success@1.25` and so on draw the curve; `within` is the median factor of
+    those that could be read. What cannot be read is a failure, and counted as `unread`; a refused question is a failure, and
+    counted as `failed`.
 
     `reference` is the share of replies that lean on a thing of known size, found by words. The notes hold the odds ratio of a
-    success with
-    and without it, kinds of questions held equal by logistic regression. That is an association: prompts are compared on the same
-    questions (`diptych leaderboard`).
+    success with and without it, kinds of questions held equal by logistic regression. That is an association: prompts are
+    compared on the same questions (`diptych leaderboard`).
 
     prompt     "standard" asks the question; "zero_shot" lets it think step by step; "single" and "steps" are SpatialPrompt
     delta      the factor of a success
     compat     "released": the published parser, and the wording with its slip; "" reads what is meant and corrects the slip
     system_as  "turn" gives the form of the answer as a message of the system; "front" puts it before the question, for models
-               that take one
-               prompt: a departure
+               that take one prompt: a departure
     keep       answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
     """
 

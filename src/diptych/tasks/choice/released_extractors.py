@@ -40,9 +40,9 @@ def ii_bench(reply: str, options: Sequence[str]) -> int | None:
 
 
 def vlmevalkit(reply: str, options: Sequence[str]) -> int | None:
-    """VLMEvalKit's match without a judge: a letter that alone stands as a word, among the last four words; else "answer is X" (A
-    to D); else the text of exactly one option, in a reply of at most twice the length of all. Where it finds none it asks a judge
-    or draws an option; here such a reply stays unread.
+    """VLMEvalKit's match without a judge: a letter that alone stands as a word, among the last four words; else "answer is X"
+    (A to D); else the text of exactly one option, in a reply of at most twice the length of all. Where it finds none it asks a
+    judge or draws an option; here such a reply stays unread.
 
     >>> vlmevalkit("It shows a dog. (B)", ["a cat", "a dog"]), vlmevalkit("B is what I would take for it", ["a cat", "a dog"])
     (1, None)
