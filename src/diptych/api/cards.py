@@ -35,10 +35,10 @@ def run_facts(folder: RunFolder, data: Any = None) -> dict[str, Any]:
     seen += f"; licences: {licences(data) if data is not None else 'not stated, the run was trained on an object'}"
     run, recipe = config["run"], config["recipe"]
     tuned = {name: value for name, value in run.get("tune", {}).items() if value not in ("", 0, 0.0, [], 1.0, 1)}
+    batch, lr = recipe.get("batch_size"), recipe.get("lr")
     words = [
-        f"`{state['slug']}`, {state.get('step', 0):,} steps"
-        + (f" of {recipe['batch_size']:,}" if "batch_size" in recipe else ""),
-        *([f"learning rate {recipe['lr']:g}"] if "lr" in recipe else []),
+        f"`{state['slug']}`, {state.get('step', 0):,} steps" + (f" of {batch:,}" if isinstance(batch, int) else ""),
+        *([f"learning rate {lr:g}"] if isinstance(lr, int | float) else []),
         f"seed {run['seed']}",
         *([f"started from {run['init']}"] if run.get("init") else []),
         *([", ".join(f"{name} {value}" for name, value in tuned.items())] if tuned else []),

@@ -150,6 +150,8 @@ def test_what_is_no_encoder_is_refused_in_a_line(tmp_path: Path, folder: Path) -
         (weights.image, "open_clip:RN50/openai", ConfigError, "open_clip:ARCH/FILE"),
         (weights.image, str(tmp_path), RunError, "is not a model"),
     ]
+    with pytest.raises(ConfigError, match="bf16 is for encoders of one side"):
+        weights.image(f"hf:{folder}", bf16=True)
     for opened, address, kind, said in cases:
         with pytest.raises(kind) as caught:
             opened(address)

@@ -26,7 +26,7 @@ def messages_of(
 ) -> list[dict[str, Any]]:
     """A message a turn. `written` says what stands for a picture; without `pictures` the words are sent alone.
 
-    Raises DataError for what a chat cannot hold (`models.io.chat`).
+    Raises DataError for what a chat cannot hold (`models.io.foreign.chat`).
     """
     if not pictures:
         return [{"role": turn.role, "content": turn.text} for turn in as_dialogue(asked).turns]

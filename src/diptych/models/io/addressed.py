@@ -91,7 +91,7 @@ class Addressed:
 def image(address: str, *, bf16: bool = False) -> Addressed | FrozenImages:
     """The image side of the model at an address, frozen, with its own preprocessing."""
     if (folder := _one_sided(address)) is None:
-        return Addressed(address, _opened(address, changed(address)), "image")
+        return _side(address, "image", bf16)
     net, kind = _image_encoder(folder, address)
     preprocess = from_processor(folder, kind)
     tower = _Alone(net, at_class_token=kind in AT_CLASS_TOKEN)
@@ -102,7 +102,7 @@ def text(address: str, *, length: int, bf16: bool = False) -> Addressed | Frozen
     """The text side of the model at an address, frozen. A text encoder alone reads up to `length` tokens; a dual encoder as many as it was
     made for."""
     if (folder := _one_sided(address)) is None:
-        return Addressed(address, _opened(address, changed(address)), "text")
+        return _side(address, "text", bf16)
     if (kind := _model_type(folder)) in AT_CLASS_TOKEN + AS_POOLED:
         raise ConfigError(
             f"{address} as a text encoder: model_type is {kind!r}, which reads images (expected BERT, MPNet and the like)"
@@ -145,6 +145,14 @@ class _Texts(nn.Module):
 
     def forward(self, text_BL: Tensor, mask_BL: Tensor) -> _Pooled:
         return _Pooled(self.model.encode_text(text_BL, mask_BL))
+
+
+def _side(address: str, side: Side, bf16: bool) -> Addressed:
+    if bf16:
+        raise ConfigError(
+            f"{address}: bf16 is for encoders of one side (expected none for a dual encoder, which runs as it was saved)"
+        )
+    return Addressed(address, _opened(address, changed(address)), side)
 
 
 @lru_cache(maxsize=2)
