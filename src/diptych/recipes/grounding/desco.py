@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -143,7 +143,7 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
 
     def prepare(self, data: Dataset) -> Self:
         """Class names, what is known about them, and a tokeniser learned from all of it."""
-        samples = [data[row] for row in range(len(data))]
+        samples = _Again(data)
         made = self
         if not made.names:
             made = replace(made, names=tuple(sorted({region.label for sample in samples for region in sample.regions})))
@@ -165,7 +165,7 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
             made = replace(made, learned_words=learned_vocabulary(made.texts(samples), made.pieces))
         return made
 
-    def texts(self, samples: Sequence[Sample]) -> Iterator[str]:
+    def texts(self, samples: Iterable[Sample]) -> Iterator[str]:
         """Every text that a query may be made of."""
         yield self.before
         for name in self.names:
@@ -364,7 +364,17 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
         return cls()
 
 
-def _captioned(samples: Sequence[Sample]) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """The samples of a data set, gone through as often as is wanted and never held together."""
+
+    data: Dataset
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self.data[row] for row in range(len(self.data)))
+
+
+def _captioned(samples: Iterable[Sample]) -> bool:
     """Whether every sample has sentences, so that no class is asked for."""
     return all(sentences_of(sample) for sample in samples)
 
