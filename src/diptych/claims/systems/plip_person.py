@@ -50,7 +50,7 @@ def claims() -> tuple[Claim, ...]:
             baseline=Arm("instance, plain", Searched(plain_instance, PICTURES), rates),
             method=Arm("identity, plain", Searched(plain, PICTURES), rates),
             controls=(Arm("untrained", Searched(plain, PICTURES, learns=False)),),
-            **words,
+            **{**words, "tuning_seeds": (0,)},
         ),
         Claim(
             name="colour",
@@ -65,6 +65,8 @@ def claims() -> tuple[Claim, ...]:
             **{
                 **words,
                 "metric": "follows",
+                "seeds": 3,
+                "tuning_seeds": (0,),
                 "margins": Margins(matters=0.05, equivalence=0.05),
                 "reported": (),
                 "data": f"{PICTURES:,} rendered pictures; the colour word of the upper clothes is changed in captions of unseen persons",
