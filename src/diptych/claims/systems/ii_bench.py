@@ -26,6 +26,7 @@ def claims() -> tuple[Claim, ...]:
         ),
         metric="accuracy",
         margins=Margins(matters=0.05, equivalence=0.03),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         data=f"{QUESTIONS} planted questions of six options a seed, whose answers a model knows or not",
         reported=("accuracy_by_ii_bench", "accuracy_by_vlmevalkit", "unread", "position_bias"),
     )

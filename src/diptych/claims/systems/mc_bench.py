@@ -21,6 +21,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("guesses", Pairs("guesses")),),
         metric="ap50/comparison",
         margins=Margins(matters=0.1, equivalence=0.05),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         data=f"{PAIRS} rendered pairs in three styles, a localiser that misses a tenth of things",
         reported=REPORTED,
     )
@@ -36,6 +37,7 @@ def claims() -> tuple[Claim, ...]:
         controls=comparison.controls,
         metric="ap50/referring",
         margins=Margins(matters=0.1, equivalence=0.05),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         data=comparison.data,
         reported=("ap50", "image_accuracy"),
     )

@@ -24,6 +24,7 @@ def claims() -> tuple[Claim, ...]:
             controls=(Arm("one metre", Estimating(Estimator("one metre"), task, QUESTIONS)),),
             metric="success",
             margins=Margins(matters=0.1, equivalence=0.05),
+            equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
             data=f"{QUESTIONS} planted lengths a seed, log-normal around a metre with a deviation of {SPREAD:g}, told in cm and feet",
             reported=("success@1.25", "within", "reference", "unread", "success_as_released"),
         ),

@@ -28,6 +28,7 @@ def claims() -> tuple[Claim, ...]:
         metric="entropy_bits",
         higher_is_better=False,
         margins=Margins(matters=0.2, equivalence=0.1),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         data=f"{QUESTIONS} planted questions of six options a seed, each in three orders, with and without its answer",
         reported=("accuracy", "answerable", "circular", "position_bias", "rejection"),
     )
@@ -43,6 +44,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(first_letter,),
         metric="rejection",
         margins=Margins(matters=0.2, equivalence=0.1),
+        equal_budget=("steps", "trained_parameters"),  # nothing is trained; what an answer takes is shown
         data=stable.data,
         reported=("answerable", "false_rejection", "abstention", "accuracy"),
     )
