@@ -155,13 +155,16 @@ def started(folder: Path) -> tuple[str, list[str], dict[str, str]]:
 
 def test_the_command_on_stdin_and_stdout(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(flat(COLOURS["green"])))
-    (tmp_path.parent / "outside.png").write_bytes(encoded(flat(COLOURS["red"])))
-    (tmp_path / "link.png").symlink_to(tmp_path.parent / "outside.png")
-    command, arguments, environment = started(tmp_path)
+    shared, outer = tmp_path / "shared", tmp_path / "outside.png"
+    shared.mkdir()
+    (tmp_path / "a.png").rename(shared / "a.png")
+    outer.write_bytes(encoded(flat(COLOURS["red"])))
+    (shared / "link.png").symlink_to(outer)
+    command, arguments, environment = started(shared)
 
     async def work(client: Any) -> list[Any]:
         tools = await client.list_tools()
-        given = ("file:a.png", "file:../outside.png", "file:link.png", f"file:{tmp_path.parent / 'outside.png'}", "file:")
+        given = ("file:a.png", "file:../outside.png", "file:link.png", f"file:{outer}", "file:")
         answers = [await client.call_tool("caption", {"image": image}) for image in given]
         return [[tool.name for tool in tools.tools], *answers]
 

@@ -7,7 +7,6 @@ Pictures lie beside the file; all but id, image and question may be missing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage, ImageSource
+from diptych.core.json_text import parse_json
 from diptych.tasks._scoring.answer_match import normalised
 from diptych.tasks._scoring.choices import LETTERS
 from diptych.tasks.choice.extractors import strict
@@ -74,10 +74,10 @@ def read_items(path: Path) -> list[Item]:
 
 def _item(line: str, file: Path, row: int) -> Item:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
+        value = parse_json(line)
+    except ValueError as error:
         raise DataError(
-            f"is no JSON: {error.msg}", file=file, row=row, expected='{"id": ..., "image": ..., "question": ...}'
+            f"is no JSON: {error}", file=file, row=row, expected='{"id": ..., "image": ..., "question": ...}'
         ) from error
     if not isinstance(value, Mapping) or not all(str(value.get(name, "")).strip() for name in FIELDS[:3]):
         raise DataError(f"is {line[:60]}", file=file, row=row, expected="an object with id, image and question")

@@ -121,5 +121,5 @@ def test_other_encoders_than_those_of_training_are_refused(embedder: LockedEmbed
     config = json.loads((folder / "config.json").read_text())
     config["encoders"]["image"] = "0" * 64
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="installed image encoder differs"):
+    with pytest.raises(RunError, match="the image encoder that is there now differs"):
         LockedEmbedder.load(folder)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from diptych.core.errors import DataError
 from diptych.core.image import BytesImage, FileImage, ImageSource
+from diptych.core.json_text import parse_json
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".pq")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -30,7 +31,7 @@ def first_row(path: Path) -> Row | None:
             text = file.read(PEEKED).lstrip("\ufeff \r\n\t")
         listed = text.startswith("[")
         row, _ = json.JSONDecoder().raw_decode(text[1:].lstrip() if listed else text)
-    except (OSError, ValueError, pa.ArrowInvalid):
+    except (OSError, ValueError, RecursionError, pa.ArrowInvalid):
         return None
     whole_file = path.suffix.lower() == ".json" and not listed  # COCO and the like
     return row if isinstance(row, dict) and not whole_file else None
@@ -43,11 +44,13 @@ def load_rows(path: Path) -> list[Row]:
             found: Any = pq.read_table(path).to_pylist()
         else:
             text = path.read_text(encoding="utf-8-sig")
-            found = json.loads(text) if path.suffix.lower() == ".json" else _lines(path, text)
+            found = parse_json(text) if path.suffix.lower() == ".json" else _lines(path, text)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {str(error).splitlines()[0]}", file=path) from error
     except json.JSONDecodeError as error:
         raise DataError(f"is no JSON: {error.msg} in line {error.lineno}", file=path, expected="a list of rows") from error
+    except ValueError as error:
+        raise DataError(str(error), file=path, expected="a list of rows") from error
     if not isinstance(found, list) or not found:
         raise DataError("holds no rows", file=path, expected="a list of rows")
     for row, one in enumerate(found):
@@ -60,9 +63,9 @@ def _lines(path: Path, text: str) -> list[Any]:
     found = []
     for row, line in enumerate(line for line in text.splitlines() if line.strip()):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise DataError(f"is no JSON: {error.msg}", file=path, row=row, expected="a row a line") from error
+            found.append(parse_json(line))
+        except ValueError as error:
+            raise DataError(f"is no JSON: {error}", file=path, row=row, expected="a row a line") from error
     return found
 
 

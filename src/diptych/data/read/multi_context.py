@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage
+from diptych.core.json_text import parse_json
 from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
@@ -44,8 +44,8 @@ def read_multi_context(path: Path, *, name: str = "", root: Path | None = None) 
     declared, naming the record.
     """
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        plain = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DataError(f"is no JSON: {error}", file=path, expected="annotations of MC-Bench") from error
     parts = {part: _listed(plain, part, path) for part in ("images", "annotations", "descriptions", "categories")}
     images = {entry["id"]: entry for entry in parts["images"]}

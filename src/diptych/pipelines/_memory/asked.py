@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from diptych.core.errors import DataError
+from diptych.core.json_text import parse_json
 
 RULE = "\n\n###\n\n"
 
@@ -56,8 +56,8 @@ def read_wording(path: Path | None) -> Wording:
         return Wording()
     names = [field.name for field in fields(Wording)]
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        given = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected=f"a JSON object of {', '.join(names)}") from error
     if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()) or set(given) - set(names):
         raise DataError("is no wording", file=path, expected=f"a JSON object with texts for some of {', '.join(names)}")

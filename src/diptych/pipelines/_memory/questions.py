@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import DataError
+from diptych.core.json_text import parse_json
 
 OPTIONS = 5
 """Of a question of EgoSchema."""
@@ -35,8 +35,8 @@ class Question:
 def read_questions(path: Path) -> list[Question]:
     """All questions of a file, whichever of the two it is. Raises DataError that names the file and what is missing in it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected="JSON of Ego4D NLQ or EgoSchema") from error
     try:
         if isinstance(value, Mapping) and "videos" in value:
