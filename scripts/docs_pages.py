@@ -73,7 +73,8 @@ def systems_index() -> str:
         "",
         f"{len(systems.SYSTEMS)} published systems and {len(systems.BASELINES)} baselines. Today {built} of the systems are built and {working} "
         "*work*: they answer the command line, have a page, a recorded parity with something independent, and a fresh verdict with controls, "
-        "whatever it says. What was *shown* stands apart. The rest is a plan, and named as such.",
+        "whatever it says. What was *shown* stands apart, and a mechanism check (a part does what it says, on planted models say) is no "
+        "showing of what the paper claims. The rest is a plan, and named as such.",
         "",
         "## Built",
         "",
@@ -84,7 +85,7 @@ def systems_index() -> str:
         if row.built:
             state = "works" if row.works else "built"
             lines.append(
-                f"| [`{row.slug}`]({row.slug}.md) | {row.title} | {row.room} | {state} | {row.verdict} | {', '.join(row.missing)} |"
+                f"| [`{row.slug}`]({row.slug}.md) | {row.title} | {row.room} | {state} | {row.judged} | {', '.join(row.missing)} |"
             )
     lines += ["", "## Planned", "", "| system | what it is | room |", "|---|---|---|"]
     lines += [f"| `{row.slug}` | {row.title} | {row.room} |" for row in every_row() if not row.built]

@@ -25,6 +25,7 @@ LEDGER = ROOT / "docs/claims"
 PARITY = ROOT / "tests/parity"
 COMMANDS = {"recipes": "train", "curate": "curate", "tasks": "eval", "pipelines": "run", "worlds": "data"}
 README = ROOT / "README.md"
+PAPERS = "paper's claim"
 BEGIN, END = "<!-- systems:begin -->\n", "<!-- systems:end -->"
 
 
@@ -55,6 +56,7 @@ def facts(system: systems.System) -> dict[str, Any]:
     return {
         "missing": missing,
         "verdict": verdict,
+        "kind": found[0].claim.kind if found else "",
         "verdicts": {row.claim.key: row.verdict for row in found if row.state == "fresh"},
         "parity": agreed,
     }
@@ -83,12 +85,16 @@ def paragraph(found: dict[str, dict[str, Any]]) -> str:
     published = {system.slug: found[system.slug]["missing"] for system in systems.SYSTEMS}
     work = [f"`{slug}`" for slug, missing in published.items() if not missing]
     built = [f"`{slug}`" for slug, missing in published.items() if missing and missing != ["not built"]]
-    shown = [f"`{system.slug}`" for system in systems.SYSTEMS if found[system.slug].get("verdict") == "shown"]
+    every = [(f"`{system.slug}`", found[system.slug]) for system in systems.SYSTEMS]
+    shown = [name for name, fact in every if fact.get("verdict") == "shown" and fact["kind"] == PAPERS]
+    checked = [name for name, fact in every if fact.get("verdict") == "shown" and fact["kind"] != PAPERS]
     baselines = ", ".join(f"`{system.slug}`" for system in systems.BASELINES)
     lines = [f"Of {len(published)} published systems on the list, {len(work)} work" + (f" ({', '.join(work)})" if work else "")]
     if built:
         lines.append(f"{len(built)} are built and lack a recorded parity or a fresh verdict with controls ({', '.join(built)})")
-    lines.append(f"the main claim of {len(shown)} is shown" + (f" ({', '.join(shown)})" if shown else ""))
+    lines.append(f"what its paper claims is shown of {len(shown)}" + (f" ({', '.join(shown)})" if shown else ""))
+    if checked:
+        lines.append(f"that its part does what it says of {len(checked)} ({', '.join(checked)})")
     return ", ".join(lines) + f"; beside them stand the baselines {baselines}. The others are planned and answer so.\n"
 
 

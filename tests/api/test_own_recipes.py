@@ -44,7 +44,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "mine.py"
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["positional", "--recipe"])
+@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["positional", "--recipe"])
 def test_it_trains_resumes_evaluates_and_compares(first: bool, file: Path, tmp_path: Path) -> None:
     words, out = f"{file}:Warm", str(tmp_path / "run")
     lead = ["train", words] if first else ["train", "--recipe", words]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,15 @@ from diptych.claims.cell import Cell, run_cell
 from diptych.claims.trace import differences, trace
 
 EVERY = [claim.key for claim in registry.every()]
+HEAVY = {"mblip", "sitta"}
+"""Their models are made before anything is learned, which takes ten seconds and more."""
 
 
-@pytest.mark.parametrize("key", [key for key in EVERY if "/" not in key])
+def _main(key: str) -> Any:
+    return pytest.param(key, marks=pytest.mark.slow) if key in HEAVY else key
+
+
+@pytest.mark.parametrize("key", [_main(key) for key in EVERY if "/" not in key])
 def test_the_method_of_a_main_claim_runs(key: str, tmp_path: Path) -> None:
     claim = registry.find(key)
     cell = Cell(claim.method.name, 0, tmp_path / "cell", rate=min(claim.method.rates, default=None), size="smoke")

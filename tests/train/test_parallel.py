@@ -47,7 +47,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     [
         (2, "ddp", 2, True),
         (2, "fsdp", 3, False),
-        (4, "fsdp", 0, True),
+        pytest.param(4, "fsdp", 0, True, marks=pytest.mark.slow),
         pytest.param(2, "ddp", 0, False, marks=pytest.mark.slow),
         pytest.param(2, "fsdp", 0, True, marks=pytest.mark.slow),
         pytest.param(4, "ddp", 1, True, marks=pytest.mark.slow),

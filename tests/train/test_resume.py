@@ -71,7 +71,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("workers", "kills"),
-    [(0, 2), (1, 1), *(pytest.param(workers, 10, marks=pytest.mark.slow) for workers in (0, 1, 2))],
+    [
+        (1, 1),
+        pytest.param(0, 2, marks=pytest.mark.slow),
+        *(pytest.param(workers, 10, marks=pytest.mark.slow) for workers in (0, 1, 2)),
+    ],
 )
 def test_kill_minus_nine_changes_nothing(workers: int, kills: int, undisturbed: Path, tmp_path: Path) -> None:
     dice = random.Random(workers * 100 + kills)

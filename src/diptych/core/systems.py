@@ -55,9 +55,19 @@ class System:
         return str(facts(self.slug).get("verdict", "not judged")) if self.slug in _facts() else "not judged"
 
     @property
+    def judged(self) -> str:
+        """The verdict, and where the main claim is a mechanism check and not the paper's, that."""
+        return self.verdict + (" (mechanism check)" if self._kind == "mechanism check" else "")
+
+    @property
+    def _kind(self) -> str:
+        return str(facts(self.slug).get("kind", "")) if self.slug in _facts() else ""
+
+    @property
     def shown(self) -> bool:
-        """Whether the main claim has a fresh verdict `shown`."""
-        return self.verdict == "shown"
+        """Whether the main claim is the paper's and has a fresh verdict `shown`. That a part does what it says (a mechanism check, on
+        planted models say) is no such showing."""
+        return self.verdict == "shown" and self._kind == "paper's claim"
 
     @property
     def missing(self) -> tuple[str, ...]:
