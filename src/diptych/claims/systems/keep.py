@@ -2,7 +2,8 @@
 
 Half of the cases are named by their family alone. To a loss that takes every other group for a negative, a family's text is wrong for all
 tiles of its kinds; KEEP takes such pairs out. What should get better is the place of true texts at every level. Telling the kinds of a
-family apart may get worse, since cases that are named by family no longer stand against the kinds that they are not: `acc` says so.
+family apart may get worse, since cases that are named by family no longer stand against the kinds that they are not: `keep/leaves` asks
+that. The metric of the main claim was chosen after pilots on one seed had gone against masking by that measure; so both are judged.
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ def claims() -> tuple[Claim, ...]:
         data=f"{TILES:,} rendered tiles in cases of four, half of them named by family; 340 test tiles of 16 kinds and normal tissue",
         reported=("acc", "rare", "family"),
     )
+    leaves = replace(
+        masked,
+        name="leaves",
+        sentence="With captions at mixed levels, tiles are given their own kind more often where concepts above and below are no "
+        "negatives",
+        source="2412.13126, which masks such groups and reports kinds of tumours alone; two pilots on one seed went the other way",
+        metric="acc",
+        reported=("true", "rare", "family"),
+    )
     screening = Claim(
         slug="keep",
         name="screening",
@@ -56,4 +66,4 @@ def claims() -> tuple[Claim, ...]:
         data=f"{TILES:,} rendered tiles to learn from; 40 sets of prompts, in 20 of which two thirds of the kinds go by another's name",
         reported=("sound",),
     )
-    return masked, screening
+    return masked, leaves, screening

@@ -7,6 +7,7 @@ Letters: Q boxes that a model proposes, L tokens, E phrases.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +72,7 @@ def open_detector(folder: Path, spec: str) -> PhraseReader:
     return kind(model.float().eval(), processor, spec)
 
 
-class PhraseReader:
+class PhraseReader(ABC):
     """A model of transformers as `Grounder` and `Detector`."""
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
@@ -129,9 +130,9 @@ class PhraseReader:
         """Pixels of a side that boxes are shares of: x, y, x, y."""
         return torch.tensor([width, height, width, height])
 
+    @abstractmethod
     def _scored(self, image_HWC: npt.NDArray[np.uint8], query: PhraseQuery) -> tuple[Tensor, Tensor]:
         """box_Q4 as the model says it, cxcywh, and score_QE in 0..1."""
-        raise NotImplementedError
 
 
 class GroundingDinoReader(PhraseReader):
