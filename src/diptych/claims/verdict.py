@@ -166,12 +166,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
+    >>> holm([2e-14, 0.5])
+    [4e-14, 0.5]
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = round(running, 12)
+        adjusted[i] = float(f"{running:.12g}")  # a p of 1e-14 is no 0
     return adjusted
 
 

@@ -74,7 +74,7 @@ class Leaderboard:
         for pair in self.pairings:
             span = _span(pair.view.difference, pair.view.low, pair.view.high, sign="+")
             found.append(
-                f"  {pair.other} minus {pair.first}: {span}, {_p(pair)}; wins {pair.view.wins}, loses {pair.view.losses}"
+                f"  {pair.other} minus {pair.first}: {span}, p {_p(pair)}; wins {pair.view.wins}, loses {pair.view.losses}"
             )
         return [*found, f"  models part on {self.parted:,} of {self.questions:,}"]
 
@@ -151,7 +151,7 @@ def _span(value: float, low: float, high: float, *, sign: str = "") -> str:
 
 
 def _p(pair: Pairing) -> str:
-    return f"p {pair.p_holm:.3g} ({pair.test})"
+    return f"{pair.p_holm:.3g} ({pair.test})"
 
 
 def most_divided(right: Sequence[Sequence[bool]]) -> list[int]:
