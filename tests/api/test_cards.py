@@ -42,3 +42,13 @@ def test_a_stopped_run_has_no_card_yet(tmp_path: Path) -> None:
     run.write_state(status="stopped", step=99)
     write_card(run)
     assert (run.model / "README.md").read_bytes() == before
+
+
+@pytest.mark.parametrize("recipe", ["penet", "rlipv2"])
+def test_the_card_of_a_detector_is_completed_too(recipe: str, tmp_path: Path) -> None:
+    run = api.train(recipe, "world:links?n=12", tmp_path / "run", steps=1, batch_size=2, progress=False, seed=7)
+    card = (run.model / "README.md").read_text(encoding="utf-8")
+    assert "links (fingerprint " in card.partition("## Data")[2].partition("## Training")[0]
+    assert f"`{recipe}`, 1 steps of 2; learning rate " in card
+    assert "tags: [object-detection, scene-graphs]" in card
+    assert "graphs = model." in card.partition("## Use")[2]

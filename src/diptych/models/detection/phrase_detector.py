@@ -30,6 +30,7 @@ from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.token_head import phrase_scores
+from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.towers.towers import text_tower
@@ -223,32 +224,13 @@ class PhraseDetector:
         )
 
     def _readme(self) -> str:
-        card, shape = self.card, self.model.shape
-        lines = [
-            "---",
-            "library_name: diptych",
-            *([f"license: {card['licence']}"] if card.get("licence") else []),
-            "tags: [object-detection, visual-grounding]",
-            "---",
-            "",
-            f"# {self.name}",
-            "",
-            card.get("description") or "Finds in images what phrases of a text mean.",
-            "",
-            f"{parameters(self.model):,} parameters; {shape.queries} queries, {len(shape.fusion_before)} meetings of image and text; "
+        shape = self.model.shape
+        return detector_card(
+            self.name,
+            self.card,
+            tags=("visual-grounding",),
+            about="Finds in images what phrases of a text mean.",
+            facts=f"{parameters(self.model):,} parameters; {shape.queries} queries, {len(shape.fusion_before)} meetings of image and text; "
             f"images at {self.images.size} px, texts of {self.text_length} tokens.",
-            "",
-            f"Data: {card.get('data') or 'not stated.'}",
-            f"Training: {card.get('recipe') or 'not stated.'}",
-            "",
-            *(f"- {name}: {value}" for name, value in (card.get("metrics") or {}).items()),
-            "",
-            "```python",
-            "import diptych as dp",
-            "",
-            'model = dp.load("path/to/this/folder")',
-            'found = dp.ground(model, "street.jpg", "the red car left of the tree")',
-            "```",
-            "",
-        ]
-        return "\n".join(lines)
+            use='found = diptych.ground(model, "street.jpg", "the red car left of the tree")',
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 PAIRS = "Embeds images and texts into one space: an image and a text that match lie close together."
@@ -20,16 +20,12 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
     card = config.get("card") or {}
     preprocess = config["preprocess"]
     lines = [
-        "---",
-        "library_name: diptych",
-        *([f"license: {card['licence']}"] if card.get("licence") else []),
-        "tags: [image-text, embeddings]",
-        "---",
-        "",
-        f"# {name}",
-        "",
-        card.get("description") or ("Says which of its classes an image shows." if "classes" in config else PAIRS),
-        "",
+        *_head(
+            name,
+            card,
+            ("image-text", "embeddings"),
+            "Says which of its classes an image shows." if "classes" in config else PAIRS,
+        ),
         "| | |",
         "|---|---|",
         f"| kind | {config['kind']} |",
@@ -42,29 +38,33 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         *([f"| classes | {len(config['classes']):,} |"] if "classes" in config else []),
         "",
         *(["## Persons", "", BIOMETRIC, ""] if config.get("biometric") else []),
-        "## Data",
-        "",
-        card.get("data") or "Not stated.",
-        "",
-        "## Training",
-        "",
-        card.get("recipe") or "Not stated.",
-        "",
-        "## Scores",
-        "",
-        *_scores(card.get("metrics") or {}),
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import diptych",
-        "",
-        'model = diptych.load("path/to/this/folder")',
-        _use(config),
-        "```",
-        "",
+        *_run(card),
+        *_used(_use(config)),
     ]
     return "\n".join(lines)
+
+
+def detector_card(name: str, card: Mapping[str, Any], *, tags: Sequence[str], about: str, facts: str, use: str) -> str:
+    """The same for a model that finds things. about: what it does, where the card has no description; facts: sizes, in a line; use: a line
+    of Python that asks `model`."""
+    return "\n".join([*_head(name, card, ("object-detection", *tags), about), facts, "", *_run(card), *_used(use)])
+
+
+def _head(name: str, card: Mapping[str, Any], tags: Sequence[str], about: str) -> list[str]:
+    licence = [f"license: {card['licence']}"] if card.get("licence") else []
+    front = ["---", "library_name: diptych", *licence, f"tags: [{', '.join(tags)}]", "---"]
+    return [*front, "", f"# {name}", "", card.get("description") or about, ""]
+
+
+def _run(card: Mapping[str, Any]) -> list[str]:
+    """Sections that `completed` fills in."""
+    data, recipe = (card.get(part) or "Not stated." for part in ("data", "recipe"))
+    scores = _scores(card.get("metrics") or {})
+    return ["## Data", "", data, "", "## Training", "", recipe, "", "## Scores", "", *scores, ""]
+
+
+def _used(line: str) -> list[str]:
+    return ["## Use", "", "```python", "import diptych", "", 'model = diptych.load("path/to/this/folder")', line, "```", ""]
 
 
 def _pixels(preprocess: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.media.decode import decode
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.images import DetectionImages
+from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
 from diptych.models.penet.scene_graph_network import Answer, NetworkShape, SceneGraphNetwork
@@ -252,28 +253,17 @@ class GraphRelater:
         return cls(model.eval(), from_plain(DetectionImages, config["images"]), lists, config["name"], card=config.get("card"))
 
     def _readme(self) -> str:
-        card, shape = self.card, self.model.shape
-        lines = [
-            "---",
-            "library_name: diptych",
-            *([f"license: {card['licence']}"] if card.get("licence") else []),
-            "tags: [object-detection, scene-graphs]",
-            "---",
-            "",
-            f"# {self.name}",
-            "",
-            card.get("description") or "Scene graphs with one prototype a predicate (PE-Net, 2023).",
-            "",
-            f"{parameters(self.model):,} parameters; setting {shape.setting}; {len(self.objects)} objects, "
+        finds = self.model.shape.setting == "sgdet"
+        asked = f"objects={list(self.objects[:2])}, relations={list(self.relations[:1])}"
+        return detector_card(
+            self.name,
+            self.card,
+            tags=("scene-graphs",),
+            about="Scene graphs with one prototype a predicate (PE-Net, 2023).",
+            facts=f"{parameters(self.model):,} parameters; setting {self.model.shape.setting}; {len(self.objects)} objects, "
             f"{len(self.relations)} relations; images at {self.images.size} px.",
-            "",
-            f"Data: {card.get('data') or 'not stated.'}",
-            f"Training: {card.get('recipe') or 'not stated.'}",
-            "",
-            *(f"- {name}: {value}" for name, value in (card.get("metrics") or {}).items()),
-            "",
-        ]
-        return "\n".join(lines)
+            use=f"graphs = model.detect(images, {asked})" if finds else f"graphs = model.relate(images, regions, {asked})",
+        )
 
 
 def _surest(graph: SceneGraph, top: int, threshold: float) -> SceneGraph:

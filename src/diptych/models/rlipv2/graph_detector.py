@@ -27,6 +27,7 @@ from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Pixels
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.images import DetectionImages
+from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
@@ -264,35 +265,16 @@ class GraphDetector:
         return cls(model.eval(), texts, images, config["name"], lists=lists, card=config.get("card"))
 
     def _readme(self) -> str:
-        card, shape = self.card, self.model.shape
-        lines = [
-            "---",
-            "library_name: diptych",
-            *([f"license: {card['licence']}"] if card.get("licence") else []),
-            "tags: [object-detection, scene-graphs]",
-            "---",
-            "",
-            f"# {self.name}",
-            "",
-            card.get("description") or "Finds objects of given names in images, and the relations between them, from free text.",
-            "",
-            f"{parameters(self.model):,} parameters; {shape.variant} with {shape.pairs} pair queries, fusion: {shape.fusion}; "
+        shape = self.model.shape
+        return detector_card(
+            self.name,
+            self.card,
+            tags=("scene-graphs",),
+            about="Finds objects of given names in images, and the relations between them, from free text.",
+            facts=f"{parameters(self.model):,} parameters; {shape.variant} with {shape.pairs} pair queries, fusion: {shape.fusion}; "
             f"images at {self.images.size} px.",
-            "",
-            f"Data: {card.get('data') or 'not stated.'}",
-            f"Training: {card.get('recipe') or 'not stated.'}",
-            "",
-            *(f"- {name}: {value}" for name, value in (card.get("metrics") or {}).items()),
-            "",
-            "```python",
-            "import diptych",
-            "",
-            'model = diptych.load("path/to/this/folder")',
-            'graphs = model.detect(images, objects=["person", "horse"], relations=["riding"])',
-            "```",
-            "",
-        ]
-        return "\n".join(lines)
+            use='graphs = model.detect(images, objects=["person", "horse"], relations=["riding"])',
+        )
 
 
 def _above(graph: SceneGraph, threshold: float) -> SceneGraph:
