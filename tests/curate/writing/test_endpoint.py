@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError, RunError
 from diptych.curate.writing.backends.endpoint import Endpoint
-from diptych.curate.writing.requests import Request, Sampling
+from diptych.curate.writing.requests import Request, Sampling, prompt_hash
 from diptych.curate.writing.writer import answers_of
 from diptych.models.endpoint.answers import Answers
 from diptych.models.endpoint.line import KEY, Line
@@ -137,6 +140,26 @@ def test_nonsense_is_a_fault_and_no_text(server: Server, body: bytes, fault: str
     assert answer.fault.startswith(fault)
     assert answer.text == ""
     assert len(server.asked) == 1
+
+
+def test_what_is_in_the_air_when_a_backend_gives_up_is_kept(tmp_path: Path) -> None:
+    """It has been paid for, although the run ends at another call."""
+    begun = threading.Event()
+
+    class Breaks(Endpoint):
+        def write(self, requests: Sequence[Request]) -> list[Reply]:
+            if requests[0].prompt == "bad":
+                begun.wait(5)
+                raise RunError("gives up")
+            begun.set()
+            time.sleep(0.3)
+            return [Reply("fine")]
+
+    backend, slow = Breaks("http://127.0.0.1:9/v1", "small", Sampling(), calls=2), Request("b", "slow")
+    with Answers(tmp_path / "answers.sqlite") as known:
+        with pytest.raises(RunError, match="gives up"):
+            answers_of([Request("a", "bad"), slow], backend, known)
+        assert [answer.text for answer in known.of([prompt_hash(backend.identity, slow)]).values()] == ["fine"]
 
 
 def test_a_server_that_dies_stops_the_run_and_what_came_before_is_kept(server: Server, tmp_path: Path) -> None:

@@ -176,6 +176,28 @@ def test_patience_ends_and_the_next_run_goes_on(server: Server, cache: Path, sle
     assert len(server.asked) == before + 34
 
 
+def test_what_is_in_the_air_when_patience_ends_is_kept(server: Server, cache: Path, slept: list[float]) -> None:
+    """It has been paid for, although the run ends at another question."""
+
+    def behave(number: int, body: Any) -> Any:
+        while len(server.asked) < 2:
+            time.sleep(0.01)
+        if body["messages"][-1]["content"][-1]["text"] == "bad":
+            return 503, {}, b"away"
+        time.sleep(0.3)
+        return echo(number, body)
+
+    server.behave = behave
+    model = opened(server, "calls=2&patience=0")
+    with pytest.raises(RunError, match="What was answered is kept"):
+        model.generate([RED] * 2, ["bad", "slow"])
+    assert (model.spent.asked, model.spent.failed) == (1, 1)
+    server.behave = echo
+    again = opened(server, "calls=2&patience=0")
+    assert again.generate([RED] * 2, ["bad", "slow"]) == ["says bad", "says slow"]
+    assert (again.spent.looked_up, again.spent.asked) == (1, 1)
+
+
 def test_a_real_pause_ends_when_nobody_waits(server: Server, cache: Path) -> None:
     server.behave = lambda number, body: (429, {"Retry-After": "30"}, b"") if number else (401, {}, b"wrong key")
     began = time.monotonic()

@@ -79,7 +79,7 @@ def test_each_judge_on_the_same_answers() -> None:
 
 
 def test_a_judge_must_be_able_to() -> None:
-    with pytest.raises(ConfigError, match="judged by model needs a judge that is an Generator, got letters"):
+    with pytest.raises(ConfigError, match="judged by model needs a judge that is a Generator, got letters"):
         judged("model", ASKED, Letters())
     with pytest.raises(ConfigError, match="got nobody"):
         judged("embedding", ASKED)

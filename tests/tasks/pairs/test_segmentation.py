@@ -122,5 +122,5 @@ def test_the_command_draws_the_map(tmp_path: Path, capsys: Any) -> None:
     assert (drawn_HWC[2, 2] == mixed_HWC[0, 0]).all()
     assert len(np.unique(class_colours(40), axis=0)) == 40
     recipe.base().save(tmp_path / "base")
-    with pytest.raises(ConfigError, match="diptych segment needs a model that is an Segmenter"):
+    with pytest.raises(ConfigError, match="diptych segment needs a model that is a Segmenter"):
         segment([str(tmp_path / "base"), str(picture)])

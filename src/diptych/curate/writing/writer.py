@@ -64,23 +64,28 @@ def _here(missing: dict[str, Request], backend: TextBackend, known: Answers | No
     calls = iter(_calls(list(missing), backend.at_once))
     with ThreadPoolExecutor(max_workers=max(1, backend.calls)) as pool:
         waiting: dict[Future[list[Reply]], list[str]] = {}
-        while True:
-            for keys in islice(calls, max(1, backend.calls) - len(waiting)):
-                waiting[pool.submit(backend.write, [missing[key] for key in keys])] = keys
-            if not waiting:
-                return found
-            ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for done in [future for future in waiting if future in ready]:
-                answers = dict(zip(waiting.pop(done), done.result(), strict=True))
-                _keep(backend, missing, answers, known)
-                found |= answers
-                faults = [answer.fault for answer in answers.values()]
-                silent = silent + 1 if all(fault.startswith(OFF_LINE) for fault in faults) else 0
-                if silent >= SILENT:
-                    raise RunError(
-                        f"'{backend.name}' does not answer: {SILENT} calls in a row failed, the last with {faults[-1]}. What was "
-                        "answered is kept; run the same command again to go on"
-                    )
+        try:
+            while True:
+                for keys in islice(calls, max(1, backend.calls) - len(waiting)):
+                    waiting[pool.submit(backend.write, [missing[key] for key in keys])] = keys
+                if not waiting:
+                    return found
+                ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for done in [future for future in waiting if future in ready]:
+                    answers = dict(zip(waiting.pop(done), done.result(), strict=True))
+                    _keep(backend, missing, answers, known)
+                    found |= answers
+                    faults = [answer.fault for answer in answers.values()]
+                    silent = silent + 1 if all(fault.startswith(OFF_LINE) for fault in faults) else 0
+                    if silent >= SILENT:
+                        raise RunError(
+                            f"'{backend.name}' does not answer: {SILENT} calls in a row failed, the last with {faults[-1]}. What was "
+                            "answered is kept; run the same command again to go on"
+                        )
+        finally:  # what is in the air when this ends early has been paid for
+            for done, keys in waiting.items():
+                if done.exception() is None:
+                    _keep(backend, missing, dict(zip(keys, done.result(), strict=True)), known)
 
 
 def _on_cluster(missing: dict[str, Request], backend: TextBackend, known: Answers | None) -> dict[str, Reply]:

@@ -155,21 +155,27 @@ class ChatModel:
                     for done in wait(waiting, return_when=FIRST_COMPLETED).done:
                         key, row, since = waiting.pop(done)
                         reply = found[key] = done.result()
-                        self._count(reply)
+                        self._keep(key, reply, prompts[row], known)
                         silent = silent + 1 if reply.fault else 0
                         answered |= not reply.fault
                         last_answer = last_answer if reply.fault else time.monotonic()
-                        if known is not None:
-                            known.keep(self.name, {key: reply}, [_words(prompts[row])])
                         away = reply.fault.startswith(OFF_LINE) and last_answer < since
                         if away or silent >= SILENT:
                             gone = self._away(reply.fault, silent)
                     if gone:
                         raise RunError(gone)
             finally:
-                line.closed.set()
+                line.closed.set()  # nothing is tried again; what the server still answers has been paid for
+                for done, (key, row, _) in waiting.items():
+                    if done.exception() is None and not done.result().fault:
+                        self._keep(key, done.result(), prompts[row], known)
         if missing and not answered:
             raise RunError(self._away(next(found[key].fault for key in missing), len(missing)))
+
+    def _keep(self, key: str, reply: Reply, asked: PromptLike, known: Answers | None) -> None:
+        self._count(reply)
+        if known is not None:
+            known.keep(self.name, {key: reply}, [_words(asked)])
 
     def _away(self, fault: str, silent: int) -> str:
         many = f"{silent} questions in a row failed, the last with " if silent > 1 else ""

@@ -94,4 +94,5 @@ def require(model: Any, capability: type | UnionType, *, who: str) -> None:
         offers = [kind.__name__ for kind in known if kind not in (Protocol, Deployable) and isinstance(model, kind)]
         name = getattr(model, "name", type(model).__name__)
         wanted = " or ".join(kind.__name__ for kind in get_args(capability) or (capability,))
-        raise ConfigError(f"{who} needs a model that is an {wanted}; '{name}' offers {', '.join(offers) or 'none'}")
+        article = "an" if wanted[0] in "AEIOU" else "a"
+        raise ConfigError(f"{who} needs a model that is {article} {wanted}; '{name}' offers {', '.join(offers) or 'none'}")

@@ -79,9 +79,9 @@ def judged(
     if kind == "model" and isinstance(judge, Generator):
         said = _said(judge, [_filled(GRADED, one) for one in asked], max_tokens)
         return [Verdict(rating_of(text), text) for text in said]
-    needs = {"embedding": "Embedder", "likelihood": "Ranker", "model": "Generator"}[kind]
+    needs = {"embedding": "an Embedder", "likelihood": "a Ranker", "model": "a Generator"}[kind]
     name = "nobody" if judge is None else getattr(judge, "name", type(judge).__name__)
-    raise ConfigError(f"judged by {kind} needs a judge that is an {needs}, got {name} (expected --judge MODEL)")
+    raise ConfigError(f"judged by {kind} needs a judge that is {needs}, got {name} (expected --judge MODEL)")
 
 
 def word_f1(answer: str, reference: str) -> float:
