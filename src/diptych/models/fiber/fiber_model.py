@@ -138,13 +138,6 @@ class FiberModel(Embedding):
                     found.append(self._written(finished_BPC[row : row + 1], prompt, max_tokens) if answer is None else answer)
         return found
 
-    def answer_logits(self, images: Sequence[ImageSource], questions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """[N, A]: for each picture with its question a logit for each of `answers`."""
-        self._need_answers()
-        with self._ready() as device:
-            pixels_BCHW = self.preprocess([decode(image, exact=True) for image in images])
-            return self._logits(self.model.begun_images(pixels_BCHW.to(device)), questions, device).float().cpu().numpy()
-
     def _answered(self, begun_BHWC: Tensor, prompts: Sequence[str], device: torch.device) -> list[str | None]:
         asked = [row for row, prompt in enumerate(prompts) if prompt.strip()] if self.answers else []
         found: list[str | None] = [None] * len(prompts)
