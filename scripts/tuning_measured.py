@@ -5,8 +5,8 @@
 
 The "published" model is `clip` (preset tiny), trained on three styles of the emoji data. The target is the fourth style: its drawings
 of the concepts that training saw are tuned on, its drawings of 300 others are asked about (`target`); the source is the three styles'
-drawings of those 300 (`source`). Every way has the same steps and samples. Every run is a process of its own, whose processor
-time (its start included) and peak memory are read; what is finished in the folder is not run again.
+drawings of those 300 (`source`). Every way has the same steps and samples. Every run is a process of its own and of one thread, whose
+processor time (its start included) and peak memory are read; what is finished in the folder is not run again.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def train(run: Path, *options: str) -> tuple[float, float]:
             "--no-progress",
             *options,
         ]
-        process = os.posix_spawn(words[0], words, os.environ)
+        process = os.posix_spawn(words[0], words, os.environ | {"OMP_NUM_THREADS": "1"})
         _, status, usage = os.wait4(process, 0)
         if status:
             raise SystemExit(f"failed: {' '.join(words)}")
@@ -151,7 +151,7 @@ def summary(rows: dict[str, list[dict[str, float]]], args: argparse.Namespace) -
         "command": f"python scripts/tuning_measured.py {args.out} --seeds {args.seeds}",
         "commit": machine["commit"],
         "date": date.today().isoformat(),
-        "machine": f"{machine['cores']} cores, {machine['memory_gib']:.0f} GiB",
+        "machine": f"one thread of {machine['cores']} cores, {machine['memory_gib']:.0f} GiB",
         "seeds": args.seeds,
         "steps": args.tune_steps,
         "metric": METRIC,
