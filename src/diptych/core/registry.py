@@ -212,6 +212,10 @@ TASKS = Registry(
             "diptych.tasks.domains.person_attributes:PersonAttributes",
             "what a person wears and carries, by words",
         ),
+        "person_reid": (
+            "diptych.tasks.domains.person_reid:PersonReid",
+            "all pictures of a person by one of them, another camera's",
+        ),
         "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
