@@ -143,6 +143,10 @@ def test_the_curation_step_writes_what_a_model_sees(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pseudo_texts, "open_embedder", lambda _: Seeing(pool))
     found = PseudoTexts(model="seeing", skip=("vehicle",))(pool)
     assert found.kept == tuple(sorted(pool.uids))
+    plain = PseudoTexts(model="seeing", skip=("vehicle",), exchanged=0.0)(pool).columns
+    for uid, template in plain["template"].items():
+        number = int(template.removeprefix("persons/"))
+        assert plain[CAPTION][uid] == combine(attributes_of(plain[COLUMN][uid]), number, np.random.default_rng(0), exchanged=0.0)
     right = 0
     for sample in pool:
         attributes = attributes_of(found.columns[COLUMN][sample.uid])
@@ -169,6 +173,15 @@ def test_a_sentence_is_drawn_anew_each_epoch() -> None:
     made = recipe(vocabulary="", batch_size=16).prepare(rows)
     first, second = (step.batch.strings for step in batches(rows, made, seed=0, stop=2))
     assert len({*first, *second}) > 20, "32 pictures of one description"
+    (step,) = batches(rows, made, seed=0, stop=1)
+    plain = replace(made, exchanged=0.0)
+    (same,) = batches(rows, plain, seed=0, stop=1)
+    assert torch.equal(step.batch.template_B, same.batch.template_B), "template and synonyms are drawn one after the other"
+    found = dict(entry.split(": ", 1) for entry in column)
+    rng = np.random.default_rng(0)
+    wanted = [combine(found, number, rng, exchanged=0.0) for number in same.batch.template_B.tolist()]
+    assert list(same.batch.strings or ()) == wanted
+    assert one_batch(recipe()).template_B.tolist() == [-1] * 8, "captions have none"
     assert all("red" in text and "coat" in text for text in first)
     with pytest.raises(DataError, match=r"field 'pseudo_attributes'.*diptych curate pseudo_texts"):
         one_batch(recipe(texts="pseudo"))

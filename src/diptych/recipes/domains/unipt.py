@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -36,7 +36,9 @@ from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
 from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.patch_count import patches_of
 from diptych.recipes._shared.small_encoder import small_encoder
+from diptych.recipes._shared.templates import template_metrics
 
 PSEUDO = "pseudo_attributes"
 """The column of the curation step `pseudo_texts`."""
@@ -47,6 +49,7 @@ class UnifiedBatch(PairBatch):
     """Pictures of persons with a text each, the text with words hidden, and which patches are kept and lost.
 
     person_B   the number of each person among those of the training rows, -1 while pre-training
+    template_B the template of each pseudo text, -1 for a caption
     draw_B4    numbers that choose semi-hard negatives: of whole images, whole texts, images in parts and texts in parts
     """
 
@@ -57,6 +60,7 @@ class UnifiedBatch(PairBatch):
     kept_BK: Rows[Tensor]
     lost_BJ: Rows[Tensor]
     person_B: Rows[Tensor]
+    template_B: Rows[Tensor]
     draw_B4: Rows[Tensor]
 
 
@@ -208,12 +212,13 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             )
         return dict(entry.split(": ", 1) for entry in column)
 
-    def _chosen(self, draw: Draw, language: str) -> Text:
+    def _chosen(self, draw: Draw, language: str, templates: list[int]) -> Text:
         found = self.pseudo(draw.sample)
+        templates.append(-1 if found is None else int(draw.rng.integers(self.templates)))
         if found is None:
             return self.text_draw(draw, language)
-        number = int(draw.rng.integers(self.templates))
-        return Text(combine(found, number, draw.rng, count=self.templates, exchanged=self.exchanged), "en", "synthetic")
+        said = combine(found, templates[-1], draw.rng, count=self.templates, exchanged=self.exchanged)
+        return Text(said, "en", "synthetic")
 
     # ------------------------------------------------------------ model
 
@@ -284,7 +289,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     def batch(self, draws: Draws) -> UnifiedBatch:
         """Text and flip first, then hidden words, then patches, then draws of negatives, all from the draw's own generator."""
-        words = self.words()
+        words, templates = self.words(), list[int]()
         pairs = pair_batch(
             draws,
             preprocess=self.preprocess,
@@ -294,7 +299,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             flip=self.flip,
             sides=self.flip_sides,
             language=self.language,
-            choose=self._chosen,
+            choose=partial(self._chosen, templates=templates),
         )
         special = sorted({words.pad_id, *words.prefix, *words.suffix})
         masked = mask_words(
@@ -320,6 +325,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             kept_BK=kept_BK,
             lost_BJ=lost_BJ,
             person_B=torch.tensor([self.person_of(draw.sample) for draw in draws]),
+            template_B=torch.tensor(templates),
             draw_B4=torch.tensor([draw.rng.random(4).tolist() for draw in draws], dtype=torch.float64),
         )
 
@@ -389,6 +395,9 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             "part_ranking": weight * self.weight_ranking * ranked,
         }
 
+    def metrics(self, features: UnifiedPairs, batch: UnifiedBatch) -> dict[str, Tensor]:
+        return {**super().metrics(features, batch), **template_metrics(batch.template_B)}
+
     def optimiser(self) -> Optimiser:
         slow = (Rule(r"text_tower\.", lr_scale=self.text_lr),) if self.text_lr != 1 else ()
         return replace(super().optimiser(), schedule="linear", rules=slow)
@@ -432,13 +441,3 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         return cls(
             learned_scale=False, read_padding=True, places="released", teacher="open_clip:ViT-B-16/openai", same_group="negative"
         )
-
-
-@lru_cache(maxsize=8)
-def patches_of(spec: str) -> int:
-    """Patches of the vision transformer with these options, in JSON."""
-    with torch.device("meta"):
-        tower = image_tower(**json.loads(spec))
-    if not isinstance(tower, VisionTransformer):
-        raise ConfigError(f"{type(tower).__name__} has no patches to hide (expected vit_...)")
-    return tower.grid[0] * tower.grid[1]
