@@ -172,6 +172,10 @@ OPERATORS = Registry(
             "persons that trackers mixed up, by their pictures",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "person_captions": (
+            "diptych.curate.operators.person_captions:PersonCaptions",
+            "drops nothing: a sentence about each person from six attributes, by 1,664 templates",
+        ),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",
