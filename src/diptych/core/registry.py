@@ -172,6 +172,10 @@ OPERATORS = Registry(
             "persons that trackers mixed up, by their pictures",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "person_captions": (
+            "diptych.curate.operators.person_captions:PersonCaptions",
+            "drops nothing: a sentence about each person from six attributes, by 1,664 templates",
+        ),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",
@@ -211,6 +215,10 @@ TASKS = Registry(
         "person_attributes": (
             "diptych.tasks.domains.person_attributes:PersonAttributes",
             "what a person wears and carries, by words",
+        ),
+        "person_reid": (
+            "diptych.tasks.domains.person_reid:PersonReid",
+            "all pictures of a person by one of them, another camera's",
         ),
         "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
