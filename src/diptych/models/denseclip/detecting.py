@@ -93,8 +93,12 @@ class DetectingModel:
         high, wide = int(mask_HW[:, 0].sum()), int(mask_HW[0].sum())
         with torch.no_grad(), evaluating(self.model):
             found = self.model(shown_BCHW.to(self._device))
-            parts = (row.split(found.counts) for row in (found.logit_NAK[0], found.change_NA4[0], found.anchor_A4))
-            box_N4, label_N, score_N = surest_boxes(*parts, size=(high, wide), shape=self.model.anchors, top=top, asked_K=asked_K)
+            logits, changes, anchors = (
+                row.split(found.counts) for row in (found.logit_NAK[0], found.change_NA4[0], found.anchor_A4)
+            )
+            box_N4, label_N, score_N = surest_boxes(
+                logits, changes, anchors, (high, wide), self.model.anchors, top=top, asked_K=asked_K
+            )
         height, width = pixels_HWC.shape[:2]
         scale_4 = torch.tensor([width / wide, height / high]).repeat(2)
         rows = zip((box_N4.float().cpu() * scale_4).tolist(), label_N.tolist(), score_N.tolist(), strict=True)
