@@ -142,6 +142,10 @@ RECIPES = Registry(
             "diptych.recipes.contrastive.concept_texts:ConceptTexts",
             "captions and concepts that `curate cocu` found, as positives of an image",
         ),
+        "denseclip_boxes": (
+            "diptych.recipes.adaptation.denseclip_boxes:DenseCLIPBoxes",
+            "boxes by a RetinaNet that class names guide, on a trained model",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
@@ -367,6 +371,7 @@ MODELS = Registry(
             "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
             "class names behind context that each image shifts",
         ),
+        "dense_detector": ("diptych.models.denseclip.detecting:DetectingModel", "boxes of the classes of training"),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
