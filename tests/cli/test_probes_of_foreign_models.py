@@ -23,7 +23,6 @@ import clip_folders
 import published_probes as published
 
 TEXTS = ["red left of blue", "a cup on a box, the green man calls or sings", "two things on a plain table stand there"]
-ARCH = "diptych-test"
 TASKS = ("aro", "snare", "winoground", "sugarcrepe", "vl_checklist")
 
 
@@ -34,19 +33,8 @@ def transformers_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def open_clip_arch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A small architecture beside those that open_clip knows, with weights of a fixed seed."""
-    import open_clip
-
-    path = tmp_path_factory.mktemp("arch") / f"{ARCH}.json"
-    image = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": image, "text_cfg": text}), encoding="utf-8")
-    open_clip.add_model_config(path)
-    torch.manual_seed(4)
-    weights = path.with_name("weights.pt")
-    torch.save(open_clip.create_model(ARCH).state_dict(), weights)
-    yield f"open_clip:{ARCH}/{weights}"
-    open_clip.factory._MODEL_CONFIGS.pop(ARCH)
+    with clip_folders.open_clip_model(tmp_path_factory.mktemp("arch")) as address:
+        yield address
 
 
 def asked(model: str, task: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -100,9 +88,9 @@ def test_scores_are_those_of_open_clip(open_clip_arch: str, tmp_path: Path, caps
     import open_clip
 
     asked(open_clip_arch, "winoground", tmp_path, capsys)
-    theirs, _, transform = open_clip.create_model_and_transforms(ARCH, pretrained=open_clip_arch.split("/", 1)[1])
+    theirs, _, transform = open_clip.create_model_and_transforms(clip_folders.ARCH, pretrained=open_clip_arch.split("/", 1)[1])
     images = [Image.open(tmp_path / "data" / "images" / f"ex_0_img_{side}.png") for side in (0, 1)]
-    ids = open_clip.get_tokenizer(ARCH)(["red left of blue", "blue left of red"])
+    ids = open_clip.get_tokenizer(clip_folders.ARCH)(["red left of blue", "blue left of red"])
     with torch.no_grad():
         image_ND = theirs.eval().encode_image(torch.stack([transform(image) for image in images]), normalize=True)
         text_ND = theirs.encode_text(ids, normalize=True)

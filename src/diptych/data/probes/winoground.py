@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diptych.core.errors import DataError
-from diptych.core.image import BytesImage
+from diptych.core.image import BytesImage, FileImage
 from diptych.core.json_text import parse_json
 from diptych.core.paths import open_file
 from diptych.core.sample import Sample, Text
@@ -57,6 +57,7 @@ def read(folder: Path, name: str, root: Path | None = None, within: str | None =
     packed = file.suffix == PARQUET
     fields = {name: (dict,) if packed and name in PICTURES else kinds for name, kinds in _FIELDS.items()}
     for row, entry in found.entries(file, read_parquet(file).to_pylist() if packed else _lines(file), fields):
+        images: list[FileImage | BytesImage | None]
         if packed:
             images = [_packed(found, file, row, entry[name]) for name in PICTURES]
         else:
