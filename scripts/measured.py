@@ -92,7 +92,7 @@ def tuning_table(root: Path) -> list[str]:
     if not (root / STORE / "tuning.json").is_file():
         return ["Not measured yet: `python scripts/tuning_measured.py runs/tuning --seeds 5` writes this table."]
     run = stored(root, "tuning")
-    heads = ["way", "target", "change", "source", "change", "minutes", "peak memory, MiB"]
+    heads = ["way", "target", "change", "source", "change", "processor minutes", "peak memory, MiB"]
     lines = [
         f"Recall at 1 from a name to its picture, mean of {run['seeds']} seeds with the 95 % t interval over seeds;",
         f"{run['steps']} steps each.",

@@ -15,6 +15,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.data.columns import refuse_duplicates
 from diptych.data.read.caption_sources import captions_by_uid
 from diptych.data.shards.build import build
+from diptych.data.shards.inside import MANIFEST_FIELDS
 from diptych.data.shards.verify import verify
 from diptych.index.facts import Facts
 from diptych.worlds.scenes import scenes
@@ -56,6 +57,20 @@ def test_a_built_folder_whose_texts_are_no_utf8_loses_those_rows(tmp_path: Path)
     pq.write_table(table.set_column(place, "licence", spoiled), file)
     assert len(diptych.read(tmp_path / "built")) == 2
     assert any("licence is not UTF-8" in bad.reason for bad in verify(tmp_path / "built", update=False).bad)
+
+
+def test_a_manifest_without_a_column_says_which(tmp_path: Path) -> None:
+    """What nothing reads may be missing; what is read is named, and no KeyError of Arrow comes out."""
+    build(scenes(3, seed=0).to_pool(), tmp_path / "built")
+    file = tmp_path / "built" / "manifest.parquet"
+    table = pq.read_table(file)
+    for column in table.column_names:
+        pq.write_table(table.rename_columns(["renamed" if name == column else name for name in table.column_names]), file)
+        if column not in MANIFEST_FIELDS:
+            verify(tmp_path / "built", update=False)
+            continue
+        with pytest.raises(DataError, match=f"has no column '{column}'"):
+            verify(tmp_path / "built", update=False)
 
 
 def test_a_log_line_without_a_step_counts_no_seconds(tmp_path: Path) -> None:

@@ -93,11 +93,12 @@ def test_scores_of_the_lists_are_the_teachers(parity: Any) -> None:
         (features.by_text_NK, match_NN[features.image_place_NK, own_NK]),
     ]
     parity("dcd", "the teacher's scores of both lists", "reading every pair of the batch", pairs, tolerance=1e-5)
-    contrast = recipe.features(replace(recipe, scores="contrast").model(), batch)
-    assert contrast.by_image_NK.shape == (N, 4)
+    model.scores, model.teacher_scale = "contrast", 5.0
+    contrast = recipe.features(model, batch)
+    cosine_NN = 5 * image.vector_ND @ text.vector_ND.T
+    torch.testing.assert_close(contrast.by_image_NK, cosine_NN[own_NK, contrast.text_place_NK])
+    torch.testing.assert_close(contrast.by_text_NK, cosine_NN[contrast.image_place_NK, own_NK])
     assert not contrast.by_image_NK.requires_grad
-    _, own_text, _ = image, text, match_NN
-    assert own_text.vector_ND.shape == (N, 16)
 
 
 def test_with_the_whole_batch_in_every_list_it_is_distillation_in_the_batch(parity: Any) -> None:

@@ -18,8 +18,8 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.models.layers.style_transfer import StyleTransfer, Stylist, recoloured, restyled
+from diptych.recipes._shared.picture_styles import coloured, style_transfer
 from diptych.recipes.contrastive.syvic import SyViC
-from diptych.recipes.contrastive.syvic_styles import coloured, style_transfer
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes import scenes
