@@ -366,7 +366,7 @@ MODELS = Registry(
     {
         "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
-        "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
+        "codebook_captioner": ("diptych.models.blip.codebook_captioner:CodebookCaptions", "captions by codes"),
         "conditioned_prompts": (
             "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
             "class names behind context that each image shifts",

@@ -96,7 +96,7 @@ class MBLIP(BridgeRecipe):
     visual_lr: float = 1e-5
 
     language: str = ""
-    image_tower: str = "timm:eva_giant_patch14_224"
+    image_tower: str = "eva_g14"
     template: str = "{image}{prompt}"
     crop: tuple[float, float] = (0.5, 1.0)
     flip: bool = True

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,17 @@ from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.blip.text import BlipText
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.layers.codebook import Codebook, Quantised
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
+
+Form = Literal["blip", "plain"]
+SHAPE = ("layers", "heads", "decoder", "class_token", "dropout", "places")
+"""What a folder says of the decoder; one without the last four holds a plain decoder of patches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,48 @@ class Captions:
 
 
 class CodebookCaptioner(nn.Module):
-    """The decoder reads earlier tokens and, by cross-attention, the quantised patches. Nothing else of the image reaches it."""
+    """The decoder reads earlier tokens and, by cross-attention, the quantised patches. Nothing else of the image reaches it.
 
-    def __init__(self, tower: Tower, *, vocab_size: int, length: int, codes: int, layers: int, heads: int) -> None:
+    decoder      "blip": BLIP's text transformer, norms behind each branch, its word table also what words are told by, as published;
+                 "plain": norms before, an output layer of its own
+    class_token  the tower's pooled vector, of a class token that token itself, is quantised too, in front of the patches
+    dropout      of BLIP's decoder; places: how many positions it has
+    """
+
+    def __init__(
+        self,
+        tower: Tower,
+        *,
+        vocab_size: int,
+        length: int,
+        codes: int,
+        layers: int,
+        heads: int,
+        decoder: Form = "plain",
+        class_token: bool = False,
+        dropout: float = 0.1,
+        places: int = 512,
+    ) -> None:
         super().__init__()
         width = tower.token_width
-        self.tower, self.length = tower, length
+        self.tower, self.length, self.vocab_size, self.class_token = tower, length, vocab_size, class_token
+        self.shape: dict[str, Any] = {"layers": layers, "heads": heads, "decoder": decoder, "class_token": class_token}
         self.codebook = Codebook(codes, width)
+        if class_token and tower.width != width:
+            raise ConfigError(f"the pooled vector has {tower.width} numbers and a patch {width} (expected class_token False)")
+        if decoder == "blip":
+            self.shape |= {"dropout": dropout, "places": places}
+            self.decoder: nn.Module = BlipText(
+                vocab_size=vocab_size,
+                image_width=width,
+                length=max(places, length),
+                width=width,
+                layers=layers,
+                heads=heads,
+                dropout=dropout,
+                reads=False,
+            )
+            return
         self.tokens = nn.Embedding(vocab_size, width)
         self.place_LD = nn.Parameter(torch.randn(length, width) * 0.02)
         nn.init.normal_(self.tokens.weight, std=0.02)
@@ -60,11 +100,15 @@ class CodebookCaptioner(nn.Module):
         self.out = nn.Linear(width, vocab_size)
 
     def quantised(self, image_BCHW: Tensor) -> Quantised:
-        quantised: Quantised = self.codebook(self.tower(image_BCHW).tokens_BPD)
+        seen = self.tower(image_BCHW)
+        x_BPD = torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1) if self.class_token else seen.tokens_BPD
+        quantised: Quantised = self.codebook(x_BPD)
         return quantised
 
     def decoded(self, code_BPD: Tensor, text_BL: Tensor) -> Tensor:
-        """Logits [B, L, V] of the next token at every place."""
+        """Logits of the next token at every place, [B, L, V]; of BLIP's decoder two more, for marks that stand in no text."""
+        if isinstance(self.decoder, BlipText):
+            return self.decoder.write(text_BL, torch.ones_like(text_BL, dtype=torch.bool), code_BPD)
         length = text_BL.shape[1]
         words_BLD = self.tokens(text_BL) + self.place_LD[:length]
         later_LL = torch.full((length, length), float("-inf"), device=text_BL.device).triu(1)
@@ -148,7 +192,7 @@ class CodebookCaptions:
         end = self.tokenizer.eot_id
         done_B = torch.zeros(len(ids_BL), dtype=torch.bool, device=ids_BL.device)
         for _ in range(min(max_tokens, self.model.length - ids_BL.shape[1])):
-            next_B = self.model.decoded(code_BPD, ids_BL)[:, -1].argmax(1)
+            next_B = self.model.decoded(code_BPD, ids_BL)[:, -1, : self.model.vocab_size].argmax(1)
             next_B = torch.where(done_B, torch.full_like(next_B, end), next_B)
             ids_BL = torch.cat([ids_BL, next_B[:, None]], 1)
             done_B |= next_B == end
@@ -159,15 +203,14 @@ class CodebookCaptions:
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
-        decoder = {"layers": len(self.model.decoder.layers), "heads": self.model.decoder.layers[0].self_attn.num_heads}
         config = {
             "kind": self.kind,
             "name": self.name,
             "image_tower": self.model.tower.spec,
             "codes": len(self.model.codebook.code_KD),
             "text_length": self.model.length,
-            "vocab_size": self.model.tokens.num_embeddings,
-            **decoder,
+            "vocab_size": self.model.vocab_size,
+            **self.model.shape,
             "preprocess": self.preprocess.to_json(),
             "card": {"description": "Writes a caption from the codes of an image's patches.", **self.card},
         }
@@ -183,8 +226,7 @@ class CodebookCaptions:
                 vocab_size=config["vocab_size"],
                 length=config["text_length"],
                 codes=config["codes"],
-                layers=config["layers"],
-                heads=config["heads"],
+                **{name: config[name] for name in SHAPE if name in config},
             )
         load_weights(model, folder)
         return cls(
