@@ -79,7 +79,7 @@ def cache_bytes(level: int) -> int:
             kind, at = ((folder / name).read_text(encoding="ascii").strip() for name in ("type", "level"))
             if kind != "Instruction" and int(at) == level:
                 size = (folder / "size").read_text(encoding="ascii").strip()
-                return int(size.rstrip("KMG")) * 1024 ** (" KMG".index(size[-1]) if size[-1] in "KMG" else 0)
+                return int(size.rstrip("KMG")) << 10 * max(0, " KMG".find(size[-1]))
         except (OSError, ValueError):
             continue
     return 0
