@@ -46,12 +46,14 @@ class BlipAttention(nn.Module):
 
 
 class BlipBlock(nn.Module):
-    """Self-attention (one for reading, one for writing), cross-attention where there is a picture, two layers."""
+    """Self-attention (one for reading, unless `reads` is False, one for writing), cross-attention where there is a picture, two layers."""
 
-    def __init__(self, width: int, heads: int, image_width: int, *, mlp_width: int, dropout: float, eps: float) -> None:
+    def __init__(
+        self, width: int, heads: int, image_width: int, *, mlp_width: int, dropout: float, eps: float, reads: bool = True
+    ) -> None:
         super().__init__()
         options = {"dropout": dropout, "eps": eps}
-        self.reading = BlipAttention(width, heads, width, **options)
+        self.reading = BlipAttention(width, heads, width, **options) if reads else None
         self.writing = BlipAttention(width, heads, width, **options)
         self.cross = BlipAttention(width, heads, image_width, **options)
         self.mlp_in, self.mlp_out = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
@@ -59,7 +61,10 @@ class BlipBlock(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_BLD: Tensor, may: Tensor, image_BPD: Tensor | None, mode: Mode) -> Tensor:
-        x_BLD = (self.writing if mode == "write" else self.reading)(x_BLD, x_BLD, may)
+        attention = self.writing if mode == "write" else self.reading
+        if attention is None:
+            raise ConfigError("this text transformer only writes (expected one with reads True)")
+        x_BLD = attention(x_BLD, x_BLD, may)
         if image_BPD is not None:
             x_BLD = self.cross(x_BLD, image_BPD, None)
         thought_BLD = F.dropout(self.mlp_out(F.gelu(self.mlp_in(x_BLD))), self.dropout, self.training)
@@ -71,7 +76,7 @@ class BlipText(nn.Module):
     """Token ids to one vector a token; logits of the next token when it writes.
 
     The ids of `decode_id` and `read_id` stand behind the tokenizer's: they take the place of the start mark when a text is written, and
-    when it is read with a picture. The output layer is the word embedding.
+    when it is read with a picture. The output layer is the word embedding. `reads` False leaves out what reading alone needs.
     """
 
     def __init__(
@@ -86,15 +91,16 @@ class BlipText(nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.1,
         eps: float = 1e-12,
+        reads: bool = True,
     ) -> None:
         super().__init__()
-        self.vocab_size, self.length, self.width, self.dropout = vocab_size, length, width, dropout
+        self.vocab_size, self.length, self.width, self.heads, self.dropout = vocab_size, length, width, heads, dropout
         self.decode_id, self.read_id = vocab_size, vocab_size + 1
         self.words = nn.Embedding(vocab_size + 2, width)
         self.position_LD = nn.Parameter(torch.empty(length, width))
         self.norm = nn.LayerNorm(width, eps=eps)
         self.blocks = nn.ModuleList(
-            BlipBlock(width, heads, image_width, mlp_width=int(width * mlp_ratio), dropout=dropout, eps=eps)
+            BlipBlock(width, heads, image_width, mlp_width=int(width * mlp_ratio), dropout=dropout, eps=eps, reads=reads)
             for _ in range(layers)
         )
         self.head = nn.Linear(width, width)

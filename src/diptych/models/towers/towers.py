@@ -3,7 +3,8 @@
 image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
        siglip_b16 (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
        beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2
-       (ALIGN's, without head convolution), timm:NAME (any model of timm)
+       (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens),
+       timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
        (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"), hf:FOLDER (any
        encoder of transformers, with its weights)
@@ -41,6 +42,12 @@ def _efficientnet(*, model: str, image_size: int) -> Tower:
     from diptych.models.towers.timm_tower import TimmTower
 
     return TimmTower(model=model, image_size=image_size, head_conv=False)
+
+
+def _eva(*, model: str, image_size: int, blocks: int, prefix: bool) -> Tower:
+    from diptych.models.towers.timm_tower import TimmTower
+
+    return TimmTower(model=model, image_size=image_size, blocks=blocks, prefix=prefix)
 
 
 def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pooling: str = "cls") -> Tower:
@@ -150,6 +157,7 @@ IMAGE: dict[str, Preset] = {
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
+    "eva_g14": (_eva, {"image_size": 224, "model": "eva_giant_patch14_224", "blocks": 39, "prefix": True}),
     "hf_image": (_hf_image, {}),
     "peak_image": (_peak_image, {}),
     "headed_image": (_headed_image, {}),
