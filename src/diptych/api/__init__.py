@@ -8,6 +8,7 @@ True
 
 from __future__ import annotations
 
+from diptych.api.checking import data_report, refuse_missing, validators
 from diptych.api.comparison import compare
 from diptych.api.data import read
 from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
@@ -17,7 +18,8 @@ from diptych.api.leaderboards import leaderboard
 from diptych.api.models import detect, ground, load
 from diptych.api.search import index, open_index
 from diptych.api.slides import cut_slides, slide_features
-from diptych.api.training import data_report, estimate, recipe, refuse_missing, resume, train, validators, weights_of
+from diptych.api.starting import weights_of
+from diptych.api.training import estimate, recipe, resume, train
 from diptych.api.tuning import blend, blend_curve, tune_report
 
 __all__ = [
