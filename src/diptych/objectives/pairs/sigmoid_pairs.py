@@ -257,7 +257,7 @@ class _Logits:
 
     def strips(self, start: int, logit_TC: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(first row, view) of each strip of a tile, the bias added and -inf where a pair is left out."""
-        size = strip_rows(*logit_TC.shape[1:], logit_TC.itemsize) if logit_TC.device.type == "cpu" else len(logit_TC)
+        size = strip_rows(logit_TC.shape[1], logit_TC.itemsize) if logit_TC.device.type == "cpu" else len(logit_TC)
         for at in range(0, len(logit_TC), size):
             logit_SC = logit_TC[at : at + size].add_(self.bias)
             out_SC = self.pairing.left_out(start + at, start + at + len(logit_SC), logit_TC.shape[1])
