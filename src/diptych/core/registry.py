@@ -172,6 +172,10 @@ OPERATORS = Registry(
             "persons that trackers mixed up, by their pictures",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "noun_knowledge": (
+            "diptych.curate.operators.noun_knowledge:NounKnowledge",
+            "drops nothing: what nouns are and look like, a file for desco",
+        ),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",

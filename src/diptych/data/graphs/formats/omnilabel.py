@@ -5,9 +5,9 @@
                            annotations: [{"image_id", "bbox": [x, y, width, height], "description_ids": [...], "iscrowd"}]
 
 The type is "object_category" or "object_description". Each description that lists an image is a sentence of one phrase, the whole text,
-with the regions that it means; none where it is a negative. The kind is "description" for a free description and "category" for a plain name. A region is called by the first description that
-means it; a crowd keeps the attribute "crowd". A description that an annotation names and that does not list the image is not asked for
-there, as in the released evaluation.
+with the regions that it means; none where it is a negative. The kind is "description" for a free description and "category" for a plain
+name. A region is called by the first description that means it; a crowd keeps the attribute "crowd". A description that an annotation
+names and that does not list the image is not asked for there, as in the released evaluation.
 """
 
 from __future__ import annotations
