@@ -74,6 +74,9 @@ OPERATORS = Registry(
         "person_captions": (
             "diptych.curate.operators.person_captions:PersonCaptions",
             "drops nothing: a sentence about each person from six attributes, by 1,664 templates",
+        "noun_knowledge": (
+            "diptych.curate.operators.noun_knowledge:NounKnowledge",
+            "drops nothing: what nouns are and look like, a file for desco",
         ),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
