@@ -275,4 +275,4 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     def paper(cls) -> Self:
         """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
         the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them."""
-        return cls(flip_sides="ignore")
+        return cls(flip_sides="ignore", resize="squash", interpolation="bilinear")
