@@ -142,6 +142,10 @@ RECIPES = Registry(
             "diptych.recipes.contrastive.concept_texts:ConceptTexts",
             "captions and concepts that `curate cocu` found, as positives of an image",
         ),
+        "denseclip_boxes": (
+            "diptych.recipes.adaptation.denseclip_boxes:DenseCLIPBoxes",
+            "boxes by a RetinaNet that class names guide, on a trained model",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
@@ -172,6 +176,10 @@ OPERATORS = Registry(
             "persons that trackers mixed up, by their pictures",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "person_captions": (
+            "diptych.curate.operators.person_captions:PersonCaptions",
+            "drops nothing: a sentence about each person from six attributes, by 1,664 templates",
+        ),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",
@@ -212,6 +220,10 @@ TASKS = Registry(
             "diptych.tasks.domains.person_attributes:PersonAttributes",
             "what a person wears and carries, by words",
         ),
+        "person_reid": (
+            "diptych.tasks.domains.person_reid:PersonReid",
+            "all pictures of a person by one of them, another camera's",
+        ),
         "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
@@ -245,6 +257,7 @@ TASKS = Registry(
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
+        "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
         "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
         "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
         "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
@@ -353,11 +366,12 @@ MODELS = Registry(
     {
         "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
-        "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
+        "codebook_captioner": ("diptych.models.blip.codebook_captioner:CodebookCaptions", "captions by codes"),
         "conditioned_prompts": (
             "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
             "class names behind context that each image shifts",
         ),
+        "dense_detector": ("diptych.models.denseclip.detecting:DetectingModel", "boxes of the classes of training"),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),

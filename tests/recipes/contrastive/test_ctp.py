@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from few_words import FEW_WORDS, WORDS
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from diptych.api import evaluate, load
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_uniforms
+from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import batches
 from diptych.recipes.contrastive.ctp import CTP, MaskedPairBatch
 from diptych.train.fit import fit
@@ -29,14 +31,14 @@ ROWS, SIDE, LENGTH = 8, 16, 8
 
 
 def small(**changes: Any) -> CTP:
-    settings = {"tokenizer": "clip", "image_size": SIDE, "text_length": LENGTH, "width": 16, "queue": 20, **changes}
+    settings = {**FEW_WORDS, "image_size": SIDE, "text_length": LENGTH, "width": 16, "queue": 20, **changes}
     settings = {"image_tower": "vit_micro", "text_tower": "text_micro", "fusion_heads": 4, **settings}
     return replace(CTP.tiny(), **settings)
 
 
 def made_batch(seed: int = 3) -> MaskedPairBatch:
     chance = torch.Generator().manual_seed(seed)
-    text_BL = torch.randint(1, 40_000, (ROWS, LENGTH), generator=chance)
+    text_BL = torch.randint(3, WORDS, (ROWS, LENGTH), generator=chance)
     word_BM = torch.tensor([[text_BL[row, 1], -1 if row % 3 else text_BL[row, 3]] for row in range(ROWS)])
     hidden_BL = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
     hidden_BL[:, 1] = True
@@ -192,7 +194,12 @@ def of_scenes(**changes: Any) -> CTP:
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
 
 
-def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(of_scenes(), rows(), tmp_path_factory.mktemp("whole") / "run", OPTIONS).path
+
+
+def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(whole: Path) -> None:
     recipe = of_scenes()
     assert sum(recipe.sizes) == 40
     assert len(recipe.stages()) == 3
@@ -200,7 +207,7 @@ def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(tmp_path: Path) 
         kept = [row for row in range(40) if stage.keep(rows()[row])]
         assert len(kept) == stage.share
         assert all(rows()[row].extras["predicate"] in recipe.tasks[stage.recipe.task] for row in kept)
-    run = fit(recipe, rows(), tmp_path / "run", OPTIONS)
+    run = RunFolder.open(whole)
     lines = [line for line in run.metrics() if line["kind"] == "train"]
     assert "topology" not in lines[0]
     starts = [n for n in range(1, 12) if lines[n].get("topology") == 0]
@@ -249,11 +256,6 @@ def test_a_buffer_and_a_bias_go_through_a_run_and_a_stop(tmp_path: Path) -> None
     x = found.model.image_tower(torch.zeros(1, 3, 32, 32)).pooled_BD
     wanted = F.normalize(x @ tensors["image_projection.weight"].T + tensors["image_projection.bias"], dim=-1)
     torch.testing.assert_close(found.model.encode_image(torch.zeros(1, 3, 32, 32)), wanted)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(of_scenes(), rows(), tmp_path_factory.mktemp("whole") / "run", OPTIONS).path
 
 
 @pytest.mark.parametrize("step", [2, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in range(12) if n not in (2, 6))])

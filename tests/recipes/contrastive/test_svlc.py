@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from clip_folders import clip_folder
+from few_words import FEW_WORDS
 from invariants import gradients, on_two_processes, updated
 
 from diptych.api import load
@@ -38,7 +39,7 @@ TEXTS = ["a red circle and a blue cross", "a green square top left", "roses"]
 
 
 def small(**changes: Any) -> SVLC:
-    return replace(SVLC.tiny(), **{**SMALL, "tokenizer": "clip", **changes})
+    return replace(SVLC.tiny(), **{**SMALL, **FEW_WORDS, **changes})
 
 
 def rows(count: int = 24) -> Pool:

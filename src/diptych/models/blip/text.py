@@ -94,7 +94,7 @@ class BlipText(nn.Module):
         reads: bool = True,
     ) -> None:
         super().__init__()
-        self.vocab_size, self.length, self.width, self.dropout = vocab_size, length, width, dropout
+        self.vocab_size, self.length, self.width, self.heads, self.dropout = vocab_size, length, width, heads, dropout
         self.decode_id, self.read_id = vocab_size, vocab_size + 1
         self.words = nn.Embedding(vocab_size + 2, width)
         self.position_LD = nn.Parameter(torch.empty(length, width))

@@ -12,8 +12,8 @@ from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
 from diptych.data.media import boxed_views
 from diptych.data.text.cleaning import cleaned
-from diptych.models.pairs.codebook_captioner import Captions, CodebookCaptions, Form
-from diptych.models.pairs.codebook_captioner import CodebookCaptioner as Module
+from diptych.models.blip.codebook_captioner import Captions, CodebookCaptions, Form
+from diptych.models.blip.codebook_captioner import CodebookCaptioner as Module
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss

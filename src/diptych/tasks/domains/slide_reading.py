@@ -52,7 +52,8 @@ class SlideReading:
     overlap    share of a tile that neighbours have in common; above 0 a tile is averaged with those above and to the left
     tissue     least share of a tile that is tissue
     spacing    micrometres a pixel of slides that do not say so; 0 leaves those out
-    templates  "pathology" for KEEP's 22, or sentences with one {} each
+    templates  "pathology" for KEEP's 22, "pathology/held_out" for those that `keep --wordings training` never draws, or sentences with one
+               {} each
     sets       so many sets of prompts at most (a name for each class, a template), drawn with `seed` where there are more
     best       so many sets are summed: those that screening likes best, a slide at a time and without a label; 0 sums all of them
     factor     of the cosines before the softmax over classes
@@ -84,15 +85,12 @@ class SlideReading:
         self.sentences()
 
     def sentences(self) -> tuple[str, ...]:
-        found = (
-            PATHOLOGY.templates
-            if self.templates == "pathology"
-            else (self.templates,)
-            if isinstance(self.templates, str)
-            else self.templates
-        )
+        banks = {"pathology": PATHOLOGY, "pathology/held_out": PATHOLOGY.part("held_out")}
+        found = self.templates
+        if isinstance(found, str):
+            found = banks[found].templates if found in banks else (found,)
         if not found or any(sentence.count("{}") != 1 for sentence in found):
-            raise ConfigError(f"templates are {self.templates!r} (expected 'pathology', or sentences with one {{}} each)")
+            raise ConfigError(f"templates are {self.templates!r} (expected {' | '.join(banks)}, or sentences with one {{}} each)")
         return found
 
     def tiling(self, model: Any) -> Tiling:
