@@ -139,6 +139,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     batch_size: int = 128
     epochs: float = 10.0
     lr: float = 1e-5
+    warmup: float = 0.1
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
