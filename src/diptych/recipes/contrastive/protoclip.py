@@ -60,6 +60,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     teacher     column with the external teacher's features (a list of numbers a sample); "" does without
     weight_...  of CLIP's loss, of the prototypes and of the teacher's prototypes
     lit_share   share of the run, at its end, with a locked image tower
+    iterations, restarts  of the k-means that finds the prototypes
     """
 
     slug = "protoclip"

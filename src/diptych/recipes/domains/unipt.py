@@ -91,6 +91,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     margin, weight_persons, weight_ranking  of fine-tuning; `mined` "sum" adds up over pairs, as released
     text_lr        factor of the learning rate of the text tower
     image_height   pixels; `image_size` is the width
+    read_padding   whether padding takes part in the maximum over words, as released
+    small_steps    of the small teacher, where it is one
     """
 
     slug = "unipt"

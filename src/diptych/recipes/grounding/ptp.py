@@ -59,6 +59,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
     text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
+    caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
     slug = "ptp"
