@@ -11,13 +11,18 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from diptych.core.progress import shown
+
+MANY = 8
+"""So many parts take long enough for a bar."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive parts of the items, `size` each, the last may be shorter."""
-    for start in range(0, len(items), size):
+    """Consecutive parts of the items, `size` each, the last may be shorter; many of them with a bar where a person is watching."""
+    starts = range(0, len(items), size)
+    for start in shown(starts, len(starts), f"{len(items):,} through the model", least=MANY):
         yield items[start : start + size]
 
 
