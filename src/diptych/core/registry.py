@@ -71,6 +71,10 @@ OPERATORS = Registry(
             "persons that trackers mixed up, by their pictures",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "noun_knowledge": (
+            "diptych.curate.operators.noun_knowledge:NounKnowledge",
+            "drops nothing: what nouns are and look like, a file for desco",
+        ),
         "person_captions": (
             "diptych.curate.operators.person_captions:PersonCaptions",
             "drops nothing: a sentence about each person from six attributes, by 1,664 templates",

@@ -191,6 +191,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
         model = ALIP.paper().model()
     assert sum(p.numel() for p in model.parameters()) == 151_277_313, "CLIP's ViT-B/32: nothing is learned on top"
     paper = ALIP.paper()
+    assert (paper.betas, paper.eps) == ((0.9, 0.98), 1e-8)
     assert (paper.gamma_language, paper.gamma_description, paper.momentum, paper.synthetic) == (2, 2, 0.99, ("synthetic",))
 
 

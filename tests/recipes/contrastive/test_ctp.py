@@ -288,13 +288,29 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     with torch.device("meta"):
         model = replace(paper, task=1).model()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    bert_layer, cross_attention, vit_b16, words = 7_087_872, 2_363_904, 85_799_424, 49_408
+    bert_layer, cross_attention, vit_b16, words = 7_087_872, 2_363_904, 85_798_656, 49_408
     assert sum(p.numel() for p in model.reader.blocks.parameters()) == 6 * (bert_layer + cross_attention)
     text = 6 * bert_layer + (words + 512 + 2 + 2) * 768
     head = 768 + (768 * 768 + 768) + 2 * 768 + words  # mask, dense layer, norm, bias; the word table is the tower's
     assert trained == vit_b16 + text + 6 * (bert_layer + cross_attention) + head + 2 * (768 * 256 + 256) + 1
-    assert trained == 224_414_977
+    assert trained == 224_414_209
     for name in ("momentum", "reference"):
         assert sum(p.numel() for p in model.companions[name].parameters()) == trained
+    assert (paper.albef, paper.class_token, paper.queue_start, paper.text_length) == (True, True, "random", 30)
+    assert (paper.augment, paper.resize, model.encoder.image_tower.norm_after.eps) == ("rand", "squash", 1e-6)
     assert CTP.preset("paper_er") == replace(paper, buffer=10_000, replays="added")
     assert (paper.tau, paper.queue, paper.momentum, paper.compatible) == (0.07, 1024, 0.995, (0.9, 0.05, 0.05))
+
+
+def test_hidden_words_are_guessed_from_the_class_token_too() -> None:
+    """ALBEF's fusion reads the image encoder's whole output: the class token first, then the patches."""
+    recipe = replace(small(), class_token=True, albef=True).prepare(rows())
+    torch.manual_seed(0)
+    model = recipe.model().eval()
+    one = next(iter(batches(rows(), recipe, seed=0, stop=1)))
+    read: list[torch.Tensor] = []
+    model.reader.blocks[0].register_forward_pre_hook(lambda module, given: read.append(given[2]))
+    with torch.no_grad():
+        recipe.features(model, one.batch)
+        seen = model.encoder.image_tower(one.batch.image_BCHW)
+    torch.testing.assert_close(read[0], torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1))

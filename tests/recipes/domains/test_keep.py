@@ -60,6 +60,7 @@ def made(recipe: KEEP, data: Any) -> tuple[Any, ConceptBatch]:
 
 def test_the_paper_builds_with_its_parameter_count() -> None:
     paper = replace(KEEP.paper(), steps=400_000, knowledge_share=0.8)
+    assert paper.warmup == 0.1, "the first of its ten epochs, as its training script has it"
     with torch.device("meta"):
         model = paper.model()
         vision = timm.create_model("vit_large_patch16_224", init_values=1e-5, num_classes=0)

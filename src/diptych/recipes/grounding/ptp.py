@@ -70,6 +70,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
     text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
     text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
+    caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
     slug = "ptp"
@@ -314,4 +315,4 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
         the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with the
         weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
-        return cls(flip_sides="ignore")
+        return cls(flip_sides="ignore", resize="squash", interpolation="bilinear")
