@@ -108,6 +108,13 @@ def test_rules_on_attributes_and_counts_name_themselves(monkeypatch: pytest.Monk
     assert len(found.kept) == 6 + 7
 
 
+def test_more_than_that_share_has_to_agree_and_who_is_unknown_has_no_vote() -> None:
+    people = dict.fromkeys((f"u{n}" for n in range(10)), 1)
+    votes = {uid: [vote, *["x"] * 5] for uid, vote in zip(people, ["man"] * 5 + ["woman"] * 3 + ["unknown"] * 2, strict=True)}
+    for share, left in ((0.625, 10), (0.62, 0), (0.0, 0)):
+        assert len(IdentitySeed(gender=share)._disagreeing(people, votes)) == left, "five of eight"
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ConfigError, match="most 3"):
         IdentitySeed(fewest=5, most=3)
