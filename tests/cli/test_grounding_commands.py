@@ -131,6 +131,9 @@ def test_faults_of_data_are_one_clear_line(
 
 def test_a_category_without_a_box_is_named(tmp_path: Path) -> None:
     file, out = file_of(tmp_path / "data", "coco", bbox=None), tmp_path / "built"
+    value = json.loads(file.read_text())
+    value["annotations"].append({"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 20]})
+    file.write_text(json.dumps(value))
     assert main(["data", "build", str(file), str(out)]) == 0
     (bad,) = pq.read_table(out / "quarantine.parquet").to_pylist()
     assert "annotation 0 ('cup') was left out: (nan, nan, nan, nan) is no box" in bad["reason"]
