@@ -40,7 +40,7 @@ class Told:
         box = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
         return Grounded(box, np.array([score for _, score in rows], np.float32))
 
-    def detect(self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = (), top: int = 100) -> list[SceneGraph]:
+    def detect(self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any) -> list[SceneGraph]:
         regions = [Region(box, name, score=score) for name in objects for box, score in self.answers.get(name, ())]  # type: ignore[arg-type]
         return [SceneGraph(tuple(regions)) for _ in images]
 

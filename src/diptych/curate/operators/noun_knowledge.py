@@ -89,6 +89,7 @@ class NounKnowledge(Writes):
         start = time.perf_counter()
         seen = _Seen.of(data, self.names)
         notes: tuple[str, ...] = ()
+        made: Mapping[str, Any]
         if self.writer != "grammar":
             done = self.written(self._rows(seen), self._wishes, self.backend(lambda: ()), _read, parts)
             made = {row["uid"]: json.loads(row["string"]) for row in done.used()}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diptych.core.errors import DataError
 from diptych.core.json_text import parse_json
@@ -129,7 +129,7 @@ def _wordnet(folder: Path) -> Mapping[str, Gloss]:
     synsets: dict[str, _Synset] = {}
     first: dict[str, str] = {}
     for name, keep in (("data.noun", _data), ("index.noun", _index)):
-        path = folder / name
+        path, table = folder / name, cast(dict[str, Any], synsets if name == "data.noun" else first)
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -141,7 +141,7 @@ def _wordnet(folder: Path) -> Mapping[str, Gloss]:
                 key, value = keep(line)
             except (ValueError, IndexError) as error:
                 raise DataError(f"row {row} is no entry: {line[:60]!r}", file=path, expected="WordNet's own form") from error
-            (synsets if name == "data.noun" else first)[key] = value
+            table[key] = value
     missing = next((f"{noun!r} at {key}" for noun, key in first.items() if key not in synsets), "")
     if missing:
         raise DataError(f"has no synset of {missing}", file=folder / "data.noun", expected="files of one version")
