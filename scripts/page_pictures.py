@@ -5,7 +5,10 @@ for model in clip locked; do diptych index build runs/$model emoji runs/$model.i
 diptych serve runs/locked runs/locked.index --data emoji --compare runs/clip --compare-index runs/clip.index --port 8000
 diptych index build runs/locked "world:scenes?n=200&val=1&test=1" runs/scenes.index
 diptych serve runs/locked runs/scenes.index --data "world:scenes?n=200&val=1&test=1" --port 8001
-python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001
+python examples/real_slide.py colon/ && diptych slides cut colon/slides.csv colon/tiles --size 256 --mpp 0.5
+diptych train keep --preset tiny --data "world:tissue?n=2000" --out runs/keep && diptych index build runs/keep colon/tiles colon/tiles.index
+diptych serve runs/keep colon/tiles.index --data colon/tiles --port 8002
+python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001 --slide http://localhost:8002
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emoji", default="", help="address of a service over the emoji, with a second model")
     parser.add_argument("--scenes", default="", help="address of a service over scenes, whose relations are known")
+    parser.add_argument("--slide", default="", help="address of a service over tiles of a slide")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     with sync_playwright() as driver:
@@ -55,6 +59,9 @@ def main() -> None:
                 options.out / "search-relations.png",
                 dark=True,
             )
+        if options.slide:
+            for name, size in (("slide-search.webp", (1280, 1080)), ("slide-phone.webp", (390, 844))):
+                take(browser, options.slide, "/?q=a+gland+with+a+lumen", where, options.out / name, size=size)
         browser.close()
 
 
@@ -74,6 +81,12 @@ def relations(tab: Any) -> None:
     tab.locator("#panel .plot svg").wait_for()
 
 
+def where(tab: Any) -> None:
+    tab.click(".card >> nth=0 >> .look")
+    tab.locator("#item").get_by_role("button", name="Place", exact=True).click()
+    tab.wait_for_selector("#panel img")
+
+
 def take(
     browser: Any,
     address: str,
@@ -88,7 +101,10 @@ def take(
         act(tab)
         tab.wait_for_timeout(1500)  # pictures, and what fades in
         image = Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
+    if out.suffix == ".webp":  # tissue has more colours than a palette
+        image.save(out, quality=70, method=6)
+    else:
+        image.quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
     print(f"{out}: {out.stat().st_size:,} bytes")
 
 
