@@ -135,8 +135,8 @@ class SlidesDetected:
     def __call__(self, cell: Cell) -> Scores:
         model = self.data.model(self.recipe, self.data.rows(cell), cell, learns=self.learns)
         count = 4 if cell.smoke else self.slides
-        names = {"normal": NORMAL_NAMES, "tumour": (*FAMILIES, *LEAVES)}
-        task = SlideDetection(size=48, templates=TEMPLATES, best=0, draws=1, **names)
+        tumour = (*FAMILIES, *LEAVES)
+        task = SlideDetection(size=48, templates=TEMPLATES, best=0, draws=1, normal=NORMAL_NAMES, tumour=tumour)
         records = task.predict(model, slides(count, seed=cell.seed, split="test", tiles=self.tiles))
         truth_N = np.asarray(records.column("tumour").to_pylist(), bool)
         return {"auroc": auroc(np.asarray(records.column(self.score).to_pylist()), truth_N)}

@@ -277,8 +277,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         step = int(draws.rng.integers(1 << 62))
         place = {key: number for number, key in enumerate(self.tree)}
         concepts = [place.get(self.group_label(draw.sample, step), -1) for draw in draws]
-        numbers = {"concept_B": torch.tensor(concepts), "template_B": torch.tensor(templates)}
-        return ConceptBatch(**{f.name: getattr(pairs, f.name) for f in fields(pairs)}, **numbers)
+        known = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
+        return ConceptBatch(**known, concept_B=torch.tensor(concepts), template_B=torch.tensor(templates))
 
     def group_label(self, sample: Sample, step: int) -> str:
         """One of the concepts of a sample's group, the same for all of the group at that step."""
