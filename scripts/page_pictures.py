@@ -5,10 +5,14 @@ for model in clip locked; do diptych index build runs/$model emoji runs/$model.i
 diptych serve runs/locked runs/locked.index --data emoji --compare runs/clip --compare-index runs/clip.index --port 8000
 diptych index build runs/locked "world:scenes?n=200&val=1&test=1" runs/scenes.index
 diptych serve runs/locked runs/scenes.index --data "world:scenes?n=200&val=1&test=1" --port 8001
+diptych train instructblip --preset tiny --data "world:questions?n=6000" --out runs/asked
+diptych index build runs/locked "world:questions?n=200&val=1&test=1" runs/questions.index
+diptych serve runs/locked runs/questions.index --data "world:questions?n=200&val=1&test=1" --writer runs/asked --port 8002
 python examples/real_slide.py colon/ && diptych slides cut colon/slides.csv colon/tiles --size 256 --mpp 0.5
 diptych train keep --preset tiny --data "world:tissue?n=2000" --out runs/keep && diptych index build runs/keep colon/tiles colon/tiles.index
-diptych serve runs/keep colon/tiles.index --data colon/tiles --port 8002
-python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001 --slide http://localhost:8002
+diptych serve runs/keep colon/tiles.index --data colon/tiles --port 8003
+python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001 --written http://localhost:8002 \
+    --slide http://localhost:8003
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,9 @@ def main() -> None:
     parser.add_argument("--emoji", default="", help="address of a service over the emoji, with a second model")
     parser.add_argument("--scenes", default="", help="address of a service over scenes, whose relations are known")
     parser.add_argument("--slide", default="", help="address of a service over tiles of a slide")
+    parser.add_argument("--written", default="", help="address of a service with a model that writes")
+    parser.add_argument("--question", default="what colour is the circle ?")
+    parser.add_argument("--choices", default="red,green,blue,yellow")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     with sync_playwright() as driver:
@@ -62,6 +70,9 @@ def main() -> None:
         if options.slide:
             for name, size in (("slide-search.webp", (1280, 1080)), ("slide-phone.webp", (390, 844))):
                 take(browser, options.slide, "/?q=a+gland+with+a+lumen", where, options.out / name, size=size)
+        if options.written:
+            asked = partial(ask, question=options.question, choices=options.choices)
+            take(browser, options.written, "/?q=a+circle", asked, options.out / "search-ask.png")
         browser.close()
 
 
@@ -85,6 +96,16 @@ def where(tab: Any) -> None:
     tab.click(".card >> nth=0 >> .look")
     tab.locator("#item").get_by_role("button", name="Place", exact=True).click()
     tab.wait_for_selector("#panel img")
+
+
+def ask(tab: Any, *, question: str, choices: str) -> None:
+    tab.click(".card >> nth=0 >> .look")
+    tab.locator("#item").get_by_role("button", name="Ask", exact=True).click()
+    tab.locator("#panel .answer").wait_for(timeout=60_000)
+    tab.get_by_label("Question about the picture").fill(question)
+    tab.get_by_label("Answers to choose from").fill(choices)
+    tab.keyboard.press("Enter")
+    tab.locator("#panel li.wordbar").first.wait_for(timeout=60_000)
 
 
 def take(

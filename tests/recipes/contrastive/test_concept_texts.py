@@ -224,8 +224,9 @@ def test_groups_of_a_groupvit_are_a_distribution_over_every_place() -> None:
     config = transformers.AutoConfig.for_model(**{**GROUPVIT, "image_size": 64})
     net = transformers.GroupViTVisionModel._from_config(config).eval()
     with torch.no_grad():
-        token_1GD, member_GRC = grouped(net, torch.randn(1, 3, 64, 64))
+        token_1GD, pooled_1D, member_GRC = grouped(net, torch.randn(1, 3, 64, 64))
     assert token_1GD.shape == (1, 8, 384)
+    torch.testing.assert_close(pooled_1D, token_1GD.mean(1))
     assert member_GRC.shape == (8, 4, 4)
     torch.testing.assert_close(member_GRC.sum(0), torch.ones(4, 4))
 

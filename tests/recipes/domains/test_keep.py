@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import transformers
+from few_words import FEW_WORDS, WORDS
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 from torch import Tensor, nn
 
@@ -59,6 +60,7 @@ def made(recipe: KEEP, data: Any) -> tuple[Any, ConceptBatch]:
 
 def test_the_paper_builds_with_its_parameter_count() -> None:
     paper = replace(KEEP.paper(), steps=400_000, knowledge_share=0.8)
+    assert paper.warmup == 0.1, "the first of its ten epochs, as its training script has it"
     with torch.device("meta"):
         model = paper.model()
         vision = timm.create_model("vit_large_patch16_224", init_values=1e-5, num_classes=0)
@@ -272,13 +274,13 @@ def test_a_batch_says_which_template_wrote_each_text_and_training_can_leave_some
 
 
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
-    recipe = small(tokenizer="clip").prepare(tissue(24))
+    recipe = small(**FEW_WORDS).prepare(tissue(24))
     torch.manual_seed(1)
     chance = torch.Generator().manual_seed(3)
     group_B = torch.tensor([0, 0, 1, 1, 2, 2, 0, 3])  # group 0 lies on both processes
     batch = ConceptBatch(
         torch.randn(8, 3, 48, 48, generator=chance, dtype=torch.float64),
-        torch.randint(1, 40_000, (8, 12), generator=chance),
+        torch.randint(3, WORDS, (8, 12), generator=chance),
         torch.arange(12) < torch.tensor([12, 3, 5, 9, 2, 7, 12, 4])[:, None],
         group_B,
         concept_B=torch.tensor([1, 1, 2, 2, -1, -1, 1, 0]),

@@ -77,7 +77,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                   its images before one comes again
     knowledge_share  of the steps, for the first phase; 0 leaves it out. With `steps` 0 it follows from `knowledge_epochs`, passes over all
                   that the ontology says, and from `epochs`, passes over the groups
-    knowledge_*   batch, instances a concept, rate, warm-up and temperature of the first phase
+    knowledge_...   batch, instances a concept, rate, warm-up and temperature of the first phase
     frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published: the
                   first of ten epochs); the schedule goes on over both
     positive, negative  the forms of `block_metric`; published: "least_hard" and "hard"
@@ -139,6 +139,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     batch_size: int = 128
     epochs: float = 10.0
     lr: float = 1e-5
+    warmup: float = 0.1
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -277,8 +278,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         step = int(draws.rng.integers(1 << 62))
         place = {key: number for number, key in enumerate(self.tree)}
         concepts = [place.get(self.group_label(draw.sample, step), -1) for draw in draws]
-        known = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
-        return ConceptBatch(**known, concept_B=torch.tensor(concepts), template_B=torch.tensor(templates))
+        shared = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
+        return ConceptBatch(**shared, concept_B=torch.tensor(concepts), template_B=torch.tensor(templates))
 
     def group_label(self, sample: Sample, step: int) -> str:
         """One of the concepts of a sample's group, the same for all of the group at that step."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -19,7 +22,9 @@ from diptych.data.text.position_prompts import block_of, prompt, run_together, w
 from diptych.data.text.sides import other_sides, sided
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
+from diptych.models.blip.released import begin_, from_released, is_released
 from diptych.models.blip.text import BlipText
+from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.pairs.matcher import Matched
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
@@ -45,8 +50,12 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     is wrong in a third of the cases. "none" is BLIP. The second loader keeps the stop between caption and prompt, the first loses it.
 
     We depart: queues start empty, and keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
-    released ranges; everything starts from fresh weights, where the release starts from DeiT's and BERT's; the rate falls by a cosine and
-    not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the mean over all tokens of a batch.
+    released ranges; the rate falls by a cosine and not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the
+    mean over all tokens of a batch.
+
+    The release starts from DeiT's and BERT's weights, which come with no package: `image_weights` and `text_weights` take the files, beside
+    `tokenizer` with BERT's vocabulary; without them everything is fresh. `--init` takes a run, or what PTP and BLIP publish as
+    .safetensors.
 
     Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
 
@@ -58,7 +67,10 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     augment      "rand": BLIP's two operations out of ten, half of the time each
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
+    image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
+    text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
     text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
+    caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
     slug = "ptp"
@@ -84,6 +96,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     text_heads: int = 12
     text_places: int = 512
     dropout: float = 0.1
+    image_weights: str = ""
+    text_weights: str = ""
 
     image_tower: str = "vit_b16"
     text_tower: str = "blip"
@@ -115,7 +129,28 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             )
 
     def started(self, model: Any) -> Self:
-        raise ConfigError(f"'{self.slug}' starts from fresh weights (expected no --init)")
+        """The architecture, vocabulary and image settings of a BLIP of ours."""
+        if not isinstance(model, BlipModel):
+            raise ConfigError(
+                f"{getattr(model, 'name', model)} is no BLIP (expected a run of ptp, or a released file as .safetensors)"
+            )
+        text, seen = model.model.text, model.preprocess
+        options = {key: value for key, value in model.model.image_tower.spec.items() if key != "name"}
+        return replace(
+            self, image_tower=model.model.image_tower.spec["name"], image_size=seen.size, width=model.model.width, act=None,
+            patch_bias=None, text_width=text.width, text_layers=len(text.blocks), text_heads=text.heads, text_places=text.length,
+            text_length=model.text_length, tokenizer="weights", vocabulary=model.tokenizer.to_json(), resize=seen.resize, mean=seen.mean,
+            std=seen.std, interpolation=seen.interpolation, image_weights="", text_weights="",
+            towers_from=json.dumps({"image": {"options": options, "projection": ""}}),
+        )  # fmt: skip
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of a BLIP that stands alone or of a released file, for the model and its momentum copy, which starts as it does."""
+        if is_released(tensors):
+            tensors = from_released(tensors)
+        if any(name.startswith("blip.") for name in tensors):
+            return tensors
+        return {f"{part}.{name}": tensor for part in ("blip", "momentum.copy") for name, tensor in tensors.items()}
 
     def model(self) -> BlipTraining:
         tower = image_tower(self.image_tower, **{"pre_norm": False, "eps": 1e-6, **self.image_options()})
@@ -128,7 +163,11 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             heads=self.text_heads,
             dropout=self.dropout,
         )
-        return BlipTraining(Blip(tower, text, width=self.width), queue=self.queue, temperature=self.temperature)
+        blip = Blip(tower, text, width=self.width)
+        image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
+        text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
+        begin_(blip, image=image_weights, text=text_weights)
+        return BlipTraining(blip, queue=self.queue, temperature=self.temperature)
 
     def batch(self, draws: Draws) -> PairBatch:
         shown = [self.shown_with_text(draw) for draw in draws]
@@ -274,5 +313,6 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     @classmethod
     def paper(cls) -> Self:
         """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
-        the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them."""
-        return cls(flip_sides="ignore")
+        the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with the
+        weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
+        return cls(flip_sides="ignore", resize="squash", interpolation="bilinear")

@@ -38,6 +38,7 @@ class SlideSegmentation(SlideReading):
     threshold   a fixed one; 0 chooses it on the validation slides
     validation  data to choose it on; of data with splits the split "val"
     oracle_threshold  adds `dice_oracle_threshold`, each slide at the threshold that is best for itself: no result, an upper bound
+    normal, tumour   names that the model is asked for, whose mean stands for the class
     """
 
     name: ClassVar[str] = "slide_segmentation"
