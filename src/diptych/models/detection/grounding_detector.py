@@ -203,7 +203,8 @@ class GroundingDetector(nn.Module):
         """token_BLT of the text tower, before image and text meet."""
         if self.shape.text_ends:
             return read_pieces(self.text, text_BL, mask_BL, self.shape.text_ends)
-        return self.text(text_BL, mask_BL).tokens_BPD
+        token_BLT: Tensor = self.text(text_BL, mask_BL).tokens_BPD
+        return token_BLT
 
     def ground(self, maps: list[Tensor], token_BLT: Tensor, mask_BL: Tensor, *, pixel_BHW: Tensor | None = None) -> TokenRegions:
         """The same from the maps of the backbone and the tokens of the text tower, where those have met already or are kept."""
