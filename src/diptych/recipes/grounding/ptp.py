@@ -71,7 +71,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
     temperature_lr  factor of the learning rate for the temperature. It is learned as it is and not as a logarithm, so that at the rates of
                  small models it would fall to its floor of .001 within the first hundred steps, and with it the contrast
-    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
+    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read; text_spread: deviation of
+                 its fresh weights, which counts on BERT's width
     """
 
     slug = "ptp"
@@ -97,6 +98,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     text_layers: int = 12
     text_heads: int = 12
     text_places: int = 512
+    text_spread: float = 0.02
     dropout: float = 0.1
     image_weights: str = ""
     text_weights: str = ""
@@ -164,6 +166,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             layers=self.text_layers,
             heads=self.text_heads,
             dropout=self.dropout,
+            spread=self.text_spread,
         )
         blip = Blip(tower, text, width=self.width)
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
@@ -300,6 +303,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             text_layers=2,
             text_heads=4,
             text_places=32,
+            text_spread=0.1,
             dropout=0.0,
             temperature_lr=0.05,
             attributes=1,
