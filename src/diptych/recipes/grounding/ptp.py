@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Draw, Draws, Optimiser
+from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
@@ -69,7 +69,10 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
                  share of the run
     image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
     text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
-    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
+    temperature_lr  factor of the learning rate for the temperature. It is learned as it is and not as a logarithm, so that at the rates of
+                 small models it would fall to its floor of .001 within the first hundred steps, and with it the contrast
+    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read; text_spread: deviation of
+                 its fresh weights, which counts on BERT's width
     caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
@@ -90,11 +93,13 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     alpha: float = 0.4
     alpha_warmup: float = 0.1
     temperature: float = 0.07
+    temperature_lr: float = 1.0
     caption_mean: Literal["tokens", "rows"] = "tokens"
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
     text_places: int = 512
+    text_spread: float = 0.02
     dropout: float = 0.1
     image_weights: str = ""
     text_weights: str = ""
@@ -162,6 +167,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             layers=self.text_layers,
             heads=self.text_heads,
             dropout=self.dropout,
+            spread=self.text_spread,
         )
         blip = Blip(tower, text, width=self.width)
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
@@ -279,7 +285,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8)
+        rules = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr),)
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
 
     def deploy(self, model: BlipTraining) -> BlipModel:
         return BlipModel(model.blip, self.shown, self.words(), self.text_length, self.slug)
@@ -297,7 +304,9 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             text_layers=2,
             text_heads=4,
             text_places=32,
+            text_spread=0.1,
             dropout=0.0,
+            temperature_lr=0.05,
             attributes=1,
             crop=(0.7, 1.0),
             flip=False,
