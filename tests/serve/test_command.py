@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from PIL import Image
 
 import diptych as dp
 from diptych.cli import main
@@ -193,3 +194,25 @@ def test_a_port_that_is_taken_is_said_in_one_line(folder: Path, capsys: pytest.C
 def test_a_host_that_others_reach_is_warned_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(folder / "one"), "--host", "0.0.0.0", "--port", "99999"]) == 2
     assert "asks for no token" in capsys.readouterr().err
+
+
+def test_the_port_and_the_data_are_checked_before_a_model_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("diptych.api.load", load)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(folder / "one"), "--port", str(port)]) == 1
+    assert "--port 0 takes one that is free" in capsys.readouterr().err
+    assert main(["serve", str(folder / "one"), "--port", "0", "--data", str(folder / "nowhere.csv")]) == 1
+    assert "nowhere.csv" in capsys.readouterr().err
+
+
+def test_other_data_than_those_of_the_index_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png")
+    words = ["serve", str(folder / "one"), str(folder / "one.index"), "--port", "0"]
+    assert main([*words, "--data", str(tmp_path)]) == 2
+    assert "the data hold none of the" in capsys.readouterr().err

@@ -79,7 +79,8 @@ def cache_bytes(level: int) -> int:
             kind, at = ((folder / name).read_text(encoding="ascii").strip() for name in ("type", "level"))
             if kind != "Instruction" and int(at) == level:
                 size = (folder / "size").read_text(encoding="ascii").strip()
-                return int(size.rstrip("KMG")) << 10 * max(0, " KMG".find(size[-1]))
+                unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(size[-1], 1)
+                return int(size.rstrip("KMG")) * unit
         except (OSError, ValueError):
             continue
     return 0

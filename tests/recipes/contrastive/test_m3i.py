@@ -132,10 +132,14 @@ def test_classes_may_have_a_scale_of_their_own() -> None:
 def test_both_images_of_a_mixture_are_asked_for() -> None:
     recipe = small()
     batch, model = doubled(batch_of(recipe)), made_model(recipe)
+    batch = replace(batch, group_B=torch.tensor([0, 1, 2, 3, 4, 5, 6, 0]))  # 0 and 7 are of one group, as images 1 and 6 are not
     f = recipe.features(model, batch)
     losses = recipe.losses(f, batch)
     assert set(losses) == {"text", "class", "view", "patch"}
     other = torch.arange(8) ^ 1
+    both = [(f.image_ND, f.text_ND, batch.group_B), (f.other_ND, f.text_ND[other], batch.group_B[other])]
+    texts = [info_nce(x, t, scale=f.scale, group_N=g, group_M=g)[0] for x, t, g in both]
+    assert losses["text"].item() == pytest.approx((sum(texts) / 2).item(), abs=1e-10)
     logits = [f.scale * x @ f.class_KD.T for x in (f.image_ND, f.other_ND)]
     expected = (F.cross_entropy(logits[0], batch.label_B) + F.cross_entropy(logits[1], batch.label_B[other])) / 2
     assert losses["class"].item() == pytest.approx(expected.item(), abs=1e-10)

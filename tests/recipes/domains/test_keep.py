@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import transformers
+from few_words import FEW_WORDS, WORDS
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 from torch import Tensor, nn
 
@@ -273,13 +274,13 @@ def test_a_batch_says_which_template_wrote_each_text_and_training_can_leave_some
 
 
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
-    recipe = small(tokenizer="clip").prepare(tissue(24))
+    recipe = small(**FEW_WORDS).prepare(tissue(24))
     torch.manual_seed(1)
     chance = torch.Generator().manual_seed(3)
     group_B = torch.tensor([0, 0, 1, 1, 2, 2, 0, 3])  # group 0 lies on both processes
     batch = ConceptBatch(
         torch.randn(8, 3, 48, 48, generator=chance, dtype=torch.float64),
-        torch.randint(1, 40_000, (8, 12), generator=chance),
+        torch.randint(3, WORDS, (8, 12), generator=chance),
         torch.arange(12) < torch.tensor([12, 3, 5, 9, 2, 7, 12, 4])[:, None],
         group_B,
         concept_B=torch.tensor([1, 1, 2, 2, -1, -1, 1, 0]),

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.blip.text import BlipAttention
 from diptych.models.layers.attention import Attention
+from diptych.models.layers.post_norm import PostNormAttention
 from diptych.models.towers.outputs import Tower
 
 
@@ -40,8 +40,8 @@ class PostNormCrossBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, *, image_width: int, mlp_width: int, dropout: float, eps: float = 1e-12) -> None:
         super().__init__()
-        self.attention = BlipAttention(width, heads, width, dropout=dropout, eps=eps)
-        self.image = BlipAttention(width, heads, image_width, dropout=dropout, eps=eps)
+        self.attention = PostNormAttention(width, heads, width, dropout=dropout, eps=eps)
+        self.image = PostNormAttention(width, heads, image_width, dropout=dropout, eps=eps)
         self.mlp_in, self.mlp_out, self.norm = (
             nn.Linear(width, mlp_width),
             nn.Linear(mlp_width, width),

@@ -61,6 +61,7 @@ def anchor_losses(
     real_NA: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`boxes` [M, 4] and int64 `labels` [M] of each image; `real_NA` False where an anchor lies on padding and has no loss."""
+    logit_NAK, change_NA4 = _widened(logit_NAK), _widened(change_NA4)
     focal, distance, count = logit_NAK.new_zeros(()), logit_NAK.new_zeros(()), 0
     for row, (box_M4, label_M) in enumerate(zip(boxes, labels, strict=True)):
         real_A = torch.ones(len(anchor_A4), dtype=torch.bool, device=anchor_A4.device) if real_NA is None else real_NA[row]
@@ -74,3 +75,8 @@ def anchor_losses(
         distance = distance + F.l1_loss(change_NA4[row, chosen], wanted_C4, reduction="sum")
         count += max(1, len(chosen))
     return {"classes": focal / count, "boxes": distance / count}
+
+
+def _widened(value: Tensor) -> Tensor:
+    """At least float32: a hundred thousand small losses do not add up in half precision."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))

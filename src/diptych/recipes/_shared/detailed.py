@@ -46,6 +46,7 @@ class DetailedRecipe(BridgeRecipe):
     clean        short captions in lower case, without marks, of 50 words at most, as BLIP cleans them
     second_share, second_batch_size, second_lr, second_warmup, second_final   of the second stage: its share of the steps, samples a
                  step, rate, warm-up, and share of the rate at the end; `final_lr` is that of the first
+    group        patches side by side that become one token, where there are no queries
     """
 
     queries: int = 32

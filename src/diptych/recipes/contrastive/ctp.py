@@ -89,6 +89,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     replays        "shared": a run has the steps that it has without a buffer; "added": its epochs are longer by the samples that are
                    replayed, and the prepared `epochs` say by how much. Steps that are given stay
     keys           "gathered" from all processes, or each process's "own"
+    final_lr       share of the learning rate that is left at the end
+    fusion_heads   attention heads of the fusion layers
     """
 
     slug = "ctp"

@@ -61,6 +61,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     weight_...  of CLIP's loss, of the prototypes and of the teacher's prototypes
     lit_share   share of the run, at its end, with a locked image tower
     head_decay  whether the heads have weight decay; False as released
+    iterations, restarts  of the k-means that finds the prototypes
     """
 
     slug = "protoclip"

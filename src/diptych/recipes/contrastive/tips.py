@@ -63,6 +63,9 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     prototypes   of either head; head_hidden and head_width are its inner layers
     student_tau, teacher_tau   temperatures; centre is the momentum of the teacher's centre
     token        which class token the deployed model reads: "first" or "second"
+    head_width   of the last layer before the prototypes
+    hidden_spread  how far the hidden share of an image may lie from `hidden`
+    local_size, local_scale  pixels a side of a small view, and the shares of the image's area that it takes
     """
 
     slug = "tips"

@@ -77,7 +77,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                   its images before one comes again
     knowledge_share  of the steps, for the first phase; 0 leaves it out. With `steps` 0 it follows from `knowledge_epochs`, passes over all
                   that the ontology says, and from `epochs`, passes over the groups
-    knowledge_*   batch, instances a concept, rate, warm-up and temperature of the first phase
+    knowledge_...   batch, instances a concept, rate, warm-up and temperature of the first phase
     frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published: the
                   first of ten epochs); the schedule goes on over both
     positive, negative  the forms of `block_metric`; published: "least_hard" and "hard"

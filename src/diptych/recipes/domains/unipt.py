@@ -104,6 +104,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     prototypes, part_width, part_layers, part_heads, part_head_width, part_mlp  of the prototypes' layers
     text_lr        factor of the learning rate of the text tower
     image_height   pixels; `image_size` is the width
+    read_padding   whether padding takes part in the maximum over words, as released
+    small_steps    of the small teacher, where it is one
     """
 
     slug = "unipt"

@@ -90,6 +90,8 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     lr_drops      shares of the run after which the learning rate is a tenth
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
+    square        whether a picture is squeezed to a square of `image_size` when evaluated
+    fiber         shape of the towers of `fiber`, whose fields are options of their own
     """
 
     slug = "desco"

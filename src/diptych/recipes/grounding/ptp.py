@@ -70,6 +70,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
     text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
     text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
+    caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
     slug = "ptp"
