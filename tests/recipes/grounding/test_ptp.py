@@ -66,7 +66,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     head = [p.numel() for name, p in writer.cls.named_parameters() if "decoder" not in name]
     assert sum(p.numel() for p in blip.parameters()) == count + sum(own) + sum(head) + 2 * (768 + 1) * 256 + (768 + 1) * 2
     paper = PTP.paper()
-    assert (paper.resize, paper.interpolation) == ("squash", "bilinear")
+    assert (paper.resize, paper.interpolation, paper.queue_start) == ("squash", "bilinear", "random")
     assert (paper.queue, paper.alpha, paper.momentum, paper.batch_size, paper.lr) == (57_600, 0.4, 0.995, 600, 3e-4)
 
 

@@ -25,6 +25,7 @@ from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.released import begin_, from_released, is_released
 from diptych.models.blip.text import BlipText
 from diptych.models.io.tensor_files import read_tensors, weights_file
+from diptych.models.layers.feature_queue import Start
 from diptych.models.pairs.matcher import Matched
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
@@ -49,7 +50,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     the picture as it is stored and then crops and flips it, as the first loader does, which is the one in its guide: with flips the column
     is wrong in a third of the cases. "none" is BLIP. The second loader keeps the stop between caption and prompt, the first loses it.
 
-    We depart: queues start empty, and keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
+    We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
     released ranges; the rate falls by a cosine and not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the
     mean over all tokens of a batch.
 
@@ -65,6 +66,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     caption_words, prompt_words, words_alone   of a caption with prompt, of the prompt, of a caption alone
     captions     "one" text a step, or "two": the last one and another, as published for COCO
     augment      "rand": BLIP's two operations out of ten, half of the time each
+    queue_start  "random" unit vectors in the queues, as released, or "empty"
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
     image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
@@ -89,6 +91,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     captions: Literal["one", "two"] = "one"
     augment: Literal["none", "rand"] = "rand"
     queue: int = 57_600
+    queue_start: Start = "random"
     momentum: float = 0.995
     alpha: float = 0.4
     alpha_warmup: float = 0.1
@@ -173,7 +176,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
         text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
         begin_(blip, image=image_weights, text=text_weights)
-        return BlipTraining(blip, queue=self.queue, temperature=self.temperature)
+        return BlipTraining(blip, queue=self.queue, temperature=self.temperature, queue_start=self.queue_start)
 
     def batch(self, draws: Draws) -> PairBatch:
         shown = [self.shown_with_text(draw) for draw in draws]
@@ -312,6 +315,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             flip=False,
             augment="none",
             queue=512,
+            queue_start="empty",
             batch_size=64,
             steps=400,
             lr=8e-4,
