@@ -147,6 +147,7 @@ def test_captions_are_cleaned_as_blip_cleans_them() -> None:
 def test_the_published_sizes() -> None:
     """One linear map from 768 to Vicuna-13B's 5,120 is trained; the Q-Former stays as it is."""
     made = MiniGPT4.paper()
+    assert (made.image_tower, made.resize) == ("eva_g14", "squash")
     spec = made.connector_spec()
     with torch.device("meta"):
         built = connector(spec.pop("kind"), 1408, 5120, **spec)
