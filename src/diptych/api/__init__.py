@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diptych.api.checking import data_report, refuse_missing, validators
     from diptych.api.comparison import compare
     from diptych.api.data import read
     from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from diptych.api.models import detect, ground, load
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
-    from diptych.api.training import data_report, estimate, recipe, refuse_missing, resume, train, validators, weights_of
+    from diptych.api.starting import weights_of
+    from diptych.api.training import estimate, recipe, resume, train
     from diptych.api.tuning import blend, blend_curve, tune_report
 
 _WHERE = {
@@ -32,7 +34,7 @@ _WHERE = {
     "compare": "comparison",
     "confusions": "evaluation",
     "cut_slides": "slides",
-    "data_report": "training",
+    "data_report": "checking",
     "detect": "models",
     "estimate": "training",
     "evaluate": "evaluation",
@@ -47,14 +49,14 @@ _WHERE = {
     "open_index": "search",
     "read": "data",
     "recipe": "training",
-    "refuse_missing": "training",
+    "refuse_missing": "checking",
     "report": "evaluation",
     "resume": "training",
     "slide_features": "slides",
     "train": "training",
     "tune_report": "tuning",
-    "validators": "training",
-    "weights_of": "training",
+    "validators": "checking",
+    "weights_of": "starting",
 }
 
 __all__ = [

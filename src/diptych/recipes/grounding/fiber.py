@@ -393,33 +393,11 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     def tiny(cls) -> Self:
         """Four terms on pairs; `--questions 1` answers the questions of data that have them, from the same weights."""
         return cls(
-            caption=1.0,
-            image_size=64,
-            swin_width=24,
-            swin_depths=(1, 1, 2, 1),
-            swin_heads=(2, 2, 4, 4),
-            swin_window=4,
-            drop_path=0.0,
-            text_width=128,
-            text_layers=4,
-            text_heads=4,
-            text_places=32,
-            text_length=24,
-            fused_layers=3,
-            dropout=0.0,
-            width=128,
-            tokenizer="data",
-            pieces=2048,
-            queue=128,
-            answers_least=1,
-            same_group="mask",
-            batch_size=64,
-            steps=400,
-            lr=4e-4,
-            gate_scale=2.0,
-            head_scale=2.0,
-            clip_norm=1.0,
-        )
+            caption=1.0, image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0,
+            text_width=128, text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128,
+            tokenizer="data", pieces=2048, queue=128, answers_least=1, same_group="mask", batch_size=64, steps=400, lr=4e-4,
+            gate_scale=2.0, head_scale=2.0, clip_norm=1.0,
+        )  # fmt: skip
 
     @classmethod
     def paper(cls) -> Self:

@@ -92,7 +92,7 @@ class SlideSegmentation(SlideReading):
             raise ConfigError(
                 "the threshold is chosen on validation slides: data with a split 'val', validation=, or --threshold"
             )
-        if shared := set(self.validation.groups) & set(data.groups):
+        if shared := {*self.groups_of(self.validation)} & {*self.groups_of(data)}:
             raise DataError(
                 f"patient '{min(shared)}' has slides in both", field="group", expected="other patients to choose the threshold on"
             )
@@ -108,7 +108,7 @@ class SlideSegmentation(SlideReading):
         truth_N = tile_truth(mask_HW, place_N2, extent, shape)
         row = {
             "uid": one.sample.uid,
-            "group": one.sample.group or one.sample.uid,
+            "group": self.group_of(one.sample),
             "dice": dice(tumour_N, mask_HW, place_N2, extent, shape, threshold),
             "auroc": auroc(tumour_N, truth_N),
             "tiles": len(place_N2),
