@@ -5,7 +5,8 @@ for model in clip locked; do diptych index build runs/$model emoji runs/$model.i
 diptych serve runs/locked runs/locked.index --data emoji --compare runs/clip --compare-index runs/clip.index --port 8000
 diptych index build runs/locked "world:scenes?n=200&val=1&test=1" runs/scenes.index
 diptych serve runs/locked runs/scenes.index --data "world:scenes?n=200&val=1&test=1" --port 8001
-diptych train instructblip --preset tiny --data "world:questions?n=3000" --out runs/asked --small-steps 900 --small-image-steps 250 --steps 500
+diptych train instructblip --preset tiny --data "world:questions?n=3000" --out runs/asked \\
+    --small-steps 900 --small-image-steps 250 --steps 500
 diptych index build runs/locked "world:questions?n=200&val=1&test=1" runs/questions.index
 diptych serve runs/locked runs/questions.index --data "world:questions?n=200&val=1&test=1" --writer runs/asked --port 8002
 python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001 --written http://localhost:8002
