@@ -1,4 +1,5 @@
-"""The measured numbers of README.md, docs/detecting.md and docs/fine-tuning.md, from docs/measured/*.json and the ledger, and nowhere else.
+"""The measured numbers of README.md, docs/detecting.md, docs/curating.md and docs/fine-tuning.md, from docs/measured/*.json,
+benchmarks/results/*.json and the ledger, and nowhere else.
 
     python scripts/measured.py                        write the marked blocks of the pages anew
     python scripts/measured.py keep NAME RUN          take a detector's kept results into relations.json under NAME
@@ -22,8 +23,12 @@ from diptych.core.run_folder import RunFolder
 from diptych.report.side_by_side import over_seeds
 
 ROOT = Path(__file__).resolve().parents[1]
-STORE, LEDGER = Path("docs/measured"), Path("docs/claims")
-README, GUIDE, TUNING = Path("README.md"), Path("docs/detecting.md"), Path("docs/fine-tuning.md")
+STORE, LEDGER, BENCHMARKS = Path("docs/measured"), Path("docs/claims"), Path("benchmarks/results")
+README, GUIDE, TUNING, CURATING = (
+    Path(page) for page in ("README.md", "docs/detecting.md", "docs/fine-tuning.md", "docs/curating.md")
+)
+PRICES = (0.1, 0.3)
+"""Of a million tokens read and written, for what an endpoint would ask: those of the example on the page."""
 LOOKS = {
     "flat": "`look=flat`, drawn shapes",
     "cutouts": "`look=cutouts`, emoji pasted",
@@ -52,6 +57,7 @@ def pages(root: Path) -> dict[Path, str]:
     return {
         README: with_block((root / README).read_text(encoding="utf-8"), "demo", demo_table(demo)),
         GUIDE: guide,
+        CURATING: with_block((root / CURATING).read_text(encoding="utf-8"), "writers", writers_table(root)),
         TUNING: with_block((root / TUNING).read_text(encoding="utf-8"), "tuning", tuning_table(root)),
     }
 
@@ -92,7 +98,7 @@ def tuning_table(root: Path) -> list[str]:
     if not (root / STORE / "tuning.json").is_file():
         return ["Not measured yet: `python scripts/tuning_measured.py runs/tuning --seeds 5` writes this table."]
     run = stored(root, "tuning")
-    heads = ["way", "target", "change", "source", "change", "minutes", "peak memory, MiB"]
+    heads = ["way", "target", "change", "source", "change", "processor minutes", "peak memory, MiB"]
     lines = [
         f"Recall at 1 from a name to its picture, mean of {run['seeds']} seeds with the 95 % t interval over seeds;",
         f"{run['steps']} steps each.",
@@ -108,6 +114,52 @@ def tuning_table(root: Path) -> list[str]:
         cells += [f"{way['minutes']:.1f}", f"{way['memory_mib']:,.0f}"] if "minutes" in way else ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", f"`{run['command']}`, commit {run['commit']}, {run['date']}, {run['machine']}."]
+
+
+def writers_table(root: Path) -> list[str]:
+    """What writes captions, how fast, and what a million captions would take, from `benchmarks/rewriting.py`."""
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / BENCHMARKS).glob("*/rewriting.json")))
+    run = max(records, key=lambda record: record["date"])  # of any class of machine, whose name stands below
+    machine = run["environment"]
+    heads = [
+        "captions",
+        "used",
+        "a second",
+        "processor seconds a million",
+        "tokens read, written a caption",
+        "a million at a price",
+    ]
+    lines = [f"| writer | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
+    for name, row in run["results"].items():
+        asked, tokens = row["asked"], (row["tokens_read"], row["tokens_written"])
+        priced = sum(price * count / asked for price, count in zip(PRICES, tokens, strict=True))
+        cells = [
+            f"{asked:,}",
+            f"{row['used']:,}",
+            f"{asked / row['step_seconds']:,.0f}" if asked / row["step_seconds"] >= 10 else f"{asked / row['step_seconds']:.1f}",
+            f"{1e6 * row['processor_seconds'] / asked:,.0f}",
+            ", ".join(f"{count / asked:.1f}" for count in tokens),
+            f"{priced:,.2f}" if "://" in row["writer"] else "",
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    lines += ["", *(line for name, row in run["results"].items() if (line := _killed(name, row)))]
+    wasted = [f"`{name}`: {_kinds(row['not_used'])}" for name, row in run["results"].items() if row["not_used"]]
+    lines += [f"Answers that were not used: {'; '.join(wasted)}."] if wasted else []
+    return [
+        *lines,
+        f"Commit {machine['commit']}, {run['date']}, {machine['cores']} cores ({run['machine']}), {machine['memory_gib']} GiB.",
+    ]
+
+
+def _killed(name: str, row: Stored) -> str:
+    if "same_files" not in row:
+        return ""
+    after = f"{row['killed_after_parts']} parts" if "killed_after_parts" in row else f"{row['killed_after_answers']} answers"
+    return f"`{name}` killed (kill -9) after {after} and started again: {'the same' if row['same_files'] else 'OTHER'} files."
+
+
+def _kinds(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
 
 
 def links_lines(run: Stored) -> list[str]:

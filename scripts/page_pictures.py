@@ -9,7 +9,11 @@ diptych train instructblip --preset tiny --data "world:questions?n=3000" --out r
     --small-steps 900 --small-image-steps 250 --steps 500
 diptych index build runs/locked "world:questions?n=200&val=1&test=1" runs/questions.index
 diptych serve runs/locked runs/questions.index --data "world:questions?n=200&val=1&test=1" --writer runs/asked --port 8002
-python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001 --written http://localhost:8002
+python examples/real_slide.py colon/ && diptych slides cut colon/slides.csv colon/tiles --size 256 --mpp 0.5
+diptych train keep --preset tiny --data "world:tissue?n=2000" --out runs/keep && diptych index build runs/keep colon/tiles colon/tiles.index
+diptych serve runs/keep colon/tiles.index --data colon/tiles --port 8003
+python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001 --written http://localhost:8002 \
+    --slide http://localhost:8003
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emoji", default="", help="address of a service over the emoji, with a second model")
     parser.add_argument("--scenes", default="", help="address of a service over scenes, whose relations are known")
+    parser.add_argument("--slide", default="", help="address of a service over tiles of a slide")
     parser.add_argument("--written", default="", help="address of a service with a model that writes")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
@@ -62,6 +67,9 @@ def main() -> None:
                 options.out / "search-relations.png",
                 dark=True,
             )
+        if options.slide:
+            for name, size in (("slide-search.webp", (1280, 1080)), ("slide-phone.webp", (390, 844))):
+                take(browser, options.slide, "/?q=a+gland+with+a+lumen", where, options.out / name, size=size)
         if options.written:
             take(browser, options.written, "/", ask, options.out / "search-ask.png", size=(1280, 900))
         browser.close()
@@ -81,6 +89,12 @@ def relations(tab: Any) -> None:
     tab.click(".card >> nth=0 >> .look")
     tab.locator("#item").get_by_role("button", name="Relations", exact=True).click()
     tab.locator("#panel .plot svg").wait_for()
+
+
+def where(tab: Any) -> None:
+    tab.click(".card >> nth=0 >> .look")
+    tab.locator("#item").get_by_role("button", name="Place", exact=True).click()
+    tab.wait_for_selector("#panel img")
 
 
 def ask(tab: Any) -> None:
@@ -114,7 +128,10 @@ def take(
         act(tab)
         tab.wait_for_timeout(1500)  # pictures, and what fades in
         image = Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
+    if out.suffix == ".webp":  # tissue has more colours than a palette
+        image.save(out, quality=70, method=6)
+    else:
+        image.quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
     print(f"{out}: {out.stat().st_size:,} bytes")
 
 

@@ -1,12 +1,12 @@
-"""Ways to tune, measured on real pictures: what is won on the target, what is forgotten, minutes and memory.
+"""Ways to tune, measured on real pictures: what is won on the target, what is forgotten, processor minutes and memory.
 
     python scripts/tuning_measured.py runs/tuning --seeds 5       the full run: docs/measured/tuning.json, then scripts/measured.py
     python scripts/tuning_measured.py runs/tuning --seeds 1 --steps 20 --tune-steps 10 --dry       tries it; stores nothing
 
 The "published" model is `clip` (preset tiny), trained on three styles of the emoji data. The target is the fourth style: its drawings
 of the concepts that training saw are tuned on, its drawings of 300 others are asked about (`target`); the source is the three styles'
-drawings of those 300 (`source`). Every way has the same steps and samples. Every run is a process of its own, whose peak memory is read;
-what is finished in the folder is not run again.
+drawings of those 300 (`source`). Every way has the same steps and samples. Every run is a process of its own and of one thread, whose
+processor time (its start included) and peak memory are read; what is finished in the folder is not run again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 from diptych import api
 from diptych.core.environment import environment
-from diptych.core.run_folder import RunFolder
 from diptych.data.shards.build import build
 from diptych.report.side_by_side import over_seeds
 
@@ -98,7 +97,7 @@ def measured(args: argparse.Namespace, seed: int, target: Path) -> dict[str, dic
 
 
 def train(run: Path, *options: str) -> tuple[float, float]:
-    """Seconds of the steps, and peak memory in MiB, of `diptych train` in a process of its own; kept beside the run."""
+    """Processor seconds and peak memory in MiB of `diptych train` in a process of its own; kept beside the run."""
     note = run / "cost.json"
     if not note.is_file():
         if run.exists():
@@ -115,11 +114,11 @@ def train(run: Path, *options: str) -> tuple[float, float]:
             "--no-progress",
             *options,
         ]
-        process = os.posix_spawn(words[0], words, os.environ)
+        process = os.posix_spawn(words[0], words, os.environ | {"OMP_NUM_THREADS": "1"})
         _, status, usage = os.wait4(process, 0)
         if status:
             raise SystemExit(f"failed: {' '.join(words)}")
-        cost = {"seconds": RunFolder.open(run).training_seconds(), "memory_mib": usage.ru_maxrss / 1024}
+        cost = {"seconds": usage.ru_utime + usage.ru_stime, "memory_mib": usage.ru_maxrss / 1024}
         note.write_text(json.dumps(cost), encoding="utf-8")
     cost = json.loads(note.read_text(encoding="utf-8"))
     return cost["seconds"], cost["memory_mib"]
@@ -152,7 +151,7 @@ def summary(rows: dict[str, list[dict[str, float]]], args: argparse.Namespace) -
         "command": f"python scripts/tuning_measured.py {args.out} --seeds {args.seeds}",
         "commit": machine["commit"],
         "date": date.today().isoformat(),
-        "machine": f"{machine['cores']} cores, {machine['memory_gib']:.0f} GiB",
+        "machine": f"one thread of {machine['cores']} cores, {machine['memory_gib']:.0f} GiB",
         "seeds": args.seeds,
         "steps": args.tune_steps,
         "metric": METRIC,

@@ -182,3 +182,16 @@ def test_a_canvas_can_be_read_back(tmp_path: Path) -> None:
         assert (ours.size, ours.tobytes()) == (shown.size, shown.tobytes()), (
             "run python examples/canvas.py docs/images/canvas.png"
         )
+
+
+def test_a_real_slide_is_a_table_that_is_read_as_it_is(tmp_path: Path) -> None:
+    for name in ("tifffile", "skimage"):
+        pytest.importorskip(name, reason="needs the extra 'peers'")
+    pytest.importorskip("openslide", reason="needs the extra 'slides'")
+    import diptych as dp
+
+    script("real_slide").main(tmp_path)
+    slide = dp.read(tmp_path / "slides.csv")[0].media["slide"].decode()
+    assert slide.size == (4096, 4096)
+    assert [*slide.levels] == [1.0, 2.0, 4.0]
+    assert slide.spacing == pytest.approx(0.5)

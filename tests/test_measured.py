@@ -31,9 +31,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def copy(tmp_path: Path, measured: Any) -> Path:
-    for folder in (measured.STORE, measured.LEDGER):
+    for folder in (measured.STORE, measured.LEDGER, measured.BENCHMARKS):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    for page in (measured.README, measured.GUIDE, measured.TUNING):
+    for page in (measured.README, measured.GUIDE, measured.TUNING, measured.CURATING):
         shutil.copy(ROOT / page, tmp_path / page)
     return tmp_path
 
@@ -53,6 +53,21 @@ def test_another_stored_number_is_another_page(measured: Any, copy: Path) -> Non
     (copy / measured.GUIDE).write_text("no block")
     with pytest.raises(SystemExit, match="no block 'links'"):
         measured.main([], copy)
+
+
+def test_the_rates_of_writers_are_those_of_the_benchmark(measured: Any, copy: Path) -> None:
+    file = next((copy / measured.BENCHMARKS).glob("*/rewriting.json"))
+    run = json.loads(file.read_text())
+    run["results"]["endpoint"] |= {
+        "asked": 1000, "used": 990, "step_seconds": 20.0, "processor_seconds": 4.0, "tokens_read": 200_000, "tokens_written": 30_000,
+        "not_used": {"copy": 10}, "killed_after_answers": 500, "same_files": False,
+    }  # fmt: skip
+    file.write_text(json.dumps(run))
+    measured.main([], copy)
+    page = (copy / measured.CURATING).read_text()
+    assert "| `endpoint` | 1,000 | 990 | 50 | 4,000 | 200.0, 30.0 | 29.00 |" in page  # 20 for what is read, 9 for what is written
+    assert "`endpoint` killed (kill -9) after 500 answers and started again: OTHER files." in page
+    assert "`endpoint`: 10 copy" in page
 
 
 def kept_run(folder: Path, slug: str, task: str, parts: dict[str, Result], **state: Any) -> Path:

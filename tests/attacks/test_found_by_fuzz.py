@@ -15,8 +15,10 @@ from diptych.core.run_folder import RunFolder
 from diptych.data.columns import refuse_duplicates
 from diptych.data.read.caption_sources import captions_by_uid
 from diptych.data.shards.build import build
+from diptych.data.shards.inside import MANIFEST_FIELDS
 from diptych.data.shards.verify import verify
 from diptych.index.facts import Facts
+from diptych.train import checkpoint
 from diptych.worlds.scenes import scenes
 
 
@@ -58,11 +60,31 @@ def test_a_built_folder_whose_texts_are_no_utf8_loses_those_rows(tmp_path: Path)
     assert any("licence is not UTF-8" in bad.reason for bad in verify(tmp_path / "built", update=False).bad)
 
 
+def test_a_manifest_without_a_column_says_which(tmp_path: Path) -> None:
+    """What nothing reads may be missing; what is read is named, and no KeyError of Arrow comes out."""
+    build(scenes(3, seed=0).to_pool(), tmp_path / "built")
+    file = tmp_path / "built" / "manifest.parquet"
+    table = pq.read_table(file)
+    for column in table.column_names:
+        pq.write_table(table.rename_columns(["renamed" if name == column else name for name in table.column_names]), file)
+        if column not in MANIFEST_FIELDS:
+            verify(tmp_path / "built", update=False)
+            continue
+        with pytest.raises(DataError, match=f"has no column '{column}'"):
+            verify(tmp_path / "built", update=False)
+
+
 def test_a_log_line_without_a_step_counts_no_seconds(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", slug="clip", environment={"packages": {}})
     line = '{"kind": "train", "step": %s, "seconds": 0.5}\n'
     folder.metrics_file.write_text(line % 2 + line % "null" + line % 4)
     assert folder.training_seconds() == 2.0
+
+
+def test_a_checkpoint_whose_files_are_a_number_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(f'{{"format": {checkpoint.FORMAT}, "files": -1}}')
+    with pytest.raises(RunError, match="is not a whole checkpoint"):
+        checkpoint.load(tmp_path)
 
 
 def test_a_ledger_line_that_is_a_list_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ class Oracle:
         self.truth = {s.image.name: s.graph for s in (drawn("test", 60, 7)[i] for i in range(60)) if s.image is not None}
         self.forgets = forgets
 
-    def detect(self, images: Sequence[Any], *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
+    def detect(
+        self, images: Sequence[Any], *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any
+    ) -> list[SceneGraph]:
         return [self.said(self.truth[image.name], relations) for image in images]
 
     def said(self, graph: SceneGraph, asked: Sequence[str]) -> SceneGraph:

@@ -92,7 +92,7 @@ def test_a_pool_goes_to_the_records_without_an_object(monkeypatch: pytest.Monkey
     class Blind:
         name, fingerprint = "blind", "b"
 
-        def detect(self, images: Any, *, objects: Any, relations: Any = ()) -> list[SceneGraph]:
+        def detect(self, images: Any, *, objects: Any, relations: Any = (), **options: Any) -> list[SceneGraph]:
             return [SceneGraph()] * len(images)
 
     def refuse(*_: Any) -> None:

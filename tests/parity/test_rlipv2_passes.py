@@ -110,7 +110,7 @@ def answer(name: str) -> PairSet:
     model = detector(changes).train(training)
     given = given_pairs(full=training) if changes.get("given") else None
     with torch.no_grad():
-        said: PairSet = model.detect(
+        said: PairSet = model.with_labels(
             torch.zeros(2, 3, 96, 96),
             texts(),
             entities=ENTITIES,
@@ -167,7 +167,7 @@ def test_our_own_choices_answer_otherwise(name: str, changes: dict[str, Any]) ->
     given = given_pairs(full=training) if fields.get("given") else None
     real = None if columns == 96 else pixels(columns)
     with torch.no_grad():
-        said = model.detect(torch.zeros(2, 3, 96, 96), texts(), entities=ENTITIES, pixel_BHW=real, given=given)
+        said = model.with_labels(torch.zeros(2, 3, 96, 96), texts(), entities=ENTITIES, pixel_BHW=real, given=given)
     with np.load(STORED) as stored:
         released = torch.from_numpy(stored[f"{name}/relation_logit_BSQR"])
     assert (said.relation_logit_BSQR[0, :, 0] - released[0, :, 0]).abs().max() > 1e-3 or (

@@ -99,7 +99,7 @@ def test_every_head_equals_the_release(variant: str, parity: Any) -> None:
         warnings.simplefilter("ignore", UserWarning)
         model.load_state_dict(from_released(drawn(to_released(model.state_dict(), shape)), shape))
     with torch.no_grad():
-        said = model.detect(torch.zeros(1, 3, 96, 80), text_TD, entities=ENTITIES, given=given if shape.given else None)
+        said = model.with_labels(torch.zeros(1, 3, 96, 80), text_TD, entities=ENTITIES, given=given if shape.given else None)
 
     pairs = []
     with np.load(Path(__file__).parent / "rlipv2_variants.npz") as recorded:

@@ -64,7 +64,7 @@ class Proposes:
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
 
-    def detect(self, images: Any, *, objects: Any, relations: Any = ()) -> list[SceneGraph]:
+    def detect(self, images: Any, *, objects: Any, relations: Any = (), **options: Any) -> list[SceneGraph]:
         self.asked.append(tuple(objects))
         return [SceneGraph(tuple(region for region in self.regions if region.label in objects))]
 

@@ -1,7 +1,10 @@
-"""A small CLIP as transformers saves it, for tests of what starts from published weights."""
+"""A small CLIP as transformers saves it, and one of open_clip, for tests of what opens or starts from published weights."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,3 +33,23 @@ def clip_folder(folder: Path, texts: list[str], *, length: int = 32) -> Path:
     transformers.CLIPModel(settings).save_pretrained(folder)
     transformers.CLIPImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}).save_pretrained(folder)
     return folder
+
+
+ARCH = "diptych-test"
+
+
+@contextmanager
+def open_clip_model(folder: Path) -> Iterator[str]:
+    """The address of a small architecture beside those that open_clip knows, with weights of a fixed seed."""
+    import open_clip
+
+    path = folder / f"{ARCH}.json"
+    image = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": image, "text_cfg": text}), encoding="utf-8")
+    open_clip.add_model_config(path)
+    torch.manual_seed(4)
+    weights = folder / "weights.pt"
+    torch.save(open_clip.create_model(ARCH).state_dict(), weights)
+    yield f"open_clip:{ARCH}/{weights}"
+    open_clip.factory._MODEL_CONFIGS.pop(ARCH)

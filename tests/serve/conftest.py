@@ -69,7 +69,7 @@ class Finder:
     name, fingerprint = "stub/halves", "beef"
     objects, relations = ("thing", "other"), ("beside",)
 
-    def detect(self, images, *, objects, relations=()) -> list[SceneGraph]:
+    def detect(self, images, *, objects, relations=(), **options) -> list[SceneGraph]:
         graphs = []
         for image in images:
             height, width = decode(image).shape[:2]

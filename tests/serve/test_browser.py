@@ -5,6 +5,7 @@ Needs Chromium (Debian: apt-get install chromium) and Playwright; skipped visibl
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diptych.cli import main
 from diptych.core.image import BytesImage
@@ -196,6 +198,35 @@ def test_a_dropped_picture_is_searched_by_and_words_change_it(page: Page) -> Non
     assert page.tab.locator("#parts .part").count() == 0
     page.tab.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"hello"})
     assert "not a picture" in page.said()
+
+
+def test_what_cannot_be_searched_by_is_answered_in_one_line(page: Page) -> None:
+    page.open("/?q=red&compare=1")
+    page.settled()
+    page.tab.set_input_files("#file", {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture at all"})
+    page.until("document.querySelector('#say').classList.contains('bad')")
+    assert "not a readable image" in page.tab.inner_text("main") or "image" in page.said()
+    assert page.tab.locator(".error:visible").count() == 0
+    assert page.tab.locator("#parts img").count() == 0
+    page.trouble[:] = [line for line in page.trouble if "400" not in line]  # the browser notes the refusals themselves
+    drop = "data => { const event = new DragEvent('drop', {dataTransfer: new DataTransfer(), cancelable: true, bubbles: true});"
+    drop += (
+        "event.dataTransfer.setData('text/uri-list', 'https://example.org/a.png'); return document.body.dispatchEvent(event); }"
+    )
+    assert page.tab.evaluate(drop) is False, "the browser would leave the page"
+    assert "save the picture" in page.said()
+
+
+def test_the_start_shows_items_from_all_over_the_data(page: Page) -> None:
+    page.open()
+    shown = page.tab.locator("#examples button")
+    assert shown.count() == 12
+    names = shown.evaluate_all("nodes => nodes.map(node => node.title)")
+    assert {name.partition("-")[0] for name in names} == {"red", "green", "blue"}
+    page.until("[...document.querySelectorAll('#examples img')].some(image => image.naturalWidth > 0)")
+    shown.nth(0).click()
+    page.tab.locator("#item dl").wait_for()
+    assert names[0] in page.tab.inner_text("#item")
 
 
 def test_a_large_photograph_is_made_smaller_before_it_travels(page: Page) -> None:
@@ -478,6 +509,13 @@ def test_it_fits_a_phone_and_a_desk(browser: Any, service: Running, width: int, 
     found = page.tab.evaluate("getComputedStyle(document.querySelector('.grid')).gridTemplateColumns.split(' ').length")
     assert found == columns
     assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
+    if width < 500:  # no pointer hovers: the box to choose is always there, and ticked on what was chosen alone
+        ink = "node => getComputedStyle(node).color"
+        assert page.tab.locator(".pick").nth(0).evaluate(ink) == "rgba(0, 0, 0, 0)"
+        page.tab.locator(".pick").nth(0).tap()
+        page.until("getComputedStyle(document.querySelector('.chosen .pick')).color !== 'rgba(0, 0, 0, 0)'")
+        assert page.tab.locator(".pick[aria-pressed=true]").count() == 1
+        page.tab.locator(".pick").nth(0).tap()
     narrow = page.tab.locator("#narrow")
     if width < 500:
         assert not narrow.evaluate("node => node.open")
@@ -496,6 +534,32 @@ def test_it_fits_a_phone_and_a_desk(browser: Any, service: Running, width: int, 
     page.tab.wait_for_selector("#panel li.wordbar")
     assert page.tab.evaluate("document.querySelector('#item').scrollWidth") <= width
     page.check()
+
+
+def test_the_pictures_of_the_documentation_can_be_taken(browser: Any, service: Running, tmp_path: Path) -> None:
+    """By the script that takes them of larger data: each view of the page, by its functions."""
+    path = Path(__file__).parents[2] / "scripts/page_pictures.py"
+    spec = importlib.util.spec_from_file_location("page_pictures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    views = {
+        "search": ("/?q=red", script.search, {}),
+        "item": ("/?q=red", script.words, {}),
+        "two": ("/?q=red&compare=1", script.search, {"dark": True}),
+        "phone": ("/?q=red", script.search, {"size": (390, 780)}),
+        "relations": ("/?q=red", script.relations, {"dark": True}),
+    }
+    taken = {}
+    for name, (where, act, options) in views.items():
+        script.take(browser, service.address, where, act, tmp_path / f"{name}.png", **options)
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.size == options.get("size", (1280, 800))
+            taken[name] = picture.convert("RGB").tobytes()
+    assert len(set(taken.values())) == len(views), "no two views look the same"
+    for name in views:
+        assert f"search-{name}.png" in path.read_text(encoding="utf-8") or name == "search"
 
 
 def test_light_and_dark_by_the_system_and_by_choice(browser: Any, service: Running) -> None:

@@ -209,7 +209,7 @@ def test_a_detector_with_its_own_rule_may_say_missing_objects_too() -> None:
     )
 
     class Foreign:
-        def detect(self, images: Any, *, objects: Any, relations: Any = ()) -> list[SceneGraph]:
+        def detect(self, images: Any, *, objects: Any, relations: Any = (), **options: Any) -> list[SceneGraph]:
             assert {MISSING} <= set(objects)
             edges = Relation(0, "hit with", 1, 0.9), Relation(0, "hit", 2, 0.8), Relation(0, "sit on/at", 2, 0.7)
             return [SceneGraph((person, racket, nothing), edges) for _ in images]

@@ -91,20 +91,20 @@ def detect(
     image      a path, encoded bytes, a PIL image, uint8 [H, W, 3] pixels, a `Sample` or an `ImageSource`
     objects    names of things to look for, a list or "person, dog"; empty takes those the model was trained with. The same for `relations`
     min_score  relations (and regions without one) below this score are left out
-    top        relations, at most, the most confident first
+    top        relations, at most, the most confident first; regions where no relation is looked for
     """
     made = load(model) if isinstance(model, str | Path) else model
     if not isinstance(made, Detector):
         raise ConfigError(
             f"{getattr(made, 'name', model)} does not detect (expected a model trained with a recipe such as rlipv2)"
         )
-    words = {
-        "objects": names_of(objects) or tuple(getattr(made, "objects", ())),
-        "relations": names_of(relations) or tuple(getattr(made, "relations", ())),
-    }
-    if not words["objects"]:
+    names = names_of(objects) or tuple(getattr(made, "objects", ()))
+    predicates = names_of(relations) or tuple(getattr(made, "relations", ()))
+    if not names:
         raise ConfigError(f"{made} has no names of its own (expected objects=[...])")
-    graph: SceneGraph = made.detect([image_of(image)], **words)[0]
+    # A detector leaves repeats out of its best: more are asked for than are kept, so that `top` are left.
+    asked = max(top, 100) if predicates else top
+    (graph,) = made.detect([image_of(image)], objects=names, relations=predicates, top=asked)
     return graph.strongest(top=top, min_score=min_score)
 
 

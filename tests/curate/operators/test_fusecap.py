@@ -197,7 +197,7 @@ def test_a_model_is_asked_and_what_it_invents_is_not_used(tmp_path: Path, server
 class Detects:
     """Knows two names, and answers with the same boxes for each image."""
 
-    def detect(self, images: Any, *, objects: Any, relations: Any = ()) -> list[SceneGraph]:
+    def detect(self, images: Any, *, objects: Any, relations: Any = (), **options: Any) -> list[SceneGraph]:
         regions = tuple(Region((0, 0, 32, 64), name, score=0.8) for name in objects if name in ("dog", "bus"))
         return [SceneGraph(regions, ()) for _ in images]
 

@@ -113,6 +113,31 @@ def winoground(folder: Path) -> Path:
     return folder
 
 
+def winoground_parquet(folder: Path) -> Path:
+    """As the hub has it: one file that holds the pictures; of the second example one has no bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    plain = winoground(folder / "plain")
+    rows = [json.loads(line) for line in (plain / "examples.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        for name in ("image_0", "image_1"):
+            file = plain / "images" / f"{row[name]}.png"
+            row[name] = {"bytes": file.read_bytes() if file.is_file() else None, "path": file.name}
+    (folder / "hub" / "data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "hub" / "data" / "test-00000-of-00001.parquet")
+    return folder / "hub"
+
+
+def winoground_hub(folder: Path) -> Path:
+    """The hub's other form: the list in data/, the pictures unpacked beside it."""
+    plain = winoground(folder / "plain")
+    (folder / "hub" / "data").mkdir(parents=True)
+    (plain / "examples.jsonl").rename(folder / "hub" / "data" / "examples.jsonl")
+    (plain / "images").rename(folder / "hub" / "data" / "images")
+    return folder / "hub"
+
+
 def vl_checklist(folder: Path) -> Path:
     picture(folder / "vg" / "VG_100K" / "1.jpg", "red", "blue")
     picture(folder / "swig" / "calling_1.jpg", "red", "blue")

@@ -76,6 +76,17 @@ def test_winoground_needs_both_pictures(tmp_path: Path) -> None:
     assert len(pool.quarantine) == 1
 
 
+@pytest.mark.parametrize("made", [published.winoground_parquet, published.winoground_hub])
+def test_winoground_as_the_hub_has_it(made: Any, tmp_path: Path) -> None:
+    """The same samples as those of the plain folder, pictures included."""
+    plain, hub = read(published.winoground(tmp_path / "w")), read(made(tmp_path / "h"))
+    assert len(hub) == len(plain) == 2
+    for row in range(2):
+        assert np.array_equal(decode(hub[row].image, exact=True), decode(plain[row].image, exact=True))
+        assert (hub[row].extras, hub[row].texts) == (plain[row].extras, plain[row].texts)
+    assert len(hub.quarantine) == 1
+
+
 def test_vl_checklist_follows_its_corpus(tmp_path: Path) -> None:
     folder = published.vl_checklist(tmp_path / "v")
     pool = read(folder)

@@ -54,7 +54,9 @@ class Eyes:
     def __init__(self) -> None:
         self.asked: list[tuple[int, Sequence[str], Sequence[str]]] = []
 
-    def detect(self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
+    def detect(
+        self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any
+    ) -> list[SceneGraph]:
         self.asked.append((len(images), objects, relations))
         return [graph(image.name) for image in images]
 

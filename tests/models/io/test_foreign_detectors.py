@@ -141,6 +141,7 @@ def test_the_same_calls_as_for_models_of_our_own(folders: dict[str, Path], name:
     model: Any = dp.load(f"hf:{folders[name]}")
     graph = dp.detect(model, PICTURE, objects=["a cup", "fork"], top=4)
     assert {region.label for region in graph.regions} <= {"a cup", "fork"}
+    assert len(graph.regions) == 4
     assert dp.ground(model, PICTURE, "a cup", top=2)["a cup"].box_N4.shape == (2, 4)
     assert model.fingerprint == dp.load(f"hf:{folders[name]}").fingerprint  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="finds no relations"):

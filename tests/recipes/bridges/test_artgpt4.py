@@ -150,6 +150,7 @@ def test_what_was_adapted_is_kept(given: bool, folder: Path, tmp_path: Path) -> 
 
 def test_the_published_sizes() -> None:
     made = ArtGPT4.paper()
+    assert (made.image_tower, made.resize) == ("eva_g14", "squash")
     config = {
         "model_type": "llama",
         "hidden_size": 5120,

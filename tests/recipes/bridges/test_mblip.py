@@ -208,6 +208,7 @@ def test_a_sample_with_more_pictures_than_rows_have_is_refused() -> None:
 def test_the_published_sizes() -> None:
     """Before mT0-XL the projection alone is 1.6 million numbers; then the Q-Former, and adapters of rank 8 on every matrix."""
     made = MBLIP.paper()
+    assert (made.image_tower, made.resize) == ("eva_g14", "squash")
     shape = {"d_model": 2048, "d_ff": 5120, "d_kv": 64, "num_heads": 32, "num_layers": 24, "feed_forward_proj": "gated-gelu"}
     with torch.device("meta"):
         language = LanguageModel(config={"model_type": "mt5", "vocab_size": 250112, **shape})

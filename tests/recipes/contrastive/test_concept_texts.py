@@ -168,6 +168,8 @@ def test_without_concepts_it_is_clips_loss_alone() -> None:
 
 def test_the_paper_is_groupvit_with_projectors() -> None:
     paper = ConceptTexts.paper()
+    assert paper.lr == pytest.approx(1.6e-3 * paper.batch_size / 4096), "the release scales its rate by the batch"
+    assert (paper.shown.size, paper.shown.margin) == (224, 32)
     with torch.device("meta"):
         model = paper.model()
     towers = 28_837_136 + 22_145_792  # of the released GroupViT-S and text transformer, counted there
@@ -224,8 +226,9 @@ def test_groups_of_a_groupvit_are_a_distribution_over_every_place() -> None:
     config = transformers.AutoConfig.for_model(**{**GROUPVIT, "image_size": 64})
     net = transformers.GroupViTVisionModel._from_config(config).eval()
     with torch.no_grad():
-        token_1GD, member_GRC = grouped(net, torch.randn(1, 3, 64, 64))
+        token_1GD, pooled_1D, member_GRC = grouped(net, torch.randn(1, 3, 64, 64))
     assert token_1GD.shape == (1, 8, 384)
+    torch.testing.assert_close(pooled_1D, token_1GD.mean(1))
     assert member_GRC.shape == (8, 4, 4)
     torch.testing.assert_close(member_GRC.sum(0), torch.ones(4, 4))
 

@@ -146,7 +146,12 @@ def test_published_values_are_the_fields() -> None:
     assert (made.list_length, int(made.list_length * made.object_share), loss.pseudo, shape.branches) == (500, 333, 0.3, 16)
     assert (shape.dropout, RLIPv2.tagger().shape.dropout, RLIPv2.tagger_released().shape.dropout) == (0.0, 0.1, 0.1)
     assert RLIPv2.v_coco().loss.quality is False  # some pairs have no object
-    assert RLIPv2.hico_det_few().epochs == 10
+    in_scripts = [RLIPv2.preset(name).epochs for name in ("hico_det_few", "hico_det_uc_nf", "hico_det_uc_rf")]
+    assert in_scripts == [10, 10, 20]
+    assert RLIPv2.hico_det_uc_rf().lr_drop == 0.75
+    closed = [name for name in RLIPv2.presets if RLIPv2.preset(name).lists == "closed"]
+    assert len(closed) == 6
+    assert all(RLIPv2.preset(name).loss.pseudo is None for name in closed), "no tuning script asks for pseudo-labels"
     rare, frequent = (unseen(made.hide) for made in (RLIPv2.hico_det_uc_rf(), RLIPv2.hico_det_uc_nf()))
     assert (len(rare), len(frequent)) == (120, 120)
     assert set(rare) != set(frequent)

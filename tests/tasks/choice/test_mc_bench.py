@@ -278,7 +278,7 @@ class Detects(Finds):
 
     ground = None  # type: ignore[assignment]
 
-    def detect(self, images: Any, *, objects: Any, relations: Any = ()) -> Any:
+    def detect(self, images: Any, *, objects: Any, relations: Any = (), **options: Any) -> Any:
         found = self._one(images[0], objects[0])
         return [SceneGraph(tuple(Region(tuple(map(float, box)), objects[0]) for box in found.box_N4))]
 

@@ -66,6 +66,19 @@ def test_ndcg_is_that_of_the_definition(parity: Any) -> None:
     assert result.notes["unranked"] == 12 - len(there)
 
 
+@pytest.mark.parametrize(("rank", "hit"), [(1, 1.0), (3, 1.0), (4, 0.0)])
+def test_a_hit_is_a_word_at_the_last_place_that_counts_too(rank: int, hit: float) -> None:
+    truth = [{stem(word) for word in content_words(" ".join(t.string for t in DATA[row].positives("en")))} for row in range(12)]
+
+    def order(row: int) -> Any:
+        right = [token for token, word in enumerate(WORDS) if stem(word) in truth[row]]
+        wrong = [token for token in range(len(WORDS)) if token not in right]
+        return np.array([*wrong[: rank - 1], *right, *wrong[rank - 1 :]])
+
+    task = WordRanking(first=3, draws=5)
+    assert task.score(task.predict(Ranked(order), DATA)).metrics["hit@3"].value == hit
+
+
 def test_the_best_order_scores_one_and_random_ones_chance() -> None:
     captions = [{stem(word) for word in content_words(DATA[row].texts[0].string)} for row in range(12)]
     best = Ranked(lambda row: np.argsort([stem(word) not in captions[row] for word in WORDS], kind="stable"))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.core.contracts import Task
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs import linear_probe
@@ -30,10 +29,6 @@ def planted(kit: Any, rows: np.ndarray, label: np.ndarray, *, test_from: int, pe
         for i, k in enumerate(label)
     ]
     return model, kit.pool(*samples)
-
-
-def test_is_a_task() -> None:
-    assert isinstance(LinearProbe(), Task)
 
 
 @pytest.mark.parametrize("classes", [2, 4])

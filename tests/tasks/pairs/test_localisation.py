@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from diptych.core.contracts import Task
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
@@ -67,10 +66,6 @@ def pool(*samples: Sample) -> Pool:
 
 
 LAST = [10, 11, 14, 15]
-
-
-def test_is_a_task() -> None:
-    assert isinstance(Localisation(), Task)
 
 
 def test_a_model_that_points_right_wrong_and_nowhere() -> None:

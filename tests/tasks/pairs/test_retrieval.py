@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.core.contracts import Task
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Text
 from diptych.tasks._scoring.records import array, facts_of
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs.retrieval import Retrieval
-
-
-def test_is_a_task() -> None:
-    assert isinstance(Retrieval(), Task)
 
 
 def test_three_pairs_by_hand(kit: Any) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.core.contracts import Task
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Text
 from diptych.data.labels import label_of
@@ -29,10 +28,6 @@ def planted(kit: Any, n: int = 120, noise: float = 2.0, sentences: tuple[str, ..
     }
     samples = [kit.sample(f"u{i}", group=f"g{i // 3}", label=name) for i, name in enumerate(labels)]
     return kit.model(images, texts), kit.pool(*samples)
-
-
-def test_is_a_task() -> None:
-    assert isinstance(ZeroShot(), Task)
 
 
 def test_accuracy_against_scikit_learn(kit: Any) -> None:

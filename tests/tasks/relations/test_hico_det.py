@@ -367,7 +367,9 @@ class Planted:
     name: str = "planted"
     asked: list[Any] = field(default_factory=list)
 
-    def detect(self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
+    def detect(
+        self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any
+    ) -> list[SceneGraph]:
         self.asked.append((tuple(objects), tuple(relations)))
         for image in images:
             if "broken" in image.name:

@@ -369,7 +369,9 @@ def test_planted_models_come_in_order_and_results_say_what_they_follow() -> None
             self.graphs = {data[row].image.name: data[row].graph for row in range(len(data))}
             self.wrong, self.rng = wrong, np.random.default_rng(0)
 
-        def detect(self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
+        def detect(
+            self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any
+        ) -> list[SceneGraph]:
             return [self.answer(self.graphs[image.name], relations) for image in images]
 
         def answer(self, graph: SceneGraph, names: Sequence[str]) -> SceneGraph:

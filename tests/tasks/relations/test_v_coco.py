@@ -376,7 +376,9 @@ class Planted:
     graphs: Sequence[SceneGraph]
     name: str = "planted"
 
-    def detect(self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
+    def detect(
+        self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any
+    ) -> list[SceneGraph]:
         assert (len(objects), len(relations)) == (81, 29)
         return [self.graphs[int(image.name)] for image in images]
 

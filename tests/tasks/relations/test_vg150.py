@@ -268,7 +268,7 @@ class Planted:
         self.wrong, self.move, self.asked = wrong, move, []
         self.rng = np.random.default_rng(0)
 
-    def detect(self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
+    def detect(self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any) -> list[SceneGraph]:
         return [self._graph(self.truth[image.name], relations) for image in images]
 
     def relate(
@@ -369,7 +369,9 @@ def test_a_published_vocabulary_is_asked_for() -> None:
     class Asked:
         name, fingerprint = "asked", "0"
 
-        def detect(self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
+        def detect(
+            self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any
+        ) -> list[SceneGraph]:
             self.counts = len(objects), len(relations)
             return [SceneGraph(regions, (Relation(0, "near", 1, 0.5),))]
 

@@ -64,8 +64,18 @@ class Proposes:
     def __init__(self, data: Dataset, seed: int) -> None:
         self.looks = Looks(data, seed)
 
-    def detect(self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()) -> list[SceneGraph]:
-        return [SceneGraph(tuple(self._of(image))) for image in images]
+    def detect(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str] = (),
+        top: int = 100,
+        threshold: float = 0.0,
+        batch_size: int = 16,
+    ) -> list[SceneGraph]:
+        """No score says which is better: the first `top`."""
+        return [SceneGraph(tuple(self._of(image)[:top])) for image in images]
 
     def _of(self, image: ImageSource) -> list[Region]:
         rng = keyed_rng("proposes", self.looks.seed, image.name)

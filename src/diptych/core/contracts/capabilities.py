@@ -143,10 +143,21 @@ class MatchMapper(Protocol):
 @runtime_checkable
 class Detector(Protocol):
     """Regions and relations for the given names, as one `SceneGraph` an image. Those that read names as text take phrases as well
-    ("the red cup left of the plate")."""
+    ("the red cup left of the plate").
+
+    An image has the `top` best of what was asked for with a score above `threshold`: relations, or where none are asked for, regions.
+    `batch_size` is how many images (or texts to one image) go through the model at once and changes no answer.
+    """
 
     def detect(
-        self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = ()
+        self,
+        images: Sequence[ImageSource],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str] = (),
+        top: int = 100,
+        threshold: float = 0.0,
+        batch_size: int = 16,
     ) -> list[SceneGraph]: ...
 
 

@@ -3,7 +3,7 @@
     aro           visual_genome_relation.json, visual_genome_attribution.json, coco_karpathy_{test,val}.json, flickr30k_{test,val}.json
     sugarcrepe    add_obj.json, ..., swap_att.json; those of SugarCrepe++ hold a second true caption
     vl_checklist  corpus/v1/**/*.yaml over data/**/*.json, or the JSON files alone
-    winoground    examples.jsonl beside images/
+    winoground    examples.jsonl beside images/, or a Parquet file that holds its pictures
 
 Each file becomes a split, so that tasks report it apart. A picture that is missing costs its own case; it is left in the data and named
 when it is read. SNARE asks other questions of ARO's files.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diptych.core.errors import DataError
+from diptych.core.registry import MEDIA
 
 IMAGE_NAMES = (
     ("image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "file", "img", "img_path"),
@@ -46,7 +47,8 @@ class Wanted:
     table, or an ending of file names, to a medium.
 
     `language` is a column, or a code such as "en" that holds for every text. `follow_links`: whether links may lead out of the folder
-    that was given. `delimiter`: of .csv files, "" for what the header shows.
+    that was given. `delimiter`: of .csv files, "" for what the header shows. `captions`: whether a row without text is left out where
+    others have some.
     """
 
     image: str | None = None
@@ -60,6 +62,7 @@ class Wanted:
     media: Mapping[str, str] | None = None
     follow_links: bool = False
     delimiter: str = ""
+    captions: bool = True
 
     @classmethod
     def of(
@@ -70,13 +73,14 @@ class Wanted:
         *,
         follow_links: bool = False,
         delimiter: str = "",
+        captions: bool = True,
         **others: str | None,
     ) -> Wanted:
         if isinstance(text, str):
             text = {text: ""}
         elif text is not None and not isinstance(text, Mapping):
             text = dict.fromkeys(text, "")
-        return cls(image, text, media=media, follow_links=follow_links, delimiter=delimiter, **others)
+        return cls(image, text, media=media, follow_links=follow_links, delimiter=delimiter, captions=captions, **others)
 
     def within(self, folder: object) -> str | None:
         """The folder that links may not lead out of, or None where they may."""
@@ -104,11 +108,16 @@ class Chosen:
 
 def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: bool = True, media_columns: bool = True) -> Chosen:
     """Match what is wanted with the columns that are there. No column is taken for the image where images are known already, and
-    none has to be there where other media are. `media_columns`: whether `wanted.media` names columns, not endings of files."""
+    none has to be there where other media are. `media_columns`: whether `wanted.media` names columns, not endings of files. Of a table
+    without pictures, columns that are called as a medium is ("slide", "clip") hold that medium, and "mask" beside a slide its mask."""
     asked_media = (wanted.media or {}) if media_columns else {}
     media = {str(_named(name, names, file)): medium for name, medium in asked_media.items()}
     names = [name for name in names if name not in media]
     image = (_named(wanted.image, names, file) or _guess("image", IMAGE_NAMES, names, file)) if image_needed else None
+    if image is None and image_needed and media_columns and wanted.media is None:
+        media = {name: name for name in names if name in MEDIA and name not in ("image", "images")}
+        media |= {"mask": "image"} if "slide" in media and "mask" in names else {}
+        names = [name for name in names if name not in media]
     if image is None and image_needed and not media:
         raise DataError(f"no column looks like images; columns are {', '.join(names)}", file=file, expected="image=COLUMN")
     if wanted.text is not None:

@@ -40,6 +40,7 @@ MEDIA_FIELDS: Mapping[str, pa.DataType] = {
     "file": pa.string(),
     "offset": pa.int64(),
     "size": pa.int64(),
+    "sha256": pa.string(),
 }
 
 Ints = npt.NDArray[np.int64]

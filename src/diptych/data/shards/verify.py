@@ -64,7 +64,7 @@ def verify(path: Path | str, *, update: bool = True) -> VerifyReport:
     known = {bad.uid for bad in read_quarantine(folder)}
     report.bad += [Bad(bad.uid, "verify", bad.reason, bad.file) for bad in lost if bad.uid not in known]
     by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in manifest.select(["uid", "shard", "image_offset", "image_size", "image_format", "sha256"]).to_pylist():
+    for row in manifest.select(["uid", "shard", "image_offset", "image_size", "sha256"]).to_pylist():
         if row["uid"] not in known:
             by_shard[row["shard"]].append({**row, "samples": 1})
     media = sound_media(folder, read_table(folder, MEDIA).table).to_pylist() if MEDIA in table_names(folder) else []

@@ -29,6 +29,7 @@ from diptych.models.denseclip.dense_segmenter import DenseSegmenter
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
+from diptych.models.layers.sliding_window import slid
 
 Maps = list[npt.NDArray[np.int32]]
 
@@ -96,20 +97,8 @@ class SegmentingModel:
         fitted_HWC = np.asarray(Image.fromarray(image_HWC).resize((wide, high), Image.Resampling.BILINEAR))
         device = next(self.model.parameters()).device
         image_BCHW = self.preprocess.normalise(fitted_HWC[None]).to(device)
-        total_BKHW: Tensor | None = None
-        count_HW = torch.zeros(high, wide, device=device)
-        for top in starts(high, size, self.stride):
-            for left in starts(wide, size, self.stride):
-                part = slice(top, top + size), slice(left, left + size)
-                logit_BKHW = self.model(image_BCHW[..., part[0], part[1]]).logit_NKHW
-                logit_BKHW = F.interpolate(logit_BKHW, size=(size, size), mode="bilinear", align_corners=False)
-                if total_BKHW is None:
-                    total_BKHW = logit_BKHW.new_zeros(1, logit_BKHW.shape[1], high, wide)
-                total_BKHW[..., part[0], part[1]] += logit_BKHW
-                count_HW[part] += 1
-        assert total_BKHW is not None
-        mean_BKHW = total_BKHW / count_HW
-        return F.interpolate(mean_BKHW, size=(height, width), mode="bilinear", align_corners=False)[0]
+        mean_KHW = slid(image_BCHW, size, self.stride, lambda part_BCHW: self.model(part_BCHW).logit_NKHW)
+        return F.interpolate(mean_KHW[None], size=(height, width), mode="bilinear", align_corners=False)[0]
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
@@ -136,13 +125,3 @@ class SegmentingModel:
         return cls(
             model.eval(), settings, preprocess, tokenizer, config["name"], stride=config["stride"], card=config.get("card")
         )
-
-
-def starts(side: int, size: int, stride: int) -> list[int]:
-    """Where the squares of a sliding window begin; the last one ends with the image.
-
-    >>> starts(100, 64, 40), starts(64, 64, 40)
-    ([0, 36], [0])
-    """
-    steps = max(side - size + stride - 1, 0) // stride + 1
-    return [max(min(step * stride + size, side) - size, 0) for step in range(steps)]

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
 
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""What transformers calls the weights of a folder."""
+
 
 def chosen_weights(spec: str, wanted: str, download: bool, tags: Sequence[str]) -> tuple[Path | None, str | None]:
     """(file, tag); both None for random weights, which must be asked for by name."""
@@ -29,6 +32,15 @@ def chosen_weights(spec: str, wanted: str, download: bool, tags: Sequence[str]) 
     return None, wanted
 
 
+def weights_file(address: str) -> Path:
+    """The file of that name, or that of a folder as transformers writes them, in one piece. Raises DataError where there is none."""
+    path = Path(address).expanduser()
+    found = [path] if path.is_file() else [file for name in FILES if (file := path / name).is_file()]
+    if not found:
+        raise DataError("no weights", file=path, expected=f"a file of tensors, or a folder with {' or '.join(FILES)}")
+    return found[0]
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A state dict from .safetensors, from a PyTorch file that holds tensors only, or from a TorchScript archive (OpenAI's files), of which
     only the tensors are used."""
@@ -43,9 +55,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if "TorchScript" in str(error):
             return {name: tensor.float() for name, tensor in torch.jit.load(path, map_location="cpu").state_dict().items()}
         raise DataError("not a file of tensors", file=path, expected=".safetensors, or .pth with a state dict") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for within in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(within), dict):
+            content = content[within]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise DataError("holds more than tensors", file=path, expected="a state dict, alone or as 'state_dict'")
+        raise DataError("holds more than tensors", file=path, expected="a state dict, alone or as 'state_dict' or 'model'")
     tensors: dict[str, Tensor] = content
     return tensors

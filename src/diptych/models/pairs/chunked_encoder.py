@@ -1,5 +1,5 @@
 """Two towers for captions in several chunks, each within the text tower's length: the vector of a caption is the mean of its chunks'
-before it is normalised (SyViC, 2303.17590).
+before it is normalised (SyViC, 2303.17590). Pictures may be shown in the style of others.
 
 Letters: B batch, C channel, H W, K chunks a caption, N chunks of all captions, L tokens, D width.
 """
@@ -9,20 +9,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from diptych.models.layers.style_transfer import Stylist
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
 
 
 class ChunkedEncoder(nn.Module):
-    """Holds its `DualEncoder`, which alone is deployed. Chunks that are not there are not read (the release reads rows of zeros)."""
+    """Holds its `DualEncoder`, which alone is deployed. Chunks that are not there are not read (the release reads rows of zeros).
 
-    def __init__(self, encoder: DualEncoder) -> None:
+    stylist  shows pictures in the styles of others, where `forward` is given some
+    """
+
+    def __init__(self, encoder: DualEncoder, stylist: Stylist | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.stylist = encoder, stylist
 
-    def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor, there_BK: Tensor) -> Pairs:
+    def forward(
+        self,
+        image_BCHW: Tensor,
+        text_BKL: Tensor,
+        text_mask_BKL: Tensor,
+        there_BK: Tensor,
+        style_BCHW: Tensor | None = None,
+    ) -> Pairs:
         encoder = self.encoder
+        if self.stylist is not None and style_BCHW is not None:
+            image_BCHW = self.stylist(image_BCHW, style_BCHW)
         read = encoder.text_tower(text_BKL[there_BK], text_mask_BKL[there_BK]).pooled_BD
         chunk_ND = encoder.text_projection(read)
         row_N = there_BK.nonzero()[:, 0]

@@ -5,34 +5,49 @@ Letters: B batch, P places, G groups, K classes, D width, R C rows and columns, 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.data.media.decode import decode
+from diptych.data.media.transforms import FILTERS
+from diptych.models.layers.sliding_window import slid
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.headed import HeadedTower
+
+Rule = Literal["cosine", "groupvit"]
+TOP = 5
+"""Classes of the whole image that GroupViT lets a place choose from."""
 
 
 class PatchSegmenter:
     """Answers `Segmenter` with the patches of an embedder, or with the groups of a GroupViT.
 
     A patch goes the way of the pooled vector (head and projection) and is compared with the mean of a class's sentences. Scores, never
-    labels, are resized to the image's own size. An image is squeezed into the model's square. Of a GroupViT every place takes the scores
-    of the group that it belongs to most (2202.11094).
+    labels, are resized to the image's own size. Of a GroupViT every place takes the scores of the group that it belongs to most
+    (2202.11094).
 
     templates   sentences with {} for the name
-    background  a name whose score is `threshold` everywhere; "" has none
+    background  a name that has no sentence: its score is `threshold` everywhere; "" has none
+    short_side  0 squeezes an image into the model's square. Above, the image is brought to this short side (448, as published), its shape
+                kept, and read in windows of the model's size, whose scores are averaged
+    stride      pixels from one window to the next; 0 takes half a window
+    window      side of the windows in pixels, for a GroupViT, whose positions are then stretched (448, as published); 0 is the model's own
+    rule        "cosine"; or "groupvit", as GroupViT and CoCu release it: a place's probabilities of the classes, times those of the five
+                that the window as a whole is likeliest of, at the model's temperature. There `threshold` is at most the largest score of
+                the window, and places below it are background
     """
 
     def __init__(
@@ -42,22 +57,45 @@ class PatchSegmenter:
         templates: Sequence[str] = ("a photo of a {}.",),
         background: str = "",
         threshold: float = 0.0,
+        short_side: int = 0,
+        stride: int = 0,
+        window: int = 0,
+        rule: Rule = "cosine",
     ) -> None:
         self.embedder, self.templates = embedder, tuple(templates)
-        self.background, self.threshold = background, threshold
-        self.name = embedder.name
+        self.background, self.threshold, self.rule = background, threshold, rule
+        self.size, self.name = window or embedder.preprocess.size, embedder.name
+        self.short_side, self.stride = short_side, stride or self.size // 2
+        if rule not in get_args(Rule):
+            raise ConfigError(f"rule is {rule!r} (expected {' | '.join(get_args(Rule))})")
+        if min(short_side, stride, window) < 0 or 0 < short_side < self.size:
+            raise ConfigError(
+                f"short_side is {short_side}, stride {stride}, window {window} (expected 0 or more; a short side of {self.size} or more)"
+            )
+        self._net = self._group_net()
+        if window and self._net is None:
+            raise ConfigError(
+                f"'{self.name}' reads pictures of one size (expected window 0, which is {embedder.preprocess.size})"
+            )
+        if window not in (0, embedder.preprocess.size):
+            self._net = stretched(self._net, window)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.embedder.fingerprint
 
     def segment(self, images: Sequence[ImageSource], labels: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """int32 [H, W] into `labels`, at each image's own size."""
         if len(labels) < 2:
             raise ConfigError(f"labels are {list(labels)} (expected two or more)")
-        text_KD = torch.from_numpy(self._classes(labels))
+        if self.background and self.background not in labels:
+            raise ConfigError(f"background is {self.background!r}, which is no label (expected one of {', '.join(labels)})")
+        place = list(labels).index(self.background) if self.background else None
+        text_KD = torch.from_numpy(self._classes([label for label in labels if label != self.background]))
         found = []
         for image in images:
             pixels_HWC = decode(image, exact=True)
-            score_KRC = self._scores(pixels_HWC, text_KD)
-            if self.background in labels:
-                score_KRC[list(labels).index(self.background)] = self.threshold
+            score_KRC = self._scores(pixels_HWC, text_KD, place)
             full_KHW = F.interpolate(score_KRC[None], size=pixels_HWC.shape[:2], mode="bilinear", align_corners=False)[0]
             found.append(full_KHW.argmax(0).to(torch.int32).numpy())
         return found
@@ -71,32 +109,96 @@ class PatchSegmenter:
         return unit
 
     @torch.no_grad()
-    def _scores(self, pixels_HWC: npt.NDArray[np.uint8], text_KD: Tensor) -> Tensor:
-        """[K, R, C] on the grid of the model's patches."""
+    def _scores(self, pixels_HWC: npt.NDArray[np.uint8], text_KD: Tensor, background: int | None) -> Tensor:
+        """[K, R, C] of one image, the background among the classes: on the grid of the model's patches, or of the windows' pixels."""
         embedder = self.embedder
         with embedder._ready() as device:
-            image_1CHW = replace(embedder.preprocess, resize="squash", margin=0)([pixels_HWC]).to(device)
-            model: Any = embedder.model
-            tower = model.image_tower
-            head: nn.Module = tower.head if isinstance(tower, HeadedTower) else nn.Identity()
-            inner = tower.inner if isinstance(tower, HeadedTower) else tower
-            net = getattr(inner, "net", None)
-            if getattr(getattr(net, "config", None), "model_type", "") == "groupvit_vision_model":
-                token_1GD, member_GRC = grouped(net, image_1CHW)
-                score_GK = normalised(model.image_projection(head(token_1GD[0]))).float().cpu() @ text_KD.T
-                return score_GK[member_GRC.argmax(0).cpu()].permute(2, 0, 1).contiguous()
-            token_PD = inner(image_1CHW).tokens_BPD[0]
-            side = math.isqrt(len(token_PD))
-            if side * side != len(token_PD):
-                raise ConfigError(f"the {len(token_PD)} patches of '{self.name}' make no square")
-            score_PK = normalised(model.image_projection(head(token_PD))).float().cpu() @ text_KD.T
-        score_KHW: Tensor = score_PK.T.unflatten(1, (side, side))
-        return score_KHW.contiguous()
+            text_KD = text_KD.to(device)
+            if not self.short_side:
+                square = replace(embedder.preprocess, size=self.size, resize="squash", margin=0)
+                return self._of_window(square([pixels_HWC]).to(device), text_KD, background)[0].float().cpu()
+            high, wide = _fitted(pixels_HWC.shape[0], pixels_HWC.shape[1], self.short_side)
+            filters = FILTERS[embedder.preprocess.interpolation]
+            fitted_HWC = np.asarray(Image.fromarray(pixels_HWC).resize((wide, high), filters))
+            image_1CHW = embedder.preprocess.normalise(fitted_HWC[None]).to(device)
+            return slid(image_1CHW, self.size, self.stride, lambda part: self._of_window(part, text_KD, background)).float().cpu()
+
+    def _of_window(self, image_1CHW: Tensor, text_KD: Tensor, background: int | None) -> Tensor:
+        """[1, K, R, C] of one square."""
+        model: Any = self.embedder.model
+        member_GRC: Tensor | None = None
+        if self._net is not None:
+            token_1GD, pooled_1D, member_GRC = grouped(self._net, image_1CHW)
+        else:
+            seen = self._inner(image_1CHW)
+            token_1GD, pooled_1D = seen.tokens_BPD, seen.pooled_BD
+        head = self._head
+        token_GD = normalised(model.image_projection(head(token_1GD[0]))).float()
+        if self.rule == "cosine":
+            score_GK, least = token_GD @ text_KD.T, self.threshold
+        else:
+            image_D = normalised(model.image_projection(head(pooled_1D)))[0].float()
+            scale = min(float(model.log_scale.exp()), 100.0)
+            score_GK = affinities(token_GD, image_D, text_KD, scale=scale)
+            least = min(self.threshold, float(score_GK.max()))
+        if member_GRC is None:
+            side = math.isqrt(len(score_GK))
+            if side * side != len(score_GK):
+                raise ConfigError(f"the {len(score_GK)} patches of '{self.name}' make no square")
+            score_KRC = score_GK.T.unflatten(1, (side, side))
+        else:
+            if self.rule == "groupvit":  # whose group a pixel is, is decided at full size
+                side = image_1CHW.shape[-1]
+                member_GRC = F.interpolate(member_GRC[None], size=(side, side), mode="bilinear", align_corners=False)[0]
+            score_KRC = score_GK[member_GRC.argmax(0)].permute(2, 0, 1)
+        if background is not None:
+            score_KRC = with_background(score_KRC, background, least, hard=self.rule == "groupvit")
+        score_1KRC: Tensor = score_KRC[None].contiguous()
+        return score_1KRC
+
+    @property
+    def _inner(self) -> Any:
+        tower: Any = self.embedder.model.image_tower
+        return tower.inner if isinstance(tower, HeadedTower) else tower
+
+    @property
+    def _head(self) -> nn.Module:
+        tower: Any = self.embedder.model.image_tower
+        return tower.head if isinstance(tower, HeadedTower) else nn.Identity()
+
+    def _group_net(self) -> Any:
+        """transformers' GroupViT, where the image tower is one."""
+        net = getattr(self._inner, "net", None)
+        return net if getattr(getattr(net, "config", None), "model_type", "") == "groupvit_vision_model" else None
 
 
-def grouped(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Of one image: the groups of the last stage [1, G, D], and how much each patch belongs to each [G, R, C]: the soft assignments of
-    all stages multiplied."""
+def affinities(token_GD: Tensor, image_D: Tensor, text_KD: Tensor, *, scale: float) -> Tensor:
+    """[G, K] as GroupViT is released: softmax over all classes times softmax over the five that the whole image is likeliest of."""
+    logit_GK = scale * token_GD @ text_KD.T
+    likely = (scale * image_D @ text_KD.T).topk(min(TOP, len(text_KD))).indices
+    hidden_K = torch.ones(len(text_KD), dtype=torch.bool, device=text_KD.device)
+    hidden_K[likely] = False
+    return logit_GK.softmax(-1) * logit_GK.masked_fill(hidden_K, -math.inf).softmax(-1)
+
+
+def with_background(score_KRC: Tensor, place: int, least: float, *, hard: bool) -> Tensor:
+    """The scores with those of a further class at `place`: `least` everywhere, or, `hard`, one where no class reaches it and zero
+    elsewhere."""
+    plain_1RC = torch.full_like(score_KRC[:1], least)
+    if hard:
+        plain_1RC = (score_KRC.amax(0, keepdim=True) < least).to(score_KRC.dtype)
+    return torch.cat([score_KRC[:place], plain_1RC, score_KRC[place:]])
+
+
+def _fitted(height: int, width: int, short: int) -> tuple[int, int]:
+    """Rows and columns with that short side and the same shape."""
+    factor = short / min(height, width)
+    return max(short, round(height * factor)), max(short, round(width * factor))
+
+
+def grouped(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of one image: the groups of the last stage [1, G, D], their mean [1, D], and how much each patch belongs to each [G, R, C]: the soft
+    assignments of all stages multiplied. Positions are stretched for an image of another size than the network's."""
     from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
     seen = net(pixel_values=image_BCHW, output_attentions=True)
@@ -104,4 +206,19 @@ def grouped(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         raise ConfigError("this GroupViT groups nothing (expected a stage with group tokens)")
     side = image_BCHW.shape[-1] // net.config.patch_size
     member_GRC: Tensor = get_grouping_from_attentions(seen.attentions, (side, side))[0]
-    return seen.last_hidden_state, member_GRC
+    return seen.last_hidden_state, seen.pooler_output, member_GRC
+
+
+def stretched(net: Any, size: int) -> Any:
+    """A copy of a GroupViT for images of that size: its positions are interpolated, as published for windows larger than those of
+    training."""
+    made: Any = copy.deepcopy(net)
+    embeddings = getattr(made, "vision_model", made).embeddings
+    if size % net.config.patch_size:
+        raise ConfigError(f"window is {size} (expected a multiple of {net.config.patch_size}, the patch)")
+    side = size // net.config.patch_size
+    like_1PD = embeddings.position_embeddings.new_zeros(1, side * side, embeddings.position_embeddings.shape[-1])
+    position_1PD = embeddings.interpolate_pos_encoding(like_1PD, size, size)
+    embeddings.position_embeddings = nn.Parameter(position_1PD.detach())
+    embeddings.patch_embeddings.image_size = (size, size)
+    return made

@@ -87,7 +87,7 @@ class GraphRelater:
         names = self._known(relations) if relations else []
         graphs = []
         for image in images:
-            graph = self._graph(image, lambda shown, sizes: self.model.detect(shown, sizes, asked_C), names, top)
+            graph = self._graph(image, lambda shown, sizes: self.model.find(shown, sizes, asked_C), names, top)
             kept = tuple(edge for edge in graph.relations if edge.confidence > threshold)[:top]
             graphs.append(replace(graph, relations=kept) if names else _surest(graph, top, threshold))
         return graphs

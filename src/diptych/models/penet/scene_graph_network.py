@@ -171,7 +171,7 @@ class SceneGraphNetwork(nn.Module):
             score_N, told_N = share_NC.masked_fill(~asked_C, -1).max(1)
         return self._answers(maps, region_NV, told_N, score_N, boxes, boxes, sizes)
 
-    def detect(self, image_BCHW: Tensor, sizes: Sizes, asked_C: Tensor) -> list[Answer]:
+    def find(self, image_BCHW: Tensor, sizes: Sizes, asked_C: Tensor) -> list[Answer]:
         """Boxes of the classes `asked_C` and the predicates of all their ordered pairs."""
         maps = self.detector.maps(image_BCHW)
         found = self.detector.found(maps, self.detector.proposals(image_BCHW, maps, sizes), sizes, asked_C)

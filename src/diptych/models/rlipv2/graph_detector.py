@@ -209,7 +209,7 @@ class GraphDetector:
             text_TD = self.model.labels(ids.to(device), None if mask is None else mask.to(device))
             if given is not None:
                 given = given.to(device)
-            predicted: PairSet = self.model.detect(
+            predicted: PairSet = self.model.with_labels(
                 image_BCHW.to(device),
                 text_TD,
                 entities=lists.background + 1,

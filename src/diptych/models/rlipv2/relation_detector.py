@@ -213,9 +213,11 @@ class RelationDetector(nn.Module):
         pixel_BHW  True at real pixels; None when no image is padded
         given      the pairs, for a detector of given regions
         """
-        return self.detect(image_BCHW, self.labels(label_TL, label_mask_TL), entities=entities, pixel_BHW=pixel_BHW, given=given)
+        return self.with_labels(
+            image_BCHW, self.labels(label_TL, label_mask_TL), entities=entities, pixel_BHW=pixel_BHW, given=given
+        )
 
-    def detect(
+    def with_labels(
         self,
         image_BCHW: Tensor,
         text_TD: Tensor,

@@ -34,6 +34,7 @@ class BeforeLanguage(Recipe[M, B, F]):
     start         whether a start mark stands before everything; none: as the language model's tokenizer has it
     language      texts of this language or of an unknown one are read; "" takes all
     pieces        of a vocabulary that is learned from the data
+    small_image_steps  of the small image encoder
     """
 
     language_model: str = "small"

@@ -64,6 +64,7 @@ class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     scale, most, flip, shake  augmentation, see `SegmentationView`
     backbone_rate  the image side's learning rate as a share of `lr`
     power        of the polynomial by which the rate falls
+    count_ignored  divides a loss by all pixels, as released, and not by the labelled ones
     """
 
     slug = "denseclip"

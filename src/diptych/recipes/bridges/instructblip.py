@@ -66,7 +66,7 @@ class InstructBLIP(BridgeRecipe):
     former_tokenizer: str = "data"
     asked_length: int = 128
 
-    image_tower: str = "timm:eva_giant_patch14_224"
+    image_tower: str = "eva_g14"
     template: str = "{image}{prompt}"
     text_length: int = 384
     batch_size: int = 128
@@ -184,4 +184,4 @@ class InstructBLIP(BridgeRecipe):
     @classmethod
     def paper(cls) -> Self:
         """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, the start from BLIP-2 as --init."""
-        return cls()
+        return cls(resize="squash")

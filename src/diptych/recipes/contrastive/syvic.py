@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,23 +18,23 @@ from diptych.data.media.heavy_augment import heavy_augment
 from diptych.data.text.chunks import chunks, thinned
 from diptych.data.text.sides import Pixels, mirrored
 from diptych.models.layers.mix_style import Mix, MixStyle
+from diptych.models.layers.style_transfer import Stylist
 from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.pairs import EncoderRecipe
-from diptych.recipes._shared.presets import SMALL_CLIP
-
-ADAPTED = "qkv,attention.out,mlp_in,mlp_out,patches"
-"""What carries an adapter: every linear map within the towers' blocks, and the convolution that cuts patches."""
+from diptych.recipes._shared.picture_styles import Colours, checked, coloured, drawn, style_transfer
+from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
 
 
 @dataclass(frozen=True)
 class ChunkBatch(TensorBatch):
     """Images and the chunks of a caption of each.
 
-    there_BK   which of the chunks are there; the first one always is
-    truncated  chunks that were longer than L and were cut
+    there_BK    which of the chunks are there; the first one always is
+    truncated   chunks that were longer than L and were cut
+    style_BCHW  the picture that each is shown in the style of
     """
 
     image_BCHW: Rows[Tensor]
@@ -42,6 +43,7 @@ class ChunkBatch(TensorBatch):
     there_BK: Rows[Tensor]
     group_B: Rows[Tensor]
     truncated: int = 0
+    style_BCHW: Rows[Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +53,12 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     Published weights are tuned on rendered scenes, whose captions say what stands where and what it is like: `world:scenes?lengths=dense`,
     or any data with long captions. A caption loses optional sentences, is cut at full stops into chunks of four sentences, and its vector
-    is the mean of the chunks' before the norm, so that nothing is lost to the text tower's length. Styles of images may be mixed behind the
-    patches (MixStyle). Adapters of rank 16 on every linear map of both towers and on the patches keep the rest as it is; what comes out
-    may be averaged with the start (`--blend 0.5`, `diptych blend`; published shares of the start: .1, .25, .5, .75, .9).
+    is the mean of the chunks' before the norm, so that nothing is lost to the text tower's length. Adapters of rank 16 on every linear map
+    of both towers and on the patches keep the rest as it is; what comes out may be averaged with the start (`--blend 0.5`, `diptych blend`;
+    published shares of the start: .1, .25, .5, .75, .9).
+
+    Against the look of rendered pictures, styles of images may be mixed behind the patches (MixStyle), or every step shows its pictures in
+    the style of one real picture (AdaIN, `--styles`; published: frames of HMDB51).
 
     Pictures are mirrored where `flip` says so, and then as their captions' left and right allow (`flip_sides`). The release mirrors its
     colour data whatever they say.
@@ -67,6 +72,10 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
     said        share of the sentences behind the first that stay, drawn each time
     mix_style   share of the steps in which styles are mixed, 0 for none (published .5); mix whose: see `MixStyle`. Needs a vit_* tower
+    styles      data whose pictures lend their styles, one a step; "" for none. style_weights: the folder of `vgg_normalised.pth` and
+                `decoder.pth`; style_strength: 0 leaves a picture as the decoder draws it
+    style_colours  those of the picture ("own"), of the "first" picture of the step as released, or of the "style"
+    style_pixels   VGG and its decoder are shown "plain" pixels in 0..1, or "normalised" ones, as released: those of CLIP's preprocessing
     augment     "heavy": three rounds of two operations on colour and contrast
     rank        of the adapters, which count as B A / rank, as released; 0 trains all weights
     final_lr    share of the rate that is left at the end: where a cosine of ten epochs stands after six
@@ -79,6 +88,11 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     said: float = 0.7
     mix_style: float = 0.0
     mix: Mix = "crossdomain"
+    styles: str = ""
+    style_weights: str = ""
+    style_strength: float = 0.7
+    style_colours: Colours = "own"
+    style_pixels: Literal["plain", "normalised"] = "plain"
     augment: Literal["none", "heavy"] = "heavy"
     rank: int = 16
     final_lr: float = 0.345
@@ -99,6 +113,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         if self.augment not in ("none", "heavy") or not 0 <= self.mix_style <= 1:
             raise ConfigError(f"augment is {self.augment!r}, mix_style {self.mix_style} (expected none | heavy, 0..1)")
 
+        if self.styles:
+            checked(self.style_weights, self.style_strength, self.style_colours, self.style_pixels, self.image_size)
+
     def tuning(self) -> Tuning:
         return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0) if self.rank else Tuning()
 
@@ -110,7 +127,21 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
                     f"mix_style needs a vit_* image tower, and this is a {type(image).__name__} (expected mix_style 0)"
                 )
             image.style = MixStyle(share=self.mix_style, mix=self.mix)
-        return ChunkedEncoder(DualEncoder(image, text, width=self.width))
+        stylist = None
+        if self.styles:
+            normalised = self.style_pixels == "normalised"
+            stylist = Stylist(
+                style_transfer(self.style_weights),
+                strength=self.style_strength,
+                mean=self.mean,
+                deviation=self.std,
+                normalised=normalised,
+            )
+        return ChunkedEncoder(DualEncoder(image, text, width=self.width), stylist)
+
+    def stored(self, name: str) -> bool:
+        """The network of styles is read again from its files."""
+        return not name.startswith("stylist.")
 
     def batch(self, draws: Draws) -> ChunkBatch:
         shown = [self._shown(draw, self.chunks_of(draw)) for draw in draws]
@@ -119,14 +150,23 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         filled = [[*found, *[""] * (most - len(found))] for found in captions]
         encoded = self.words().encode([chunk for row in filled for chunk in row], self.text_length)
         shape = (len(filled), most, -1)
+        image_BCHW = self.preprocess(images)
         return ChunkBatch(
-            image_BCHW=self.preprocess(images),
+            image_BCHW=image_BCHW,
             text_BKL=torch.from_numpy(encoded.ids_BL).reshape(shape),
             text_mask_BKL=torch.from_numpy(encoded.mask_BL).reshape(shape),
             there_BK=torch.tensor([[place < len(found) for place in range(most)] for found in captions]),
             group_B=group_ids(draws),
             truncated=encoded.truncated,
+            style_BCHW=self._styles(image_BCHW, draws.rng) if self.styles else None,
         )
+
+    def _styles(self, image_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
+        """The style of the step, in the colours that each picture is to have."""
+        plain = replace(self.shown, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="crop")
+        if self.style_pixels == "plain":
+            image_BCHW = image_BCHW * torch.tensor(self.std)[:, None, None] + torch.tensor(self.mean)[:, None, None]
+        return coloured(plain([drawn(self.styles, rng, self.image_size)])[0], image_BCHW, self.style_colours)
 
     def chunks_of(self, draw: Draw) -> list[str]:
         """A caption of the draw, thinned and cut."""
@@ -144,7 +184,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         return heavy_augment(shown_HWC, draw.rng) if self.augment == "heavy" else shown_HWC, texts
 
     def features(self, model: ChunkedEncoder, batch: ChunkBatch) -> Pairs:
-        pairs: Pairs = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL, batch.there_BK)
+        pairs: Pairs = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL, batch.there_BK, batch.style_BCHW)
         return pairs
 
     def optimiser(self) -> Optimiser:
@@ -162,5 +202,5 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/32, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 pictures a step, six epochs, splitting as the paper
-        describes it, without MixStyle, as its commands have it."""
+        describes it, without MixStyle and styles, as its commands have it."""
         return cls(act="quick_gelu", same_group="negative")

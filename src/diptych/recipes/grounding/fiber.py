@@ -76,6 +76,13 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
                      stochastic depth
     text_...         of the text tower; text_places: positions it has, of which `text_length` are read
     augment          "rand": random crops, flips and two operations, as for fine-tuning; "none": the whole picture squashed, as published
+    decay            which parameters decay: "matrices", or also those that the "released" list of names misses
+    drop_path        share of a block's answers that are left out at random while training
+    fusion           "backbone", as published, or "top": the baseline with `top_layers` layers of co-attention over both towers
+    gold, gold_every, gold_floor, gold_mean   whether words of a caption are weighed by a frozen copy; steps between copies; the
+                     least weight; whether the sum is divided by the "tokens" or, as "released", by the padded places
+    top_layers       layers of the baseline's co-attention
+    unfilled         places of the queue that hold nothing yet are "left_out", or "random" as released
     """
 
     slug = "fiber"
@@ -386,33 +393,11 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     def tiny(cls) -> Self:
         """Four terms on pairs; `--questions 1` answers the questions of data that have them, from the same weights."""
         return cls(
-            caption=1.0,
-            image_size=64,
-            swin_width=24,
-            swin_depths=(1, 1, 2, 1),
-            swin_heads=(2, 2, 4, 4),
-            swin_window=4,
-            drop_path=0.0,
-            text_width=128,
-            text_layers=4,
-            text_heads=4,
-            text_places=32,
-            text_length=24,
-            fused_layers=3,
-            dropout=0.0,
-            width=128,
-            tokenizer="data",
-            pieces=2048,
-            queue=128,
-            answers_least=1,
-            same_group="mask",
-            batch_size=64,
-            steps=400,
-            lr=4e-4,
-            gate_scale=2.0,
-            head_scale=2.0,
-            clip_norm=1.0,
-        )
+            caption=1.0, image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0,
+            text_width=128, text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128,
+            tokenizer="data", pieces=2048, queue=128, answers_least=1, same_group="mask", batch_size=64, steps=400, lr=4e-4,
+            gate_scale=2.0, head_scale=2.0, clip_norm=1.0,
+        )  # fmt: skip
 
     @classmethod
     def paper(cls) -> Self:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Draw, Draws, Optimiser
+from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
@@ -19,7 +22,10 @@ from diptych.data.text.position_prompts import block_of, prompt, run_together, w
 from diptych.data.text.sides import other_sides, sided
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
+from diptych.models.blip.released import begin_, from_released, is_released
 from diptych.models.blip.text import BlipText
+from diptych.models.io.tensor_files import read_tensors, weights_file
+from diptych.models.layers.feature_queue import Start
 from diptych.models.pairs.matcher import Matched
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
@@ -44,9 +50,13 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     the picture as it is stored and then crops and flips it, as the first loader does, which is the one in its guide: with flips the column
     is wrong in a third of the cases. "none" is BLIP. The second loader keeps the stop between caption and prompt, the first loses it.
 
-    We depart: queues start empty, and keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
-    released ranges; everything starts from fresh weights, where the release starts from DeiT's and BERT's; the rate falls by a cosine and
-    not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the mean over all tokens of a batch.
+    We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
+    released ranges; the rate falls by a cosine and not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the
+    mean over all tokens of a batch.
+
+    The release starts from DeiT's and BERT's weights, which come with no package: `image_weights` and `text_weights` take the files, beside
+    `tokenizer` with BERT's vocabulary; without them everything is fresh. `--init` takes a run, or what PTP and BLIP publish as
+    .safetensors.
 
     Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
 
@@ -56,9 +66,16 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     caption_words, prompt_words, words_alone   of a caption with prompt, of the prompt, of a caption alone
     captions     "one" text a step, or "two": the last one and another, as published for COCO
     augment      "rand": BLIP's two operations out of ten, half of the time each
+    queue_start  "random" unit vectors in the queues, as released, or "empty"
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
-    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
+    image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
+    text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
+    temperature_lr  factor of the learning rate for the temperature. It is learned as it is and not as a logarithm, so that at the rates of
+                 small models it would fall to its floor of .001 within the first hundred steps, and with it the contrast
+    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read; text_spread: deviation of
+                 its fresh weights, which counts on BERT's width
+    caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
     slug = "ptp"
@@ -74,16 +91,21 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     captions: Literal["one", "two"] = "one"
     augment: Literal["none", "rand"] = "rand"
     queue: int = 57_600
+    queue_start: Start = "random"
     momentum: float = 0.995
     alpha: float = 0.4
     alpha_warmup: float = 0.1
     temperature: float = 0.07
+    temperature_lr: float = 1.0
     caption_mean: Literal["tokens", "rows"] = "tokens"
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
     text_places: int = 512
+    text_spread: float = 0.02
     dropout: float = 0.1
+    image_weights: str = ""
+    text_weights: str = ""
 
     image_tower: str = "vit_b16"
     text_tower: str = "blip"
@@ -115,7 +137,28 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             )
 
     def started(self, model: Any) -> Self:
-        raise ConfigError(f"'{self.slug}' starts from fresh weights (expected no --init)")
+        """The architecture, vocabulary and image settings of a BLIP of ours."""
+        if not isinstance(model, BlipModel):
+            raise ConfigError(
+                f"{getattr(model, 'name', model)} is no BLIP (expected a run of ptp, or a released file as .safetensors)"
+            )
+        text, seen = model.model.text, model.preprocess
+        options = {key: value for key, value in model.model.image_tower.spec.items() if key != "name"}
+        return replace(
+            self, image_tower=model.model.image_tower.spec["name"], image_size=seen.size, width=model.model.width, act=None,
+            patch_bias=None, text_width=text.width, text_layers=len(text.blocks), text_heads=text.heads, text_places=text.length,
+            text_length=model.text_length, tokenizer="weights", vocabulary=model.tokenizer.to_json(), resize=seen.resize, mean=seen.mean,
+            std=seen.std, interpolation=seen.interpolation, image_weights="", text_weights="",
+            towers_from=json.dumps({"image": {"options": options, "projection": ""}}),
+        )  # fmt: skip
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of a BLIP that stands alone or of a released file, for the model and its momentum copy, which starts as it does."""
+        if is_released(tensors):
+            tensors = from_released(tensors)
+        if any(name.startswith("blip.") for name in tensors):
+            return tensors
+        return {f"{part}.{name}": tensor for part in ("blip", "momentum.copy") for name, tensor in tensors.items()}
 
     def model(self) -> BlipTraining:
         tower = image_tower(self.image_tower, **{"pre_norm": False, "eps": 1e-6, **self.image_options()})
@@ -127,8 +170,13 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             layers=self.text_layers,
             heads=self.text_heads,
             dropout=self.dropout,
+            spread=self.text_spread,
         )
-        return BlipTraining(Blip(tower, text, width=self.width), queue=self.queue, temperature=self.temperature)
+        blip = Blip(tower, text, width=self.width)
+        image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
+        text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
+        begin_(blip, image=image_weights, text=text_weights)
+        return BlipTraining(blip, queue=self.queue, temperature=self.temperature, queue_start=self.queue_start)
 
     def batch(self, draws: Draws) -> PairBatch:
         shown = [self.shown_with_text(draw) for draw in draws]
@@ -240,7 +288,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8)
+        rules = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr),)
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
 
     def deploy(self, model: BlipTraining) -> BlipModel:
         return BlipModel(model.blip, self.shown, self.words(), self.text_length, self.slug)
@@ -258,12 +307,15 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             text_layers=2,
             text_heads=4,
             text_places=32,
+            text_spread=0.1,
             dropout=0.0,
+            temperature_lr=0.05,
             attributes=1,
             crop=(0.7, 1.0),
             flip=False,
             augment="none",
             queue=512,
+            queue_start="empty",
             batch_size=64,
             steps=400,
             lr=8e-4,
@@ -274,5 +326,6 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     @classmethod
     def paper(cls) -> Self:
         """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
-        the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them."""
-        return cls(flip_sides="ignore")
+        the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with the
+        weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
+        return cls(flip_sides="ignore", resize="squash", interpolation="bilinear")

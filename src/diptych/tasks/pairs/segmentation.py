@@ -7,31 +7,39 @@ each image's own IoU is another number, often far from it. Beside it `acc` (shar
 truth), `fwiou` (IoU weighted by the truth's pixels), and with `unseen` the means over seen and unseen classes and their harmonic mean.
 Pixels of label 255 are left out on both sides. Intervals resample whole groups of images.
 
+Models that segment are asked as they are. A dual encoder is asked by its patches (`models.pairs.patch_segmenter`): each gets the class
+whose sentences it is nearest to, without any training on labels.
+
 Letters: N images, K classes, H W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, Segmenter
+from diptych.core.contracts import Dataset, DenseEmbedder, Segmenter
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.data.label_maps import IGNORE, LabelMaps
 from diptych.data.media.decode import decode
 from diptych.data.shots import harmonic_mean
 from diptych.index.embed import readable
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.pairs.patch_segmenter import PatchSegmenter, Rule
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.pairs.classification import class_list_hash
+from diptych.tasks.pairs.templates import templates
 
 Counts = npt.NDArray[np.int64]
+ZERO_SHOT = ("templates", "threshold", "short_side", "stride", "window", "rule")
+"""Options of dual encoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +49,39 @@ class Segmentation:
     classes      names in the order of their numbers; empty takes the model's own
     background   the class of pixels of no region; "" ignores them. reduce_zero: of label maps, 0 is ignored and 1 is the first class
     unseen       classes that training never saw, for the harmonic mean
+
+    Of dual encoders:
+    templates    sentences for a class name, as in `zero_shot`
+    threshold    the score of `background` everywhere, where that is a class: it has no sentence then
+    short_side, stride, window   0 squeezes an image into the model's square; else images of that short side are read in windows
+                 (published: 448 pixels, windows of 448 at steps of 224)
+    rule         "cosine", or "groupvit" as GroupViT and CoCu are released: see `PatchSegmenter`
     """
 
     name: ClassVar[str] = "segmentation"
     version: ClassVar[int] = 1
-    needs: ClassVar[type] = Segmenter
+    needs: ClassVar[Any] = Segmenter | DenseEmbedder
     main: ClassVar[str] = "miou"
 
     classes: tuple[str, ...] = ()
     background: str = ""
     reduce_zero: bool = False
     unseen: tuple[str, ...] = ()
+    templates: str | tuple[str, ...] = "one"
+    threshold: float = 0.0
+    short_side: int = 0
+    stride: int = 0
+    window: int = 0
+    rule: Rule = "cosine"
     draws: int = 2000
     seed: int = 0
 
-    def predict(self, model: Segmenter, data: Dataset) -> pa.Table:
+    def __post_init__(self) -> None:
+        templates(self.templates)
+
+    def predict(self, model: Segmenter | DenseEmbedder, data: Dataset) -> pa.Table:
         """One row an image: pixels of each class in truth, in the prediction, and in both."""
+        segmenter = self.segmenter(model)
         classes = self.classes or tuple(getattr(model, "classes", ()))
         if len(classes) < 2:
             raise ConfigError("the model has no classes of its own (expected --classes with two names or more)")
@@ -68,7 +93,7 @@ class Segmentation:
             if sample.image is None:
                 continue
             good, found, bad = readable(
-                lambda part: model.segment([s.image for s in part if s.image is not None], classes), [sample]
+                lambda part: segmenter.segment([s.image for s in part if s.image is not None], classes), [sample]
             )
             unreadable += [asdict(one) for one in bad]
             if not good:
@@ -88,6 +113,24 @@ class Segmentation:
             class_list=class_list_hash(classes),
             unreadable=unreadable,
         )
+
+    def segmenter(self, model: Any) -> Segmenter:
+        """The model itself, or a dual encoder's patches with the options of this task. Raises ConfigError for another model, and for
+        options that a segmenter has no use for."""
+        asked = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name in ZERO_SHOT and getattr(self, f.name) != f.default
+        }
+        if isinstance(model, Segmenter):
+            if asked:
+                option = next(iter(asked)).replace("_", "-")
+                raise ConfigError(f"--{option} is for dual encoders, and '{getattr(model, 'name', model)}' segments by itself")
+            return model
+        if not isinstance(model, PairEmbedder):
+            raise ConfigError(
+                f"'{getattr(model, 'name', model)}' compares no patches with texts (expected a dual encoder or a segmenter)"
+            )
+        given = {"templates": templates(self.templates), **{name: value for name, value in asked.items() if name != "templates"}}
+        return PatchSegmenter(model, background=self.background, **given)
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows give the same numbers."""

@@ -101,6 +101,7 @@ class PhraseReader(ABC):
         relations: Sequence[str] = (),
         top: int = 100,
         threshold: float = 0.0,
+        batch_size: int = 16,
     ) -> list[SceneGraph]:
         """The `top` best regions of each image with a score above `threshold`, labelled by the phrase that fits. No relations."""
         if relations:
@@ -108,7 +109,7 @@ class PhraseReader(ABC):
         if not objects:
             raise DataError("the list is empty", field="objects", expected="at least one phrase to look for")
         query = self._query(objects)
-        rows = self.ground(images, [query] * len(images), top=top)
+        rows = self.ground(images, [query] * len(images), top=top, batch_size=batch_size)
         return [regions_of(objects, row, top=top, threshold=threshold) for row in rows]
 
     def _query(self, names: Sequence[str]) -> PhraseQuery:

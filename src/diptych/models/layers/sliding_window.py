@@ -1,0 +1,44 @@
+"""Scores of a large image from the squares of a sliding window, averaged where they overlap.
+
+Letters: B batch of one, C channel, H W pixels, K classes, S side of the window, R Q rows and columns of a square's scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def slid(image_BCHW: Tensor, size: int, stride: int, scores: Callable[[Tensor], Tensor]) -> Tensor:
+    """[K, H, W]: the mean over the windows that show a pixel of what `scores` says of them.
+
+    size    of the square window in pixels; no side of the image is shorter
+    scores  of an image [B, C, S, S]: [B, K, R, Q] at any resolution, which is brought to that of the window
+    """
+    high, wide = image_BCHW.shape[-2:]
+    total_BKHW: Tensor | None = None
+    count_HW = torch.zeros(high, wide, device=image_BCHW.device)
+    for top in starts(high, size, stride):
+        for left in starts(wide, size, stride):
+            part = slice(top, top + size), slice(left, left + size)
+            found_BKRQ = scores(image_BCHW[..., part[0], part[1]])
+            score_BKSS = F.interpolate(found_BKRQ, size=(size, size), mode="bilinear", align_corners=False)
+            if total_BKHW is None:
+                total_BKHW = score_BKSS.new_zeros(1, score_BKSS.shape[1], high, wide)
+            total_BKHW[..., part[0], part[1]] += score_BKSS
+            count_HW[part] += 1
+    assert total_BKHW is not None
+    return (total_BKHW / count_HW)[0]
+
+
+def starts(side: int, size: int, stride: int) -> list[int]:
+    """Where the squares of a sliding window begin; the last one ends with the image.
+
+    >>> starts(100, 64, 40), starts(64, 64, 40)
+    ([0, 36], [0])
+    """
+    steps = max(side - size + stride - 1, 0) // stride + 1
+    return [max(min(step * stride + size, side) - size, 0) for step in range(steps)]

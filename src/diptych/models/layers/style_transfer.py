@@ -1,0 +1,137 @@
+"""Pictures in the style of another one: adaptive instance normalisation of VGG features (Huang and Belongie, 2017, arXiv 1703.06868).
+
+    t = s (sigma(y) (x - mu(x)) / sigma(x) + mu(y)) + (1 - s) x        x, y: features of picture and style; statistics over places
+
+x are features of VGG-19 up to its fourth block (`relu4_1`), and a decoder that was trained for it makes a picture of t. Weights are those
+that are published with the method in PyTorch: `vgg_normalised.pth`, whose first layer takes pixels in 0..1, and `decoder.pth`.
+
+Letters: B batch, C channel, H W pixels, P places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import DataError
+
+Triple = tuple[float, float, float]
+
+STRIDE = 8
+"""Pixels a side behind one place of the features; the decoder's pictures have whole multiples."""
+
+
+class StyleTransfer(nn.Module):
+    """Frozen, and without gradient: its pictures are what a model is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 3, 1), *_block(3, 64, 64), *_block(64, 128, 128), *_block(128, 256, 256, 256, 256)
+        )
+        self.encoder.extend(_convolution(256, 512))
+        self.decoder = nn.Sequential(
+            *_convolution(512, 256), _twice(), *_convolution(256, 256), *_convolution(256, 256), *_convolution(256, 256),
+            *_convolution(256, 128), _twice(), *_convolution(128, 128),
+            *_convolution(128, 64), _twice(), *_convolution(64, 64), *_convolution(64, 3)[:2],
+        )  # fmt: skip
+        self.requires_grad_(False)
+
+    def read(self, encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> None:
+        """The published weights; VGG's layers behind the fourth block have no place here. Raises DataError for others."""
+        own = self.encoder.state_dict()
+        for part, given in ((self.encoder, {name: encoder[name] for name in own if name in encoder}), (self.decoder, decoder)):
+            try:
+                part.load_state_dict(dict(given))
+            except RuntimeError as error:
+                what = str(error).splitlines()[-1].strip()
+                raise DataError(f"weights of another network: {what}", expected="vgg_normalised.pth and decoder.pth") from error
+
+    @torch.no_grad()
+    def forward(self, image_BCHW: Tensor, style_BCHW: Tensor, strength: float) -> Tensor:
+        """[B, C, H, W] pictures with what is in `image_BCHW`, in the styles of `style_BCHW`; H and W are multiples of 8."""
+        x_BCHW, y_BCHW = self.encoder(image_BCHW), self.encoder(style_BCHW)
+        made: Tensor = self.decoder(strength * restyled(x_BCHW, y_BCHW) + (1 - strength) * x_BCHW)
+        return made
+
+
+class Stylist(nn.Module):
+    """A `StyleTransfer` for pictures that are normalised for another model.
+
+    strength    s above
+    mean, deviation  of the other model's normalisation
+    normalised  pictures go through as they are for the other model, and come out as the decoder leaves them, as in SyViC's release. Without
+                it they are taken back to 0..1, for which VGG and decoder were trained, and normalised again
+    """
+
+    def __init__(
+        self, transfer: StyleTransfer, *, strength: float, mean: Triple, deviation: Triple, normalised: bool = False
+    ) -> None:
+        super().__init__()
+        self.transfer, self.strength, self.normalised = transfer, strength, normalised
+        self.register_buffer("mean_C11", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation_C11", torch.tensor(deviation)[:, None, None], persistent=False)
+
+    def forward(self, image_BCHW: Tensor, style_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] pictures in the styles of `style_BCHW`, whose pixels are in the range that VGG is shown."""
+        if self.normalised:
+            made: Tensor = self.transfer(image_BCHW, style_BCHW, self.strength)
+            return made
+        mean_C11, deviation_C11 = self.get_buffer("mean_C11"), self.get_buffer("deviation_C11")
+        made = self.transfer(image_BCHW * deviation_C11 + mean_C11, style_BCHW, self.strength).clamp(0, 1)
+        return (made - mean_C11) / deviation_C11
+
+
+def restyled(x_BCHW: Tensor, y_BCHW: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """x with y's mean and deviation of each channel over its places."""
+    mean_BC11, deviation_BC11 = _moments(x_BCHW, eps)
+    new_mean_BC11, new_deviation_BC11 = _moments(y_BCHW, eps)
+    return (x_BCHW - mean_BC11) / deviation_BC11 * new_deviation_BC11 + new_mean_BC11
+
+
+def recoloured(style_CHW: Tensor, image_CHW: Tensor) -> Tensor:
+    """A style in the colours of a picture (CORAL; Sun et al., 2016): its pixels are decorrelated, then get the picture's correlations,
+    means and deviations. Correlations are summed over pixels with one added on the diagonal, as released with the style transfer. A
+    channel that does not vary, where that code divides zero by zero, has no correlations.
+
+    In float64, whatever comes: roots of sums over pixels.
+    """
+    style_CP, _, _ = _standardised(style_CHW)
+    image_CP, mean_C1, deviation_C1 = _standardised(image_CHW)
+    whitened_CP = _root(style_CP, -0.5) @ style_CP
+    return ((_root(image_CP, 0.5) @ whitened_CP) * deviation_C1 + mean_C1).reshape(style_CHW.shape).to(style_CHW.dtype)
+
+
+def _standardised(image_CHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    pixel_CP = image_CHW.double().flatten(1)
+    mean_C1, deviation_C1 = pixel_CP.mean(1, keepdim=True), pixel_CP.std(1, keepdim=True)
+    return (pixel_CP - mean_C1) / torch.where(deviation_C1 > 0, deviation_C1, 1.0), mean_C1, deviation_C1
+
+
+def _root(pixel_CP: Tensor, power: float) -> Tensor:
+    """A power of the sum of products of channels, with one on the diagonal: symmetric, its values at least one."""
+    value_C, vector_CC = torch.linalg.eigh(pixel_CP @ pixel_CP.T + torch.eye(len(pixel_CP), dtype=pixel_CP.dtype))
+    root_CC: Tensor = (vector_CC * value_C**power) @ vector_CC.T
+    return root_CC
+
+
+def _moments(x_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    variance_BC11, mean_BC11 = torch.var_mean(x_BCHW, (2, 3), keepdim=True)
+    return mean_BC11, (variance_BC11 + eps).sqrt()
+
+
+def _convolution(width: int, out: int) -> list[nn.Module]:
+    return [nn.ReflectionPad2d(1), nn.Conv2d(width, out, 3), nn.ReLU()]
+
+
+def _block(*widths: int) -> list[nn.Module]:
+    """Convolutions of these widths, then half the sides."""
+    layers = [layer for width, out in pairwise(widths) for layer in _convolution(width, out)]
+    return [*layers, nn.MaxPool2d(2, ceil_mode=True)]
+
+
+def _twice() -> nn.Module:
+    return nn.Upsample(scale_factor=2, mode="nearest")
