@@ -22,13 +22,13 @@ from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.pairs.few_shot_methods import linear_probe, zero_shot
 from diptych.worlds.long_tail import KINDS, long_tail
 
-PAIRS, STEPS, SMOKE_ROWS = 6000, 400, 240
+PAIRS, STEPS, SMOKE_ROWS = 6000, 250, 240
 POOL, TESTED = 2400, 600
 COLOURS = ("red", "green", "blue", "yellow")
 CLASSES = tuple(sorted(kind for kind in KINDS if kind.split()[0] in COLOURS))
 PROMPTS = ("{}", "a picture of a {}", "photo of a {}", "here is a {} in the middle", "a photo of a {}.")
 """Five that a person would write who knows the texts of training, and the usual one."""
-BASE = replace(sized_for(CLIP.tiny(), batch_size=128, steps=STEPS), text_length=32)
+BASE = replace(sized_for(CLIP.tiny(), batch_size=96, steps=STEPS), text_length=32)
 
 
 @dataclass(frozen=True)
