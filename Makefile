@@ -53,8 +53,8 @@ systems: $(VENV)/.dev ## recheck the verdicts whose code changed, compute which 
 	$(BIN)/python scripts/make_systems.py
 	$(BIN)/python scripts/docs_lists.py
 
-bench: $(VENV)/.dev ## measure speed and memory against peers into benchmarks/results/
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/.dev ## measure speed against peers into benchmarks/results/CLASS/, then docs/how-fast.md; PLAIN=1 keeps to AVX2
+	$(BIN)/python benchmarks/run_all.py $(if $(PLAIN),--plain)
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) site dist build

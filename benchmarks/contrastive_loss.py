@@ -9,19 +9,16 @@ keeps between forward and backward beyond the inputs, each storage once. Beyond 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from machine_results import Figure, Peer, keep
 from torch import Tensor
 
-from diptych.core.environment import environment
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
 
@@ -85,6 +82,16 @@ def measure(name: str, ours: Loss, peer: Loss, rows: int) -> dict[str, Any]:
     return row
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    found = []
+    for row in rows:
+        if "peer_seconds" in row:
+            case = f"{row['loss']}, {row['B']:,} pairs"
+            found.append(Figure(case, "s", row["seconds"], (Peer("open_clip", row["peer_seconds"]),)))
+            found.append(Figure(f"{case}, saved", "MiB", row["saved_mib"], (Peer("open_clip", row["peer_saved_mib"]),)))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--largest", type=int, default=32768, help="largest batch of the growth curve")
@@ -100,15 +107,7 @@ def main() -> None:
         else:
             line += f"{'':>9} {'':>6} {row['saved_mib']:>8.2f}"
         print(line)
-    result = {
-        "name": "contrastive_loss",
-        "date": date.today().isoformat(),
-        "environment": environment() | {"torch_threads": torch.get_num_threads()},
-        "rows": rows,
-    }
-    path = Path(__file__).parent / "results" / "contrastive_loss.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    keep("contrastive_loss", {"torch_threads": torch.get_num_threads(), "rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Curation of texts: matching against the plain loop, and how match + balance + near-duplicates grow with the pool.
 
-    python benchmarks/curation.py [--only matching|growth] [--entries 500000] [--texts 200000]
+    python benchmarks/curation.py [--only matching|growth] [--entries 100000] [--texts 100000] [--sizes 50000 100000]
 
 The plain loop asks of every text and every entry whether one stands in the other. It would take hours, so it is timed on a few texts
 and extrapolated; the matches of those texts must be the same. Texts are made up: words of random letters, drawn by Zipf's law, five to
@@ -14,25 +14,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from machine_results import Figure, Peer, facts, keep, last
 
-from diptych.core.environment import environment
-
-OUT = Path(__file__).parent / "results" / "curation.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "curation_growth.svg"
 STYLE = """svg{--line:#d5d9e2;--soft:#5b6475;--s0:#2f6fde;--s1:#d9742b;background:#fff;font:12px system-ui,sans-serif;fill:#1d2330}
 .title{font-weight:600;font-size:13px}"""
 WORDS, PLAIN_TEXTS = 120_000, 20
-SIZES = (100_000, 200_000, 300_000, 500_000, 700_000, 1_000_000)
+SIZES = (50_000, 100_000)
 
 
 def made_up(texts: int, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -138,9 +134,9 @@ def one_size(rows: int, entries: int) -> dict:
     return {"rows": rows, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_gib": round(peak, 2), "steps": facts}
 
 
-def growth(entries: int) -> list[dict]:
+def growth(entries: int, sizes: list[int]) -> list[dict]:
     found = []
-    for rows in SIZES:
+    for rows in sizes:
         command = [sys.executable, __file__, "--rows", str(rows), "--entries", str(entries)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout.splitlines()[-1]))
@@ -164,29 +160,40 @@ def draw(found: list[dict]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{STYLE}</style>{"".join(parts)}</svg>\n'
 
 
-def measured() -> dict:
-    return {"date": date.today().isoformat(), "load_average": round(os.getloadavg()[0], 2), "environment": environment()}
+def figures(results: dict) -> list[Figure]:
+    found = []
+    if one := results.get("matching"):
+        peer = Peer("the plain loop, extrapolated", one["plain_loop_cpu_seconds_extrapolated"])
+        case = f"matching {one['texts']:,} texts against {one['entries']:,} entries, processor time"
+        found.append(Figure(case, "s", one["matching_cpu_seconds"], (peer,)))
+    for size in results.get("growth", {}).get("sizes", []):
+        found.append(
+            Figure(f"match, balance, near-duplicates of {size['rows']:,} texts, processor time", "s", size["cpu_seconds"])
+        )
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", choices=("matching", "growth"))
-    parser.add_argument("--entries", type=int, default=500_000)
-    parser.add_argument("--texts", type=int, default=200_000)
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--texts", type=int, default=100_000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="rows of the growth")
     parser.add_argument("--rows", type=int, default=0, help="one size of the growth, printed as JSON")
     args = parser.parse_args()
     if args.rows:
         print(json.dumps(one_size(args.rows, args.entries)))
         return
-    results = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    results = {name: found for name, found in last("curation").items() if name in ("matching", "growth")}
     if args.only != "growth":
-        results["matching"] = matching(args.texts, args.entries) | measured()
+        results["matching"] = matching(args.texts, args.entries) | facts()
         print(results["matching"])
     if args.only != "matching":
-        sizes = growth(args.entries)
-        results["growth"] = {"sizes": sizes} | measured()
-        PICTURE.write_text(draw(sizes), encoding="utf-8")
-    OUT.write_text(json.dumps(results, indent=2) + "\n")
+        sizes = growth(args.entries, args.sizes)
+        results["growth"] = {"sizes": sizes} | facts()
+        if len(sizes) > len(SIZES):
+            PICTURE.write_text(draw(sizes), encoding="utf-8")  # the guide shows the long growth
+    keep("curation", results, figures(results))
 
 
 if __name__ == "__main__":

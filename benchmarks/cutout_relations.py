@@ -18,15 +18,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from machine_results import keep
+
 from diptych.core.config import with_changes
-from diptych.core.environment import environment
 from diptych.core.sample import Sample
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.models.io.deployed import open_model
@@ -36,7 +35,6 @@ from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 
-RESULTS = Path(__file__).parent / "results" / "cutout_relations.json"
 SCENES, STEPS, TESTED = 8000, 3000, 500
 PLACES = ("left of", "right of", "above", "below", "inside", "on")
 KS = (5, 20)
@@ -115,14 +113,7 @@ def main() -> None:
             shown = ", ".join(f"{key} {v['found']:.3f} of {v['at most']:.3f}" for key, v in rows[name]["recall"].items())
             print(f"{name:<11} {shown}", flush=True)
     if not args.smoke:
-        kept = {
-            "date": date.today().isoformat(),
-            "environment": environment(),
-            "cutouts": args.cutouts,
-            "seed": args.seed,
-            "arms": rows,
-        }
-        RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        keep("cutout_relations", {"cutouts": args.cutouts, "seed": args.seed, "arms": rows}, [])
 
 
 if __name__ == "__main__":

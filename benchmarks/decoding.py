@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine_results import Figure, Peer, keep
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from webdataset.autodecode import imagehandler
 
-from diptych.core.environment import environment
 from diptych.core.image import BytesImage
 from diptych.core.randomness import keyed_rng
 from diptych.data.media.decode import decode
@@ -99,6 +96,13 @@ def compare(what: str, size: tuple[int, int], ours: Step, peer: Step, items: lis
     }
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    return [
+        Figure(f"{row['what']}, {row['size']}", "ms", row["ours_ms"], (Peer("webdataset and PIL", row["peer_ms"]),))
+        for row in rows
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=12)
@@ -119,8 +123,7 @@ def main() -> None:
             rows.append(row)
             numbers = f"{row['ours_ms']:>10.2f}{row['peer_ms']:>10.2f}{row['ratio']:>7.2f}x{row['mean_difference_levels']:>11.2f}"
             print(f"{what:<12}{row['size']:>10}{numbers}", flush=True)
-    result = {"name": "decoding", "date": date.today().isoformat(), "environment": environment(), "rows": rows}
-    Path(__file__).parent.joinpath("results", "decoding.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    keep("decoding", {"rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ them.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
+from machine_results import Figure, Peer, keep
 from torch import Tensor
 from transformers import DeformableDetrConfig
 from transformers.models.deformable_detr.modeling_deformable_detr import (
@@ -27,7 +25,6 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
     MultiScaleDeformableAttention,
 )
 
-from diptych.core.environment import environment
 from diptych.models.detection.deformable_attention import DeformableAttention
 from diptych.models.detection.point_sampling import sample_points
 
@@ -127,6 +124,18 @@ def measure(part: str, case: Case, repeats: int) -> dict[str, Any]:
     return row
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    return [
+        Figure(
+            f"{row['part']}, batch {row['B']}, {row['queries']:,} queries on {row['places']:,} places, width {row['D']}",
+            "ms",
+            row["seconds"] * 1e3,
+            (Peer("transformers", row["peer_seconds"] * 1e3),),
+        )
+        for row in rows
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--repeats", type=int, default=7)
@@ -140,15 +149,7 @@ def main() -> None:
             f"{row['part']:10} {row['B']:>3} {row['D']:>4} {row['places']:>7} {row['queries']:>7} {row['seconds'] * 1e3:>8.2f} "
             f"{row['peer_seconds'] * 1e3:>12.2f} {1 / row['time_ratio']:>12.2f} {row['difference']:>10.1e}"
         )
-    result = {
-        "name": "deformable_attention",
-        "date": date.today().isoformat(),
-        "environment": environment() | {"torch_threads": torch.get_num_threads()},
-        "rows": rows,
-    }
-    path = Path(__file__).parent / "results" / "deformable_attention.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    keep("deformable_attention", {"torch_threads": torch.get_num_threads(), "rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

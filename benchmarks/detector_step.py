@@ -12,16 +12,13 @@ are not counted.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
+from machine_results import Figure, Peer, keep
 
-from diptych.core.environment import environment
 from diptych.data.load.stream import batches
 from diptych.models.detection import point_sampling
 from diptych.recipes.relations.rlipv2 import RLIPv2
@@ -65,6 +62,15 @@ def step_seconds(sampling: str, scenes: str, steps: int) -> dict[str, float]:
     return spent
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    before, after = rows[0], rows[-1]
+    return [
+        Figure(
+            "RLIPv2 tiny, one step", "ms", after["seconds"] * 1e3, (Peer("as it was before profiling", before["seconds"] * 1e3),)
+        )
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--steps", type=int, default=12)
@@ -88,15 +94,8 @@ def main() -> None:
             + ", ".join(f"{part} {value * 1e3:.1f}" for part, value in parts.items())
         )
     print(f"before to after: {rows[0]['seconds'] / rows[-1]['seconds']:.2f} times as fast")
-    result = {
-        "name": "detector_step",
-        "date": datetime.now(UTC).date().isoformat(),
-        "environment": environment() | {"torch_threads": 1},
-        "rows": rows,
-        "time_ratio": rows[-1]["seconds"] / rows[0]["seconds"],
-    }
-    path = Path(__file__).parent / "results" / "detector_step.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    found = {"torch_threads": 1, "rows": rows, "time_ratio": rows[-1]["seconds"] / rows[0]["seconds"]}
+    keep("detector_step", found, figures(rows))
 
 
 if __name__ == "__main__":

@@ -17,21 +17,19 @@ Recall at 1 of each stands beside its time. What is computed before the queries 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine_results import keep
 
 from diptych import api
 from diptych.claims.cells.pairs import sized_for
-from diptych.core.environment import environment
 from diptych.data.dataset import Pool
 from diptych.models.io.foreign.matchers import open_matcher
 from diptych.recipes.contrastive.dcd import DCD
@@ -136,16 +134,7 @@ def main() -> None:
             print(f"{row['search']:<24}{figures}{row['recall@1']:>10.2f}")
         for name, seconds in before.items():
             print(f"before: {name}, {seconds:.2f} s")
-    result = {
-        "name": "distilled_search",
-        "date": date.today().isoformat(),
-        "environment": environment(),
-        "rows": rows,
-        "before": before,
-    }
-    path = Path(__file__).parent / "results" / "distilled_search.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    keep("distilled_search", {"rows": rows, "before": before}, [])
 
 
 if __name__ == "__main__":

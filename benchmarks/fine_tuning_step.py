@@ -1,19 +1,19 @@
 """A fine-tuning step of ViT-B/32 from an open_clip file: ours, open_clip and sentence-transformers on the same weights, in one run.
 
-    python benchmarks/fine_tuning_step.py [--batch 32] [--steps 5] [--isa native,avx2]
+    python benchmarks/fine_tuning_step.py [--batch 16] [--steps 3]
 
 Fresh weights of open_clip's ViT-B-32 are written to a file; every way starts from them, in a process of its own, whose largest memory is
 what is printed. Full fine-tuning: every parameter gets a gradient and an AdamW update. The ways are ours (`--init open_clip:...` of
-recipe `clip`), open_clip in float32 as a user starts it and at its best here (bfloat16 autocast, fused AdamW), and
+recipe `clip`, number format on `auto`), open_clip in float32 as a user starts it and at its best here (fused AdamW, and bfloat16 where
+the processor multiplies it), and
 sentence-transformers (the same network as a `transformers` folder, its MultipleNegativesRankingLoss both ways round). The median of the
-steps after one that is not counted. `--isa avx2` keeps oneDNN and PyTorch from AVX-512 and AMX; the output says what the machine has.
+steps after one that is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -21,18 +21,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine_results import Figure, Peer, keep
 from torch import Tensor, nn
 
-from diptych.core.environment import environment
+from diptych.train.precision import choose_precision
 
 ARCH, WORDS = "ViT-B-32", 16
 WAYS = ("ours", "open_clip", "open_clip_best", "sentence_transformers")
-ISA = {"native": {}, "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}}
+
+
+def hardware_bf16() -> bool:
+    return choose_precision("auto", torch.device("cpu")) == "bf16"
 
 
 def write_weights(folder: Path) -> Path:
@@ -79,7 +82,10 @@ def ours(file: Path, count: int) -> Callable[[], float]:
     rows = PairBatch(image_BCHW, torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL), torch.arange(count))
     model = start.model.train()
     return stepper(
-        model, lambda: torch.stack(list(recipe.losses(recipe.features(model, rows), rows).values())).sum(), bf16=True, fused=True
+        model,
+        lambda: torch.stack(list(recipe.losses(recipe.features(model, rows), rows).values())).sum(),
+        bf16=hardware_bf16(),
+        fused=True,
     )
 
 
@@ -90,7 +96,7 @@ def theirs(file: Path, count: int, *, best: bool) -> Callable[[], float]:
     model, loss = open_clip.create_model(ARCH, pretrained=str(file)), ClipLoss()
     image_BCHW, texts = batch(count)
     text_BL = open_clip.get_tokenizer(ARCH)(texts)
-    return stepper(model.train(), lambda: loss(*model(image_BCHW, text_BL)), bf16=best, fused=best)
+    return stepper(model.train(), lambda: loss(*model(image_BCHW, text_BL)), bf16=best and hardware_bf16(), fused=best)
 
 
 def sentence_transformers(file: Path, count: int) -> Callable[[], float]:
@@ -125,12 +131,24 @@ def measured(way: str, file: Path, count: int, steps: int) -> dict[str, Any]:
     return {"way": way, "seconds": statistics.median(seconds), "memory_mib": memory, "losses": [losses[0], losses[-1]]}
 
 
+def figures(rows: list[dict[str, Any]], batch: int) -> list[Figure]:
+    by = {row["way"]: row for row in rows}
+    named = {
+        "open_clip": "open_clip, as started",
+        "open_clip_best": "open_clip, best",
+        "sentence_transformers": "sentence-transformers",
+    }
+    found = []
+    for unit, key in (("s a step", "seconds"), ("MiB at most", "memory_mib")):
+        peers = tuple(Peer(name, by[way][key], way == "open_clip_best") for way, name in named.items() if way in by)
+        found.append(Figure(f"ViT-B/32, batch {batch}", unit, by["ours"][key], peers))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--isa", default="native,avx2")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -140,22 +158,20 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="fine-tuning-") as folder:
         file = write_weights(Path(folder))
-        for isa in args.isa.split(","):
-            for way in WAYS:
-                command = [sys.executable, __file__, "--way", way, "--file", str(file)]
-                command += ["--batch", str(args.batch), "--steps", str(args.steps)]
-                done = subprocess.run(command, env={**os.environ, **ISA[isa]}, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise SystemExit(f"{way}: {done.stderr[-2000:]}")
-                row = {"isa": isa, **json.loads(done.stdout.splitlines()[-1])}
-                rows.append(row)
-                print(
-                    f"{isa:8} {way:24} {row['seconds']:7.3f} s a step, {row['memory_mib']:7,.0f} MiB at most, "
-                    f"loss {row['losses'][0]:.3f} -> {row['losses'][1]:.3f}"
-                )
-    result = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "batch": args.batch, "steps": args.steps, "rows": rows}
-    if args.out:
-        args.out.write_text(json.dumps({**result, "environment": environment()}, indent=1) + "\n", encoding="utf-8")
+        for way in WAYS:
+            command = [sys.executable, __file__, "--way", way, "--file", str(file)]
+            command += ["--batch", str(args.batch), "--steps", str(args.steps)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{way}: {done.stderr[-2000:]}")
+            row = json.loads(done.stdout.splitlines()[-1])
+            rows.append(row)
+            print(
+                f"{way:24} {row['seconds']:7.3f} s a step, {row['memory_mib']:7,.0f} MiB at most, "
+                f"loss {row['losses'][0]:.3f} -> {row['losses'][1]:.3f}",
+                flush=True,
+            )
+    keep("fine_tuning_step", {"batch": args.batch, "steps": args.steps, "rows": rows}, figures(rows, args.batch))
 
 
 if __name__ == "__main__":

@@ -10,21 +10,18 @@ and side has to itself. The dense form needs B * B * P * L numbers several times
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from machine_results import Figure, Peer, keep
 from torch import Tensor
 
-from diptych.core.environment import environment
 from diptych.objectives.pairs.late_interaction import late_interaction
 
 WIDTH = 256
@@ -88,6 +85,16 @@ def measure(side: str, rows: int, patches: int, words: int, repeats: int, answer
     answers.put({"seconds": seconds, "saved_mib": saved / 2**20, "peak_mib": peak / 2**10, "loss": value.item()})
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    found, dense = [], {row["B"]: row for row in rows if row["side"] == "dense" and "seconds" in row}
+    for row in rows:
+        if row["side"] == "tiles" and row["B"] in dense:
+            peer, case = dense[row["B"]], f"{row['B']:,} pairs, {row['P']} patches, {row['L']} words"
+            found.append(Figure(case, "s", row["seconds"], (Peer("the dense form", peer["seconds"]),)))
+            found.append(Figure(f"{case}, saved", "MiB", row["saved_mib"], (Peer("the dense form", peer["saved_mib"]),)))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--largest", type=int, default=1024, help="largest batch")
@@ -117,15 +124,7 @@ def main() -> None:
             print(
                 f"{size:>6} {side:<6} {row['seconds']:>9.3f} {row['saved_mib']:>10.1f} {row['peak_mib']:>9.1f} {row['loss']:>9.5f}"
             )
-    result = {
-        "name": "late_interaction",
-        "date": date.today().isoformat(),
-        "environment": environment() | {"torch_threads": torch.get_num_threads()},
-        "rows": rows,
-    }
-    path = Path(__file__).parent / "results" / "late_interaction.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    keep("late_interaction", {"torch_threads": torch.get_num_threads(), "rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

@@ -11,19 +11,17 @@ among 1,552. Nothing of the training set is in the test; concepts overlap as the
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections import Counter
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine_results import keep
 from PIL import Image, ImageOps
 
 from diptych.claims.cells.pairs import sized_for
-from diptych.core.environment import environment
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Text
 from diptych.curate.duplicates.exact import ExactDuplicates
@@ -40,7 +38,6 @@ from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 
-OUT = Path(__file__).parent / "results" / "openclipart.json"
 SIDE = 64
 STEPS = {
     "the same file": ExactDuplicates(),
@@ -114,14 +111,7 @@ def main() -> None:
             line[metric] = [round(100 * score[metric], 2) for score in scores]
         found.append(line)
         print(line, flush=True)
-    results = {
-        "seeds": seeds,
-        "training_steps": args.steps,
-        "table": found,
-        "date": date.today().isoformat(),
-        "environment": environment(),
-    }
-    OUT.write_text(json.dumps(results, indent=2) + "\n")
+    keep("openclipart", {"seeds": seeds, "training_steps": args.steps, "table": found}, [])
     print(markdown(found))
 
 

@@ -17,13 +17,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
-
-from diptych.core.environment import environment
+from machine_results import Figure, Peer, keep
 
 SIZE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 VOCABULARY, TOKENS, A_PHRASE = 1000, 256, 4
@@ -97,12 +94,20 @@ def measure(name: str, phrases: int, pixels: int, repeats: int) -> dict[str, Any
     }
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    peers = {row["phrases"]: row for row in rows if row["model"] == "grounding dino"}
+    return [
+        Figure(f"{row['phrases']} phrases", "s", row["seconds"], (Peer("Grounding DINO", peers[row["phrases"]]["seconds"]),))
+        for row in rows
+        if row["model"] == "diptych"
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pixels", type=int, default=256)
     parser.add_argument("--phrases", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "phrase_grounding.json")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "PHRASES"), help="one row, as JSON: what each process does")
     args = parser.parse_args()
     if args.one:
@@ -125,8 +130,7 @@ def main() -> None:
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(rows[-1], flush=True)
-    found = {"date": date.today().isoformat(), "machine": environment(), "pixels": args.pixels, "rows": rows}
-    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    keep("phrase_grounding", {"pixels": args.pixels, "rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

@@ -16,19 +16,17 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from machine_results import Figure, Peer, keep
 from PIL import Image
 
-from diptych.core.environment import environment
-from diptych.core.files import write_json
 from diptych.data.dataset import Pool
 from diptych.data.read import read
 from diptych.data.shards.build import build, open_built
 
-RESULT = Path(__file__).parent / "results" / "reading.json"
 SHARDS = 3
 SIDES = (96, 224, 512)  # pixels: thumbnails, pictures stored at training size, photographs
 
@@ -113,7 +111,7 @@ def measure(readers: dict[str, Callable[[], int]], rounds: int) -> dict[str, lis
     return seconds
 
 
-def rows_of(seconds: dict[str, list[float]], samples: int, image_bytes: int) -> Iterator[dict[str, object]]:
+def rows_of(seconds: dict[str, list[float]], samples: int, image_bytes: int) -> Iterator[dict[str, Any]]:
     base = statistics.median(seconds["webdataset, in order"])
     for name, times in seconds.items():
         median = statistics.median(times)
@@ -127,7 +125,7 @@ def rows_of(seconds: dict[str, list[float]], samples: int, image_bytes: int) -> 
         }
 
 
-def compare(place: Path, side: int, samples: int, rounds: int) -> list[dict[str, object]]:
+def compare(place: Path, side: int, samples: int, rounds: int) -> list[dict[str, Any]]:
     """All readers on images of one size."""
     folder = place / f"tars-{side}"
     folder.mkdir()
@@ -149,6 +147,21 @@ def compare(place: Path, side: int, samples: int, rounds: int) -> list[dict[str,
     return list(rows_of(measure(readers, rounds), samples, image_bytes))
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    rate = {(row["image_bytes"], row["reader"]): row["samples_per_second"] for row in rows}
+    return [
+        Figure(
+            f"{reader.removeprefix('diptych, ')}, {size / 1000:.0f} kB",
+            "samples/s",
+            ours,
+            (Peer("webdataset", rate[size, "webdataset, in order"]), Peer("tarfile", rate[size, "tarfile, in order"], best=True)),
+            less=False,
+        )
+        for (size, reader), ours in rate.items()
+        if reader.startswith("diptych")
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=2000)
@@ -161,15 +174,7 @@ def main() -> None:
     for row in rows:
         kilo, each, ratio = int(str(row["image_bytes"])) / 1000, row["microseconds"], row["times_webdataset"]
         print(f"{kilo:>8.1f}  {row['reader']:34}{row['samples_per_second']:>12,}{each:>10}{ratio:>14}")
-    result = {
-        "name": "reading",
-        "date": date.today().isoformat(),
-        "environment": environment(),
-        "samples": options.samples,
-        "rounds": options.rounds,
-        "rows": rows,
-    }
-    write_json(RESULT, result)
+    keep("reading", {"samples": options.samples, "rounds": options.rounds, "rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

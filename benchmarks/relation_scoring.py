@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,9 +27,9 @@ import pyarrow as pa
 import scene_graph_procedures as released
 import torch
 from human_object_loops import hico_det_loop, hico_det_triplets_loop, v_coco_loop
+from machine_results import Figure, Peer, keep, last
 from scene_graph_loops import predicates_loop, triplets_loop, vg150_loop
 
-from diptych.core.environment import environment
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.vocabularies import vocabulary
 from diptych.models.rlipv2.relation_detector import PairSet
@@ -270,24 +267,31 @@ def measure(name: str, images: int, repeats: int) -> dict[str, Any]:
     return row
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    found = []
+    for row in rows:
+        peers = [Peer("the published procedure", row["loop_seconds"])]
+        if "lean_loop_seconds" in row:
+            peers.append(Peer("the leanest loop", row["lean_loop_seconds"], best=True))
+        found.append(Figure(f"{row['protocol']}, {row['images']:,} images", "s", row["seconds"], tuple(peers)))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--repeats", type=int, default=3, help="of ours, before the loop and again after it")
     parser.add_argument("--only", default=",".join(PROTOCOLS), help="protocols, with commas")
     args = parser.parse_args()
-    path = Path(__file__).parent / "results" / "relation_scoring.json"
     rows = [measure(name, args.images, args.repeats) for name in args.only.split(",")]
     print(f"{'protocol':24} {'images':>7} {'seconds':>8} {'loop':>8} {'ratio':>6} {'with intervals':>14} {'lean loop':>9}")
     for row in rows:
         line = f"{row['protocol']:24} {row['images']:>7} {row['seconds']:>8.3f} {row['loop_seconds']:>8.2f} {row['ratio']:>6.1f} "
         line += f"{row['seconds_with_intervals']:>14.2f} " if "draws" in row else " " * 15
         print(line + (f"{row['lean_loop_seconds']:>9.2f}" if "lean_loop_seconds" in row else ""))
-    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    kept = [row for row in kept if row["protocol"] not in {row["protocol"] for row in rows}]
-    result = {"name": "relation_scoring", "date": date.today().isoformat(), "environment": environment(), "rows": kept + rows}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    new = {row["protocol"] for row in rows}
+    rows = [row for row in last("relation_scoring").get("rows", []) if row["protocol"] not in new] + rows
+    keep("relation_scoring", {"rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Rewriting captions: the rate of each backend, and a run that is killed once and goes on.
 
-    python benchmarks/rewriting.py [--only grammar|ngram|endpoint|model] [--captions 100000] [--model folder:PATH] [--asked 200]
+    python benchmarks/rewriting.py [--only grammar|ngram|endpoint|model] [--captions 20000] [--model folder:PATH] [--asked 200]
 
 Captions name shapes of the rendered world small_pairs, each with a number so that no two are equal; one rewrite each. `grammar` is run
 twice: once in one go, and once killed (kill -9) when about half of its parts are done and started again; both must end in the same files.
@@ -21,18 +21,16 @@ import sys
 import tempfile
 import threading
 import time
-from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine_results import Figure, keep, last
 from PIL import Image
 
-from diptych.core.environment import environment
 from diptych.worlds.small_pairs import NOUNS, PLACES
 
-OUT = Path(__file__).parent / "results" / "rewriting.json"
 FILES = ("text_variants.parquet", "step_00_rewrite.parquet")
 
 
@@ -161,10 +159,17 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return found
 
 
+def figures(results: dict[str, dict[str, Any]]) -> list[Figure]:
+    return [
+        Figure(f"writer {name}, {row['asked']:,} captions", "texts/s", row["asked"] / max(row["step_seconds"], 1e-9), less=False)
+        for name, row in results.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
-    parser.add_argument("--captions", type=int, default=100_000)
+    parser.add_argument("--captions", type=int, default=20_000)
     parser.add_argument("--model", default="")
     parser.add_argument("--asked", type=int, default=200)
     args = parser.parse_args()
@@ -181,9 +186,8 @@ def main() -> None:
         busy = row["asked"] / max(row["processor_seconds"], 1e-9)
         line = f"{name:<10}{row['asked']:>9,}{row['used']:>9,}{rate:>10,.1f}{busy:>9,.0f}"
         print(f"{line}{row['tokens_read']:>12,}{row['tokens_written']:>12,}  {row.get('same_files', '')}")
-    before = json.loads(OUT.read_text())["results"] if OUT.exists() else {}
-    plain = {"date": date.today().isoformat(), **environment(), "results": {**before, **found}}
-    OUT.write_text(json.dumps(plain, indent=1) + "\n")
+    results = {**last("rewriting").get("results", {}), **found}
+    keep("rewriting", {"results": results}, figures(results))
 
 
 if __name__ == "__main__":

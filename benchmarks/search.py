@@ -1,6 +1,6 @@
-"""Every kind of index against comparing with everything, at 100,000 items.
+"""Every kind of index against comparing with everything.
 
-    python benchmarks/search.py [--items 100000] [--only dense nested words tokens both]
+    python benchmarks/search.py [--items 20000] [--only dense nested words tokens both]
 
 One query at a time, as a service gets them; the ways take turns within each round; shown are medians of the rounds. Recall is the share
 of the 10 hits whose exact score is at least that of the tenth best, so that ties cost nothing.
@@ -15,21 +15,18 @@ of the 10 hits whose exact score is at least that of the tenth best, so that tie
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from machine_results import Figure, Peer, keep, last
 
-from diptych.core.environment import environment
-from diptych.core.files import write_json
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -311,10 +308,9 @@ TABLES = {"dense": dense, "nested": nested, "words": words, "tokens": tokens, "b
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="the others keep their last result")
     options = parser.parse_args()
-    out = Path(__file__).parent / "results" / "search.json"
     print(f"{options.items:,} items, {QUERIES} queries one at a time, median of {ROUNDS} rounds")
     print(f"{'data':10} {'way':33} {'ms/query':>9} {'recall@10':>10} {'x exact':>8} {'build s':>8} {'MB':>8}")
     for name in options.only:
@@ -326,20 +322,20 @@ def main() -> None:
                 f"{row['times_exact']:8.2f} {built:>8} {size:>8}",
                 flush=True,
             )
-        report = {
-            "name": "search",
-            "date": datetime.now(UTC).date().isoformat(),
-            "environment": environment(),
-            "items": options.items,
-            "tables": kept(out, options.items) | {name: rows},
-        }
-        write_json(out, report)
+        before = last("search")
+        tables = (before.get("tables", {}) if before.get("items") == options.items else {}) | {name: rows}
+        keep("search", {"items": options.items, "tables": tables}, figures(tables, options.items))
 
 
-def kept(out: Path, items: int) -> dict[str, Any]:
-    """Tables that are there at the same size."""
-    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    return before.get("tables", {}) if before.get("items") == items else {}
+def figures(tables: dict[str, list[dict[str, Any]]], items: int) -> list[Figure]:
+    found = []
+    for name, rows in tables.items():
+        exact = {row["data"]: row["ms_per_query"] for row in rows if row["way"].startswith("exact, ")}
+        for row in rows:
+            if not row["way"].startswith(("exact, ", "torch")):
+                case = f"{name}, {row['data']}: {row['way']} (recall {row['recall_at_10']:.3f}), {items:,} items"
+                found.append(Figure(case, "ms", row["ms_per_query"], (Peer("exact, NumPy or SciPy", exact[row["data"]]),)))
+    return found
 
 
 if __name__ == "__main__":

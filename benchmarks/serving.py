@@ -1,6 +1,6 @@
 """The service under load, on this machine: what batching gains, how long answers take, what happens beyond what it can do.
 
-    python benchmarks/serving.py [--only alive load steady engines memory] [--seconds 8] [--requests 20000]
+    python benchmarks/serving.py [--only alive load steady engines memory] [--seconds 4] [--steady 20] [--requests 4000]
 
 A small dual encoder with fresh weights (text: 6 layers of width 256; images: a transformer of 64 pixels) over 1,000 rendered scenes.
 Service and clients share the cores; clients are plain sockets that stay open. Each service is a process of its own.
@@ -8,9 +8,9 @@ Service and clients share the cores; clients are plain sockets that stay open. E
     alive    one request after the other on one open connection, milliseconds: with TCP_NODELAY, and as it was without
     load     searches by text. As many as come back in a closed loop of 32 clients (full load), in batches of one and of up to 64; half of
              that, coming by themselves (Poisson); twice of that, with a queue of 32: how many are refused, how long the others take
-    steady   searches by text of 50 clients for 60 seconds at 70 % of what a closed loop of them gets: times, errors, resident memory
+    steady   searches by text of 50 clients for --steady seconds at 70 % of what a closed loop of them gets: times, errors, resident memory
     engines  PyTorch against ONNX Runtime, milliseconds an input
-    memory   20,000 requests of all kinds; resident memory on the way and at the end
+    memory   --requests requests of all kinds; resident memory on the way and at the end
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import argparse
 import asyncio
 import base64
 import json
-import os
 import random
 import re
 import shutil
@@ -35,15 +34,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine_results import Figure, Peer, facts, keep, last
 
-from diptych.core.environment import environment
-from diptych.core.files import write_json
 from diptych.core.image import ArrayImage
 from diptych.data.media.decode import encode_webp
 from diptych.data.media.transforms import Preprocess
@@ -397,12 +394,11 @@ def engines(folder: Path) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
-    parser.add_argument("--steady", type=float, default=60.0, help="seconds of the steady load")
-    parser.add_argument("--requests", type=int, default=20_000, help="of the memory test")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    parser.add_argument("--steady", type=float, default=20.0, help="seconds of the steady load")
+    parser.add_argument("--requests", type=int, default=4_000, help="of the memory test")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the others keep their last result")
     options = parser.parse_args()
-    out = Path(__file__).parent / "results" / "serving.json"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = model()
@@ -412,14 +408,25 @@ def main() -> None:
             found = PARTS[part](folder, options)
             for name, row in found.items():
                 print(f"{part}: {name}  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            facts = {
-                "date": datetime.now(UTC).date().isoformat(),
-                "load_average": round(os.getloadavg()[0], 2),
-                "environment": environment(),
-            }
-            before = json.loads(out.read_text(encoding="utf-8")).get("parts", {}) if out.is_file() else {}
-            parts = {**before, part: {**facts, "rows": found}}
-            write_json(out, {"name": "serving", "parts": parts})
+            parts = {**last("serving").get("parts", {}), part: {**facts(), "rows": found}}
+            keep("serving", {"parts": parts}, figures(parts))
+
+
+def figures(parts: dict[str, dict[str, Any]]) -> list[Figure]:
+    found = []
+    for what, row in parts.get("alive", {}).get("rows", {}).items():
+        before = Peer("without TCP_NODELAY", row["p50_ms_without_nodelay"])
+        found.append(Figure(f"{what}, one after the other, p50", "ms", row["p50_ms_with_nodelay"], (before,)))
+    if load := parts.get("load", {}).get("rows", {}):
+        one = Peer("batches of one", load["batches of one"]["answers_per_second"])
+        found.append(
+            Figure("searches asked by 32 clients", "answers/s", load["full load"]["answers_per_second"], (one,), less=False)
+        )
+    for what, row in parts.get("engines", {}).get("rows", {}).items():
+        found.append(Figure(f"ONNX Runtime: {what}", "ms", row["onnx_ms"], (Peer("PyTorch", row["torch_ms"]),)))
+    for what, row in parts.get("steady", {}).get("rows", {}).items():
+        found.append(Figure(f"{what}, p99", "ms", row["p99_ms"]))
+    return found
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, dict[str, Any]]]] = {

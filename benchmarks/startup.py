@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
-from diptych.core.environment import environment
+from machine_results import Figure, Peer, keep
 
 RUNS = 7
 WAYS = {
@@ -20,6 +18,11 @@ WAYS = {
     "import open_clip": [sys.executable, "-c", "import open_clip"],
     "python -c pass": [sys.executable, "-c", "pass"],
 }
+
+
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    peer = Peer("import open_clip", next(row["seconds"] for row in rows if row["way"] == "import open_clip"))
+    return [Figure(row["way"], "s", row["seconds"], (peer,)) for row in rows if "diptych" in row["way"]]
 
 
 def main() -> None:
@@ -32,9 +35,7 @@ def main() -> None:
     rows = [{"way": name, "seconds": statistics.median(times)} for name, times in seconds.items()]
     for row in rows:
         print(f"{row['way']:<24}{row['seconds']:.3f} s")
-    out = Path(__file__).parent / "results" / "startup.json"
-    result = {"name": "startup", "date": datetime.now(UTC).date().isoformat(), "environment": environment(), "rows": rows}
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    keep("startup", {"rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

@@ -16,19 +16,18 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curation import STYLE as TWO_COLOURS
+from machine_results import keep
 
 from diptych.claims.cell import Cell
 from diptych.claims.cells.links import every_link
 from diptych.claims.cells.tagged_links import GRAMMAR, LINKER, named, rightness, scenes
 from diptych.claims.systems.rlipv2 import BEFORE, TAGGED, TUNED
 from diptych.claims.training import trained
-from diptych.core.environment import environment
 from diptych.curate.operators.relation_tags import RelationTags, tagged
 from diptych.data.dataset import Pool
 from diptych.models.io.deployed import open_model
@@ -39,7 +38,6 @@ from diptych.worlds.link_changes import MISSING, captioned_in_haste
 
 THRESHOLDS, NOISES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7), (0.0, 0.2, 0.4)
 MEASURES = (("relations_right", "precision"), ("relations_found", "recall"), ("r@5", "recall at 5 of the detector"))
-RESULTS = Path(__file__).parent / "results" / "tagging_sweep.json"
 STYLE = TWO_COLOURS.replace("--s1:#d9742b", "--s1:#d9742b;--s2:#2f9e62")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "tagging_sweep.svg"
 
@@ -130,11 +128,9 @@ def main() -> None:
     if args.smoke:
         print(f"smoke: {len(rows)} rows, figure of {len(draw(rows)):,} bytes, nothing written")
         return
-    RESULTS.write_text(
-        json.dumps({"date": date.today().isoformat(), "environment": environment(), "rows": rows}, indent=1) + "\n"
-    )
+    keep("tagging_sweep", {"rows": rows}, [])
     PICTURE.write_text(draw(rows), encoding="utf-8")
-    print(f"{RESULTS}, {PICTURE}")
+    print(PICTURE)
 
 
 if __name__ == "__main__":

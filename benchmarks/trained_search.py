@@ -19,15 +19,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine_results import keep
 
 from diptych import api
-from diptych.core.environment import environment
-from diptych.core.files import write_json
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -334,7 +332,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of each model that is not there yet")
     parser.add_argument("--rows", type=int, default=12_000, help="scenes that models learn from, beside the emoji")
     parser.add_argument("--models", type=Path, default=Path("runs/for-search"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "trained_search.json")
     options = parser.parse_args()
 
     models = trained(options.models, options.steps, options.rows)
@@ -348,17 +345,9 @@ def main() -> None:
         *lines(rows, ours),
         sep="\n",
     )
-    report = {
-        "name": "trained_search",
-        "date": datetime.now(UTC).date().isoformat(),
-        "environment": environment(),
-        "items": len(samples),
-        "steps": options.steps,
-        "rows": rows,
-        "lexlip": {"here": ours, "published": json.loads(json.dumps(PUBLISHED))},
-    }
-    write_json(options.out, report)
-    options.out.with_suffix(".svg").write_text(plot(rows, f"{len(samples):,} trained embeddings"), encoding="utf-8")
+    found = {"items": len(samples), "steps": options.steps, "rows": rows}
+    out = keep("trained_search", {**found, "lexlip": {"here": ours, "published": json.loads(json.dumps(PUBLISHED))}}, [])
+    out.with_suffix(".svg").write_text(plot(rows, f"{len(samples):,} trained embeddings"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,35 +1,37 @@
-"""A training step (forward, contrastive loss, backward, AdamW) against open_clip's, and our attention's two forms, in one run.
+"""A training step (forward, contrastive loss, backward, AdamW) against open_clip's, as the product chooses on this machine.
 
-    python benchmarks/training_step.py [--batch 32] [--rounds 5]
+    python benchmarks/training_step.py [--batch 16] [--rounds 5]
 
-ViT-B/32 with fresh weights, three ways in turn: open_clip as a user starts it (float32, plain AdamW, its ClipLoss), open_clip at its
-best setting here (bfloat16 autocast, fused AdamW), and ours (the same precision and optimiser). Then the tiny dual encoder on 64-pixel
-images: attention as two matrix products against `scaled_dot_product_attention`, both under bfloat16 autocast. Medians of the rounds;
-a round takes each way once. Every way first takes one step that is not counted.
+Two models with fresh weights: ViT-B/32 on 224 pixels, and a small dual encoder on 64 pixels, with open_clip's towers at the same
+sizes. open_clip runs as a user starts it (float32, plain AdamW, its ClipLoss) and at its best setting here: AdamW fused, and bfloat16
+where the processor multiplies it (elsewhere it is emulated, and slower by far). Ours is what `diptych train` does with its options on
+`auto`: number format, attention, optimiser. The ways take turns; medians of the rounds, after a step of each that is not counted. With
+ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 before it, it measures a plain machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
+from machine_results import Figure, Peer, keep
 from torch import Tensor, nn
 
-from diptych.core.environment import environment
-from diptych.models.layers import attention
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.objectives.pairs.info_nce import info_nce
+from diptych.train.precision import choose_precision
 
 VOCABULARY, END = 49408, 49407
+TINY_PEER = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 64, "layers": 4, "width": 192, "head_width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 24, "vocab_size": VOCABULARY, "width": 192, "heads": 3, "layers": 2},
+}
 
 
 def inputs(batch: int, side: int, length: int) -> tuple[Tensor, Tensor]:
@@ -54,41 +56,25 @@ def stepper(model: nn.Module, loss_of: Callable[[], Tensor], *, bf16: bool, fuse
     return step
 
 
-def theirs(batch: tuple[Tensor, Tensor], *, best: bool) -> Callable[[], float]:
+def theirs(batch: tuple[Tensor, Tensor], *, tiny: bool, bf16: bool, fused: bool) -> Callable[[], float]:
     import open_clip
     from open_clip.loss import ClipLoss
 
-    model, loss = open_clip.create_model("ViT-B-32"), ClipLoss()
-    return stepper(model, lambda: loss(*model(*batch)), bf16=best, fused=best)
+    model = open_clip.CLIP(**TINY_PEER) if tiny else open_clip.create_model("ViT-B-32")
+    loss = ClipLoss()
+    return stepper(model.train(), lambda: loss(*model(*batch)[:3]), bf16=bf16, fused=fused)
 
 
-def ours(batch: tuple[Tensor, Tensor], *, tiny: bool) -> Callable[[], float]:
+def ours(batch: tuple[Tensor, Tensor], *, tiny: bool, bf16: bool) -> Callable[[], float]:
     image = image_tower("vit_tiny" if tiny else "vit_b32")
-    text = text_tower("text_tiny" if tiny else "text_clip", vocab_size=VOCABULARY, eot_id=END)
+    text = text_tower("text_tiny_clip" if tiny else "text_clip", vocab_size=VOCABULARY, eot_id=END)
     model = DualEncoder(image, text, width=128 if tiny else 512)
 
     def loss_of() -> Tensor:
         pairs = model(*batch)
         return info_nce(pairs.image_ND, pairs.text_ND, scale=pairs.scale)[0]
 
-    return stepper(model, loss_of, bf16=True, fused=True)
-
-
-@contextmanager
-def written_out(up_to: int) -> Any:
-    before, attention.SHORT = attention.SHORT, up_to
-    try:
-        yield
-    finally:
-        attention.SHORT = before
-
-
-def under(up_to: int, step: Callable[[], float]) -> Callable[[], float]:
-    def run() -> float:
-        with written_out(up_to):
-            return step()
-
-    return run
+    return stepper(model, loss_of, bf16=bf16, fused=True)
 
 
 def measured(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict[str, float]]:
@@ -107,46 +93,54 @@ def measured(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, dic
     }
 
 
-def table(title: str, batch: int, found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def compared(title: str, batch: int, *, tiny: bool, bf16: bool, rounds: int) -> list[dict[str, Any]]:
+    made = inputs(batch, 64 if tiny else 224, 24 if tiny else 77)
+    best = "bfloat16, fused AdamW" if bf16 else "float32, fused AdamW"
+    ways = {
+        "open_clip, as started": theirs(made, tiny=tiny, bf16=False, fused=False),
+        f"open_clip, best ({best})": theirs(made, tiny=tiny, bf16=bf16, fused=True),
+        f"ours ({'bfloat16' if bf16 else 'float32'})": ours(made, tiny=tiny, bf16=bf16),
+    }
+    found = measured(ways, rounds)
+    started = next(iter(found.values()))
     rows = []
-    slowest = next(iter(found.values()))
     print(f"\n{title}, batch {batch}\n{'way':<44}{'s a step':>10}{'CPU s':>8}{'images/s':>10}{'speed-up':>10}{'by CPU':>8}")
     for name, one in found.items():
-        ratio, by_cpu = slowest["seconds"] / one["seconds"], slowest["cpu_seconds"] / one["cpu_seconds"]
-        row = {"what": title, "way": name, "batch": batch, **one, "speed_up": ratio, "speed_up_by_cpu": by_cpu}
-        rows.append(row)
+        ratio, by_cpu = started["seconds"] / one["seconds"], started["cpu_seconds"] / one["cpu_seconds"]
+        rows.append({"what": title, "way": name, "batch": batch, **one, "speed_up": ratio, "speed_up_by_cpu": by_cpu})
         print(
             f"{name:<44}{one['seconds']:>10.3f}{one['cpu_seconds']:>8.2f}{batch / one['seconds']:>10.1f}{ratio:>9.2f}x{by_cpu:>7.2f}x"
         )
     return rows
 
 
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    found = []
+    for title in dict.fromkeys(row["what"] for row in rows):
+        here = [row for row in rows if row["what"] == title]
+        for unit, key in (("images/s", "seconds"), ("images a processor second", "cpu_seconds")):
+            rate = {row["way"]: row["batch"] / row[key] for row in here}
+            ours = [value for way, value in rate.items() if way.startswith("ours")]
+            peers = tuple(Peer(way, value, "best" in way) for way, value in rate.items() if way.startswith("open_clip"))
+            if ours and peers:
+                found.append(Figure(f"{title}, batch {here[0]['batch']}", unit, ours[0], peers, less=False))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=32, help="images a step of the ViT-B/32")
+    parser.add_argument("--batch", type=int, default=16, help="images a step of the ViT-B/32")
     parser.add_argument("--tiny-batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training_step.json")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch takes")
     options = parser.parse_args()
     torch.manual_seed(0)
-
-    small = inputs(options.tiny_batch, 64, 16)
-    step = ours(small, tiny=True)
-    ways = {"tiny, fused attention": under(0, step), "tiny, written-out attention": under(200, step)}
-    rows = table("tiny dual encoder", options.tiny_batch, measured(ways, options.rounds * 3))
-
-    batch = inputs(options.batch, 224, 77)
-    ways = {
-        "open_clip, as started (float32)": theirs(batch, best=False),
-        "open_clip, best (bfloat16, fused AdamW)": theirs(batch, best=True),
-        "ours (bfloat16, fused AdamW)": ours(batch, tiny=False),
-    }
-    rows += table("ViT-B/32", options.batch, measured(ways, options.rounds))
-
-    result = {"name": "training_step", "date": f"{datetime.now(UTC):%Y-%m-%d}", "environment": environment(), "rows": rows}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten: {options.out}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    bf16 = choose_precision("auto", torch.device("cpu")) == "bf16"
+    rows = compared("small dual encoder, 64 px", options.tiny_batch, tiny=True, bf16=bf16, rounds=3 * options.rounds)
+    rows += compared("ViT-B/32", options.batch, tiny=False, bf16=bf16, rounds=options.rounds)
+    keep("training_step", {"torch_threads": torch.get_num_threads(), "rows": rows}, figures(rows))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,18 @@
     python examples/caption_emoji.py unpack gemma --accept-terms
     diptych train clip --data emoji --out runs/clip
     diptych train sitta --data emoji --language-model hf:gemma --image-weights runs/clip --out runs/sitta \\
-        --template "A picture of" --spaced True --nearest 50 --shown 8 --orders 1
+        --template "A picture of" --spaced --nearest 50 --shown 8 --orders 1
     python examples/caption_emoji.py table runs/sitta runs/clip captioned --count 20 --no-blind
+
+The same on stamps, photographs and drawings with a sentence each, read by an image encoder that never saw a text:
+
+    pip install 'diptych[weights,gemma]'
+    diptych data fetch stamps --out stamps && diptych data split stamps --shares train=0.9,test=0.1
+    python examples/caption_emoji.py encoder lite0.safetensors
+    diptych train sitta --data stamps --language-model hf:gemma --image-weights timm:tf_efficientnet_lite0/lite0.safetensors \\
+        --judge runs/clip --solution ridge --out runs/stamps --template "A picture of" --spaced --nearest 50 --shown 8 --orders 1
+    python examples/caption_emoji.py table runs/stamps timm:tf_efficientnet_lite0/lite0.safetensors captioned --data stamps --split test \\
+        --count 20 --no-blind
 
 `unpack` without --accept-terms shows the terms of the language model and stops. `table` scores both on the same pictures of concepts that
 no training picture shows, and writes captioned/captions.md with pictures beside it.
@@ -20,11 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import save_file
 
 import diptych as dp
 from diptych.core.image import ImageSource
 from diptych.data.media.decode import small_webp
 from diptych.models.io.packaged_language import gemma_terms, unpack_gemma
+from diptych.models.io.weights import image
 from diptych.tasks.generation.captions import Captions
 
 SIDE = 64
@@ -86,6 +98,13 @@ def table(
     return scores
 
 
+def write_encoder(file: Path) -> None:
+    """The packaged EfficientNet-Lite0 of ImageNet as a file that "timm:tf_efficientnet_lite0/FILE" opens."""
+    tower = image("efficientnet-lite0").tower
+    save_file({name: tensor.contiguous() for name, tensor in tower.net.state_dict().items()}, file)
+    print(file)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)
@@ -96,11 +115,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("model", "embedder"):
         show.add_argument(name)
     show.add_argument("out", type=Path)
+    show.add_argument("--data", default="emoji")
+    show.add_argument("--split", default="unseen_concept")
     show.add_argument("--count", type=int, default=60)
     show.add_argument("--no-blind", dest="blind", action="store_false")
+    steps.add_parser("encoder").add_argument("file", type=Path)
     given = parser.parse_args(argv)
+    if given.step == "encoder":
+        write_encoder(given.file)
+        return 0
     if given.step == "table":
-        table(given.model, given.embedder, given.out, count=given.count, blind=given.blind)
+        asked = {"data": given.data, "split": given.split, "count": given.count, "blind": given.blind}
+        table(given.model, given.embedder, given.out, **asked)
         return 0
     if not given.accept_terms:
         print(gemma_terms())

@@ -5,7 +5,10 @@ for model in clip locked; do diptych index build runs/$model emoji runs/$model.i
 diptych serve runs/locked runs/locked.index --data emoji --compare runs/clip --compare-index runs/clip.index --port 8000
 diptych index build runs/locked "world:scenes?n=200&val=1&test=1" runs/scenes.index
 diptych serve runs/locked runs/scenes.index --data "world:scenes?n=200&val=1&test=1" --port 8001
-python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001
+diptych train instructblip --preset tiny --data "world:questions?n=6000" --out runs/asked
+diptych index build runs/locked "world:questions?n=200&val=1&test=1" runs/questions.index
+diptych serve runs/locked runs/questions.index --data "world:questions?n=200&val=1&test=1" --writer runs/asked --port 8002
+python scripts/page_pictures.py --emoji http://localhost:8000 --scenes http://localhost:8001 --written http://localhost:8002
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emoji", default="", help="address of a service over the emoji, with a second model")
     parser.add_argument("--scenes", default="", help="address of a service over scenes, whose relations are known")
+    parser.add_argument("--written", default="", help="address of a service with a model that writes")
+    parser.add_argument("--question", default="what colour is the circle ?")
+    parser.add_argument("--choices", default="red,green,blue,yellow")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     with sync_playwright() as driver:
@@ -55,6 +62,9 @@ def main() -> None:
                 options.out / "search-relations.png",
                 dark=True,
             )
+        if options.written:
+            asked = partial(ask, question=options.question, choices=options.choices)
+            take(browser, options.written, "/?q=a+circle", asked, options.out / "search-ask.png")
         browser.close()
 
 
@@ -72,6 +82,16 @@ def relations(tab: Any) -> None:
     tab.click(".card >> nth=0 >> .look")
     tab.locator("#item").get_by_role("button", name="Relations", exact=True).click()
     tab.locator("#panel .plot svg").wait_for()
+
+
+def ask(tab: Any, *, question: str, choices: str) -> None:
+    tab.click(".card >> nth=0 >> .look")
+    tab.locator("#item").get_by_role("button", name="Ask", exact=True).click()
+    tab.locator("#panel .answer").wait_for(timeout=60_000)
+    tab.get_by_label("Question about the picture").fill(question)
+    tab.get_by_label("Answers to choose from").fill(choices)
+    tab.keyboard.press("Enter")
+    tab.locator("#panel li.wordbar").first.wait_for(timeout=60_000)
 
 
 def take(

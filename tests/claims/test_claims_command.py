@@ -16,7 +16,7 @@ from diptych.claims.cell import Cell
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.tree import Tree, tree
 from diptych.claims.verdict import Margins
-from diptych.cli import claims_command, main
+from diptych.cli import claims_work, main
 
 CLEAN, CHANGED = Tree("abc1234", ()), Tree("abc1234", ("src/diptych/train/optimise.py",))
 
@@ -51,7 +51,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     monkeypatch.setattr(registry, "every", lambda: [CLAIM])
 
     def call(*words: str, state: Tree = CLEAN) -> tuple[int, dict[str, Any], str]:
-        monkeypatch.setattr(claims_command, "tree", lambda: state)
+        monkeypatch.setattr(claims_work, "tree", lambda: state)
         more = ("--cells", str(tmp_path / "cells")) if words[0] == "run" else ()
         code = main(["claims", *words, "--ledger", str(tmp_path), *more, "--json"])
         out, err = capsys.readouterr()

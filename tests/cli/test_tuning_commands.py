@@ -62,7 +62,7 @@ def test_an_adapter_opens_on_its_base_and_on_no_other(folders: Path, tmp_path: P
 
 def test_a_card_says_data_recipe_and_start(folders: Path) -> None:
     from diptych import api
-    from diptych.api.export import card
+    from diptych.api.exports import card
 
     words = card(folders / "run", api.load(folders / "run"))
     assert "lora 2:qkv,mlp_out" in words

@@ -1,15 +1,28 @@
-"""Bars are for who watches: on a terminal they say what is done, elsewhere nothing is written."""
+"""Bars: drawn where somebody watches, one at a time, and never a change of what is done."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from diptych.core.progress import shown
+from diptych.core.progress import alone, shown
 from diptych.data.load.features import FeatureTable
+from diptych.models.io.inference import MANY, parts
+
+Seen = Callable[[], str]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Seen:
+    """What was drawn since it was asked last, with somebody watching."""
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    return lambda: capsys.readouterr().err
 
 
 @pytest.mark.parametrize("watched", [True, False])
@@ -26,3 +39,37 @@ def test_a_bar_names_its_work_where_somebody_watches(
     out, said = capsys.readouterr()
     assert not out
     assert ("letters" in said and "features of images (5), once" in said) if watched else not said
+
+
+def test_a_bar_counts_the_steps(drawn: Seen) -> None:
+    assert list(shown("abc", 3, "letters")) == ["a", "b", "c"]
+    seen = drawn()
+    assert "letters" in seen
+    assert "3/3" in seen
+
+
+def test_few_steps_have_none(drawn: Seen) -> None:
+    assert list(shown("abc", 3, "letters", least=4)) == ["a", "b", "c"]
+    assert drawn() == ""
+
+
+def test_one_bar_at_a_time(drawn: Seen) -> None:
+    assert [list(shown("xy", 2, "inside")) for _ in shown("abc", 3, "around")] == [["x", "y"]] * 3
+    seen = drawn()
+    assert "around" in seen
+    assert "inside" not in seen
+    list(shown("xy", 2, "inside"))  # the one around has gone
+    assert "inside" in drawn()
+
+
+def test_a_bar_that_ends_early_makes_room(drawn: Seen) -> None:
+    next(shown("abc", 3, "letters"))  # nobody asks for the second
+    with alone("next") as free:
+        assert free
+
+
+@pytest.mark.parametrize(("count", "bar"), [(MANY * 4, True), (MANY * 4 - 4, False)])
+def test_what_goes_through_a_model_has_one(drawn: Seen, count: int, bar: bool) -> None:
+    """All embedders, writers and detectors cut their inputs here: encoding, evaluation, curation by a model."""
+    assert [len(part) for part in parts(range(count), 4)] == [4] * (count // 4)
+    assert (f"{count} through the model" in drawn()) == bar

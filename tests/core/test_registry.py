@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from diptych.core.entries import Registry
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.core.registry import MODELS, OPERATORS, RECIPES, REGISTRIES, TASKS, WORLDS, Registry
+from diptych.core.registry import MODELS, OPERATORS, RECIPES, REGISTRIES, TASKS, WORLDS
 
 MODULE = '''
 from dataclasses import dataclass

@@ -124,13 +124,13 @@ def test_omnilabel(tmp_path: Path) -> None:
         "info": {},
         "images": [{"id": 5, "file_name": "images/a.jpg"}],
         "descriptions": [
-            {"id": 1, "text": "cup", "image_ids": [5], "anno_info": {"type": "C"}},
-            {"id": 2, "text": "the cup that is not red", "image_ids": [5], "anno_info": {"type": "D"}},
-            {"id": 3, "text": "a dog", "image_ids": [5], "anno_info": {"type": "D"}},
+            {"id": 1, "text": "cup", "image_ids": [5], "anno_info": {"type": "object_category"}},
+            {"id": 2, "text": "the cup that is not red", "image_ids": [5], "anno_info": {"type": "object_description"}},
+            {"id": 3, "text": "a dog", "image_ids": [5], "anno_info": {"type": "object_description"}},
         ],
         "annotations": [
             {"id": 1, "image_id": 5, "bbox": [0, 0, 10, 20], "description_ids": [1, 2]},
-            {"id": 2, "image_id": 5, "bbox": [30, 0, 10, 20], "description_ids": [1]},
+            {"id": 2, "image_id": 5, "bbox": [30, 0, 10, 20], "description_ids": [1], "iscrowd": 1},
         ],
     }
     file.write_text(json.dumps(plain))
@@ -142,6 +142,12 @@ def test_omnilabel(tmp_path: Path) -> None:
         [(["the cup that is not red"], [one], "description")],
         [(["a dog"], [], "description")],
     ]
+    assert [region.attributes for region in pool[0].regions] == [(), ("crowd",)]
+    plain["descriptions"][2]["anno_info"] = {"type": "D"}
+    file.write_text(json.dumps(plain))
+    with pytest.raises(DataError, match=r"'D' is no type of a description"):
+        read(file)
+    plain["descriptions"][2]["anno_info"] = {"type": "object_description"}
     plain["annotations"][1]["description_ids"] = []
     file.write_text(json.dumps(plain))
     with pytest.raises(DataError, match=r"annotation 1 has the description_ids \[\]"):
@@ -163,3 +169,70 @@ def test_a_box_that_is_left_out_leaves_its_phrase(tmp_path: Path) -> None:
         [(["the cup"], [(0.0, 0.0, 10.0, 20.0), (30.0, 0.0, 40.0, 20.0)], "")],
     ]
     assert any("annotation 0" in str(bad) for bad in pool.quarantine)
+
+
+LVIS: dict[str, Any] = {
+    "images": [
+        {"id": 7, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg", "width": 60, "height": 40,
+         "neg_category_ids": [2], "not_exhaustive_category_ids": [3]},
+        {"id": 8, "coco_url": "http://images.cocodataset.org/train2017/000000000008.jpg", "width": 60, "height": 40,
+         "neg_category_ids": [], "not_exhaustive_category_ids": []},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 20], "area": 200.0, "segmentation": [[0, 0, 10, 0, 10, 20]]},
+        {"id": 2, "image_id": 7, "category_id": 3, "bbox": [30, 0, 10, 20], "area": 200.0, "segmentation": []},
+        {"id": 3, "image_id": 8, "category_id": 2, "bbox": [30, 0, 10, 20], "area": 200.0, "segmentation": []},
+    ],
+    "categories": [
+        {"id": 1, "name": "aerosol_can", "synonyms": ["aerosol_can", "spray_can"], "synset": "aerosol.n.02",
+         "def": "a dispenser that holds a substance under pressure", "frequency": "c", "image_count": 64, "instance_count": 109},
+        {"id": 2, "name": "bow_(weapon)", "synonyms": ["bow_(weapon)"], "synset": "bow.n.04", "def": "a weapon for shooting arrows",
+         "frequency": "r", "image_count": 6, "instance_count": 8},
+        {"id": 3, "name": "bow_(decorative_ribbons)", "synonyms": ["bow_(decorative_ribbons)"], "synset": "bow.n.08",
+         "def": "a decorative interlacing of ribbons", "frequency": "f", "image_count": 1, "instance_count": 1},
+    ],
+}  # fmt: skip
+
+
+def test_lvis_says_what_was_looked_for(tmp_path: Path) -> None:
+    picture(tmp_path / "val2017" / "000000000007.jpg")
+    picture(tmp_path / "000000000008.jpg")
+    file = tmp_path / "lvis_v1_val.json"
+    file.write_text(json.dumps(LVIS))
+    assert format_of(file) == "lvis"
+    one, two = dp.read(file)
+    assert [region.label for region in one.regions] == ["aerosol_can", "bow_(decorative_ribbons)"]
+    assert one.extras["absent"] == ["bow_(weapon)"]
+    assert one.extras["partial"] == ["bow_(decorative_ribbons)"]
+    assert one.extras["frequency"] == {"aerosol_can": "c", "bow_(decorative_ribbons)": "f"}
+    assert (two.extras["absent"], two.extras["frequency"]) == ([], {"bow_(weapon)": "r"})
+    older = json.loads(json.dumps(LVIS))
+    older["images"][0]["file_name"] = "000000000007.jpg"  # as before version 1
+    file.write_text(json.dumps(older))
+    assert len(dp.read(file)) == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("categories", {"frequency": "often"}, "'often' is no frequency"),
+        ("categories", {"name": None}, "name|has no"),
+        ("images", {"neg_category_ids": [99]}, "99 is not among the categories"),
+        ("images", {"coco_url": None}, "coco_url"),
+    ],
+)
+def test_faults_of_lvis_files_are_named(tmp_path: Path, part: str, change: dict[str, Any], said: str) -> None:
+    picture(tmp_path / "val2017" / "000000000007.jpg")
+    picture(tmp_path / "000000000008.jpg")
+    plain = json.loads(json.dumps(LVIS))
+    plain[part][0].update(change)
+    if change.get("name", "") is None:
+        del plain[part][0]["name"]
+    (tmp_path / "lvis_v1_val.json").write_text(json.dumps(plain))
+    import re
+
+    try:
+        told = [str(bad) for bad in dp.read(tmp_path / "lvis_v1_val.json").quarantine]
+    except DataError as error:
+        told = [str(error)]
+    assert any(re.search(said, line) for line in told), told

@@ -88,10 +88,11 @@ def test_market_names_hold_person_camera_and_role(tmp_path: Path) -> None:
     ):
         picture(root / name)
     pool = read(root)
-    assert {*pool.split_names} == {"train", "gallery", "query"}
+    assert {*pool.split_names} == {"train", "test"}
     of = {sample.uid: sample for sample in pool}
     assert len(of) == 4
-    asked, shown = pool.split("query")[0], pool.split("gallery")
+    asked, shown = pool.where("role", "query")[0], pool.where("role", "gallery")
+    assert "role" not in pool.split("train")[0].extras
     assert asked.group == "0003"
     assert (asked.extras["camera"], asked.extras["identity"]) == (2, 3)
     assert sorted(shown.groups) == ["0003", "distractor-0000_c1s1_000151_02"]

@@ -23,7 +23,11 @@ PRELOADED = [
     "pytest",
     "scipy.stats",
     "diptych.train.fit",
-    "diptych.recipes.contrastive.clip",
+    "diptych.api",
+    "diptych.recipes.contrastive.lexlip",
+    "diptych.worlds.scenes",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.clip.modeling_clip",
 ]
 
 

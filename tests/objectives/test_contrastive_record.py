@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-RECORD = Path(__file__).parents[2] / "benchmarks/results/contrastive_loss.json"
+RECORD = Path(__file__).parents[2] / "benchmarks/results/amx/contrastive_loss.json"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import sys
 from html.parser import HTMLParser
@@ -91,6 +92,16 @@ def test_what_is_planted_is_shown(planted: Pool) -> None:
     assert "not an image" in words.lower() or "broken" in words
     assert len(page.pictures) > 40
     assert all(picture.startswith("data:image/webp;base64,") for picture in page.pictures)
+
+
+def test_what_helps_stands_beside_what_is_odd(planted: Pool) -> None:
+    report = inspect(planted, batch_size=16)
+    rows = inspection_page(planted, report).split("<tr>")
+    assert len(report.decisions) >= 3
+    for problem, remedy in report.decisions:
+        assert remedy
+        row = next(row for row in rows if html.escape(problem) in row)
+        assert html.escape(remedy) in row
 
 
 def test_pairs_with_the_same_image_in_a_batch(planted: Pool) -> None:

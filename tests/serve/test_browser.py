@@ -198,6 +198,35 @@ def test_a_dropped_picture_is_searched_by_and_words_change_it(page: Page) -> Non
     assert "not a picture" in page.said()
 
 
+def test_what_cannot_be_searched_by_is_answered_in_one_line(page: Page) -> None:
+    page.open("/?q=red&compare=1")
+    page.settled()
+    page.tab.set_input_files("#file", {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture at all"})
+    page.until("document.querySelector('#say').classList.contains('bad')")
+    assert "not a readable image" in page.tab.inner_text("main") or "image" in page.said()
+    assert page.tab.locator(".error:visible").count() == 0
+    assert page.tab.locator("#parts img").count() == 0
+    page.trouble[:] = [line for line in page.trouble if "400" not in line]  # the browser notes the refusals themselves
+    drop = "data => { const event = new DragEvent('drop', {dataTransfer: new DataTransfer(), cancelable: true, bubbles: true});"
+    drop += (
+        "event.dataTransfer.setData('text/uri-list', 'https://example.org/a.png'); return document.body.dispatchEvent(event); }"
+    )
+    assert page.tab.evaluate(drop) is False, "the browser would leave the page"
+    assert "save the picture" in page.said()
+
+
+def test_the_start_shows_items_from_all_over_the_data(page: Page) -> None:
+    page.open()
+    shown = page.tab.locator("#examples button")
+    assert shown.count() == 12
+    names = shown.evaluate_all("nodes => nodes.map(node => node.title)")
+    assert {name.partition("-")[0] for name in names} == {"red", "green", "blue"}
+    page.until("[...document.querySelectorAll('#examples img')].some(image => image.naturalWidth > 0)")
+    shown.nth(0).click()
+    page.tab.locator("#item dl").wait_for()
+    assert names[0] in page.tab.inner_text("#item")
+
+
 def test_a_large_photograph_is_made_smaller_before_it_travels(page: Page) -> None:
     noise = np.random.default_rng(0).integers(0, 40, (1500, 2200, 3), dtype=np.uint8)
     noise[..., 2] += 200
@@ -478,6 +507,13 @@ def test_it_fits_a_phone_and_a_desk(browser: Any, service: Running, width: int, 
     found = page.tab.evaluate("getComputedStyle(document.querySelector('.grid')).gridTemplateColumns.split(' ').length")
     assert found == columns
     assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
+    if width < 500:  # no pointer hovers: the box to choose is always there, and ticked on what was chosen alone
+        ink = "node => getComputedStyle(node).color"
+        assert page.tab.locator(".pick").nth(0).evaluate(ink) == "rgba(0, 0, 0, 0)"
+        page.tab.locator(".pick").nth(0).tap()
+        page.until("getComputedStyle(document.querySelector('.chosen .pick')).color !== 'rgba(0, 0, 0, 0)'")
+        assert page.tab.locator(".pick[aria-pressed=true]").count() == 1
+        page.tab.locator(".pick").nth(0).tap()
     narrow = page.tab.locator("#narrow")
     if width < 500:
         assert not narrow.evaluate("node => node.open")

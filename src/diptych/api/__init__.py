@@ -8,17 +8,56 @@ True
 
 from __future__ import annotations
 
-from diptych.api.comparison import compare
-from diptych.api.data import read
-from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
-from diptych.api.export import export
-from diptych.api.generation import ask, caption
-from diptych.api.leaderboards import leaderboard
-from diptych.api.models import detect, ground, load
-from diptych.api.search import index, open_index
-from diptych.api.slides import cut_slides, slide_features
-from diptych.api.training import data_report, estimate, recipe, refuse_missing, resume, train, validators, weights_of
-from diptych.api.tuning import blend, blend_curve, tune_report
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diptych.api.checking import data_report, refuse_missing, validators
+    from diptych.api.comparison import compare
+    from diptych.api.data import read
+    from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
+    from diptych.api.exports import export
+    from diptych.api.generation import ask, caption
+    from diptych.api.leaderboards import leaderboard
+    from diptych.api.models import detect, ground, load
+    from diptych.api.search import index, open_index
+    from diptych.api.slides import cut_slides, slide_features
+    from diptych.api.starting import weights_of
+    from diptych.api.training import estimate, recipe, resume, train
+    from diptych.api.tuning import blend, blend_curve, tune_report
+
+_WHERE = {
+    "ask": "generation",
+    "blend": "tuning",
+    "blend_curve": "tuning",
+    "caption": "generation",
+    "compare": "comparison",
+    "confusions": "evaluation",
+    "cut_slides": "slides",
+    "data_report": "checking",
+    "detect": "models",
+    "estimate": "training",
+    "evaluate": "evaluation",
+    "evaluate_kept": "evaluation",
+    "evaluate_run": "evaluation",
+    "evaluate_splits": "evaluation",
+    "export": "exports",
+    "ground": "models",
+    "index": "search",
+    "leaderboard": "leaderboards",
+    "load": "models",
+    "open_index": "search",
+    "read": "data",
+    "recipe": "training",
+    "refuse_missing": "checking",
+    "report": "evaluation",
+    "resume": "training",
+    "slide_features": "slides",
+    "train": "training",
+    "tune_report": "tuning",
+    "validators": "checking",
+    "weights_of": "starting",
+}
 
 __all__ = [
     "ask",
@@ -52,3 +91,16 @@ __all__ = [
     "validators",
     "weights_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public function, imported when it is first asked for: a search need not wait for what trains or compares."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'diptych.api' has no attribute {name!r}")
+    found = getattr(import_module(f"diptych.api.{_WHERE[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from diptych.core.contracts import Embedder
     from diptych.train.options import TrainOptions
 
+from diptych.api.checking import refuse_missing
 from diptych.api.data import data_of, read
 from diptych.api.models import load, run_of
-from diptych.api.training import recipe, refuse_missing
+from diptych.api.training import recipe
 
 Say = Callable[[str], None]
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from diptych.core.contracts import Task
     from diptych.core.result import Result
 
+from diptych.api.checking import own_task
 from diptych.api.data import data_of, read
 from diptych.api.models import load, run_of
-from diptych.api.training import own_task, recipe_of
+from diptych.api.training import recipe_of
 
 
 def evaluate(

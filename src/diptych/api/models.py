@@ -98,15 +98,13 @@ def detect(
         raise ConfigError(
             f"{getattr(made, 'name', model)} does not detect (expected a model trained with a recipe such as rlipv2)"
         )
-    words = {
-        "objects": names_of(objects) or tuple(getattr(made, "objects", ())),
-        "relations": names_of(relations) or tuple(getattr(made, "relations", ())),
-    }
-    if not words["objects"]:
+    names = names_of(objects) or tuple(getattr(made, "objects", ()))
+    predicates = names_of(relations) or tuple(getattr(made, "relations", ()))
+    if not names:
         raise ConfigError(f"{made} has no names of its own (expected objects=[...])")
     # A detector leaves repeats out of its best: more are asked for than are kept, so that `top` are left.
-    asked = max(top, 100) if words["relations"] else top
-    graph: SceneGraph = made.detect([image_of(image)], **words, top=asked)[0]
+    asked = max(top, 100) if predicates else top
+    (graph,) = made.detect([image_of(image)], objects=names, relations=predicates, top=asked)
     return graph.strongest(top=top, min_score=min_score)
 
 

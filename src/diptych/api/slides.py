@@ -9,6 +9,7 @@ from typing import Any
 from diptych.api.data import read
 from diptych.api.models import load
 from diptych.core.contracts import Embedder
+from diptych.core.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,24 @@ def slide_features(
     return SlideReport(slides, tiles, kept, unreadable)
 
 
-def cut_slides(data: Any, out: str | Path, *, overwrite: bool = False, **tiling: Any) -> SlideReport:
+def cut_slides(data: Any, out: str | Path, *, overwrite: bool = False, barcode: str = "", **tiling: Any) -> SlideReport:
     """The tiles of slides as a data set of their own, which can be indexed, searched and served: each with its place on its slide.
 
+    barcode  a column of TCGA barcodes, or "uid": a tile's group is then the patient
     tiling   fields of `data.slides.tiling.Tiling`
     """
     from diptych.data.dataset import Pool
     from diptych.data.shards.build import build
+    from diptych.data.slides.barcodes import grouped_by_patient
     from diptych.data.slides.cut import tile_samples
     from diptych.data.slides.tiling import Tiling
 
     refused: list[tuple[str, str]] = []
-    rows = read(data)
+    rows = grouped_by_patient(read(data), barcode) if barcode else read(data)
     pool = Pool.from_samples(tile_samples(rows, Tiling(**tiling), refused=refused), name=f"{rows.name}/tiles")
+    if not len(pool):
+        why = f": {refused[0][1]}" if refused else ""
+        raise DataError(f"'{rows.name}' has no slide that can be cut{why}", field="slide", expected="samples with a slide")
     slides = len({*pool.column("slide")})
     build(pool, Path(out), overwrite=overwrite)
     return SlideReport(slides, len(pool), 0, refused)

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.config import from_plain, with_changes
-from diptych.core.contracts import Dataset, Recipe, Tuning
-from diptych.core.errors import ConfigError, DataError, RunError
+from diptych.core.contracts import Recipe, Tuning
+from diptych.core.errors import RunError
 from diptych.core.own_recipes import load_own, load_remembered, names_file, spelled_own
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder, refuse_occupied
 from diptych.worlds.address import HELD_OUT, as_drawn, dealt, split_names, training_rows
 
 if TYPE_CHECKING:
-    from diptych.core.contracts import Task
     from diptych.train.options import TrainOptions
 
+from diptych.api.checking import data_report, refuse_missing, validators
 from diptych.api.data import data_of, read
+from diptych.api.starting import start_of, start_report, started
 
 Say = Callable[[str], None]
 
@@ -137,55 +138,10 @@ def _held_out_line(given: Any, whole: Any) -> str:
     return f"'{given.name}' has no held-out rows: an evaluation on it scores the rows that were trained on, and is called so"
 
 
-def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collection[str]) -> tuple[Recipe, Any]:
-    """The recipe as the weights of `init` have it, and their model; a recipe without fields of that kind as it is, and None."""
-    from diptych.models.io.opened import FOREIGN, open_address
-    from diptych.models.pairs.embedder import Embedding
-    from diptych.recipes._shared.resized import resized
-    from diptych.recipes._shared.started import refuse_conflicts, tuned
-
-    if not hasattr(made, "started"):
-        return made, None
-    foreign = str(init).startswith(FOREIGN)
-    if not foreign and not (Path(options.init).parent / "config.json").is_file():
-        return made, None  # tensors alone
-    model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
-    if not foreign and not isinstance(model, Embedding):
-        return made, None  # a recipe of another kind of model: tensors of equal name and shape
-    found = resized(made, made.started(model), asked)
-    refuse_conflicts(made, found, asked, str(init))
-    return (tuned(found, asked) if foreign and hasattr(found, "tuned_lr") else found), model
-
-
 def chosen_fields(name: str | Recipe) -> set[str]:
     from diptych.recipes._shared.started import asked_fields
 
     return asked_fields(name) if isinstance(name, Recipe) else set()
-
-
-def start_report(made: Recipe, model: Any, init: str | Path, options: TrainOptions) -> list[str]:
-    """What starts from the weights, what is fresh and why, and what of them is not used, in lines; before the first step. Raises
-    ConfigError when the weights have next to nothing for the recipe.
-
-    model  what the weights are of, where it was opened; else their tensors are read
-    """
-    import torch
-
-    from diptych.train.tuning.positions import fitted
-    from diptych.train.weights import start_lines, start_tensors
-
-    made = next((stage.recipe for stage in made.stages()), made)  # what takes the first step
-    try:
-        with torch.device("meta"):
-            ours = made.model()
-    except (RuntimeError, NotImplementedError):  # a part that reads its own weights cannot be built without memory
-        with torch.random.fork_rng(devices=[]):
-            ours = made.model()
-    given = start_tensors(options.init, download=options.download) if model is None else dict(model.model.state_dict())
-    lines: list[str] = []
-    keep = options.tune.over(made.tuning()).keep_positions
-    tensors = fitted(made.fitted(given), ours.state_dict(), keep=keep, say=lines.append)
-    return [*start_lines(tensors, ours, str(init), getattr(model, "left", ())), *lines]
 
 
 def _unsaid(line: str) -> None:
@@ -264,82 +220,3 @@ def estimate(
     rows = _limited(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())
-
-
-def refuse_missing(made: Recipe, data: Dataset) -> None:
-    """Say before the first step which field a recipe needs and the data lack."""
-    if not len(data):
-        raise DataError(f"'{data.name}' is empty: there is nothing to train on", expected="one sample or more")
-    first = data[0]
-    for field in made.needs:
-        there = getattr(first, field) if hasattr(first, field) else first.media.get(field, first.extras.get(field))
-        if there in (None, (), ""):
-            raise DataError(
-                f"recipe '{made.slug}' needs '{field}', which '{data.name}' does not have",
-                row=0,
-                field=field,
-                expected=f"{', '.join(made.needs)} in every sample",
-            )
-
-
-def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
-    """The report before training, in lines: what is in the data, and what will go wrong. Rendered worlds have nothing to inspect."""
-    from diptych.data.dataset import Pool
-    from diptych.data.inspect import inspect
-    from diptych.data.split import leaks
-    from diptych.recipes._shared.pairs import PairRecipe
-
-    if not isinstance(rows, Pool):
-        return [f"{rows.name}: {len(rows):,} samples, rendered as they are needed"]
-    words = made.words() if isinstance(made, PairRecipe) else None
-    length = made.text_length if isinstance(made, PairRecipe) else 0
-    report = inspect(rows, tokenizer=words, text_length=length, batch_size=made.batch_size)
-    lines = [line for line in report.lines() if not line.startswith("no leak between splits")]
-    return lines + (leaks(whole).lines() if len(split_names(whole)) > 1 else [])
-
-
-def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
-    """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
-    from diptych.train.best import SCORE, watched
-
-    asked = options.eval_every or watched(options)
-    if asked and "val" not in split_names(whole):
-        raise ConfigError(
-            f"'{whole.name}' has no split 'val' to evaluate on inside the run (expected one beside 'train'; data without splits get one, "
-            "unless they have too few groups)"
-        )
-    if not asked:
-        return ()
-    task, part = own_task(made, draws=100), whole.split("val")
-
-    def ask(model: Any) -> Mapping[str, float]:
-        result = task.score(task.predict(model, part))
-        found = {name: metric.value for name, metric in result.metrics.items()}
-        return {**found, SCORE: result.value if result.higher_is_better else -result.value} if watched(options) else found
-
-    return ((f"{task.name}-val", ask),)
-
-
-def own_task(made: Recipe, **options: Any) -> Task:
-    """The task that a recipe is measured by."""
-    from diptych.claims.spelling import spelled
-    from diptych.tasks import find
-
-    name, own = spelled(made.measured_by)
-    return find(name, **{**own, **options})
-
-
-def start_of(init: str | Path) -> str:
-    """What `TrainOptions.init` says for it: the address of published weights, or the weights file of a folder."""
-    from diptych.models.io.opened import FOREIGN
-
-    return str(init) if str(init).startswith(FOREIGN) else str(weights_of(init))
-
-
-def weights_of(source: str | Path) -> Path:
-    """The weights file of a run folder or model folder."""
-    folder = Path(source)
-    for path in (folder / "model" / "model.safetensors", folder / "model.safetensors"):
-        if path.is_file():
-            return path
-    raise RunError(f"{source} has no model.safetensors (expected a finished run folder, or its model/)")

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diptych.api.checking import data_report
 from diptych.api.data import data_of, read
 from diptych.api.evaluation import evaluate
 from diptych.api.models import load
-from diptych.api.training import data_report, recipe_of
+from diptych.api.training import recipe_of
 from diptych.claims.statistics import item_view
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder

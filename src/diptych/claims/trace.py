@@ -16,6 +16,7 @@ import torch
 
 from diptych.claims.cell import Cell, run_cell
 from diptych.claims.claim import Claim
+from diptych.models.io.frozen_engine import frozen_engine
 
 SEED = 0
 LOSS_TOLERANCE = 1e-8
@@ -32,7 +33,7 @@ def trace(claim: Claim) -> Trace:
     found: Trace = {}
     try:
         for side, arm in (("baseline", claim.baseline), ("method", claim.method)):
-            with TemporaryDirectory() as folder:
+            with TemporaryDirectory() as folder, frozen_engine("torch"):  # the same digits wherever it is recomputed
                 cell = Cell(arm.name, SEED, Path(folder, "cell"), rate=min(arm.rates, default=None), size="trace")
                 scores = run_cell(cell, arm.run).scores
             kept = {name: scores[name] for name in (claim.metric, *claim.reported) if name in scores}

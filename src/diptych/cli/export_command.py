@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(
         Export, argv, "export", "A folder for transformers, open_clip, sentence-transformers, peft or ours, or two ONNX files."
     )
-    from diptych.api.export import export
+    from diptych.api.exports import export
 
     export(args.model, args.out, to=args.to, like=args.like, download=args.download)
     files = sorted(path.name for path in args.out.iterdir())

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from diptych.cli.meaning import documented
 from diptych.core.config import with_changes
 
 C = TypeVar("C")
-ENTRY = re.compile(r"^ {0,4}(\w+(?:, \w+)*)  +(\S.*)$")
 
 
 def flat(name: str, parts: Iterable[tuple[Any, Any]], *, leave_out: Iterable[str] = ()) -> type[Any]:
@@ -62,22 +60,6 @@ def _held(config: Any) -> list[tuple[Any, Any]]:
         return []
     values = (getattr(config, item.name) for item in fields(config))
     return [(type(value), value) for value in values if is_dataclass(value)]
-
-
-def documented(kind: Any) -> Mapping[str, str]:
-    """Field name -> description, from the docstrings of a class and its bases."""
-    found: dict[str, str] = {}
-    for base in reversed(inspect.getmro(kind)):
-        last: list[str] = []
-        for line in inspect.cleandoc(base.__dict__.get("__doc__") or "").splitlines():
-            if match := ENTRY.match(line):
-                last = match[1].split(", ")
-                found |= dict.fromkeys(last, match[2].strip())
-            elif last and line.startswith("     "):
-                found |= {name: f"{found[name]} {line.strip()}" for name in last}
-            else:
-                last = []
-    return found
 
 
 def _defaulted(item: Field[Any], instance: Any) -> Field[Any]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from diptych.cli.flat import documented, flat, pick
+from diptych.cli.flat import flat, pick
+from diptych.cli.meaning import documented
 from diptych.cli.output import existing_file, finish, parse
 from diptych.core.contracts import Pipeline, Role, VectorIndex
 from diptych.core.errors import ConfigError

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     given: Any = parse(every, argv, "serve", "Search, embeddings and more over HTTP, and a page for people.")
     args, limits = Serve(**pick(Serve, given)), Limits(**pick(Limits, given))
     from diptych.api import load, read
-    from diptych.serve.app import LOOPBACK, create_app, run
+    from diptych.serve.app import LOOPBACK, check_port, create_app, run
 
     if args.compare_index != Path() and not args.compare:
         raise ConfigError("--compare-index is the index of a second model: say which with --compare MODEL")
@@ -60,10 +60,13 @@ def main(argv: Sequence[str]) -> int:
     token = _token(args)
     if args.host not in LOOPBACK and not token:
         say(f"warning: {args.host} is open to other machines and asks for no token (--token-file, or {TOKEN})")
+    if args.mcp != "stdio":
+        check_port(args.host, args.port)
+    pool = read(args.data) if args.data else None  # before the models, which take longer
     app = create_app(
         *_side(args.model, args.index, args),
         compare=[_side(args.compare, args.compare_index, args)] if args.compare else [],
-        pool=read(args.data) if args.data else None,
+        pool=pool,
         detector=load(args.detector, download=args.download) if args.detector else None,
         writer=load(args.writer, download=args.download) if args.writer else None,
         limits=limits,
@@ -72,6 +75,9 @@ def main(argv: Sequence[str]) -> int:
         hosts=args.hosts or (LOOPBACK if args.host in LOOPBACK else ()),
         agents=args.mcp == "http",
     )
+    for name, count in app.state.service.missing.items():
+        if count:
+            say(f"warning: {count:,} items of the index of {name} are not in {args.data}: they are shown without picture")
     if args.mcp == "stdio":
         from diptych.serve.agents import speak
         from diptych.serve.application import inner

@@ -43,6 +43,7 @@ class Cut:
     overlap: OVERLAP = 0.0
     tissue: TISSUE = 0.25
     spacing: SPACING = 0.0
+    barcode: Annotated[str, arg(help="column of TCGA barcodes (or uid), whose patients become the groups")] = ""
     overwrite: Annotated[bool, arg(help="replace the data set that lies in OUT")] = False
     json: JSON = False
 
@@ -67,7 +68,7 @@ def _cut(argv: Sequence[str]) -> int:
     args = parse(Cut, argv, "slides cut", "Write the tiles of slides as a data set, each with a picture of its place.")
     from diptych.api import cut_slides
 
-    return _told(cut_slides(args.data, args.out, **_options(args, "size", "overwrite")), args.out, args.json)
+    return _told(cut_slides(args.data, args.out, **_options(args, "size", "overwrite", "barcode")), args.out, args.json)
 
 
 def _options(args: Any, *names: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from diptych.core.machine import processor_flags
+
 PACKAGES = (
     "diptych",
     "torch",
@@ -21,7 +23,6 @@ PACKAGES = (
     "simplejpeg",
     "pyarrow",
 )
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
 def environment() -> dict[str, Any]:
@@ -31,7 +32,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
-        "processor_flags": _processor_flags(),
+        "processor_flags": processor_flags(),
         "commit": commit(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
@@ -63,11 +64,3 @@ def _memory_gib() -> float:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return 0.0
-
-
-def _processor_flags() -> list[str]:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return []
-    words = set(info.read_text(encoding="utf-8", errors="replace").split())
-    return [flag for flag in FLAGS if flag in words]

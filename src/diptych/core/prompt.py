@@ -10,6 +10,7 @@ can be stored beside the data; or it brings a picture of its own, which cannot b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -146,6 +147,31 @@ def words_about_one_picture(asked: PromptLike, *, model: str) -> str:
         kind = type(odd).__name__
         raise DataError(f"'{model}' cannot read this {kind}", field="prompt", expected="the picture first, if at all, then words")
     return "".join(part.text for part in rest if isinstance(part, TextPart))
+
+
+def words_about_pictures(asked: PromptLike, *, model: str, most: int) -> tuple[str, tuple[ImageSource, ...]]:
+    """The words of a request to a model that reads up to `most` pictures and then words, and the pictures that it brings beside the one
+    that goes with it.
+
+    >>> words_about_pictures((ImagePart(), TextPart("The same?")), model="m", most=2)
+    ('The same?', ())
+    """
+    if most < 2 or isinstance(asked, str):
+        return words_about_one_picture(asked, model=model), ()
+    dialogue = as_dialogue(asked)
+    parts = dialogue.turns[0].parts
+    pictures = [part for part in parts if isinstance(part, ImagePart)]
+    behind = tuple(part for part in parts[len(pictures) :])
+    brought = tuple(part.source for part in pictures[1:] if part.source is not None)
+    if len(brought) != max(0, len(pictures) - 1):
+        raise DataError(f"'{model}' gets one picture beside a prompt", field="prompt", expected="further pictures with a source")
+    if 1 + len(brought) > most:
+        raise DataError(f"'{model}' cannot read {1 + len(brought)} pictures", field="prompt", expected=f"{most} at most")
+    if any(isinstance(part, ImagePart) for part in behind):
+        raise DataError(f"'{model}' cannot read pictures behind words", field="prompt", expected="the pictures first, then words")
+    first = pictures[:1]
+    rest = dataclasses.replace(dialogue, turns=(Turn("user", (*first, *behind)), *dialogue.turns[1:]))
+    return words_about_one_picture(rest, model=model), brought
 
 
 # ---------------------------------------------------------------- stored beside the data

@@ -23,112 +23,7 @@ Systems of the table (`core.systems`) are in the registry of their room by thems
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
-
-from diptych.core import systems
-from diptych.core.errors import ConfigError, UnknownName
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A name and what it stands for.
-
-    target   "package.module:attribute", imported by `load`
-    about    a line for the help
-    package  the distribution that brought it, "" for Diptych
-    """
-
-    name: str
-    target: str
-    about: str = ""
-    package: str = ""
-
-    def load(self) -> Any:
-        """Import it. Raises ConfigError when a package's entry cannot be imported, naming that package."""
-        module, _, attribute = self.target.partition(":")
-        if not self.package:
-            return getattr(importlib.import_module(module), attribute)
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"'{self.name}' of the package '{self.package}' cannot be imported from {self.target}: {error}"
-            ) from error
-
-
-@dataclass(frozen=True)
-class Registry(Mapping[str, Entry]):
-    """The names of one kind. A mapping of name to `Entry`; dashes and capitals are forgiven when a name is looked up.
-
-    kind    how an error calls it ("recipe")
-    group   the entry-point group of other packages
-    own     Diptych's names that are not systems of the table: target and a line about it
-    room    whose systems of the table belong to it, "" for none
-    """
-
-    kind: str
-    group: str
-    own: Mapping[str, tuple[str, str]]
-    room: str = ""
-
-    @cached_property
-    def _entries(self) -> dict[str, Entry]:
-        found = {name: Entry(name, target, about) for name, (target, about) in self.own.items()}
-        if self.room:
-            rows = [row for row in systems.rows() if row.room == self.room and row.built]
-            found |= {row.slug: Entry(row.slug, row.entry, row.title) for row in rows}
-        for point in self._foreign():
-            package = point.dist.name if point.dist else "unknown"
-            if point.name in found:
-                here = found[point.name].package or "diptych"
-                raise ConfigError(
-                    f"{self.kind} '{point.name}' is in the package '{package}' and in '{here}': uninstall one of them"
-                )
-            found[point.name] = Entry(point.name, point.value, f"from the package {package}", package)
-        return found
-
-    def _foreign(self) -> list[EntryPoint]:
-        return sorted(entry_points(group=self.group), key=lambda point: (point.name, point.value))
-
-    def __getitem__(self, name: str) -> Entry:
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def find(self, name: str) -> Entry:
-        """The entry of that name.
-
-        Raises UnknownName with near matches among everything that has a name of this kind, systems that are planned included, and
-        ConfigError for a system that is not built yet or is of another kind.
-        """
-        for key in (name, name.lower().replace("-", "_")):
-            if key in self._entries:
-                return self._entries[key]
-        planned = {row.slug: row for row in systems.rows()}
-        if self.room and key in planned:
-            row = planned[key]
-            if row.room == self.room:
-                raise ConfigError(row.not_built)
-            raise ConfigError(f"'{name}' ({row.title}) is not a {self.kind}: it lives in {row.room}/")
-        known = {*self._entries, *(planned if self.room else ())}
-        raise UnknownName(self.kind, name, known, hint=f"among others: {', '.join(list(self._entries)[:12])}")
-
-    def load(self, name: str) -> Any:
-        """Import what that name stands for."""
-        return self.find(name).load()
-
+from diptych.core.entries import Registry
 
 RECIPES = Registry(
     "recipe",
@@ -141,6 +36,10 @@ RECIPES = Registry(
         "concept_texts": (
             "diptych.recipes.contrastive.concept_texts:ConceptTexts",
             "captions and concepts that `curate cocu` found, as positives of an image",
+        ),
+        "denseclip_boxes": (
+            "diptych.recipes.adaptation.denseclip_boxes:DenseCLIPBoxes",
+            "boxes by a RetinaNet that class names guide, on a trained model",
         ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
@@ -172,6 +71,14 @@ OPERATORS = Registry(
             "persons that trackers mixed up, by their pictures",
         ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
+        "noun_knowledge": (
+            "diptych.curate.operators.noun_knowledge:NounKnowledge",
+            "drops nothing: what nouns are and look like, a file for desco",
+        ),
+        "person_captions": (
+            "diptych.curate.operators.person_captions:PersonCaptions",
+            "drops nothing: a sentence about each person from six attributes, by 1,664 templates",
+        ),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
             "which block of a picture holds a thing, in words",
@@ -212,6 +119,10 @@ TASKS = Registry(
             "diptych.tasks.domains.person_attributes:PersonAttributes",
             "what a person wears and carries, by words",
         ),
+        "person_reid": (
+            "diptych.tasks.domains.person_reid:PersonReid",
+            "all pictures of a person by one of them, another camera's",
+        ),
         "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
@@ -245,6 +156,7 @@ TASKS = Registry(
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
+        "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
         "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
         "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
         "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
@@ -353,11 +265,12 @@ MODELS = Registry(
     {
         "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
         "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
-        "codebook_captioner": ("diptych.models.pairs.codebook_captioner:CodebookCaptions", "captions by codes"),
+        "codebook_captioner": ("diptych.models.blip.codebook_captioner:CodebookCaptions", "captions by codes"),
         "conditioned_prompts": (
             "diptych.models.pairs.prompted_embedder:ConditionedEmbedder",
             "class names behind context that each image shifts",
         ),
+        "dense_detector": ("diptych.models.denseclip.detecting:DetectingModel", "boxes of the classes of training"),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),

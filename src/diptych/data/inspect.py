@@ -23,6 +23,7 @@ NEAR_CONSTANT = 0.5  # share of samples with one and the same first text
 BOILERPLATE = 0.3  # share of texts with the same first or last words
 READ = 2_000  # texts whose language is read
 WORDS = 4  # that many words make a phrase
+CAPTIONED = " have a model write them: diptych curate generated_captions DATA OUT"
 WRITTEN, LINES_OF_WRITTEN = 12, 3  # samples whose written texts are shown on the page, and in the lines
 
 
@@ -76,40 +77,67 @@ class DataReport:
 
     @property
     def warnings(self) -> list[str]:
+        """What is odd, without what helps."""
+        return [problem for problem, _ in self.decisions]
+
+    @property
+    def decisions(self) -> list[tuple[str, str]]:
+        """What is odd about the data, each with what helps: a command or an option where there is one."""
         found = []
         if self.without_text == self.samples:
-            found += [] if self.graphs else ["no sample has a text"]
+            if not self.graphs:
+                found.append(
+                    ("no sample has a text", "name the column (--text), take folder names (--text folder), or" + CAPTIONED)
+                )
         elif self.without_text:
-            found.append(f"{self.without_text:,} samples have no text")
+            found.append(
+                (f"{self.without_text:,} samples have no text", "training needs one in each: leave them out, or" + CAPTIONED)
+            )
         if self.without_image:
-            found.append(f"{self.without_image:,} samples have no image" + (" and no other medium" if self.media else ""))
+            what = f"{self.without_image:,} samples have no image" + (" and no other medium" if self.media else "")
+            found.append((what, "if they should have one, name the column of the paths (--image)"))
         if self.quarantined:
-            found.append(f"{self.quarantined:,} rows, or parts of them, were left out or cut while reading (see the quarantine)")
-        found += self.graphs.warnings if self.graphs else []
+            what = f"{self.quarantined:,} rows, or parts of them, were left out or cut while reading (see the quarantine)"
+            found.append((what, "mend what is named there, or go on without"))
+        found += (
+            [(warning, "fine where it is meant; else mend the annotations") for warning in self.graphs.warnings]
+            if self.graphs
+            else []
+        )
         if self.duplicate_images > 0:
-            found.append(f"{self.duplicate_images:,} samples share their image with another one")
+            what = f"{self.duplicate_images:,} samples share their image with another one"
+            found.append((what, "diptych curate exact_duplicates DATA OUT keeps one of each"))
         if self.common_texts and self.common_texts[0][1] >= NEAR_CONSTANT * self.samples > 1:
             text, count = self.common_texts[0]
-            found.append(f"captions are nearly constant: {count / self.samples:.0%} are {_short(text)}")
-        found += [f"{share:.0%} of the texts {phrase}" for phrase, share in self.boilerplate]
+            what = f"captions are nearly constant: {count / self.samples:.0%} are {_short(text)}"
+            found.append((what, "little can be learned from them: name another column (--text), or" + CAPTIONED))
+        for phrase, share in self.boilerplate:
+            found.append(
+                (f"{share:.0%} of the texts {phrase}", "if it says nothing about the picture, take it out before building")
+            )
         if self.truncated:
             share = self.truncated / max(self.texts, 1)
-            found.append(f"{self.truncated:,} texts ({share:.1%}) are longer than {self.text_length} tokens and will be cut")
+            what = f"{self.truncated:,} texts ({share:.1%}) are longer than {self.text_length} tokens and will be cut"
+            found.append((what, "train with a larger --text-length, or leave it: the first words are read"))
         if self.broken:
             (uid, reason), kind = self.broken[0], "samples" if self.media else "images"
-            found.append(f"{len(self.broken)} of {self.checked_images} {kind} looked at are broken, such as {uid}: {reason}")
-        found += map(str, self.leaks.leaks)
+            what = f"{len(self.broken)} of {self.checked_images} {kind} looked at are broken, such as {uid}: {reason}"
+            found.append((what, "diptych data build SRC OUT looks at all, and leaves out what is broken"))
+        found += [
+            (str(leak), "diptych data split DIR deals again, what belongs together to one side") for leak in self.leaks.leaks
+        ]
         if self.same_text_pairs >= 1:
-            found.append(
+            what = (
                 f"a batch of {self.batch_size:,} holds about {self.same_text_pairs:.1f} pairs with equal texts but "
                 "no common group: negatives that are none"
             )
+            found.append((what, "name the column of what belongs together (--group), as diptych data build and train take it"))
         if self.same_image_pairs >= 1:
-            found.append(
-                f"a batch of {self.batch_size:,} holds about {self.same_image_pairs:.1f} pairs with the same image but no common group"
-            )
+            what = f"a batch of {self.batch_size:,} holds about {self.same_image_pairs:.1f} pairs with the same image but no common group"
+            found.append((what, "diptych curate exact_duplicates DATA OUT, or a group that they share (--group)"))
         if 0 < self.samples < self.batch_size:
-            found.append(f"{self.samples:,} samples do not fill a batch of {self.batch_size:,} without repeating")
+            what = f"{self.samples:,} samples do not fill a batch of {self.batch_size:,} without repeating"
+            found.append((what, f"train with --batch-size {max(2, self.samples // 2)} or less"))
         return found
 
     def lines(self) -> list[str]:

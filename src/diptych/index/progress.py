@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diptych.core.progress import alone
 from diptych.index.items import Block
 
 
@@ -19,7 +20,7 @@ def shown(blocks: Iterator[Block], total: int, show: bool) -> Iterator[Block]:
 
     console = Console(stderr=True)
     columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True) as bar:
+    with alone("embedding") as free, Progress(*columns, console=console, disable=not (show and free), transient=True) as bar:
         task = bar.add_task("embedding", total=total)
         for block in blocks:
             yield block

@@ -18,10 +18,3 @@ def pixel_cross_entropy(logit_BKHW: Tensor, label_BHW: Tensor, *, count_ignored:
     total = F.cross_entropy(logit_BKHW, label_BHW.long(), ignore_index=IGNORE, reduction="sum")
     count = label_BHW.numel() if count_ignored else (label_BHW != IGNORE).sum().clamp_min(1)
     return total / count
-
-
-def box_score_loss(score_BKHW: Tensor, box_targets_BKHW: Tensor, inside_B1HW: Tensor) -> Tensor:
-    """Binary cross-entropy of the sigmoid of scores (already divided by the temperature), on pixels inside some box alone, over their
-    number times K (DenseCLIP's auxiliary loss of detection). 0 without any box."""
-    each = F.binary_cross_entropy_with_logits(score_BKHW, box_targets_BKHW, reduction="none") * inside_B1HW
-    return each.sum() / (inside_B1HW.sum() * score_BKHW.shape[1]).clamp_min(1)

@@ -121,6 +121,9 @@ class GroundVLP:
     names      categories that the detector knows; empty takes COCO's 80
     least_given, least_predicted   least score of a box whose category was given, or taken from the text
     halve      halve that until a box is found, as the demo of the release; else everything is asked for
+    model      scores a picture and a text, and says where in the picture the words lie
+    detector   proposes boxes with categories
+    embedder   its texts say which category a noun is; None goes by the categories' names
     """
 
     slug: ClassVar[str] = "groundvlp"

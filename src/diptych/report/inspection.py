@@ -72,7 +72,8 @@ def _summary(report: DataReport) -> Section:
         (f"{len(report.warnings)}", "things to decide"),
         (f"{report.chance_loss:.3f}", f"loss of guessing in a batch of {report.batch_size:,}"),
     ]
-    warned = lines(report.warnings, warn=True) if report.warnings else text("Nothing that needs a decision was found.")
+    decisions = table(("what is odd", "what helps"), report.decisions)
+    warned = decisions or text("Nothing that needs a decision was found.")
     batch = {
         f"pairs of one group in a batch of {report.batch_size:,}": f"{report.same_group_pairs:.2f}",
         "further pairs with equal texts: negatives that are none": f"{report.same_text_pairs:.2f}",

@@ -92,12 +92,20 @@ def run(
     port  0 takes one that is free
     announce  gets the address
     """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port is {port} (expected 0..65535)")
-    _needs("uvicorn")
+    check_port(host, port)
     from diptych.serve.server import listen
 
     return listen(app, host, port, announce)
+
+
+def check_port(host: str, port: int) -> None:
+    """Whether this address can be listened on, asked before models are loaded for it. Raises ConfigError, RunError."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port is {port} (expected 0..65535)")
+    _needs("uvicorn")
+    from diptych.serve.server import taken_port
+
+    taken_port(host, port).close()
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:

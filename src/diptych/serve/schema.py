@@ -182,6 +182,7 @@ class ModelInfo(BaseModel):
     combines: bool = Field(description="whether texts, pictures and examples can be added and subtracted")
     count: int | None = Field(description="items in its index")
     columns: dict[str, dict[str, Any]] = Field(description="what can be filtered by: kind, and values or range where known")
+    examples: list[str] = Field(description="uids of a few items that can be shown, from all over the data")
 
 
 class WriterInfo(BaseModel):

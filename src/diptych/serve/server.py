@@ -76,10 +76,7 @@ def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) 
     port cannot be taken."""
     service: Service = app.state.service
     make_room(service.limits)
-    try:
-        line = listening_socket(host, port)
-    except OSError as error:
-        raise RunError(f"{host}:{port} cannot be listened on: {(error.strerror or str(error)).lower()}") from error
+    line = taken_port(host, port)
     _warm(service)
     announce(f"http://{f'[{host}]' if ':' in host else host}:{line.getsockname()[1]}/")
     logs.to_stderr()
@@ -90,6 +87,15 @@ def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) 
         server.run(sockets=[line])
     logs.event("stopped")
     return server.ended_by
+
+
+def taken_port(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises RunError when the port cannot be taken."""
+    try:
+        return listening_socket(host, port)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise RunError(f"{host}:{port} cannot be listened on: {why} (--port 0 takes one that is free)") from error
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -25,6 +25,7 @@ from diptych.serve.admission.memory import Memory
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
 from diptych.serve.decoders import Decoders
 from diptych.serve.facets import facets
+from diptych.serve.held import held, missing, spread
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import Refused
@@ -109,11 +110,14 @@ class Service:
         self.writing = Batcher(queue=limits.queue, batch=1, observed=self.metrics.batch) if self._slow else self.batcher
         self.thumbnails = Thumbnails()
         self._facets: dict[str, dict[str, dict[str, Any]]] = {}
+        self._examples: dict[str, list[str]] = {}
+        self.missing: dict[str, int] = {}
         for side in sides:
             if side.index is not None:  # read now: later the model's thread is alone with the index
                 side.index.deepest = limits.depth
                 _ = side.facts
-                self._facets[side.name] = facets(pool, frozenset(side.index.uids()))
+                self.missing[side.name] = missing(pool, frozenset(side.index.uids()))
+                self._look_over(side)
         few = min(4, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(few, thread_name_prefix="diptych-aside")
         self._decoders = Decoders(few, limits.decode_seconds, limits.image_pixels)
@@ -311,8 +315,18 @@ class Service:
 
     def _changed(self, side: Side) -> None:
         side.__dict__.pop("facts", None)
+        self._look_over(side)
+
+    def _look_over(self, side: Side) -> None:
+        """What the page offers at its start: filters, and a few items."""
         assert side.index is not None
-        self._facets[side.name] = facets(self.pool, frozenset(side.index.uids()))
+        uids = frozenset(side.index.uids())
+        self._facets[side.name] = facets(self.pool, uids)
+        self._examples[side.name] = spread(held(self.pool, uids))
+
+    def examples(self, side: Side) -> list[str]:
+        """Items of its index that can be shown, from all over the data."""
+        return self._examples.get(side.name, [])
 
     async def close(self) -> None:
         """End decoders, and the model's thread when it is done; a model that is busy for longer is left to the end of the process."""

@@ -138,7 +138,7 @@ def load(path: Path) -> Checkpoint:
         plain = json.loads((path / "hooks.json").read_text(encoding="utf-8"))
         hooks = _merge(plain, load_file(path / "hooks.safetensors"))
         return Checkpoint(state["step"], state, load_file(path / "model.safetensors"), optimiser, hooks)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RunError(f"{path} is not a whole checkpoint: {type(error).__name__}: {error}") from error
 
 

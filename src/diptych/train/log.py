@@ -7,10 +7,12 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
 from diptych.core.files import write_atomic
+from diptych.core.progress import alone
 from diptych.core.run_folder import RunFolder
 from diptych.train.boards import BOARDS, Board
 
@@ -107,6 +109,8 @@ class _Bar:
 
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
+        self._open = ExitStack()  # what is asked of the model between two steps draws no bar into this one
+        self._open.enter_context(alone("training"))
         self._progress = Progress(*columns, *times, console=Console(stderr=True))
         self._task = self._progress.add_task("training", total=steps, completed=start, rate="", loss="")
         self._progress.start()
@@ -120,6 +124,7 @@ class _Bar:
 
     def close(self) -> None:
         self._progress.stop()
+        self._open.close()
 
 
 def _line(values: dict[str, Any]) -> str:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
-from diptych.train.adan import Adan
-from diptych.train.lamb import Lamb
 from diptych.train.parallel import full, like
 
 
@@ -46,8 +44,13 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
     if spec.kind == "sgd":
         kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
         return kind(lists, lr=spec.lr, momentum=spec.betas[0])
+    # timm's optimisers bring all of timm and torchvision: only who asks for one waits for them.
     if spec.kind == "adan":
+        from diptych.train.adan import Adan
+
         return Adan(lists, lr=spec.lr, betas=spec.betas, third_beta=spec.third_beta, eps=spec.eps)
+    from diptych.train.lamb import Lamb
+
     return Lamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
 
 

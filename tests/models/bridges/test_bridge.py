@@ -201,9 +201,9 @@ def test_writing_takes_the_likeliest_token_and_ranking_agrees(kind: str) -> None
     """The first written token costs least among all first tokens, by the function that ranks candidates and trains."""
     made = writer(kind)
     picture = made.bridge.picture(made.preprocess([image.pixels_HWC for image in images(1)]))
-    layout = made._laid(picture, [""], [" a"])
+    layout = made._laid(picture, [1], [""], [" a"])
     logit_AV, _, _ = made.bridge.language.answers(made.bridge.embed(picture, layout)[0], layout)
-    left = made._laid(picture, [""], None)
+    left = made._laid(picture, [1], [""], None)
     id_BT = made.bridge.language.inner.generate(
         inputs_embeds=made.bridge.embed(picture, left)[0],
         attention_mask=left.mask_BL.long(),
@@ -219,7 +219,7 @@ def test_candidates_cost_what_the_loss_says() -> None:
     (found,) = made.answer_nll(images(1), ["green ring"], [["a red circle", "ring", "blue"]])
     picture = made.bridge.picture(made.preprocess([image.pixels_HWC for image in images(1)]))
     for row, answer in enumerate(("a red circle", "ring", "blue")):
-        layout = made._laid(picture, ["green ring"], [answer])
+        layout = made._laid(picture, [1], ["green ring"], [answer])
         written = made.bridge.scored(picture, layout)
         np.testing.assert_allclose(found[row], [float(written.nll_B.detach()), float(written.count_B)], rtol=1e-5)
 

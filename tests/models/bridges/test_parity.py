@@ -110,6 +110,24 @@ def mean(bridge: Bridge, image: Tensor, rows: Layout, *text: Tensor) -> Tensor:
     return written.nll_B.sum() / written.count_B.sum()
 
 
+def logits(bridge: Bridge, image: Tensor, rows: Layout, *text: Tensor) -> Tensor:
+    """[A, V] where the tokens of the answers are written, row by row."""
+    embed_BLD, _ = bridge.embed(bridge.picture(image, *text), rows)
+    return bridge.language.answers(embed_BLD, rows)[0]
+
+
+def their_logits(logit_BLV: Tensor, rows: Layout) -> Tensor:
+    """The same of a decoder's logits at every place: a token is written from the place before it."""
+    return logit_BLV[:, :-1][rows.answer_BL[:, 1:]]
+
+
+def tokens_of(module: nn.Module) -> list[Tensor]:
+    """What a module of transformers will give, filled in when it is called."""
+    seen: list[Tensor] = []
+    module.register_forward_hook(lambda _, __, given: seen.append(given.detach()))
+    return seen
+
+
 def llava(act: str) -> tuple[Any, LanguageModel]:
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION),
@@ -125,15 +143,17 @@ def llava(act: str) -> tuple[Any, LanguageModel]:
     return theirs, ours
 
 
-def test_llava_is_a_setting() -> None:
+def test_llava_is_a_setting(parity: Any) -> None:
     torch.manual_seed(0)
     theirs, words = llava("gelu")
     connector = MlpConnector(24, WIDTH)
     connector.load_state_dict(theirs.model.multi_modal_projector.state_dict())
     bridge = Bridge(Features(theirs.model.vision_tower, -2, 1), connector, words).eval()
     image, rows = torch.randn(2, 3, 16, 16), layout(4)
-    wanted = theirs(pixel_values=image, **given(rows)).loss
-    torch.testing.assert_close(mean(bridge, image, rows), wanted, rtol=1e-6, atol=1e-6)
+    wanted = theirs(pixel_values=image, **given(rows))
+    torch.testing.assert_close(mean(bridge, image, rows), wanted.loss, rtol=1e-6, atol=1e-6)
+    pairs = [(logits(bridge, image, rows), their_logits(wanted.logits, rows))]
+    parity("limber", "logits of the answer behind an MLP, patches of the last layer but one", AGAINST, pairs, tolerance=1e-6)
 
 
 def test_limber_is_llava_with_one_linear_map(parity: Any) -> None:
@@ -147,7 +167,9 @@ def test_limber_is_llava_with_one_linear_map(parity: Any) -> None:
     connector.map.load_state_dict(projector.linear_1.state_dict())
     bridge = Bridge(Features(theirs.model.vision_tower, -1, 1), connector, words).eval()
     image, rows = torch.randn(2, 3, 16, 16), layout(4)
-    wanted, found = theirs(pixel_values=image, **given(rows)).loss, mean(bridge, image, rows)
+    said, found = theirs(pixel_values=image, **given(rows)), mean(bridge, image, rows)
+    wanted, behind = said.loss, [(logits(bridge, image, rows), their_logits(said.logits, rows))]
+    parity("limber", "logits of the caption", AGAINST, behind, tolerance=1e-6)
     found.backward()
     wanted.backward()
     pairs = [(found, wanted), (connector.map.weight.grad, projector.linear_1.weight.grad)]
@@ -194,7 +216,13 @@ def test_blip2_is_a_setting(config: dict[str, Any], parity: Any) -> None:
             answer = rows.id_BL[row, rows.answer_BL[row]]
             labels[row, : len(answer)] = answer
         call = {"input_ids": call["input_ids"], "attention_mask": (rows.mask_BL & ~rows.answer_BL).long(), "labels": labels}
-    wanted = theirs(pixel_values=image, **call).loss
+    seen = tokens_of(theirs.language_projection)
+    said = theirs(pixel_values=image, **call)
+    wanted = said.loss
+    parity("mblip", "tokens of a picture", AGAINST_BLIP2, [(bridge.picture(image), seen[0])], tolerance=1e-6)
+    written = said.logits[call["labels"] != -100] if config is T5 else their_logits(said.logits, rows)
+    behind = [(logits(bridge, image, rows), written)]
+    parity("mblip", "logits of the answer, OPT and T5", AGAINST_BLIP2, behind, tolerance=1e-6)
     found = mean(bridge, image, rows)
     found.backward()
     wanted.backward()
@@ -222,7 +250,12 @@ def test_instructblip_is_a_setting_with_padded_instructions(parity: Any) -> None
     bridge = queried(theirs, language(LLAMA, theirs.language_model), reads_text=True)
     image, rows = torch.randn(2, 3, 16, 16), layout(4)
     asked, mask = torch.randint(1, 40, (2, 5)), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    wanted = theirs(pixel_values=image, qformer_input_ids=asked, qformer_attention_mask=mask, **given(rows)).loss
+    seen = tokens_of(theirs.language_projection)
+    said = theirs(pixel_values=image, qformer_input_ids=asked, qformer_attention_mask=mask, **given(rows))
+    wanted, tokens = said.loss, [(bridge.picture(image, asked, mask.bool()), seen[0])]
+    parity("instructblip", "tokens of a picture, padded instructions", AGAINST_BLIP, tokens, tolerance=1e-6)
+    behind = [(logits(bridge, image, rows, asked, mask.bool()), their_logits(said.logits, rows))]
+    parity("instructblip", "logits of the answer", AGAINST_BLIP, behind, tolerance=1e-6)
     found = mean(bridge, image, rows, asked, mask.bool())
     found.backward()
     wanted.backward()

@@ -15,9 +15,9 @@ from diptych.core.image import ArrayImage
 from diptych.core.prompt import ImagePart, RegionPart, TextPart
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.blip.codebook_captioner import CodebookCaptioner, CodebookCaptions
 from diptych.models.io.deployed import open_model
 from diptych.models.layers.codebook import Codebook
-from diptych.models.pairs.codebook_captioner import CodebookCaptioner, CodebookCaptions
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.codebook import codebook_terms

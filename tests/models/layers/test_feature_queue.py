@@ -55,3 +55,16 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         FeatureQueue(4, 3).push_(torch.ones(2, 2), torch.ones(2))
     with pytest.raises(ConfigError, match="expected 1 or more"):
         FeatureQueue(0, 3)
+
+
+def test_a_queue_that_starts_full_of_random_vectors_forgets_them_in_turn() -> None:
+    queue = FeatureQueue(4, 3, start="random")
+    row_KD, group_K = queue.held()
+    torch.testing.assert_close(row_KD.norm(dim=1), torch.ones(4))
+    assert group_K.tolist() == [-1] * 4
+    queue.push_(torch.ones(3, 3), torch.arange(3))
+    after_KD, group_K = queue.held()
+    assert group_K.tolist() == [0, 1, 2, -1]
+    assert torch.equal(after_KD[3], row_KD[3])
+    with pytest.raises(ConfigError, match="a queue starts"):
+        FeatureQueue(4, 3, start="full")  # type: ignore[arg-type]

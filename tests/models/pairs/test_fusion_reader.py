@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diptych.models.pairs.fusion_reader import FusionReader, word_table
+from diptych.models.pairs.fusion_reader import FusionReader, PostNormCrossBlock, word_table
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 
@@ -64,3 +64,28 @@ def test_every_parameter_gets_a_gradient() -> None:
     tower, reader = parts()
     reader(tower, *inputs().values()).square().sum().backward()
     assert [name for name, p in [*reader.named_parameters(), *tower.named_parameters()] if p.grad is None] == []
+
+
+def test_the_released_blocks_are_berts_with_cross_attention() -> None:
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(**sizes, is_decoder=True, add_cross_attention=True, attn_implementation="eager")
+    theirs = BertLayer(config, layer_idx=0).double().eval()
+    ours = PostNormCrossBlock(16, 2, image_width=16, mlp_width=64, dropout=0.1).double().eval()
+    names = {"query": "self.query", "key": "self.key", "value": "self.value", "out": "output.dense", "norm": "output.LayerNorm"}
+    with torch.no_grad():
+        for mine, name in ((ours.attention, theirs.attention), (ours.image, theirs.crossattention)):
+            for own, other in names.items():
+                mine.get_submodule(own).load_state_dict(name.get_submodule(other).state_dict())
+        ours.mlp_in.load_state_dict(theirs.intermediate.dense.state_dict())
+        ours.mlp_out.load_state_dict(theirs.output.dense.state_dict())
+        ours.norm.load_state_dict(theirs.output.LayerNorm.state_dict())
+    x_BLD, patch_BPD = torch.randn(2, 5, 16).double(), torch.randn(2, 3, 16).double()
+    mask_BL = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    shut = (~mask_BL)[:, None, None, :].double() * -1e9
+    given = theirs(x_BLD, attention_mask=shut, encoder_hidden_states=patch_BPD)
+    given = given[0] if isinstance(given, tuple) else given
+    torch.testing.assert_close(ours(x_BLD, mask_BL, patch_BPD), given)

@@ -244,3 +244,41 @@ def test_wrong_parts_are_refused_with_what_would_work() -> None:
             text_tower("text_tiny", vocab_size=10),
             width=16,
         )
+
+
+def test_blip_2_reads_eva_without_its_last_block_and_with_the_class_token() -> None:
+    """The released encoder of BLIP-2, MiniGPT-4, InstructBLIP and mBLIP: 39 blocks of 40, 257 tokens, no norm behind them."""
+    from transformers import Blip2VisionConfig, Blip2VisionModel
+
+    with torch.device("meta"):
+        whole, theirs = image_tower("eva_g14"), Blip2VisionModel(Blip2VisionConfig())
+    no_key_bias = 39 * 1408  # a bias of the keys, which is zero and which no softmax feels, is a parameter there
+    assert sum(p.numel() for p in whole.parameters()) == sum(p.numel() for p in theirs.parameters()) - no_key_bias == 985_897_344
+
+    small = {"num_hidden_layers": 2, "image_size": 28, "hidden_size": 1408}
+    theirs = Blip2VisionModel(Blip2VisionConfig(**small)).eval()
+    ours: Any = image_tower("eva_g14", image_size=28, blocks=2).eval()
+    layers = theirs.encoder.layers
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+        for layer in layers:
+            layer.self_attn.qkv.bias[1408:2816] = 0
+        net, first = ours.net, theirs.embeddings
+        net.cls_token.copy_(first.class_embedding)
+        net.pos_embed.copy_(first.position_embedding)
+        net.patch_embed.proj.load_state_dict(first.patch_embedding.state_dict())
+        for block, layer in zip(net.blocks, layers, strict=True):
+            block.norm1.load_state_dict(layer.layer_norm1.state_dict())
+            block.norm2.load_state_dict(layer.layer_norm2.state_dict())
+            block.attn.qkv.weight.copy_(layer.self_attn.qkv.weight)
+            block.attn.q_bias.copy_(layer.self_attn.qkv.bias[:1408])
+            block.attn.v_bias.copy_(layer.self_attn.qkv.bias[2816:])
+            block.attn.proj.load_state_dict(layer.self_attn.projection.state_dict())
+            block.mlp.load_state_dict(layer.mlp.state_dict(), strict=False)
+        image_BCHW = torch.rand(2, 3, 28, 28)
+        given = theirs.encoder(theirs.embeddings(image_BCHW)).last_hidden_state
+        found = ours(image_BCHW).tokens_BPD
+    assert found.shape == (2, 5, 1408)
+    close(found, given)
+    assert image_tower("eva_g14", image_size=28, blocks=1, prefix=False)(image_BCHW).tokens_BPD.shape == (2, 4, 1408)

@@ -374,7 +374,7 @@ def test_nested_slices_then_normalises() -> None:
         ({"directions": "up"}, ConfigError, "directions"),
         ({"target_NM": TARGET * 0}, ConfigError, "above 0"),
         ({"extra_text_KD": units(2, 3, seed=0)}, ShapeError, r"extra_text_KD must be \[K, 5\]"),
-        ({"tile": 0}, ConfigError, "tile"),
+        ({"tile": -1}, ConfigError, "tile"),
     ],
 )
 def test_errors_say_what_came(change: dict[str, Any], error: type[Exception], words: str) -> None:

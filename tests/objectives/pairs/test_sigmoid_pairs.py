@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.objectives.pairs import tiling
 from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
 
 N = 7
@@ -101,6 +102,32 @@ def test_equals_a_double_loop_with_every_gradient(name: str, tile: int, parity: 
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
     pairs = [(loss, expected), *zip(found, wanted, strict=True)]
     parity("siglip", "loss and every gradient under each option", "a double loop over pairs", pairs, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("name", ["plain", "weights", "keep and positive groups", "more texts", "queue with groups"])
+def test_gradients_formed_at_once_are_those_of_backward(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mean forms them in forward; single losses, averaged by the caller, and weights that learn cannot."""
+    monkeypatch.setattr(tiling, "_caches", lambda: (1, 1))  # strips of 16 rows, tiles of 64
+    options = dict(OPTIONS[name])
+    leaves = (
+        units(N, seed=0).requires_grad_(),
+        units(options.pop("texts", N), seed=1).requires_grad_(),
+        number(10.0),
+        number(-3.0),
+    )
+    image, text, scale, bias = leaves
+    mean, _ = sigmoid_pairs(image, text, scale=scale, bias=bias, **options)
+    each, _ = sigmoid_pairs(image, text, scale=scale, bias=bias, reduction="none", **options)
+    found, wanted = torch.autograd.grad(3 * mean, leaves), torch.autograd.grad(3 * each.mean(), leaves)
+    for got, want in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-13)
+
+
+def test_weights_that_learn_get_their_gradient() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    loss, _ = sigmoid_pairs(units(N, seed=0).requires_grad_(), units(N, seed=1), scale=10.0, bias=-3.0, weight_N=weight)
+    each, _ = sigmoid_pairs(units(N, seed=0), units(N, seed=1), scale=10.0, bias=-3.0, reduction="none")
+    torch.testing.assert_close(torch.autograd.grad(loss, weight)[0], each / N, rtol=1e-11, atol=0)
 
 
 def test_gradcheck() -> None:

@@ -270,6 +270,20 @@ def test_names_that_training_never_saw(base: Path, tmp_path: Path) -> None:
         conditioned.deploy(conditioned.model()).embed_texts(["red circle"])
 
 
+def test_hyphens_are_read_as_spaces_where_wanted(base: Path, tmp_path: Path) -> None:
+    """In training, in use, and in the file of prompts that travels."""
+    recipe = replace(small(base), hyphens=False, classes=("red-circle", "blue-square"))
+    plain = replace(recipe, hyphens=True, classes=("red circle", "blue square"))
+    made, told = recipe.deploy(recipe.model().eval()), plain.deploy(plain.model().eval())
+    with torch.no_grad():
+        told.prompted.bank.context.copy_(made.prompted.bank.context)
+    np.testing.assert_array_equal(made.embed_texts(["red-circle", "a-b"]), told.embed_texts(["red circle", "a b"]))
+    assert np.abs(told.embed_texts(["red-circle"]) - told.embed_texts(["red circle"])).max() > 1e-6
+    made.save_prompts(tmp_path / "prompts.safetensors")
+    again = PromptedEmbedder.with_prompts(load(base), tmp_path / "prompts.safetensors")
+    np.testing.assert_array_equal(again.embed_texts(["red-circle"]), made.embed_texts(["red-circle"]))
+
+
 def test_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes the model that it adapts by --weights"):
         CoOp.tiny().started(None)

@@ -13,6 +13,10 @@ import torch
 
 import diptych
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.media import MediaItem
+from diptych.core.prompt import ImagePart, TextPart
+from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.read import read
 from diptych.models.bridges.bridge import Bridge
@@ -129,6 +133,76 @@ def test_a_former_of_another_run_is_taken_and_what_was_learned_is_kept(tmp_path:
     changed = [not torch.equal(a, b) for a, b in zip(language.parameters(), model.bridge.language.parameters(), strict=True)]
     assert any(changed)
     assert model.request == REQUEST.format(language="English")
+
+
+def pair_of(row: int, other: int, uid: str) -> Sample:
+    """Two pictures with the captions of the first."""
+    media = {"images": MediaItem("images", tuple(DATA[place].image for place in (row, other)))}
+    return Sample(uid, texts=DATA[row].texts, media=media)
+
+
+def test_tokens_of_several_pictures_stand_one_after_the_other(tmp_path: Path) -> None:
+    """Rows of one picture and of two in one batch; a row costs what it costs alone, and its order of pictures counts."""
+    single, pair, turned = DATA[0], pair_of(0, 1, "pair"), pair_of(1, 0, "turned")
+    turned = replace(turned, texts=pair.texts)
+    mixed = Pool.from_samples([single, pair, turned], name="mixed")
+    recipe = replace(SMALL, languages=("en",), pictures=2).prepare(DATA)
+    torch.manual_seed(0)
+    bridge = recipe.model().eval()
+    with torch.no_grad():
+        for p in bridge.connector.former.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    (step,) = batches(mixed, replace(recipe, batch_size=3), seed=0, stop=1)
+    batch = step.batch
+    slots_B, tokens = batch.layout.slot_BL.sum(1), recipe.queries
+    assert sorted(slots_B.tolist()) == [tokens, 2 * tokens, 2 * tokens]
+    first = int((slots_B == tokens).nonzero()[0])
+    assert batch.there_BM.sum(1).tolist() == [int(row != first) for row in range(3)]
+    with torch.no_grad():
+        together = recipe.features(bridge, batch)
+        plain = {sample.uid: sample for sample in mixed}
+        for row in range(3):
+            images = torch.cat([batch.image_BCHW[row : row + 1], batch.more_BMCHW[row, batch.there_BM[row]]])
+            word_LD = bridge.language.embed(batch.layout.id_BL[row : row + 1])[0].clone()
+            z_KD = torch.cat([bridge.picture(image[None])[0] for image in images])  # each on its own, then in a row
+            word_LD[batch.layout.slot_BL[row]] = z_KD
+            alone = batch.layout
+            one = type(alone)(*(getattr(alone, name)[row : row + 1] for name in ("id_BL", "slot_BL", "mask_BL", "answer_BL")))
+            logit_AV, target_A, _ = bridge.language.answers(word_LD[None], one)
+            wanted = torch.nn.functional.cross_entropy(logit_AV, target_A, reduction="sum")
+            torch.testing.assert_close(together.nll_B[row], wanted, rtol=1e-4, atol=1e-4)
+    both = [row for row in range(3) if row != first]
+    assert abs(float(together.nll_B[both[0]] - together.nll_B[both[1]])) > 1e-6
+    made = recipe.deploy(bridge)
+    made.save(tmp_path / "model")
+    again: Any = diptych.load(tmp_path / "model")
+    asked = (ImagePart(), ImagePart(source=DATA[1].image), TextPart("the same ?"))
+    images = [plain["pair"].image, single.image]
+    found = again.answer_nll(images, [asked, "the same ?"], [["yes", "no"]] * 2)
+    (alone,) = again.answer_nll(images[1:], ["the same ?"], [["yes", "no"]])
+    np.testing.assert_allclose(found[1], alone, rtol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-6
+    assert (
+        again.generate(images, [asked, "the same ?"], max_tokens=4)[1]
+        == again.generate(images[1:], ["the same ?"], max_tokens=4)[0]
+    )
+    with pytest.raises(DataError, match="cannot read 3 pictures"):
+        again.generate(images[:1], [(ImagePart(), *[ImagePart(source=single.image)] * 2, TextPart("?"))])
+    with pytest.raises(DataError, match="cannot read pictures behind words"):
+        again.generate(images[:1], [(ImagePart(), TextPart("?"), ImagePart(source=single.image))])
+    with pytest.raises(DataError, match="gets one picture beside a prompt"):
+        again.generate(images[:1], [(ImagePart(), ImagePart(1), TextPart("?"))])
+
+
+def test_a_sample_with_more_pictures_than_rows_have_is_refused() -> None:
+    three = {"images": MediaItem("images", tuple(DATA[place].image for place in range(3)))}
+    sample = Sample("three", texts=DATA[0].texts, media=three)
+    with pytest.raises(DataError, match=r"sample 'three' has 3 pictures .*2 at most, or more --pictures"):
+        replace(SMALL, pictures=2, image_size=64).load(sample, np.random.default_rng(0))
+    first = replace(SMALL, image_size=64).load(sample, np.random.default_rng(0))
+    assert set(first) == {"image"}
+    with pytest.raises(ConfigError, match="pictures is 0"):
+        replace(SMALL, pictures=0)
 
 
 def test_the_published_sizes() -> None:

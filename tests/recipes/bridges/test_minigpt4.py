@@ -152,6 +152,10 @@ def test_the_published_sizes() -> None:
         built = connector(spec.pop("kind"), 1408, 5120, **spec)
     assert sum(p.numel() for p in built.parameters() if p.requires_grad) == 3_937_280
     assert sum(p.numel() for p in built.parameters() if not p.requires_grad) == FROZEN
+    assert made.image_tower == "eva_g14"
+    with torch.device("meta"):
+        assert replace(made, queries=0)._fresh_encoder().prefix is False  # four neighbours side by side: no class token
+        assert made._fresh_encoder().prefix is True
     first, second = made.stages()
     assert [round(21_000 * stage.share) for stage in (first, second)] == [20_000, 1_000]
     assert (first.recipe.batch_size, second.recipe.batch_size, len(REQUESTS)) == (256, 12, 4)

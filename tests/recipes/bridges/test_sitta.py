@@ -227,3 +227,44 @@ def test_bad_settings_say_what_would_work() -> None:
         replace(SITTA.paper(), shown=0)
     with pytest.raises(ConfigError, match="no image encoder yet: call prepare"):
         SITTA.tiny().joint()
+
+
+def test_an_image_encoder_without_texts_is_read_before_its_classifier(writer: WordWriter, tmp_path: Path, parity: Any) -> None:
+    """A network of timm: the map is the released one on its features with the head taken off; another model chooses among captions."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    net = timm.create_model("test_vit", pretrained=False)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    address = f"timm:test_vit/{tmp_path / 'net.safetensors'}"
+    writer.joint.save(tmp_path / "judge")
+    recipe = replace(SMALL, image_weights=address, judge=str(tmp_path / "judge"), solution="ridge")
+    run = fit(recipe, DATA, tmp_path / "run", TrainOptions(precision="fp64", device="cpu", progress=False))
+    made: WordWriter = diptych.load(run.path)
+    net.head = nn.Identity()
+    prepared = recipe.prepare(DATA)
+    (step,) = batches(DATA, replace(prepared, batch_size=40), seed=0, stop=1)
+    with torch.no_grad():
+        feature_ND = net.eval()(step.batch.image_BCHW)
+    parity("sitta", "features of an image encoder alone", "timm's network with its head taken off, as released",
+           [(made.model.image_features(step.batch.image_BCHW), feature_ND)], tolerance=1e-6)  # fmt: skip
+    doubled_ND, image_R, y_RE = rows_of(prepared.model().double(), replace(step.batch, image_BCHW=step.batch.image_BCHW.double()))
+    x_RD = ((doubled_ND - doubled_ND.mean(0)) / doubled_ND.std(0))[image_R]
+    wanted = published(x_RD, y_RE, "ridge")
+    parity("sitta", "ridge map of an image encoder alone", EXPANDED, [(made.model.map.map_DE, wanted)], tolerance=1e-5)
+    image = DATA[0].image
+    assert made.preprocess.size == 160
+    assert made.joint.preprocess.size == writer.joint.preprocess.size
+    written = made.written(made.chosen(made.rank_words([image])[0]), max_tokens=8)
+    assert made.generate([image], [""], max_tokens=8) == [writer.best(image, written)]
+    with pytest.raises(ConfigError, match="which reads no words of a vocabulary"):
+        replace(recipe, learned_from="vocabulary").prepare(DATA)
+
+
+def test_an_image_encoder_without_texts_needs_another_model_that_chooses() -> None:
+    alone = replace(SMALL, image_weights="timm:test_vit/random")
+    with pytest.raises(ConfigError, match=r"image_weights is 'timm:test_vit/random', which reads no texts .* as judge"):
+        alone.prepare(DATA)
+    with pytest.raises(ConfigError, match="judge is 'timm:test_vit/random', which reads no texts"):
+        replace(alone, judge="timm:test_vit/random").prepare(DATA)

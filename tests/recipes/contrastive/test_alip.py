@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from few_words import FEW_WORDS, WORDS
 from invariants import on_two_processes, stopped_and_resumed
 from safetensors.torch import load_file
 from torch import Tensor
@@ -36,13 +37,13 @@ ROWS, SIDE, LENGTH = 8, 16, 8
 
 def small(**changes: Any) -> ALIP:
     """BERT has dropout; the image tower has none."""
-    settings = {"tokenizer": "clip", "image_size": SIDE, "text_length": LENGTH, "text_tower": "bert_tiny", "width": 16, **changes}
+    settings = {**FEW_WORDS, "image_size": SIDE, "text_length": LENGTH, "text_tower": "bert_tiny", "width": 16, **changes}
     return replace(ALIP.tiny(), **settings)
 
 
 def made_batch() -> TripletBatch:
     chance = torch.Generator().manual_seed(3)
-    text_BL, caption_BL = (torch.randint(1, 40_000, (ROWS, LENGTH), generator=chance) for _ in range(2))
+    text_BL, caption_BL = (torch.randint(3, WORDS, (ROWS, LENGTH), generator=chance) for _ in range(2))
     caption_mask_BL = torch.ones(ROWS, LENGTH, dtype=torch.bool)
     caption_mask_BL[::2, 5:] = False
     return TripletBatch(
@@ -190,6 +191,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
         model = ALIP.paper().model()
     assert sum(p.numel() for p in model.parameters()) == 151_277_313, "CLIP's ViT-B/32: nothing is learned on top"
     paper = ALIP.paper()
+    assert (paper.betas, paper.eps) == ((0.9, 0.98), 1e-8)
     assert (paper.gamma_language, paper.gamma_description, paper.momentum, paper.synthetic) == (2, 2, 0.99, ("synthetic",))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from few_words import FEW_WORDS, WORDS
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from diptych.api import evaluate, load
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_uniforms
+from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import batches
 from diptych.recipes.contrastive.ctp import CTP, MaskedPairBatch
 from diptych.train.fit import fit
@@ -29,14 +31,14 @@ ROWS, SIDE, LENGTH = 8, 16, 8
 
 
 def small(**changes: Any) -> CTP:
-    settings = {"tokenizer": "clip", "image_size": SIDE, "text_length": LENGTH, "width": 16, "queue": 20, **changes}
+    settings = {**FEW_WORDS, "image_size": SIDE, "text_length": LENGTH, "width": 16, "queue": 20, **changes}
     settings = {"image_tower": "vit_micro", "text_tower": "text_micro", "fusion_heads": 4, **settings}
     return replace(CTP.tiny(), **settings)
 
 
 def made_batch(seed: int = 3) -> MaskedPairBatch:
     chance = torch.Generator().manual_seed(seed)
-    text_BL = torch.randint(1, 40_000, (ROWS, LENGTH), generator=chance)
+    text_BL = torch.randint(3, WORDS, (ROWS, LENGTH), generator=chance)
     word_BM = torch.tensor([[text_BL[row, 1], -1 if row % 3 else text_BL[row, 3]] for row in range(ROWS)])
     hidden_BL = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
     hidden_BL[:, 1] = True
@@ -192,7 +194,12 @@ def of_scenes(**changes: Any) -> CTP:
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
 
 
-def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(of_scenes(), rows(), tmp_path_factory.mktemp("whole") / "run", OPTIONS).path
+
+
+def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(whole: Path) -> None:
     recipe = of_scenes()
     assert sum(recipe.sizes) == 40
     assert len(recipe.stages()) == 3
@@ -200,7 +207,7 @@ def test_each_task_trains_on_its_own_rows_and_the_queue_goes_on(tmp_path: Path) 
         kept = [row for row in range(40) if stage.keep(rows()[row])]
         assert len(kept) == stage.share
         assert all(rows()[row].extras["predicate"] in recipe.tasks[stage.recipe.task] for row in kept)
-    run = fit(recipe, rows(), tmp_path / "run", OPTIONS)
+    run = RunFolder.open(whole)
     lines = [line for line in run.metrics() if line["kind"] == "train"]
     assert "topology" not in lines[0]
     starts = [n for n in range(1, 12) if lines[n].get("topology") == 0]
@@ -251,11 +258,6 @@ def test_a_buffer_and_a_bias_go_through_a_run_and_a_stop(tmp_path: Path) -> None
     torch.testing.assert_close(found.model.encode_image(torch.zeros(1, 3, 32, 32)), wanted)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(of_scenes(), rows(), tmp_path_factory.mktemp("whole") / "run", OPTIONS).path
-
-
 @pytest.mark.parametrize("step", [2, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in range(12) if n not in (2, 6))])
 def test_a_stop_anywhere_changes_nothing(step: int, whole: Path, tmp_path: Path) -> None:
     """In the middle of a task, at its last step, and right after the next one began."""
@@ -286,13 +288,29 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     with torch.device("meta"):
         model = replace(paper, task=1).model()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    bert_layer, cross_attention, vit_b16, words = 7_087_872, 2_363_904, 85_799_424, 49_408
+    bert_layer, cross_attention, vit_b16, words = 7_087_872, 2_363_904, 85_798_656, 49_408
     assert sum(p.numel() for p in model.reader.blocks.parameters()) == 6 * (bert_layer + cross_attention)
     text = 6 * bert_layer + (words + 512 + 2 + 2) * 768
     head = 768 + (768 * 768 + 768) + 2 * 768 + words  # mask, dense layer, norm, bias; the word table is the tower's
     assert trained == vit_b16 + text + 6 * (bert_layer + cross_attention) + head + 2 * (768 * 256 + 256) + 1
-    assert trained == 224_414_977
+    assert trained == 224_414_209
     for name in ("momentum", "reference"):
         assert sum(p.numel() for p in model.companions[name].parameters()) == trained
+    assert (paper.albef, paper.class_token, paper.queue_start, paper.text_length) == (True, True, "random", 30)
+    assert (paper.augment, paper.resize, model.encoder.image_tower.norm_after.eps) == ("rand", "squash", 1e-6)
     assert CTP.preset("paper_er") == replace(paper, buffer=10_000, replays="added")
     assert (paper.tau, paper.queue, paper.momentum, paper.compatible) == (0.07, 1024, 0.995, (0.9, 0.05, 0.05))
+
+
+def test_hidden_words_are_guessed_from_the_class_token_too() -> None:
+    """ALBEF's fusion reads the image encoder's whole output: the class token first, then the patches."""
+    recipe = replace(small(), class_token=True, albef=True).prepare(rows())
+    torch.manual_seed(0)
+    model = recipe.model().eval()
+    one = next(iter(batches(rows(), recipe, seed=0, stop=1)))
+    read: list[torch.Tensor] = []
+    model.reader.blocks[0].register_forward_pre_hook(lambda module, given: read.append(given[2]))
+    with torch.no_grad():
+        recipe.features(model, one.batch)
+        seen = model.encoder.image_tower(one.batch.image_BCHW)
+    torch.testing.assert_close(read[0], torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from few_words import FEW_WORDS, WORDS
 from invariants import on_two_processes, stopped_and_resumed, updated
 from safetensors.torch import load_file
 from torch import Tensor
@@ -164,7 +165,7 @@ def test_the_student_starts_from_every_nth_layer() -> None:
 
 def made_batch() -> DistilledBatch:
     chance = torch.Generator().manual_seed(3)
-    text_BL = torch.randint(1, 40_000, (N, 16), generator=chance)
+    text_BL = torch.randint(3, WORDS, (N, 16), generator=chance)
     real_BL = torch.arange(16) < torch.tensor([16, 3, 5, 9, 2, 7, 12, 4])[:, None]
     image_BCHW = torch.randn(N, 3, 48, 48, generator=chance, dtype=torch.float64)
     group_B = torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])
@@ -176,7 +177,7 @@ def made_batch() -> DistilledBatch:
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
     found = {}
     for name in ("teacher", "both"):
-        recipe = small(tokenizer="clip", negatives=name, exact=name == "both", feature_weight=0.3)
+        recipe = small(**FEW_WORDS, negatives=name, exact=name == "both", feature_weight=0.3)
         torch.manual_seed(1)
         found |= {f"{name} {key}": x for key, x in updated(recipe, recipe.model().double(), [made_batch()], rank, world).items()}
     return found

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from few_words import FEW_WORDS, WORDS
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 from torch import Tensor
 
@@ -186,20 +187,20 @@ def test_half_precision_rounds_tokens_and_nothing_else() -> None:
 
 def made_batch() -> TokenPairBatch:
     chance = torch.Generator().manual_seed(3)
-    text_BL = torch.randint(1, 40_000, (8, 16), generator=chance)
+    text_BL = torch.randint(3, WORDS, (8, 16), generator=chance)
     real_BL = torch.arange(16) < torch.tensor([16, 3, 5, 9, 2, 7, 12, 4])[:, None]
     image_BCHW = torch.randn(8, 3, 48, 48, generator=chance, dtype=torch.float64)
     return TokenPairBatch(image_BCHW, text_BL, real_BL, torch.tensor([0, 1, 2, 3, 4, 5, 6, 0]), word_mask_BL=real_BL)
 
 
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
-    recipe = small(tokenizer="clip")
+    recipe = small(**FEW_WORDS)
     torch.manual_seed(1)
     return updated(recipe, recipe.model().double(), [made_batch()], rank, world)
 
 
 def test_chunks_and_processes_have_the_gradients_of_one_whole_batch(tmp_path: Path) -> None:
-    recipe = small(tokenizer="clip")
+    recipe = small(**FEW_WORDS)
     torch.manual_seed(1)
     model = recipe.model().double()
     whole = gradients(recipe, model, made_batch(), micro_batch=0)

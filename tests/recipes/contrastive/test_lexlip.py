@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from diptych.worlds.scenes import scenes
 ROWS, SIDE, LENGTH = 8, 32, 8
 
 
+@cache
 def rows(count: int = 40) -> Pool:
     return scenes(count, size=SIDE, lengths=("short",), paraphrases=0, negatives=False).to_pool()
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from clip_folders import clip_folder
+from few_words import FEW_WORDS
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 
 from diptych.api import load
@@ -95,7 +96,7 @@ def test_pictures_and_texts_are_those_of_clip_and_wrong_texts_come_after() -> No
 
 
 def test_a_wrong_text_is_keyed_by_its_sample_alone() -> None:
-    recipe = small(tokenizer="clip")
+    recipe = small(**FEW_WORDS)
     draws = [one_draw("a red dog holds a small cat under a tree", seed=seed) for seed in range(4)]
     whole = recipe.batch(Draws(tuple(draws), rng=keyed_rng(0), step=0))
     again = [one_draw("a red dog holds a small cat under a tree", seed=seed) for seed in (2, 3)]
@@ -106,7 +107,7 @@ def test_a_wrong_text_is_keyed_by_its_sample_alone() -> None:
 
 def test_a_wrong_text_that_is_right_is_left_out() -> None:
     """It equals the text in letters, or another right text of the sample, or the text as far as the model reads it."""
-    recipe = small(tokenizer="clip", negatives="texts", negatives_each=3)
+    recipe = small(**FEW_WORDS, negatives="texts", negatives_each=3)
     draw = one_draw("a red bus", "a blue car", wrong=("A red bus.", "a  blue car", "a green bus"))
     batch = recipe.batch(Draws((draw,), rng=keyed_rng(0), step=0))
     assert batch.there_BK.tolist() == [[True, False, False]]
@@ -120,10 +121,10 @@ def test_a_caption_without_a_noun_costs_nothing_and_says_so() -> None:
     data = Pool.from_samples(
         replace(small_pairs(8).to_pool()[row], texts=(Text("so", "en"),), group=str(row)) for row in range(8)
     )
-    recipe = small(tokenizer="clip")
+    recipe = small(**FEW_WORDS)
     model, batch = made(recipe, data)
     features = recipe.features(model, batch)
-    clip = replace(CLIP.tiny(), **{**SMALL, "tokenizer": "clip"})
+    clip = replace(CLIP.tiny(), **{**SMALL, **FEW_WORDS})
     assert recipe.losses(features, batch)["contrastive"].item() == clip.losses(features, batch)["contrastive"].item()
     assert recipe.metrics(features, batch)["with_negatives"] == 0
     assert "own_text_first" not in recipe.metrics(features, batch)
@@ -153,7 +154,7 @@ def test_chunks_give_the_gradients_of_the_whole(parity: Any) -> None:
 
 def stepped(rank: int, world: int) -> dict[str, torch.Tensor]:
     data = rows()
-    recipe = small(same_group="negative", negatives_each=2, tokenizer="clip")
+    recipe = small(same_group="negative", negatives_each=2, **FEW_WORDS)
     model, batch = made(recipe, data)
     model = model.double()
     return updated(recipe, model, [replace(batch, image_BCHW=batch.image_BCHW.double())], rank, world)

@@ -229,6 +229,10 @@ def test_a_teacher_that_is_not_there_is_asked_for() -> None:
 
 def test_the_paper_builds_with_its_parameter_count() -> None:
     paper = ProtoCLIP.paper()
+    spec = paper.optimiser()
+    assert (spec.betas, spec.eps) == ((0.9, 0.999), 1e-8), "open_clip's for residual networks"
+    assert [(rule.pattern, rule.decay) for rule in spec.rules] == [(r"^(image_head|text_head)\b", False)]
+    assert ProtoCLIP.tiny().optimiser().rules == ()
     with torch.device("meta"):
         model = paper.model()
     head = (1024 * 2048 + 2048) + 2 * 2048 + (2048 * 128 + 128)

@@ -13,11 +13,12 @@ import pytest
 import torch
 import transformers
 from clip_folders import clip_folder
+from few_words import FEW_WORDS
 from invariants import gradients, on_two_processes, updated
 
 from diptych.api import load
 from diptych.cli import main
-from diptych.core.contracts import Draw, Draws
+from diptych.core.contracts import Draw, Draws, Tuning
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Text
@@ -27,6 +28,7 @@ from diptych.data.load.stream import batches
 from diptych.data.shards.build import build
 from diptych.data.text.english.structured import word_lists
 from diptych.data.text.negative_texts import NegativeBatch
+from diptych.models.towers.adapters import LoRA, add_adapters
 from diptych.recipes.contrastive.svlc import SVLC
 from diptych.worlds.small_pairs import small_pairs
 
@@ -37,7 +39,7 @@ TEXTS = ["a red circle and a blue cross", "a green square top left", "roses"]
 
 
 def small(**changes: Any) -> SVLC:
-    return replace(SVLC.tiny(), **{**SMALL, "tokenizer": "clip", **changes})
+    return replace(SVLC.tiny(), **{**SMALL, **FEW_WORDS, **changes})
 
 
 def rows(count: int = 24) -> Pool:
@@ -86,7 +88,11 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     paper = SVLC.paper()
     assert (paper.lr, paper.weight_decay, paper.warmup, paper.epochs, paper.batch_size) == (5e-6, 0.1, 10_000, 5, 512)
-    assert paper.tuning().lora == "4"
+    assert paper.tuning() == Tuning(lora="4:qkv,attention.out,mlp_in,mlp_out,patches", lora_alpha=1.0), "loralib's alpha of 1"
+    names = add_adapters(model, LoRA.parse(paper.tuning().lora, alpha=1.0))
+    assert len(names) == 2 * 12 * 4 + 1, "four maps a block, and the patches"
+    assert {p.scaling["default"] for n, p in model.named_modules() if n in names} == {0.25}
+    assert replace(paper, image_tower="convnet_tiny").tuning().lora == "4"
     assert (paper.negatives, paper.positives, paper.negative_weight, paper.published_rules) == ("both", "texts", 1.0, True)
     assert SVLC.tiny().tuning().lora == ""
 
@@ -166,7 +172,8 @@ def test_wrong_texts_may_stay_out_of_the_contrastive_loss() -> None:
     assert inside["contrastive"] > outside["contrastive"]
     assert inside["negatives"] == outside["negatives"]
     without = replace(batch, there_BK=batch.there_BK & False)
-    assert torch.equal(small(negatives="none").losses(features, without)["contrastive"], outside["contrastive"])
+    none = small(negatives="none").losses(features, without)["contrastive"]
+    torch.testing.assert_close(none, outside["contrastive"], rtol=1e-6, atol=0)
 
 
 def stepped(rank: int, world: int) -> dict[str, torch.Tensor]:

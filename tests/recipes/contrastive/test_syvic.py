@@ -28,8 +28,9 @@ from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
+from diptych.recipes._shared.presets import ADAPTED
 from diptych.recipes.contrastive.clip import CLIP
-from diptych.recipes.contrastive.syvic import ADAPTED, SyViC
+from diptych.recipes.contrastive.syvic import SyViC
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes import scenes

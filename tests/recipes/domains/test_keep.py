@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import transformers
+from few_words import FEW_WORDS, WORDS
 from invariants import gradients, on_two_processes, stopped_and_resumed, updated
 from torch import Tensor, nn
 
@@ -26,10 +27,12 @@ from diptych.data.media.decode import encode_png
 from diptych.data.media.native_crop import native_crop
 from diptych.data.ontologies.files import save_ontology
 from diptych.data.read import read
+from diptych.data.text.prompt_bank import PATHOLOGY
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes._shared.knowledge_texts import KnowledgeTexts
 from diptych.recipes._shared.ontologies import attributes
 from diptych.recipes.domains.keep import KEEP, ConceptBatch
+from diptych.tasks.domains.slide_detection import SlideDetection
 from diptych.train.fit import fit
 from diptych.train.optimise import freeze, learning_rate
 from diptych.train.options import TrainOptions
@@ -57,6 +60,7 @@ def made(recipe: KEEP, data: Any) -> tuple[Any, ConceptBatch]:
 
 def test_the_paper_builds_with_its_parameter_count() -> None:
     paper = replace(KEEP.paper(), steps=400_000, knowledge_share=0.8)
+    assert paper.warmup == 0.1, "the first of its ten epochs, as its training script has it"
     with torch.device("meta"):
         model = paper.model()
         vision = timm.create_model("vit_large_patch16_224", init_values=1e-5, num_classes=0)
@@ -112,7 +116,7 @@ def test_the_loss_of_a_batch_with_related_concepts_is_the_released_one(parity: A
     scale = torch.tensor([25.0], dtype=torch.float64, requires_grad=True)
     group_B = torch.arange(len(labels)).repeat_interleave(members)
     empty = torch.zeros(len(concept_B), 1)
-    batch = ConceptBatch(empty, empty, empty, group_B, concept_B=concept_B)
+    batch = ConceptBatch(empty, empty, empty, group_B, concept_B=concept_B, template_B=torch.full_like(concept_B, -1))
     loss = recipe.losses(Pairs(image, text, scale), batch)["metric"]
     loss.backward()
     found = [(loss, RELEASED["loss"]), (scale.grad, [RELEASED["scale_grad"]])]
@@ -143,7 +147,7 @@ def test_half_of_the_texts_of_a_concept_are_written_by_the_ontology() -> None:
     recipe = small().prepare(tissue(8))
     caption = "one two three four five six seven eight nine ten"
     named = Sample("a", None, (Text(caption, "en"),), extras={"concept": ["TIS:12", "TIS:21"]})
-    texts = [recipe.written_text(draw_of(named, seed), "en") for seed in range(600)]
+    texts = [recipe.written_text(draw_of(named, seed), "en")[0] for seed in range(600)]
     written = [text.string for text in texts if text.origin == "synthetic"]
     assert abs(len(written) / 600 - 0.5) < 0.06
     gland = sum("mucin" in text for text in written)
@@ -153,9 +157,9 @@ def test_half_of_the_texts_of_a_concept_are_written_by_the_ontology() -> None:
     assert all(set(words) <= set(caption.split()) for words in kept)
     unknown = Sample("b", None, (Text(caption, "en"),))
     assert recipe.labels(unknown) == ("unknown",)
-    assert all(recipe.written_text(draw_of(unknown, seed), "en").origin == "caption" for seed in range(50))
+    assert all(recipe.written_text(draw_of(unknown, seed), "en")[0].origin == "caption" for seed in range(50))
     never = replace(recipe, written=0.0, dropping=0.0)
-    assert never.written_text(draw_of(named, 1), "en").string == caption
+    assert never.written_text(draw_of(named, 1), "en")[0].string == caption
 
 
 def test_a_batch_holds_whole_groups_of_one_concept() -> None:
@@ -244,17 +248,43 @@ def test_a_stop_changes_nothing(tmp_path: Path) -> None:
         ).read_bytes()
 
 
+def test_a_batch_says_which_template_wrote_each_text_and_training_can_leave_some_out() -> None:
+    data = tissue(64)
+    used = set[int]()
+    for wordings in ("all", "training"):
+        recipe = small(written=1.0, wordings=wordings, batch_size=64).prepare(data)
+        steps = [step.batch for step in batches(data, recipe, seed=0, stop=6)]
+        again = [step.batch for step in batches(data, recipe, seed=0, stop=6)]
+        assert all(torch.equal(one.template_B, other.template_B) for one, other in zip(steps, again, strict=True))
+        for batch in steps:
+            for text, number in zip(batch.strings or (), batch.template_B.tolist(), strict=True):
+                if number >= 0:
+                    front, back = PATHOLOGY.templates[number].split("{}")
+                    assert text.startswith(front)
+                    assert text.endswith(back)
+        used = {number for batch in steps for number in batch.template_B.tolist() if number >= 0}
+        if wordings == "all":
+            assert len(used) > 18
+            assert len({number for batch in steps[:1] for number in batch.template_B.tolist()}) > 3
+    held = PATHOLOGY.part("held_out")
+    assert not {PATHOLOGY.ids[number] for number in used} & {*held.ids}
+    assert set(SlideDetection(templates="pathology/held_out").sentences()) == {*held.templates}
+    with pytest.raises(ConfigError, match=r"pathology \| pathology/held_out"):
+        SlideDetection(templates="histology")
+
+
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
-    recipe = small(tokenizer="clip").prepare(tissue(24))
+    recipe = small(**FEW_WORDS).prepare(tissue(24))
     torch.manual_seed(1)
     chance = torch.Generator().manual_seed(3)
     group_B = torch.tensor([0, 0, 1, 1, 2, 2, 0, 3])  # group 0 lies on both processes
     batch = ConceptBatch(
         torch.randn(8, 3, 48, 48, generator=chance, dtype=torch.float64),
-        torch.randint(1, 40_000, (8, 12), generator=chance),
+        torch.randint(3, WORDS, (8, 12), generator=chance),
         torch.arange(12) < torch.tensor([12, 3, 5, 9, 2, 7, 12, 4])[:, None],
         group_B,
         concept_B=torch.tensor([1, 1, 2, 2, -1, -1, 1, 0]),
+        template_B=torch.full((8,), -1),
     )
     group_B[7] = 3
     return updated(recipe, recipe.model().double(), [batch], rank, world)

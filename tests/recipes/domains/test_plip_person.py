@@ -145,6 +145,17 @@ def test_the_decoder_has_the_published_shapes() -> None:
         assert decoder.grow_2.weight.shape == (256, 3, 3, 3)
 
 
+def test_the_decoder_is_shown_pictures_without_their_colours() -> None:
+    made = recipe()
+    batch, seen = one_batch(made), list[Any]()
+    made.features(lambda *given: seen.extend(given), batch)  # type: ignore[arg-type, return-value]
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (made.std, made.mean))
+    luma = ((batch.image_BCHW * std + mean) * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
+    assert torch.equal(seen[0], batch.image_BCHW), "the tower sees them as they are"
+    for channel in range(3):
+        torch.testing.assert_close((seen[1] * std + mean)[:, channel], luma, rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_text_tells_the_decoder_which_colour() -> None:
     made = recipe()
     batch, model = one_batch(made), made.model().eval()

@@ -7,7 +7,8 @@ import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,7 +26,11 @@ from diptych.curate.operators.pseudo_texts import CAPTION, COLUMN, PseudoTexts, 
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.person_texts import OPTIONAL, PLACES, REQUIRED, combine, templates
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.people.part_encoder import PartEncoder, PartReader
 from diptych.models.people.patch_regressor import PatchRegressor, RegressorBlock, sine_places
+from diptych.models.people.person_embedder import PersonEmbedder
+from diptych.models.people.unified_encoder import UnifiedPairs
 from diptych.models.towers.peak import PeakTower
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
@@ -36,7 +41,9 @@ from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.pedestrians import pedestrians
 
-RELEASED = json.loads((Path(__file__).parents[2] / "models/towers/fixtures/unipt_regressor_released.json").read_text())
+FIXTURES = Path(__file__).parents[2] / "models/towers/fixtures"
+PARTS = json.loads((FIXTURES / "lgur_parts_released.json").read_text())
+RELEASED = json.loads((FIXTURES / "unipt_regressor_released.json").read_text())
 
 
 @cache
@@ -136,6 +143,10 @@ def test_the_curation_step_writes_what_a_model_sees(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pseudo_texts, "open_embedder", lambda _: Seeing(pool))
     found = PseudoTexts(model="seeing", skip=("vehicle",))(pool)
     assert found.kept == tuple(sorted(pool.uids))
+    plain = PseudoTexts(model="seeing", skip=("vehicle",), exchanged=0.0)(pool).columns
+    for uid, template in plain["template"].items():
+        number = int(template.removeprefix("persons/"))
+        assert plain[CAPTION][uid] == combine(attributes_of(plain[COLUMN][uid]), number, np.random.default_rng(0), exchanged=0.0)
     right = 0
     for sample in pool:
         attributes = attributes_of(found.columns[COLUMN][sample.uid])
@@ -162,6 +173,15 @@ def test_a_sentence_is_drawn_anew_each_epoch() -> None:
     made = recipe(vocabulary="", batch_size=16).prepare(rows)
     first, second = (step.batch.strings for step in batches(rows, made, seed=0, stop=2))
     assert len({*first, *second}) > 20, "32 pictures of one description"
+    (step,) = batches(rows, made, seed=0, stop=1)
+    plain = replace(made, exchanged=0.0)
+    (same,) = batches(rows, plain, seed=0, stop=1)
+    assert torch.equal(step.batch.template_B, same.batch.template_B), "template and synonyms are drawn one after the other"
+    found = dict(entry.split(": ", 1) for entry in column)
+    rng = np.random.default_rng(0)
+    wanted = [combine(found, number, rng, exchanged=0.0) for number in same.batch.template_B.tolist()]
+    assert list(same.batch.strings or ()) == wanted
+    assert one_batch(recipe()).template_B.tolist() == [-1] * 8, "captions have none"
     assert all("red" in text and "coat" in text for text in first)
     with pytest.raises(DataError, match=r"field 'pseudo_attributes'.*diptych curate pseudo_texts"):
         one_batch(recipe(texts="pseudo"))
@@ -306,8 +326,8 @@ def test_without_temperature_the_loss_cannot_fall_below_its_floor(parity: Any) -
 # ---------------------------------------------------------------- fine-tuning
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_ranking_draws_semi_hard_negatives_of_other_persons(reduction: Any, parity: Any) -> None:
+@pytest.mark.parametrize(("reduction", "cells"), [("mean", "paper"), ("sum", "paper"), ("sum", "released")])
+def test_ranking_draws_semi_hard_negatives_of_other_persons(reduction: Any, cells: Any, parity: Any) -> None:
     image, text = (
         torch.randn(7, 4, generator=torch.Generator().manual_seed(s), dtype=torch.float64, requires_grad=True) for s in (0, 1)
     )
@@ -316,7 +336,7 @@ def test_ranking_draws_semi_hard_negatives_of_other_persons(reduction: Any, pari
         torch.rand(7, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64),
     )
     margin = 0.6
-    ours = semi_hard_ranking(image, text, group, draw, margin=margin, reduction=reduction)
+    ours = semi_hard_ranking(image, text, group, draw, margin=margin, reduction=reduction, cells=cells)
     total, met = torch.zeros((), dtype=torch.float64), 0
     for side, (anchors, keys) in enumerate(((image, text), (text, image))):
         for i in range(7):
@@ -325,7 +345,9 @@ def test_ranking_draws_semi_hard_negatives_of_other_persons(reduction: Any, pari
             fits = [j for j in range(7) if group[j] != group[i] and 0 < margin - cosine[i] + cosine[j] < margin]
             if fits:
                 met += 1
-                total = total + margin - cosine[i] + cosine[fits[int(draw[i, side] * len(fits))]]
+                j = fits[int(draw[i, side] * len(fits))]
+                charged = cosine[j] if cells == "paper" else (image[i] / image[i].norm() * text[j] / text[j].norm()).sum()
+                total = total + (margin - cosine[i] + charged).relu()
     assert 4 <= met < 14, "some anchors have none"
     wanted = total if reduction == "sum" else total / 7
     leaves = (image, text)
@@ -344,11 +366,94 @@ def test_fine_tuning_starts_from_a_run_and_shares_one_classifier(tmp_path: Path,
     assert "minp" in capsys.readouterr().out
     config = json.loads((tmp_path / "second" / "model" / "config.json").read_text())
     assert config["biometric"] is True
-    assert load(str(tmp_path / "second")).embed_texts(["a man"]).shape == (1, 64)
+    assert load(str(tmp_path / "second")).embed_texts(["a man"]).shape == (1, 128)
+
+
+def test_prototypes_and_their_losses_are_the_released_ones(parity: Any) -> None:
+    size = PARTS["shape"]
+    count, width, each, persons = (size[name] for name in ("prototypes", "width", "part_width", "persons"))
+    sizes = {name: size[name] for name in ("prototypes", "part_width", "layers", "heads", "head_width", "mlp_width")}
+    reader = PartReader(width, **sizes).double()
+
+    def wave(shape: tuple[int, ...], seed: int, scale: float = 0.4) -> Tensor:
+        return (torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7311 + seed) * scale).view(shape)
+
+    for number, name in enumerate(PARTS["names"]):
+        layer = reader.layers[int(name.split(".")[2])]
+        block, parameter = name.split(".", 3)[3].rsplit(".", 1)
+        if block == "0.fn.fn.to_kv":
+            given = wave((2 * layer.read.k.out_features, width), number)
+            layer.read.k.weight.data, layer.read.v.weight.data = given.chunk(2)
+            continue
+        own = {
+            "0.fn.norm": layer.norm_read, "0.fn.fn.to_q": layer.read.q, "0.fn.fn.to_out.0": layer.read.out,
+            "1.fn.norm": layer.norm_mlp, "1.fn.fn.net.0": layer.mlp_in, "1.fn.fn.net.3": layer.mlp_out,
+        }[block]  # fmt: skip
+        tensor = getattr(own, parameter)
+        tensor.data.copy_(wave(tuple(tensor.shape), number) + (1.0 if name.endswith("norm.weight") else 0.0))
+    reader.prototype_QD.data.copy_(wave((1, count, width), 100, 1.0)[0])
+    for at, matrix in enumerate(reader.out):
+        matrix.weight.data.copy_(wave((each, width), 200 + at))
+    long = torch.tensor([7, 3, 5, 2, 7, 4])
+    image, text = wave((6, 9, width), 1, 1.0), wave((6, 7, width), 2, 1.0)
+    parts = [reader(image, torch.ones(6, 9).bool()), reader(text, torch.arange(7) < long[:, None])]
+    read = [torch.tensor(PARTS[name], dtype=torch.float64) for name in ("image_parts", "text_parts")]
+    wanted = [torch.stack([x[:, at] @ m.weight.T for at, m in enumerate(reader.out)], 1) for x in read]
+    released = "decoder of LGUR (c203cc7)"
+    parity("unipt", "what prototypes read of images and texts", released, list(zip(parts, wanted, strict=True)), tolerance=1e-9)
+
+    label = torch.tensor([0, 1, 1, 2, 3, 0])
+    logits = [
+        torch.stack([x[:, at] @ wave((persons, each), 300 + at).T + wave((persons,), 400 + at) for at in range(count)], 1)
+        for x in parts
+    ]
+    made = replace(recipe(), phase="finetune", margin=0.3, ranked="released")
+    features = UnifiedPairs(
+        image_ND=parts[0][:, 0], text_ND=parts[1][:, 0], scale=torch.ones(1), image_part_NQE=parts[0], text_part_NQE=parts[1],
+        image_part_person_NQG=logits[0], text_part_person_NQG=logits[1],
+    )  # fmt: skip
+    first = torch.zeros(6, 4, dtype=torch.float64)
+    found = made.unified(features, cast("UnifiedBatch", SimpleNamespace(person_B=label, group_B=label, draw_B4=first)))
+    pairs = [(found["part_persons"], PARTS["persons"]), (found["part_ranking"], PARTS["ranking"])]
+    parity("unipt", "both losses on prototypes' parts", "Id_Loss and RankingLoss of LGUR (c203cc7)", pairs, tolerance=1e-9)
+    half = replace(made, weight_unified=0.5).unified(
+        features, cast("UnifiedBatch", SimpleNamespace(person_B=label, group_B=label, draw_B4=first))
+    )
+    torch.testing.assert_close(half["part_ranking"] * 2, found["part_ranking"])
+
+
+def test_a_fine_tuned_model_embeds_by_its_parts_or_by_the_whole(tmp_path: Path) -> None:
+    made = recipe(phase="finetune").prepare(drawn())
+    batch, model = one_batch(made), made.model()
+    found = made.features(model, batch)
+    assert found.image_part_NQE is not None
+    assert found.image_part_NQE.shape == (8, made.prototypes, made.part_width)
+    encoder = model.encoder
+    assert isinstance(encoder, PartEncoder)
+    flat = F.normalize(found.image_part_NQE.flatten(1), dim=-1)
+    torch.testing.assert_close(encoder.eval().encode_image(batch.image_BCHW), flat)
+    other = batch.text_BL.masked_fill(~batch.text_mask_BL, 7)
+    torch.testing.assert_close(
+        encoder.encode_text(other, batch.text_mask_BL), encoder.encode_text(batch.text_BL, batch.text_mask_BL)
+    )
+    whole = replace(made, searched="whole").deploy(model)
+    torch.testing.assert_close(whole.model.encode_image(batch.image_BCHW), found.image_ND)
+    assert type(whole.model) is DualEncoder
+    by_parts = made.deploy(model)
+    by_parts.save(tmp_path / "model")
+    again = PersonEmbedder.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.embed_texts(["a man in red"]), by_parts.embed_texts(["a man in red"]))
+    assert again.embed_texts(["a man in red"]).shape == (1, made.prototypes * made.part_width)
+    started = UniPT.tiny().started(again)
+    assert started.width == made.width, "of the towers, not of all parts together"
+    with pytest.raises(ConfigError, match=r"parts \| whole"):
+        recipe(searched="half")
+    with pytest.raises(ConfigError, match="1 or more"):
+        recipe(prototypes=0)
 
 
 def test_fine_tuning_losses() -> None:
-    made = recipe(phase="finetune").prepare(drawn())
+    made = recipe(phase="finetune", weight_unified=0.0).prepare(drawn())
     assert len(made.persons) == 2
     batch, model = one_batch(made), made.model()
     found = made.features(model, batch)
@@ -377,6 +482,13 @@ def safetensors_of(checkpoints: Path) -> bytes:
 
 def test_paper_has_the_published_parts() -> None:
     paper = replace(UniPT.paper(), weight_patches=0.0)
+    with torch.device("meta"):
+        tuned = replace(paper, phase="finetune", persons=tuple(map(str, range(11_003)))).model()
+    assert isinstance(tuned.encoder, PartEncoder)
+    inside, d = 6 * 512, 768
+    layer = 4 * d + 4 * inside * d + d + 2 * 512 * d + 512 + d
+    assert sum(p.numel() for p in tuned.encoder.reader.parameters()) == 6 * d + 2 * layer + 6 * 512 * d
+    assert tuned.encoder.width == 6 * 512
     with torch.device("meta"):
         model = paper.model()
         regressor = PatchRegressor(768, (24, 8), 512, layers=8, heads=16)

@@ -66,6 +66,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     head = [p.numel() for name, p in writer.cls.named_parameters() if "decoder" not in name]
     assert sum(p.numel() for p in blip.parameters()) == count + sum(own) + sum(head) + 2 * (768 + 1) * 256 + (768 + 1) * 2
     paper = PTP.paper()
+    assert (paper.resize, paper.interpolation) == ("squash", "bilinear")
     assert (paper.queue, paper.alpha, paper.momentum, paper.batch_size, paper.lr) == (57_600, 0.4, 0.995, 600, 3e-4)
 
 
@@ -179,6 +180,31 @@ def test_momentum_contrast_equals_a_loop_with_groups(parity: Any) -> None:
         [(momentum_contrast(anchor, teacher, key, queue, **shared), total / 5)],
         tolerance=1e-12,
     )
+
+
+def test_each_side_is_compared_with_what_the_copy_says_of_the_other() -> None:
+    """By hand: anchors are the model's, targets and keys the copy's, and either queue holds the other modality."""
+    data = rows(16)
+    recipe = small(same_group="negative").prepare(data)
+    model, batch = made(recipe, data)
+    with torch.no_grad():
+        for parameter in model.momentum.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        model.alpha_1.fill_(0.3)
+    for seed in (0, 1):
+        keys = F.normalize(torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(seed)), dim=-1)
+        model.remember_(keys[0], keys[1], torch.arange(8) + 8 * seed + 100, momentum=1.0)
+    f = recipe.features(model, batch)
+    total = 0.0
+    for anchor, teacher, key, queue in (
+        (f.image_ND, f.key_image_ND, f.key_text_ND, model.text_queue.row_QD[:16]),
+        (f.text_ND, f.key_text_ND, f.key_image_ND, model.image_queue.row_QD[:16]),
+    ):
+        every = torch.cat([key, queue])
+        target = 0.3 * (teacher @ every.T / f.temperature_1).softmax(1)
+        target[torch.arange(8), torch.arange(8)] += 0.7
+        total = total - (target * (anchor @ every.T / f.temperature_1).log_softmax(1)).sum(1).mean() / 2
+    torch.testing.assert_close(recipe.losses(f, batch)["contrastive"], total)
 
 
 def test_the_prompt_says_the_block_that_is_shown() -> None:

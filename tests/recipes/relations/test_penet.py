@@ -219,6 +219,19 @@ def test_names_get_the_vectors_of_their_words(tmp_path: Path) -> None:
         name_vectors(["near"], str(tmp_path / "none.txt"), rule="mean", width=2)
 
 
+def test_a_fresh_model_knows_its_names_by_their_words() -> None:
+    """Both tables of things, "no relation" left out of the predicates; two words make the mean of theirs."""
+    recipe = small()
+    head = recipe.model().head
+    names = recipe.lists.relations
+    assert any(" " in name for name in names)
+    wanted = [np.mean([drawn(word, 16) for word in name.split()], axis=0) for name in names]
+    np.testing.assert_allclose(head.predicate_word_KE.weight[1:].detach().numpy(), wanted, rtol=1e-6)
+    things = [drawn(max(name.split(), key=len), 16) for name in recipe.lists.objects]
+    for table in (head.object_word_CE, head.naming.word_CE):
+        np.testing.assert_allclose(table.weight[1:].detach().numpy(), things, rtol=1e-6)
+
+
 # ---------------------------------------------------------------- answers
 
 

@@ -31,21 +31,22 @@ def _case(seed: int, *, images: int = 12, classes: int = 3, ties: bool = False) 
     return true, Boxes(found_image, rng.integers(classes, size=400), near, score)
 
 
-def _coco(true: Boxes, found: Boxes, classes: int) -> np.ndarray:  # type: ignore[type-arg]
+def _coco(true: Boxes, found: Boxes, classes: int, crowd: np.ndarray | None = None) -> np.ndarray:  # type: ignore[type-arg]
     coco = pytest.importorskip("pycocotools.coco")
     from pycocotools.cocoeval import COCOeval
 
     def wide(box: np.ndarray) -> list[float]:  # type: ignore[type-arg]
         return [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]
 
+    flags = np.zeros(len(true.image_N), bool) if crowd is None else crowd
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco.COCO()
         truth.dataset = {
             "images": [{"id": int(n)} for n in range(12)],
             "categories": [{"id": k + 1} for k in range(classes)],
             "annotations": [
-                {"id": n + 1, "image_id": int(i), "category_id": int(k) + 1, "bbox": wide(b), "area": 1.0, "iscrowd": 0}
-                for n, (i, k, b) in enumerate(zip(true.image_N, true.class_N, true.box_N4, strict=True))
+                {"id": n + 1, "image_id": int(i), "category_id": int(k) + 1, "bbox": wide(b), "area": 1.0, "iscrowd": int(c)}
+                for n, (i, k, b, c) in enumerate(zip(true.image_N, true.class_N, true.box_N4, flags, strict=True))
             ],
         }
         truth.createIndex()
@@ -65,6 +66,15 @@ def _coco(true: Boxes, found: Boxes, classes: int) -> np.ndarray:  # type: ignor
 def test_it_is_the_average_precision_of_pycocotools(seed: int, ties: bool) -> None:
     true, found = _case(seed, ties=ties)
     np.testing.assert_allclose(average_precision(true, found, classes=3), _coco(true, found, 3), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_crowds_are_left_out_as_pycocotools_leaves_them(seed: int) -> None:
+    true, found = _case(seed)
+    crowd = np.random.default_rng(seed).random(40) < 0.3
+    got = average_precision(true.of(~crowd), found, classes=3, crowds=true.of(crowd))
+    np.testing.assert_allclose(got, _coco(true, found, 3, crowd), atol=1e-12)
+    assert np.abs(got - average_precision(true.of(~crowd), found, classes=3)).max() > 1e-3
 
 
 def test_it_is_the_mean_average_precision_of_torchmetrics() -> None:

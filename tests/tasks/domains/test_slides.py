@@ -19,6 +19,7 @@ from diptych.core.media import MediaItem
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.media.tiled_tiff import tiled_tiff
+from diptych.data.read import read
 from diptych.data.slides.features import path_of
 from diptych.index.slide_tiles import EmbeddedSlide, embedded_slides
 from diptych.tasks._scoring.records import facts_of
@@ -212,3 +213,27 @@ def test_a_broken_tile_costs_its_slide_and_a_broken_model_stops_everything(tmp_p
 
     with pytest.raises(DataError, match="is not finite"):
         SlideDetection(**TASK, **WORDS).predict(Undefined(), pool)
+
+
+def test_patients_of_barcodes_are_the_unit(tmp_path: Path) -> None:
+    names = ["TCGA-AA-0001-01Z-00-DX1", "TCGA-AA-0001-01Z-00-DX2", "TCGA-AA-0002-01Z-00-DX1", "TCGA-AA-0003-01Z-00-DX1"]
+    lines = ["slide,mask,label,tumour,barcode"]
+    shown = data(4)
+    for row, name in enumerate(names):
+        sample = shown[row]
+        (tmp_path / f"{name}.tif").write_bytes(sample.media["slide"].parts[0].read())
+        (tmp_path / f"{name}.png").write_bytes(sample.media["mask"].parts[0].read())
+        lines.append(f"{name}.tif,{name}.png,{sample.extras['label']},{sample.extras['tumour']},{name}")
+    (tmp_path / "slides.csv").write_text("\n".join(lines))
+    pool = read(tmp_path / "slides.csv")
+    assert {name: item.medium for name, item in pool[0].media.items()} == {"slide": "slide", "mask": "image"}
+    task = SlideDetection(**TASK, **WORDS, barcode="barcode")
+    records = task.predict(Nuclei(), pool)
+    assert records["group"].to_pylist() == ["TCGA-AA-0001"] * 2 + ["TCGA-AA-0002", "TCGA-AA-0003"]
+    assert task.score(records).n_groups == 3
+    segmentation = SlideSegmentation(**TASK, **WORDS, barcode="barcode", validation=pool.select([0]))
+    with pytest.raises(DataError, match="patient 'TCGA-AA-0001' has slides in both"):
+        segmentation.predict(Nuclei(), pool.select([1, 2]))
+    (tmp_path / "slides.csv").write_text("\n".join([*lines[:2], lines[2].replace(f",{names[1]}", ",slide-7")]))
+    with pytest.raises(DataError, match=r"row 1, field 'barcode': barcode 'slide-7' names no patient"):
+        task.predict(Nuclei(), read(tmp_path / "slides.csv"))

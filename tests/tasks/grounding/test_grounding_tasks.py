@@ -155,6 +155,90 @@ def test_what_lvis_did_not_look_for_is_left_out() -> None:
     assert result.notes["ap_by_class"]["plate"] == pytest.approx(0.25, abs=0.01)
 
 
+def test_names_are_asked_in_words_and_crowds_do_not_count() -> None:
+    image = ArrayImage(np.zeros((40, 40, 3), np.uint8))
+    regions = (Region(LEFT, "bow_(weapon)"), Region(RIGHT, "bow_(ribbon)"), Region(FAR, "aerosol_can", attributes=("crowd",)))
+    rows = Pool.from_samples([Sample("a", image, regions=(*regions, Region(LEFT, "aerosol_can")))], name="made")
+    model = Told({"bow": [(LEFT, 0.9), (RIGHT, 0.8)], "aerosol can": [(FAR, 0.9), (LEFT, 0.5)]})
+    result = OpenDetection().score(OpenDetection().predict(model, rows))
+    # What lies in the crowd is left out; both kinds of bow are found where either is.
+    assert result.notes["ap_by_class"] == pytest.approx({"aerosol_can": 1, "bow_(weapon)": 1, "bow_(ribbon)": 0.5})
+    as_they_stand = OpenDetection(wording="as_is")
+    assert as_they_stand.score(as_they_stand.predict(model, rows)).value == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lvis_is_counted_as_faster_coco_eval_counts_it(seed: int) -> None:
+    fast = pytest.importorskip("faster_coco_eval")
+    rng = np.random.default_rng(seed)
+
+    def boxes(count: int) -> Any:
+        low = rng.integers(0, 25, (count, 2))
+        return np.concatenate([low, rng.integers(4, 15, (count, 2))], 1).tolist()
+
+    names = ["a", "b", "c"]
+    truth = [
+        {"id": n + 1, "image_id": int(rng.integers(6)) + 1, "category_id": int(rng.integers(3)) + 1, "bbox": box,
+         "area": box[2] * box[3], "iscrowd": 0}
+        for n, box in enumerate(boxes(20))
+    ]  # fmt: skip
+    images = [
+        {"id": n + 1, "file_name": "", "neg_category_ids": rng.permutation(3)[:1].tolist(), "not_exhaustive_category_ids": []}
+        for n in range(6)
+    ]
+    for image in images:
+        there = {row["category_id"] for row in truth if row["image_id"] == image["id"]}
+        image["neg_category_ids"] = [k + 1 for k in image["neg_category_ids"] if k + 1 not in there]
+        image["not_exhaustive_category_ids"] = sorted(there)[: int(rng.integers(2))]
+    found = []
+    for row, box in zip(rng.integers(20, size=90), boxes(90), strict=True):
+        near = rng.random() < 0.5
+        kept = truth[row]["bbox"] if near else box
+        image = truth[row]["image_id"] if near else int(rng.integers(6)) + 1
+        kind = truth[row]["category_id"] if near else int(rng.integers(3)) + 1
+        found.append({"image_id": image, "category_id": kind, "bbox": kept, "score": round(float(rng.random()), 6)})
+    gold = fast.COCO()
+    gold.dataset = {
+        "images": images,
+        "annotations": [dict(row) for row in truth],
+        "categories": [{"id": k + 1, "name": name, "frequency": "f"} for k, name in enumerate(names)],
+    }
+    gold.createIndex()
+    scorer = fast.COCOeval_faster(gold, gold.loadRes([dict(row) for row in found]), "bbox", lvis_style=True, print_function=print)
+    scorer.params.maxDets = [300]
+    scorer.evaluate()
+    scorer.accumulate()
+    wanted = scorer.eval["precision"][:, :, :, 0, -1].mean(1).mean(0)
+
+    def corners(box: Sequence[float]) -> tuple[float, float, float, float]:
+        return (float(box[0]), float(box[1]), float(box[0] + box[2]), float(box[1] + box[3]))
+
+    samples = []
+    for number, image in enumerate(images):
+        regions = [Region(corners(r["bbox"]), names[r["category_id"] - 1]) for r in truth if r["image_id"] == image["id"]]
+        extras = {
+            "absent": [names[k - 1] for k in image["neg_category_ids"]],
+            "partial": [names[k - 1] for k in image["not_exhaustive_category_ids"]],
+        }
+        pixels = ArrayImage(np.full((40, 40, 3), number, np.uint8))
+        samples.append(Sample(f"s{number}", pixels, regions=tuple(regions), extras=extras))
+
+    class Found:
+        name = "found"
+
+        def detect(
+            self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = (), top: int = 100
+        ) -> list[SceneGraph]:
+            number = int(images[0].pixels_HWC[0, 0, 0]) + 1
+            mine = [row for row in found if row["image_id"] == number]
+            return [SceneGraph(tuple(Region(corners(r["bbox"]), names[r["category_id"] - 1], score=r["score"]) for r in mine))]
+
+    task = OpenDetection(rule="fixed")
+    result = task.score(task.predict(Found(), Pool.from_samples(samples, name="made")))
+    by_class = result.notes["ap_by_class"]
+    np.testing.assert_allclose([by_class[name] for name in names], wanted, atol=1e-9)
+
+
 def test_data_without_phrases_say_so_and_the_tasks_are_found_by_name() -> None:
     plain = Pool.from_samples([Sample("a", ArrayImage(np.zeros((8, 8, 3), np.uint8)))], name="plain")
     model = Told({})

@@ -15,7 +15,9 @@ from diptych.index.embed import embed_texts, image_blocks
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.tasks._scoring.prompt_screening import screened, screening_scores
 from diptych.tasks._scoring.slide_scores import cosines
+from diptych.tasks.domains.slide_detection import SlideDetection, auroc
 from diptych.tasks.pairs.zero_shot import ZeroShot
+from diptych.worlds.tissue.slides import slides
 from diptych.worlds.tissue.tree import FAMILIES, LEAVES, tissue_ontology
 from diptych.worlds.tissue.world import NORMAL_NAMES, tissue
 
@@ -113,6 +115,31 @@ class Screened:
         taken = np.argsort(-order_S, kind="stable")[:half]
         acc = float((cosines(vector_ND, class_KD).argmax(1) == truth_N).mean())
         return {"acc": acc, "sound": float(1 - wrong_S[taken].mean())}
+
+
+@dataclass(frozen=True)
+class SlidesDetected:
+    """Trains `recipe` on tiles, then asks whole slides of patients that nobody has trained on whether they show a tumour.
+
+    "auroc" by `score`: "share", that of the tiles that are named a tumour, or "pooled", the mean of all tiles named once. No prompt is
+    chosen.
+    """
+
+    recipe: PairRecipe
+    data: Tissue
+    score: Literal["share", "pooled"] = "share"
+    learns: bool = True
+    slides: int = 60
+    tiles: int = 10
+
+    def __call__(self, cell: Cell) -> Scores:
+        model = self.data.model(self.recipe, self.data.rows(cell), cell, learns=self.learns)
+        count = 4 if cell.smoke else self.slides
+        tumour = (*FAMILIES, *LEAVES)
+        task = SlideDetection(size=48, templates=TEMPLATES, best=0, draws=1, normal=NORMAL_NAMES, tumour=tumour)
+        records = task.predict(model, slides(count, seed=cell.seed, split="test", tiles=self.tiles))
+        truth_N = np.asarray(records.column("tumour").to_pylist(), bool)
+        return {"auroc": auroc(np.asarray(records.column(self.score).to_pylist()), truth_N)}
 
 
 def worded(kinds: tuple[str, ...], sets: int, seed: int) -> tuple[list[list[str]], np.ndarray[Any, np.dtype[np.bool_]]]:

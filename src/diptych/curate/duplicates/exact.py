@@ -17,6 +17,7 @@ import numpy as np
 from diptych.core.contracts import Curated, Dataset, Drop
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.progress import shown
 from diptych.curate.engine.costs import planned
 from diptych.data.media.decode import decode
 
@@ -38,7 +39,8 @@ class ExactDuplicates:
         dropped: list[Drop] = []
         original: dict[str, str] = {}
         first: dict[bytes, str] = {}
-        for row in sorted(range(len(data)), key=data.uids.__getitem__):
+        order = sorted(range(len(data)), key=data.uids.__getitem__)
+        for row in shown(order, len(order), "looking at pictures", least=100):
             uid, image = data.uids[row], data[row].image
             if image is None:
                 kept.append(uid)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from diptych.core.config import config_hash
+from diptych.core.progress import shown
 from diptych.data.columns import read_parquet, write_parquet
 
 ROWS = 131_072
@@ -35,7 +36,8 @@ class Parts:
         `name` tells several such passes of a step apart. An empty table is worked on once, for its schema.
         """
         made = []
-        for number, start in enumerate(range(0, max(1, table.num_rows), self.rows)):
+        starts = range(0, max(1, table.num_rows), self.rows)
+        for number, start in enumerate(shown(starts, len(starts), name.partition("-")[0], least=2)):
             path = self._path(name, number)
             if path is not None and path.is_file():
                 made.append(read_parquet(path))

@@ -53,12 +53,16 @@ class TemplateGrammar:
         phrases = dict.fromkeys(tuple(name.lower().split()) for name in self.relations)
         return {phrase: place for place, phrase in enumerate(sorted(phrases, key=len, reverse=True))}
 
+    @cached_property
+    def _longest(self) -> int:
+        """Words of the longest phrase."""
+        return max(map(len, self._places))
+
     def _clause(self, words: list[str]) -> Spans | None:
-        longest = max(map(len, self._places))
         spans = (
             (self._places[phrase], start, phrase)
             for start in range(1, len(words) - 1)
-            for stop in range(start + 1, min(start + longest, len(words) - 1) + 1)
+            for stop in range(start + 1, min(start + self._longest, len(words) - 1) + 1)
             if (phrase := tuple(words[start:stop])) in self._places
         )
         for _, start, phrase in sorted(spans):

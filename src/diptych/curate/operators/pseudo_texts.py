@@ -3,7 +3,8 @@
 Each attribute's phrases are put into a prompt and compared with the picture. Required attributes (age, gender, upper and lower clothes,
 action, hair) take the phrase of the highest cosine; optional ones (bag, glasses, hat and others) take it only where the softmax over their
 phrases is above `sure`. The column ``pseudo_attributes`` holds what was found, as "attribute: phrase"; `unipt` draws a sentence of it anew
-each time that it sees the picture. The column ``synthetic_caption`` holds one sentence each for recipes that read captions. No row leaves.
+each time that it sees the picture. The column ``synthetic_caption`` holds one sentence each for recipes that read captions,
+and ``template`` which wording it has ("persons/17"). No row leaves.
 
 Cost: one embedding a row, and one a phrase. The text is a machine's guess; recipes know it by its origin, synthetic.
 """
@@ -25,9 +26,9 @@ from diptych.core.randomness import keyed_rng
 from diptych.curate.engine.costs import planned
 from diptych.curate.engine.embedding import embedded, open_embedder
 from diptych.curate.engine.parts import Parts
-from diptych.data.text.person_texts import ABSENT, OPTIONAL, REQUIRED, combine, prompt, templates
+from diptych.data.text.person_texts import ABSENT, BANK, OPTIONAL, REQUIRED, combine, prompt, templates
 
-COLUMN, CAPTION = "pseudo_attributes", "synthetic_caption"
+COLUMN, CAPTION, TEMPLATE = "pseudo_attributes", "synthetic_caption", "template"
 Phrases = Mapping[str, Sequence[str]]
 
 
@@ -82,11 +83,13 @@ class PseudoTexts:
         for uid, image_D in zip(seen.uids, seen.vector_ND, strict=True):
             cosine = {name: vector_PD @ image_D for name, vector_PD in vectors.items()}
             found[uid] = conquer(cosine, required, optional, sure=self.sure, scale=self.scale)
-        captions = {uid: self._sentence(uid, of_row) for uid, of_row in found.items()}
+        said = {uid: self._sentence(uid, of_row) for uid, of_row in found.items()}
+        captions = {uid: text for uid, (text, _) in said.items()}
+        wordings = {uid: f"{BANK}/{number}" for uid, (_, number) in said.items()}
         attributes = {uid: [f"{name}: {phrase}" for name, phrase in of_row.items()] for uid, of_row in found.items()}
         kept = tuple(uid for uid in sorted(data.uids) if uid not in seen.unreadable)
         dropped = tuple(Drop(uid, self.slug, f"unreadable: {why}") for uid, why in sorted(seen.unreadable.items()))
-        columns = {COLUMN: attributes, CAPTION: captions} if found else {}
+        columns = {COLUMN: attributes, CAPTION: captions, TEMPLATE: wordings} if found else {}
         return Curated(kept, dropped, columns, time.perf_counter() - start)
 
     def _choices(self, name: str) -> tuple[str, ...]:
@@ -94,10 +97,10 @@ class PseudoTexts:
             return REQUIRED[name]
         return (*OPTIONAL[name], ABSENT[name]) if self.absent else OPTIONAL[name]
 
-    def _sentence(self, uid: str, found: Mapping[str, str]) -> str:
+    def _sentence(self, uid: str, found: Mapping[str, str]) -> tuple[str, int]:
         rng = keyed_rng("pseudo texts", self.seed, uid)
         number = int(rng.integers(self.templates))
-        return combine(found, number, rng, count=self.templates, exchanged=self.exchanged)
+        return combine(found, number, rng, count=self.templates, exchanged=self.exchanged), number
 
 
 def phrase_vectors(model: Embedder, attribute: str, phrases: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -23,6 +23,7 @@ from diptych.core.config import config_hash
 from diptych.core.contracts import Curated, Dataset, Drop, Relater
 from diptych.core.errors import ConfigError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
+from diptych.core.progress import shown
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Relation
 from diptych.curate.operators.caption_triplets import CaptionParser, LabelLinker, Spans
@@ -131,7 +132,7 @@ class RelationTags:
         dropped: list[Drop] = []
         relations: dict[str, list[dict[str, Any]]] = {}
         counts: dict[str, dict[str, int]] = {}
-        for row in range(len(data)):
+        for row in shown(range(len(data)), len(data), "tagging relations"):
             sample = data[row]
             if reason := impossible(sample):
                 dropped.append(Drop(sample.uid, self.slug, reason))

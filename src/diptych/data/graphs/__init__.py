@@ -35,8 +35,8 @@ _FORMATS = {
     "open-images": ("open_images", "read", "write"),
     "open-images-csv": ("open_images_csv", "read", "write"),
 }
-_READ_ONLY = {"mdetr": "mdetr", "flickr30k-entities": "flickr30k_entities", "omnilabel": "omnilabel"}
-"""Sentences with phrases that have boxes: read, not written."""
+_READ_ONLY = {"mdetr": "mdetr", "flickr30k-entities": "flickr30k_entities", "lvis": "lvis", "omnilabel": "omnilabel"}
+"""Sentences with phrases that have boxes, and boxes of which not all were drawn: read, not written."""
 FORMATS = tuple(_FORMATS)
 """Names for `format`, in `read`, `write` and on the command line."""
 
@@ -55,6 +55,7 @@ _BELOW = ("annotations", "vcoco", "data/vcoco", "psg")
 _BY_KEYS = (  # keys that a JSON file must have, and one that it must not have
     ("mdetr", ("images", "annotations", "tokens_positive"), ""),
     ("omnilabel", ("images", "descriptions", "description_ids"), ""),
+    ("lvis", ("images", "categories", "neg_category_ids", "not_exhaustive_category_ids"), ""),
     ("hico-det", ("hoi_annotation",), ""),
     ("v-coco", ("action_name", "role_object_id"), ""),
     ("hico-det-pairs", ("boxes_h", "correspondence"), ""),

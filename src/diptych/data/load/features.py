@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from diptych.core.errors import DataError
 from diptych.core.files import atomic_folder
 from diptych.core.progress import shown
+from diptych.data.load.content_features import DIGESTS
 
 Vectors = npt.NDArray[np.float32]
 
@@ -38,9 +39,10 @@ class FeatureTable:
         *,
         block: int = 2048,
         what: str = "features",
+        digests: Sequence[bytes] | None = None,
     ) -> FeatureTable:
         """Open the table at `folder`, or compute it first, under a bar that says `what`: `encode` gets positions in `keys` and returns one
-        row for each.
+        row for each. `digests`, 16 bytes a row, may be a list that `encode` fills: what the rows are of, for `content_features`.
 
         Appears only when it is whole; a kill while it is computed costs the work and leaves nothing behind.
         """
@@ -52,6 +54,8 @@ class FeatureTable:
             parts = [encode(rows) for rows in shown(blocks, len(blocks), said)]
             with atomic_folder(folder) as work:
                 pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), work / "keys.parquet")
+                if digests:
+                    np.save(work / DIGESTS, np.frombuffer(b"".join(digests), np.uint8).reshape(len(keys), 16), allow_pickle=False)
                 np.save(work / "values.npy", np.concatenate(parts).astype(np.float32), allow_pickle=False)
         return cls(folder)
 

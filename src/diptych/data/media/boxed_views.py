@@ -55,6 +55,11 @@ def augmented(picture: Boxed, rng: np.random.Generator, *, count: int = 2, level
     return picture
 
 
+def augmented_alone(image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
+    """`augmented` of a picture in which no box is known."""
+    return augmented((image_HWC, None), rng)[0]
+
+
 def moved(picture: Boxed, forward: Affine) -> Boxed:
     """The picture under x' = a x + b y + c, y' = d x + e y + f, at its own size; the box becomes the bounds of what is left of it."""
     image_HWC, box = picture

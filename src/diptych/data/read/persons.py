@@ -25,7 +25,8 @@ LICENCE, CONSENT = "research only", "not stated"
 PATHS = ("file_path", "img_path")
 IMAGES = ("imgs", "images", "")
 """Folders beside the file where the pictures may lie."""
-MARKET_FOLDERS = {"bounding_box_train": "train", "bounding_box_test": "gallery", "query": "query"}
+MARKET_FOLDERS = {"bounding_box_train": ("train", ""), "bounding_box_test": ("test", "gallery"), "query": ("test", "query")}
+"""Split and role of what lies in each."""
 MARKET = re.compile(r"(-1|\d{4,})_c(\d+)s(\d+)_(\d+)_(\d+)")
 JUNK, DISTRACTOR = -1, 0
 
@@ -107,9 +108,10 @@ def is_market(root: Path) -> bool:
 def market_rows(root: Path, bad: list[Bad]) -> Iterator[dict[str, Any]]:
     """A row a picture, with identity and camera out of its name, "0002_c1s1_000451_03.jpg": person 2, camera 1, sequence 1, frame 451.
 
-    Junk (-1) is left out and said so; distractors (0000) show nobody's query, and each is its own group.
+    Query and gallery are one split, "test", told apart by the column "role". Junk (-1) is left out and said so; distractors (0000) show
+    nobody's query, and each is its own group.
     """
-    for folder, split in MARKET_FOLDERS.items():
+    for folder, (split, role) in MARKET_FOLDERS.items():
         for file in sorted((root / folder).iterdir()):
             if file.suffix.lower() not in (".jpg", ".png", ".jpeg"):
                 continue
@@ -130,6 +132,7 @@ def market_rows(root: Path, bad: list[Bad]) -> Iterator[dict[str, Any]]:
                 "sequence": sequence,
                 "frame": frame,
                 "split": split,
+                **({"role": role} if role else {}),
                 "licence": LICENCE,
                 "consent": CONSENT,
                 "source": "Market-1501",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diptych.core.errors import DataError
+from diptych.core.registry import MEDIA
 
 IMAGE_NAMES = (
     ("image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "file", "img", "img_path"),
@@ -104,11 +105,16 @@ class Chosen:
 
 def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: bool = True, media_columns: bool = True) -> Chosen:
     """Match what is wanted with the columns that are there. No column is taken for the image where images are known already, and
-    none has to be there where other media are. `media_columns`: whether `wanted.media` names columns, not endings of files."""
+    none has to be there where other media are. `media_columns`: whether `wanted.media` names columns, not endings of files. Of a table
+    without pictures, columns that are called as a medium is ("slide", "clip") hold that medium, and "mask" beside a slide its mask."""
     asked_media = (wanted.media or {}) if media_columns else {}
     media = {str(_named(name, names, file)): medium for name, medium in asked_media.items()}
     names = [name for name in names if name not in media]
     image = (_named(wanted.image, names, file) or _guess("image", IMAGE_NAMES, names, file)) if image_needed else None
+    if image is None and image_needed and media_columns and wanted.media is None:
+        media = {name: name for name in names if name in MEDIA and name not in ("image", "images")}
+        media |= {"mask": "image"} if "slide" in media and "mask" in names else {}
+        names = [name for name in names if name not in media]
     if image is None and image_needed and not media:
         raise DataError(f"no column looks like images; columns are {', '.join(names)}", file=file, expected="image=COLUMN")
     if wanted.text is not None:

@@ -7,6 +7,8 @@ TCGA-BP-4161-01Z-00-DX1.a5c24186-a438-4c65-857e-d6da30340342
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
@@ -28,12 +30,17 @@ def patient_of(barcode: str) -> str:
     return found.group().upper()
 
 
-def grouped_by_patient(pool: Pool, column: str = "uid") -> Pool:
-    """The pool with the patient of each barcode as its group. Raises DataError with the row of one that names none."""
+def patient_column(column: str, values: Sequence[Any], *, file: str = "") -> list[str]:
+    """The patient of each row's barcode. Raises DataError with the row of one that names none."""
     patients = []
-    for row, barcode in enumerate(pool.column(column)):
+    for row, barcode in enumerate(values):
         try:
             patients.append(patient_of(str(barcode)))
         except DataError as error:
-            raise DataError(error.problem, file=pool.name, row=row, field=column, expected=error.expected) from error
-    return pool.with_columns({"group": patients})
+            raise DataError(error.problem, file=file, row=row, field=column, expected=error.expected) from error
+    return patients
+
+
+def grouped_by_patient(pool: Pool, column: str = "uid") -> Pool:
+    """The pool with the patient of each barcode as its group. Raises DataError with the row of one that names none."""
+    return pool.with_columns({"group": patient_column(column, pool.column(column), file=pool.name)})

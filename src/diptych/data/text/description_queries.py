@@ -13,6 +13,7 @@ Entities of a query are what the caller calls them: names of classes, places of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,6 +34,19 @@ BEFORE = "Detect: "
 CLASSES = 8
 TOKENS = 254
 WORDS = 180
+
+
+def spoken(name: str) -> str:
+    """The name of a class as it stands in a query: without what is in brackets, underscores as blanks, "whole:part" as "part of whole" (as
+    released for COCO, LVIS and the rest; a blank that is left at an end is dropped).
+
+    >>> spoken("aerosol_can"), spoken("bow_(weapon)"), spoken("Chair:Leg")
+    ('aerosol can', 'bow', 'Leg of Chair')
+    """
+    if name.count(":") == 1:
+        whole, part = name.split(":")
+        return f"{spoken(part)} of {spoken(whole)}"
+    return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ").strip() or name
 
 
 def described(name: str, noun: Noun, entity: Entity, *, named: bool = True, positive: Positive = "partial") -> SpanText:
@@ -124,8 +138,8 @@ class ClassQueries:
     def piece(self, name: str, knowledge: Knowledge, *, named: bool = True) -> SpanText:
         """What asks for one class."""
         if self.form == "name" or (self.missing == "name" and name not in knowledge):
-            return SpanText(f"{name}. ", {name: ((0, len(name)),)})
-        return described(name, knowledge[name], name, named=named, positive=self.positive)
+            return SpanText(f"{spoken(name)}. ", {name: ((0, len(spoken(name))),)})
+        return described(spoken(name), knowledge[name], name, named=named, positive=self.positive)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,17 @@ def knowledge_of(samples: Iterable[Sample]) -> Knowledge | None:
     return Knowledge(dict(sorted(nouns.items()))) if nouns else None
 
 
+def answered(text: str) -> Noun | None:
+    """What a language model wrote about a noun; None for a text that is no such JSON.
+
+    >>> answered('{"type": "vessel", "description": "round; has a handle"}')
+    Noun(kind='a kind of vessel', description=('round', 'has a handle'), similar=(), frequency=0)
+    >>> answered("a vessel") is None
+    True
+    """
+    return _noun(text, 0, "the answer")
+
+
 def _entries(value: Any, where: str) -> Iterator[tuple[str, Any, int]]:
     expected = '{noun: {"type", "description", "similar objects"}}, {noun: [answer, frequency]} or [{"object", "gpt3_output"}]'
     if isinstance(value, list):

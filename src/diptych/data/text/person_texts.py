@@ -18,6 +18,8 @@ import numpy as np
 
 from diptych.core.errors import ConfigError
 
+BANK = "persons"
+"""Template 17 of these goes by the name "persons/17"."""
 COLOURS = ("black", "white", "grey", "red", "green", "blue", "yellow", "purple", "orange", "pink", "brown")
 REQUIRED: dict[str, tuple[str, ...]] = {
     "age": ("child", "young", "middle-aged", "elderly"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 
 PLACE = "{}"
+HELD_OUT = 0.25
+"""The share of a bank's wordings that `part` leaves to evaluation."""
+Wordings = Literal["all", "training", "held_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,17 @@ class PromptBank:
         return self._only([_wording(t) not in held for t in self.templates]), self._only(
             [_wording(t) in held for t in self.templates]
         )
+
+    def part(self, wordings: Wordings) -> Self:
+        """All wordings, those that training may draw, or those that it never does, the same in every process; ids stay.
+
+        >>> ids = [set(PATHOLOGY.part(part).ids) for part in ("training", "held_out", "all")]
+        >>> len(ids[0] & ids[1]), ids[0] | ids[1] == ids[2]
+        (0, True)
+        """
+        if wordings not in get_args(Wordings):
+            raise ConfigError(f"wordings are {wordings!r} (expected {' | '.join(get_args(Wordings))})")
+        return self if wordings == "all" else self.split(HELD_OUT)[wordings == "held_out"]
 
     def _only(self, keep: Sequence[bool]) -> Self:
         return type(self)(

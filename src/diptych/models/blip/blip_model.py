@@ -146,7 +146,7 @@ class BlipModel(Embedding):
                 "length": text.length,
                 "width": text.width,
                 "layers": len(text.blocks),
-                "heads": block.reading.heads,
+                "heads": block.writing.heads,
                 "mlp_ratio": block.mlp_in.out_features / text.width,
                 "dropout": text.dropout,
             },

@@ -13,53 +13,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.layers.post_norm import PostNormAttention
 
 Mode = Literal["read", "write"]
 
 
-class BlipAttention(nn.Module):
-    """norm(x + attention(x, source)), post-norm as in BERT. The source may be of another width (a picture's tokens)."""
-
-    def __init__(self, width: int, heads: int, source_width: int, *, dropout: float, eps: float) -> None:
-        super().__init__()
-        if width % heads:
-            raise ConfigError(
-                f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
-            )
-        self.heads, self.dropout = heads, dropout
-        self.query = nn.Linear(width, width)
-        self.key, self.value = nn.Linear(source_width, width), nn.Linear(source_width, width)
-        self.out = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=eps)
-
-    def forward(self, x_BLD: Tensor, source_BPD: Tensor, may: Tensor | None) -> Tensor:
-        """`may` is True where a token may be read, broadcastable to [B, H, L, P]."""
-        q_BHLE, k_BHPE, v_BHPE = (
-            layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, given in ((self.query, x_BLD), (self.key, source_BPD), (self.value, source_BPD))
-        )
-        dropout = self.dropout if self.training else 0.0
-        read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHPE, v_BHPE, attn_mask=may, dropout_p=dropout)
-        added_BLD = F.dropout(self.out(read_BHLE.transpose(1, 2).flatten(2)), self.dropout, self.training)
-        out_BLD: Tensor = self.norm(x_BLD + added_BLD)
-        return out_BLD
-
-
 class BlipBlock(nn.Module):
-    """Self-attention (one for reading, one for writing), cross-attention where there is a picture, two layers."""
+    """Self-attention (one for reading, unless `reads` is False, one for writing), cross-attention where there is a picture, two layers."""
 
-    def __init__(self, width: int, heads: int, image_width: int, *, mlp_width: int, dropout: float, eps: float) -> None:
+    def __init__(
+        self, width: int, heads: int, image_width: int, *, mlp_width: int, dropout: float, eps: float, reads: bool = True
+    ) -> None:
         super().__init__()
         options = {"dropout": dropout, "eps": eps}
-        self.reading = BlipAttention(width, heads, width, **options)
-        self.writing = BlipAttention(width, heads, width, **options)
-        self.cross = BlipAttention(width, heads, image_width, **options)
+        self.reading = PostNormAttention(width, heads, width, **options) if reads else None
+        self.writing = PostNormAttention(width, heads, width, **options)
+        self.cross = PostNormAttention(width, heads, image_width, **options)
         self.mlp_in, self.mlp_out = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
         self.dropout = dropout
 
     def forward(self, x_BLD: Tensor, may: Tensor, image_BPD: Tensor | None, mode: Mode) -> Tensor:
-        x_BLD = (self.writing if mode == "write" else self.reading)(x_BLD, x_BLD, may)
+        attention = self.writing if mode == "write" else self.reading
+        if attention is None:
+            raise ConfigError("this text transformer only writes (expected one with reads True)")
+        x_BLD = attention(x_BLD, x_BLD, may)
         if image_BPD is not None:
             x_BLD = self.cross(x_BLD, image_BPD, None)
         thought_BLD = F.dropout(self.mlp_out(F.gelu(self.mlp_in(x_BLD))), self.dropout, self.training)
@@ -71,7 +49,7 @@ class BlipText(nn.Module):
     """Token ids to one vector a token; logits of the next token when it writes.
 
     The ids of `decode_id` and `read_id` stand behind the tokenizer's: they take the place of the start mark when a text is written, and
-    when it is read with a picture. The output layer is the word embedding.
+    when it is read with a picture. The output layer is the word embedding. `reads` False leaves out what reading alone needs.
 
     spread  deviation of fresh weights of linear layers: BERT's, for a width of 768. In a narrow transformer they would hardly add to what
             goes past them, and every text would read alike for long
@@ -90,6 +68,7 @@ class BlipText(nn.Module):
         dropout: float = 0.1,
         eps: float = 1e-12,
         spread: float = 0.02,
+        reads: bool = True,
     ) -> None:
         super().__init__()
         self.vocab_size, self.length, self.width, self.heads, self.dropout = vocab_size, length, width, heads, dropout
@@ -98,7 +77,7 @@ class BlipText(nn.Module):
         self.position_LD = nn.Parameter(torch.empty(length, width))
         self.norm = nn.LayerNorm(width, eps=eps)
         self.blocks = nn.ModuleList(
-            BlipBlock(width, heads, image_width, mlp_width=int(width * mlp_ratio), dropout=dropout, eps=eps)
+            BlipBlock(width, heads, image_width, mlp_width=int(width * mlp_ratio), dropout=dropout, eps=eps, reads=reads)
             for _ in range(layers)
         )
         self.head = nn.Linear(width, width)

@@ -20,6 +20,7 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.linear_map import procrustes_map, ridge_map
+from diptych.models.towers.outputs import Tower
 
 Solution = Literal["least_squares", "ridge", "procrustes", "robust"]
 
@@ -59,13 +60,21 @@ class StandardMap(nn.Module):
         return (embedding_VE - self.word_mean_E) / self.word_std_E
 
 
+class ImagesAlone(nn.Module):
+    """An image encoder without a text side: its feature is what its classifier would see, as the released code reads BEiT and ViT."""
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__()
+        self.image_tower, self.image_projection, self.width = tower, nn.Identity(), tower.width
+
+
 class SemanticMap(nn.Module):
     """Image encoder and language model, which stay as they are, and the map between them.
 
     words  how many rows of the embedding table belong to the vocabulary; tables are often longer
     """
 
-    def __init__(self, joint: DualEncoder, language: LanguageModel, *, words: int) -> None:
+    def __init__(self, joint: DualEncoder | ImagesAlone, language: LanguageModel, *, words: int) -> None:
         super().__init__()
         self.joint, self.language, self.words = joint, language, words
         self.map = StandardMap(joint.width, language.width)
@@ -84,12 +93,13 @@ class SemanticMap(nn.Module):
         return self
 
     def image_features(self, image_BCHW: Tensor) -> Tensor:
-        """[B, D]: the image in the joint space, not normalised."""
+        """[B, D]: the image in the joint space, or in that of its encoder alone, not normalised."""
         feature_BD: Tensor = self.joint.image_projection(self.joint.image_tower(image_BCHW).pooled_BD)
         return feature_BD
 
     def text_features(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """[B, D]: a text in the joint space, not normalised."""
+        """[B, D]: a text in the joint space, not normalised. An image encoder alone has none."""
+        assert isinstance(self.joint, DualEncoder)
         feature_BD: Tensor = self.joint.text_projection(self.joint.text_tower(text_BL, mask_BL).pooled_BD)
         return feature_BD
 

@@ -8,20 +8,24 @@ from torch import Tensor
 from diptych.core.errors import ShapeError
 
 
-def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor) -> Tensor:
+def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor, count_B: Tensor | None = None) -> Tensor:
     """`word_BLD` with the tokens of each row's picture, in order, in the places where `slot_BL` is True. [B, L, D]
 
+    With `count_B` a row has so many pictures, and `picture_BKD` holds those of all rows, one row's after another's.
     Embeddings are taken as the language model's own table gives them: Gemma multiplies them by the root of its width, and what is
     spliced stands beside the product. Raises ShapeError where a row has more or fewer places than a picture has tokens.
     """
-    if picture_BKD.ndim != 3 or picture_BKD.shape[::2] != word_BLD.shape[::2]:
+    pictures = len(word_BLD) if count_B is None else int(count_B.sum())
+    if picture_BKD.ndim != 3 or len(picture_BKD) != pictures or picture_BKD.shape[2] != word_BLD.shape[2]:
         raise ShapeError(
-            f"pictures must be [B, K, D] of the B and D of the words {list(word_BLD.shape)}; got {list(picture_BKD.shape)}"
+            f"pictures must be [{pictures}, K, D], with the D of the words {list(word_BLD.shape)}; got {list(picture_BKD.shape)}"
         )
-    found_B = slot_BL.sum(1)
-    if bool((found_B != picture_BKD.shape[1]).any()):
-        row = int((found_B != picture_BKD.shape[1]).nonzero()[0])
-        raise ShapeError(f"row {row} has {int(found_B[row])} places for the {picture_BKD.shape[1]} tokens of its picture")
+    found_B, tokens = slot_BL.sum(1), picture_BKD.shape[1]
+    wanted_B = tokens * (torch.ones_like(found_B) if count_B is None else count_B)
+    if bool((found_B != wanted_B).any()):
+        row = int((found_B != wanted_B).nonzero()[0])
+        whose = "picture" if count_B is None else "pictures"
+        raise ShapeError(f"row {row} has {int(found_B[row])} places for the {int(wanted_B[row])} tokens of its {whose}")
     spliced_BLD: Tensor = word_BLD.masked_scatter(slot_BL[..., None], picture_BKD.to(word_BLD.dtype))
     return spliced_BLD
 

@@ -22,15 +22,20 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess
 from diptych.data.text.layout import Ids, Piece, Words, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.bridges.semantic_map import SemanticMap
+from diptych.models.bridges.semantic_map import ImagesAlone, SemanticMap
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.towers import image_tower
+
+IMAGES = "image_tower"
+"""What a folder within says of itself that holds an image encoder alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ class WordPrompt:
 
 
 class WordWriter:
-    """Answers `Generator` and `WordRanker`. `joint` chooses among the captions that the orders give, by cosine with the picture."""
+    """Answers `Generator` and `WordRanker`. `joint` chooses among the captions that the orders give, by cosine with the picture; where the
+    map reads an image encoder without a text side (`ImagesAlone`), it is another model than that."""
 
     kind: ClassVar[str] = "word_writer"
 
@@ -68,12 +74,14 @@ class WordWriter:
         prompt: WordPrompt,
         name: str,
         *,
+        images: Preprocess | None = None,
         folder: str = "",
         card: dict[str, Any] | None = None,
     ) -> None:
-        """folder  where the language model came from, when it is not saved with the rest"""
+        """images  how the encoder sees them; None: as `joint` does
+        folder  where the language model came from, when it is not saved with the rest"""
         self.model, self.joint, self.vocabulary, self.prompt, self.name = model, joint, vocabulary, prompt, name
-        self.preprocess, self.folder, self.card = joint.preprocess, folder, card or {}
+        self.preprocess, self.folder, self.card = images or joint.preprocess, folder, card or {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -172,8 +180,8 @@ class WordWriter:
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors with map and statistics, tokenizer.json; the joint model in `joint`, the language model in
-        `language` unless it has a folder of its own, which is then known by the hash of its weights."""
+        """config.json, model.safetensors with map and statistics, tokenizer.json; the joint model in `joint`, an image encoder alone in
+        `images`, the language model in `language` unless it has a folder of its own, which is then known by the hash of its weights."""
         config: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,
@@ -193,8 +201,13 @@ class WordWriter:
                 with quiet():
                     self.model.language.inner.save_pretrained(work / "language")
 
+        def images(work: Path) -> None:
+            if isinstance(self.model.joint, ImagesAlone):
+                spec = {"kind": IMAGES, "tower": self.model.joint.image_tower.spec}
+                write_model(work / "images", self.model.joint.image_tower, spec, f"The image encoder of {self.name}.\n")
+
         readme = model_card(self.name, config, parameters(self.model))
-        more = (self.vocabulary.tokenizer.save, lambda work: self.joint.save(work / "joint"), language)
+        more = (self.vocabulary.tokenizer.save, lambda work: self.joint.save(work / "joint"), images, language)
         write_model(folder, self.model.map, config, readme, *more)
 
     @classmethod
@@ -206,8 +219,20 @@ class WordWriter:
         language = LanguageModel.from_folder(away or folder / "language")
         if away and fingerprint(language, {}) != config["language_hash"]:
             raise RunError(f"{away} holds another language model than the one that '{config['name']}' was made for")
-        model = SemanticMap(joint.model, language, words=config["words"])
+        model = SemanticMap(_images_alone(folder / "images") or joint.model, language, words=config["words"])
         load_weights(model.map, folder)
         vocabulary = LanguageVocabulary(Tokenizer.load(folder), start=config["start"])
         settings = {**config["prompt"], "stops": tuple(config["prompt"]["stops"])}
-        return cls(model.eval(), joint, vocabulary, WordPrompt(**settings), config["name"], folder=away, card=config.get("card"))
+        images = Preprocess.from_json(config["preprocess"])
+        prompt = WordPrompt(**settings)
+        return cls(model.eval(), joint, vocabulary, prompt, config["name"], images=images, folder=away, card=config.get("card"))
+
+
+def _images_alone(folder: Path) -> ImagesAlone | None:
+    """The image encoder of a folder, None where there is none. The torch random state stays as it was."""
+    if not folder.is_dir():
+        return None
+    with torch.random.fork_rng(devices=[]):
+        tower = image_tower(**read_config(folder, IMAGES)["tower"])
+    load_weights(tower, folder)
+    return ImagesAlone(tower.eval())

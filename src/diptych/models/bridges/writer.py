@@ -19,7 +19,7 @@ from diptych.core.contracts import Written
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, words_about_one_picture
+from diptych.core.prompt import PromptLike, words_about_pictures
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.layout import Layout, Words, lay_out
@@ -34,12 +34,16 @@ from diptych.models.io.inference import evaluating, parts
 from diptych.models.io.streamed import Pieces, drawn
 from diptych.models.towers.towers import image_tower
 
+Asked = tuple[tuple[ImageSource, ...], str]
+"""The pictures of a request, and its words."""
+
 
 class BridgeWriter:
     """Answers `Generator`, `Streamer` and `Ranker`.
 
     template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
     length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
+    pictures    that a prompt may have; those behind the first come with it as `ImagePart(source=...)`
     request     words that are asked where a prompt is ""
     sign        what ends an answer in place of the end mark, "" for the end mark
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it
@@ -58,6 +62,7 @@ class BridgeWriter:
         *,
         connector: dict[str, Any],
         length: int = 0,
+        pictures: int = 1,
         space: str = " ",
         request: str = "",
         sign: str = "",
@@ -67,7 +72,7 @@ class BridgeWriter:
     ) -> None:
         self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
         self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
-        self.request, self.sign, self.card = request, sign, card or {}
+        self.request, self.sign, self.pictures, self.card = request, sign, pictures, card or {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,10 +91,10 @@ class BridgeWriter:
         **options: Any,
     ) -> list[str]:
         """An answer for each image; "" asks for what the template alone asks for. `options` are those of transformers' `generate`."""
-        asked = self._words(images, prompts)
+        asked = self._asked(images, prompts)
         found: list[str] = []
         with torch.no_grad(), evaluating(self.bridge):
-            for rows in parts(list(zip(images, asked, strict=True)), batch_size):
+            for rows in parts(asked, batch_size):
                 embed_BLD, layout = self._read(rows, max_tokens)
                 found += self.bridge.language.write(
                     embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends, **options
@@ -125,25 +130,25 @@ class BridgeWriter:
         seed: int = 0,
     ) -> Written:
         """The answer about one image, piece by piece (`Streamer`)."""
-        (words,) = self._words([image], [prompt])
+        asked = self._asked([image], [prompt])
         pieces = Pieces(self._written, {self.vocabulary.end_id, *self._ends}, heard)
         with torch.no_grad(), evaluating(self.bridge), drawn(temperature, top_p, seed) as options:
-            embed_1LD, layout = self._read([(image, words)], max_tokens)
+            embed_1LD, layout = self._read(asked, max_tokens)
             write = partial(
                 self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends
             )
             return pieces.write(write, read=int(layout.id_BL.shape[1]), **options)
 
-    def _read(self, rows: Sequence[tuple[ImageSource, str]], max_tokens: int) -> tuple[Tensor, Layout]:
+    def _read(self, rows: Sequence[Asked], max_tokens: int) -> tuple[Tensor, Layout]:
         """Pictures and prompts as the language model gets them; refused where no room is left for so many tokens."""
-        picture_BKD = self._pictures(rows)
-        layout = self._laid(picture_BKD, [words for _, words in rows], None)
+        picture_NKD, count_B = self._pictures(rows), [len(images) for images, _ in rows]
+        layout = self._laid(picture_NKD, count_B, [words for _, words in rows], None)
         if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
             raise ConfigError(
                 f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} places of '{self.name}', "
                 f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
             )
-        embed_BLD, _ = self.bridge.embed(picture_BKD, layout)
+        embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
         return embed_BLD, layout
 
     @one_or_many
@@ -156,18 +161,19 @@ class BridgeWriter:
         batch_size: int = 32,
     ) -> list[npt.NDArray[np.float64]]:
         """For each image [C, 2]: nats of each candidate over its tokens and the end mark, and how many those are."""
-        asked = self._words(images, prompts)
+        asked = self._asked(images, prompts)
         if len(candidates) != len(images):
             raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
         found = []
         with torch.no_grad(), evaluating(self.bridge):
-            for image, words, answers in zip(images, asked, candidates, strict=True):
-                picture_1KD = self._pictures([(image, words)])
+            for row, answers in zip(asked, candidates, strict=True):
+                picture_MKD, words = self._pictures([row]), row[1]
                 pairs = []
                 for some in parts(list(answers), batch_size):
-                    picture_BKD = picture_1KD.expand(len(some), -1, -1)
-                    layout = self._laid(picture_BKD, [words] * len(some), some)
-                    written = self.bridge.scored(picture_BKD, layout)
+                    count_B = [len(picture_MKD)] * len(some)
+                    picture_NKD = picture_MKD.repeat(len(some), 1, 1)
+                    layout = self._laid(picture_NKD, count_B, [words] * len(some), some)
+                    written = self.bridge.scored(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
                     pairs.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
                 found.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
         return found
@@ -184,24 +190,29 @@ class BridgeWriter:
                 found.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
         return np.concatenate(found)
 
-    def _words(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[str]:
+    def _asked(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[Asked]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        return [words_about_one_picture(prompt, model=self.name) or self.request for prompt in prompts]
+        found = []
+        for image, prompt in zip(images, prompts, strict=True):
+            words, more = words_about_pictures(prompt, model=self.name, most=self.pictures)
+            found.append(((image, *more), words or self.request))
+        return found
 
-    def _pictures(self, rows: Sequence[tuple[ImageSource, str]]) -> Tensor:
+    def _pictures(self, rows: Sequence[Asked]) -> Tensor:
+        """[N, K, D]: those of a row one after the other."""
         device = next(self.bridge.parameters()).device
-        image_BCHW = self.preprocess([decode(image, exact=True) for image, _ in rows]).to(device)
+        image_NCHW = self.preprocess([decode(image, exact=True) for images, _ in rows for image in images]).to(device)
         if self.reads is None:
-            return self.bridge.picture(image_BCHW)
+            return self.bridge.picture(image_NCHW)
         tokenizer, length = self.reads
         encoded = tokenizer.encode([words for _, words in rows], length)
         given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
-        return self.bridge.picture(image_BCHW, *given)
+        return self.bridge.picture(image_NCHW, *given)
 
-    def _laid(self, picture_BKD: Tensor, prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
-        slots = picture_BKD.shape[1]
-        rows = [self.template.pieces(slots, prompt) for prompt in prompts]
+    def _laid(self, picture_NKD: Tensor, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
+        tokens = picture_NKD.shape[1]
+        rows = [self.template.pieces(tokens * count, prompt) for count, prompt in zip(count_B, prompts, strict=True)]
         for row, answer in zip(rows, answers or (), strict=answers is not None):
             row.append(Words(self.space + answer + self.sign, answer=True, ends=not self.sign))
         layout = lay_out(rows, self.vocabulary, length=self.length, side="left" if answers is None else "right")
@@ -209,7 +220,7 @@ class BridgeWriter:
             raise ConfigError(
                 f"a candidate is longer than the {self.length} places of '{self.name}' allow (expected a shorter one)"
             )
-        return layout.to(picture_BKD.device)
+        return layout.to(picture_NKD.device)
 
     # ------------------------------------------------------------ kept
 
@@ -228,6 +239,7 @@ class BridgeWriter:
             "space": self.space,
             **({"request": self.request} if self.request else {}),
             **({"sign": self.sign} if self.sign else {}),
+            **({"pictures": self.pictures} if self.pictures > 1 else {}),
             "start": bool(self.vocabulary.start_ids),
             "text_length": self.length,
             "blind": bridge.blind,
@@ -282,6 +294,7 @@ class BridgeWriter:
             config["name"],
             connector=config["connector"],
             length=config["text_length"],
+            pictures=config.get("pictures", 1),
             space=config["space"],
             request=config.get("request", ""),
             sign=config.get("sign", ""),

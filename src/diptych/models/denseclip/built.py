@@ -1,4 +1,4 @@
-"""A `DenseSegmenter` from plain settings, with fresh weights or around the towers of a dual encoder that is there."""
+"""A `DenseSegmenter` or `DenseDetector` from plain settings, with fresh weights or around the towers of a dual encoder that is there."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch import nn
 from diptych.core.errors import ConfigError
 from diptych.data.text.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.denseclip.dense_detector import FIRST, DenseDetector
 from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Language, LanguageGuide
+from diptych.models.detection.anchor_boxes import AnchorShape
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.layers.prompt_bank import PromptBank
 from diptych.models.layers.text_refiner import TextRefiner
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.dense_tap import PyramidTap, dense_tap
+from diptych.models.towers.dense_tap import PyramidTap, ViTTap, dense_tap
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.text_embeddings import token_table
 from diptych.models.towers.towers import image_tower, text_tower
@@ -58,6 +60,22 @@ class DenseSettings:
 
 def dense_segmenter(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | None = None) -> DenseSegmenter:
     """The module; its image side is that of `encoder` and is trained, its text side is that of `encoder` and is frozen."""
+    tap, guide = _sides(settings, words, encoder)
+    return DenseSegmenter(tap, guide, len(settings.classes), width=settings.neck, dropout=settings.dropout)
+
+
+def dense_detector(
+    settings: DenseSettings, anchors: AnchorShape, tau: float, words: Tokenizer, encoder: DualEncoder | None = None
+) -> DenseDetector:
+    """The detector around the same sides."""
+    tap, guide = _sides(settings, words, encoder)
+    if isinstance(tap, ViTTap):
+        for step in tap.steps[:FIRST]:  # the finest map, which nothing reads
+            step.requires_grad_(False)
+    return DenseDetector(tap, guide, len(settings.classes), anchors, width=settings.neck, tau=tau)
+
+
+def _sides(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | None) -> tuple[Any, LanguageGuide | None]:
     encoder = encoder or _fresh(settings)
     if settings.language not in ("full", "score", "none"):
         raise ConfigError(f"language is {settings.language!r} (expected full | score | none)")
@@ -72,14 +90,14 @@ def dense_segmenter(settings: DenseSettings, words: Tokenizer, encoder: DualEnco
         tap = dense_tap(encoder.image_tower, encoder.image_projection, settings.width, **(options if vit else {}))
         if settings.language == "none":
             _freeze_head(tap)
-    guide = None
-    if settings.language != "none":
-        bank = PromptBank(token_table(encoder.text_tower).embedding_dim, settings.context, start="truncated", std=1.0)
-        guide = LanguageGuide(encoder.text_tower, encoder.text_projection, bank, _refiner(settings))
-        guide.set_classes(
-            class_prompts(settings.classes, words, settings.text_length, context=settings.context, tail="", fitted=True)
-        )
-    return DenseSegmenter(tap, guide, len(settings.classes), width=settings.neck, dropout=settings.dropout)
+    if settings.language == "none":
+        return tap, None
+    bank = PromptBank(token_table(encoder.text_tower).embedding_dim, settings.context, start="truncated", std=1.0)
+    guide = LanguageGuide(encoder.text_tower, encoder.text_projection, bank, _refiner(settings))
+    guide.set_classes(
+        class_prompts(settings.classes, words, settings.text_length, context=settings.context, tail="", fitted=True)
+    )
+    return tap, guide
 
 
 def _refiner(settings: DenseSettings) -> TextRefiner | None:

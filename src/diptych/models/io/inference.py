@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from torch import nn
 
+from diptych.core.progress import shown
+
+MANY = 8
+"""So many parts take long enough for a bar."""
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive parts of the items, `size` each, the last may be shorter."""
-    for start in range(0, len(items), size):
+    """Consecutive parts of the items, `size` each, the last may be shorter; many of them with a bar where a person is watching."""
+    starts = range(0, len(items), size)
+    for start in shown(starts, len(starts), f"{len(items):,} through the model", least=MANY):
         yield items[start : start + size]
 
 
@@ -27,3 +36,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def ahead(items: Sequence[T], work: Callable[[T], R], *, workers: int = 0) -> Iterator[R]:
+    """`work` of each item, in order; while one result is used the next ones are computed in threads. An error comes where its
+    result would have.
+
+    workers  0: as many as PyTorch has threads, four at most. One item is worked on where it is
+    """
+    if len(items) < 2:
+        yield from map(work, items)
+        return
+    workers = workers or min(4, torch.get_num_threads())
+    with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -19,15 +19,19 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from diptych.core.cache import cache_folder
 from diptych.core.contracts import Unit
 from diptych.core.errors import MissingExtra
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
+from diptych.data.load import content_features
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import HALF, Preprocess
 from diptych.models.io.folder import fingerprint
-from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.frozen_engine import Engine, engine_for, onnx_tower
+from diptych.models.io.inference import ahead, evaluating, parts
 from diptych.models.io.opened import is_address
 from diptych.models.layers.transformer import normalised
 from diptych.models.towers.outputs import Tower
@@ -71,6 +75,9 @@ MINILM = Entry(
 
 REMEMBERED = 20_000
 """Rows of features that an image encoder keeps in memory (about 100 MB at 1,280 numbers a row)."""
+
+AT_ONCE = 32
+"""Images of a batch at most: while it is encoded the next ones are decoded, which larger batches only put off."""
 
 
 class ImageEncoder(Protocol):
@@ -141,26 +148,40 @@ class FrozenImages:
         """The arguments of `image` that give this again."""
         return {"name": self.name, "image_size": self.preprocess.size, "resize": self.preprocess.resize, "bf16": self.bf16}
 
+    @property
+    def engine(self) -> Engine:
+        """What computes the features now: features of another engine differ in the last digits, and are kept apart."""
+        return engine_for(self.tower, bf16=self.bf16)
+
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        keys = [_content(image) for image in images]
+        keys = [content(image) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
-        for part in parts(list(new), batch_size):
-            self._known.update(zip(part, self._encoded([new[key] for key in part]), strict=True))
+        found = content_features.find(cache_folder() / "features", table_ending(self, "images"), list(new))  # of any command
+        self._known.update(found)
+        missing = [key for key in new if key not in found]
+        # The next images are read and resized while these are encoded.
+        blocks = list(parts(missing, min(batch_size, AT_ONCE)))
+        for part, pixels in zip(blocks, ahead(blocks, lambda part: self._pixels([new[key] for key in part])), strict=True):
+            self._known.update(zip(part, self._encoded(pixels), strict=True))
         features_ND = np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return features_ND
 
-    def _encoded(self, images: Sequence[ImageSource]) -> Unit:
+    def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
+        return self.preprocess([decode(image, exact=True) for image in images])
+
+    def _encoded(self, image_BCHW: Tensor) -> Unit:
+        if self.engine == "onnx":
+            return onnx_tower(self.tower, self.fingerprint, *image_BCHW.shape[2:])(image_BCHW)
         device = next(self.tower.parameters()).device
         with torch.inference_mode(), evaluating(self.tower), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            image_BCHW = self.preprocess([decode(image, exact=True) for image in images])
             image_BCHW = image_BCHW.to(device).contiguous(memory_format=torch.channels_last)
             features_BD: Unit = self.tower(image_BCHW).pooled_BD.float().cpu().numpy()
         return features_BD
 
 
-def _content(image: ImageSource) -> bytes:
+def content(image: ImageSource) -> bytes:
     """What an image is known by: a digest of its bytes, or of its pixels."""
     data = image.pixels_HWC.tobytes() + str(image.pixels_HWC.shape).encode() if isinstance(image, ArrayImage) else image.read()
     return hashlib.blake2b(data, digest_size=16).digest()
@@ -199,6 +220,12 @@ class FrozenTexts:
                 ids_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
                 out_ND[list(rows)] = normalised(self.tower(ids_BL.to(device), mask_BL.to(device)).pooled_BD).cpu().numpy()
         return out_ND
+
+
+def table_ending(encoder: ImageEncoder | TextEncoder, side: str) -> str:
+    """How the folder of a table of this encoder's features ends: by what made them, the engine too where it is not PyTorch."""
+    engine = getattr(encoder, "engine", "torch")
+    return f"-{side}-{encoder.fingerprint[:16]}{'' if engine == 'torch' else f'-{engine}'}"
 
 
 def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool = False) -> ImageEncoder:

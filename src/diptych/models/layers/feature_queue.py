@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
 
+Start = Literal["empty", "random"]
+
 
 class FeatureQueue(nn.Module):
     """A ring of the newest `size` rows and their group ids; one for each modality. Everything is a buffer and in the checkpoint.
 
-    It wraps: any number of rows may be pushed, also one that does not divide `size` or exceeds it. It starts empty. (The released
-    code of several methods fills it with random unit vectors, which are easy negatives for as long as they stay, and demands that
-    the batch divides its size.) Push the rows of all processes, so that it is the same everywhere and a checkpoint has one.
+    It wraps: any number of rows may be pushed, also one that does not divide `size` or exceeds it (the released code of several methods
+    demands a batch that divides it). Push the rows of all processes, so that it is the same everywhere and a checkpoint has one.
+
+    start  "empty", or "random", as the released code of several methods: unit vectors without group, easy negatives for as long as they
+           stay
     """
 
     row_QD: Tensor
     group_Q: Tensor
     pushed_1: Tensor
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, *, start: Start = "empty") -> None:
         super().__init__()
         if size < 1:
             raise ConfigError(f"the size of a queue is {size} (expected 1 or more)")
-        self.register_buffer("row_QD", torch.zeros(size, width))
-        self.register_buffer("group_Q", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("pushed_1", torch.zeros(1, dtype=torch.int64))
+        if start not in ("empty", "random"):
+            raise ConfigError(f"a queue starts {start!r} (expected empty | random)")
+        filled = start == "random"
+        row_QD = nn.functional.normalize(torch.randn(size, width), dim=1) if filled else torch.zeros(size, width)
+        self.register_buffer("row_QD", row_QD)
+        self.register_buffer("group_Q", torch.full((size,), -1 if filled else 0, dtype=torch.int64))
+        self.register_buffer("pushed_1", torch.full((1,), size if filled else 0, dtype=torch.int64))
 
     @property
     def size(self) -> int:

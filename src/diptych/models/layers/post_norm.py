@@ -1,5 +1,5 @@
-"""BERT's transformer layer (1810.04805): attention, sum, norm; then two layers, sum, norm.  Letters: B batch, L tokens, D width, E
-width of a head."""
+"""BERT's transformer layer (1810.04805): attention, sum, norm; then two layers, sum, norm.  Letters: B batch, L tokens, P tokens of another
+source, D width, H heads, E width of a head."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diptych.core.errors import ConfigError
 from diptych.models.layers.attention import Attention
 
 
@@ -46,6 +47,34 @@ class PostNormBlock(nn.Module):
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+class PostNormAttention(nn.Module):
+    """norm(x + attention(x, source)), as in BERT. The source may be of another width (a picture's tokens)."""
+
+    def __init__(self, width: int, heads: int, source_width: int, *, dropout: float, eps: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(
+                f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
+            )
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key, self.value = nn.Linear(source_width, width), nn.Linear(source_width, width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x_BLD: Tensor, source_BPD: Tensor, may: Tensor | None) -> Tensor:
+        """`may` is True where a token may be read, broadcastable to [B, H, L, P]."""
+        q_BHLE, k_BHPE, v_BHPE = (
+            layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, given in ((self.query, x_BLD), (self.key, source_BPD), (self.value, source_BPD))
+        )
+        dropout = self.dropout if self.training else 0.0
+        read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHPE, v_BHPE, attn_mask=may, dropout_p=dropout)
+        added_BLD = F.dropout(self.out(read_BHLE.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        out_BLD: Tensor = self.norm(x_BLD + added_BLD)
+        return out_BLD
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ Letters: B batch, K texts, P places, D width, I inner width, H heads, E width of
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, full, nn
 
 from diptych.core.errors import ConfigError
@@ -15,24 +16,32 @@ from diptych.models.layers.transformer import activation
 
 
 class CrossAttention(nn.Module):
-    """Queries of one sequence, keys and values of another, without biases; a last projection with one."""
+    """Queries of one sequence, keys and values of another, without biases; a last projection with one.
 
-    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+    inside  width of all heads together; 0 is `width`
+    """
+
+    def __init__(self, width: int, heads: int, *, inside: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % heads:
+        inner = inside or width
+        if inner % heads:
             raise ConfigError(
-                f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
+                f"attention of width {inner} cannot be cut into {heads} heads (expected heads that divide the width)"
             )
         self.heads = heads
-        self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.out, self.dropout = nn.Linear(width, width), nn.Dropout(dropout)
+        self.q, self.k, self.v = (nn.Linear(width, inner, bias=False) for _ in range(3))
+        self.out, self.dropout = nn.Linear(inner, width), nn.Dropout(dropout)
 
-    def forward(self, query_BKI: Tensor, read_BPI: Tensor) -> Tensor:
+    def forward(self, query_BKI: Tensor, read_BPI: Tensor, mask_BP: Tensor | None = None) -> Tensor:
+        """[B, K, I]; places whose mask is False are not read."""
         q_BHKE, k_BHPE, v_BHPE = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, x in ((self.q, query_BKI), (self.k, read_BPI), (self.v, read_BPI))
         )
-        weight_BHKP = (q_BHKE @ k_BHPE.transpose(-2, -1) * q_BHKE.shape[-1] ** -0.5).softmax(-1)
+        logit_BHKP = q_BHKE @ k_BHPE.transpose(-2, -1) * q_BHKE.shape[-1] ** -0.5
+        if mask_BP is not None:
+            logit_BHKP = logit_BHKP.masked_fill(~mask_BP[:, None, None], -torch.inf)
+        weight_BHKP = logit_BHKP.softmax(-1)
         read_BKI: Tensor = self.dropout(self.out((weight_BHKP @ v_BHPE).transpose(1, 2).flatten(2)))
         return read_BKI
 

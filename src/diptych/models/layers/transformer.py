@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from diptych.core.errors import ConfigError
 from diptych.models.layers.attention import Attention
 
-Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "relu"]
 
 
 class QuickGELU(nn.Module):
@@ -22,13 +22,16 @@ class QuickGELU(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """ "gelu" (exact), "quick_gelu" (OpenAI's CLIP), "gelu_tanh" (the approximation that JAX takes by default, so SigLIP's)."""
+    """ "gelu" (exact), "quick_gelu" (OpenAI's CLIP), "gelu_tanh" (the approximation that JAX takes by default, so SigLIP's), "relu"
+    (the text tower of TIPS)."""
     if name == "gelu":
         return nn.GELU()
     if name == "quick_gelu":
         return QuickGELU()
     if name == "gelu_tanh":
         return nn.GELU(approximate="tanh")
+    if name == "relu":
+        return nn.ReLU()
     raise ConfigError(f"unknown activation {name!r} (expected {' | '.join(get_args(Activation))})")
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions, mix_
-from diptych.models.layers.feature_queue import FeatureQueue
+from diptych.models.layers.feature_queue import FeatureQueue, Start
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import Bias, DualEncoder
 from diptych.models.pairs.fusion_reader import FusionReader
@@ -48,7 +49,9 @@ class ContinualEncoder(nn.Module):
     fusion_layers  blocks that read words and patches to guess hidden words; 0 leaves the guessing out
     projection_bias  which projections have one: "both" in the released code
     companions     names of those to keep: "momentum", "reference" (which `begin_task_` sets), or fewer
-    queue          keys of either modality; 0 keeps none
+    queue          keys of either modality; 0 keeps none. queue_start: "empty" or "random"
+    class_token    the reader reads the image tower's pooled vector, too, in front of the patches: the class token, of a tower with one
+    post_norm      the reader's blocks are BERT's (`FusionReader`)
 
     `forward` changes nothing, so it may be called in chunks and twice; `follow_` and `remember_` come after the optimiser.
     """
@@ -65,15 +68,24 @@ class ContinualEncoder(nn.Module):
         queue: int,
         companions: Sequence[str],
         projection_bias: Bias = "none",
+        queue_start: Start = "empty",
+        class_token: bool = False,
+        post_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.class_token = class_token
+        if class_token and fusion_layers and image_tower.width != image_tower.token_width:
+            raise ConfigError(
+                f"the pooled vector has {image_tower.width} numbers and a patch {image_tower.token_width} (expected class_token False)"
+            )
         self.encoder = DualEncoder(image_tower, text_tower, width=width, scale=scale, projection_bias=projection_bias)
         self.reader: FusionReader | None = None
         if fusion_layers:
-            self.reader = FusionReader(text_tower, image_width=image_tower.token_width, layers=fusion_layers, heads=fusion_heads)
+            sizes: dict[str, Any] = {"image_width": image_tower.token_width, "layers": fusion_layers, "heads": fusion_heads}
+            self.reader = FusionReader(text_tower, **sizes, post_norm=post_norm)
         self.companions = Companions(self, *companions)
-        self.queue_image = FeatureQueue(queue, width) if queue else None
-        self.queue_text = FeatureQueue(queue, width) if queue else None
+        self.queue_image = FeatureQueue(queue, width, start=queue_start) if queue else None
+        self.queue_text = FeatureQueue(queue, width, start=queue_start) if queue else None
 
     def forward(
         self,
@@ -116,7 +128,8 @@ class ContinualEncoder(nn.Module):
         text_ND = encoder.encode_text(text_BL, text_mask_BL)
         if self.reader is None:
             return image_ND, text_ND, None
-        return image_ND, text_ND, self.reader(encoder.text_tower, masked_BL, hidden_BL, text_mask_BL, seen.tokens_BPD, place_BM)
+        x_BPD = torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1) if self.class_token else seen.tokens_BPD
+        return image_ND, text_ND, self.reader(encoder.text_tower, masked_BL, hidden_BL, text_mask_BL, x_BPD, place_BM)
 
     def begin_task_(self) -> None:
         """The reference, and the momentum model with it, become this model as it is now."""

@@ -16,7 +16,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions
 from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.dual_encoder import DualEncoder, projected
 from diptych.models.pairs.prototype_head import PrototypeHead
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Pairs, Tower
@@ -55,6 +55,7 @@ class DenseEncoder(nn.Module):
     two_tokens         project the second class token, too, with a temperature of its own, for captions
     token              which of both the deployed model embeds an image by
     distilled, masked  the two self-supervised terms; each has its own prototypes, and either brings the teacher
+    project            False: the towers' vectors are compared as they are, without projections (TIPS as released)
     """
 
     class_centre_K: Tensor
@@ -74,12 +75,14 @@ class DenseEncoder(nn.Module):
         bottleneck: int,
         token: Token = "first",
         teacher: DenseEncoder | None = None,
+        project: bool = True,
     ) -> None:
         super().__init__()
+        options: dict[str, Any] = {"width": width, "project_image": project, "project_text": project}
         self.encoder: DualEncoder = (
-            TwoTokenEncoder(image_tower, text_tower, width=width, token=token)
+            TwoTokenEncoder(image_tower, text_tower, token=token, **options)
             if two_tokens
-            else DualEncoder(image_tower, text_tower, width=width)
+            else DualEncoder(image_tower, text_tower, **options)
         )
         self.distilled, self.masked = distilled, masked
         tower = image_tower.width
@@ -160,8 +163,7 @@ class TwoTokenEncoder(DualEncoder):
         if token not in ("first", "second"):
             raise ConfigError(f"token is {token!r} (expected first | second)")
         self.token: Token = token
-        self.second_projection = nn.Linear(image_tower.width, width, bias=False)
-        nn.init.normal_(self.second_projection.weight, std=image_tower.width**-0.5)
+        self.second_projection = projected(image_tower, width, "image", project=self.project_image)
         self.log_second_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:

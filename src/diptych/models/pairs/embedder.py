@@ -120,6 +120,7 @@ class PairEmbedder(Embedding):
     """
 
     kind: ClassVar[str] = "dual_encoder"
+    variants: ClassVar[Mapping[str, type[DualEncoder]]] = VARIANTS
     left: Sequence[str] = ()
     model: DualEncoder
     tokenizer: Tokenizer
@@ -204,7 +205,7 @@ class PairEmbedder(Embedding):
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             variant = dict(config.get("model", {}))
-            model = VARIANTS[variant.pop("kind", "")](
+            model = cls.variants[variant.pop("kind", "")](
                 image_tower(**config["image_tower"]),
                 text_tower(**config["text_tower"]),
                 width=config["width"],

@@ -5,18 +5,20 @@ Letters: B batch, L tokens, M places that are asked for, P patches, D width, V v
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers.attention import Attention
+from diptych.models.layers.post_norm import PostNormAttention
 from diptych.models.towers.outputs import Tower
 
 
 class CrossBlock(nn.Module):
-    """Words read each other, then the patches, then think; pre-norm, as our towers. (ALBEF's are BERT's, post-norm; equally many
-    parameters.)"""
+    """Words read each other, then the patches, then think; pre-norm, as our towers."""
 
     def __init__(self, width: int, heads: int, *, image_width: int, mlp_width: int) -> None:
         super().__init__()
@@ -33,18 +35,54 @@ class CrossBlock(nn.Module):
         return out_BLD
 
 
+class PostNormCrossBlock(nn.Module):
+    """The same as ALBEF has it: each branch, its sum with what came in, a norm; weights normal with deviation 0.02, as BERT starts."""
+
+    def __init__(self, width: int, heads: int, *, image_width: int, mlp_width: int, dropout: float, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.attention = PostNormAttention(width, heads, width, dropout=dropout, eps=eps)
+        self.image = PostNormAttention(width, heads, image_width, dropout=dropout, eps=eps)
+        self.mlp_in, self.mlp_out, self.norm = (
+            nn.Linear(width, mlp_width),
+            nn.Linear(mlp_width, width),
+            nn.LayerNorm(width, eps=eps),
+        )
+        self.dropout = dropout
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x_BLD: Tensor, mask_BL: Tensor, patch_BPD: Tensor) -> Tensor:
+        x_BLD = self.image(self.attention(x_BLD, x_BLD, mask_BL[:, None, None, :]), patch_BPD, None)
+        out_BLD: Tensor = self.norm(x_BLD + F.dropout(self.mlp_out(F.gelu(self.mlp_in(x_BLD))), self.dropout, self.training))
+        return out_BLD
+
+
 class FusionReader(nn.Module):
     """`layers` blocks over the word vectors of a text tower, then BERT's word head, tied to the tower's own word table.
 
     A learned vector stands where a word is hidden, so any vocabulary will do, also one without a mask token.
+
+    post_norm  blocks and head are BERT's, as released; dropout of those
     """
 
-    def __init__(self, text_tower: Tower, *, image_width: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, text_tower: Tower, *, image_width: int, layers: int, heads: int, post_norm: bool = False, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         table, width = word_table(text_tower), text_tower.width
         self.mask_D = nn.Parameter(torch.randn(table.embedding_dim) * 0.02)
-        self.blocks = nn.ModuleList(CrossBlock(width, heads, image_width=image_width, mlp_width=4 * width) for _ in range(layers))
-        self.dense, self.norm = nn.Linear(width, table.embedding_dim), nn.LayerNorm(table.embedding_dim)
+        sizes: dict[str, Any] = {"image_width": image_width, "mlp_width": 4 * width}
+        self.blocks = nn.ModuleList(
+            PostNormCrossBlock(width, heads, **sizes, dropout=dropout) if post_norm else CrossBlock(width, heads, **sizes)
+            for _ in range(layers)
+        )
+        eps = 1e-12 if post_norm else 1e-5
+        self.dense, self.norm = nn.Linear(width, table.embedding_dim), nn.LayerNorm(table.embedding_dim, eps=eps)
+        if post_norm:
+            nn.init.normal_(self.dense.weight, std=0.02)
+            nn.init.zeros_(self.dense.bias)
         self.bias_V = nn.Parameter(torch.zeros(table.num_embeddings))
 
     def forward(

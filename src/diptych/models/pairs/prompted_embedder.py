@@ -45,6 +45,7 @@ class PromptSettings:
     count      context vectors
     per_class  each of `classes` has its own set, so that no other name can be read
     words      what the context started from, "" for random numbers
+    hyphens    stay in names; False reads them as spaces, as underscores always are
     """
 
     classes: tuple[str, ...]
@@ -54,6 +55,7 @@ class PromptSettings:
     tail: str = "."
     words: str = ""
     conditioned: bool = False
+    hyphens: bool = True
 
     def prompts(self, names: Sequence[str], tokenizer: Tokenizer, length: int) -> ClassPrompts:
         """The token rows of these names."""
@@ -64,7 +66,8 @@ class PromptSettings:
                 raise UnknownName("class", strange, known, hint="each class has a context of its own, so no other can be read")
             raise ConfigError("a context of its own for each class needs all classes of training, in their order")
         options: dict[str, Any] = {"context": self.count, "placement": self.placement, "tail": self.tail, "words": self.words}
-        return class_prompts(names, tokenizer, length, **options)
+        spoken = names if self.hyphens else [name.replace("-", " ") for name in names]
+        return class_prompts(spoken, tokenizer, length, **options)
 
 
 class PromptedEmbedder(PairEmbedder):

@@ -1,7 +1,7 @@
-"""Two towers of persons with what pre-trains them: a guesser of words, a guesser of another model's patches, classes of persons (UniPT).
+"""Two towers of persons with what trains them: a guesser of words, a guesser of another model's patches, classes of persons (UniPT).
 
-Letters: B batch, N items, C channel, H W, L tokens, M hidden words, K visible patches, J hidden ones, D width, E width of the target,
-V vocabulary, G persons.
+Letters: B batch, N items, C channel, H W, L tokens, M hidden words, K visible patches, J hidden ones, D width, E width of the target or of
+a part, V vocabulary, G persons, Q prototypes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from diptych.data.media.transforms import Preprocess
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.people.part_encoder import PartEncoder
 from diptych.models.people.patch_regressor import PatchRegressor
 from diptych.models.towers.outputs import Pairs
 from diptych.models.towers.peak import PeakTower
@@ -32,6 +33,8 @@ class UnifiedPairs(Pairs):
     hidden_NJE, target_hidden_NJE   of hidden patches: the guess, and what the other model says of them
     visible_NKE, target_visible_NKE of visible ones
     image_person_NG, text_person_NG logits of persons
+    image_part_NQE, text_part_NQE   what each prototype reads of either side
+    image_part_person_NQG, text_part_person_NQG  logits of persons, from each part
     """
 
     word_NMV: Rows[Tensor] | None = None
@@ -41,6 +44,10 @@ class UnifiedPairs(Pairs):
     target_visible_NKE: Rows[Tensor] | None = None
     image_person_NG: Rows[Tensor] | None = None
     text_person_NG: Rows[Tensor] | None = None
+    image_part_NQE: Rows[Tensor] | None = None
+    text_part_NQE: Rows[Tensor] | None = None
+    image_part_person_NQG: Rows[Tensor] | None = None
+    text_part_person_NQG: Rows[Tensor] | None = None
 
 
 class FrozenPatches(nn.Module):
@@ -72,12 +79,12 @@ class FrozenPatches(nn.Module):
 
 
 class UnifiedEncoder(nn.Module):
-    """A `DualEncoder` over two `PeakTower`s.
+    """A `DualEncoder` over two `PeakTower`s; with prototypes it is a `PartEncoder`.
 
     guesses_words  a head of BERT's kind over the text tower's words
     mask_id        the vocabulary's own token for hidden words; None: a learned vector stands in
     regressor, teacher  guess the patches of the frozen model; None leaves both out
-    persons        classes of a layer that images and texts share; 0 leaves it out
+    persons        classes of a layer that images and texts share, and of one for each prototype; 0 leaves them out
     scaled         whether the temperature is learned
     """
 
@@ -106,10 +113,12 @@ class UnifiedEncoder(nn.Module):
             self.mask_D = nn.Parameter(torch.randn(table.embedding_dim) * 0.02) if mask_id is None else None
         self.regressor, self.teacher = regressor, teacher
         self.persons: nn.Linear | None = None
+        self.part_persons: nn.ModuleList | None = None
         if persons:
-            self.persons = nn.Linear(encoder.width, persons)
-            nn.init.normal_(self.persons.weight, std=0.001)
-            nn.init.zeros_(self.persons.bias)
+            self.persons = _classes(image.width, persons)
+            if isinstance(encoder, PartEncoder):
+                each = encoder.parts["part_width"]
+                self.part_persons = nn.ModuleList(_classes(each, persons) for _ in range(encoder.parts["prototypes"]))
         encoder.log_scale.requires_grad_(scaled)
 
     def forward(
@@ -124,13 +133,19 @@ class UnifiedEncoder(nn.Module):
         lost_BJ: Tensor,
     ) -> UnifiedPairs:
         encoder = self.encoder
-        image_BD = encoder.image_tower(image_BCHW).pooled_BD
-        text_BD = encoder.text_tower(text_BL, text_mask_BL).pooled_BD
+        image, text = encoder.image_tower(image_BCHW), encoder.text_tower(text_BL, text_mask_BL)
+        image_BD, text_BD = image.pooled_BD, text.pooled_BD
         found = UnifiedPairs(image_ND=normalised(image_BD), text_ND=normalised(text_BD), scale=encoder.log_scale.exp())
         if self.words is not None:
             found = replace(found, word_NMV=self.guessed_words(masked_BL, hidden_BL, text_mask_BL, place_BM))
         if self.persons is not None:
             found = replace(found, image_person_NG=self.persons(image_BD), text_person_NG=self.persons(text_BD))
+        if isinstance(encoder, PartEncoder):
+            parts = encoder.read(encoder.image_tower, image), encoder.read(encoder.text_tower, text)
+            found = replace(found, image_part_NQE=parts[0], text_part_NQE=parts[1])
+            if self.part_persons is not None:
+                each = [torch.stack([f(x[:, q]) for q, f in enumerate(self.part_persons)], 1) for x in parts]
+                found = replace(found, image_part_person_NQG=each[0], text_part_person_NQG=each[1])
         if self.regressor is not None and self.teacher is not None:
             assert isinstance(encoder.image_tower, PeakTower)
             tower = encoder.image_tower.inner
@@ -160,6 +175,13 @@ class UnifiedEncoder(nn.Module):
             given = torch.where(hidden_BL[..., None], self.mask_D.to(table.weight), table(masked_BL))
         logit_BMV: Tensor = self.words(_at(text.inner(given, mask_BL).tokens_BPD, place_BM))
         return logit_BMV
+
+
+def _classes(width: int, persons: int) -> nn.Linear:
+    layer = nn.Linear(width, persons)
+    nn.init.normal_(layer.weight, std=0.001)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _at(x_BPD: Tensor, place_BM: Tensor) -> Tensor:

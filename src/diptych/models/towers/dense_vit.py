@@ -49,6 +49,7 @@ class DenseViT(Tower):
 
     layer_scale  where the branches' factors start
     pool         the pooled vector is the first "class" token or the "mean" of the patches
+    resized      how positions are resized for other sizes: "bicubic", or "bilinear" (TIPS)
     """
 
     def __init__(
@@ -66,8 +67,12 @@ class DenseViT(Tower):
         patch_bias: bool = True,
         pre_norm: bool = False,
         eps: float = 1e-5,
+        resized: Literal["bicubic", "bilinear"] = "bicubic",
     ) -> None:
         super().__init__()
+        if resized not in ("bicubic", "bilinear"):
+            raise ConfigError(f"resized is {resized!r} (expected bicubic | bilinear)")
+        self.resized = resized
         if image_size % patch:
             raise ConfigError(f"images of {image_size} pixels cannot be cut into patches of {patch} (expected a divisor)")
         if pool not in ("class", "mean"):
@@ -121,4 +126,4 @@ class DenseViT(Tower):
         if count == self.count:
             return grid_PD
         grid_1DHW = grid_PD.T.reshape(1, self.width, self.count, self.count)
-        return F.interpolate(grid_1DHW, size=(count, count), mode="bicubic", antialias=True).flatten(2)[0].T
+        return F.interpolate(grid_1DHW, size=(count, count), mode=self.resized, antialias=True).flatten(2)[0].T

@@ -51,10 +51,15 @@ class PeakTower(Tower):
 
     def pooled(self, seen: Tokens) -> Tensor:
         """[B, out]."""
-        x_BPD = self.project(seen.tokens_BPD)
+        x_BPD, mask_BP = self.projected(seen)
         if not self.read_padding:
-            x_BPD = x_BPD.masked_fill(~seen.mask_BP[..., None], -torch.inf)
+            x_BPD = x_BPD.masked_fill(~mask_BP[..., None], -torch.inf)
+        return x_BPD.amax(1)
+
+    def projected(self, seen: Tokens) -> tuple[Tensor, Tensor]:
+        """What the maximum is over, [B, P, out], and which of it is no padding, [B, P]; an image's pooled token is the last."""
+        x_BPD, mask_BP = self.project(seen.tokens_BPD), seen.mask_BP
         if self.with_pooled:
             x_BPD = torch.cat([x_BPD, self.project(seen.pooled_BD)[:, None]], 1)
-        peak_BD: Tensor = x_BPD.amax(1)
-        return peak_BD
+            mask_BP = torch.cat([mask_BP, mask_BP.new_ones(len(mask_BP), 1)], 1)
+        return x_BPD, mask_BP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -26,6 +27,8 @@ class TextTransformer(Tower):
     pooling "last" the vector at the last of `length` places, padding or not: shorter texts are filled up with `pad_id`, and padding is
                    read like any token (SigLIP, 2303.15343)
     causal         each token reads itself and earlier ones, as published; padding behind the text is then never read
+    positions      "learned", or "sine": fixed waves, sines before cosines (TIPS, 2410.16512)
+    scaled         word vectors are multiplied by the root of the width, as beside fixed waves (TIPS)
     """
 
     def __init__(
@@ -43,8 +46,12 @@ class TextTransformer(Tower):
         eot_id: int | None = None,
         pad_id: int | None = None,
         eps: float = 1e-5,
+        positions: Literal["learned", "sine"] = "learned",
+        scaled: bool = False,
     ) -> None:
         super().__init__()
+        if positions not in ("learned", "sine"):
+            raise ConfigError(f"unknown positions {positions!r} (expected learned | sine)")
         if pooling not in get_args(Pooling):
             raise ConfigError(f"unknown pooling {pooling!r} (expected {' | '.join(get_args(Pooling))})")
         if pooling == "eot" and eot_id is None:
@@ -56,11 +63,17 @@ class TextTransformer(Tower):
         self.width, self.length = width, length
         self.causal, self.pooling, self.eot_id, self.pad_id = causal, pooling, eot_id, pad_id
         self.embed = nn.Embedding(vocab_size, width)
-        self.position_LD = nn.Parameter(torch.empty(length, width))
+        self.factor = width**0.5 if scaled else 1.0
+        self.position_LD: Tensor
+        if positions == "sine":
+            self.register_buffer("position_LD", waves(length, width), persistent=False)
+        else:
+            self.position_LD = nn.Parameter(torch.empty(length, width))
         self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps)
         self.norm_after = nn.LayerNorm(width, eps=eps)
         nn.init.normal_(self.embed.weight, std=0.02)
-        nn.init.normal_(self.position_LD, std=0.01)
+        if positions == "learned":
+            nn.init.normal_(self.position_LD, std=0.01)
 
     def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
         """`mask_BL` is True at real tokens. Without it all tokens are real, or with pooling "eot" those up to the end."""
@@ -71,7 +84,7 @@ class TextTransformer(Tower):
         if self.pooling == "last":
             return self._read_to_the_end(text, mask_BL)
         embedded_BLD = self.embed(text) if text.ndim == 2 else text
-        x_BLD = embedded_BLD + self.position_LD[: text.shape[1]]
+        x_BLD = self.factor * embedded_BLD + self.position_LD[: text.shape[1]]
         # Under a causal mask nothing before the end can see the padding behind it, so the padding mask would only cost time.
         ends = self.pooling in ("eot", "largest")
         reads_mask = None if self.causal and ends else mask_BL
@@ -91,7 +104,7 @@ class TextTransformer(Tower):
         if given < self.length:
             padding = torch.full((count, self.length - given), int(self.pad_id or 0), device=text.device)
             x_BLD = torch.cat([x_BLD, self.embed(padding).to(x_BLD.dtype)], dim=1)
-        x_BLD = self.norm_after(self.transformer(x_BLD + self.position_LD, causal=self.causal))
+        x_BLD = self.norm_after(self.transformer(self.factor * x_BLD + self.position_LD, causal=self.causal))
         return Tokens(x_BLD[:, :given], mask_BL, x_BLD[:, -1])
 
     def _end(self, text: Tensor, mask_BL: Tensor | None) -> Tensor:
@@ -102,3 +115,16 @@ class TextTransformer(Tower):
         if mask_BL is None:
             return torch.full((text.shape[0],), text.shape[1] - 1, device=text.device)
         return last_real(mask_BL)
+
+
+def waves(length: int, width: int) -> Tensor:
+    """Sines, then cosines, of each place [L, D], in half the width of periods from 2 pi to 10,000 times that.
+
+    >>> waves(2, 4)[1].round(decimals=4).tolist()
+    [0.8415, 0.0001, 0.5403, 1.0]
+    """
+    half = width // 2
+    speed_H = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10_000.0) / max(half - 1, 1)))
+    angle_LH = torch.arange(length, dtype=torch.float32)[:, None] * speed_H
+    wave_LD = torch.cat([angle_LH.sin(), angle_LH.cos()], 1)
+    return torch.nn.functional.pad(wave_LD, (0, width % 2))

@@ -20,7 +20,9 @@ class TimmTower(Tower):
     The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
     between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7. `blur` smooths what strided
     convolutions see (`layers.blurred_conv`). `qk_norm`, for transformers, normalises queries and keys in every block; `layer_scale`
-    is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out.
+    is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`, for transformers,
+    are the first so many of them; `prefix` True leaves class and register tokens among the tokens, in front: BLIP-2 shows its Q-Former
+    the class token, too, and what the last block but one says.
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class TimmTower(Tower):
         blur: bool = False,
         qk_norm: bool = False,
         layer_scale: float | None = None,
+        blocks: int | None = None,
+        prefix: bool = False,
     ) -> None:
         super().__init__()
         if not timm.is_model(model):
@@ -44,6 +48,9 @@ class TimmTower(Tower):
             changes["qk_norm"] = True
         if layer_scale is not None:
             changes["init_values"] = layer_scale
+        if blocks is not None:
+            changes["depth"] = blocks
+        self.prefix = prefix
         self.net: Any = timm.create_model(model, pretrained=False, num_classes=0, **changes)
         self.image_size = image_size or self.net.pretrained_cfg["input_size"][-1]
         self.width = int(getattr(self.net, "head_hidden_size", self.net.num_features))
@@ -63,7 +70,7 @@ class TimmTower(Tower):
 
     def _tokens(self, features: Tensor) -> Tensor:
         if features.ndim == 3:
-            return features[:, int(getattr(self.net, "num_prefix_tokens", 0)) :]
+            return features if self.prefix else features[:, int(getattr(self.net, "num_prefix_tokens", 0)) :]
         if features.ndim != 4:
             raise ShapeError(
                 f"the feature map of {type(self.net).__name__} must have 3 or 4 dimensions, got {list(features.shape)}"

@@ -3,10 +3,11 @@
 image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
        siglip_b16 (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
        beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2
-       (ALIGN's, without head convolution), timm:NAME (any model of timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), bert_tiny, bert_b6
-       (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"), hf:FOLDER (any
-       encoder of transformers, with its weights)
+       (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens),
+       timm:NAME (any model of timm)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), text_tips (TIPS'), bert_tiny,
+       bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
+       hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
 peak_text the maximum over projected tokens; hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
@@ -41,6 +42,12 @@ def _efficientnet(*, model: str, image_size: int) -> Tower:
     from diptych.models.towers.timm_tower import TimmTower
 
     return TimmTower(model=model, image_size=image_size, head_conv=False)
+
+
+def _eva(*, model: str, image_size: int, blocks: int, prefix: bool) -> Tower:
+    from diptych.models.towers.timm_tower import TimmTower
+
+    return TimmTower(model=model, image_size=image_size, blocks=blocks, prefix=prefix)
 
 
 def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pooling: str = "cls") -> Tower:
@@ -130,7 +137,10 @@ IMAGE: dict[str, Preset] = {
         {"image_size": 64, "patch": 8, "width": 192, "layers": 4, "heads": 3, "layer_scale": 0.1},
     ),
     "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
-    "dense_b14": (DenseViT, {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12}),
+    "dense_b14": (
+        DenseViT,
+        {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12, "eps": 1e-6, "resized": "bilinear"},
+    ),
     "beit_micro": (
         BEiT,
         {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4, "drop_path": 0.0},
@@ -150,6 +160,7 @@ IMAGE: dict[str, Preset] = {
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
+    "eva_g14": (_eva, {"image_size": 224, "model": "eva_giant_patch14_224", "blocks": 39, "prefix": True}),
     "hf_image": (_hf_image, {}),
     "peak_image": (_peak_image, {}),
     "headed_image": (_headed_image, {}),
@@ -180,6 +191,11 @@ TEXT: dict[str, Preset] = {
             "pooling": "last",
             "eps": 1e-6,
         },
+    ),
+    "text_tips": (
+        TextTransformer,
+        {"length": 64, "width": 768, "layers": 12, "heads": 12, "act": "relu", "causal": False, "pooling": "mean"}
+        | {"positions": "sine", "scaled": True},
     ),
     "bert_tiny": (_bert, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
     "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),

@@ -58,7 +58,7 @@ def info_nce(
     extra_image_group_K: Tensor | None = None,
     directions: Directions = "both",
     reduction: Literal["mean", "none"] = "mean",
-    tile: int = 512,
+    tile: int = 0,
     process_group: Group = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The contrastive loss of a batch and its parts.
@@ -75,7 +75,7 @@ def info_nce(
                         every process; with extra_text_group_K they obey `same`. extra_image_KD likewise for texts
     directions          "both" is the mean of the two
     reduction           "none" gives the weighted losses [N] of this process, for a mean or sum of the caller's own
-    tile                rows at a time; changes time and memory, nothing else
+    tile                rows at a time, 0 for as many as the processor's cache holds; changes time and memory, nothing else
 
     With several processes features, groups and weights are each process's own; keep_NM and target_NM have own images as rows
     and, as columns, the partners of all processes in rank order and then their further texts. The loss returned is the global

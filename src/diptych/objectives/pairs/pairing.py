@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, check_equal_rows, gather_rows, world
+from diptych.objectives.pairs.tiling import tile_rows
 
 Same = Literal["mask", "positive", "negative"]
 
@@ -148,6 +149,7 @@ def pair(
         assert key_KD is not None
         image_RD, group_R = _append(image_ND, group_R, key_KD, key_group_K, name="extra_image")
     keep_NC = None if keep_NM is None else keep_NM.bool()
+    tile = tile or tile_rows(len(text_CD), 4, cpu=image_ND.device.type == "cpu")
     pairing = Pairing(rows, partners, rank * rows, tile, group_R, group_C, same, keep_NC, target_NM)
     return Paired(image_RD, text_CD, pairing)
 
@@ -166,8 +168,8 @@ def _check_features(image_ND: Tensor, text_MD: Tensor, tile: int, same: str) -> 
         raise ShapeError(f"features must be [N, D] and [M, D] with one D; got {list(image_ND.shape)} and {list(text_MD.shape)}")
     if not 0 < len(image_ND) <= len(text_MD):
         raise ShapeError(f"every image needs its text in the same row: got {len(image_ND)} images and {len(text_MD)} texts")
-    if tile < 1:
-        raise ConfigError(f"tile must be 1 or more rows, got {tile}")
+    if tile < 0:
+        raise ConfigError(f"tile must be 1 or more rows, or 0 for as many as the cache holds; got {tile}")
     if same not in ("mask", "positive", "negative"):
         raise ConfigError(f"same must be 'mask', 'positive' or 'negative', got {same!r}")
 

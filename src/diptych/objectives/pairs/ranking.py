@@ -4,14 +4,15 @@ For each image the negatives are the texts of other identities whose hinge  marg
 are farther than one's own, but not by the margin. One of them is drawn; anchors without one have no loss. Likewise for each text.
 
 What implementations get wrong: negatives of one's own identity; the sum over anchors taken for a mean, so that the loss grows with the
-batch; one arbitrary triplet put in where no anchor has a semi-hard negative, which trains on an easy or a wrong pair (as released).
+batch; one arbitrary triplet put in where no anchor has a semi-hard negative, which trains on an easy or a wrong pair (as released); the
+negative of text i, image j, chosen by s_ji and then charged as s_ij, which is image i against text j (as released; `cells`).
 
 Letters: N pairs, W processes, C texts of all processes.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, gather_rows, mean_over_processes, world
+
+Cells = Literal["paper", "released"]
 
 
 def semi_hard_ranking(
@@ -29,6 +32,7 @@ def semi_hard_ranking(
     *,
     margin: float = 0.2,
     reduction: Literal["mean", "sum"] = "mean",
+    cells: Cells = "paper",
     process_group: Group = None,
 ) -> Tensor:
     """The loss of both directions together.
@@ -37,14 +41,18 @@ def semi_hard_ranking(
     group_N    identities
     draw_N2    numbers in [0, 1) that choose among the semi-hard negatives of each image and of each text
     reduction  "mean" over pairs, or the "sum" over them, as released
+    cells      what a text's negative is charged by: its own cosine ("paper"), or that of the pair's image with the negative's text
+               ("released")
     """
     if image_ND.shape != text_ND.shape or group_N.shape != image_ND.shape[:1] or draw_N2.shape != (len(image_ND), 2):
         raise ShapeError(
             f"images, texts, groups and draws must be [N, D], [N, D], [N] and [N, 2]; got {list(image_ND.shape)}, "
             f"{list(text_ND.shape)}, {list(group_N.shape)} and {list(draw_N2.shape)}"
         )
-    if margin <= 0 or reduction not in ("mean", "sum"):
-        raise ConfigError(f"margin is {margin} and reduction {reduction!r} (expected above 0, mean | sum)")
+    if margin <= 0 or reduction not in ("mean", "sum") or cells not in get_args(Cells):
+        raise ConfigError(
+            f"margin is {margin}, reduction {reduction!r} and cells {cells!r} (expected above 0, mean | sum, paper | released)"
+        )
     dtype = torch.promote_types(image_ND.dtype, torch.float32)
     image_ND, text_ND = (F.normalize(x.to(dtype), dim=-1) for x in (image_ND, text_ND))
     group_C = gather_rows(group_N, process_group)
@@ -55,14 +63,17 @@ def semi_hard_ranking(
         cosine_NC = anchor_ND @ gather_rows(key_ND, process_group).T
         hinge_NC = margin - cosine_NC.gather(1, own_N[:, None]) + cosine_NC
         fits_NC = (hinge_NC > 0) & (hinge_NC < margin) & (group_N[:, None] != group_C)
-        each_N = _drawn(hinge_NC, fits_NC, draw_N2[:, side])
+        chosen_NC = _drawn(fits_NC, draw_N2[:, side])
+        if side and cells == "released":
+            other_NC = key_ND @ gather_rows(anchor_ND, process_group).T
+            hinge_NC = margin - other_NC.gather(1, own_N[:, None]) + other_NC
+        each_N = hinge_NC.relu().masked_fill(~chosen_NC, 0).sum(1)
         total = total + mean_over_processes(each_N.sum(), process_group)
     return total * count if reduction == "sum" else total / len(group_N)
 
 
-def _drawn(hinge_NC: Tensor, fits_NC: Tensor, draw_N: Tensor) -> Tensor:
-    """The hinge of the cell that was drawn among those that fit; 0 for rows without one."""
+def _drawn(fits_NC: Tensor, draw_N: Tensor) -> Tensor:
+    """The cell that was drawn among those that fit; none in rows without one."""
     many_N = fits_NC.sum(1)
-    wanted_N = (draw_N.to(hinge_NC) * many_N).floor().long().clamp_max((many_N - 1).clamp_min(0)) + 1
-    chosen_NC = fits_NC & (fits_NC.cumsum(1) == wanted_N[:, None])
-    return hinge_NC.masked_fill(~chosen_NC, 0).sum(1)
+    wanted_N = (draw_N * many_N).floor().long().clamp_max((many_N - 1).clamp_min(0)) + 1
+    return fits_NC & (fits_NC.cumsum(1) == wanted_N[:, None])

@@ -15,6 +15,7 @@ Letters as in `info_nce`: N own images, M own texts, C texts of all processes, T
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, mean_over_processes
 from diptych.objectives.pairs.pairing import Pairing, Same, one_number, pair
+from diptych.objectives.pairs.tiling import strip_rows
 
 
 def sigmoid_pairs(
@@ -42,7 +44,7 @@ def sigmoid_pairs(
     extra_text_KD: Tensor | None = None,
     extra_text_group_K: Tensor | None = None,
     reduction: Literal["mean", "none"] = "mean",
-    tile: int = 512,
+    tile: int = 0,
     process_group: Group = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The pairwise sigmoid loss of a batch and its parts. Arguments, errors and the contract on gradients are those of
@@ -69,14 +71,24 @@ def sigmoid_pairs(
         tile=tile,
         process_group=process_group,
     )
-    each_N, positive_N, hit_N, own_N = _Tiled.apply(paired.image_RD, paired.text_CD, scale_1, bias_1, paired.pairing)  # type: ignore[no-untyped-call]
+    given = (paired.image_RD, paired.text_CD, scale_1, bias_1)
+    at_once = reduction == "mean" and torch.is_grad_enabled() and (weight_N is None or not weight_N.requires_grad)
+    if at_once:
+        share_N = (
+            torch.ones(len(image_ND), dtype=torch.float64, device=image_ND.device) if weight_N is None else weight_N.double()
+        )
+        total, each_N, positive_N, hit_N, own_N = _AtOnce.apply(*given, share_N / len(image_ND), paired.pairing)  # type: ignore[no-untyped-call]
+    else:
+        each_N, positive_N, hit_N, own_N = _Tiled.apply(*given, paired.pairing)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         cosine_N = (own_N - bias_1.to(own_N)) / scale_1.to(own_N)
         means = torch.stack([positive_N.mean(), (each_N - positive_N).mean(), hit_N.mean(), cosine_N.mean()])
         means = mean_over_processes(means, process_group)
-    if weight_N is not None:
-        each_N = each_N * weight_N.to(each_N)
-    loss = each_N if reduction == "none" else mean_over_processes(each_N.mean(), process_group)
+    if not at_once:
+        if weight_N is not None:
+            each_N = each_N * weight_N.to(each_N)
+        total = each_N if reduction == "none" else each_N.mean()
+    loss = total if reduction == "none" else mean_over_processes(total, process_group)
     names = ("positives", "negatives", "accuracy_image_to_text", "positive_similarity")
     return loss, dict(zip(names, means.unbind(), strict=True))
 
@@ -91,24 +103,14 @@ class _Tiled(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.autocast(image_ND.device.type, enabled=False):
             logits = _Logits(image_ND, text_CD, scale_1, bias_1, pairing)
-            each_N, positive_N, hit_N, own_N = logits.text_CD.new_empty((4, len(image_ND))).unbind()
+            found = _Rows.empty(len(image_ND), logits.text_CD)
             for start, stop in pairing.tiles(len(image_ND)):
-                here = slice(start, stop)
-                logit_TC = logits.tile(start, stop)
-                own_N[here] = pairing.partner(logit_TC, start)
-                if pairing.one_positive:
-                    positive_N[here] = F.softplus(-own_N[here])
-                    pairing.partner(logit_TC, start).fill_(-torch.inf)
-                else:
-                    positive_TC = logits.positives(start, stop)
-                    positive_N[here] = F.softplus(-logit_TC).mul_(positive_TC).nan_to_num_(0, 0, 0).sum(1)
-                    logit_TC.masked_fill_(positive_TC > 0, -torch.inf)
-                hit_N[here] = (own_N[here] > logit_TC.amax(1)).to(own_N)
-                each_N[here] = positive_N[here] + F.softplus(logit_TC).sum(1)
+                for at, logit_SC in logits.strips(start, logits.tile(start, stop)):
+                    found.add(logit_SC, at, logits)
         ctx.pairing = pairing
         ctx.save_for_backward(image_ND, text_CD, scale_1, bias_1)
-        ctx.mark_non_differentiable(positive_N, hit_N, own_N)
-        return each_N, positive_N, hit_N, own_N
+        ctx.mark_non_differentiable(found.positive_N, found.hit_N, found.own_N)
+        return found.each_N, found.positive_N, found.hit_N, found.own_N
 
     @staticmethod
     @once_differentiable
@@ -117,29 +119,121 @@ class _Tiled(torch.autograd.Function):
         pairing: Pairing = ctx.pairing
         with torch.autocast(image_ND.device.type, enabled=False):
             logits = _Logits(image_ND, text_CD, scale_1, bias_1, pairing)
-            image_grad_ND, text_grad_CD = torch.zeros_like(image_ND), torch.zeros_like(logits.text_CD)
-            scale_grad, bias_grad = torch.zeros_like(logits.scale), torch.zeros_like(logits.bias)
+            grads = _Grads.empty(logits, ctx.needs_input_grad[1])
             for start, stop in pairing.tiles(len(image_ND)):
-                grad_TC = logits.tile(start, stop).sigmoid_()
-                if pairing.one_positive:
-                    pairing.partner(grad_TC, start).sub_(1)
-                else:
-                    grad_TC.sub_(logits.positives(start, stop))
-                grad_TC.mul_(grad_N[start:stop, None])
-                image_TD = logits.image(start, stop)
-                moved_TD = grad_TC @ logits.text_CD
-                scale_grad += (moved_TD * image_TD).sum()
-                bias_grad += grad_TC.sum()
-                image_grad_ND[start:stop] = moved_TD.mul_(logits.scale)
-                if ctx.needs_input_grad[1]:
-                    text_grad_CD.addmm_(grad_TC.T, image_TD * logits.scale)
-        text_grad = text_grad_CD if ctx.needs_input_grad[1] else None
-        return image_grad_ND, text_grad, scale_grad.reshape(scale_1.shape), bias_grad.reshape(bias_1.shape), None
+                logit_TC = logits.tile(start, stop)
+                for at, logit_SC in logits.strips(start, logit_TC):
+                    logits.slope(logit_SC, at).mul_(grad_N[at : at + len(logit_SC), None])
+                grads.add(logit_TC, start, stop, logits)
+        return *grads.finished(image_ND, text_CD, scale_1, bias_1), None
+
+
+class _AtOnce(torch.autograd.Function):
+    """The weighted sum of the losses, with its gradient formed while each tile is there: one product less than when backward forms
+    the tiles anew. It needs to know beforehand what every image's loss counts (share_N, without gradient), as in a mean.
+    Saves the gradients, which are as large as the features.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor, share_N: Tensor, pairing: Pairing
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        with torch.autocast(image_ND.device.type, enabled=False):
+            logits = _Logits(image_ND, text_CD, scale_1, bias_1, pairing)
+            found, grads = _Rows.empty(len(image_ND), logits.text_CD), _Grads.empty(logits, ctx.needs_input_grad[1])
+            share_N = share_N.to(logits.text_CD.dtype)
+            for start, stop in pairing.tiles(len(image_ND)):
+                logit_TC = logits.tile(start, stop)
+                for at, logit_SC in logits.strips(start, logit_TC):
+                    here = slice(at, at + len(logit_SC))
+                    if pairing.one_positive:
+                        found.add(logit_SC, at, logits)
+                        logit_SC.sigmoid_()  # 0 at partners, which `add` has left at -inf
+                        pairing.partner(logit_SC, at).copy_(found.own_N[here].sigmoid().sub_(1))
+                    else:
+                        slope_SC = logits.slope(logit_SC.clone(), at)
+                        found.add(logit_SC, at, logits)
+                        logit_SC.copy_(slope_SC)
+                    logit_SC.mul_(share_N[here, None])
+                grads.add(logit_TC, start, stop, logits)
+            total = found.each_N @ share_N
+        ctx.save_for_backward(*grads.finished(image_ND, text_CD, scale_1, bias_1))
+        outputs = found.each_N, found.positive_N, found.hit_N, found.own_N
+        ctx.mark_non_differentiable(*outputs)
+        return total, *outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return *(None if saved is None else saved * grad.to(saved.dtype) for saved in ctx.saved_tensors), None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What an image's row of logits says, filled in a strip at a time: its loss, the share of positives, whether the partner stands
+    above every non-positive, the partner's logit."""
+
+    each_N: Tensor
+    positive_N: Tensor
+    hit_N: Tensor
+    own_N: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, like: Tensor) -> _Rows:
+        return cls(*like.new_empty((4, rows)).unbind())
+
+    def add(self, logit_SC: Tensor, start: int, logits: _Logits) -> None:
+        """Leaves -inf where a pair is positive."""
+        here, pairing = slice(start, start + len(logit_SC)), logits.pairing
+        own_S = self.own_N[here]
+        own_S.copy_(pairing.partner(logit_SC, start))
+        if pairing.one_positive:
+            self.positive_N[here] = F.softplus(-own_S)
+            pairing.partner(logit_SC, start).fill_(-torch.inf)
+        else:
+            positive_SC = logits.positives(start, here.stop)
+            self.positive_N[here] = F.softplus(-logit_SC).mul_(positive_SC).nan_to_num_(0, 0, 0).sum(1)
+            logit_SC.masked_fill_(positive_SC > 0, -torch.inf)
+        self.hit_N[here] = (own_S > logit_SC.amax(1)).to(own_S)
+        self.each_N[here] = self.positive_N[here] + F.softplus(logit_SC).sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grads:
+    """Gradients of features, scale and bias, added up a tile at a time in the type of the logits."""
+
+    image_ND: Tensor
+    text_CD: Tensor | None
+    scale: Tensor
+    bias: Tensor
+
+    @classmethod
+    def empty(cls, logits: _Logits, text: bool) -> _Grads:
+        like = logits.text_CD
+        image_ND = like.new_empty(logits.image_ND.shape)
+        return cls(
+            image_ND, torch.zeros_like(like) if text else None, torch.zeros_like(logits.scale), torch.zeros_like(logits.bias)
+        )
+
+    def add(self, grad_TC: Tensor, start: int, stop: int, logits: _Logits) -> None:
+        image_TD, moved_TD = logits.image(start, stop), self.image_ND[start:stop]
+        torch.mm(grad_TC, logits.text_CD, out=moved_TD)
+        self.scale.add_((moved_TD * image_TD).sum())
+        self.bias.add_(grad_TC.sum())
+        moved_TD.mul_(logits.scale)
+        if self.text_CD is not None:
+            self.text_CD.addmm_(grad_TC.T, image_TD * logits.scale)
+
+    def finished(self, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor) -> tuple[Tensor | None, ...]:
+        """In the types and shapes of what they are gradients of."""
+        text = None if self.text_CD is None else self.text_CD.to(text_CD.dtype)
+        numbers = (grad.reshape(x.shape).to(x.dtype) for grad, x in ((self.scale, scale_1), (self.bias, bias_1)))
+        return self.image_ND.to(image_ND.dtype), text, *numbers
 
 
 @dataclass(slots=True, init=False)
 class _Logits:
-    """Tiles of Z, -inf where a pair is left out, in one buffer."""
+    """Tiles of Z in one buffer: products first, then strip by strip what belongs to them."""
 
     image_ND: Tensor
     text_CD: Tensor
@@ -158,11 +252,24 @@ class _Logits:
         return self.image_ND[start:stop].to(self.text_CD.dtype)
 
     def tile(self, start: int, stop: int) -> Tensor:
-        """Z of these rows; overwritten by the next call."""
-        logit_TC = torch.mm(self.image(start, stop) * self.scale, self.text_CD.T, out=self.buffer_TC[: stop - start])
-        logit_TC += self.bias
-        out_TC = self.pairing.left_out(start, stop, len(self.text_CD))
-        return logit_TC if out_TC is None else logit_TC.masked_fill_(out_TC, -torch.inf)
+        """The products of these rows; overwritten by the next call."""
+        return torch.mm(self.image(start, stop) * self.scale, self.text_CD.T, out=self.buffer_TC[: stop - start])
+
+    def strips(self, start: int, logit_TC: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(first row, view) of each strip of a tile, the bias added and -inf where a pair is left out."""
+        size = strip_rows(logit_TC.shape[1], logit_TC.itemsize) if logit_TC.device.type == "cpu" else len(logit_TC)
+        for at in range(0, len(logit_TC), size):
+            logit_SC = logit_TC[at : at + size].add_(self.bias)
+            out_SC = self.pairing.left_out(start + at, start + at + len(logit_SC), logit_TC.shape[1])
+            yield start + at, logit_SC if out_SC is None else logit_SC.masked_fill_(out_SC, -torch.inf)
+
+    def slope(self, logit_SC: Tensor, start: int) -> Tensor:
+        """The derivative of every pair's loss in its logit, in the place of the logits."""
+        logit_SC.sigmoid_()
+        if self.pairing.one_positive:
+            self.pairing.partner(logit_SC, start).sub_(1)
+            return logit_SC
+        return logit_SC.sub_(self.positives(start, start + len(logit_SC)))
 
     def positives(self, start: int, stop: int) -> Tensor:
         """1 where a pair is positive, [T, C]."""

@@ -31,8 +31,8 @@ class AdaptedRecipe(Recipe[M, B, F]):
 
     weights     the model that is adapted: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE; its towers, tokenizer, text length and
                 image settings are used. "": fresh towers of the names below, for trying things out
-    image_tower, patch, text_tower, width, image_size, text_length, tokenizer, pieces
-                of fresh towers; patch 0: its own; "data" learns a vocabulary from the class names
+    image_tower, patch, text_tower, width, image_size, text_length, tokenizer, pieces  of fresh
+                towers; patch 0: its own; "data" learns a vocabulary from the class names
     """
 
     weights: str = ""

@@ -34,6 +34,7 @@ class BeforeLanguage(Recipe[M, B, F]):
     start         whether a start mark stands before everything; none: as the language model's tokenizer has it
     language      texts of this language or of an unknown one are read; "" takes all
     pieces        of a vocabulary that is learned from the data
+    small_image_steps  of the small image encoder
     """
 
     language_model: str = "small"
@@ -90,7 +91,7 @@ class BeforeLanguage(Recipe[M, B, F]):
         """The model that the image encoder comes from. Raises ConfigError before `prepare`."""
         if self.image_weights and not self.image_folder:
             raise ConfigError(f"'{self.slug}' has no image encoder yet: call prepare(data) first")
-        return _opened(self.image_folder)
+        return open_once(self.image_folder)
 
 
 @lru_cache(maxsize=4)
@@ -99,5 +100,6 @@ def _tokenizer(folder: str) -> Tokenizer:
 
 
 @lru_cache(maxsize=2)
-def _opened(address: str) -> Any:
+def open_once(address: str) -> Any:
+    """The model at an address, opened once a process. It is shared: copy its module before training it."""
     return open_address(address)

@@ -17,6 +17,8 @@ from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.towers import image_tower
 from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
 
 REQUESTS = (
@@ -44,6 +46,7 @@ class DetailedRecipe(BridgeRecipe):
     clean        short captions in lower case, without marks, of 50 words at most, as BLIP cleans them
     second_share, second_batch_size, second_lr, second_warmup, second_final   of the second stage: its share of the steps, samples a
                  step, rate, warm-up, and share of the rate at the end; `final_lr` is that of the first
+    group        patches side by side that become one token, where there are no queries
     """
 
     queries: int = 32
@@ -68,7 +71,7 @@ class DetailedRecipe(BridgeRecipe):
     second_warmup: float = 200.0
     second_final: float = 1 / 3
 
-    image_tower: str = "timm:eva_giant_patch14_224"
+    image_tower: str = "eva_g14"
     template: str = ""
     space: str = ""
     start: bool | None = True
@@ -133,6 +136,12 @@ class DetailedRecipe(BridgeRecipe):
         return any(text.origin == self.detailed for text in sample.positives(self.language))
 
     # ------------------------------------------------------------ model
+
+    def _fresh_encoder(self) -> Tower:
+        """Where patches stand side by side the class token, which is no neighbour of any, is left out, as published."""
+        if self.image_tower == "eva_g14" and not self.queries:
+            return image_tower("eva_g14", image_size=self.image_size, prefix=False)
+        return super()._fresh_encoder()
 
     def model(self) -> Bridge:
         bridge = super().model()

@@ -61,7 +61,14 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
         texts_of = partial(positives, language=self.language)
         strings = list(dict.fromkeys(strings_of(data, texts_of, language=self.language)))
         uids = list(data.uids)
-        table(prepared, "images", uids, lambda rows: images.encode_images([_image(data, row) for row in rows]))
+        seen: list[bytes] = []  # what each image is known by, in the order of uids
+
+        def encode(rows: Sequence[int]) -> Vectors:
+            sources = [_image(data, row) for row in rows]
+            seen.extend(map(weights.content, sources))
+            return images.encode_images(sources)
+
+        table(prepared, "images", uids, encode, digests=seen)
         table(prepared, "texts", strings, lambda rows: texts.encode_texts([strings[row] for row in rows]))
         return prepared
 
@@ -82,15 +89,22 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
 
 
 def table(
-    recipe: FrozenPairs, side: str, keys: Sequence[str] = (), encode: Callable[[Sequence[int]], Vectors] | None = None
+    recipe: FrozenPairs,
+    side: str,
+    keys: Sequence[str] = (),
+    encode: Callable[[Sequence[int]], Vectors] | None = None,
+    *,
+    digests: Sequence[bytes] | None = None,
 ) -> FeatureTable:
-    """The features of one side, "images" by uid or "texts" by string; computed first where `encode` is given and they are not there."""
+    """The features of one side, "images" by uid or "texts" by string; computed first where `encode` is given and they are not there.
+    `digests` are filled in by `encode`: by them other commands find the features."""
     images, texts = recipe.encoders()
     encoder = images if side == "images" else texts
-    folder = (
-        cache_folder() / "features" / f"{recipe.data_fingerprint}-{recipe.language or 'all'}-{side}-{encoder.fingerprint[:16]}"
-    )
-    return _opened(str(folder)) if encode is None else FeatureTable.made(folder, keys, encode, what=f"features of {side}")
+    name = f"{recipe.data_fingerprint}-{recipe.language or 'all'}{weights.table_ending(encoder, side)}"
+    folder = cache_folder() / "features" / name
+    if encode is None:
+        return _opened(str(folder))
+    return FeatureTable.made(folder, keys, encode, what=f"features of {side}", digests=digests)
 
 
 @lru_cache(maxsize=4)

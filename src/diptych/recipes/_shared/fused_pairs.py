@@ -26,6 +26,7 @@ class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, Matched]):
     fusion_layers  blocks that read words and patches together, over both towers
     fusion_heads   heads of each
     match_weight   weight of the matching beside the contrast
+    betas, eps   of AdamW
     """
 
     cacheable = False

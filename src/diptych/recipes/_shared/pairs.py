@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 
 from diptych.core.contracts import Batch, Dataset, Draw, Draws, Optimiser, Recipe
 from diptych.core.errors import DataError
-from diptych.core.sample import Sample
+from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import Augment, PairBatch, pair_batch
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
 from diptych.data.text.sides import Sides
@@ -28,6 +28,9 @@ from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
 
 VOCABULARY_ROWS = 200_000
 """A vocabulary is learned from at most so many rows, evenly spaced."""
+
+Choice = Callable[[Draw, str], Text]
+"""The text of a draw in a language."""
 
 M = TypeVar("M", bound=nn.Module, default=Any)
 B = TypeVar("B", bound=Batch, default=Any)
@@ -178,8 +181,9 @@ class PairRecipe(Recipe[M, B, F]):
         tower.projection = self._given.get(side, {}).get("projection", "")
         return tower
 
-    def pair_batch(self, draws: Draws, augment: Augment | None = None) -> PairBatch:
-        """One text and one crop of every draw; `augment` changes the pixels of the crop."""
+    def pair_batch(self, draws: Draws, augment: Augment | None = None, choose: Choice | None = None) -> PairBatch:
+        """One text and one crop of every draw; `augment` changes the pixels of the crop, `choose` takes the text where `text_draw` does
+        not."""
         return pair_batch(
             draws,
             preprocess=self.preprocess,
@@ -190,7 +194,7 @@ class PairRecipe(Recipe[M, B, F]):
             sides=self.flip_sides,
             language=self.language,
             augment=augment,
-            choose=self.text_draw,
+            choose=choose or self.text_draw,
         )
 
     def text_of(self, draw: Draw) -> str:

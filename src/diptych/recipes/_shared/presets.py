@@ -32,3 +32,7 @@ SMALL_CLIP: Mapping[str, Any] = {**_DEFAULTS, **SMALL}
 
 PAPER_CLIP: Mapping[str, Any] = {**_DEFAULTS, "batch_size": 32_768, "act": "quick_gelu", "same_group": "negative"}
 """The same of its preset paper: ViT-B/32 on 400 million pairs, with QuickGELU as OpenAI released it."""
+
+ADAPTED = "qkv,attention.out,mlp_in,mlp_out,patches"
+"""What carries an adapter in the released code of SVLC and SyViC: every linear map within the towers' blocks, and the convolution that
+cuts patches. They count as B A / rank."""

@@ -60,6 +60,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     per_class   every class has a context of its own; other names cannot be read then
     placement   the name stands at the "end" of the context, in its "middle" or in "front" of it
     tail        what follows name and context, "." as published
+    hyphens     stay in names; with `hyphens` False they are read as spaces ("sky-weather"), as underscores always are
     conditioned CoCoOp: a small network shifts the context by each image; costs a text pass for every image and class
     crop, flip  augmentation: share of the area, mirror images
     passes      over the shots; 0: as published, 50 for one shot a class to 200 for eight or more. `steps` overrules them
@@ -80,6 +81,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     per_class: bool = False
     placement: Placement = "end"
     tail: str = "."
+    hyphens: bool = True
     conditioned: bool = False
     crop: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
@@ -151,7 +153,8 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
 
     def settings(self) -> PromptSettings:
         count = len(context_ids(self.words(), self.start)) if self.start else self.context
-        return PromptSettings(self.classes, count, self.per_class, self.placement, self.tail, self.start, self.conditioned)
+        shape = (count, self.per_class, self.placement, self.tail, self.start, self.conditioned, self.hyphens)
+        return PromptSettings(self.classes, *shape)
 
     def model(self) -> PromptedEncoder:
         encoder, words, settings = self.base().model, self.words(), self.settings()

@@ -42,7 +42,7 @@ class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     The image side of a trained dual encoder is fine-tuned with a Semantic FPN. Class names, behind eight learned vectors, go through the
     frozen text side; a small decoder lets them look at the picture, and its answer is added behind a learned gate that starts at 1e-4. The
     cosine of every place with every name, the score map, stands beside the last map before the pyramid, and has a cross-entropy of its
-    own, divided by `tau`, with weight `score_weight`.
+    own, divided by `tau`, with weight `score_weight`. `denseclip_boxes` is its detector.
 
     In the released code the "frozen" text side moves, since its rate of 0 is raised to the floor of the schedule; here it is out of the
     optimiser and gets no gradient. We depart in three things: all norms and biases are spared weight decay, not only norms of the decoder;
@@ -64,6 +64,7 @@ class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     scale, most, flip, shake  augmentation, see `SegmentationView`
     backbone_rate  the image side's learning rate as a share of `lr`
     power        of the polynomial by which the rate falls
+    count_ignored  divides a loss by all pixels, as released, and not by the labelled ones
     """
 
     slug = "denseclip"

@@ -66,7 +66,7 @@ class InstructBLIP(BridgeRecipe):
     former_tokenizer: str = "data"
     asked_length: int = 128
 
-    image_tower: str = "timm:eva_giant_patch14_224"
+    image_tower: str = "eva_g14"
     template: str = "{image}{prompt}"
     text_length: int = 384
     batch_size: int = 128

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
-from diptych.core.sample import Text
+from diptych.core.rows import Rows
+from diptych.core.sample import Sample, Text
+from diptych.data.load.batch import view
 from diptych.data.text.questions import questions_of
 from diptych.data.text.template import Template
-from diptych.models.bridges.bridge import Bridge
+from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
 from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
 
+SEVERAL = "images"
+"""The medium of a sample with several pictures."""
 NAMES = {
     "bn": "Bengali", "da": "Danish", "de": "German", "en": "English", "es": "Spanish", "et": "Estonian", "fi": "Finnish",
     "fr": "French", "hi": "Hindi", "hu": "Hungarian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian",
@@ -29,6 +36,14 @@ NAMES = {
     "th": "Thai", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese", "qaa": "qaan", "qab": "qaban",
 }  # fmt: skip
 """What a request calls a language; others are called by their tag."""
+
+
+@dataclass(frozen=True)
+class PicturesBatch(BridgeBatch):
+    """With the pictures of each row behind its first, [B, M, C, H, W], and which of them there are."""
+
+    more_BMCHW: Rows[Tensor] = field(default_factory=lambda: torch.zeros(0))
+    there_BM: Rows[Tensor] = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +59,8 @@ class MBLIP(BridgeRecipe):
     merged where it is deployed. As published images are mirrored, also where captions say left and right: `flip` False is safer there.
 
     queries         tokens that a picture becomes
+    pictures        of a row at most: above 1, all of a sample with several (`media["images"]`) are read, their tokens one after the other,
+                    and a sample with more is refused; 1 reads the first alone
     former_weights  the Q-Former to begin with: "hf:FOLDER" of BLIP-2, or the run of another bridge; "" begins afresh
     former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
     languages       tags of the languages that are drawn, of those that an image has; () takes all that it has
@@ -59,6 +76,7 @@ class MBLIP(BridgeRecipe):
     slug = "mblip"
 
     queries: int = 32
+    pictures: int = 1
     former_weights: str = ""
     former_width: int = 768
     former_layers: int = 12
@@ -78,7 +96,7 @@ class MBLIP(BridgeRecipe):
     visual_lr: float = 1e-5
 
     language: str = ""
-    image_tower: str = "timm:eva_giant_patch14_224"
+    image_tower: str = "eva_g14"
     template: str = "{image}{prompt}"
     crop: tuple[float, float] = (0.5, 1.0)
     flip: bool = True
@@ -96,6 +114,8 @@ class MBLIP(BridgeRecipe):
             raise ConfigError(
                 f"{len(self.weights)} weights for {len(self.languages)} languages (expected one above 0 for each, or none)"
             )
+        if self.pictures < 1:
+            raise ConfigError(f"pictures is {self.pictures} (expected 1 or more)")
         if not 0 <= self.warm_share < 1:
             raise ConfigError(f"warm_share is {self.warm_share} (expected 0 or more and below 1)")
 
@@ -112,12 +132,49 @@ class MBLIP(BridgeRecipe):
 
     # ------------------------------------------------------------ data
 
+    def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
+        """The picture; where a row may have several, all of the sample, the first as its picture."""
+        if self.pictures == 1 or SEVERAL not in sample.media:
+            return super().load(sample, rng)
+        count = len(sample.media[SEVERAL].parts)
+        if count > self.pictures:
+            raise DataError(
+                f"sample '{sample.uid}' has {count} pictures",
+                field=SEVERAL,
+                expected=f"{self.pictures} at most, or more --pictures",
+            )
+        first, *more = sample.media[SEVERAL].decode(min_side=self.decode_size)
+        return {"image": first, SEVERAL: tuple(more)}
+
     def batch(self, draws: Draws) -> BridgeBatch:
         template, rows = Template(self.template), []
         for draw in draws:
             prompt, answer = self._drawn(draw)
-            rows.append(template.pieces(self.slots, prompt, self.space + answer))
-        return self.laid(draws, rows)
+            slots = self.slots * (1 + len(draw.media.get(SEVERAL, ())))
+            rows.append(template.pieces(slots, prompt, self.space + answer))
+        laid = self.laid(draws, rows)
+        return laid if self.pictures == 1 else self._with_more(laid, draws)
+
+    def _with_more(self, laid: BridgeBatch, draws: Draws) -> PicturesBatch:
+        """The pictures behind the first, as many as the fullest row has, and which of them there are."""
+        shown = [draw.media.get(SEVERAL, ()) for draw in draws]
+        most = max(map(len, shown))
+        more_BMCHW = laid.image_BCHW.new_zeros(len(shown), most, *laid.image_BCHW.shape[1:])
+        for row, (draw, images) in enumerate(zip(draws, shown, strict=True)):
+            seen = [view(replace(draw, image_HWC=one), self.image_size, self.crop, self.flip) for one in images]
+            if seen:
+                more_BMCHW[row, : len(seen)] = self.preprocess(seen)
+        there_BM = torch.arange(most)[None] < torch.tensor([len(images) for images in shown])[:, None]
+        fields = {field.name: getattr(laid, field.name) for field in dataclasses.fields(laid)}
+        return PicturesBatch(**fields, more_BMCHW=more_BMCHW, there_BM=there_BM)
+
+    def features(self, model: Bridge, batch: BridgeBatch) -> Written:
+        if not isinstance(batch, PicturesBatch):
+            return super().features(model, batch)
+        image_BMCHW = torch.cat((batch.image_BCHW[:, None], batch.more_BMCHW), 1)
+        there_BM = torch.cat((batch.there_BM.new_ones(len(image_BMCHW), 1), batch.there_BM), 1)
+        written: Written = model(image_BMCHW[there_BM], batch.layout, count_B=there_BM.sum(1))
+        return written
 
     def _drawn(self, draw: Draw) -> tuple[str, str]:
         """A request and its answer."""
@@ -180,6 +237,7 @@ class MBLIP(BridgeRecipe):
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(merged(model))
         made.connector_spec = {**made.connector_spec, "still": False}
+        made.pictures = self.pictures
         made.request = self.asked_in(self.languages[0] if self.languages else "en")
         if self.adapter_rank:
             made.folder = ""  # a language model with merged adapters is kept with the rest

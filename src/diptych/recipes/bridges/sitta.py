@@ -14,10 +14,12 @@ from diptych.core.contracts import Dataset, Draws, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, view
+from diptych.data.media.transforms import Preprocess
 from diptych.data.text.stop_words import content_words
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.semantic_map import (
     Aligned,
+    ImagesAlone,
     SemanticMap,
     Solution,
     closed_form,
@@ -28,8 +30,10 @@ from diptych.models.bridges.semantic_map import (
 )
 from diptych.models.bridges.word_writer import WordPrompt, WordWriter
 from diptych.models.io.inference import parts
+from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.recipes._shared.before_language import BeforeLanguage
+from diptych.models.towers.outputs import Tower
+from diptych.recipes._shared.before_language import BeforeLanguage, open_once
 from diptych.recipes._shared.pairs import positives
 from diptych.tasks.pairs.templates import fill, templates
 
@@ -59,6 +63,10 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     training images are kept beside the map. Its pipeline compares with the raw table what was mapped into the standardised one; here
     both are standardised. Rows are not written down: normal equations add up by image, which gives the same map.
 
+    image_weights  an image-text model, or an image encoder alone (timm:NAME/FILE, a run of mrl_classes), whose features are then what its
+                  classifier would see. With those, near to collinear as they are, take ridge or robust
+    judge         the image-text model that chooses among captions, for an encoder alone (released: RN50x64 of CLIP); "" is
+                  `image_weights` itself
     solution      how the map is found
     learned_from  "captions" (external data) or "vocabulary" (lexical matching)
     penalty       of ridge, on the whole sum
@@ -73,6 +81,7 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     engine = "solve"
 
     image_weights: str = "small"
+    judge: str = ""
     solution: Solution = "least_squares"
     learned_from: Literal["captions", "vocabulary"] = "captions"
     penalty: float = 1.0
@@ -107,24 +116,49 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
         """Finds language model and image-text model, or makes the small ones."""
         prepared = super().prepare(data)
         prepared.joint()
+        if self.learned_from == "vocabulary" and not isinstance(prepared.images(), DualEncoder):
+            raise ConfigError(
+                f"image_weights is {self.image_weights!r}, which reads no words of a vocabulary (expected learned_from='captions', or a "
+                "model of images and texts)"
+            )
         return prepared
 
     def joint(self) -> PairEmbedder:
-        """The image-text model. Raises ConfigError where it has one side only: texts are needed to choose among captions."""
-        opened = self.trained_images()
-        if not isinstance(opened, PairEmbedder):
+        """The image-text model that chooses among captions. Raises ConfigError where there is none."""
+        opened = open_once(self.judge) if self.judge else self.trained_images()
+        if not isinstance(opened, PairEmbedder) or not isinstance(opened.model, DualEncoder):
+            name, value = ("judge", self.judge) if self.judge else ("image_weights", self.image_weights)
+            more = "" if self.judge else ", or one that chooses among captions as judge"
             raise ConfigError(
-                f"image_weights is {self.image_weights!r}, which reads no texts (expected a model of both, such as a run of clip or hf:)"
+                f"{name} is {value!r}, which reads no texts (expected a model of both, such as a run of clip or hf:{more})"
             )
         return opened
 
+    def images(self) -> DualEncoder | ImagesAlone:
+        """What images are read by: the module of `image_weights`, or its image tower where it has no text side."""
+        module = self.trained_images().model
+        if isinstance(module, DualEncoder):
+            return module
+        tower = getattr(module, "image_tower", None)
+        if not isinstance(tower, Tower):
+            raise ConfigError(
+                f"image_weights is {self.image_weights!r}, which holds no image tower (expected timm:NAME/FILE, or a run of clip)"
+            )
+        return ImagesAlone(tower)
+
+    @property
+    def seen(self) -> Preprocess:
+        """How the encoder sees images."""
+        preprocess: Preprocess = self.trained_images().preprocess
+        return preprocess
+
     @property
     def decode_size(self) -> int:
-        """0, which asks for whole pictures, until `prepare` knows the image-text model."""
-        return self.joint().preprocess.size if self.image_folder else 0
+        """0, which asks for whole pictures, until `prepare` knows the encoder."""
+        return self.seen.size if self.image_folder else 0
 
     def batch(self, draws: Draws) -> WordsBatch:
-        preprocess = self.joint().preprocess
+        preprocess = self.seen
         image_BCHW = preprocess([view(draw, preprocess.size, (1.0, 1.0), False) for draw in draws])
         rows = [self.tokens(positives(draw.sample, self.language)) for draw in draws]
         token_BT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
@@ -147,9 +181,8 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
 
     def model(self) -> SemanticMap:
         language = LanguageModel.from_folder(self.language_path)
-        return SemanticMap(
-            copy.deepcopy(self.joint().model), language, words=min(self.words().tokenizer.vocab_size, language.vocab_size)
-        )
+        words = min(self.words().tokenizer.vocab_size, language.vocab_size)
+        return SemanticMap(copy.deepcopy(self.images()), language, words=words)
 
     def features(self, model: SemanticMap, batch: WordsBatch) -> Aligned:
         aligned: Aligned = model(batch.image_BCHW, batch.token_BT, batch.token_mask_BT)
@@ -216,10 +249,11 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
 
     def deploy(self, model: SemanticMap) -> WordWriter:
         joint = self.joint()
-        kept = PairEmbedder(model.joint, joint.preprocess, joint.tokenizer, joint.text_length, joint.name)
+        chooses = model.joint if not self.judge and isinstance(model.joint, DualEncoder) else copy.deepcopy(joint.model)
+        kept = PairEmbedder(chooses, joint.preprocess, joint.tokenizer, joint.text_length, joint.name)
         prompt = WordPrompt(self.shown, self.orders, self.template, self.spaced, self.nearest, self.order_seed, self.marks)
         away = self.language_folder if self.given_language else ""
-        return WordWriter(model, kept, self.words(), prompt, self.slug, folder=away)
+        return WordWriter(model, kept, self.words(), prompt, self.slug, images=self.seen, folder=away)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -109,4 +109,4 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     def paper(cls) -> Self:
         """ViT-B/32 on YFCC15M with captions by OFA-base, batch 4,096, 32 epochs. The published one-cycle schedule is a linear warm-up over
         a tenth of the run and a cosine here; crops have an aspect of 3/4 to 4/3 and not of 4/5 to 5/4."""
-        return cls(flip=True, flip_sides="ignore", same_group="negative")
+        return cls(flip=True, flip_sides="ignore", same_group="negative", eps=1e-8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
+from diptych.data.media import boxed_views
 from diptych.data.text.masked_words import mask_words
+from diptych.models.layers.feature_queue import Start
 from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.towers.outputs import present
 from diptych.objectives.distillation.topology import topology
@@ -61,9 +63,10 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     score matrix from them.
 
     We depart in these points: keys come from all processes (`keys="own"` has the released form, in which every process contrasts with
-    its own batch alone, and the result depends on the number of processes); the queue starts empty and wraps; samples of one
-    group are no negatives of each other, as in `clip`; the companions have no dropout; blocks are pre-norm. In our small runs the
-    method keeps more of the first task and learns less of the last, as the price of it.
+    its own batch alone, and the result depends on the number of processes); the queue wraps; samples of one group are no negatives of
+    each other, as in `clip`; the companions have no dropout; of each text exactly the share of its words is hidden (released: each word
+    by its own chance); everything starts from fresh weights, where the release starts from DeiT's and BERT's. In our small runs the method
+    keeps more of the first task and learns less of the last, as the price of it.
 
     column         metadata columns that may tell tasks apart; the first that every sample has is taken
     order          its values in the order of the tasks; empty takes all, sorted
@@ -71,16 +74,23 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     momentum       of the momentum model in the first task
     compatible     later: shares of the momentum model itself, of the trained model and of the reference
     queue          keys of either modality that are remembered; 0 contrasts with the batch alone
+    queue_start    "random" unit vectors (released), or "empty"
     tau            temperature, fixed
     weight_...     of the four further terms; with all at 0 and fusion_layers 0 this is plain fine-tuning
     fusion_layers  blocks over words and image that guess hidden words; 0 leaves the guessing out
+    albef          networks as released: a vision transformer without a first norm, and BERT's blocks over words and image, with norms
+                   behind; False: CLIP's, and blocks with norms before
+    class_token    those blocks read the class token, too, as released
     masked         share of words that are hidden
+    augment        "rand": BLIP's two operations out of ten, half of the time each, as released: not for texts that name places
     projection_bias  whether both projections have a bias, as in the released code; it starts at 0
     buffer         samples of earlier tasks that are trained on again (10,000 in the released CTP_ER); 0 keeps no data
     buffer_seed    another one, another reservoir
     replays        "shared": a run has the steps that it has without a buffer; "added": its epochs are longer by the samples that are
                    replayed, and the prepared `epochs` say by how much. Steps that are given stay
     keys           "gathered" from all processes, or each process's "own"
+    final_lr       share of the learning rate that is left at the end
+    fusion_heads   attention heads of the fusion layers
     """
 
     slug = "ctp"
@@ -93,6 +103,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     momentum: float = 0.995
     compatible: tuple[float, float, float] = (0.9, 0.05, 0.05)
     queue: int = 1024
+    queue_start: Start = "random"
     tau: float = 0.07
     weight_momentum: float = 1.0
     weight_topology: float = 1.0
@@ -100,7 +111,10 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     weight_distilled: float = 1.0
     fusion_layers: int = 6
     fusion_heads: int = 12
+    albef: bool = True
+    class_token: bool = True
     masked: float = 0.15
+    augment: Literal["none", "rand"] = "none"
     projection_bias: bool = False
     buffer: int = 0
     buffer_seed: int = 0
@@ -115,7 +129,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     eps: float = 1e-8
     warmup: float = 0.0
     weight_decay: float = 0.05
-    text_length: int = 32
+    text_length: int = 30
     crop: tuple[float, float] = (0.2, 1.0)
 
     tasks: tuple[tuple[str, ...], ...] = field(default=(), metadata={"prepared": True})
@@ -192,7 +206,15 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             queue=self.queue if self.remembers else 0,
             companions=self.companions,
             projection_bias="both" if self.projection_bias else "none",
+            queue_start=self.queue_start,
+            class_token=self.class_token,
+            post_norm=self.albef,
         )
+
+    def image_options(self) -> dict[str, Any]:
+        """Where no weights say otherwise, a transformer of the released form."""
+        plain = self.albef and self.image_tower.startswith("vit") and "image" not in self._given
+        return {**({"pre_norm": False, "eps": 1e-6} if plain else {}), **super().image_options()}
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Without the temperature of the weights: here it is `tau`, and fixed."""
@@ -209,7 +231,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
         return (*kept, "reference") if self.task and (kept or self.weight_topology) else kept
 
     def batch(self, draws: Draws) -> MaskedPairBatch:
-        pairs, words = self.pair_batch(draws), self.words()
+        pairs, words = self.pair_batch(draws, boxed_views.augmented_alone if self.augment == "rand" else None), self.words()
         special = {words.pad_id, *words.prefix, *words.suffix}
         masked = mask_words(
             pairs.text_BL,
@@ -291,13 +313,13 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     def tiny(cls) -> Self:
         """The towers and the budget of `clip`'s; three tasks, by vendor (emoji) or by the planned relation (scene world)."""
         same = {**SMALL_CLIP, "warmup": 10.0, "lr": 5e-4}
-        return cls(**same, column=("task", "style", "predicate"), at_most=3, fusion_layers=1, fusion_heads=3)
+        plain: dict[str, Any] = {"albef": False, "class_token": False, "queue_start": "empty"}
+        return cls(**same, column=("task", "style", "predicate"), at_most=3, fusion_layers=1, fusion_heads=3, **plain)
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/16 and six BERT layers below six that read the image, D = 256, nine domains of P9D, five epochs each. Crops are taken
-        without RandAugment, and the vocabulary is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER`
-        takes them."""
+        """ViT-B/16 and six BERT layers below six that read the image, D = 256, nine domains of P9D, five epochs each. The vocabulary
+        is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER` takes them."""
         return cls(
             image_tower="vit_b16",
             text_tower="bert_b6",
@@ -306,6 +328,9 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             flip=True,
             flip_sides="ignore",
             projection_bias=True,
+            patch_bias=True,
+            augment="rand",
+            resize="squash",
         )
 
     @classmethod

@@ -23,6 +23,7 @@ class Locked(FrozenPairs[LockedPair, Pairs]):
     do not see.
 
     hidden, width  sizes of the heads
+    same_group  what another sample of the same group is: neither positive nor negative ("mask"), a "positive", or a "negative"
     """
 
     slug = "locked"

@@ -51,6 +51,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     blur       strided convolutions of a timm tower see a smoothed map
     mirrored   `classify` reads an image and its mirror image
     optimiser_kind  "sgd" as published, or "adamw" for small models; momentum of the first
+    reduction       whether the losses of the prefixes are summed or averaged
     """
 
     slug = "mrl_classes"

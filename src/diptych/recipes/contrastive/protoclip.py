@@ -60,6 +60,8 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     teacher     column with the external teacher's features (a list of numbers a sample); "" does without
     weight_...  of CLIP's loss, of the prototypes and of the teacher's prototypes
     lit_share   share of the run, at its end, with a locked image tower
+    head_decay  whether the heads have weight decay; False as released
+    iterations, restarts  of the k-means that finds the prototypes
     """
 
     slug = "protoclip"
@@ -78,6 +80,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     weight_prototypes: float = 1.0
     weight_teacher: float = 1.0
     lit_share: float = 2 / 400
+    head_decay: bool = False
 
     batch_size: int = 512
     warmup: float = 15_625.0
@@ -207,6 +210,8 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
 
     def optimiser(self) -> Optimiser:
         chosen = super().optimiser()
+        if not self.head_decay:
+            chosen = replace(chosen, rules=(Rule(r"^(image_head|text_head)\b", decay=False),))
         locked = (r"^encoder\.(image_tower|image_projection)\b", r"^(image_head|text_head|log_head_scale)\b")
         return replace(chosen, rules=tuple(Rule(pattern, 0.0) for pattern in locked)) if self.lit else chosen
 
@@ -218,13 +223,14 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     def tiny(cls) -> Self:
         """The towers, data and budget of `clip`'s; episodes of 16 batches, 64 clusters."""
         own: dict[str, Any] = {"clusters": 64, "episode": 4096, "iterations": 10, "restarts": 1, "hidden": 256, "head_width": 64}
-        return cls(**SMALL_CLIP, lit_share=0.0, **own)
+        return cls(**SMALL_CLIP, lit_share=0.0, head_decay=True, **own)
 
     @classmethod
     def paper(cls) -> Self:
         """ResNet-50 on 2.5 million pairs of CC3M, batch 512, 32 epochs (400 episodes). The image tower is CLIP's ResNet-50 with
         its attention pooling, as in the released code; colour jitter, grey and blur of a fifth of the images are left out."""
-        return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True, flip_sides="ignore")
+        adam: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # open_clip's for residual networks
+        return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True, flip_sides="ignore", **adam)
 
 
 def _collect(features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ class SigLIP(DualEncoderRecipe):
 
     project_image  whether the image vector is projected, or taken as its tower gives it (as published; `width` is then the tower's)
     text_bias      whether the projection of texts has a bias (as published)
+    start_scale, start_bias  what cosines are multiplied by and shifted by at the start; both are learned
     """
 
     slug = "siglip"

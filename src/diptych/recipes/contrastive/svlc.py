@@ -17,7 +17,7 @@ from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.negatives import LOOKED_AT, NegativeRecipe
 from diptych.recipes._shared.pairs import strings_of
-from diptych.recipes._shared.presets import SMALL_CLIP
+from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
 
 Negatives = Literal["rules", "texts", "both", "random_words", "none"]
 Positives = Literal["none", "analogies", "texts"]
@@ -50,7 +50,8 @@ class SVLC(NegativeRecipe):
     in_contrastive   wrong texts join the contrastive loss, too
     negative_weight  factor of the choice among an image's own texts
     symmetric        the second positive is compared in both directions (an option of the released code)
-    rank             of the adapters; 0 trains all weights
+    rank             of the adapters, which count as B A / rank and stand where the release has them: in towers other than CLIP's
+                     transformers, on every linear map; 0 trains all weights
     """
 
     slug = "svlc"
@@ -105,7 +106,10 @@ class SVLC(NegativeRecipe):
         return {kind: tuple(word for word in words if word in known) for kind, words in lists.items()}
 
     def tuning(self) -> Tuning:
-        return Tuning(lora=str(self.rank)) if self.rank else Tuning()
+        if not self.rank:
+            return Tuning()
+        named = self.image_tower.startswith("vit") and self.text_tower.startswith(("text", "transformer"))
+        return Tuning(lora=f"{self.rank}:{ADAPTED}" if named else str(self.rank), lora_alpha=1.0)
 
     @property
     def needs_words(self) -> bool:

@@ -25,10 +25,7 @@ from diptych.models.towers.outputs import Pairs
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.picture_styles import Colours, checked, coloured, drawn, style_transfer
-from diptych.recipes._shared.presets import SMALL_CLIP
-
-ADAPTED = "qkv,attention.out,mlp_in,mlp_out,patches"
-"""What carries an adapter: every linear map within the towers' blocks, and the convolution that cuts patches."""
+from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
 
 
 @dataclass(frozen=True)

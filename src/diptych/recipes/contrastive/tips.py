@@ -49,9 +49,10 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     is saved with the weights.
 
     Give it data with two texts as for `alip` (see `raw`, `synthetic`, `captions`). A step costs about three times CLIP's image tower.
-    No training code was released: number and size of the small views, the teacher's schedule and the heads are DINOv2's. We depart in
-    the text tower (learned positions, GELU) and the vocabulary (CLIP's).
+    No training code was released: number and size of the small views, the teacher's schedule and the heads are DINOv2's. Towers are those
+    of the released models (`dense_b14`, `text_tips`). We depart in the vocabulary, CLIP's, since theirs (32,000 pieces) is in no package.
 
+    project      projections behind both towers; False: their vectors are compared as they are, as in the released models
     two_tokens   False: one class token and raw texts alone; with alpha and beta 0 this is CLIP
     alpha, beta  weights of self-distillation and of masked patches; 0 leaves a term out, and its head and views
     hidden       share of patches that the student does not see, the same in all images as published; with hidden_spread each image has
@@ -62,11 +63,15 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     prototypes   of either head; head_hidden and head_width are its inner layers
     student_tau, teacher_tau   temperatures; centre is the momentum of the teacher's centre
     token        which class token the deployed model reads: "first" or "second"
+    head_width   of the last layer before the prototypes
+    hidden_spread  how far the hidden share of an image may lie from `hidden`
+    local_size, local_scale  pixels a side of a small view, and the shares of the image's area that it takes
     """
 
     slug = "tips"
     no_prefixes = "its teacher's prototypes are of the whole width"
 
+    project: bool = False
     two_tokens: bool = True
     alpha: float = 1.0
     beta: float = 2.0
@@ -115,6 +120,7 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
             hidden=self.head_hidden,
             bottleneck=self.head_width,
             token=self.token,
+            project=self.project,
         )
 
     def started(self, model: Any) -> Self:
@@ -179,9 +185,9 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
         """The budget of `clip`'s, an image tower of 64 patches. Data without synthetic captions get a stand-in as in `alip`'s preset."""
         same = {**SMALL_CLIP, "image_tower": "dense_tiny", "mean": (0.0,) * 3, "std": (1.0,) * 3}
         own: dict[str, Any] = {"locals": 2, "local_size": 32, "local_scale": (0.1, 0.4), "prototypes": 256, "head_hidden": 128}
-        return cls(**same, **own, head_width=32, momentum=0.99, synthetic=("synthetic", "rewrite", "tags"))
+        return cls(**same, **own, project=True, head_width=32, momentum=0.99, synthetic=("synthetic", "rewrite", "tags"))
 
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/14 and a text tower of its width, 70 epochs of 117 million pairs with captions by PaliGemma."""
-        return cls(text_tower="text_clip_l", width=768, text_length=64, same_group="negative", flip=True, flip_sides="ignore")
+        return cls(text_tower="text_tips", width=768, text_length=64, same_group="negative", flip=True, flip_sides="ignore")

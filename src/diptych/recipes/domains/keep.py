@@ -23,6 +23,7 @@ from diptych.data.load.order import Grouped
 from diptych.data.media.native_crop import native_crop
 from diptych.data.ontologies.captions import DISEASE_ONTOLOGY_TOPS, HypernymCaptions
 from diptych.data.ontologies.ontology import Ontology
+from diptych.data.text.prompt_bank import PATHOLOGY
 from diptych.data.text.variants import UNIFORM
 from diptych.data.text.word_dropout import drop_words
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -35,6 +36,7 @@ from diptych.recipes._shared.knowledge_texts import KnowledgeTexts, headed_text
 from diptych.recipes._shared.ontologies import attributes, kept, ontology_at, read_back
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL
+from diptych.recipes._shared.templates import template_metrics
 from diptych.recipes._shared.vocabulary import learned_vocabulary
 
 UNKNOWN = "unknown"
@@ -44,10 +46,12 @@ UNKNOWN = "unknown"
 class ConceptBatch(PairBatch):
     """Pairs in groups.
 
-    concept_B  int64: the place of the group's concept in the ontology, -1 for a label that is no concept
+    concept_B   int64: the place of the group's concept in the ontology, -1 for a label that is no concept
+    template_B  int64: which of the bank's templates the ontology's text was written by, -1 for a caption
     """
 
     concept_B: Rows[Tensor] = field(kw_only=True)
+    template_B: Rows[Tensor] = field(kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                   its images before one comes again
     knowledge_share  of the steps, for the first phase; 0 leaves it out. With `steps` 0 it follows from `knowledge_epochs`, passes over all
                   that the ontology says, and from `epochs`, passes over the groups
-    knowledge_*   batch, instances a concept, rate, warm-up and temperature of the first phase
+    knowledge_...   batch, instances a concept, rate, warm-up and temperature of the first phase
     frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published: the
                   first of ten epochs); the schedule goes on over both
     positive, negative  the forms of `block_metric`; published: "least_hard" and "hard"
@@ -81,6 +85,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                   "negative" takes them for negatives like any other
     written       probability that the ontology writes the text of a pair whose group has a concept
     chains        probability that it writes the whole chain of names; else the name alone
+    wordings      templates that the ontology's texts are drawn from: "all" 22, as published, which evaluation takes, too; or "training",
+                  which leaves a quarter to the slide tasks' `templates pathology/held_out`
     stop          concepts at which chains end; published: eight general classes of the Disease Ontology
     dropped       share of the words that a text loses, and `dropping` how often; `dropping_again` draws words with replacement, as
                   released, so that fewer go
@@ -111,6 +117,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     related: Literal["floor", "drop", "negative"] = "floor"
     written: float = 0.5
     chains: float = 0.5
+    wordings: Literal["all", "training"] = "all"
     stop: tuple[str, ...] = ()
     dropped: float = 0.4
     dropping: float = 0.5
@@ -132,6 +139,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     batch_size: int = 128
     epochs: float = 10.0
     lr: float = 1e-5
+    warmup: float = 0.1
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -186,7 +194,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
 
     @property
     def captions(self) -> HypernymCaptions:
-        return HypernymCaptions(self.tree, stop=self.stop, chains=self.chains)
+        return HypernymCaptions(self.tree, bank=PATHOLOGY.part(self.wordings), stop=self.stop, chains=self.chains)
 
     def labels(self, sample: Sample) -> tuple[str, ...]:
         """The concepts of a sample; "unknown" where it says none."""
@@ -248,7 +256,13 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         return 0 if self.cut == "native" else self.image_size
 
     def batch(self, draws: Draws) -> ConceptBatch:
-        native = self.cut == "native"
+        native, templates = self.cut == "native", list[int]()
+
+        def choose(draw: Draw, language: str) -> Text:
+            text, template = self.written_text(draw, language)
+            templates.append(PATHOLOGY.ids.index(template) if template else -1)
+            return text
+
         pairs = pair_batch(
             draws,
             preprocess=replace(self.shown, margin=0),
@@ -259,20 +273,22 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
             sides=self.flip_sides,
             language=self.language,
             augment=partial(_native, size=self.image_size) if native else None,
-            choose=self.written_text,
+            choose=choose,
         )
         step = int(draws.rng.integers(1 << 62))
         place = {key: number for number, key in enumerate(self.tree)}
         concepts = [place.get(self.group_label(draw.sample, step), -1) for draw in draws]
-        return ConceptBatch(**{f.name: getattr(pairs, f.name) for f in fields(pairs)}, concept_B=torch.tensor(concepts))
+        shared = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
+        return ConceptBatch(**shared, concept_B=torch.tensor(concepts), template_B=torch.tensor(templates))
 
     def group_label(self, sample: Sample, step: int) -> str:
         """One of the concepts of a sample's group, the same for all of the group at that step."""
         labels = self.labels(sample)
         return labels[int(keyed_rng(step, sample.group or sample.uid).integers(len(labels)))]
 
-    def written_text(self, draw: Draw, language: str) -> Text:
-        """A caption, of which words may be left out, or what the ontology writes about one of the sample's concepts."""
+    def written_text(self, draw: Draw, language: str) -> tuple[Text, str]:
+        """A caption, of which words may be left out, or what the ontology writes about one of the sample's concepts; and the id of the
+        template that it is written by, "" for a caption."""
         text = self.text_draw(draw, language)
         string = drop_words(
             text.string,
@@ -285,8 +301,9 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         label = labels[int(draw.rng.integers(len(labels)))]
         writes = draw.rng.random() < self.written
         if writes and self.captions.knows(label):
-            return Text(self.captions(label, draw.rng).text, text.language, "synthetic")
-        return replace(text, string=string)
+            said = self.captions(label, draw.rng)
+            return Text(said.text, text.language, "synthetic"), said.template
+        return replace(text, string=string), ""
 
     def features(self, model: DualEncoder, batch: ConceptBatch) -> Pairs:
         pairs: Pairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
@@ -317,7 +334,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     def metrics(self, features: Pairs, batch: ConceptBatch) -> dict[str, Tensor]:
         apart_BB = batch.group_B[:, None] != batch.group_B
         related_BB = self.related_pairs(batch.concept_B) & apart_BB
-        return {**super().metrics(features, batch), "related": related_BB.sum() / apart_BB.sum().clamp(min=1)}
+        own = {"related": related_BB.sum() / apart_BB.sum().clamp(min=1), **template_metrics(batch.template_B)}
+        return {**super().metrics(features, batch), **own}
 
     @classmethod
     def tiny(cls) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -25,6 +25,7 @@ from diptych.data.text.whole_words import word_starts
 from diptych.models.io.opened import open_address
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.people.part_encoder import PartEncoder
 from diptych.models.people.patch_regressor import PatchRegressor, Places
 from diptych.models.people.person_embedder import PersonEmbedder
 from diptych.models.people.unified_encoder import FrozenPatches, UnifiedEncoder, UnifiedPairs
@@ -33,9 +34,11 @@ from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words
-from diptych.objectives.pairs.ranking import semi_hard_ranking
+from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
 from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.patch_count import patches_of
 from diptych.recipes._shared.small_encoder import small_encoder
+from diptych.recipes._shared.templates import template_metrics
 
 PSEUDO = "pseudo_attributes"
 """The column of the curation step `pseudo_texts`."""
@@ -46,7 +49,8 @@ class UnifiedBatch(PairBatch):
     """Pictures of persons with a text each, the text with words hidden, and which patches are kept and lost.
 
     person_B   the number of each person among those of the training rows, -1 while pre-training
-    draw_B2    numbers that choose semi-hard negatives
+    template_B the template of each pseudo text, -1 for a caption
+    draw_B4    numbers that choose semi-hard negatives: of whole images, whole texts, images in parts and texts in parts
     """
 
     masked_BL: Rows[Tensor]
@@ -56,7 +60,8 @@ class UnifiedBatch(PairBatch):
     kept_BK: Rows[Tensor]
     lost_BJ: Rows[Tensor]
     person_B: Rows[Tensor]
-    draw_B2: Rows[Tensor]
+    template_B: Rows[Tensor]
+    draw_B4: Rows[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +75,15 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     maximum over tokens is compared, plus hidden words guessed from the text alone. The released code has a third term that the paper
     does not name: half of the patches are hidden, and a decoder guesses what a frozen CLIP says of them, and of the visible ones.
     `phase="finetune"` on labelled pairs (with `--init RUN`) has a classifier of persons that images and texts share, and a ranking by
-    semi-hard negatives.
+    semi-hard negatives; and both losses again on what a few prototypes read of either side's tokens, the same prototypes through the
+    same layers (the prototype-based granularity unification of LGUR, 2207.07802, whose released code has a classifier a prototype, and
+    ranks all parts together). Published fine-tuning: `--batch-size 64 --lr 1e-4 --text-lr 0.1 --weight-decay 0`.
 
     We depart in these points, each by an option: the temperature is learned (`learned_scale`; the released loss compares bare
     cosines, and so cannot fall below 5.24 at 512 pairs); padding takes no part in the maximum (`read_padding`); patches know their own
-    places (`places`); no dropout; one process's own pairs are not its only negatives. Of fine-tuning the copies of both
-    losses on prototype-unified features (LGUR) are not part of this.
+    places (`places`); no dropout; one process's own pairs are not its only negatives; an anchor without a semi-hard negative has no
+    loss, also where no anchor of the batch has one. Sizes of the prototypes' layers are LGUR's, since the paper has none; LGUR's dictionary
+    of words is not part of the paper.
 
     phase          "pretrain" or "finetune"
     texts          what a step reads: "pseudo" sentences of the column `pseudo_attributes`, the "captions" of the data, or "auto": the first
@@ -88,9 +96,16 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     teacher        address of a model whose image tower is a vision transformer with patches of our size; "" trains a small one on the
                    rows of the run, for `small_steps`, and keeps it
     regressor_layers, regressor_heads, places  of the decoder
-    margin, weight_persons, weight_ranking  of fine-tuning; `mined` "sum" adds up over pairs, as released
+    margin, weight_persons, weight_ranking  of fine-tuning; `mined` "sum" adds up over pairs, as released; `ranked` "released" charges a
+                   text by another pair than the one that was mined (`objectives/pairs/ranking.py`)
+    weight_unified of both losses on prototypes' parts (gamma); 0 leaves the prototypes out
+    searched       by what a fine-tuned model embeds: "parts" of all prototypes together, as LGUR's released code does, or the "whole" (the
+                   paper leaves it open); without prototypes it is the whole
+    prototypes, part_width, part_layers, part_heads, part_head_width, part_mlp  of the prototypes' layers
     text_lr        factor of the learning rate of the text tower
     image_height   pixels; `image_size` is the width
+    read_padding   whether padding takes part in the maximum over words, as released
+    small_steps    of the small teacher, where it is one
     """
 
     slug = "unipt"
@@ -115,7 +130,16 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     margin: float = 0.2
     weight_persons: float = 1.0
     weight_ranking: float = 1.0
+    weight_unified: float = 1.0
+    searched: Literal["parts", "whole"] = "parts"
+    prototypes: int = 6
+    part_width: int = 512
+    part_layers: int = 2
+    part_heads: int = 6
+    part_head_width: int = 512
+    part_mlp: int = 512
     mined: Literal["mean", "sum"] = "sum"
+    ranked: Cells = "paper"
     text_lr: float = 1.0
     image_height: int = 384
 
@@ -143,6 +167,10 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             raise ConfigError(
                 f"phase {self.phase!r}, texts {self.texts!r} (expected pretrain | finetune, auto | pseudo | captions)"
             )
+        if self.searched not in ("parts", "whole"):
+            raise ConfigError(f"searched is {self.searched!r} (expected parts | whole)")
+        if min(self.prototypes, self.part_width, self.part_layers, self.part_heads, self.part_head_width, self.part_mlp) < 1:
+            raise ConfigError("prototypes and part_... have to be 1 or more (expected weight_unified 0 for none)")
         if not self.image_tower.startswith(("vit", "peak_image")):
             raise ConfigError(f"image tower {self.image_tower!r} has no patches to hide (expected vit_...)")
         if self.crop[0] < 1:
@@ -186,18 +214,20 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             )
         return dict(entry.split(": ", 1) for entry in column)
 
-    def _chosen(self, draw: Draw, language: str) -> Text:
+    def _chosen(self, draw: Draw, language: str, templates: list[int]) -> Text:
         found = self.pseudo(draw.sample)
+        templates.append(-1 if found is None else int(draw.rng.integers(self.templates)))
         if found is None:
             return self.text_draw(draw, language)
-        number = int(draw.rng.integers(self.templates))
-        return Text(combine(found, number, draw.rng, count=self.templates, exchanged=self.exchanged), "en", "synthetic")
+        said = combine(found, templates[-1], draw.rng, count=self.templates, exchanged=self.exchanged)
+        return Text(said, "en", "synthetic")
 
     # ------------------------------------------------------------ model
 
     def started(self, model: Any) -> Self:
         """Of persons' models height comes with the weights, too."""
-        return replace(super().started(model), image_height=model.preprocess.height or model.preprocess.size)
+        made = replace(super().started(model), image_height=model.preprocess.height or model.preprocess.size)
+        return replace(made, width=model.model.image_tower.width) if isinstance(model.model, PartEncoder) else made
 
     @property
     def shown(self) -> Preprocess:
@@ -213,7 +243,16 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             words = text_tower(self.text_tower, **self.text_options())
             peak: dict[str, Any] = {"inner": words.spec, "out": self.width, "read_padding": self.read_padding}
             text = text_tower("peak_text", vocab_size=self.words().vocab_size, **peak)
-        return DualEncoder(image, text, width=self.width, scale=1 / 0.07 if self.learned_scale else 1.0)
+        scale = 1 / 0.07 if self.learned_scale else 1.0
+        if not self.unifies:
+            return DualEncoder(image, text, width=self.width, scale=scale)
+        sizes = {"layers": self.part_layers, "heads": self.part_heads, "head_width": self.part_head_width}
+        parts = {"prototypes": self.prototypes, "part_width": self.part_width, **sizes, "mlp_width": self.part_mlp}
+        return PartEncoder(image, text, width=self.prototypes * self.part_width, parts=parts, scale=scale)
+
+    @property
+    def unifies(self) -> bool:
+        return self.phase == "finetune" and self.weight_unified > 0
 
     def model(self) -> UnifiedEncoder:
         encoder = self.encoder()
@@ -252,7 +291,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     def batch(self, draws: Draws) -> UnifiedBatch:
         """Text and flip first, then hidden words, then patches, then draws of negatives, all from the draw's own generator."""
-        words = self.words()
+        words, templates = self.words(), list[int]()
         pairs = pair_batch(
             draws,
             preprocess=self.preprocess,
@@ -262,7 +301,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             flip=self.flip,
             sides=self.flip_sides,
             language=self.language,
-            choose=self._chosen,
+            choose=partial(self._chosen, templates=templates),
         )
         special = sorted({words.pad_id, *words.prefix, *words.suffix})
         masked = mask_words(
@@ -288,7 +327,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             kept_BK=kept_BK,
             lost_BJ=lost_BJ,
             person_B=torch.tensor([self.person_of(draw.sample) for draw in draws]),
-            draw_B2=torch.tensor([draw.rng.random(2).tolist() for draw in draws], dtype=torch.float64),
+            template_B=torch.tensor(templates),
+            draw_B4=torch.tensor([draw.rng.random(4).tolist() for draw in draws], dtype=torch.float64),
         )
 
     @property
@@ -321,8 +361,9 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             both = (features.image_person_NG, features.text_person_NG)
             each = [F.cross_entropy(logit_NG, batch.person_B) for logit_NG in both]
             persons = mean_over_processes(torch.stack(each).sum())
-            ranked = semi_hard_ranking(image_ND, text_ND, batch.group_B, batch.draw_B2, margin=self.margin, reduction=self.mined)
-            return {"persons": self.weight_persons * persons, "ranking": self.weight_ranking * ranked}
+            ranked = self.ranking(image_ND, text_ND, batch, batch.draw_B4[:, :2])
+            found = {"persons": self.weight_persons * persons, "ranking": self.weight_ranking * ranked}
+            return {**found, **self.unified(features, batch)}
         found = {"contrastive": self.contrast(image_ND, text_ND, scale=features.scale, group_B=batch.group_B)}
         if features.word_NMV is not None:
             found["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
@@ -335,12 +376,39 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             found["patches"] = self.weight_patches * mean_over_processes(hidden + visible)
         return found
 
+    def ranking(self, image_ND: Tensor, text_ND: Tensor, batch: UnifiedBatch, draw_B2: Tensor) -> Tensor:
+        how: dict[str, Any] = {"margin": self.margin, "reduction": self.mined, "cells": self.ranked}
+        return semi_hard_ranking(image_ND, text_ND, batch.group_B, draw_B2, **how)
+
+    def unified(self, features: UnifiedPairs, batch: UnifiedBatch) -> dict[str, Tensor]:
+        """Both losses on the parts: the mean over prototypes of each one's classifier, and a ranking by all parts together."""
+        image_NQE, text_NQE = features.image_part_NQE, features.text_part_NQE
+        if image_NQE is None or text_NQE is None:
+            return {}
+        total = image_NQE.new_zeros(())
+        for logit_NQG in (features.image_part_person_NQG, features.text_part_person_NQG):
+            assert logit_NQG is not None
+            of_each_NQ = batch.person_B[:, None].expand(logit_NQG.shape[:2])
+            total = total + F.cross_entropy(logit_NQG.flatten(0, 1), of_each_NQ.flatten())
+        ranked = self.ranking(image_NQE.flatten(1), text_NQE.flatten(1), batch, batch.draw_B4[:, 2:])
+        weight = self.weight_unified
+        return {
+            "part_persons": weight * self.weight_persons * mean_over_processes(total),
+            "part_ranking": weight * self.weight_ranking * ranked,
+        }
+
+    def metrics(self, features: UnifiedPairs, batch: UnifiedBatch) -> dict[str, Tensor]:
+        return {**super().metrics(features, batch), **template_metrics(batch.template_B)}
+
     def optimiser(self) -> Optimiser:
         slow = (Rule(r"text_tower\.", lr_scale=self.text_lr),) if self.text_lr != 1 else ()
         return replace(super().optimiser(), schedule="linear", rules=slow)
 
     def deploy(self, model: UnifiedEncoder) -> PersonEmbedder:
-        return PersonEmbedder(model.encoder, self.shown, self.words(), self.text_length, name=self.slug)
+        encoder = model.encoder
+        if isinstance(encoder, PartEncoder) and self.searched == "whole":
+            encoder = encoder.without_parts()
+        return PersonEmbedder(encoder, self.shown, self.words(), self.text_length, name=self.slug)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -355,6 +423,12 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             text_length=48,
             regressor_layers=1,
             regressor_heads=4,
+            prototypes=4,
+            part_width=32,
+            part_layers=1,
+            part_heads=4,
+            part_head_width=16,
+            part_mlp=128,
             batch_size=64,
             steps=300,
             lr=1e-3,
@@ -369,13 +443,3 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         return cls(
             learned_scale=False, read_padding=True, places="released", teacher="open_clip:ViT-B-16/openai", same_group="negative"
         )
-
-
-@lru_cache(maxsize=8)
-def patches_of(spec: str) -> int:
-    """Patches of the vision transformer with these options, in JSON."""
-    with torch.device("meta"):
-        tower = image_tower(**json.loads(spec))
-    if not isinstance(tower, VisionTransformer):
-        raise ConfigError(f"{type(tower).__name__} has no patches to hide (expected vit_...)")
-    return tower.grid[0] * tower.grid[1]

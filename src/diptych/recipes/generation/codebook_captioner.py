@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
-from diptych.core.contracts import Draws
+from diptych.core.contracts import Draw, Draws, Optimiser
+from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
-from diptych.models.pairs.codebook_captioner import Captions, CodebookCaptions
-from diptych.models.pairs.codebook_captioner import CodebookCaptioner as Module
+from diptych.data.media import boxed_views
+from diptych.data.text.cleaning import cleaned
+from diptych.models.blip.codebook_captioner import Captions, CodebookCaptions, Form
+from diptych.models.blip.codebook_captioner import CodebookCaptioner as Module
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
@@ -22,18 +25,25 @@ from diptych.recipes._shared.pairs import PairRecipe
 class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     """Too Large; Data Reduction for Vision-Language Pre-Training (Wang et al., 2023, 2305.20087), stage 1.
 
-    Patches of the image tower are replaced by their nearest codes (gradient straight through), and a decoder writes the caption from
-    those. Loss: cross-entropy of the caption, codes to patches, and beta times patches to codes. No contrastive term, as in the
-    released training step. The released code weighs the other codebook term by beta: `legacy=True`. The published decoder is a
-    BERT-base with cross-attention; ours has the same size from fresh weights, norms before.
+    Class token and patches of the image tower are replaced by their nearest codes (gradient straight through), and a decoder writes the
+    caption from those. Loss: cross-entropy of the caption, codes to patches, and beta times patches to codes. No contrastive term, as in
+    the released training step. The released code weighs the other codebook term by beta: `legacy=True`.
+
+    We depart: everything starts from fresh weights, where the release starts from DeiT's and BERT's; the rate falls by a cosine and not
+    by a tenth each epoch.
 
     codes    in the codebook
     restart  a code that no patch used for so many steps moves onto a patch; 0 never, as published. From scratch nearly all codes stay
              unused without
     beta     weight of the commitment
     legacy   beta on the codebook term instead, as released
-    layers   of the decoder
-    heads    of the decoder
+    decoder  "blip": BLIP's vision transformer and BERT-base with cross-attention, as published; "plain": CLIP's, and a decoder with norms
+             before its branches and an output layer of its own
+    layers, heads, dropout, places   of the decoder: BLIP's has dropout and more positions than texts have tokens
+    class_token  the class token has a code too, in front of the patches, as published
+    caption_mean  the caption's loss is the mean over all "tokens" of a batch, as published, or over those of each of its "rows" first
+    caption_words  captions are cleaned as BLIP cleans them, and cut after so many words; 0 leaves them as they are
+    augment  "rand": BLIP's two operations out of ten, half of the time each
     """
 
     slug = "codebook_captioner"
@@ -45,8 +55,17 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     restart: int = 0
     beta: float = 0.25
     legacy: bool = False
+    decoder: Form = "blip"
     layers: int = 12
     heads: int = 12
+    dropout: float = 0.1
+    places: int = 512
+    class_token: bool = True
+    caption_mean: Literal["tokens", "rows"] = "tokens"
+    caption_words: int = 30
+    augment: Literal["none", "rand"] = "none"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     batch_size: int = 2400
     epochs: float = 20.0
     lr: float = 3e-4
@@ -55,24 +74,39 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
 
     def model(self) -> Module:
         words = self.words()
+        blip: dict[str, Any] = {"pre_norm": False, "eps": 1e-6} if self.decoder == "blip" else {}
         return Module(
-            image_tower(self.image_tower, **self.image_options()),
+            image_tower(self.image_tower, **{**blip, **self.image_options()}),
             vocab_size=words.vocab_size,
             length=self.text_length,
             codes=self.codes,
             layers=self.layers,
             heads=self.heads,
+            decoder=self.decoder,
+            class_token=self.class_token,
+            dropout=self.dropout,
+            places=self.places,
         )
 
     def batch(self, draws: Draws) -> PairBatch:
-        return self.pair_batch(draws)
+        return self.pair_batch(draws, boxed_views.augmented_alone if self.augment == "rand" else None, self._caption)
+
+    def _caption(self, draw: Draw, language: str) -> Text:
+        text = self.text_draw(draw, language)
+        return replace(text, string=self._cleaned(text.string))
+
+    def _cleaned(self, caption: str) -> str:
+        return cleaned(caption, self.caption_words) if self.caption_words else caption
+
+    def texts_of(self, sample: Sample) -> list[str]:
+        return [self._cleaned(text) for text in super().texts_of(sample)]
 
     def features(self, model: Module, batch: PairBatch) -> Captions:
         captions: Captions = model(batch.image_BCHW, batch.text_BL)
         return captions
 
     def losses(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:
-        caption = caption_loss(features.logit_BLV, batch.text_BL, batch.text_mask_BL)
+        caption = caption_loss(features.logit_BLV, batch.text_BL, batch.text_mask_BL, over=self.caption_mean)
         return {"caption": caption, **codebook_terms(features.patch_BPD, features.code_BPD, beta=self.beta, legacy=self.legacy)}
 
     def metrics(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:
@@ -82,6 +116,9 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
         if self.restart:
             id_N, patch_ND = all_gather(features.id_BP).flatten(), all_gather(features.patch_BPD).flatten(0, 2)
             model.codebook.revive(id_N, patch_ND, after=self.restart)
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
     def deploy(self, model: Module) -> CodebookCaptions:
         return CodebookCaptions(model, self.shown, self.words(), self.slug)
@@ -103,8 +140,17 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
             lr=1e-3,
             warmup=30.0,
             clip_norm=1.0,
+            decoder="plain",
+            class_token=False,
+            caption_mean="rows",
+            caption_words=0,
+            betas=(0.9, 0.98),
+            eps=1e-6,
         )
 
     @classmethod
     def paper(cls) -> Self:
-        return cls()
+        """ViT-B/16 at 224 pixels and BERT-base's decoder; crops, flips and RandAugment as BLIP's, which look at no word. CLIP's vocabulary
+        takes the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them."""
+        shown: dict[str, Any] = {"crop": (0.2, 1.0), "flip": True, "flip_sides": "ignore", "augment": "rand", "resize": "squash"}
+        return cls(**shown, patch_bias=True)

@@ -19,7 +19,17 @@ from diptych.data.graphs.transforms import SIDED, Mirror, ShortSides, Squashed, 
 from diptych.data.load.batch import pixels
 from diptych.data.text import knowledge as knowledge_files
 from diptych.data.text.caption_queries import CaptionQueries
-from diptych.data.text.description_queries import BEFORE, CLASSES, TOKENS, WORDS, ClassQueries, Form, NounQueries, Positive
+from diptych.data.text.description_queries import (
+    BEFORE,
+    CLASSES,
+    TOKENS,
+    WORDS,
+    ClassQueries,
+    Form,
+    NounQueries,
+    Positive,
+    spoken,
+)
 from diptych.data.text.knowledge import Knowledge
 from diptych.data.text.phrases import Sentence, sentences_of
 from diptych.data.text.spans import Entity, SpanText
@@ -80,6 +90,8 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     lr_drops      shares of the run after which the learning rate is a tenth
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
+    square        whether a picture is squeezed to a square of `image_size` when evaluated
+    fiber         shape of the towers of `fiber`, whose fields are options of their own
     """
 
     slug = "desco"
@@ -169,7 +181,7 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
         """Every text that a query may be made of."""
         yield self.before
         for name in self.names:
-            yield f"{name}, "
+            yield f"{spoken(name)}, "
         for noun in self.nouns_known.values():
             yield ", ".join((noun.kind, *noun.description)) + ". "
         for sample in samples:

@@ -76,6 +76,13 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
                      stochastic depth
     text_...         of the text tower; text_places: positions it has, of which `text_length` are read
     augment          "rand": random crops, flips and two operations, as for fine-tuning; "none": the whole picture squashed, as published
+    decay            which parameters decay: "matrices", or also those that the "released" list of names misses
+    drop_path        share of a block's answers that are left out at random while training
+    fusion           "backbone", as published, or "top": the baseline with `top_layers` layers of co-attention over both towers
+    gold, gold_every, gold_floor, gold_mean   whether words of a caption are weighed by a frozen copy; steps between copies; the
+                     least weight; whether the sum is divided by the "tokens" or, as "released", by the padded places
+    top_layers       layers of the baseline's co-attention
+    unfilled         places of the queue that hold nothing yet are "left_out", or "random" as released
     """
 
     slug = "fiber"

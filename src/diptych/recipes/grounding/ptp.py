@@ -69,6 +69,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
                  share of the run
     image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
     text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
+    caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     temperature_lr  factor of the learning rate for the temperature. It is learned as it is and not as a logarithm, so that at the rates of
                  small models it would fall to its floor of .001 within the first hundred steps, and with it the contrast
     text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read; text_spread: deviation of
@@ -323,4 +324,4 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
         the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with the
         weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
-        return cls(flip_sides="ignore")
+        return cls(flip_sides="ignore", resize="squash", interpolation="bilinear")

@@ -46,7 +46,8 @@ async function answered(path, body, signal) {
     }
     if (answer.ok) return answer;
     const content = await answer.json();
-    throw new Error(content.error?.message ?? `The service answered ${answer.status}.`);
+    const message = content.error?.message ?? `The service answered ${answer.status}.`;
+    throw Object.assign(new Error(message), { status: answer.status });
   }
 }
 

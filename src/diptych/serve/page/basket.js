@@ -5,7 +5,7 @@ import { caption, chosen, found, visible } from "./state.js";
 
 export function pick(uid, payload) {
   if (chosen.has(uid)) chosen.delete(uid); else chosen.set(uid, caption(payload ?? {}));
-  for (const node of document.querySelectorAll(`.card[data-uid="${CSS.escape(uid)}"]`)) node.classList.toggle("chosen", chosen.has(uid));
+  for (const node of document.querySelectorAll(`.card[data-uid="${CSS.escape(uid)}"]`)) mark(node);
   showBasket();
 }
 
@@ -14,9 +14,15 @@ export function showBasket() {
   $("count").textContent = number(chosen.size);
 }
 
-/** Cards, too, show whether they are chosen. */
-function mark() {
-  for (const node of document.querySelectorAll(".card")) node.classList.toggle("chosen", chosen.has(node.dataset.uid));
+/** A card shows whether it is chosen. */
+export function mark(card) {
+  const on = chosen.has(card.dataset.uid);
+  card.classList.toggle("chosen", on);
+  card.querySelector(".pick").setAttribute("aria-pressed", String(on));
+}
+
+function markAll() {
+  document.querySelectorAll(".card").forEach(mark);
   showBasket();
 }
 
@@ -26,5 +32,5 @@ $("save").onclick = () => {
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
   say("Saved as subset.txt. Train on it: diptych train RECIPE --data DATA --subset subset.txt --out RUN");
 };
-$("all").onclick = () => { for (const side of found.sides) for (const hit of visible(side)) chosen.set(hit.uid, caption(hit.payload)); mark(); };
-$("none").onclick = () => { chosen.clear(); mark(); };
+$("all").onclick = () => { for (const side of found.sides) for (const hit of visible(side)) chosen.set(hit.uid, caption(hit.payload)); markAll(); };
+$("none").onclick = () => { chosen.clear(); markAll(); };

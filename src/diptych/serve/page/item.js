@@ -94,7 +94,12 @@ function itemTabs(item) {
   const tabs = [["Picture", () => { lay(); $("panel").replaceChildren(); }]];
   if (item.image && info.models.some(model => model.aligns)) tabs.push(["Words", () => wordsPanel(item)]);
   if (item.image && info.models.some(model => model.lexical)) tabs.push(["Its words", () => becomesPanel()]);
-  if (item.media?.place) tabs.push(["Place", () => { lay(); $("panel").replaceChildren(pictureOf(item.uid, 512, `Where it lies on ${item.columns.slide ?? "its slide"}`, "place")); }]);
+  if (item.media?.place) tabs.push(["Place", () => {
+    lay();
+    const map = pictureOf(item.uid, 512, `Where it lies on ${item.columns.slide ?? "its slide"}`, "place");
+    map.addEventListener("load", () => map.scrollIntoView({ block: "nearest" }), { once: true });
+    $("panel").replaceChildren(map);
+  }]);
   if (item.graph) tabs.push(["Relations", () => graphPanel(item.graph, "In the data")]);
   if (item.image && info.detector) tabs.push(["Detect", () => detectPanel()]);
   if (item.image && info.writers.length) tabs.push(["Ask", () => tellPanel()]);

@@ -1,12 +1,12 @@
 // What was found: cards in one grid, or in two side by side.
 
 import { pictureOf } from "./ask.js";
-import { pick, showBasket } from "./basket.js";
+import { mark, pick, showBasket } from "./basket.js";
 import { $, inert, make, number, say } from "./dom.js";
 import { rove } from "./focus.js";
 import { look } from "./item.js";
 import { example, searching } from "./search.js";
-import { caption, chosen, current, empty, found, info, searchable, state, visible } from "./state.js";
+import { caption, current, empty, found, info, searchable, state, visible } from "./state.js";
 
 export function render() {
   const two = found.sides.length > 1, focused = document.activeElement?.closest?.(".card")?.dataset.uid;
@@ -60,13 +60,25 @@ function fill(node, hit, elsewhere, two) {
   also.hidden = !two;
   also.classList.toggle("only", !elsewhere);
   also.textContent = elsewhere ? `there at ${elsewhere}` : "only here";
-  node.classList.toggle("chosen", chosen.has(hit.uid));
+  mark(node);
   return node;
+}
+
+// Items from all over the data, to begin with.
+function examples() {
+  const open = uid => {
+    const image = pictureOf(uid, 128, uid), button = make("button", { type: "button", title: uid, "aria-label": "Look at " + uid, onclick: () => look(uid) }, image);
+    image.addEventListener("error", () => button.remove());
+    return button;
+  };
+  const uids = info.data ? current()?.examples ?? [] : [];
+  if ($("examples").dataset.of !== current()?.name) { $("examples").dataset.of = current()?.name; $("examples").replaceChildren(...uids.map(open)); }
 }
 
 function welcome(on) {
   $("start").hidden = !on;
   if (!on) return;
+  examples();
   const items = current()?.count;
   $("welcome").textContent = items ? `${number(items)} items, in your own words` : searchable() ? "In your own words" : "Look into a picture";
   $("lead").textContent = searchable()

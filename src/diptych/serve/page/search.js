@@ -23,15 +23,21 @@ export async function search() {
   try {
     const answers = await Promise.all(sides().map(side => askSide(side, asking.signal)));
     if (mine !== turn) return;
+    if (answers.every(side => side.error && side.error === answers[0].error)) { refused(answers[0]); return; }
     show(answers);
-    const failed = answers.find(side => side.error);
-    if (failed && answers.length === 1) say(failed.error, true);
-    else say(`${summary()} in ${Math.max(1, Math.round(performance.now() - begun))} ms`);
+    say(`${summary()} in ${Math.max(1, Math.round(performance.now() - begun))} ms`);
   } catch (error) {
     if (mine === turn && error.name !== "AbortError") { show([]); say("The service does not answer.", true); }
   } finally {
     if (mine === turn) document.body.classList.remove("searching");
   }
+}
+
+/** The same answer of every model is said once; a picture that the service cannot take is put away. */
+function refused(answer) {
+  if (state.picture && [400, 413].includes(answer.status)) { state.picture = null; tell("asked"); }
+  show([]);
+  say(answer.error, true);
 }
 
 function show(answers) {
@@ -45,7 +51,7 @@ async function askSide(side, signal) {
     return { side, hits: (await ask("search", { ...question(), model: side.name }, signal)).hits };
   } catch (error) {
     if (error.name === "AbortError" || error instanceof TypeError) throw error;
-    return { side, hits: [], error: error.message };
+    return { side, hits: [], error: error.message, status: error.status };
   }
 }
 

@@ -37,7 +37,12 @@ async function smaller(file) {
 const carried = event => [...event.dataTransfer?.types ?? []].includes("Files");
 addEventListener("dragover", event => { if (carried(event)) { event.preventDefault(); $("drop").hidden = false; } });
 addEventListener("dragleave", event => { if (!event.relatedTarget) $("drop").hidden = true; });
-addEventListener("drop", event => { $("drop").hidden = true; if (carried(event)) { event.preventDefault(); take(event.dataTransfer.files[0]); } });
+addEventListener("drop", event => {
+  $("drop").hidden = true;
+  if (carried(event)) { event.preventDefault(); take(event.dataTransfer.files[0]); }
+  // A picture dragged out of another page comes as its address, which a browser would go to.
+  else if ([...event.dataTransfer?.types ?? []].includes("text/uri-list")) { event.preventDefault(); say("That is the address of a picture: save the picture, then drop the file.", true); }
+});
 addEventListener("paste", event => { const file = [...event.clipboardData.files][0]; if (file) { event.preventDefault(); take(file); } });
 $("choose").onclick = () => $("file").click();
 $("file").onchange = () => { take($("file").files[0]); $("file").value = ""; };

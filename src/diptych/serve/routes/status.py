@@ -71,6 +71,7 @@ def _model(service: Service, side: Side) -> ModelInfo:
         modes=[] if side.index is None else list(side.index.modes),
         combines=side.index is not None and side.index.combines,
         columns=service.facets(side),
+        examples=service.examples(side),
         **facts,
     )
 

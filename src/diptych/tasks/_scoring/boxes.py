@@ -4,14 +4,14 @@ AP of a class at an overlap t: predictions in falling score, of all images toget
 overlaps most among those not yet answered, t at least; precision at recall 0, .01, ... 1 is the best at that recall or beyond; the mean.
 
 What implementations get wrong: 100 predictions an image is 100 *of each class*; equal overlaps go to the later box; a sort across images
-that is not stable; predictions of a class that nobody looked for in an image (LVIS) counted as wrong.
+that is not stable; predictions of a class that nobody looked for in an image (LVIS) counted as wrong; crowds taken for true boxes.
 
 Letters: N predictions, M true boxes, T overlaps, K classes, R recalls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,7 @@ def average_precision(
     per_class: int = 0,
     unjudged: Sequence[tuple[int, int]] = (),
     partial: Sequence[tuple[int, int]] = (),
+    crowds: Boxes | None = None,
 ) -> Floats:
     """[T, K], NaN for a class without a true box.
 
@@ -65,6 +66,7 @@ def average_precision(
     per_class   predictions of a class in all images that count, the best (LVIS "fixed": 10,000); 0: all
     unjudged    (image, class) that nobody looked for: predictions there do not count (LVIS)
     partial     (image, class) of which not every box is drawn: predictions without a true box do not count (LVIS)
+    crowds      boxes around many at once (COCO's iscrowd): no true boxes, and predictions that lie in one do not count
     """
     out = np.full((len(thresholds), classes), np.nan)
     skipped, open_ = set(unjudged), set(partial)
@@ -73,12 +75,38 @@ def average_precision(
         if not len(mine.image_N):
             continue
         theirs = theirs.of(np.array([(int(image), number) not in skipped for image in theirs.image_N], bool))
-        theirs = _best(theirs, per_image, per_class)
-        hit_TN, ignored_TN = _matched(mine, theirs, thresholds, {image for image, kind in open_ if kind == number})
-        out[:, number] = [
-            _interpolated(hit_N[~ignored_N], len(mine.image_N)) for hit_N, ignored_N in zip(hit_TN, ignored_TN, strict=True)
-        ]
+        out[:, number], _ = precision_and_recall(
+            mine,
+            theirs,
+            thresholds=thresholds,
+            per_image=per_image,
+            per_class=per_class,
+            partial={image for image, kind in open_ if kind == number},
+            crowds=None if crowds is None else crowds.of(crowds.class_N == number),
+        )
     return out
+
+
+def precision_and_recall(
+    true: Boxes,
+    found: Boxes,
+    *,
+    thresholds: Floats = OVERLAPS,
+    per_image: int = 100,
+    per_class: int = 0,
+    partial: Collection[int] = (),
+    crowds: Boxes | None = None,
+) -> tuple[Floats, Floats]:
+    """ap_T and recall_T of one class, whatever `class_N` says; NaN without a true box. Arguments as for `average_precision`."""
+    if not len(true.image_N):
+        return np.full(len(thresholds), np.nan), np.full(len(thresholds), np.nan)
+    found = _best(found, per_image, per_class)
+    hit_TN = _matched(true, found, thresholds)
+    ignored_TN = ~hit_TN & np.isin(found.image_N, list(partial))
+    if crowds is not None and len(crowds.image_N):
+        ignored_TN |= ~hit_TN & _within(crowds, found, thresholds)
+    ap_T = [_interpolated(hit_N[~ignored_N], len(true.image_N)) for hit_N, ignored_N in zip(hit_TN, ignored_TN, strict=True)]
+    return np.array(ap_T), hit_TN.sum(1) / len(true.image_N)
 
 
 def _best(found: Boxes, per_image: int, per_class: int) -> Boxes:
@@ -94,13 +122,10 @@ def _best(found: Boxes, per_image: int, per_class: int) -> Boxes:
     return found.of(order[:per_class] if per_class else order)
 
 
-def _matched(true: Boxes, found: Boxes, thresholds: Floats, partial: set[int]) -> tuple[Bools, Bools]:
-    """hit_TN, and ignored_TN: without a true box where not every one is drawn."""
+def _matched(true: Boxes, found: Boxes, thresholds: Floats) -> Bools:
+    """hit_TN: which predictions have a true box."""
     hit_TN = np.zeros((len(thresholds), len(found.score_N)), bool)
-    for image in np.unique(found.image_N).tolist():
-        rows, truths = np.flatnonzero(found.image_N == image), np.flatnonzero(true.image_N == image)
-        if not len(truths):
-            continue
+    for rows, truths in _by_image(found, true):
         iou_NM = overlaps(found.box_N4[rows], true.box_N4[truths])
         for t, threshold in enumerate(thresholds):
             free = np.ones(len(truths), bool)
@@ -110,7 +135,32 @@ def _matched(true: Boxes, found: Boxes, thresholds: Floats, partial: set[int]) -
                 if best_M[last] >= min(threshold, 1 - 1e-10):
                     free[last] = False
                     hit_TN[t, row] = True
-    return hit_TN, ~hit_TN & np.isin(found.image_N, list(partial))
+    return hit_TN
+
+
+def _within(crowds: Boxes, found: Boxes, thresholds: Floats) -> Bools:
+    """[T, N]: predictions of which so large a share lies in a crowd."""
+    within_TN = np.zeros((len(thresholds), len(found.score_N)), bool)
+    for rows, around in _by_image(found, crowds):
+        one_N4, other_M4 = found.box_N4[rows], crowds.box_N4[around]
+        low_NM2 = np.maximum(one_N4[:, None, :2], other_M4[None, :, :2])
+        shared_NM = (np.minimum(one_N4[:, None, 2:], other_M4[None, :, 2:]) - low_NM2).clip(0).prod(-1)
+        area_N1 = (one_N4[:, 2:] - one_N4[:, :2]).prod(1)[:, None]
+        share_NM = np.divide(shared_NM, area_N1, out=np.zeros_like(shared_NM), where=area_N1 > 0)
+        within_TN[:, rows] = share_NM.max(1)[None] >= np.minimum(thresholds, 1 - 1e-10)[:, None]
+    return within_TN
+
+
+def _by_image(found: Boxes, other: Boxes) -> Iterator[tuple[Ints, Ints]]:
+    """Rows of predictions and of other boxes of each image that has both."""
+    if not len(found.image_N):
+        return
+    order, those = np.argsort(found.image_N, kind="stable"), np.argsort(other.image_N, kind="stable")
+    images, starts = np.unique(found.image_N[order], return_index=True)
+    low, high = (np.searchsorted(other.image_N[those], images, side=side) for side in ("left", "right"))
+    for rows, start, stop in zip(np.split(order, starts[1:]), low.tolist(), high.tolist(), strict=True):
+        if stop > start:
+            yield rows, those[start:stop]
 
 
 def _interpolated(hit_N: Bools, positives: int) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 
 from diptych.core.contracts import Reply, Respondent
 from diptych.core.image import ImageSource
+from diptych.core.progress import shown
 from diptych.core.prompt import PromptLike
 from diptych.models.endpoint.answers import Answers
 from diptych.models.endpoint.messages import mark, messages_of
@@ -43,7 +44,8 @@ def replies_of(
             if key not in found:
                 missing.setdefault(key, row)
         left = list(missing.items())
-        for start in range(0, len(left), PART):
+        starts = range(0, len(left), PART)
+        for start in shown(starts, len(starts), f"{len(left):,} questions to the model", least=2):
             some = left[start : start + PART]
             rows = [row for _, row in some]
             texts = model.generate([images[row] for row in rows], [prompts[row] for row in rows], max_tokens=max_tokens)

@@ -73,6 +73,7 @@ class AutoBench:
     suffix      stands behind an open question
     max_tokens  of an answer
     draws, seed of the intervals, which draw groups of samples; seed of the programs
+    blind       whether the same questions are asked about grey pictures, too
     """
 
     slug: ClassVar[str] = "auto_bench"

@@ -55,6 +55,7 @@ class MCBench:
     least       score below which a box is left out; top: boxes of a phrase at most
     max_tokens  of a plan
     draws, seed of the intervals, which draw groups of samples
+    compat      "repo" groups and cuts as the published evaluator does; "" does not
     """
 
     slug: ClassVar[str] = "mc_bench"

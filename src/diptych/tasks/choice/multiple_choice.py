@@ -91,6 +91,7 @@ class MultipleChoice:
     miller_madow corrects entropies in bits and nats for few orders
     keep         answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
     draws, seed  of the intervals, which draw groups of samples
+    blind       whether the same questions are asked about grey pictures, too
     """
 
     name: ClassVar[str] = "multiple_choice"

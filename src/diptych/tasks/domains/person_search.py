@@ -21,12 +21,13 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.result import Metric, Result
+from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
 from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
-from diptych.tasks._scoring.ranked_lists import RankedList, chance
+from diptych.tasks._scoring.identity_lists import list_metrics, list_values
+from diptych.tasks._scoring.intervals import Floats
+from diptych.tasks._scoring.ranked_lists import RankedList
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
 
@@ -117,25 +118,9 @@ class PersonSearch:
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
+        metrics = list_metrics(records, self.ks, draws=self.draws, seed=self.seed)
         groups = records.column("group").to_pylist()
-        if not groups:
-            raise DataError("there is nothing to score: the records hold no query", expected="one row or more")
-        above, tied, tied_relevant, relevant, gallery, by_index = (
-            array(records, name).astype(np.int64)
-            for name in ("above", "tied", "tied_relevant", "relevant", "gallery", "rank_by_index")
-        )
-        lists = _lists(records)
-        columns: dict[str, Floats] = {f"cmc@{k}": rk.hits(above, tied, tied_relevant, k, "expected", by_index) for k in self.ks}
-        guess = {f"cmc@{k}": float(rk.chance_hits(gallery, relevant, k).mean()) for k in self.ks}
-        columns["map"] = np.array([ranked.average_precision for ranked in lists])
-        columns["minp"] = np.array([ranked.inverse_last for ranked in lists])
-        guess["map"], guess["minp"] = chance(gallery.tolist(), relevant.tolist())
-        names = list(columns)
-        drawn_RM = resampled_means(np.stack([columns[name] for name in names], 1), groups, draws=self.draws, seed=self.seed)
-        metrics = {
-            name: Metric(float(columns[name].mean()), *percentiles(drawn_RM[:, at]), chance=guess[name])
-            for at, name in enumerate(names)
-        }
+        tied, tied_relevant = (array(records, name).astype(np.int64) for name in ("tied", "tied_relevant"))
         notes = {
             **facts_of(records),
             "ties": "expected",
@@ -147,15 +132,7 @@ class PersonSearch:
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:
         """[N, 1]: what each query adds."""
-        if metric in ("map", "minp"):
-            lists = _lists(records)
-            return np.array([[x.average_precision if metric == "map" else x.inverse_last] for x in lists])
-        if not metric.startswith("cmc@") or not metric[4:].isdigit():
-            return None
-        above, tied, tied_relevant, by_index = (
-            array(records, name).astype(np.int64) for name in ("above", "tied", "tied_relevant", "rank_by_index")
-        )
-        return rk.hits(above, tied, tied_relevant, int(metric[4:]), "expected", by_index)[:, None]
+        return list_values(records, metric)
 
     def _captions(self, sample: Sample) -> list[str]:
         texts = [text.string for text in sample.positives(self.language)]
@@ -167,7 +144,3 @@ def _scored(text_ND: Any, scorer: rk.Scorer, key_N: rk.Ints, gallery: int) -> An
     size = max(1, rk.CELLS // max(gallery, 1))
     for start in range(0, len(key_N), size):
         yield from zip(scorer(text_ND[start : start + size]).astype(np.float32), key_N[start : start + size], strict=True)
-
-
-def _lists(records: pa.Table) -> list[RankedList]:
-    return [RankedList(tuple((a, t, r) for a, t, r in blocks)) for blocks in records.column("blocks").to_pylist()]

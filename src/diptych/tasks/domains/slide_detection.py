@@ -49,7 +49,7 @@ class SlideDetection(SlideReading):
         rows = [
             {
                 "uid": one.sample.uid,
-                "group": one.sample.group or one.sample.uid,
+                "group": self.group_of(one.sample),
                 "tumour": truth_of(one.sample.extras.get(self.label), one.sample.uid, self.label),
                 "share": detection_score(one.scores, 1, self.threshold),
                 "pooled": float(one.pooled_K[1]),

@@ -17,6 +17,7 @@ from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.media.decode import decode
+from diptych.data.slides.barcodes import patient_column, patient_of
 from diptych.data.slides.tiling import Tiles, Tiling
 from diptych.data.text.prompt_bank import PATHOLOGY
 from diptych.index.embed import Unreadable, embed_texts
@@ -52,11 +53,13 @@ class SlideReading:
     overlap    share of a tile that neighbours have in common; above 0 a tile is averaged with those above and to the left
     tissue     least share of a tile that is tissue
     spacing    micrometres a pixel of slides that do not say so; 0 leaves those out
-    templates  "pathology" for KEEP's 22, or sentences with one {} each
+    templates  "pathology" for KEEP's 22, "pathology/held_out" for those that `keep --wordings training` never draws, or sentences with one
+               {} each
     sets       so many sets of prompts at most (a name for each class, a template), drawn with `seed` where there are more
     best       so many sets are summed: those that screening likes best, a slide at a time and without a label; 0 sums all of them
     factor     of the cosines before the softmax over classes
     features   a folder that keeps a file a slide, "" keeps none
+    barcode    a column of TCGA barcodes, or "uid", whose patients are the unit of the intervals; "" takes the group of each slide
     """
 
     needs: ClassVar[type] = Embedder
@@ -71,6 +74,7 @@ class SlideReading:
     best: int = 50
     factor: float = 10.0
     features: str = ""
+    barcode: str = ""
     draws: int = 2000
     seed: int = 0
     batch_size: int = 64
@@ -84,15 +88,12 @@ class SlideReading:
         self.sentences()
 
     def sentences(self) -> tuple[str, ...]:
-        found = (
-            PATHOLOGY.templates
-            if self.templates == "pathology"
-            else (self.templates,)
-            if isinstance(self.templates, str)
-            else self.templates
-        )
+        banks = {"pathology": PATHOLOGY, "pathology/held_out": PATHOLOGY.part("held_out")}
+        found = self.templates
+        if isinstance(found, str):
+            found = banks[found].templates if found in banks else (found,)
         if not found or any(sentence.count("{}") != 1 for sentence in found):
-            raise ConfigError(f"templates are {self.templates!r} (expected 'pathology', or sentences with one {{}} each)")
+            raise ConfigError(f"templates are {self.templates!r} (expected {' | '.join(banks)}, or sentences with one {{}} each)")
         return found
 
     def tiling(self, model: Any) -> Tiling:
@@ -117,6 +118,7 @@ class SlideReading:
         self, model: Embedder, data: Dataset, names: Mapping[str, Sequence[str]]
     ) -> tuple[list[ReadSlide], list[dict[str, str]]]:
         """All of them, and those that could not be read. Raises DataError, with the first reason, where none can."""
+        self.groups_of(data)
         read: list[ReadSlide] = []
         unreadable: list[dict[str, str]] = []
         for one in self.read(model, data, names):
@@ -128,6 +130,19 @@ class SlideReading:
             why = f": {unreadable[0]['reason']}" if unreadable else ""
             raise DataError(f"'{data.name}' has no slide that can be read{why}", field="slide", expected="samples with a slide")
         return read, unreadable
+
+    def group_of(self, sample: Sample) -> str:
+        """The unit of the intervals: the patient of the barcode, or the sample's group."""
+        return patient_of(self._barcode(sample)) if self.barcode else sample.group or sample.uid
+
+    def groups_of(self, data: Dataset) -> list[str]:
+        """The unit of every slide. Raises DataError with the row of a barcode that names no patient."""
+        if not self.barcode:
+            return list(data.groups)
+        return patient_column(self.barcode, [self._barcode(data[row]) for row in range(len(data))], file=data.name)
+
+    def _barcode(self, sample: Sample) -> str:
+        return sample.uid if self.barcode == "uid" else str(sample.extras.get(self.barcode, ""))
 
     def _scored(self, found: EmbeddedSlide, class_SKD: npt.NDArray[np.float32]) -> ReadSlide:
         vector_ND, tiles = found.features.vector_ND, found.features.tiles

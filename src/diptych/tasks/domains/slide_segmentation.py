@@ -38,6 +38,7 @@ class SlideSegmentation(SlideReading):
     threshold   a fixed one; 0 chooses it on the validation slides
     validation  data to choose it on; of data with splits the split "val"
     oracle_threshold  adds `dice_oracle_threshold`, each slide at the threshold that is best for itself: no result, an upper bound
+    normal, tumour   names that the model is asked for, whose mean stands for the class
     """
 
     name: ClassVar[str] = "slide_segmentation"
@@ -91,7 +92,7 @@ class SlideSegmentation(SlideReading):
             raise ConfigError(
                 "the threshold is chosen on validation slides: data with a split 'val', validation=, or --threshold"
             )
-        if shared := set(self.validation.groups) & set(data.groups):
+        if shared := {*self.groups_of(self.validation)} & {*self.groups_of(data)}:
             raise DataError(
                 f"patient '{min(shared)}' has slides in both", field="group", expected="other patients to choose the threshold on"
             )
@@ -107,7 +108,7 @@ class SlideSegmentation(SlideReading):
         truth_N = tile_truth(mask_HW, place_N2, extent, shape)
         row = {
             "uid": one.sample.uid,
-            "group": one.sample.group or one.sample.uid,
+            "group": self.group_of(one.sample),
             "dice": dice(tumour_N, mask_HW, place_N2, extent, shape, threshold),
             "auroc": auroc(tumour_N, truth_N),
             "tiles": len(place_N2),

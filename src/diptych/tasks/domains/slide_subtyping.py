@@ -61,7 +61,7 @@ class SlideSubtyping(SlideReading):
             rows.append(
                 {
                     "uid": one.sample.uid,
-                    "group": one.sample.group or one.sample.uid,
+                    "group": self.group_of(one.sample),
                     "label": kind_of[one.sample.uid],
                     "predicted": labels[int(share_K[:-1].argmax())],
                     "pooled": labels[int(one.pooled_K[:-1].argmax())],

@@ -39,6 +39,7 @@ class VQA:
     blind       ask about grey pictures too
     max_tokens  of a written answer
     draws, seed of the intervals, which draw groups of samples
+    released   leaves out what the evaluator and its text disagree about, as the release does
     """
 
     name: ClassVar[str] = "vqa"

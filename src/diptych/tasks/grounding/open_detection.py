@@ -1,12 +1,14 @@
 """Boxes of named classes, found by their names or their descriptions: average precision as COCO and LVIS have it.  Protocol
-`open_detection`, version 1.
+`open_detection`, version 2.
 
     ap        mean over overlaps .5, .55, ... .95 and over classes with a true box; ap50 and ap75 at one overlap. ap is the main number
     apr, apc, apf   over rare, common and frequent classes, where the data say so (`extras["frequency"]`: {name: "r" | "c" | "f"})
 
 `rule="coco"` counts the 100 best boxes of each class in an image. `rule="fixed"` (Dave et al., 2021, 2102.01066; LVIS as GLIP and DesCo
 report it) counts every box, and of each class the 10,000 best of all images: a limit an image lets a detector gain by keeping quiet about
-frequent classes. What LVIS did not look for does not count: of `extras["absent"]` names are known to be missing in an image and of
+frequent classes. Boxes around a crowd (the attribute "crowd") are no true boxes, and what is found in one does not count.
+
+What LVIS did not look for does not count: of `extras["absent"]` names are known to be missing in an image and of
 `extras["partial"]` not every box is drawn; where a data set has either, other classes of an image are left out of it.
 
 There are no intervals: a draw of images would need all matches again.
@@ -28,7 +30,8 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import Grounded
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
-from diptych.data.text.description_queries import BEFORE, CLASSES, ClassQueries
+from diptych.data.graphs.formats.coco import CROWD
+from diptych.data.text.description_queries import BEFORE, CLASSES, ClassQueries, spoken
 from diptych.data.text.knowledge import Knowledge, knowledge_of, read_knowledge
 from diptych.data.text.spans import SpanText
 from diptych.tasks._scoring.boxes import Boxes, average_precision
@@ -43,6 +46,8 @@ PER_CLASS = 10_000
 class OpenDetection:
     """Average precision over the classes of the data.
 
+    wording    "plain": names as GLIP asks for them, "aerosol_can" as "aerosol can" and "bow_(weapon)" as "bow", so that classes of the same
+               words get the same boxes; "as_is": as they stand
     queries    "names", or "descriptions": each class by name and description, eight in a text (DesCo), which needs a model that grounds
     knowledge  the file of descriptions; "" takes what lies beside the samples
     rule       "coco" or "fixed"
@@ -50,11 +55,12 @@ class OpenDetection:
     """
 
     name: ClassVar[str] = "open_detection"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[type | UnionType] = Grounder | Detector
     main: ClassVar[str] = "ap"
 
     queries: Literal["names", "descriptions"] = "names"
+    wording: Literal["plain", "as_is"] = "plain"
     knowledge: str = ""
     rule: Literal["coco", "fixed"] = "coco"
     top: int = 300
@@ -64,6 +70,8 @@ class OpenDetection:
             raise ConfigError(
                 f"queries is {self.queries!r}, rule {self.rule!r}, top {self.top} (expected names | descriptions, coco | fixed, 1 or more)"
             )
+        if self.wording not in ("plain", "as_is"):
+            raise ConfigError(f"wording is {self.wording!r} (expected plain | as_is)")
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """A row a box, true ones (score null) and those that were found; a row with neither a label nor a box for an image without."""
@@ -76,7 +84,9 @@ class OpenDetection:
         texts = list(_texts(names, self._known(samples))) if self.queries == "descriptions" else []
         rows: list[dict[str, Any]] = []
         for number, sample in enumerate(samples):
-            rows += [_row(number, sample, region.label, region.box, None) for region in sample.regions]
+            rows += [
+                _row(number, sample, region.label, region.box, None, CROWD in region.attributes) for region in sample.regions
+            ]
             for name, answer in self._found(model, sample, names, texts):
                 scored = zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
                 rows += [_row(number, sample, name, box, score) for box, score in scored]
@@ -103,10 +113,14 @@ class OpenDetection:
                 for text, row in zip(texts, answers, strict=True)
                 for name, answer in zip(text.spans, row, strict=True)
             ]
-        (graph,) = model.detect([sample.image], objects=names, top=self.top)
+        called: dict[str, list[str]] = {}
+        for name in names:
+            called.setdefault(spoken(name) if self.wording == "plain" else name, []).append(name)
+        (graph,) = model.detect([sample.image], objects=list(called), top=self.top)
         return [
-            (region.label, Grounded(np.array([region.box], np.float32), np.array([region.score], np.float32)))
+            (name, Grounded(np.array([region.box], np.float32), np.array([region.score], np.float32)))
             for region in graph.regions
+            for name in called[region.label]
         ]
 
     def score(self, records: pa.Table) -> Result:
@@ -121,7 +135,8 @@ class OpenDetection:
             box_N4,
             score_N,
         )
-        true, found = every.of(np.isnan(score_N)), every.of(~np.isnan(score_N))
+        crowd_N = np.array(records.column("crowd").to_pylist(), bool)
+        true, found = every.of(np.isnan(score_N) & ~crowd_N), every.of(~np.isnan(score_N))
         ap_TK = average_precision(
             true,
             found,
@@ -130,6 +145,7 @@ class OpenDetection:
             per_class=0 if self.rule == "coco" else PER_CLASS,
             unjudged=_unjudged(facts, true, place),
             partial=[(int(image), place[name]) for image, names in facts["partial"].items() for name in names if name in place],
+            crowds=every.of(crowd_N),
         )
         metrics = {"ap": Metric(_mean(ap_TK)), "ap50": Metric(_mean(ap_TK[:1])), "ap75": Metric(_mean(ap_TK[5:6]))}
         kinds = np.array([facts["frequency"].get(name, "") for name in facts["names"]])
@@ -146,12 +162,16 @@ _SCHEMA = pa.schema(
         ("label", pa.string()),
         ("box", pa.list_(pa.float64(), 4)),
         ("score", pa.float64()),
+        ("crowd", pa.bool_()),
     ]
 )
 
 
-def _row(number: int, sample: Sample, label: str, box: Sequence[float], score: float | None) -> dict[str, Any]:
-    return {"image": number, "uid": sample.uid, "label": label, "box": [float(side) for side in box], "score": score}
+def _row(
+    number: int, sample: Sample, label: str, box: Sequence[float], score: float | None, crowd: bool = False
+) -> dict[str, Any]:
+    sides = [float(side) for side in box]
+    return {"image": number, "uid": sample.uid, "label": label, "box": sides, "score": score, "crowd": crowd}
 
 
 def _texts(names: Sequence[str], knowledge: Knowledge) -> list[SpanText]:

@@ -40,7 +40,11 @@ NEVER = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class PhraseGrounding:
-    """Recall of phrases among the first boxes. boxes  how several true boxes count: "any" or "merged"; top  boxes that are asked for"""
+    """Recall of phrases among the first boxes. boxes  how several true boxes count: "any" or "merged"; top  boxes that are asked for
+
+    boxes   how several true boxes count: "any", or "merged" to one that holds them all
+    top     boxes that are asked for
+    """
 
     name: ClassVar[str] = "phrase_grounding"
     version: ClassVar[int] = 1

@@ -67,6 +67,8 @@ class LinearProbe:
     neighbour_ties  which of the training images that are as near as the k-th vote: "index", the earlier rows, or "shared", all of
                 them, each with its share of the places that are left
     head        "logistic" or "knn" (k neighbours, votes weighted by exp(cosine / temperature))
+    k           neighbours that vote, with the head "knn"
+    max_iterations   of the solver, with the head "logistic"
     """
 
     name: ClassVar[str] = "linear_probe"

@@ -63,6 +63,12 @@ class SNARE:
     with a question of ours.
 
     Fields as in `aro`.
+    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.pairs.choosing`
+    minimum     cases that a single relation, or pair of attributes, needs for a number of its own
+    normalise   whether every option is written from the same tokens
+    most_words  of a caption that is shuffled
+    tagger      of the words that are shuffled: our own, or "spacy:en_core_web_sm", the published one
+    train       whose captions the blind scorer counts words in; the split "train" where there is one
     """
 
     slug: ClassVar[str] = "snare"

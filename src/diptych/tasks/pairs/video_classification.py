@@ -29,6 +29,7 @@ class VideoClassification:
     medium        the name of the clip among a sample's media
     views, crops  stretches in time, and places in a frame (1 or 3); published: 1 x 1, and 4 x 3
     templates     of class names; X-CLIP reads the bare name
+    classes   the names, where not those of the data
     """
 
     name: ClassVar[str] = "video_classification"

@@ -16,7 +16,6 @@ Letters: N images, B boxes, R relations.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -27,6 +26,7 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import DataError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
+from diptych.core.progress import shown
 from diptych.core.scene_graph import SceneGraph
 from diptych.core.triplet_rule import FoundGraph, RuledDetector, TripletRule
 from diptych.data.dataset import Pool
@@ -157,13 +157,8 @@ def _pictures(data: Dataset, rows: range) -> list[_Picture]:
 
 
 def _blocks(data: Dataset, batch_size: int) -> Iterator[list[_Picture]]:
-    from rich.console import Console
-    from rich.progress import track
-
     starts = range(0, len(data), batch_size)
-    console = Console(stderr=True)
-    shown = track(starts, "detecting", console=console, transient=True) if sys.stderr.isatty() else starts
-    for start in shown:
+    for start in shown(starts, len(starts), "detecting"):
         if block := _pictures(data, range(start, min(start + batch_size, len(data)))):
             yield block
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from diptych.core.contracts import Engine, Recipe
-from diptych.core.registry import ENGINES, Entry
+from diptych.core.entries import Entry
+from diptych.core.registry import ENGINES
 
 
 def engine_kind(recipe: Recipe) -> type[Engine]:

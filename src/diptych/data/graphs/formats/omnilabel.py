@@ -1,11 +1,13 @@
 """OmniLabel: free descriptions of things, each looked for in some pictures, present or not (Schulter et al., 2023, 2304.11463).
 
     dataset_all_val.json   images: [{"id", "file_name"}]
-                           descriptions: [{"id", "text", "image_ids": [...], "anno_info": {"type": "C" | "D"}}]
-                           annotations: [{"image_id", "bbox": [x, y, width, height], "description_ids": [...]}]
+                           descriptions: [{"id", "text", "image_ids": [...], "anno_info": {"type": ...}}]
+                           annotations: [{"image_id", "bbox": [x, y, width, height], "description_ids": [...], "iscrowd"}]
 
-Each description of an image is a sentence of one phrase, the whole text, with the regions that it means; none where it is a negative.
-The kind is "category" for a plain name (C) and "description" otherwise. A region is called by the first description that means it.
+The type is "object_category" or "object_description". Each description that lists an image is a sentence of one phrase, the whole text,
+with the regions that it means; none where it is a negative. The kind is "description" for a free description and "category" for a plain
+name. A region is called by the first description that means it; a crowd keeps the attribute "crowd". A description that an annotation
+names and that does not list the image is not asked for there, as in the released evaluation.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from diptych.data.graphs.collect import Collector
 from diptych.data.graphs.entries import Box, Entry, Named
 from diptych.data.graphs.fields import corners, ident, listed, need, split_of
 from diptych.data.graphs.find import files_of, load_json
+from diptych.data.graphs.formats.coco import CROWD
 
 PATTERNS = ("dataset_*.json", "*.json")
 
@@ -55,10 +58,11 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
                 if not ids or any(one not in texts for one in ids):
                     raise DataError(f"annotation {number} has the description_ids {ids}", expected="ids among the descriptions")
                 where = f"annotation {number}"
-                made.boxes.append(Box(number, corners(annotation.get("bbox"), sides=True), texts[ids[0]][0], where=where))
+                kinds = (CROWD,) if annotation.get("iscrowd") else ()
+                made.boxes.append(Box(number, corners(annotation.get("bbox"), sides=True), texts[ids[0]][0], kinds, where=where))
                 for one in ids:
                     meant.setdefault(one, []).append(number)
-            for one in dict.fromkeys([*asked.get(key, ()), *meant]):
+            for one in dict.fromkeys(asked.get(key, ())):
                 text, kind = texts[one]
                 made.sentences.append((text, [Named([[0, len(text)]], meant.get(one, []), kind)]))
             return made
@@ -68,5 +72,8 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
 
 
 def _kind(entry: dict[str, Any]) -> str:
-    info = entry.get("anno_info")
-    return "category" if isinstance(info, dict) and info.get("type") == "C" else "description"
+    kinds = {"object_category": "category", "object_description": "description"}
+    kind = need(need(entry, "anno_info", dict), "type", str)
+    if kind not in kinds:
+        raise DataError(f"{kind!r} is no type of a description", field="anno_info.type", expected=" | ".join(kinds))
+    return kinds[kind]

@@ -107,7 +107,7 @@ def _order(file: Path, nodes: Mapping[str, Node], outputs: tuple[str, ...]) -> l
         elif name not in found:
             if name not in nodes:
                 raise DataError(
-                    f"has no node '{name}'", file=file, expected=f"one of its nodes, such as '{next(reversed(nodes), '')}'"
+                    f"has no node '{name}'", file=file, expected=f"one of its nodes, such as '{next(reversed(list(nodes)), '')}'"
                 )
             waiting.append((name, True))
             waiting += [(_source(given), False) for given in nodes[name].get("input", [])]

@@ -1,0 +1,103 @@
+"""Every benchmark at its defaults, one after the other: what `make bench` runs. A failure stops nothing and is told at the end.
+
+    python benchmarks/run_all.py [--only NAME...] [--plain] [--no-page]
+
+Each ends in about three minutes on two quiet cores; one that takes longer than LIMIT is stopped and counts as failed. `--plain` keeps
+the libraries to AVX2, so that a better processor fills the column of plain machines too (ONNX Runtime does not obey). Then the page
+"How fast" is written anew. Exit status 1 when anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from diptych.core.machine import machine_class
+
+HERE = Path(__file__).resolve().parent
+LIMIT = 600.0
+"""Seconds after which a benchmark is stopped: three minutes, and three times that for machines that are busy or slow."""
+
+BENCHMARKS = (
+    "startup",
+    "contrastive_loss",
+    "late_interaction",
+    "training_step",
+    "fine_tuning_step",
+    "embedding",
+    "decoding",
+    "reading",
+    "rendering",
+    "deformable_attention",
+    "detector_step",
+    "phrase_grounding",
+    "relation_scoring",
+    "curation",
+    "rewriting",
+    "search",
+    "serving",
+)
+STUDIES = {
+    "cutout_relations": "hours: every arm is a training",
+    "distilled_search": "trains a teacher and a student",
+    "judging": "compares answers and waits through an outage",
+    "openclipart": "fetches data, then trains at every step",
+    "planted_responders": "draws a figure, no speed in it",
+    "tagging_sweep": "hours: taggers and detectors of three seeds",
+    "trained_search": "trains four models before it searches",
+}
+"""What is here and is not run by `make bench`, and why."""
+
+PLAIN = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
+
+
+def run_all(
+    names: Sequence[str], folder: Path, variables: Mapping[str, str], limit: float = LIMIT
+) -> dict[str, tuple[float, str]]:
+    """name -> (seconds, "" or what went wrong). Each is a process of its own with these variables beside ours."""
+    found = {}
+    for name in names:
+        print(f"\n== {name}", flush=True)
+        start, wrong = time.perf_counter(), ""
+        try:
+            done = subprocess.run(
+                [sys.executable, str(folder / f"{name}.py")], env={**os.environ, **variables}, timeout=limit, check=False
+            )
+            wrong = f"exit status {done.returncode}" if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            wrong = f"stopped after {limit:.0f} s"
+        found[name] = (time.perf_counter() - start, wrong)
+    return found
+
+
+def summary(found: Mapping[str, tuple[float, str]]) -> str:
+    lines = [f"\n{'benchmark':<24}{'seconds':>9}  result"]
+    lines += [f"{name:<24}{seconds:>9.1f}  {wrong or 'ok'}" for name, (seconds, wrong) in found.items()]
+    failed = [name for name, (_, wrong) in found.items() if wrong]
+    return "\n".join(
+        [*lines, f"{len(found) - len(failed)} of {len(found)} ended well{': not ' if failed else ''}{', '.join(failed)}"]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS)
+    parser.add_argument("--plain", action="store_true", help="keep the libraries to AVX2")
+    parser.add_argument("--no-page", action="store_true", help="leave docs/how-fast.md as it is")
+    options = parser.parse_args()
+    variables = PLAIN if options.plain else {}
+    print(f"machine class: {'plain, by ' + ' '.join(f'{k}={v}' for k, v in PLAIN.items()) if options.plain else machine_class()}")
+    found = run_all(options.only, HERE, variables)
+    if not options.no_page:
+        subprocess.run([sys.executable, str(HERE.parent / "scripts" / "how_fast.py")], check=True)
+    print(summary(found))
+    raise SystemExit(any(wrong for _, wrong in found.values()))
+
+
+if __name__ == "__main__":
+    main()

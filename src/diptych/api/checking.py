@@ -1,0 +1,77 @@
+"""The data of a run before its first step, and the task by which it is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from diptych.core.contracts import Dataset, Recipe
+from diptych.core.errors import ConfigError, DataError
+from diptych.worlds.address import split_names
+
+if TYPE_CHECKING:
+    from diptych.core.contracts import Task
+    from diptych.train.options import TrainOptions
+
+
+def refuse_missing(made: Recipe, data: Dataset) -> None:
+    """Say before the first step which field a recipe needs and the data lack."""
+    if not len(data):
+        raise DataError(f"'{data.name}' is empty: there is nothing to train on", expected="one sample or more")
+    first = data[0]
+    for field in made.needs:
+        there = getattr(first, field) if hasattr(first, field) else first.media.get(field, first.extras.get(field))
+        if there in (None, (), ""):
+            raise DataError(
+                f"recipe '{made.slug}' needs '{field}', which '{data.name}' does not have",
+                row=0,
+                field=field,
+                expected=f"{', '.join(made.needs)} in every sample",
+            )
+
+
+def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
+    """The report before training, in lines: what is in the data, and what will go wrong. Rendered worlds have nothing to inspect."""
+    from diptych.data.dataset import Pool
+    from diptych.data.inspect import inspect
+    from diptych.data.split import leaks
+    from diptych.recipes._shared.pairs import PairRecipe
+
+    if not isinstance(rows, Pool):
+        return [f"{rows.name}: {len(rows):,} samples, rendered as they are needed"]
+    words = made.words() if isinstance(made, PairRecipe) else None
+    length = made.text_length if isinstance(made, PairRecipe) else 0
+    report = inspect(rows, tokenizer=words, text_length=length, batch_size=made.batch_size)
+    lines = [line for line in report.lines() if not line.startswith("no leak between splits")]
+    return lines + (leaks(whole).lines() if len(split_names(whole)) > 1 else [])
+
+
+def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
+    """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
+    from diptych.train.best import SCORE, watched
+
+    asked = options.eval_every or watched(options)
+    if asked and "val" not in split_names(whole):
+        raise ConfigError(
+            f"'{whole.name}' has no split 'val' to evaluate on inside the run (expected one beside 'train'; data without splits get one, "
+            "unless they have too few groups)"
+        )
+    if not asked:
+        return ()
+    task, part = own_task(made, draws=100), whole.split("val")
+
+    def ask(model: Any) -> Mapping[str, float]:
+        result = task.score(task.predict(model, part))
+        found = {name: metric.value for name, metric in result.metrics.items()}
+        return {**found, SCORE: result.value if result.higher_is_better else -result.value} if watched(options) else found
+
+    return ((f"{task.name}-val", ask),)
+
+
+def own_task(made: Recipe, **options: Any) -> Task:
+    """The task that a recipe is measured by."""
+    from diptych.claims.spelling import spelled
+    from diptych.tasks import find
+
+    name, own = spelled(made.measured_by)
+    return find(name, **{**own, **options})

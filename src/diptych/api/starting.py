@@ -1,0 +1,74 @@
+"""The weights that a run starts from: opened, said to be what they are, and found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.core.contracts import Recipe
+from diptych.core.errors import RunError
+
+if TYPE_CHECKING:
+    from diptych.train.options import TrainOptions
+
+
+def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collection[str]) -> tuple[Recipe, Any]:
+    """The recipe as the weights of `init` have it, and their model; a recipe without fields of that kind as it is, and None."""
+    from diptych.models.io.opened import FOREIGN, open_address
+    from diptych.models.pairs.embedder import Embedding
+    from diptych.recipes._shared.resized import resized
+    from diptych.recipes._shared.started import refuse_conflicts, tuned
+
+    if not hasattr(made, "started"):
+        return made, None
+    foreign = str(init).startswith(FOREIGN)
+    if not foreign and not (Path(options.init).parent / "config.json").is_file():
+        return made, None  # tensors alone
+    model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
+    if not foreign and not isinstance(model, Embedding):
+        return made, None  # a recipe of another kind of model: tensors of equal name and shape
+    found = resized(made, made.started(model), asked)
+    refuse_conflicts(made, found, asked, str(init))
+    return (tuned(found, asked) if foreign and hasattr(found, "tuned_lr") else found), model
+
+
+def start_report(made: Recipe, model: Any, init: str | Path, options: TrainOptions) -> list[str]:
+    """What starts from the weights, what is fresh and why, and what of them is not used, in lines; before the first step. Raises
+    ConfigError when the weights have next to nothing for the recipe.
+
+    model  what the weights are of, where it was opened; else their tensors are read
+    """
+    import torch
+
+    from diptych.train.tuning.positions import fitted
+    from diptych.train.weights import start_lines, start_tensors
+
+    made = next((stage.recipe for stage in made.stages()), made)  # what takes the first step
+    try:
+        with torch.device("meta"):
+            ours = made.model()
+    except (RuntimeError, NotImplementedError):  # a part that reads its own weights cannot be built without memory
+        with torch.random.fork_rng(devices=[]):
+            ours = made.model()
+    given = start_tensors(options.init, download=options.download) if model is None else dict(model.model.state_dict())
+    lines: list[str] = []
+    keep = options.tune.over(made.tuning()).keep_positions
+    tensors = fitted(made.fitted(given), ours.state_dict(), keep=keep, say=lines.append)
+    return [*start_lines(tensors, ours, str(init), getattr(model, "left", ())), *lines]
+
+
+def start_of(init: str | Path) -> str:
+    """What `TrainOptions.init` says for it: the address of published weights, or the weights file of a folder."""
+    from diptych.models.io.opened import FOREIGN
+
+    return str(init) if str(init).startswith(FOREIGN) else str(weights_of(init))
+
+
+def weights_of(source: str | Path) -> Path:
+    """The weights file of a run folder or model folder."""
+    folder = Path(source)
+    for path in (folder / "model" / "model.safetensors", folder / "model.safetensors"):
+        if path.is_file():
+            return path
+    raise RunError(f"{source} has no model.safetensors (expected a finished run folder, or its model/)")

@@ -1,0 +1,87 @@
+"""What a field means: from the docstrings of its class and its bases, or where it means the same everywhere, from here.
+
+An entry of a docstring is a line "name  what it is"; lines that are set in go on with it. One entry may name several fields ("a, b  ..."),
+all with one beginning ("weight_...  ..."), or another one on its way ("...; other: ...").
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+NAMES = r"^ {0,4}(\w+(?:\.\.\.)?(?:, \w+(?:\.\.\.)?)*)"
+ENTRY = re.compile(NAMES + r"  +(\S.*)$")
+CLOSE = re.compile(NAMES + r" (\S.*)$")
+ON_THE_WAY = re.compile(r"(?:^|[;.,] )(?:and )?`?(\w+)`?:? (?=\S)")
+
+EVERYWHERE = {
+    "batch_size": "samples that the model is given at once",
+    "crop": "area of the random square crop, as shares of the image",
+    "draws": "times that groups are drawn anew for the intervals",
+    "dropout": "share of numbers that are set to 0 at random while training",
+    "flip": "half of the images are mirrored",
+    "image_size": "pixels a side that the image tower sees",
+    "image_tower": "the network that reads images (docs/training.md lists them)",
+    "ks": "depths of the recalls",
+    "label": "the column that holds the class",
+    "language": "language of the texts that are read",
+    "max_tokens": "tokens of an answer at most",
+    "mean": "of the three colours, from 0 to 1, taken away from every pixel",
+    "progress": "a bar while steps are made, where somebody watches",
+    "resize": 'how a picture becomes square: its middle ("crop"), squeezed ("squash"), or with a border ("pad")',
+    "seed": "of everything that is drawn at random",
+    "std": "of the three colours, from 0 to 1, by which every pixel is divided",
+    "temperature": "what cosines are divided by",
+    "test_split": "rows that are scored",
+    "text_length": "tokens of a text that are read; what is longer is cut, and counted",
+    "ties": "how equal scores count: the mean over their orders, the worst place, the best place, or the order of rows",
+    "train_split": "rows that are learned from",
+    "val_split": "rows on which settings are chosen",
+    "width": "numbers of the vector that a picture or a text becomes",
+}
+
+
+def documented(kind: Any) -> Mapping[str, str]:
+    """Field name -> description."""
+    names = {item.name for item in fields(kind)} if is_dataclass(kind) else set[str]()
+    found = {name: words for name, words in EVERYWHERE.items() if name in names}
+    for base in reversed(inspect.getmro(kind)):
+        found |= _entries(inspect.cleandoc(base.__dict__.get("__doc__") or ""), names)
+    return found
+
+
+def _entries(text: str, names: set[str]) -> dict[str, str]:
+    """The entries of one docstring. A name that leaves one space alone before its words is an entry among others."""
+    found: dict[str, str] = {}
+    last: list[str] = []
+    for line in text.splitlines():
+        match = ENTRY.match(line) or (CLOSE.match(line) if last else None)
+        told = match[1].split(", ") if match else []
+        if match and (ENTRY.match(line) or all(name in names for name in told)):
+            last = told
+            found |= dict.fromkeys(last, match[2].strip())
+        elif last and line.startswith("     "):
+            found |= {name: f"{found[name]} {line.strip()}" for name in last}
+        else:
+            last = []
+    return {**_on_the_way(found, names), **_beginning(found, names), **found}
+
+
+def _beginning(found: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """What "weight_..." says, for every field that begins so."""
+    starts = {name.removesuffix("..."): words for name, words in found.items() if name.endswith("...")}
+    return {name: words for start, words in starts.items() for name in names if name.startswith(start)}
+
+
+def _on_the_way(found: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """Fields that the words of another entry name: "hidden  width of the layer; head_width that of its output"."""
+    more: dict[str, str] = {}
+    for words in found.values():
+        told = [match for match in ON_THE_WAY.finditer(words) if match[1] in names]
+        for place, match in enumerate(told):
+            end = told[place + 1].start() if place + 1 < len(told) else len(words)
+            more.setdefault(match[1], words[match.end() : end].rstrip(" .;,"))
+    return more

@@ -1,0 +1,204 @@
+"""A knowledge file about nouns, as DesCo asks for (Li et al., 2023, 2306.14060): of which kind each is, what it looks like, what it could
+be taken for. No row leaves; `knowledge.json` lies beside the tables, for `diptych train desco --knowledge OUT/knowledge.json`.
+
+Three ways: by a grammar, from names and from attributes of boxes alone; from definitions of a dictionary (`glosses`); or by a language
+model (`writer`), which answers in JSON as the published files have it. An answer that is no such JSON, has no kind or says the name again
+is counted in `writing.json` and never used: its noun is then missing. A noun without a definition is written by the grammar, and counted.
+
+The release wrote its files with GPT-3 and does not say how often an answer was thrown away; its prompt is not ours.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from diptych.core.contracts import Curated, Dataset
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_seed
+from diptych.curate.engine.parts import Parts
+from diptych.curate.text import noun_grammar
+from diptych.curate.text.glosses import lemma, read_glosses
+from diptych.curate.writing.requests import Request
+from diptych.curate.writing.step import Wish, Writes
+from diptych.data.text.description_queries import spoken
+from diptych.data.text.knowledge import answered
+from diptych.data.text.phrases import sentences_of
+
+FILE, REPORT = "knowledge.json", "writing.json"
+PROMPT = """\
+For each thing: its type (a more general word), what can be seen of it (parts with "; " between them) and things it could be mistaken for.
+
+thing: cup
+{{"type": "vessel", "description": "small and round; open at the top; could have a handle", "similar objects": ["mug", "bowl", "glass"]}}
+
+thing: zebra
+{{"type": "animal", "description": "black and white stripes; four legs; a short mane", "similar objects": ["horse", "donkey", "okapi"]}}
+
+thing: {name}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NounKnowledge(Writes):
+    """names     file of nouns, one a line; "" takes labels of boxes and the last words of phrases
+    glosses   definitions: a folder of WordNet, LVIS's JSON, or {noun: definition} (`curate.text.glosses`); "" uses none
+    similar   nouns that a noun could be taken for, at most; of a dictionary those among the names alone
+    share     of the boxes of a noun that have an attribute, for the grammar to say it
+    parts     attributes that the grammar says, at most
+    """
+
+    slug: ClassVar[str] = "noun_knowledge"
+    paths: ClassVar[tuple[str, ...]] = ("names", "glosses")
+
+    names: str = ""
+    glosses: str = ""
+    similar: int = 5
+    share: float = 0.25
+    parts: int = 4
+    max_tokens: int = 160
+
+    def __post_init__(self) -> None:
+        if self.similar < 0 or not 0 < self.share <= 1 or self.parts < 0:
+            raise ConfigError(
+                f"similar is {self.similar}, share {self.share}, parts {self.parts} (expected 0 or more, above 0 to 1, 0 or more)"
+            )
+        if self.glosses and self.writer != "grammar":
+            raise ConfigError(f"glosses is {self.glosses!r} and writer {self.writer!r} (expected one of the two)")
+        if self.writer.startswith("ngram"):
+            raise ConfigError(f"writer is {self.writer!r} (expected grammar, or a language model, which answers in JSON)")
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        rows = self._rows(_Seen.of(data, self.names))
+        if self.writer == "grammar":
+            return {"items": rows.num_rows, "unit": "noun", "seconds": 0.0}
+        return self.planned(list(self._wishes(rows)), rows.num_rows, self.backend(lambda: ()))
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from what an earlier run wrote."""
+        start = time.perf_counter()
+        seen = _Seen.of(data, self.names)
+        notes: tuple[str, ...] = ()
+        made: Mapping[str, Any]
+        if self.writer != "grammar":
+            done = self.written(self._rows(seen), self._wishes, self.backend(lambda: ()), _read, parts)
+            made = {row["uid"]: json.loads(row["string"]) for row in done.used()}
+            report, notes = done.report(), done.notes()
+        else:
+            made, counts = self._from_data(seen)
+            report = (json.dumps(counts, indent=1) + "\n").encode()
+            notes = (", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items()),)
+        entries = {name: {**entry, "frequency": seen.captions[name]} for name, entry in sorted(made.items())}
+        text = json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
+        kept = tuple(sorted(data.uids))
+        return Curated(kept, (), {}, time.perf_counter() - start, {FILE: text.encode(), REPORT: report}, notes)
+
+    def _from_data(self, seen: _Seen) -> tuple[Mapping[str, Any], dict[str, int]]:
+        """Entries by the grammar, and from definitions where there are some."""
+        options = {"share": self.share, "parts": self.parts, "similar": self.similar}
+        made = noun_grammar.entries(seen.names, seen.attributes, seen.boxes, **options)  # type: ignore[arg-type]
+        if not self.glosses:
+            return made, {"by_the_grammar": len(made)}
+        defined, found = read_glosses(Path(self.glosses)), 0
+        known = {lemma(spoken(name)): name for name in reversed(seen.names)}
+        for name in seen.names:
+            key = next((k for k in (lemma(name), lemma(spoken(name))) if k in defined), "")
+            if key:
+                entry = defined[key].entry()
+                alike = [known[one] for one in map(lemma, entry["similar objects"]) if known.get(one, name) != name]
+                made[name] = {**entry, "similar objects": (alike or made[name]["similar objects"])[: self.similar]}
+                found += 1
+        if not found:
+            raise DataError(f"defines none of {len(made)} nouns, {seen.names[0]!r} among them", file=Path(self.glosses))
+        return made, {"from_definitions": found, "by_the_grammar": len(made) - found}
+
+    @staticmethod
+    def _rows(seen: _Seen) -> pa.Table:
+        return pa.table({"uid": list(seen.names), "row": list(range(len(seen.names)))})
+
+    def _wishes(self, part: pa.Table) -> Iterator[Wish]:
+        for name in part["uid"].to_pylist():
+            seed = keyed_seed(self.seed, self.slug, name)
+            yield Wish(name, 0, "name", Request(name, PROMPT.format(name=spoken(name)), name, style="knowledge", seed=seed))
+
+
+def _read(wish: Wish, raw: str) -> tuple[str, str]:
+    """The answer as one line of JSON, or what is wrong with it."""
+    noun = answered(raw.strip())
+    if noun is None:
+        return raw, 'malformed: no JSON with "type" and "description"'
+    kind = noun.kind.removeprefix("a kind of ").strip()
+    if not kind or not noun.description:
+        return raw, "empty: no type or no description"
+    if kind.casefold() == spoken(wish.uid).casefold():
+        return raw, "circular: the type is the name"
+    entry = {"type": kind, "description": "; ".join(noun.description), "similar objects": list(noun.similar)}
+    return json.dumps(entry, ensure_ascii=False), ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Nouns in order, boxes and attributes of each, and in how many places of captions each stands."""
+
+    names: tuple[str, ...]
+    boxes: Counter[str]
+    attributes: Mapping[str, Counter[str]]
+    captions: Counter[str]
+
+    @classmethod
+    def of(cls, data: Dataset, file: str) -> _Seen:
+        boxes: Counter[str] = Counter()
+        attributes: dict[str, Counter[str]] = {}
+        phrases: set[str] = set()
+        texts: Counter[str] = Counter()
+        for row in range(len(data)):
+            sample = data[row]
+            for region in sample.regions:
+                boxes[region.label] += 1
+                attributes.setdefault(region.label, Counter()).update(dict.fromkeys(region.attributes, 1))
+            for sentence in sentences_of(sample):
+                texts[sentence.text] += 1
+                marked = sentence.marked
+                ends = [" ".join(marked.words(place)).split() for place in range(len(sentence.phrases))]
+                phrases.update(words[-1] for words in ends if words)
+            texts.update(text.string for text in sample.texts if text.origin in ("alt", "caption"))
+        names = _listed(Path(file)) if file else sorted({*boxes, *phrases})
+        if not names:
+            raise DataError(f"'{data.name}' has no label and no phrase", field="regions", expected="boxes, or a file of names")
+        return cls(tuple(names), boxes, attributes, _counted(names, texts.items()))
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        names = sorted({line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()})
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"is no readable file of names ({error})", file=path, expected="UTF-8, a name a line") from error
+    if not names:
+        raise DataError("has no name", file=path, expected="a name a line")
+    return names
+
+
+def _counted(names: Iterable[str], texts: Iterable[tuple[str, int]]) -> Counter[str]:
+    """How often each name stands in the texts as whole words, in any case."""
+    wanted: dict[str, list[str]] = {}
+    for name in names:
+        wanted.setdefault(lemma(spoken(name)), []).append(name)
+    longest = max((len(words.split()) for words in wanted), default=0)
+    found: Counter[str] = Counter()
+    for text, times in texts:
+        words = [word.strip('.,;:!?"()') for word in text.lower().split()]
+        for start in range(len(words)):
+            for stop in range(start + 1, min(start + longest, len(words)) + 1):
+                for name in wanted.get(" ".join(words[start:stop]), ()):
+                    found[name] += times
+    return found

@@ -1,0 +1,151 @@
+"""A trained `DenseDetector` ready for use: images in, boxes of the classes of training out; saved as one folder.
+
+Letters: A anchors, K classes, N boxes, C channel, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.config import from_plain, to_plain
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.core.scene_graph import Region, SceneGraph
+from diptych.data.media.decode import decode
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.denseclip.built import DenseSettings, dense_detector
+from diptych.models.denseclip.dense_detector import DenseDetector
+from diptych.models.detection.anchor_boxes import AnchorShape, surest_boxes
+from diptych.models.detection.images import DetectionImages
+from diptych.models.io.card import detector_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating
+
+SHOWN = 8
+"""Names in an error, at most."""
+
+
+class DetectingModel:
+    """What DenseCLIP leaves behind as a detector: a `Detector` of the classes that it was trained on and no others, whose names it has in
+    its weights. A name that training lacked is never answered."""
+
+    kind: ClassVar[str] = "dense_detector"
+
+    def __init__(
+        self,
+        model: DenseDetector,
+        settings: DenseSettings,
+        images: DetectionImages,
+        tokenizer: Tokenizer,
+        name: str,
+        *,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.settings, self.images, self.tokenizer = model, settings, images, tokenizer
+        self.name, self.card = name, dict(card or {})
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The classes of training."""
+        return self.settings.classes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of weights and preprocessing as they were when first asked."""
+        return fingerprint(self.model, {"images": to_plain(self.images), "objects": list(self.objects)})
+
+    @one_or_many
+    def detect(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str] = (),
+        top: int = 100,
+        threshold: float = 0.0,
+        batch_size: int = 16,
+    ) -> list[SceneGraph]:
+        """The `top` best boxes of each image with a score above `threshold` and the least that the model keeps (published 0.05).
+
+        `batch_size` is that of other detectors: images are read one by one, since what an image is padded by changes what is found.
+        """
+        if relations:
+            raise ConfigError(f"{self.name} finds no relations (expected objects alone, or a run of rlipv2)")
+        asked_K = torch.tensor([name in set(objects) for name in self.objects], device=self._device)
+        if not asked_K.any():
+            known = ", ".join(self.objects[:SHOWN]) + (", ..." if len(self.objects) > SHOWN else "")
+            raise DataError(
+                f"{self.name} knows none of {list(objects)[:5]}", field="objects", expected=f"names of its training: {known}"
+            )
+        return [self._graph(image, asked_K, top, threshold) for image in images]
+
+    def _graph(self, image: ImageSource, asked_K: Tensor, top: int, threshold: float) -> SceneGraph:
+        pixels_HWC = decode(image, exact=True)
+        shown_BCHW, pixel_BHW = self.images([pixels_HWC])
+        mask_HW = torch.ones(shown_BCHW.shape[2:]) if pixel_BHW is None else pixel_BHW[0]
+        high, wide = int(mask_HW[:, 0].sum()), int(mask_HW[0].sum())
+        with torch.no_grad(), evaluating(self.model):
+            found = self.model(shown_BCHW.to(self._device))
+            logits, changes, anchors = (
+                row.split(found.counts) for row in (found.logit_NAK[0], found.change_NA4[0], found.anchor_A4)
+            )
+            box_N4, label_N, score_N = surest_boxes(
+                logits, changes, anchors, (high, wide), self.model.anchors, top=top, asked_K=asked_K
+            )
+        height, width = pixels_HWC.shape[:2]
+        scale_4 = torch.tensor([width / wide, height / high]).repeat(2)
+        rows = zip((box_N4.float().cpu() * scale_4).tolist(), label_N.tolist(), score_N.tolist(), strict=True)
+        return SceneGraph(
+            tuple(
+                Region(tuple(box), self.objects[label], score=score)
+                for box, label, score in rows
+                if score > threshold and box[2] > box[0] and box[3] > box[1]
+            )
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        config = {
+            "kind": self.kind,
+            "name": self.name,
+            "dense": self.settings.to_json(),
+            "anchors": to_plain(self.model.anchors),
+            "tau": self.model.tau,
+            "objects": list(self.objects),
+            "images": to_plain(self.images),
+            "card": self.card,
+        }
+        write_model(folder, self.model, config, self._readme(), self.tokenizer.save)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        settings, words = DenseSettings.from_json(config["dense"]), Tokenizer.load(Path(folder))
+        with torch.random.fork_rng(devices=[]):
+            model = dense_detector(settings, from_plain(AnchorShape, config["anchors"]), config["tau"], words)
+        load_weights(model, folder)
+        return cls(
+            model.eval(), settings, from_plain(DetectionImages, config["images"]), words, config["name"], card=config.get("card")
+        )
+
+    def _readme(self) -> str:
+        return detector_card(
+            self.name,
+            self.card,
+            tags=("object-detection", "clip"),
+            about="Boxes of its classes, guided by their names (DenseCLIP, 2021).",
+            facts=f"{parameters(self.model):,} parameters; {len(self.objects)} classes; images at {self.images.size} px.",
+            use=f'graph = diptych.detect(model, "street.jpg", objects={list(self.objects[:2])})',
+        )

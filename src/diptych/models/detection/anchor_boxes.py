@@ -1,0 +1,98 @@
+"""Boxes on a grid, and what a detector of anchors found among them (RetinaNet, 1708.02002).
+
+Letters: A anchors, K classes, N boxes. Boxes are xyxy in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+LARGEST = math.log(1000 / 16)
+"""A side grows by this much at most (the logarithm of the factor), however large the number that the network says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnchorShape:
+    """Which boxes there are, and which of them are kept.
+
+    size        sides of a square anchor, in strides of its map (published 4: 32 pixels at stride 8)
+    octave      sizes between one map and the next, evenly in the logarithm
+    ratios      height by width
+    extra       maps beyond the backbone's, each of twice the stride
+    candidates  pairs of anchor and class that go through NMS, of each map
+    min_score   from which probability on a box is kept
+    nms         overlap from which the lower of two boxes of a class goes
+    """
+
+    size: float = 4.0
+    octave: int = 3
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    extra: int = 2
+    candidates: int = 1000
+    min_score: float = 0.05
+    nms: float = 0.5
+
+    @property
+    def per_place(self) -> int:
+        """Anchors of a place."""
+        return self.octave * len(self.ratios)
+
+    def boxes(self, maps: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
+        """[A, 4] of each map: place by place in reading order, around the corner that each begins with; ratios, then sizes."""
+        found = []
+        for map_BCHW, stride in zip(maps, strides, strict=True):
+            height, width = map_BCHW.shape[2:]
+            side_S = self.size * stride * 2 ** (torch.arange(self.octave, device=map_BCHW.device) / self.octave)
+            root_R = torch.tensor(self.ratios, device=map_BCHW.device).sqrt()
+            half_P2 = torch.stack((side_S / root_R[:, None], side_S * root_R[:, None]), -1).flatten(0, 1) / 2
+            y_H, x_W = (torch.arange(count, device=map_BCHW.device) * float(stride) for count in (height, width))
+            centre_HW2 = torch.stack((x_W.expand(height, -1), y_H[:, None].expand(-1, width)), -1)
+            corner_HWP4 = torch.cat((centre_HW2[:, :, None] - half_P2, centre_HW2[:, :, None] + half_P2), -1)
+            found.append(corner_HWP4.flatten(0, 2))
+        return found
+
+
+def changed(anchor_A4: Tensor, change_A4: Tensor) -> Tensor:
+    """Anchors as the network changes them: the centre is shifted by shares of the sides, sides grow by a factor e ** change."""
+    side_A2 = anchor_A4[:, 2:] - anchor_A4[:, :2]
+    centre_A2 = anchor_A4[:, :2] + side_A2 / 2 + change_A4[:, :2] * side_A2
+    half_A2 = side_A2 * change_A4[:, 2:].clamp(max=LARGEST).exp() / 2
+    return torch.cat((centre_A2 - half_A2, centre_A2 + half_A2), 1)
+
+
+def surest_boxes(
+    logits: Sequence[Tensor],
+    changes: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    size: tuple[int, int],
+    shape: AnchorShape,
+    *,
+    top: int = 100,
+    asked_K: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """box [N, 4], label [N] and score [N] of one image, the surest first; a class is named again only where boxes overlap little.
+
+    `logits` [A, K], `changes` and `anchors` [A, 4] of each map; `size` is height and width of the picture; with `asked_K` only of
+    these classes.
+    """
+    boxes, labels, scores = [], [], []
+    for logit_AK, change_A4, anchor_A4 in zip(logits, changes, anchors, strict=True):
+        score_AK = logit_AK.sigmoid()
+        open_AK = score_AK > shape.min_score
+        if asked_K is not None:
+            open_AK &= asked_K
+        row_N, label_N = open_AK.nonzero(as_tuple=True)
+        best = score_AK[row_N, label_N].sort(descending=True, stable=True).indices[: shape.candidates]
+        row_N, label_N = row_N[best], label_N[best]
+        boxes.append(clip_boxes_to_image(changed(anchor_A4[row_N], change_A4[row_N]), size))
+        labels.append(label_N)
+        scores.append(score_AK[row_N, label_N])
+    box_N4, label_N, score_N = torch.cat(boxes), torch.cat(labels), torch.cat(scores)
+    kept = batched_nms(box_N4.float(), score_N.float(), label_N, shape.nms)[:top]
+    return box_N4[kept], label_N[kept], score_N[kept]

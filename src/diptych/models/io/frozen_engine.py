@@ -1,0 +1,123 @@
+"""What computes the features of a frozen image encoder: PyTorch, or ONNX Runtime on an export that is kept in the cache folder.
+
+On processors ONNX Runtime runs convolutional towers two to three times as fast (its batch norms are folded into the convolutions), with
+the same features to about 1e-5 of the largest; transformers gain little in batches and stay with PyTorch. `auto` follows this rule and
+not a measurement, so that a machine always computes the same numbers. DIPTYCH_FROZEN_ENGINE=torch|onnx chooses otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
+
+from diptych.core.cache import cache_folder
+from diptych.core.errors import ConfigError, MissingExtra
+from diptych.core.files import atomic_folder
+from diptych.models.io.inference import evaluating
+
+Engine = Literal["torch", "onnx"]
+WISH = "DIPTYCH_FROZEN_ENGINE"
+OPSET = 17
+
+_wish: ContextVar[str] = ContextVar("frozen_engine", default="")
+
+
+@contextmanager
+def frozen_engine(name: Literal["auto", "torch", "onnx"]) -> Iterator[None]:
+    """Inside, frozen encoders are computed by this one, whatever the environment says."""
+    before = _wish.set(name)
+    try:
+        yield
+    finally:
+        _wish.reset(before)
+
+
+def engine_for(tower: nn.Module, *, bf16: bool = False) -> Engine:
+    """What computes this tower now. Raises ConfigError for a name that is none, MissingExtra where onnx is asked for and not there."""
+    wish = _wish.get() or os.environ.get(WISH) or "auto"
+    if wish not in ("auto", "torch", "onnx"):
+        raise ConfigError(f"{WISH} is {wish!r} (expected auto, torch or onnx)")
+    if wish == "onnx" and not _installed():
+        raise MissingExtra("onnxruntime", "onnx", needed_for=f"{WISH}=onnx")
+    on_cpu = next(tower.parameters()).device.type == "cpu"
+    folds = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in tower.modules())
+    fast = on_cpu and folds and not bf16 and _installed()
+    return "onnx" if wish == "onnx" or (wish == "auto" and fast) else "torch"
+
+
+class OnnxTower:
+    """The pooled features of a tower, by ONNX Runtime: float32 [B, 3, H, W] of the size it was exported for -> [B, D]."""
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, image_BCHW: Tensor) -> npt.NDArray[np.float32]:
+        features_BD: npt.NDArray[np.float32] = self.session.run(None, {"image": image_BCHW.contiguous().numpy()})[0]
+        return features_BD
+
+
+def onnx_tower(tower: nn.Module, fingerprint: str, height: int, width: int) -> OnnxTower:
+    """The tower of this fingerprint for images of this size; exported once, and found again by fingerprint, size and versions."""
+    from importlib.metadata import version
+
+    folder = (
+        cache_folder() / "onnx" / f"{fingerprint[:16]}-{height}x{width}-opset{OPSET}-torch{version('torch').partition('+')[0]}"
+    )
+    if not (folder / "image.onnx").is_file():
+        with atomic_folder(folder) as work, evaluating(tower):
+            _export(tower, height, width, work / "image.onnx")
+    return _opened(folder / "image.onnx", torch.get_num_threads())
+
+
+@lru_cache(maxsize=4)
+def _opened(file: Path, threads: int) -> OnnxTower:
+    return OnnxTower(file)
+
+
+class _Pooled(nn.Module):
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        pooled_BD: Tensor = self.tower(image_BCHW).pooled_BD
+        return pooled_BD.float()
+
+
+def _export(tower: nn.Module, height: int, width: int, file: Path) -> None:
+    free: dict[str, Any] = {"image": {0: "batch"}, "features": {0: "batch"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)  # shape checks become constants
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the older exporter, which needs nothing but `onnx`
+        torch.onnx.export(
+            _Pooled(tower).eval(),
+            (torch.zeros(2, 3, height, width),),
+            str(file),
+            input_names=["image"],
+            output_names=["features"],
+            dynamic_axes=free,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+@cache
+def _installed() -> bool:
+    return bool(find_spec("onnxruntime") and find_spec("onnx"))

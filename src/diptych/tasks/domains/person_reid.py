@@ -1,0 +1,152 @@
+"""Image-to-image re-identification: a picture asks for the other pictures of its person.  Protocol `person_reid`, version 1.
+
+Where the data say who asks (the extra `role`, "query" or "gallery", as the reader of Market-1501 writes it), those ask and these are
+ranked; where nobody says it, every picture asks all others. Relevant is what shows the same identity (`group`). `cmc@K` is the share of
+queries with a match among the first K, `map` the mean average precision, `minp` the mean of (number of matches) / (rank of the last match).
+
+The camera rule of Market-1501: a picture of the same identity from the query's own camera is junk, neither right nor wrong, and leaves
+the query's list before it is ranked (`same_camera="junk"`); distractors stay. The picture that asks is never in its own list. A query
+without a match that is left is left out and counted. Published code sorts ties by place in the file, and some of it takes the average of
+neighbouring precisions for AP; here ties are worth their mean over all orders, and AP is the mean precision at the matches. No re-ranking.
+The unit of the intervals is the identity.
+
+Letters: N queries, M pictures of the gallery, B queries of one block, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Embedder
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Result
+from diptych.core.sample import Sample
+from diptych.index.embed import Unreadable, image_blocks
+from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.identity_lists import list_metrics, list_values
+from diptych.tasks._scoring.intervals import Floats
+from diptych.tasks._scoring.ranked_lists import RankedList
+from diptych.tasks._scoring.records import facts_of, with_facts
+
+ROLE, CAMERA = "role", "camera"
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PersonReid:
+    """Mean average precision, mean inverse negative penalty and matching at rank K of pictures among pictures.
+
+    same_camera  "junk": a match from the query's own camera leaves the list; "kept": it counts. Without the extra `camera` there is no junk
+    """
+
+    name: ClassVar[str] = "person_reid"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = Embedder
+    main: ClassVar[str] = "map"
+
+    same_camera: Literal["junk", "kept"] = "junk"
+    ks: tuple[int, ...] = (1, 5, 10)
+    draws: int = 2000
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"ks is {self.ks} (expected whole numbers from 1)")
+        if self.same_camera not in ("junk", "kept"):
+            raise ConfigError(f"same_camera is {self.same_camera!r} (expected junk | kept)")
+
+    def predict(self, model: Embedder, data: Dataset) -> pa.Table:
+        """One row a query."""
+        samples: list[Sample] = []
+        vectors, unreadable = [], list[Unreadable]()
+        for block in image_blocks(model, data, batch_size=self.batch_size):
+            samples += block.samples
+            vectors.append(block.vectors_ND)
+            unreadable += block.unreadable
+        if not samples:
+            raise DataError(f"'{data.name}' has no picture to rank", field="image", expected="pictures of persons")
+        asks_N, shown_M = _roles(samples, data.name)
+        vector_ND = np.concatenate(vectors)
+        person = {group: at for at, group in enumerate(dict.fromkeys(s.group or s.uid for s in samples))}
+        key = np.array([person[s.group or s.uid] for s in samples], np.int64)
+        camera = np.array([-1 if (seen := s.extras.get(CAMERA)) is None else int(seen) for s in samples], np.int64)
+        scorer, key_M, camera_M = rk.cosine(vector_ND[shown_M]), key[shown_M], camera[shown_M]
+        rows: dict[str, list[Any]] = {
+            name: [] for name in ("query", "group", "camera", "gallery", "junk", "blocks", "top", "top_score")
+        }
+        without = 0
+        size = max(1, rk.CELLS // len(shown_M))
+        for start in range(0, len(asks_N), size):
+            asked_B = asks_N[start : start + size]
+            for row, score_M in zip(asked_B, scorer(vector_ND[asked_B]).astype(np.float32), strict=True):
+                same_M = key_M == key[row]
+                junk_M = same_M & (camera_M == camera[row]) & (camera[row] >= 0) & (self.same_camera == "junk")
+                left_M = ~junk_M & (shown_M != row)
+                if not (same_M & left_M).any():
+                    without += 1
+                    continue
+                found = np.flatnonzero(left_M)
+                best = found[np.argsort(-score_M[found], kind="stable")[:SHOWN]]
+                rows["query"].append(samples[row].uid)
+                rows["group"].append(samples[row].group or samples[row].uid)
+                rows["camera"].append(int(camera[row]))
+                rows["gallery"].append(int(left_M.sum()))
+                rows["junk"].append(int(junk_M.sum() - junk_M[shown_M == row].sum()))
+                rows["blocks"].append([list(b) for b in RankedList.of(score_M[left_M], same_M[left_M]).blocks])
+                rows["top"].append([samples[shown_M[at]].uid for at in best])
+                rows["top_score"].append(score_M[best].astype(float).tolist())
+        if not rows["query"]:
+            raise DataError(
+                f"no picture of '{data.name}' that asks has a match",
+                field="group",
+                expected="another picture of its person, from another camera unless same_camera is kept",
+            )
+        return with_facts(
+            pa.table(rows),
+            options=asdict(self),
+            images=len(shown_M),
+            identities=len(person),
+            queries_without_match=without,
+            unreadable=[asdict(u) for u in unreadable],
+        )
+
+    def score(self, records: pa.Table) -> Result:
+        """Pure: the same rows and options give the same numbers."""
+        metrics = list_metrics(records, self.ks, draws=self.draws, seed=self.seed)
+        groups = records.column("group").to_pylist()
+        notes = {
+            **facts_of(records),
+            "ties": "expected",
+            "interval": f"95 % percentile, {self.draws} draws of identities, seed {self.seed}",
+        }
+        return Result(self.name, self.version, self.main, metrics, len(groups), len(set(groups)), notes=notes)
+
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1]: what each query adds."""
+        return list_values(records, metric)
+
+
+def _roles(samples: list[Sample], name: str) -> tuple[rk.Ints, rk.Ints]:
+    """Rows that ask and rows that are ranked."""
+    role = [str(sample.extras.get(ROLE) or "") for sample in samples]
+    if not any(role):
+        every = np.arange(len(samples))
+        return every, every
+    wrong = next((at for at, said in enumerate(role) if said not in ("query", "gallery")), None)
+    if wrong is not None:
+        raise DataError(
+            f"sample '{samples[wrong].uid}' of '{name}' is {role[wrong]!r} while others say who asks",
+            field=ROLE,
+            expected="query or gallery for every picture, or for none",
+        )
+    asks, shown = (np.array([at for at, said in enumerate(role) if said == kind], np.int64) for kind in ("query", "gallery"))
+    if not len(asks) or not len(shown):
+        kind = "query" if not len(asks) else "gallery"
+        raise DataError(f"no picture of '{name}' is a {kind}", field=ROLE, expected="pictures of both roles")
+    return asks, shown

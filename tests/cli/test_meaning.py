@@ -1,0 +1,61 @@
+"""Every field has its meaning: of each recipe, curation step, task and pipeline, and of what every training takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from diptych.cli.meaning import documented
+from diptych.core.contracts.tuning import Tuning
+from diptych.core.registry import OPERATORS, PIPELINES, RECIPES, TASKS
+from diptych.train.options import TrainOptions
+
+NAMED = [(registry, slug) for registry in (RECIPES, OPERATORS, TASKS, PIPELINES) for slug in registry]
+
+
+@dataclass
+class Layered:
+    """A thing.
+
+    hidden       width of the layer; hidden_other that of its output
+    steps, rate  of all of it
+    odd_long_one of one space
+    weight_...   of the terms
+    """
+
+    hidden: int = 0
+    hidden_other: int = 0
+    steps: int = 0
+    rate: int = 0
+    odd_long_one: int = 0
+    weight_a: int = 0
+    weight_b: int = 0
+    seed: int = 0
+    untold: int = 0
+
+
+def test_entries_of_all_forms_are_read() -> None:
+    found = documented(Layered)
+    assert found["hidden_other"] == "that of its output"
+    assert found["steps"] == found["rate"] == "of all of it"
+    assert found["odd_long_one"] == "of one space"
+    assert found["weight_a"] == found["weight_b"] == "of the terms"
+    assert found["seed"], "means the same everywhere"
+    assert "untold" not in found
+    assert "draws" not in found, "no field of this one"
+
+
+@pytest.mark.parametrize(("registry", "slug"), NAMED, ids=[slug for _, slug in NAMED])
+def test_every_field_is_documented(registry: Any, slug: str) -> None:
+    made = registry.load(slug)
+    kind = made if isinstance(made, type) else type(made)
+    if is_dataclass(kind):
+        told = documented(kind)
+        assert [item.name for item in fields(kind) if not item.metadata.get("prepared") and item.name not in told] == []
+
+
+@pytest.mark.parametrize("kind", [TrainOptions, Tuning])
+def test_what_every_training_takes_is_documented(kind: Any) -> None:
+    assert {item.name for item in fields(kind)} <= {*documented(kind)}

@@ -1,0 +1,77 @@
+"""The page "How fast" says what the stored results say, and each result lies with the class of machine that it was taken on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from diptych.core.machine import MACHINES, machine_class
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = sorted((ROOT / "benchmarks/results").rglob("*.json"))
+
+
+def module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def how_fast() -> Any:
+    return module(ROOT / "scripts/how_fast.py")
+
+
+def test_page_and_pictures_are_what_the_results_say(how_fast: Any) -> None:
+    pages = how_fast.pages(ROOT)
+    stale = [str(path) for path, text in pages.items() if (ROOT / path).read_text(encoding="utf-8") != text]
+    assert not stale, f"run python scripts/how_fast.py: {stale}"
+    left = {path.relative_to(ROOT) for path in (ROOT / how_fast.PICTURES).glob("*.svg")} - set(pages)
+    assert not left, f"pictures without a result: {left}"
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_record_lies_with_its_class_and_says_what_it_was_measured_on(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["name"] == path.stem
+    assert record["machine"] == path.parent.name in MACHINES
+    if record["machine"] != "cuda":
+        assert machine_class(record["environment"]["processor_flags"]) == record["machine"]
+    assert record["environment"]["commit"]
+
+
+def test_another_number_makes_another_page_and_picture(how_fast: Any, tmp_path: Path) -> None:
+    """A ratio is peer / ours for times and ours / peer for rates; the class stands beside every number."""
+    peers = [{"name": "them", "value": 3.0, "best": False}, {"name": "them, fused", "value": 2.0, "best": True}]
+    figures = [
+        {"case": "a step", "unit": "s", "ours": 1.0, "peers": peers, "less": True},
+        {"case": "a rate", "unit": "images/s", "ours": 6.0, "peers": peers, "less": False},
+    ]
+    machine = {"commit": "abc", "cores": 2, "processor_flags": ["avx2"]}
+    record = {"name": "steps", "machine": "plain", "date": "2026-01-01", "processor": "Some CPU", "limited_by": {"A": "b"}}
+    folder = tmp_path / how_fast.RESULTS / "plain"
+    folder.mkdir(parents=True)
+    (folder / "steps.json").write_text(json.dumps({**record, "load_average": 0.5, "environment": machine, "figures": figures}))
+    (tmp_path / "benchmarks/steps.py").write_text('"""What is timed.\n\nMore."""\n')
+    pages = how_fast.pages(tmp_path)
+    page = pages[how_fast.PAGE]
+    assert "| `plain` | a step | 1 s | 3 (them) | 3.00 | 2 (them, fused) | 2.00 |" in page
+    assert "| `plain` | a rate | 6 images/s | 3 (them) | 2.00 | 2 (them, fused) | 3.00 |" in page
+    assert "What is timed.\n" in page
+    assert "More." not in page
+    assert "Some CPU; 2 cores; avx2; kept to it by A=b; load average 0.5" in page
+    drawn = ET.fromstring(pages[how_fast.PICTURES / "steps.svg"])
+    bars = [bar for bar in drawn.iter("{http://www.w3.org/2000/svg}rect") if float(bar.get("width", "0")) > 12]
+    assert len(bars) == 2
+    assert float(bars[0].get("width", "0")) < float(bars[1].get("width", "0"))  # 2 times and 3 times its best
