@@ -30,7 +30,7 @@ from diptych.train.fit import fit
 from diptych.train.gradient_cache import backward
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import unsynced
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 ROWS, SIDE, LENGTH = 8, 16, 8
 
