@@ -30,7 +30,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from diptych.worlds.scene_questions import questions
+from diptych.worlds.scenes.questions import questions
 
 OUT = Path(__file__).resolve().parents[1] / "docs/images"
 QUIET = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]

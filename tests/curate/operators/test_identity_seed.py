@@ -13,7 +13,7 @@ from diptych.core.registry import OPERATORS
 from diptych.curate.operators import identity_seed
 from diptych.curate.operators.identity_seed import IdentitySeed, seeded
 from diptych.data.dataset import Pool
-from diptych.worlds.pedestrians import pedestrians
+from diptych.worlds.people.world import pedestrians
 
 RULES: dict[str, Any] = {"alike": 0.6, "joins": 0.65, "merges": 0.62, "reach": 2}
 

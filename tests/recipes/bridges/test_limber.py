@@ -18,7 +18,7 @@ from diptych.models.towers.towers import image_tower
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.train.optimise import learning_rate
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 DATA = scenes(24, seed=0, lengths=("short",), negatives=False)
 

@@ -24,8 +24,8 @@ from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.adapters import LoRA, add_adapters, merged
 from diptych.recipes.bridges.mblip import MBLIP, inner_maps
-from diptych.worlds.scene_captions import Mention, Statement
-from diptych.worlds.scene_languages import NAMES, REQUEST, TAGS, _words, languages, said
+from diptych.worlds.scenes.captions import Mention, Statement
+from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, said
 
 DATA = languages(24, seed=0).remembering()
 SMALL = replace(MBLIP.tiny(), small_steps=2, small_image_steps=2, batch_size=8, steps=4)

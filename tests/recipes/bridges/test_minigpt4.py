@@ -18,7 +18,7 @@ from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.recipes._shared.detailed import REQUESTS, cleaned
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
-from diptych.worlds.scene_descriptions import REQUEST, careless, descriptions
+from diptych.worlds.scenes.descriptions import REQUEST, careless, descriptions
 
 DATA = descriptions(24, seed=0, detailed=8).remembering()
 FROZEN = 105_165_056

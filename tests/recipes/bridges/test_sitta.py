@@ -25,7 +25,7 @@ from diptych.models.io.folder import load_weights
 from diptych.recipes.bridges.sitta import SITTA
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 DATA = scenes(40, seed=0, lengths=("short",), negatives=False).remembering()
 SMALL = replace(SITTA.tiny(), small_steps=2, small_image_steps=2, batch_size=16)

@@ -31,7 +31,7 @@ from diptych.train.gradient_cache import backward
 from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import unsynced
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 ROWS, SIDE, LENGTH = 8, 16, 8
 

@@ -20,7 +20,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.recipes.grounding.desco import DesCo
-from diptych.worlds.invented import described, invented, look_of
+from diptych.worlds.scenes.invented import described, invented, look_of
 
 
 @pytest.fixture(scope="module")

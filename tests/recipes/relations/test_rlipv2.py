@@ -27,7 +27,7 @@ from diptych.tasks.relations.hico_det_splits import unseen
 from diptych.tasks.relations.vg150 import VG150
 from diptych.train.gradient_cache import backward
 from diptych.train.optimise import build_optimiser, freeze, learning_rate, set_learning_rate
-from diptych.worlds.links import HELD_OUT, links
+from diptych.worlds.links.world import HELD_OUT, links
 
 ROWS = links(24)
 

@@ -14,7 +14,7 @@ from diptych.core.errors import DataError
 from diptych.data.text.stop_words import STOP_WORDS, content_words
 from diptych.tasks._scoring.stemming import stem
 from diptych.tasks.generation.word_ranking import WordRanking
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 DATA = scenes(12, seed=0, lengths=("short",), negatives=False)
 WORDS = ["circle", "circles", "red", "", "blue", "a", "left", "right", "above", "below", "bus", *map(str, range(60))]
