@@ -8,27 +8,29 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diptych.claims.cell import Cell, Scores
+from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.pairs import sized_for
-from diptych.claims.training import opened, trained, untrained
+from diptych.claims.training import opened, untrained
+from diptych.core.config import config_hash, to_plain
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.shots import Shots, base_and_new, draw_shots
 from diptych.models.io.deployed import open_model
 from diptych.models.pairs.embedder import PairEmbedder
+from diptych.recipes._shared.made_once import made_once
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.pairs.few_shot_methods import linear_probe, zero_shot
 from diptych.worlds.long_tail import KINDS, long_tail
 
-PAIRS, STEPS, SMOKE_ROWS = 6000, 250, 240
+PAIRS, STEPS, SMOKE_ROWS = 6000, 400, 240
 POOL, TESTED = 2400, 600
 COLOURS = ("red", "green", "blue", "yellow")
 CLASSES = tuple(sorted(kind for kind in KINDS if kind.split()[0] in COLOURS))
 PROMPTS = ("{}", "a picture of a {}", "photo of a {}", "here is a {} in the middle", "a photo of a {}.")
 """Five that a person would write who knows the texts of training, and the usual one."""
-BASE = replace(sized_for(CLIP.tiny(), batch_size=96, steps=STEPS), text_length=32)
+BASE = replace(sized_for(CLIP.tiny(), batch_size=128, steps=STEPS), text_length=32)
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,13 @@ class Adapted:
 
 
 def base_model(cell: Cell, *, taught: bool) -> tuple[PairEmbedder, Path]:
-    """The small CLIP and its folder."""
+    """The small CLIP and its folder. All arms of a seed adapt the same one, which is trained once, in full also while rates are swept, is
+    kept in the cache and counts in no arm's budget."""
     rows = long_tail(SMOKE_ROWS if cell.smoke else PAIRS, seed=cell.seed, exponent=0.0)
-    part = cell.part("base")
+    part = replace(cell.part("base"), share=1.0, size="smoke" if cell.smoke else "full", spending=Spending())
     if taught:
-        folder = trained(BASE, rows, part).model
+        key = {"recipe": config_hash(to_plain(BASE)), "rows": rows.fingerprint, "seed": cell.seed, "size": part.size}
+        folder = made_once("adapted", key, lambda: opened(BASE, rows, part).save, seed=cell.seed)
     else:
         folder = part.folder / "model"
         untrained(BASE, rows, part).save(folder)
