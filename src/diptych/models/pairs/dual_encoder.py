@@ -92,12 +92,14 @@ class DualEncoder(PairModule):
 
     def _trimmed(self, text: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Without the columns that are padding in every row, where the tower's vector does not depend on them. Texts of a dozen tokens
-        in rows of 77 are most of the work of a text tower. On processors only: devices prefer shapes that do not change."""
+        in rows of 77 are most of the work of a text tower. On processors only: devices and compiled graphs prefer shapes that
+        do not change."""
         tower = self.text_tower
         if (
             mask_BL is None
             or mask_BL.device.type != "cpu"
-            or torch.jit.is_tracing()
+            or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+            or torch.compiler.is_compiling()
             or not getattr(tower, "ignores_padding", False)
         ):
             return text, mask_BL
