@@ -5,7 +5,8 @@ for model in clip locked; do diptych index build runs/$model emoji runs/$model.i
 diptych serve runs/locked runs/locked.index --data emoji --compare runs/clip --compare-index runs/clip.index --port 8000
 diptych index build runs/locked "world:scenes?n=200&val=1&test=1" runs/scenes.index
 diptych serve runs/locked runs/scenes.index --data "world:scenes?n=200&val=1&test=1" --port 8001
-diptych train instructblip --preset tiny --data "world:questions?n=6000" --out runs/asked
+diptych train instructblip --preset tiny --data "world:questions?n=3000" --out runs/asked \\
+    --small-steps 900 --small-image-steps 250 --steps 500
 diptych index build runs/locked "world:questions?n=200&val=1&test=1" runs/questions.index
 diptych serve runs/locked runs/questions.index --data "world:questions?n=200&val=1&test=1" --writer runs/asked --port 8002
 python examples/real_slide.py colon/ && diptych slides cut colon/slides.csv colon/tiles --size 256 --mpp 0.5
@@ -70,7 +71,7 @@ def main() -> None:
             for name, size in (("slide-search.webp", (1280, 1080)), ("slide-phone.webp", (390, 844))):
                 take(browser, options.slide, "/?q=a+gland+with+a+lumen", where, options.out / name, size=size)
         if options.written:
-            take(browser, options.written, "/", ask, options.out / "search-ask.png")
+            take(browser, options.written, "/", ask, options.out / "search-ask.png", size=(1280, 900))
         browser.close()
 
 

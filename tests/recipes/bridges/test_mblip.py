@@ -224,9 +224,12 @@ def test_the_published_sizes() -> None:
     assert sum(p.numel() for name, p in built.named_parameters() if not name.startswith(("map.", "norm."))) == 105_162_240
 
 
-def test_bad_settings_say_what_would_work() -> None:
+def test_bad_settings_say_what_would_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 weights for 2 languages"):
         replace(SMALL, languages=("en", "qaa"), weights=(1.0,))
     with pytest.raises(DataError, match="has no text in de"):
         rows(replace(SMALL.prepare(DATA), languages=("de",)))
+    bare = Pool.from_samples([Sample("bare", texts=DATA[0].texts)], name="bare")
+    with pytest.raises(DataError, match="recipe 'mblip' needs 'image', which 'bare' does not have"):
+        diptych.train(SMALL, data=bare, out=tmp_path / "run")
     assert isinstance(SMALL.prepare(DATA).model(), Bridge)

@@ -36,7 +36,6 @@ from diptych.recipes._shared.knowledge_texts import KnowledgeTexts, headed_text
 from diptych.recipes._shared.ontologies import attributes, kept, ontology_at, read_back
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL
-from diptych.recipes._shared.templates import template_metrics
 from diptych.recipes._shared.vocabulary import learned_vocabulary
 
 UNKNOWN = "unknown"
@@ -334,7 +333,9 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     def metrics(self, features: Pairs, batch: ConceptBatch) -> dict[str, Tensor]:
         apart_BB = batch.group_B[:, None] != batch.group_B
         related_BB = self.related_pairs(batch.concept_B) & apart_BB
-        own = {"related": related_BB.sum() / apart_BB.sum().clamp(min=1), **template_metrics(batch.template_B)}
+        drawn = batch.template_B[batch.template_B >= 0].unique()
+        templates = {"templated": (batch.template_B >= 0).float().mean(), "templates": torch.tensor(float(len(drawn)))}
+        own = {"related": related_BB.sum() / apart_BB.sum().clamp(min=1), **templates}
         return {**super().metrics(features, batch), **own}
 
     @classmethod

@@ -38,7 +38,6 @@ from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.patch_count import patches_of
 from diptych.recipes._shared.small_encoder import small_encoder
-from diptych.recipes._shared.templates import template_metrics
 
 PSEUDO = "pseudo_attributes"
 """The column of the curation step `pseudo_texts`."""
@@ -396,9 +395,6 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             "part_persons": weight * self.weight_persons * mean_over_processes(total),
             "part_ranking": weight * self.weight_ranking * ranked,
         }
-
-    def metrics(self, features: UnifiedPairs, batch: UnifiedBatch) -> dict[str, Tensor]:
-        return {**super().metrics(features, batch), **template_metrics(batch.template_B)}
 
     def optimiser(self) -> Optimiser:
         slow = (Rule(r"text_tower\.", lr_scale=self.text_lr),) if self.text_lr != 1 else ()

@@ -401,8 +401,7 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
 
     @classmethod
     def paper(cls) -> Self:
-        """Pre-training: Swin-B at 384 pixels with RoBERTa-base. CLIP's vocabulary takes the place of RoBERTa's, which is not at hand
-        without a download; `--tokenizer FOLDER` takes it."""
+        """Pre-training: Swin-B at 384 pixels with RoBERTa-base; CLIP's vocabulary, unless `--tokenizer FOLDER` gives RoBERTa's."""
         return cls()
 
     @classmethod
@@ -416,10 +415,7 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     @classmethod
     def captions(cls) -> Self:
         """Fine-tuning on COCO captions as released."""
-        return cls(
-            itc=0.0, itm=0.0, mlm=0.0, caption=1.0, image_size=576, text_length=50, batch_size=512, steps=0, epochs=10.0, lr=5e-5,
-            crop=(0.5, 1.0), flip=True, flip_sides="ignore", augment="rand",
-        )  # fmt: skip
+        return replace(cls.vqa(), questions=0.0, caption=1.0, lr=5e-5, head_scale=5.0)
 
     @classmethod
     def captions_gold(cls) -> Self:

@@ -66,6 +66,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     caption_words, prompt_words, words_alone   of a caption with prompt, of the prompt, of a caption alone
     captions     "one" text a step, or "two": the last one and another, as published for COCO
     augment      "rand": BLIP's two operations out of ten, half of the time each
+    decay        weight decay is on "all" parameters, as released, or on "matrices" alone
     queue_start  "random" unit vectors in the queues, as released, or "empty"
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
@@ -92,6 +93,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     augment: Literal["none", "rand"] = "rand"
     queue: int = 57_600
     queue_start: Start = "random"
+    decay: Literal["all", "matrices"] = "all"
     momentum: float = 0.995
     alpha: float = 0.4
     alpha_warmup: float = 0.1
@@ -288,7 +290,9 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
 
     def optimiser(self) -> Optimiser:
-        rules = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr),)
+        decay = True if self.decay == "all" else None
+        temperature = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr, decay=decay),)
+        rules = (*temperature, *((Rule("", decay=True),) if decay else ()))
         return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
 
     def deploy(self, model: BlipTraining) -> BlipModel:
@@ -316,6 +320,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             augment="none",
             queue=512,
             queue_start="empty",
+            decay="matrices",
             batch_size=64,
             steps=400,
             lr=8e-4,

@@ -74,7 +74,9 @@ class PersonReid:
         vector_ND = np.concatenate(vectors)
         person = {group: at for at, group in enumerate(dict.fromkeys(s.group or s.uid for s in samples))}
         key = np.array([person[s.group or s.uid] for s in samples], np.int64)
-        camera = np.array([-1 if (seen := s.extras.get(CAMERA)) is None else int(seen) for s in samples], np.int64)
+        said = ["" if (seen := s.extras.get(CAMERA)) is None else str(seen) for s in samples]
+        place = {name: at for at, name in enumerate(dict.fromkeys(filter(None, said)))}
+        camera = np.array([place.get(name, -1) for name in said], np.int64)
         scorer, key_M, camera_M = rk.cosine(vector_ND[shown_M]), key[shown_M], camera[shown_M]
         rows: dict[str, list[Any]] = {
             name: [] for name in ("query", "group", "camera", "gallery", "junk", "blocks", "top", "top_score")
@@ -94,7 +96,7 @@ class PersonReid:
                 best = found[np.argsort(-score_M[found], kind="stable")[:SHOWN]]
                 rows["query"].append(samples[row].uid)
                 rows["group"].append(samples[row].group or samples[row].uid)
-                rows["camera"].append(int(camera[row]))
+                rows["camera"].append(said[row])
                 rows["gallery"].append(int(left_M.sum()))
                 rows["junk"].append(int(junk_M.sum() - junk_M[shown_M == row].sum()))
                 rows["blocks"].append([list(b) for b in RankedList.of(score_M[left_M], same_M[left_M]).blocks])
