@@ -432,6 +432,19 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> Non
     assert (whole.model / "model.safetensors").read_bytes() == (again.model / "model.safetensors").read_bytes()
 
 
+def test_a_cut_clip_is_of_each_class_by_the_area_that_it_has() -> None:
+    """Clip n is of the value n everywhere: its targets are the shares of the values that it has after the cut, not of the draw."""
+    recipe = replace(XCLIP.tiny(), mixup=0.0, cutmix=1.0)
+    clips = torch.arange(5.0)[:, None, None, None, None].expand(5, 2, 3, 16, 20)
+    moved = 0
+    for seed in range(8):
+        mixed, target = recipe._mixed(clips, torch.eye(5), np.random.default_rng(seed))
+        shares = torch.stack([(mixed == value).float().mean((1, 2, 3, 4)) for value in range(5)], 1)
+        torch.testing.assert_close(target, shares)
+        moved += int((shares.amax(1) < 1).any())
+    assert moved > 4
+
+
 def test_it_starts_from_a_trained_model(tmp_path: Path) -> None:
     base = small().prepare(clips(8)).base()
     base.name = "base"

@@ -15,11 +15,11 @@ from invariants import on_two_processes, stopped_and_resumed
 from torch import Tensor, nn
 
 from diptych.api import load
-from diptych.core.contracts import Embedder, Generator, MatchMapper, PairScorer
+from diptych.core.contracts import Draw, Embedder, Generator, MatchMapper, PairScorer
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
 from diptych.data.text.answer_labels import answer_list, answer_targets
-from diptych.data.text.questions import Question
+from diptych.data.text.questions import Question, questions_of
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.gated_read import GatedRead
 from diptych.models.fiber.image_side import ImageSide
@@ -362,6 +362,15 @@ def test_weights_of_words_equal_a_loop() -> None:
     nll = F.cross_entropy(logit[:, :-1].flatten(0, 1), IDS[:, 1:].flatten(), reduction="none").view(3, -1) * found
     rows = [nll[row, : int(MASK[row].sum()) - 1].mean() for row in range(3)]
     torch.testing.assert_close(gold_caption_loss(logit, found, IDS, MASK), torch.stack(rows).mean())
+
+
+def test_any_question_of_a_picture_may_be_asked() -> None:
+    sample = questions(4).to_pool()[0]
+    known = {question.text for question in questions_of(sample)}
+    assert len(known) > 1
+    asked = [FIBER._asked(Draw(sample, np.random.default_rng(seed))) for seed in range(40)]
+    assert {question.text for question in asked if question} == known
+    assert FIBER._asked(Draw(replace(sample, extras={}), np.random.default_rng(0))) is None
 
 
 def test_answers_are_worth_what_people_gave() -> None:
