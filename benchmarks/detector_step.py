@@ -22,7 +22,7 @@ from machine_results import Figure, Peer, keep
 from diptych.data.load.stream import batches
 from diptych.models.detection import point_sampling
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.worlds.links import links
+from diptych.worlds.links.world import links
 
 SCENES = 64  # few, so that those that are remembered have all been drawn
 WARM = 4  # steps that are not counted: every scene once

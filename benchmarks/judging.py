@@ -32,7 +32,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.tasks.choice.multiple_choice import MultipleChoice
-from diptych.worlds.scene_questions import questions
+from diptych.worlds.scenes.questions import questions
 
 
 def small_model(folder: Path) -> Path:

@@ -23,9 +23,9 @@ from PIL import Image, ImageDraw
 from diptych.core.image import BytesImage
 from diptych.data.media.decode import decode, encode_png
 from diptych.worlds import links, scenes
-from diptych.worlds.cutouts import cutout
-from diptych.worlds.scene_layout import Scene
-from diptych.worlds.scene_rendering import RGB, background, render
+from diptych.worlds.scenes.cutouts import cutout
+from diptych.worlds.scenes.layout import Scene
+from diptych.worlds.scenes.rendering import RGB, background, render
 
 ROUNDS, FACTOR = 5, 4
 

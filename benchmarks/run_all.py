@@ -45,7 +45,9 @@ BENCHMARKS = (
 STUDIES = {
     "cutout_relations": "hours: every arm is a training",
     "distilled_search": "trains a teacher and a student",
+    "growth": "hours at its full curve: python benchmarks/growth.py",
     "judging": "compares answers and waits through an outage",
+    "on_cuda": "needs a CUDA device: python benchmarks/on_cuda.py",
     "openclipart": "fetches data, then trains at every step",
     "planted_responders": "draws a figure, no speed in it",
     "tagging_sweep": "hours: taggers and detectors of three seeds",

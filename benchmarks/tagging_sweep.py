@@ -34,7 +34,7 @@ from diptych.models.io.deployed import open_model
 from diptych.models.io.opened import open_address
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.report.curves import HEIGHT, WIDTH, Line, line_chart
-from diptych.worlds.link_changes import MISSING, captioned_in_haste
+from diptych.worlds.links.changes import MISSING, captioned_in_haste
 
 THRESHOLDS, NOISES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7), (0.0, 0.2, 0.4)
 MEASURES = (("relations_right", "precision"), ("relations_found", "recall"), ("r@5", "recall at 5 of the detector"))

@@ -36,7 +36,7 @@ from diptych.index.kinds.late import LateIndex
 from diptych.index.kinds.lexical import LexicalIndex
 from diptych.index.kinds.nested import NestedIndex
 from diptych.report.escape import escape
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 QUERIES, ROUNDS, K, BLOCK = 200, 5, 10, 512
 TRAINED = ("clip", "mrl", "lexlip", "filip")

@@ -15,7 +15,7 @@ from diptych.data.canvas.compose import Lettering, stacked, with_text
 from diptych.data.canvas.demonstrations import Demonstration
 from diptych.data.canvas.reading import read_lines
 from diptych.data.media.decode import decode, encode_png
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 QUESTION = "Which colour has the largest thing?"
 SIDE = 300

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from diptych.data.text.english.scene_parser import SceneParser
 from diptych.data.text.english.tagger import tag
-from diptych.worlds.scene_layout import COLOURS, SHAPES, SIZES, TEXTURES
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.layout import COLOURS, SHAPES, SIZES, TEXTURES
+from diptych.worlds.scenes.world import scenes
 
 ROOT, PAGE = Path(__file__).resolve().parents[1], Path("docs/language.md")
 LABELLED = ROOT / "tests" / "data" / "english" / "labelled_captions.tsv"

@@ -17,8 +17,8 @@ from diptych.claims.cells.graded_boxes import Looks, Proposes
 from diptych.data.media.decode import decode, encode_png
 from diptych.data.read.multi_context import FIELD
 from diptych.pipelines.groundvlp import GroundVLP, Reference
-from diptych.worlds.scene_pairs import scene_pairs
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.pairs import scene_pairs
+from diptych.worlds.scenes.world import scenes
 
 OUT = Path(__file__).resolve().parents[1] / "docs/images"
 SCALE, GAP, STRIP = 3, 6, 32

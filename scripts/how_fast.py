@@ -79,7 +79,11 @@ def section(root: Path, name: str, by_class: dict[str, Record]) -> list[str]:
     lines += ["| class | what | ours | peer, as started | times | peer, at its best | times |", "|---|---|---|---|---|---|---|"]
     for machine, record in by_class.items():
         lines += [f"| `{machine}` | {cells(row)} |" for row in record["figures"]]
-    return [*lines, "", *(f"- `{machine}`: {measured_on(record)}" for machine, record in by_class.items())]
+    lines += ["", *(f"- `{machine}`: {measured_on(record)}" for machine, record in by_class.items())]
+    for machine, record in by_class.items():
+        if said := record.get("estimate"):
+            lines += ["", f"From the curves of `{machine}`:", "", *(f"- {sentence}" for sentence in said)]
+    return lines
 
 
 def what(root: Path, name: str) -> str:

@@ -118,7 +118,9 @@ def tuning_table(root: Path) -> list[str]:
 
 def writers_table(root: Path) -> list[str]:
     """What writes captions, how fast, and what a million captions would take, from `benchmarks/rewriting.py`."""
-    run = json.loads((root / BENCHMARKS / "rewriting.json").read_text(encoding="utf-8"))
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / BENCHMARKS).glob("*/rewriting.json")))
+    run = max(records, key=lambda record: record["date"])  # of any class of machine, whose name stands below
+    machine = run["environment"]
     heads = [
         "captions",
         "used",
@@ -143,7 +145,10 @@ def writers_table(root: Path) -> list[str]:
     lines += ["", *(line for name, row in run["results"].items() if (line := _killed(name, row)))]
     wasted = [f"`{name}`: {_kinds(row['not_used'])}" for name, row in run["results"].items() if row["not_used"]]
     lines += [f"Answers that were not used: {'; '.join(wasted)}."] if wasted else []
-    return [*lines, f"Commit {run['commit']}, {run['date']}, {run['cores']} cores, {run['memory_gib']} GiB."]
+    return [
+        *lines,
+        f"Commit {machine['commit']}, {run['date']}, {machine['cores']} cores ({run['machine']}), {machine['memory_gib']} GiB.",
+    ]
 
 
 def _killed(name: str, row: Stored) -> str:

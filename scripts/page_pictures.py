@@ -5,7 +5,8 @@ for model in clip locked; do diptych index build runs/$model emoji runs/$model.i
 diptych serve runs/locked runs/locked.index --data emoji --compare runs/clip --compare-index runs/clip.index --port 8000
 diptych index build runs/locked "world:scenes?n=200&val=1&test=1" runs/scenes.index
 diptych serve runs/locked runs/scenes.index --data "world:scenes?n=200&val=1&test=1" --port 8001
-diptych train instructblip --preset tiny --data "world:questions?n=6000" --out runs/asked
+diptych train instructblip --preset tiny --data "world:questions?n=3000" --out runs/asked \\
+    --small-steps 900 --small-image-steps 250 --steps 500
 diptych index build runs/locked "world:questions?n=200&val=1&test=1" runs/questions.index
 diptych serve runs/locked runs/questions.index --data "world:questions?n=200&val=1&test=1" --writer runs/asked --port 8002
 python examples/real_slide.py colon/ && diptych slides cut colon/slides.csv colon/tiles --size 256 --mpp 0.5
@@ -23,12 +24,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from diptych.worlds.scenes.questions import questions
 
 OUT = Path(__file__).resolve().parents[1] / "docs/images"
 QUIET = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -40,8 +42,6 @@ def main() -> None:
     parser.add_argument("--scenes", default="", help="address of a service over scenes, whose relations are known")
     parser.add_argument("--slide", default="", help="address of a service over tiles of a slide")
     parser.add_argument("--written", default="", help="address of a service with a model that writes")
-    parser.add_argument("--question", default="what colour is the circle ?")
-    parser.add_argument("--choices", default="red,green,blue,yellow")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     with sync_playwright() as driver:
@@ -71,8 +71,7 @@ def main() -> None:
             for name, size in (("slide-search.webp", (1280, 1080)), ("slide-phone.webp", (390, 844))):
                 take(browser, options.slide, "/?q=a+gland+with+a+lumen", where, options.out / name, size=size)
         if options.written:
-            asked = partial(ask, question=options.question, choices=options.choices)
-            take(browser, options.written, "/?q=a+circle", asked, options.out / "search-ask.png")
+            take(browser, options.written, "/", ask, options.out / "search-ask.png", size=(1280, 900))
         browser.close()
 
 
@@ -98,12 +97,19 @@ def where(tab: Any) -> None:
     tab.wait_for_selector("#panel img")
 
 
-def ask(tab: Any, *, question: str, choices: str) -> None:
-    tab.click(".card >> nth=0 >> .look")
+def ask(tab: Any) -> None:
+    """A picture that is dropped, and the first of the questions that its world asks about it."""
+    sample = questions(1, split="test")[0]
+    asked = sample.extras["questions"][0]
+    png = io.BytesIO()
+    Image.fromarray(sample.image.pixels_HWC).resize((256, 256), Image.Resampling.NEAREST).save(png, "PNG")
+    tab.set_input_files("#file", {"name": "scene.png", "mimeType": "image/png", "buffer": png.getvalue()})
+    tab.wait_for_selector(".card")
+    tab.click("#parts .open")
     tab.locator("#item").get_by_role("button", name="Ask", exact=True).click()
     tab.locator("#panel .answer").wait_for(timeout=60_000)
-    tab.get_by_label("Question about the picture").fill(question)
-    tab.get_by_label("Answers to choose from").fill(choices)
+    tab.get_by_label("Question about the picture").fill(asked["question"])
+    tab.get_by_label("Answers to choose from").fill(", ".join(dict.fromkeys((asked["answer"], "red", "green", "pink"))))
     tab.keyboard.press("Enter")
     tab.locator("#panel li.wordbar").first.wait_for(timeout=60_000)
 

@@ -135,6 +135,21 @@ def test_each_page_ends_with_where_to_go(page: Path) -> None:
     assert re.search(r"\]\([\w/.-]+\.md", end), f"{name(page)}: what comes next is no link"
 
 
+def test_what_lies_in_the_cache_folder_is_on_the_first_page() -> None:
+    """Each name below the cache folder that the sources use; `made_once` takes the name of its folder."""
+    page = (
+        (ROOT / "docs/first-hour.md").read_text(encoding="utf-8").partition("## Where things lie")[2].partition("## And now")[0]
+    )
+    told = set(re.findall(r"`([\w.-]+)/?`", " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))))
+    found = set()
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r"""cache_folder\(\)(?: /|,) "([\w.-]+)\"""", text)) | set(
+            re.findall(r"""made_once\("(\w+)\"""", text)
+        )
+    assert found | {"answers.sqlite"} == told
+
+
 def test_lists_of_what_exists_are_those_of_the_tables() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/docs_lists.py", "--check"], capture_output=True, text=True, check=False

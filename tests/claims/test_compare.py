@@ -27,7 +27,7 @@ from diptych.recipes.contrastive.siglip import SigLIP
 from diptych.report.measured import Contrast, Measure, Measured
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 RETRIEVAL = "retrieval:draws=100"
 QUIET = TrainOptions(progress=False)

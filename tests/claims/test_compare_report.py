@@ -17,7 +17,7 @@ from diptych.report.comparison import comparison_report, difference_chart, summa
 from diptych.report.measured import Contrast, Cost, Failure, ItemView, Measure, Measured
 from diptych.report.pictures import Album
 from diptych.report.won_and_lost import won_and_lost
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 RIGHT = {("a", 0): "0011", ("a", 1): "0111", ("b", 0): "1010", ("b", 1): "1010"}
 """Which of four items each arm gets right under each seed: b alone has item 0, a alone has item 3."""

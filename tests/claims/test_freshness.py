@@ -148,7 +148,6 @@ def test_differences_name_side_step_and_value() -> None:
     two = {"method": {"losses": [{"loss": 1.0 + 1e-11, "b": 2.0}], "scores": {"r": 0.6}}}
     assert differences(one, two) == [
         "method, logged step 1: 'a' is gone",
-        "method, logged step 1: 'b' is new",
         "method, score 'r' was 0.5 and is 0.6",
     ]
     assert differences(one, {"method": {"losses": [], "scores": {"r": 0.5}}}) == ["method: 1 logged steps before, 0 now"]

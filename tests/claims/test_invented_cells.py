@@ -9,7 +9,7 @@ import numpy as np
 from diptych.claims.cells.invented_names import asked, compared, drawn, small
 from diptych.core.grounding import Grounded
 from diptych.data.text.knowledge import knowledge_of
-from diptych.worlds.invented import HELD_OUT, invented, look_of, names
+from diptych.worlds.scenes.invented import HELD_OUT, invented, look_of, names
 
 
 class Reader:

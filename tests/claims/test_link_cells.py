@@ -10,8 +10,8 @@ import pytest
 
 from diptych.claims.cells.links import SIDE, drawn, every_link
 from diptych.core.scene_graph import SceneGraph
-from diptych.worlds.link_changes import JITTER, jittered, with_colours
-from diptych.worlds.links import HELD_OUT
+from diptych.worlds.links.changes import JITTER, jittered, with_colours
+from diptych.worlds.links.world import HELD_OUT
 
 
 class Oracle:

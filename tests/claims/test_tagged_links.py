@@ -16,8 +16,8 @@ from diptych.core.scene_graph import Region, Relation
 from diptych.data.dataset import Pool
 from diptych.data.graphs.label_lists import NO_OBJECTS
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.worlds.link_changes import MISSING, WRONG, captioned_in_haste
-from diptych.worlds.links import PREDICATES, SHAPES, links
+from diptych.worlds.links.changes import MISSING, WRONG, captioned_in_haste
+from diptych.worlds.links.world import PREDICATES, SHAPES, links
 
 BOXES = [(0.0, 0.0, 4.0, 4.0), (10.0, 0.0, 14.0, 4.0), (0.0, 10.0, 4.0, 14.0)]
 

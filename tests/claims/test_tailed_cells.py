@@ -9,8 +9,8 @@ import pytest
 
 from diptych.claims.cells.tailed_predicates import RARE, drawn, every_predicate
 from diptych.core.scene_graph import Relation, SceneGraph
-from diptych.worlds.link_changes import annotated_twice
-from diptych.worlds.tailed_links import TailedLinkWorld
+from diptych.worlds.links.changes import annotated_twice
+from diptych.worlds.links.tailed import TailedLinkWorld
 
 RANKED = TailedLinkWorld(7).ranked()
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -90,3 +91,50 @@ def test_faults_are_one_clear_line(model: Path, picture: Path, capsys: pytest.Ca
         dp.ground(model, picture, [])
     with pytest.raises(ConfigError, match="does not ground phrases"):
         dp.ground(object(), picture, "cup")
+
+
+def file_of(folder: Path, kind: str, **change: object) -> Path:
+    """An annotation file of one picture with one box, which `change` makes faulty; None takes a field away."""
+    folder.mkdir()
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(folder / "a.png")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 20], "area": 200, "iscrowd": 0}
+    image = {"id": 1, "file_name": "a.png", "height": 40, "width": 60}
+    if kind == "mdetr":
+        box |= {"tokens_positive": [[0, 7]]}
+        image |= {"caption": "red cup on the left", "dataset_name": "refcoco", "original_id": 1}
+    box = {name: value for name, value in {**box, **change}.items() if value is not None}
+    value = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "cup"}]}
+    (folder / "val.json").write_text(json.dumps(value))
+    return folder / "val.json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "change", "said"),
+    [
+        ("mdetr", "referring", {"tokens_positive": [[0, 99]]}, "[0, 99] is outside the text of 19 characters"),
+        ("mdetr", "phrase_grounding", {"tokens_positive": [[4, 4]]}, "annotation 0"),
+        ("mdetr", "referring", {"tokens_positive": []}, "annotation 0: the spans are"),
+        ("coco", "open_detection", {"bbox": None}, "has no labelled box"),
+        ("coco", "open_detection", {"category_id": 9}, "has no labelled box"),
+        ("coco", "omnilabel", {}, "has no description that is looked for"),
+    ],
+)
+def test_faults_of_data_are_one_clear_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, task: str, change: dict[str, object], said: str
+) -> None:
+    file = file_of(tmp_path / "data", kind, **change)
+    assert main(["eval", str(model), task, "--data", str(file)]) != 0
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1], lines
+    assert "Traceback" not in "".join(lines)
+
+
+def test_a_category_without_a_box_is_named(tmp_path: Path) -> None:
+    file, out = file_of(tmp_path / "data", "coco", bbox=None), tmp_path / "built"
+    value = json.loads(file.read_text())
+    value["annotations"].append({"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 20]})
+    file.write_text(json.dumps(value))
+    assert main(["data", "build", str(file), str(out)]) == 0
+    (bad,) = pq.read_table(out / "quarantine.parquet").to_pylist()
+    assert "annotation 0 ('cup') was left out: (nan, nan, nan, nan) is no box" in bad["reason"]
+    assert f"{file}, row 0" in bad.values()

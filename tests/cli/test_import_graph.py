@@ -56,6 +56,15 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
     assert len(own) < 200, f"all help together imports {len(own)} modules of diptych"  # 175 when this was written
 
 
+def test_the_help_of_a_recipe_imports_torch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
+    ((first, made, _),) = modules(["train", "clip", "--help"]).values()
+    ((again, packages, _),) = modules(["train", "clip", "--help"]).values()
+    assert first == again != ""
+    assert "torch" in made
+    assert not packages & HEAVY
+
+
 def test_a_search_imports_what_answers_it(tmp_path: Path) -> None:
     tiny = ["--steps", "1", "--batch-size", "4", "--width", "16", "--no-evaluation"]
     assert main(["train", "clip", "--data", WORLD, "--out", str(tmp_path / "run"), *tiny]) == 0

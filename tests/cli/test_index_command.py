@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import diptych as dp
 from diptych.cli import main
 from diptych.cli.search_command import filters
 from diptych.core.errors import ConfigError, UnknownName
@@ -91,3 +92,24 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]:
         assert main(list(argv)) != 0
         assert says in capsys.readouterr().err
+
+
+def test_pictures_without_a_caption_are_found_beside_those_that_have_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mixed").mkdir()
+    for row in range(4):
+        Image.new("RGB", (16, 16), (60 * row, 0, 0)).save(tmp_path / f"mixed/{row}.png")
+    (tmp_path / "mixed/0.txt").write_text("a dark square")
+    assert len(dp.read(tmp_path / "mixed")) == 1, "training needs a text in each"
+    tiny = ["--steps", "1", "--batch-size", "4", "--width", "16", "--no-evaluation"]
+    assert main(["train", "clip", "--data", "world:scenes?n=16&test=4", "--out", str(tmp_path / "run"), *tiny]) == 0
+    index = tmp_path / "index"
+    assert main(["index", "build", str(tmp_path / "run"), str(tmp_path / "mixed"), str(index)]) == 0
+    assert "4 items" in capsys.readouterr().out
+    assert main(["index", "add", str(index), str(tmp_path / "mixed"), "--existing", "skip"]) == 0
+    assert "0 added, 4 items now" in capsys.readouterr().out
+    with dp.open_index(index) as opened:
+        hits = opened.search("a square", 4)
+        assert {hit.uid for hit in hits} == {"0", "1", "2", "3"}
+        assert all(opened.pictures is not None and opened.pictures(hit.uid) is not None for hit in hits)

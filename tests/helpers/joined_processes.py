@@ -25,7 +25,7 @@ PRELOADED = [
     "diptych.train.fit",
     "diptych.api",
     "diptych.recipes.contrastive.lexlip",
-    "diptych.worlds.scenes",
+    "diptych.worlds.scenes.world",
     "transformers.models.bert.modeling_bert",
     "transformers.models.clip.modeling_clip",
 ]

@@ -290,7 +290,7 @@ def test_a_blip_by_address_is_opened_with_its_matching_head(blip: Path) -> None:
 
 def test_fiber_gives_maps_too() -> None:
     from diptych.recipes.grounding.fiber import FIBER
-    from diptych.worlds.scenes import scenes
+    from diptych.worlds.scenes.world import scenes
 
     recipe = replace(
         FIBER.tiny(), caption=0.0, image_size=32, swin_width=8, swin_depths=(1, 2, 1), swin_heads=(1, 2, 2), text_width=32,

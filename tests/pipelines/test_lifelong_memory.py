@@ -18,7 +18,7 @@ from diptych.data.media.decode import encode_png
 from diptych.pipelines._memory import asked
 from diptych.pipelines._memory.caption_log import Caption, caption_frames, frames_of, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
-from diptych.pipelines._memory.refine import strongest_run
+from diptych.pipelines._memory.refine import refined, strongest_run
 from diptych.pipelines._memory.replies import Found, choice_of, windows_of
 from diptych.pipelines.lifelong_memory import LifelongMemory, Recollection, Recollections, Remembered
 from diptych.tasks._scoring.moments import recalls, temporal_iou
@@ -174,6 +174,25 @@ def test_recall_and_iou_by_hand() -> None:
     assert found == pytest.approx({"r@1/0.3": 1 / 3, "r@1/0.5": 0, "r@5/0.3": 2 / 3, "r@5/0.5": 0, "iou": 0.5 / 3})
     with pytest.raises(DataError, match="nothing to score"):
         recalls([], [])
+
+
+def test_a_sure_model_keeps_the_localiser_to_its_widened_windows_and_others_do_not() -> None:
+    memory = [Caption(10 * n, 10 * n + 4, str(n)) for n in range(6)]  # 0-4, 10-14, ..., 50-54
+    seen: list[list[str]] = []
+
+    def localise(question: str, inside: Any) -> tuple[float, float]:
+        seen.append([one.text for one in inside])
+        return (1.0, 2.0)
+
+    window = ((20.0, 24.0),)
+    for found, pad in (
+        (Found(window, "read", confidence=2), 0), (Found(window, "read", confidence=2), 6), (Found(window, "read", confidence=3), 16),
+        (Found(window, "read", confidence=1), 6), (Found(window, "read"), 6), (Found((), "unknown", confidence=3), 6),
+        (Found(((70.0, 80.0),), "read", confidence=3), 6),
+    ):  # fmt: skip
+        assert refined(found, "where", memory, localise, pad=pad, sure=2) == ((1.0, 2.0), *found.windows)
+    everything = ["0", "1", "2", "3", "4", "5"]
+    assert seen == [["2"], ["1", "2", "3"], everything[:5], everything, everything, everything, everything]
 
 
 def test_the_strongest_run_is_that_of_all_runs() -> None:

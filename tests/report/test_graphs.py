@@ -23,8 +23,8 @@ from diptych.report.graph_layout import wrapped
 from diptych.report.graphs import annotated, compared_block, graph_block, graph_picture, matched, node_link
 from diptych.report.pictures import Album
 from diptych.tasks.relations.graph_records import records
-from diptych.worlds.links import links
-from diptych.worlds.scenes import scenes
+from diptych.worlds.links.world import links
+from diptych.worlds.scenes.world import scenes
 
 EVIL = '<script>alert("x")</script>'
 GRAPH = SceneGraph(

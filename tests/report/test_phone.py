@@ -32,7 +32,8 @@ ROW = (
 
 
 def written(tmp_path: Path) -> str:
-    charts = (line_chart("loss", [Line("clip", ((0, 2.0), (100, 1.0)))]), interval_chart("recall", [Bar("clip", 0.5, 0.4, 0.6)]))
+    curve = line_chart("loss", [Line("clip", ((0, 2.0), (12_500, 1.0)))])
+    charts = (curve, interval_chart("recall", [Bar("a name of 28 letters, no more", 0.5, 0.4, 0.6)]))
     blocks = (page.table(HEAD, [ROW, ROW]), page.table(("metric", "value"), [("r@1", "0.314 [0.281, 0.350]")]), *charts)
     path = tmp_path / "report.html"
     path.write_text(page.page("Comparison", "two arms", [page.Section("Results", blocks)]), encoding="utf-8")
@@ -49,6 +50,13 @@ def test_every_cell_is_seen(tmp_path: Path, width: int) -> None:
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
         outside = "cells => cells.filter(c => c.getBoundingClientRect().right > innerWidth).map(c => c.textContent)"
         assert shown.eval_on_selector_all("td, svg", outside) == []
+        heights = shown.eval_on_selector_all("svg text", "texts => texts.map(t => t.getBoundingClientRect().height)")
+        assert min(heights) >= (9 if width < 390 else 11), "pixels of a line of text in a chart"
+        cut = (
+            "texts => texts.filter(t => { const own = t.getBoundingClientRect(), all = t.ownerSVGElement.getBoundingClientRect();"
+        )
+        cut += " return own.left < all.left - 1 || own.right > all.right + 1; }).map(t => t.textContent)"
+        assert shown.eval_on_selector_all("svg text", cut) == []
         stacked = shown.eval_on_selector(".stack td", "cell => getComputedStyle(cell).display") == "flex"
         assert stacked == (width < 640)
         named = shown.eval_on_selector_all(".stack td", "cells => cells.map(c => getComputedStyle(c, '::before').content)")

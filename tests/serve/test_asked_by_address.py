@@ -15,7 +15,7 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.serve.app import create_app
 from diptych.tasks.choice.multiple_choice import MultipleChoice
-from diptych.worlds.scene_questions import questions
+from diptych.worlds.scenes.questions import questions
 
 from .conftest import listening
 

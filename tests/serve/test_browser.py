@@ -5,6 +5,7 @@ Needs Chromium (Debian: apt-get install chromium) and Playwright; skipped visibl
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diptych.cli import main
 from diptych.core.image import BytesImage
@@ -532,6 +534,32 @@ def test_it_fits_a_phone_and_a_desk(browser: Any, service: Running, width: int, 
     page.tab.wait_for_selector("#panel li.wordbar")
     assert page.tab.evaluate("document.querySelector('#item').scrollWidth") <= width
     page.check()
+
+
+def test_the_pictures_of_the_documentation_can_be_taken(browser: Any, service: Running, tmp_path: Path) -> None:
+    """By the script that takes them of larger data: each view of the page, by its functions."""
+    path = Path(__file__).parents[2] / "scripts/page_pictures.py"
+    spec = importlib.util.spec_from_file_location("page_pictures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    views = {
+        "search": ("/?q=red", script.search, {}),
+        "item": ("/?q=red", script.words, {}),
+        "two": ("/?q=red&compare=1", script.search, {"dark": True}),
+        "phone": ("/?q=red", script.search, {"size": (390, 780)}),
+        "relations": ("/?q=red", script.relations, {"dark": True}),
+    }
+    taken = {}
+    for name, (where, act, options) in views.items():
+        script.take(browser, service.address, where, act, tmp_path / f"{name}.png", **options)
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.size == options.get("size", (1280, 800))
+            taken[name] = picture.convert("RGB").tobytes()
+    assert len(set(taken.values())) == len(views), "no two views look the same"
+    for name in views:
+        assert f"search-{name}.png" in path.read_text(encoding="utf-8") or name == "search"
 
 
 def test_light_and_dark_by_the_system_and_by_choice(browser: Any, service: Running) -> None:

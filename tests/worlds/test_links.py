@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from diptych.worlds import links, resolve
-from diptych.worlds.links import DOT, FAR, HELD_OUT, PREDICATES
+from diptych.worlds.links.world import DOT, FAR, HELD_OUT, PREDICATES
 
 
 def test_predicates_are_what_the_boxes_say() -> None:

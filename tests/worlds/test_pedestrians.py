@@ -9,9 +9,9 @@ import pytest
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.data.masks import decode
-from diptych.worlds.pedestrian_captions import COMMON, UNKNOWN
-from diptych.worlds.pedestrian_looks import COLOURS, choices, identities, person
-from diptych.worlds.pedestrians import SPLITS, PedestrianWorld, pedestrians
+from diptych.worlds.people.captions import COMMON, UNKNOWN
+from diptych.worlds.people.looks import COLOURS, choices, identities, person
+from diptych.worlds.people.world import SPLITS, PedestrianWorld, pedestrians
 from diptych.worlds.resolve import resolve
 
 

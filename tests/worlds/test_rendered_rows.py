@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diptych.worlds.address import as_drawn
-from diptych.worlds.links import LinkWorld, links
+from diptych.worlds.links.world import LinkWorld, links
 from diptych.worlds.resolve import resolve
 
 

@@ -23,11 +23,11 @@ from diptych.data.read import read
 from diptych.data.shards.build import build, open_built
 from diptych.worlds import resolve, scenes
 from diptych.worlds.contact_sheet import contact_sheet
-from diptych.worlds.cutouts import cutout, pool_cutouts
 from diptych.worlds.rendered import Rendered
-from diptych.worlds.scene_captions import KINDS
-from diptych.worlds.scene_layout import COLOURS, PREDICATES, SHAPES
-from diptych.worlds.scene_rendering import RGB
+from diptych.worlds.scenes.captions import KINDS
+from diptych.worlds.scenes.cutouts import cutout, pool_cutouts
+from diptych.worlds.scenes.layout import COLOURS, PREDICATES, SHAPES
+from diptych.worlds.scenes.rendering import RGB
 
 
 def digest(sample: Sample) -> str:

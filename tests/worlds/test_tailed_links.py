@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import ConfigError
-from diptych.worlds.links import PREDICATES, predicate
+from diptych.worlds.links.tailed import TRIES, TailedLinkWorld, tailed_links
+from diptych.worlds.links.world import PREDICATES, predicate
 from diptych.worlds.resolve import resolve
-from diptych.worlds.tailed_links import TRIES, TailedLinkWorld, tailed_links
 
 
 def counts(split: str, rows: int, exponent: float = 1.5) -> list[int]:

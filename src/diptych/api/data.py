@@ -16,7 +16,8 @@ def read(source: Any, *, split: str = "", **columns: Any) -> Any:
     source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
              COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set
     split    only the rows of that split
-    columns  which columns hold what: image=, text=, media=, group=, split=, uid=, licence=, language=
+    columns  which columns hold what: image=, text=, media=, group=, split=, uid=, licence=, language=;
+             captions=False keeps rows without a text where others have one
     """
     data = open_data(source, **columns)
     return data.split(split) if split else data

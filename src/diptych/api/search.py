@@ -47,7 +47,7 @@ def index(
         "model": str(model) if isinstance(model, str | Path) else "",
         "data": str(data) if isinstance(data, str | Path) else "",
     }
-    rows = read(data)
+    rows = read(data, captions=False)  # a picture is found by what it shows
     made = wanted.build(
         opened,
         rows,
@@ -89,7 +89,7 @@ def _recorded_pictures(address: str, folder: str | Path) -> Pictures | None:
     def picture(uid: str) -> ImageSource | None:
         try:
             if not found:
-                found.append(pictures_of(read_recorded(address, folder)))
+                found.append(pictures_of(read_recorded(address, folder, {"captions": False})))
             return found[0](uid)
         except DiptychError:  # the data moved: hits are still hits
             return None

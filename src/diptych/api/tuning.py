@@ -127,7 +127,7 @@ def tune_report(
     if folder.state["status"] != "finished":
         raise RunError(f"{run} is {folder.state['status']}: the report needs a finished run")
     if not before and not folder.start.is_dir():
-        raise RunError(f"{run} has no start/ (expected a run that began with --init; or say --before MODEL)")
+        raise RunError(f"{run} has no start/ (expected a run of `diptych train --init`; or say --before MODEL)")
     old, new = load(before or folder.start), load(folder.path)
     made = find(task, **options)
     changes = []

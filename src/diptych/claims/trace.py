@@ -59,8 +59,8 @@ def differences(before: Trace, now: Trace) -> list[str]:
 
 
 def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], *, relative: float = 0.0, absolute: float = 0.0) -> list[str]:
-    missing = sorted(a.keys() ^ b.keys())
-    found = [f"'{name}' is {'gone' if name in a else 'new'}" for name in missing]
+    # A number more is logged, and all that were there are equal: a new term of the loss would have changed the sum, which is one of them.
+    found = [f"'{name}' is gone" for name in sorted(a.keys() - b.keys())]
     for name in sorted(a.keys() & b.keys()):
         if not _close(a[name], b[name], relative, absolute):
             found.append(f"'{name}' was {a[name]} and is {b[name]}")

@@ -45,6 +45,9 @@ COMMANDS = {
     "claims": "method against baseline, on record",
 }
 
+SLOW = ("eval", "run", "train")
+"""Commands whose help is that of a recipe, a task or a pipeline, which imports torch; it is kept."""
+
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
@@ -91,7 +94,12 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UnknownName("command", words[0], COMMANDS)
-    code: int = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command").main(words[1:])
+    command = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command")
+    if words[0] in SLOW and len(words) > 2 and {"-h", "--help"} & set(words) and ".py:" not in words[1]:
+        from diptych.cli.kept_help import shown
+
+        return shown(words, lambda: int(command.main(words[1:])))
+    code: int = command.main(words[1:])
     return code
 
 

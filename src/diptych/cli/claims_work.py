@@ -122,12 +122,10 @@ def checked(args: Check) -> int:
     found: list[dict[str, Any]] = []
     lines: list[str] = []
     claims = _chosen(args.slugs) if args.slugs else registry.every()
-    if args.respelled and len(claims) > 1:  # a system's main claim has no name of its own beside its further ones
-        claims = [claim for claim in claims if ledger.latest(args.ledger, claim.key) is not None]
+    if args.respelled:  # of a bare slug it speaks about the main claim, which has no name
+        claims = [claim for claim in claims if claim.key in args.slugs] or claims
     if args.respelled and len(claims) != 1:
-        raise ConfigError(
-            f"--respelled speaks about one claim, and {len(claims)} are named that have a verdict (expected SLUG/NAME, or SLUG)"
-        )
+        raise ConfigError(f"--respelled speaks about one claim, and {len(claims)} are named (expected SLUG/NAME, or SLUG)")
     for claim in claims:
         entry = ledger.latest(args.ledger, claim.key)
         if entry is None:

@@ -120,7 +120,7 @@ def _build(argv: Sequence[str]) -> int:
     from diptych.api import index, read
 
     columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
-    data = read(args.data, split=args.split, **columns) if args.split or columns else args.data
+    data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
     options["download"] = args.download
@@ -137,7 +137,7 @@ def _add(argv: Sequence[str]) -> int:
     from diptych.api import open_index, read
 
     with open_index(args.index, model=args.model) as opened:
-        added, count = opened.add(read(args.data, split=args.split), existing=args.existing), len(opened)
+        added, count = opened.add(read(args.data, split=args.split, captions=False), existing=args.existing), len(opened)
     return finish({"added": added, "count": count}, [f"{added:,} added, {count:,} items now"], args.json)
 
 

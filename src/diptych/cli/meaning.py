@@ -19,12 +19,15 @@ ON_THE_WAY = re.compile(r"(?:^|[;.,] )(?:and )?`?(\w+)`?:? (?=\S)")
 
 EVERYWHERE = {
     "batch_size": "samples that the model is given at once",
+    "betas": "how much of the running means of gradients and of their squares is kept, in AdamW",
     "crop": "area of the random square crop, as shares of the image",
     "draws": "times that groups are drawn anew for the intervals",
     "dropout": "share of numbers that are set to 0 at random while training",
+    "eps": "what AdamW adds to the root of the mean square",
     "flip": "half of the images are mirrored",
     "image_size": "pixels a side that the image tower sees",
     "image_tower": "the network that reads images (docs/training.md lists them)",
+    "interpolation": "how pictures are resized: bicubic, bilinear or lanczos",
     "ks": "depths of the recalls",
     "label": "the column that holds the class",
     "language": "language of the texts that are read",

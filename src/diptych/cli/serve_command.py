@@ -34,7 +34,7 @@ class Serve:
         Literal["", "stdio", "http"],
         arg(help="tools for agents: on stdin and stdout instead of HTTP, or at /mcp beside the other routes"),
     ] = ""
-    files: Annotated[Path, arg(help="with --mcp stdio: a folder whose pictures tools may name")] = Path()
+    files: Annotated[Path | None, arg(help="with --mcp stdio: a folder whose pictures tools may name")] = None
     engine: Annotated[
         Literal["torch", "onnx"], arg(help="what computes embeddings: PyTorch, or ONNX Runtime on an export made at the start")
     ] = "torch"
@@ -55,14 +55,14 @@ def main(argv: Sequence[str]) -> int:
 
     if args.compare_index != Path() and not args.compare:
         raise ConfigError("--compare-index is the index of a second model: say which with --compare MODEL")
-    if args.files != Path() and args.mcp != "stdio":
+    if args.files is not None and args.mcp != "stdio":
         raise ConfigError("--files is for an agent on this machine (expected --mcp stdio with it)")
     token = _token(args)
     if args.host not in LOOPBACK and not token:
         say(f"warning: {args.host} is open to other machines and asks for no token (--token-file, or {TOKEN})")
     if args.mcp != "stdio":
         check_port(args.host, args.port)
-    pool = read(args.data) if args.data else None  # before the models, which take longer
+    pool = read(args.data, captions=False) if args.data else None  # before the models, which take longer
     app = create_app(
         *_side(args.model, args.index, args),
         compare=[_side(args.compare, args.compare_index, args)] if args.compare else [],
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         from diptych.serve.agents import speak
         from diptych.serve.application import inner
 
-        speak(inner(app.state.service), app.state.service, files=args.files if args.files != Path() else None)
+        speak(inner(app.state.service), app.state.service, files=args.files)
         return 0
     number = run(app, host=args.host, port=args.port, announce=say)
     return exit_code(number) if number else 0

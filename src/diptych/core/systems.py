@@ -158,7 +158,7 @@ SYSTEMS: tuple[System, ...] = (
     System("q_spatial", "Q-Spatial Bench and SpatialPrompt", "mllm", "diptych.tasks.choice.q_spatial:QSpatial"),
     System("text4point", "Text4Point", "adaptation", "diptych.recipes.points.text4point:Text4Point"),
     System("ref_vlm", "REF-VLM, triplet-based referring", "graphs", "diptych.recipes.grounding.ref_vlm:RefVLM"),
-    System("syvic", "SyViC, synthetic visual concepts", "data", "diptych.recipes.contrastive.syvic:SyViC", also=("worlds/scenes.py",)),
+    System("syvic", "SyViC, synthetic visual concepts", "data", "diptych.recipes.contrastive.syvic:SyViC", also=("worlds/scenes/world.py",)),
     System("mmrel", "MMRel", "graphs", "diptych.tasks.choice.mmrel:MMRel"),
     System("svlc", "Teaching structured vision-language concepts", "data", "diptych.recipes.contrastive.svlc:SVLC", also=("curate/operators/structured_negatives.py",)),
     System("artgpt4", "ArtGPT-4 adapters", "mllm", "diptych.recipes.bridges.artgpt4:ArtGPT4"),

@@ -12,7 +12,7 @@ from diptych.core.contracts import Dataset
 from diptych.core.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
-from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart, ticks
+from diptych.report.curves import WIDTH, Bar, Line, charts, interval_chart, legend, line_chart, ticks
 from diptych.report.escape import escape
 from diptych.report.measured import Contrast, Measure, Measured
 from diptych.report.pictures import Album
@@ -127,7 +127,7 @@ def difference_chart(title: str, m: Measured, measure: Measure) -> str:
     rows = [c for c in measure.contrasts if math.isfinite(c.difference)]
     if not rows:
         return ""
-    width, left, right, row, top, bottom = 620, 190, 84, 34, 14, 30
+    width, left, right, row, top, bottom = WIDTH, 22, 66, 44, 14, 30  # the name of an arm stands above its row
     height = top + row * len(rows) + bottom
     first = measure.values[m.arms[0]]
     dots = {c.arm: [v - first[s] for s, v in measure.values[c.arm].items() if s in first] for c in rows}
@@ -143,8 +143,8 @@ def difference_chart(title: str, m: Measured, measure: Measure) -> str:
         parts.append(f'<line x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{top}" y2="{height - bottom}" stroke="{colour}"/>')
         parts.append(f'<text x="{x(mark):.1f}" y="{height - 10}" text-anchor="middle">{mark:g}</text>')
     for place, c in enumerate(rows):
-        y, colour = top + row * (place + 0.5), f"var(--s{m.arms.index(c.arm) % 6})"
-        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(_brief(c.arm))}</text>')
+        y, colour = top + row * (place + 0.66), f"var(--s{m.arms.index(c.arm) % 6})"
+        parts.append(f'<text x="{left}" y="{y - 14:.1f}">{escape(_brief(c.arm))}</text>')
         if math.isfinite(c.low):
             span = f'x1="{x(c.low):.1f}" x2="{x(c.high):.1f}"'
             parts.append(f'<line {span} y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3" stroke-opacity=".45"/>')

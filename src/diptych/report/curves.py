@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from diptych.report.escape import escape
 
-WIDTH, HEIGHT = 520, 250
+WIDTH, HEIGHT = 360, 220  # about what a phone, or a column of a wide page, has in pixels: text is as large as it says
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 30
 FEW = 12
 """Points of a line that are each marked: a line through one of them is nothing to see."""
@@ -85,12 +85,12 @@ def interval_chart(title: str, bars: Sequence[Bar]) -> str:
     bars = [b for b in bars if math.isfinite(b.value)]
     if not bars:
         return ""
-    row, left = 34, 190
+    row, left = 44, 8  # the name stands above its bar, where there is room for it on a phone
     height = TOP + row * len(bars) + BOTTOM
     top = ticks(0.0, max(v for b in bars for v in (b.value, b.high, *b.points) if math.isfinite(v)))[-1]
 
     def across(value: float) -> float:
-        return left + min(max(value, 0.0), top) / (top or 1) * (WIDTH + 100 - left - RIGHT - 60)
+        return left + min(max(value, 0.0), top) / (top or 1) * (WIDTH - left - RIGHT - 50)
 
     parts = []
     for tick in ticks(0.0, top):
@@ -98,8 +98,8 @@ def interval_chart(title: str, bars: Sequence[Bar]) -> str:
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}" stroke="var(--line)"/>')
         parts.append(f'<text x="{x:.1f}" y="{height - 10}" text-anchor="middle">{tick:g}</text>')
     for i, bar in enumerate(bars):
-        y, colour = TOP + row * (i + 0.5), f"var(--s{bar.colour % 6})"
-        parts.append(f'<text x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(bar.name)}</text>')
+        y, colour = TOP + row * (i + 0.66), f"var(--s{bar.colour % 6})"
+        parts.append(f'<text x="{left}" y="{y - 14:.1f}">{escape(bar.name)}</text>')
         if math.isfinite(bar.chance):
             x = across(bar.chance)
             parts.append(
@@ -113,10 +113,7 @@ def interval_chart(title: str, bars: Sequence[Bar]) -> str:
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{y + 8}" stroke="{colour}" stroke-width="3"/>')
         reach = max(v for v in (bar.value, bar.high, *bar.points) if math.isfinite(v))
         parts.append(f'<text x="{across(reach) + 9:.1f}" y="{y + 4:.1f}">{bar.value:.3f}</text>')
-    size = f"0 0 {WIDTH + 100} {height}"
-    return (
-        f'<div><h3>{escape(title)}</h3><svg viewBox="{size}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></div>'
-    )
+    return _chart(title, WIDTH, height, parts)
 
 
 def bar_chart(title: str, counts: Mapping[str, int], *, colour: int = 0) -> str:

@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from diptych.worlds.links import LinkWorld, links
+from diptych.worlds.links.world import LinkWorld, links
 from diptych.worlds.rendered import Rendered
 from diptych.worlds.resolve import resolve
-from diptych.worlds.scenes import SceneWorld, scenes
+from diptych.worlds.scenes.world import SceneWorld, scenes
 
 __all__ = ["LinkWorld", "Rendered", "SceneWorld", "links", "resolve", "scenes"]

@@ -12,7 +12,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.media.decode import decode
 from diptych.data.slides.cut import marked
-from diptych.worlds.scene_rendering import Pixels
+from diptych.worlds.scenes.rendering import Pixels
 
 
 def contact_sheet(data: Dataset, *, columns: int = 8, rows: int = 4, scale: int = 2, gap: int = 2) -> Pixels:
@@ -40,9 +40,9 @@ def _tumour_marked(sample: Sample) -> Pixels:
 def main() -> None:
     from PIL import Image
 
-    from diptych.worlds.links import links
-    from diptych.worlds.pedestrians import pedestrians
-    from diptych.worlds.scenes import scenes
+    from diptych.worlds.links.world import links
+    from diptych.worlds.people.world import pedestrians
+    from diptych.worlds.scenes.world import scenes
     from diptych.worlds.tissue.slides import slides
     from diptych.worlds.tissue.world import tissue
 

@@ -17,7 +17,7 @@ from diptych.curate.text.question_programs import NUMBERS, PROGRAMS, Vocabulary,
 from diptych.curate.text.triplet_filters import FILTERS, measured, reasons, spoilt
 from diptych.data.text.symbols import Symbols, Thing, symbols_of
 from diptych.data.text.triplets import Triplet, lines_of, read_triplets
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 SIZE = 64
 

@@ -10,7 +10,7 @@ import pytest
 from diptych.core.errors import ConfigError
 from diptych.curate.operators.caption_triplets import LabelLinker, TemplateGrammar
 from diptych.worlds import links
-from diptych.worlds.links import PREDICATES
+from diptych.worlds.links.world import PREDICATES
 
 
 def test_exact_on_rendered_captions() -> None:

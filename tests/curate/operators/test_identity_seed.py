@@ -13,7 +13,7 @@ from diptych.core.registry import OPERATORS
 from diptych.curate.operators import identity_seed
 from diptych.curate.operators.identity_seed import IdentitySeed, seeded
 from diptych.data.dataset import Pool
-from diptych.worlds.pedestrians import pedestrians
+from diptych.worlds.people.world import pedestrians
 
 RULES: dict[str, Any] = {"alike": 0.6, "joins": 0.65, "merges": 0.62, "reach": 2}
 
@@ -106,6 +106,13 @@ def test_rules_on_attributes_and_counts_name_themselves(monkeypatch: pytest.Monk
     assert reasons[rows[24].uid] == "person 3 has 5 pictures"
     assert sum(reason == "not among the 7 drawn of person 2" for reason in reasons.values()) == 1
     assert len(found.kept) == 6 + 7
+
+
+def test_more_than_that_share_has_to_agree_and_who_is_unknown_has_no_vote() -> None:
+    people = dict.fromkeys((f"u{n}" for n in range(10)), 1)
+    votes = {uid: [vote, *["x"] * 5] for uid, vote in zip(people, ["man"] * 5 + ["woman"] * 3 + ["unknown"] * 2, strict=True)}
+    for share, left in ((0.625, 10), (0.62, 0), (0.0, 0)):
+        assert len(IdentitySeed(gender=share)._disagreeing(people, votes)) == left, "five of eight"
 
 
 def test_bad_input_is_named() -> None:

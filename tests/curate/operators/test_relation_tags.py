@@ -21,7 +21,7 @@ from diptych.curate.operators.relation_tags import RelationTags, tagged
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 from diptych.worlds import links
-from diptych.worlds.links import PREDICATES
+from diptych.worlds.links.world import PREDICATES
 
 GRAMMAR = TemplateGrammar(PREDICATES)
 

@@ -16,7 +16,7 @@ from diptych.curate.engine.pool import curate, plan
 from diptych.curate.operators.synthetic_captions import TemplateCaptions
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 IMAGE = ArrayImage(np.zeros((8, 8, 3), np.uint8))
 

@@ -24,7 +24,7 @@ from diptych.data.text.english.structured import (
     word_lists,
 )
 from diptych.data.text.english.swaps import SWAPS, every_swap, swapped, swaps, with_articles
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 CAPTION = "A child slowly holding a flowered umbrella and quickly petting a small yak."
 RELEASED = Path(__file__).parent / "released_replacements.json"
@@ -211,7 +211,7 @@ def test_analogies_say_the_same(caption: str, expected: str | None) -> None:
 
 
 def test_turned_captions_of_scenes_hold_in_the_scene() -> None:
-    from diptych.worlds.scene_layout import INVERSE
+    from diptych.worlds.scenes.layout import INVERSE
 
     pool, turned = scenes(100, seed=2).to_pool(), 0
     for row in range(len(pool)):

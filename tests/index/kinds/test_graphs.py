@@ -20,7 +20,7 @@ from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.index.kinds import open_index
 from diptych.index.kinds.graphs import Annotations, GraphIndex, Pattern, triplet
-from diptych.worlds.links import links
+from diptych.worlds.links.world import links
 
 NAMES = ("cat", "dog", "bird")
 VERBS = ("chases", "sees")

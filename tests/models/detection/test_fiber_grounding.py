@@ -21,7 +21,7 @@ from diptych.models.fiber.grounding import FiberDetector, FiberPhrases, FiberSha
 from diptych.models.fiber.image_side import ImageSide
 from diptych.models.fiber.text_side import TextSide
 from diptych.recipes.grounding.desco import DesCo
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 SIZES = FiberShape(
     swin_width=8, swin_depths=(1, 2, 1), swin_heads=(1, 2, 2), swin_window=4, swin_strides=(8, 16), fused_layers=2, text_width=32,

@@ -61,6 +61,18 @@ def test_every_operation_is_tensorflows(tmp_path: Path, parity: Any) -> None:
     (tmp_path / "small.bin").unlink()
     with pytest.raises(DataError, match="its weights are not there"):
         TfjsGraph(tmp_path / "net.json", ("out",))
+    for bad, said in (
+        ([{"shape": [2], "dtype": "float32"}], "a weight is"),
+        ([{"name": "k", "shape": [-2], "dtype": "float32"}], r"weight 'k' is float32 \[-2\]"),
+        (
+            [{"name": "k", "shape": [2], "dtype": "float32", "quantization": {"dtype": "uint8", "scale": 0.1}}],
+            "weight 'k' is uint8",
+        ),
+    ):
+        plain = {"modelTopology": {"node": []}, "weightsManifest": [{"paths": [], "weights": bad}]}
+        (tmp_path / "net.json").write_text(json.dumps(plain), encoding="utf-8")
+        with pytest.raises(DataError, match=said):
+            TfjsGraph(tmp_path / "net.json", ("out",))
     (tmp_path / "net.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match=r"expected the JSON of a TensorFlow.js graph-model"):
         TfjsGraph(tmp_path / "net.json", ("out",))

@@ -203,3 +203,34 @@ def test_what_is_a_dual_encoder_is_called_as_one() -> None:
         importlib.import_module(f"{pairs.__name__}.{module.name}")
     assert {kind.__name__ for kind in DualEncoder.__subclasses__()} == {"GrowingEncoder", "TwoTokenEncoder"}
     assert all("forward" not in vars(kind) for kind in DualEncoder.__subclasses__())
+
+
+@pytest.mark.parametrize(("causal", "pooling"), [(True, "eot"), (False, "mean"), (False, "eot"), (True, "mean")])
+def test_padding_of_the_whole_batch_is_left_out_and_changes_no_vector_and_no_gradient(causal: bool, pooling: str) -> None:
+    torch.manual_seed(0)
+    image = image_tower("vit_micro")
+    text = text_tower("text_micro", vocab_size=50, eot_id=49, length=24, causal=causal, pooling=pooling)
+    model = DualEncoder(image, text, width=16).double()
+    ids_BL, last_B = torch.randint(1, 49, (3, 24)), torch.tensor([4, 9, 2])
+    mask_BL = torch.arange(24) <= last_B[:, None]
+    ids_BL = ids_BL.scatter(1, last_B[:, None], 49).masked_fill(~mask_BL, 0)
+    given: list[int] = []
+    handle = text.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0].shape[1]))
+    found = {}
+    for name in ("trimmed", "whole"):
+        if name == "whole":
+            model._trimmed = lambda text, mask_BL: (text, mask_BL)  # type: ignore[method-assign]
+        vector_BD = model.encode_text(ids_BL, mask_BL)
+        weight_BD = torch.arange(48.0, dtype=torch.float64).view(3, 16).sin()
+        found[name] = [vector_BD, *torch.autograd.grad((vector_BD * weight_BD).sum(), list(text.transformer.parameters()))]
+    handle.remove()
+    assert given == [10, 24]
+    for got, want in zip(found["trimmed"], found["whole"], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_a_tower_that_reads_padding_gets_all_of_it() -> None:
+    text = text_tower("text_micro", vocab_size=50, length=24, pooling="last", pad_id=0)
+    model = DualEncoder(image_tower("vit_micro"), text, width=16)
+    mask_BL = (torch.arange(24) < 5).expand(2, -1)
+    assert model._trimmed(torch.ones(2, 24, dtype=torch.long), mask_BL)[0].shape[1] == 24

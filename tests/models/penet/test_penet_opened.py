@@ -16,7 +16,7 @@ from diptych.models.detection.backbone import detection_backbone
 from diptych.models.penet.opened import BACKBONE, MEAN, STD, from_released, load_released
 from diptych.models.penet.scene_graph_network import NetworkShape, SceneGraphNetwork
 from diptych.recipes.relations.penet import PENet
-from diptych.worlds.links import links
+from diptych.worlds.links.world import links
 
 NAMES = Path(__file__).parents[1] / "fixtures" / "penet_release_names.txt"
 """Names and sizes of the tensors of the released class, ResNeXt-101, VG150."""

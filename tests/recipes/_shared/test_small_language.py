@@ -22,7 +22,7 @@ from diptych.recipes._shared import small_language as language
 from diptych.recipes._shared.small_language import Known, SmallLanguage, shuffled, small_language
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.worlds.resolve import resolve
-from diptych.worlds.scene_questions import questions
+from diptych.worlds.scenes.questions import questions
 
 DATA = questions(24, seed=0)
 FEW = SmallLanguage(steps=2, batch_size=4)

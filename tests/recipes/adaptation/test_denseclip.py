@@ -45,7 +45,7 @@ from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 from diptych.train.fit import fit
 from diptych.train.optimise import build_optimiser, freeze, set_learning_rate
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "denseclip_released.json").read_text())
 NAMES = ("wall", "traffic light", "tyrannosaurus")

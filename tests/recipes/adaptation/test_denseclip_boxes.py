@@ -38,7 +38,7 @@ from diptych.recipes.adaptation.denseclip_boxes import DenseCLIPBoxes
 from diptych.train.fit import fit
 from diptych.train.optimise import build_optimiser, freeze
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "denseclip_released.json").read_text())["detector"]
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)

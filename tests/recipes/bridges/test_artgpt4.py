@@ -19,8 +19,8 @@ from diptych.models.bridges.adapters import norm_gains
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
-from diptych.worlds.scene_descriptions import descriptions
-from diptych.worlds.scene_styles import STYLES, styled, styles
+from diptych.worlds.scenes.descriptions import descriptions
+from diptych.worlds.scenes.styles import STYLES, styled, styles
 
 DATA = descriptions(16, seed=0, detailed=8).remembering()
 SMALL = replace(ArtGPT4.tiny(), small_steps=2, small_image_steps=2, batch_size=8, second_batch_size=4, steps=4)
@@ -150,6 +150,7 @@ def test_what_was_adapted_is_kept(given: bool, folder: Path, tmp_path: Path) -> 
 
 def test_the_published_sizes() -> None:
     made = ArtGPT4.paper()
+    assert (made.image_tower, made.resize) == ("eva_g14", "squash")
     config = {
         "model_type": "llama",
         "hidden_size": 5120,

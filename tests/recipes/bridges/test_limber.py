@@ -18,7 +18,7 @@ from diptych.models.towers.towers import image_tower
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.train.optimise import learning_rate
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 DATA = scenes(24, seed=0, lengths=("short",), negatives=False)
 
@@ -75,6 +75,7 @@ def test_the_rate_falls_towards_a_horizon_beyond_the_run() -> None:
 def test_the_published_sizes() -> None:
     """BEiT-L/16 gives 196 patches of 1,024 numbers; GPT-J reads 4,096."""
     made = LiMBeR.paper()
+    assert (made.resize, made.interpolation, made.mean, made.std) == ("squash", "bilinear", (0.5,) * 3, (0.5,) * 3)
     with torch.device("meta"):
         tower = image_tower(made.image_tower, image_size=224)
         spec = made.connector_spec()

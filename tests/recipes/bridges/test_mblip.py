@@ -24,8 +24,8 @@ from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.adapters import LoRA, add_adapters, merged
 from diptych.recipes.bridges.mblip import MBLIP, inner_maps
-from diptych.worlds.scene_captions import Mention, Statement
-from diptych.worlds.scene_languages import NAMES, REQUEST, TAGS, _words, languages, said
+from diptych.worlds.scenes.captions import Mention, Statement
+from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, said
 
 DATA = languages(24, seed=0).remembering()
 SMALL = replace(MBLIP.tiny(), small_steps=2, small_image_steps=2, batch_size=8, steps=4)
@@ -208,6 +208,7 @@ def test_a_sample_with_more_pictures_than_rows_have_is_refused() -> None:
 def test_the_published_sizes() -> None:
     """Before mT0-XL the projection alone is 1.6 million numbers; then the Q-Former, and adapters of rank 8 on every matrix."""
     made = MBLIP.paper()
+    assert (made.image_tower, made.resize) == ("eva_g14", "squash")
     shape = {"d_model": 2048, "d_ff": 5120, "d_kv": 64, "num_heads": 32, "num_layers": 24, "feed_forward_proj": "gated-gelu"}
     with torch.device("meta"):
         language = LanguageModel(config={"model_type": "mt5", "vocab_size": 250112, **shape})
@@ -223,9 +224,12 @@ def test_the_published_sizes() -> None:
     assert sum(p.numel() for name, p in built.named_parameters() if not name.startswith(("map.", "norm."))) == 105_162_240
 
 
-def test_bad_settings_say_what_would_work() -> None:
+def test_bad_settings_say_what_would_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 weights for 2 languages"):
         replace(SMALL, languages=("en", "qaa"), weights=(1.0,))
     with pytest.raises(DataError, match="has no text in de"):
         rows(replace(SMALL.prepare(DATA), languages=("de",)))
+    bare = Pool.from_samples([Sample("bare", texts=DATA[0].texts)], name="bare")
+    with pytest.raises(DataError, match="recipe 'mblip' needs 'image', which 'bare' does not have"):
+        diptych.train(SMALL, data=bare, out=tmp_path / "run")
     assert isinstance(SMALL.prepare(DATA).model(), Bridge)

@@ -18,7 +18,7 @@ from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.recipes._shared.detailed import REQUESTS, cleaned
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
-from diptych.worlds.scene_descriptions import REQUEST, careless, descriptions
+from diptych.worlds.scenes.descriptions import REQUEST, careless, descriptions
 
 DATA = descriptions(24, seed=0, detailed=8).remembering()
 FROZEN = 105_165_056
@@ -147,6 +147,7 @@ def test_captions_are_cleaned_as_blip_cleans_them() -> None:
 def test_the_published_sizes() -> None:
     """One linear map from 768 to Vicuna-13B's 5,120 is trained; the Q-Former stays as it is."""
     made = MiniGPT4.paper()
+    assert (made.image_tower, made.resize) == ("eva_g14", "squash")
     spec = made.connector_spec()
     with torch.device("meta"):
         built = connector(spec.pop("kind"), 1408, 5120, **spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from diptych.models.io.folder import load_weights
 from diptych.recipes.bridges.sitta import SITTA
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 DATA = scenes(40, seed=0, lengths=("short",), negatives=False).remembering()
 SMALL = replace(SITTA.tiny(), small_steps=2, small_image_steps=2, batch_size=16)
@@ -260,6 +261,17 @@ def test_an_image_encoder_without_texts_is_read_before_its_classifier(writer: Wo
     assert made.generate([image], [""], max_tokens=8) == [writer.best(image, written)]
     with pytest.raises(ConfigError, match="which reads no words of a vocabulary"):
         replace(recipe, learned_from="vocabulary").prepare(DATA)
+    with pytest.raises(ConfigError, match="reads texts and chooses itself"):
+        replace(recipe, image_weights=str(tmp_path / "judge")).prepare(DATA)
+    other = copy.copy(writer.joint)
+    other.model = copy.deepcopy(writer.joint.model)
+    with torch.no_grad():
+        other.model.log_scale.add_(1)
+    other.__dict__.pop("fingerprint", None)
+    judged = [
+        WordWriter(made.model, judge, made.vocabulary, made.prompt, "a", images=made.preprocess) for judge in (made.joint, other)
+    ]
+    assert judged[0].fingerprint == made.fingerprint != judged[1].fingerprint
 
 
 def test_an_image_encoder_without_texts_needs_another_model_that_chooses() -> None:

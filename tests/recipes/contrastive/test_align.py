@@ -23,7 +23,7 @@ from diptych.pipelines.composed_search import ComposedSearch
 from diptych.recipes.contrastive.align import ALIGN
 from diptych.train.lamb import Lamb
 from diptych.train.optimise import build_optimiser, learning_rate
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 ROWS = 8
 

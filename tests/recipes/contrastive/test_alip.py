@@ -28,9 +28,10 @@ from diptych.recipes.contrastive.alip import ALIP
 from diptych.train import checkpoint
 from diptych.train.fit import fit
 from diptych.train.gradient_cache import backward
+from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import unsynced
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 ROWS, SIDE, LENGTH = 8, 16, 8
 
@@ -192,6 +193,8 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 151_277_313, "CLIP's ViT-B/32: nothing is learned on top"
     paper = ALIP.paper()
     assert (paper.betas, paper.eps) == ((0.9, 0.98), 1e-8)
+    assert len(build_optimiser(torch.nn.Linear(2, 2), paper.optimiser()).param_groups) == 1, "biases decay as weights do"
+    assert len(build_optimiser(torch.nn.Linear(2, 2), ALIP.tiny().optimiser()).param_groups) == 2
     assert (paper.gamma_language, paper.gamma_description, paper.momentum, paper.synthetic) == (2, 2, 0.99, ("synthetic",))
 
 

@@ -168,6 +168,8 @@ def test_without_concepts_it_is_clips_loss_alone() -> None:
 
 def test_the_paper_is_groupvit_with_projectors() -> None:
     paper = ConceptTexts.paper()
+    assert paper.lr == pytest.approx(1.6e-3 * paper.batch_size / 4096), "the release scales its rate by the batch"
+    assert (paper.shown.size, paper.shown.margin) == (224, 32)
     with torch.device("meta"):
         model = paper.model()
     towers = 28_837_136 + 22_145_792  # of the released GroupViT-S and text transformer, counted there

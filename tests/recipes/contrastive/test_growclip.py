@@ -29,7 +29,7 @@ from diptych.train.halving import rungs, successive_halving
 from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
 from diptych.train.weights import padded
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32", keep=9)
 

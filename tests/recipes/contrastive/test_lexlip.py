@@ -30,7 +30,7 @@ from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase, RestoredBa
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.train.stages import total_steps
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 ROWS, SIDE, LENGTH = 8, 32, 8
 

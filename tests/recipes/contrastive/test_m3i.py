@@ -21,7 +21,7 @@ from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes.contrastive.m3i import M3I, MixedBatch
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
 

@@ -23,7 +23,7 @@ from diptych.train.clustering import k_means
 from diptych.train.fit import fit
 from diptych.train.gradient_cache import backward
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
 ROWS = 24

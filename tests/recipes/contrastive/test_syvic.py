@@ -33,7 +33,7 @@ from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.syvic import SyViC
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 RELEASED = Path(__file__).parents[2] / "parity" / "syvic_released.npz"
 SOURCE = "uvavision/SyViC d2356f7"

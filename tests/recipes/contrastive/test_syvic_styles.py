@@ -22,7 +22,7 @@ from diptych.recipes._shared.picture_styles import coloured, style_transfer
 from diptych.recipes.contrastive.syvic import SyViC
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 RELEASED = Path(__file__).parents[2] / "parity" / "syvic_styles_released.npz"
 SOURCE = "uvavision/SyViC d2356f7"

@@ -28,7 +28,7 @@ from diptych.recipes._shared.teachers import reset_
 from diptych.recipes.contrastive.tips import TIPS, DenseBatch
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
 

@@ -30,7 +30,7 @@ from diptych.recipes.domains.plip_person import PersonBatch, PLIPPerson
 from diptych.train.fit import fit
 from diptych.train.optimise import freeze
 from diptych.train.options import TrainOptions
-from diptych.worlds.pedestrians import pedestrians
+from diptych.worlds.people.world import pedestrians
 
 FIXTURES = Path(__file__).parents[2]
 RELEASED = json.loads((FIXTURES / "objectives/pairs/fixtures/grouped_released.json").read_text())["cmpm"]

@@ -39,7 +39,7 @@ from diptych.objectives.pairs.ranking import semi_hard_ranking
 from diptych.recipes.domains.unipt import PSEUDO, UnifiedBatch, UniPT
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.worlds.pedestrians import pedestrians
+from diptych.worlds.people.world import pedestrians
 
 FIXTURES = Path(__file__).parents[2] / "models/towers/fixtures"
 PARTS = json.loads((FIXTURES / "lgur_parts_released.json").read_text())

@@ -20,7 +20,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.recipes.grounding.desco import DesCo
-from diptych.worlds.invented import described, invented, look_of
+from diptych.worlds.scenes.invented import described, invented, look_of
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,25 @@ def test_one_step_lowers_the_loss_of_its_batch(rows: Pool, recipe: DesCo) -> Non
         values.append(float(total.detach()))
     assert values[-1] < values[0]
     assert set(recipe.metrics(recipe.features(model, batch), batch)) == {"boxes_an_image", "token_accuracy", "giou_of_matched"}
+
+
+def test_descriptions_may_be_read_alone(rows: Pool, recipe: DesCo, tmp_path: Path) -> None:
+    words = recipe.words()
+    texts = [f"Detect: a kind of thing, red, star. a kind of thing, {shape}, plain. " for shape in ("ring", "moon")]
+    encoded = words.encode(texts, 48)
+    text_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
+    first = len(words.prefix) + words.count("Detect: a kind of thing, red, star.")
+    for reads, alone in (("pieces", True), ("whole", False)):
+        torch.manual_seed(0)
+        one = dataclasses.replace(recipe, reads=reads)  # type: ignore[arg-type]
+        model = one.model().eval()
+        found_BLD = model.read(text_BL, mask_BL)
+        assert torch.allclose(found_BLD[0, :first], found_BLD[1, :first], atol=1e-6) == alone
+        assert not torch.allclose(found_BLD[0, first:], found_BLD[1, first:], atol=1e-3)
+        one.deploy(model).save(tmp_path / reads)
+        assert bool(api.load(tmp_path / reads).model.shape.text_ends) == alone  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="FIBER's towers read texts whole"):
+        dataclasses.replace(recipe, reads="pieces", backbone="fiber")
 
 
 def grounded(written: bool = True) -> Pool:

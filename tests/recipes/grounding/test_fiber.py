@@ -37,7 +37,7 @@ from diptych.recipes._shared.fused_pairs import matching
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.worlds.scene_questions import questions
+from diptych.worlds.scenes.questions import questions
 
 RELEASED = Path(__file__).parents[2] / "parity" / "fiber_released.npz"
 SOURCE = "microsoft/FIBER ca0f36b"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     head = [p.numel() for name, p in writer.cls.named_parameters() if "decoder" not in name]
     assert sum(p.numel() for p in blip.parameters()) == count + sum(own) + sum(head) + 2 * (768 + 1) * 256 + (768 + 1) * 2
     paper = PTP.paper()
-    assert (paper.resize, paper.interpolation) == ("squash", "bilinear")
+    assert (paper.resize, paper.interpolation, paper.queue_start) == ("squash", "bilinear", "random")
     assert (paper.queue, paper.alpha, paper.momentum, paper.batch_size, paper.lr) == (57_600, 0.4, 0.995, 600, 3e-4)
 
 
@@ -284,6 +285,23 @@ def test_the_copy_follows_and_the_queue_holds_no_gradient() -> None:
     assert len(model.image_queue) == 8
     assert not model.image_queue.row_QD.requires_grad
     assert torch.equal(model.text_queue.row_QD[:8], features.key_text_ND.detach())
+
+
+def test_small_models_leave_the_plateau() -> None:
+    """At BERT's spread a narrow transformer reads all texts alike; and the temperature learns at a rate of its own."""
+    data = rows(8)
+
+    def apart(spread: float) -> float:
+        model, batch = made(small(text_spread=spread).prepare(data), data)
+        text_ND = model.eval().blip.encode_text(batch.text_BL, batch.text_mask_BL).detach()
+        return 1 - float((text_ND @ text_ND.T).mean())
+
+    assert apart(0.1) > 20 * apart(0.02)
+    (rule,) = PTP.tiny().optimiser().rules
+    names = [name for name, _ in small().prepare(data).model().named_parameters() if re.search(rule.pattern, name)]
+    assert (names, rule.lr_scale) == (["temperature_1"], 0.05)
+    assert PTP.paper().optimiser().rules == ()
+    assert (PTP.paper().text_spread, PTP.paper().temperature_lr) == (0.02, 1.0)
 
 
 def test_it_answers_every_capability_and_comes_back(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from diptych.models.penet.prototype_head import box_code
 from diptych.models.towers.name_vectors import drawn, name_vectors
 from diptych.recipes.relations.penet import PENet, targets
 from diptych.train.optimise import build_optimiser, freeze, learning_rate
-from diptych.worlds.links import links
+from diptych.worlds.links.world import links
 
 ROWS = links(24)
 SMALL = {"width": 32, "word_width": 16, "naming_width": 32, "region_width": 32, "channels": 16}

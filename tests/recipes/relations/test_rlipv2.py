@@ -27,7 +27,7 @@ from diptych.tasks.relations.hico_det_splits import unseen
 from diptych.tasks.relations.vg150 import VG150
 from diptych.train.gradient_cache import backward
 from diptych.train.optimise import build_optimiser, freeze, learning_rate, set_learning_rate
-from diptych.worlds.links import HELD_OUT, links
+from diptych.worlds.links.world import HELD_OUT, links
 
 ROWS = links(24)
 
@@ -145,6 +145,9 @@ def test_published_values_are_the_fields() -> None:
     assert (shape.in_padded, shape.relation_boxes, DetectorShape()) == (True, True, shape), "one default, the published one"
     assert (made.list_length, int(made.list_length * made.object_share), loss.pseudo, shape.branches) == (500, 333, 0.3, 16)
     assert (shape.dropout, RLIPv2.tagger().shape.dropout, RLIPv2.tagger_released().shape.dropout) == (0.0, 0.1, 0.1)
+    rules = {rule.pattern: rule.decay for rule in made.optimiser().rules}
+    assert [rules[name] for name in (r"^backbone\.", r"^labels\.", "")] == [True] * 3, "AdamW's decay is on every parameter"
+    assert [rule.decay for rule in RLIPv2.tiny().optimiser().rules] == [None, None]
     assert RLIPv2.v_coco().loss.quality is False  # some pairs have no object
     in_scripts = [RLIPv2.preset(name).epochs for name in ("hico_det_few", "hico_det_uc_nf", "hico_det_uc_rf")]
     assert in_scripts == [10, 10, 20]

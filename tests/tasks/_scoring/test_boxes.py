@@ -120,7 +120,7 @@ def test_what_nobody_looked_for_is_not_counted() -> None:
     true = _boxes([(0, 0, 0)])
     found = _boxes([(1, 0, 0.9), (0, 0, 0.5)])
     assert average_precision(true, found, classes=1)[0, 0] == pytest.approx(0.5)
-    assert average_precision(true, found, classes=1, unjudged=[(1, 0)])[0, 0] == 1
+    assert average_precision(true, found, classes=1, judged=[(0, 0)])[0, 0] == 1
     assert average_precision(true, found, classes=1, partial=[(1, 0)])[0, 0] == 1
     twice = _boxes([(0, 0, 0.9), (0, 0, 0.95)])
     assert average_precision(true, twice, classes=1, partial=[(0, 0)])[0, 0] == 1

@@ -13,7 +13,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import TextPart
 from diptych.core.randomness import keyed_rng
 from diptych.tasks.choice.auto_bench import AutoBench
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 
 class Knower:

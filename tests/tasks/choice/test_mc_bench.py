@@ -26,7 +26,7 @@ from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.choice.mc_bench import MCBench, results_to_records
 from diptych.tasks.choice.pair_groups import best_names, mean_overlap, regrouped_as_released, renamed
 from diptych.tasks.choice.pair_plans import Wanted, plan_prompt, read_plan
-from diptych.worlds.scene_pairs import STYLES, scene_pairs
+from diptych.worlds.scenes.pairs import STYLES, scene_pairs
 
 RELEASED = Path(__file__).parent / "fixtures" / "mc_bench_released.json"
 SOURCE = "XuYunqiu/MC-Bench fd43ae3, eval_mc_bench.py"
@@ -358,7 +358,7 @@ def test_roles_and_data_that_do_not_fit(pairs: Any) -> None:
         MCBench(how="stepwise").predict(finder, pairs)
     with pytest.raises(ConfigError, match="no planner"):
         MCBench().predict(finder, pairs, planner=Plans(pairs))
-    from diptych.worlds.scenes import scenes
+    from diptych.worlds.scenes.world import scenes
 
     with pytest.raises(DataError, match="has no multi_context of several pictures"):
         MCBench().predict(finder, scenes(2))

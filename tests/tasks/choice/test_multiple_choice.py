@@ -24,7 +24,7 @@ from diptych.data.text.questions import questions_of
 from diptych.tasks._scoring.choices import entropy, normalised_entropy, rotations, shown, shuffles
 from diptych.tasks.choice.items import items_of
 from diptych.tasks.choice.multiple_choice import MultipleChoice
-from diptych.worlds.scene_questions import questions
+from diptych.worlds.scenes.questions import questions
 
 OPTIONS = ["red", "dark red", "a ring", "two"]
 

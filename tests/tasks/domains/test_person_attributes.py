@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.tasks.domains.person_attributes import PersonAttributes
-from diptych.worlds.pedestrians import pedestrians
+from diptych.worlds.people.world import pedestrians
 
 
 class Told:

@@ -17,7 +17,7 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.read import read
 from diptych.tasks.domains.person_reid import PersonReid
-from diptych.worlds.pedestrians import pedestrians
+from diptych.worlds.people.world import pedestrians
 
 
 class Placed:

@@ -16,7 +16,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.tasks._scoring.ranked_lists import RankedList, chance
 from diptych.tasks.domains.person_search import PersonSearch
-from diptych.worlds.pedestrians import pedestrians
+from diptych.worlds.people.world import pedestrians
 
 
 class Told:

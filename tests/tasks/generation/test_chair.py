@@ -16,7 +16,7 @@ from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.tasks._scoring.mentions import Objects
 from diptych.tasks.generation.chair import CHAIR
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("released_chair.json").read_text())
 

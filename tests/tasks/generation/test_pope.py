@@ -107,6 +107,18 @@ class Model:
         return [np.array([[1.0, 2.0], [2.0, 2.0]] if one else [[2.0, 2.0], [1.0, 2.0]]) for one in yes]
 
 
+def test_nats_a_token_and_in_all_may_disagree() -> None:
+    """ "yes" has two tokens of 1 nat, "no" one of 1.5."""
+
+    class TwoTokens(Model):
+        def answer_nll(self, images: Any, prompts: Any, candidates: Any) -> list[Any]:
+            return [np.array([[2.0, 2.0], [1.5, 1.0]]) for _ in images]
+
+    for how, answer in (("mean", "yes"), ("sum", "no")):
+        records = POPE(how=how).predict(TwoTokens(sees), pool())  # type: ignore[arg-type]
+        assert set(records.column("answer").to_pylist()) == {answer}
+
+
 def sees(level: int, prompt: str) -> bool:
     names = ("apple", "bus", "cat", "dog", "umbrella")
     return level != 128 and any(f" {names[(level + step) % 5]} " in prompt for step in (0, 1))

@@ -16,7 +16,7 @@ from diptych.data.dataset import Pool
 from diptych.data.text.questions import questions_of
 from diptych.tasks._scoring.answer_match import normalised, vqa_accuracy
 from diptych.tasks.generation.vqa import VQA
-from diptych.worlds.scene_questions import asked, questions
+from diptych.worlds.scenes.questions import asked, questions
 
 RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("released_vqa.json").read_text())
 

@@ -14,7 +14,7 @@ from diptych.core.errors import DataError
 from diptych.data.text.stop_words import STOP_WORDS, content_words
 from diptych.tasks._scoring.stemming import stem
 from diptych.tasks.generation.word_ranking import WordRanking
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 DATA = scenes(12, seed=0, lengths=("short",), negatives=False)
 WORDS = ["circle", "circles", "red", "", "blue", "a", "left", "right", "above", "below", "bus", *map(str, range(60))]
@@ -64,6 +64,19 @@ def test_ndcg_is_that_of_the_definition(parity: Any) -> None:
     result = task.score(records)
     assert result.metrics["ndcg"].value == pytest.approx(np.mean(wanted))
     assert result.notes["unranked"] == 12 - len(there)
+
+
+@pytest.mark.parametrize(("rank", "hit"), [(1, 1.0), (3, 1.0), (4, 0.0)])
+def test_a_hit_is_a_word_at_the_last_place_that_counts_too(rank: int, hit: float) -> None:
+    truth = [{stem(word) for word in content_words(" ".join(t.string for t in DATA[row].positives("en")))} for row in range(12)]
+
+    def order(row: int) -> Any:
+        right = [token for token, word in enumerate(WORDS) if stem(word) in truth[row]]
+        wrong = [token for token in range(len(WORDS)) if token not in right]
+        return np.array([*wrong[: rank - 1], *right, *wrong[rank - 1 :]])
+
+    task = WordRanking(first=3, draws=5)
+    assert task.score(task.predict(Ranked(order), DATA)).metrics["hit@3"].value == hit
 
 
 def test_the_best_order_scores_one_and_random_ones_chance() -> None:

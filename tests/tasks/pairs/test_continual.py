@@ -135,6 +135,22 @@ def scored(*known: set[int]) -> dict[str, float]:
     return {name: metric.value for name, metric in result.metrics.items()}
 
 
+def test_a_tasks_own_gallery_holds_no_other_task() -> None:
+    """A model that cannot tell the n-th thing of one task from the n-th of another is perfect in each and not in all of them."""
+    data = pool()
+    stream = stream_of(data, ("domain",))
+    model = Knows(data, stream, {0, 1, 2})
+    seen = [0, 0, 0]
+    for row in range(len(data)):
+        task = stream.task_of(data[row])
+        model.place[data.uids[row]] = seen[task]
+        seen[task] += 1
+    task = Continual()
+    found = task.score(task.records([model] * 4, stream, data)).metrics
+    assert all(found[f"r[3,{number}]"].value == 1 for number in (1, 2, 3))
+    assert found["union"].value < 0.6
+
+
 def test_a_model_that_keeps_everything_forgets_nothing() -> None:
     found = scored(set(), {0}, {0, 1}, {0, 1, 2})
     assert found["average"] == found["union"] == 1

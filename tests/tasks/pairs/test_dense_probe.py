@@ -16,7 +16,7 @@ from diptych.data.dataset import Pool
 from diptych.data.masks import decode
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.dense_probe import _SCHEMA, DenseProbe, _patch_truth, depths_of, hiding_pairs
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 
 def world(split: str, count: int = 60) -> Any:

@@ -16,7 +16,7 @@ from diptych.tasks._scoring.records import with_facts
 from diptych.tasks._scoring.text_scorers import bag_of_words, blind, constant, perfect
 from diptych.tasks.pairs.probe import Probe, cases_of, item_columns
 from diptych.tasks.pairs.winoground import scored
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 TRUE = "a red circle left of a blue square"
 SWAPPED = "a blue circle left of a red square"

@@ -21,9 +21,9 @@ from diptych.tasks import find
 from diptych.tasks._scoring.placing import placed
 from diptych.tasks._scoring.text_scorers import bag_of_words, constant, perfect
 from diptych.tasks.pairs.aro import ARO
-from diptych.worlds.mirrored import mirrored
-from diptych.worlds.scene_probes import SceneFacts
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.mirrored import mirrored
+from diptych.worlds.scenes.probes import SceneFacts
+from diptych.worlds.scenes.world import scenes
 
 SCENES = scenes(60, seed=3, split="test")
 

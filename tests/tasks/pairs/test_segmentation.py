@@ -23,7 +23,7 @@ from diptych.data.media.decode import encode_png
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.report.segments import class_colours, overlaid, segment_picture
 from diptych.tasks.pairs.segmentation import Segmentation, means, pixel_counts
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 CLASSES = ("wall", "sky", "tree", "boat")
 

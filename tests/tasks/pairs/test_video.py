@@ -18,7 +18,7 @@ from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs.video_classification import VideoClassification
 from diptych.tasks.pairs.video_retrieval import VideoRetrieval
 from diptych.worlds.clips import CLASSES, PARTNER, clips
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 
 class Knows:

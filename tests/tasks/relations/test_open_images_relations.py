@@ -20,7 +20,7 @@ from diptych.tasks.relations.graph_records import records
 from diptych.tasks.relations.open_images_relations import OpenImagesPredicates
 from diptych.tasks.relations.open_images_triplets import OpenImagesTriplets
 from diptych.tasks.relations.triplet_matching import suppress
-from diptych.worlds.links import links
+from diptych.worlds.links.world import links
 
 OBJECTS, PREDICATES = ("cat", "cup"), ("on", "near", "has")
 METRICS = ("score_wtd", "r@50", "wmap_rel", "map_rel", "wmap_phr", "map_phr")

@@ -28,7 +28,7 @@ from diptych.tasks.relations.graph_records import records
 from diptych.tasks.relations.predicate_nms import predicate_nms
 from diptych.tasks.relations.triplet_names import with_unseen
 from diptych.tasks.relations.vg150 import VG150, VG150PredCls, VG150SGCls
-from diptych.worlds.links import links
+from diptych.worlds.links.world import links
 
 OBJECTS, PREDICATES = ("cat", "dog", "cup"), ("on", "near", "has", "under")
 KS = (1, 2, 5)

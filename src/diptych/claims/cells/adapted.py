@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diptych.claims.cell import Cell, Scores
+from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.pairs import sized_for
-from diptych.claims.training import opened, trained, untrained
+from diptych.claims.training import opened, untrained
+from diptych.core.config import config_hash, to_plain
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.shots import Shots, base_and_new, draw_shots
 from diptych.models.io.deployed import open_model
 from diptych.models.pairs.embedder import PairEmbedder
+from diptych.recipes._shared.made_once import made_once
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.pairs.few_shot_methods import linear_probe, zero_shot
@@ -72,11 +74,13 @@ class Adapted:
 
 
 def base_model(cell: Cell, *, taught: bool) -> tuple[PairEmbedder, Path]:
-    """The small CLIP and its folder."""
+    """The small CLIP and its folder. All arms of a seed adapt the same one, which is trained once, in full also while rates are swept, is
+    kept in the cache and counts in no arm's budget."""
     rows = long_tail(SMOKE_ROWS if cell.smoke else PAIRS, seed=cell.seed, exponent=0.0)
-    part = cell.part("base")
+    part = replace(cell.part("base"), share=1.0, size="smoke" if cell.smoke else "full", spending=Spending())
     if taught:
-        folder = trained(BASE, rows, part).model
+        key = {"recipe": config_hash(to_plain(BASE)), "rows": rows.fingerprint, "seed": cell.seed, "size": part.size}
+        folder = made_once("adapted", key, lambda: opened(BASE, rows, part).save, seed=cell.seed)
     else:
         folder = part.folder / "model"
         untrained(BASE, rows, part).save(folder)

@@ -15,7 +15,7 @@ from diptych.data.text.questions import FIELD
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.tasks.generation.vqa import VQA
 from diptych.tasks.pairs.retrieval import Retrieval
-from diptych.worlds.scene_questions import asked
+from diptych.worlds.scenes.questions import asked
 from diptych.worlds.small_pairs import SmallPairs
 
 TESTED = 300

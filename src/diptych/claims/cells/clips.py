@@ -12,6 +12,8 @@ from diptych.recipes.adaptation.xclip import XCLIP
 from diptych.worlds.clips import CLASSES, PARTNER, clips
 
 CLIPS, TESTED, SMOKE_ROWS = 2000, 400, 24
+SIDE, FRAMES = 32, 8
+"""Pixels and frames of a clip: as many as are read of it."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class ReversedPairs:
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        rows = clips(SMOKE_ROWS if cell.smoke else CLIPS, seed=cell.seed)
-        test = clips(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
+        rows = clips(SMOKE_ROWS if cell.smoke else CLIPS, seed=cell.seed, length=FRAMES, size=SIDE)
+        test = clips(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test", length=FRAMES, size=SIDE)
         model = (opened if self.learns else untrained)(self.recipe, rows, cell)
         tested = [test[row] for row in range(len(test))]
         score_NK = model.score_clips([sample.media["clip"] for sample in tested], CLASSES)

@@ -16,8 +16,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.pipelines.groundvlp import GroundVLP, Reference, Weighing
 from diptych.tasks._scoring.box_precision import overlaps
-from diptych.worlds.scene_layout import COLOURS
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.layout import COLOURS
+from diptych.worlds.scenes.world import scenes
 
 SCENES, SMOKE_SCENES = 300, 8
 GRID = 16

@@ -23,8 +23,8 @@ from diptych.data.text.description_queries import BEFORE, described
 from diptych.data.text.knowledge import Noun
 from diptych.data.text.spans import SpanText
 from diptych.recipes.grounding.desco import DesCo
-from diptych.worlds.invented import described as known_of
-from diptych.worlds.invented import invented, look_of, names
+from diptych.worlds.scenes.invented import described as known_of
+from diptych.worlds.scenes.invented import invented, look_of, names
 
 SCENES, TESTED, STEPS, SMOKE_ROWS = 2000, 100, 3000, 6
 KIND = "a kind of thing"

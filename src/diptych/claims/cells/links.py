@@ -22,7 +22,7 @@ from diptych.data.dataset import Pool
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.vg150 import VG150
-from diptych.worlds.links import HELD_OUT, links
+from diptych.worlds.links.world import HELD_OUT, links
 
 SCENES, TESTED, STEPS, SMOKE_ROWS = 4000, 300, 1200, 8
 SIDE = 64  # pixels of a scene

@@ -17,8 +17,8 @@ from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Region
 from diptych.tasks.choice.mc_bench import MCBench
-from diptych.worlds.scene_layout import COLOURS, SHAPES
-from diptych.worlds.scene_pairs import Groups, colour_of, more, named, partners, scene_pairs, sharing
+from diptych.worlds.scenes.layout import COLOURS, SHAPES
+from diptych.worlds.scenes.pairs import Groups, colour_of, more, named, partners, scene_pairs, sharing
 
 PAIRS, SMOKE_PAIRS = 200, 40
 MISSED, FALSE, SHAKEN = 0.1, 0.1, 1.0

@@ -24,8 +24,8 @@ from diptych.recipes.domains.plip_person import PLIPPerson
 from diptych.recipes.domains.unipt import PSEUDO, UniPT
 from diptych.tasks.domains.person_search import PersonSearch
 from diptych.train.checkpoint import newest
-from diptych.worlds.pedestrian_looks import COLOURS
-from diptych.worlds.pedestrians import pedestrians
+from diptych.worlds.people.looks import COLOURS
+from diptych.worlds.people.world import pedestrians
 from diptych.worlds.rendered import Rendered
 
 TESTED, SMOKE = 400, 32

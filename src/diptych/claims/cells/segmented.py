@@ -10,7 +10,7 @@ from diptych.claims.training import opened, trained, untrained
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.pairs.segmentation import Segmentation
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 PAIRS, STEPS, TESTED, SMOKE_ROWS = 6000, 400, 200, 24
 BASE = replace(sized_for(CLIP.tiny(), batch_size=128, steps=STEPS), image_size=64, text_length=24)

@@ -30,8 +30,8 @@ from diptych.data.graphs.relation_splits import Relabelled
 from diptych.models.io.deployed import open_model
 from diptych.models.io.opened import open_address
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.worlds.link_changes import captioned_in_haste
-from diptych.worlds.links import PREDICATES, SHAPES, Split, links
+from diptych.worlds.links.changes import captioned_in_haste
+from diptych.worlds.links.world import PREDICATES, SHAPES, Split, links
 
 SIDE, FEW, MANY, TESTED = 48, 300, 3000, 300
 """Pixels of a scene; scenes with true relations, of the pre-training, and to test."""

@@ -19,8 +19,8 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.recipes.relations.penet import PENet
 from diptych.tasks.relations.vg150 import VG150PredCls
-from diptych.worlds.links import Split
-from diptych.worlds.tailed_links import TailedLinkWorld, tailed_links
+from diptych.worlds.links.tailed import TailedLinkWorld, tailed_links
+from diptych.worlds.links.world import Split
 
 SCENES, TESTED, STEPS, SMOKE_ROWS = 3000, 400, 600, 8
 SIDE = 48

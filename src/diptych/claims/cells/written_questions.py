@@ -27,8 +27,8 @@ from diptych.data.text.triplets import Triplet
 from diptych.tasks._scoring.choices import LETTERS
 from diptych.tasks.choice.auto_bench import AutoBench
 from diptych.worlds.rendered import Rendered
-from diptych.worlds.scene_layout import COLOURS, SHAPES
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.layout import COLOURS, SHAPES
+from diptych.worlds.scenes.world import scenes
 
 PICTURES, SMOKE_PICTURES, SIDE = 120, 4, 64
 MISTAKES, MISSED = 1 / 3, 0.1

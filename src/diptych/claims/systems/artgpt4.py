@@ -15,7 +15,7 @@ from diptych.claims.verdict import Margins
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
-from diptych.worlds.scene_styles import styles
+from diptych.worlds.scenes.styles import styles
 
 SCENES, TESTED, SMOKE_ROWS = 4000, 200, 32
 HOST = "small:world:styles?n=6000&seed=1"

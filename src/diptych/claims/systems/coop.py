@@ -11,11 +11,11 @@ from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.adaptation.coop import CoOp
 
-STEPS = 400
+STEPS = 300
 
 
 def claims() -> tuple[Claim, ...]:
-    recipe = replace(CoOp.tiny(), context=16, steps=STEPS, batch_size=32, lr=2e-2)
+    recipe = replace(CoOp.tiny(), context=16, steps=STEPS, batch_size=32)
     rates = around(recipe.lr)
     unseen = Adapted("context", 16, recipe, part="new")
     words: dict[str, Any] = {

@@ -12,7 +12,7 @@ from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.instructblip import InstructBLIP
 from diptych.tasks.generation.vqa import VQA
-from diptych.worlds.scene_questions import questions
+from diptych.worlds.scenes.questions import questions
 
 SCENES, TESTED, SMOKE_ROWS = 6000, 300, 8
 

@@ -12,7 +12,7 @@ from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.tasks.generation.captions import Captions
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 SCENES, TESTED, SMOKE_ROWS = 6000, 300, 8
 

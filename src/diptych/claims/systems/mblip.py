@@ -13,8 +13,8 @@ from diptych.claims.sweep import around
 from diptych.claims.training import opened, trained, untrained
 from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.mblip import MBLIP
-from diptych.worlds.scene_captions import Mention
-from diptych.worlds.scene_languages import NAMES, REQUEST, TAGS, languages, named
+from diptych.worlds.scenes.captions import Mention
+from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, languages, named
 
 SCENES, TESTED, SMOKE_ROWS, ENGLISH_STEPS = 4000, 150, 24, 800
 HOST = "small:world:languages?n=6000&seed=1"

@@ -13,7 +13,7 @@ from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
-from diptych.worlds.scene_descriptions import descriptions
+from diptych.worlds.scenes.descriptions import descriptions
 
 SCENES, DETAILED, TESTED, SMOKE_ROWS, TOKENS = 6000, 200, 200, 32, 48
 HOST = "small:world:descriptions?n=6000&seed=1&detailed=6000"

@@ -8,7 +8,7 @@ from diptych.claims.cells.tailed_predicates import SCENES, TESTED, Tailed, small
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.worlds.link_changes import annotated_twice
+from diptych.worlds.links.changes import annotated_twice
 
 DATA = f"{SCENES:,} rendered scenes of linked shapes, predicates by Zipf's law (exponent 1.5); {TESTED} with all alike to test"
 

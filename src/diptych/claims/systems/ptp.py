@@ -26,8 +26,10 @@ def claims() -> tuple[Claim, ...]:
         crop=(1.0, 1.0),
         steps=STEPS,
         batch_size=BATCH,
-        queue=256,
-        lr=1e-3,
+        queue=32,  # a copy that follows 300 steps has to follow fast, and what it said long ago is of little use
+        momentum=0.9,
+        alpha=0.0,
+        lr=2e-3,
     )
     blip, flipped = replace(ptp, prompts="none"), replace(ptp, flip=True)
     spatial = Claim(

@@ -14,8 +14,8 @@ from diptych.claims.verdict import Margins
 from diptych.data.graphs.label_lists import CorpusNames
 from diptych.data.vocabularies import vocabulary
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.worlds.link_changes import jittered, with_colours
-from diptych.worlds.links import HELD_OUT, PREDICATES, SHAPES
+from diptych.worlds.links.changes import jittered, with_colours
+from diptych.worlds.links.world import HELD_OUT, PREDICATES, SHAPES
 
 DATA = f"{SCENES:,} rendered scenes of linked shapes, {TESTED} of the same seed to test"
 WIDE = {"width": 128, "mlp_width": 256}

@@ -14,7 +14,7 @@ from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.sitta import SITTA
 from diptych.tasks.generation.captions import Captions
 from diptych.tasks.generation.word_ranking import WordRanking
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.world import scenes
 
 SCENES, TESTED, SMOKE_ROWS = 2000, 200, 16
 

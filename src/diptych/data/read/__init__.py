@@ -64,6 +64,7 @@ def read(
     format: str = "",
     follow_links: bool = False,
     delimiter: str = "",
+    captions: bool = True,
 ) -> Pool:
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
@@ -82,6 +83,7 @@ def read(
     language  a column, or a code such as "en" for all texts
     root      the folder that image paths are relative to
     delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
+    captions  a row without text is left out where others have some, since training needs one; False keeps it, as an index does
     format    one of `FORMATS` of `data.graphs`, `data.probes` or `data.quizzes`, where the form is not recognised or there are two
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
@@ -100,6 +102,7 @@ def read(
         language=language,
         follow_links=follow_links,
         delimiter=delimiter,
+        captions=captions,
     )
     folder = Path(root) if root is not None else None
     if isinstance(source, Pool):
@@ -228,7 +231,7 @@ def _own(files: list[Path], folder: Path, wanted: Wanted) -> list[Path]:
 
 
 def _graphs(path: Path, wanted: Wanted, name: str, root: Path | None, format: str) -> Pool:
-    if replace(wanted, follow_links=False) != Wanted():
+    if replace(wanted, follow_links=False, captions=True) != Wanted():
         raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
     if path.is_dir():
         _own([file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix in ANNOTATIONS], path, wanted)
@@ -241,7 +244,7 @@ def _probe(path: Path, format: str) -> str:
 
 
 def _probes(path: Path, wanted: Wanted, name: str, root: Path | None, format: str) -> Pool:
-    if replace(wanted, follow_links=False) != Wanted():
+    if replace(wanted, follow_links=False, captions=True) != Wanted():
         raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
     return read_probe(path, format, name=name, root=root, within=wanted.within(path))
 

@@ -97,7 +97,7 @@ def assemble(found: Found, wanted: Wanted) -> Pool:
     pool = Pool(
         found.name, columns, texts, images, media=media, json_columns=json_columns, quarantine=found.bad, notes=found.notes
     )
-    return _without_gaps(pool, texts, uids.faults, lambda row: found.where(int(first[row])))
+    return _without_gaps(pool, texts, uids.faults, wanted.captions, lambda row: found.where(int(first[row])))
 
 
 def _images(found: Found, name: str) -> tuple[Images | None, pa.Array | None]:
@@ -292,9 +292,9 @@ def _extra(column: pa.Array) -> pa.Array | None:
     return column if any(test(kind) for test in simple) else None
 
 
-def _without_gaps(pool: Pool, texts: Texts, faults: Mapping[int, str], where: Callable[[int], str]) -> Pool:
-    """Leave out rows without image, rows without text where others have some, and those with a fault. Images alone, without any text,
-    are fine."""
+def _without_gaps(pool: Pool, texts: Texts, faults: Mapping[int, str], captions: bool, where: Callable[[int], str]) -> Pool:
+    """Leave out rows without image, rows with a fault, and with `captions` rows without text where others have some. Images alone, without
+    any text, are fine."""
     has_text = texts.counts() > 0
     some_text = bool(has_text.any())
     keep = []
@@ -303,7 +303,7 @@ def _without_gaps(pool: Pool, texts: Texts, faults: Mapping[int, str], where: Ca
             pool.quarantine.append(Bad("", "read", faults[row], where(row)))
         elif pool.image(row) is None and not pool.media(row):
             pool.quarantine.append(Bad(pool.uids[row], "read", "there is no image", where(row)))
-        elif some_text and not has_text[row]:
+        elif captions and some_text and not has_text[row]:
             pool.quarantine.append(Bad(pool.uids[row], "read", "there is no text", where(row)))
         else:
             keep.append(row)

@@ -47,7 +47,8 @@ class Wanted:
     table, or an ending of file names, to a medium.
 
     `language` is a column, or a code such as "en" that holds for every text. `follow_links`: whether links may lead out of the folder
-    that was given. `delimiter`: of .csv files, "" for what the header shows.
+    that was given. `delimiter`: of .csv files, "" for what the header shows. `captions`: whether a row without text is left out where
+    others have some.
     """
 
     image: str | None = None
@@ -61,6 +62,7 @@ class Wanted:
     media: Mapping[str, str] | None = None
     follow_links: bool = False
     delimiter: str = ""
+    captions: bool = True
 
     @classmethod
     def of(
@@ -71,13 +73,14 @@ class Wanted:
         *,
         follow_links: bool = False,
         delimiter: str = "",
+        captions: bool = True,
         **others: str | None,
     ) -> Wanted:
         if isinstance(text, str):
             text = {text: ""}
         elif text is not None and not isinstance(text, Mapping):
             text = dict.fromkeys(text, "")
-        return cls(image, text, media=media, follow_links=follow_links, delimiter=delimiter, **others)
+        return cls(image, text, media=media, follow_links=follow_links, delimiter=delimiter, captions=captions, **others)
 
     def within(self, folder: object) -> str | None:
         """The folder that links may not lead out of, or None where they may."""

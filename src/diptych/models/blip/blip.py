@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.blip.text import BlipText
 from diptych.models.layers.companions import Companions
-from diptych.models.layers.feature_queue import FeatureQueue
+from diptych.models.layers.feature_queue import FeatureQueue, Start
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.matcher import Read, drawn
 from diptych.models.towers.outputs import Tower
@@ -97,15 +97,15 @@ class BlipFeatures:
 
 
 class BlipTraining(nn.Module):
-    """A BLIP with its momentum copy, queues and temperature. The queues start empty (the release fills them with random vectors)."""
+    """A BLIP with its momentum copy, queues and temperature. The queues start "empty", or "random" as released."""
 
     alpha_1: Tensor
 
-    def __init__(self, blip: Blip, *, queue: int, temperature: float = 0.07) -> None:
+    def __init__(self, blip: Blip, *, queue: int, temperature: float = 0.07, queue_start: Start = "empty") -> None:
         super().__init__()
         self.blip = blip
         self.momentum = Companions(blip, "copy")
-        self.image_queue, self.text_queue = FeatureQueue(queue, blip.width), FeatureQueue(queue, blip.width)
+        self.image_queue, self.text_queue = (FeatureQueue(queue, blip.width, start=queue_start) for _ in range(2))
         self.temperature_1 = nn.Parameter(torch.full((1,), temperature))
         self.register_buffer("alpha_1", torch.zeros(1))
 

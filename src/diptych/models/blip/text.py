@@ -50,6 +50,9 @@ class BlipText(nn.Module):
 
     The ids of `decode_id` and `read_id` stand behind the tokenizer's: they take the place of the start mark when a text is written, and
     when it is read with a picture. The output layer is the word embedding. `reads` False leaves out what reading alone needs.
+
+    spread  deviation of fresh weights of linear layers: BERT's, for a width of 768. In a narrow transformer they would hardly add to what
+            goes past them, and every text would read alike for long
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class BlipText(nn.Module):
         dropout: float = 0.1,
         eps: float = 1e-12,
         reads: bool = True,
+        spread: float = 0.02,
     ) -> None:
         super().__init__()
         self.vocab_size, self.length, self.width, self.heads, self.dropout = vocab_size, length, width, heads, dropout
@@ -83,7 +87,7 @@ class BlipText(nn.Module):
         nn.init.normal_(self.position_LD, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=spread)
                 nn.init.zeros_(module.bias)
 
     def read(self, text_BL: Tensor, mask_BL: Tensor, image_BPD: Tensor | None = None) -> Tensor:

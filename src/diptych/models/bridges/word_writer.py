@@ -85,7 +85,10 @@ class WordWriter:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), "prompt": asdict(self.prompt)})
+        settings: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "prompt": asdict(self.prompt)}
+        if isinstance(self.model.joint, ImagesAlone):
+            settings["judge"] = self.joint.fingerprint
+        return fingerprint(self.model, settings)
 
     # ------------------------------------------------------------ words
 

@@ -19,6 +19,7 @@ from diptych.models.detection.deformable_attention import DeformableAttention
 from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder, LanguageLayer
 from diptych.models.detection.feature_pyramid import FeaturePyramid, Pyramid
 from diptych.models.detection.language_fusion import GATES, BidirectionalFusion, GateKind
+from diptych.models.detection.text_pieces import read_pieces
 from diptych.models.detection.token_head import TokenHead
 from diptych.models.layers.mlp import MLP
 from diptych.models.towers.outputs import Tower
@@ -41,6 +42,7 @@ class GroundingShape:
     gate, gate_start   how much of what was read gets in (`language_fusion.Gate`); GLIP: a number a channel that starts at 1 / layers
     language_layers, language_heads, language_mlp   of the layers among tokens behind each meeting
     text_scale       reach of the logits at the start (`TokenHead`)
+    text_ends        ids of tokens that end a piece of a text, each of which its tower reads alone (`text_pieces`); empty: it is read whole
     """
 
     queries: int = 300
@@ -64,6 +66,7 @@ class GroundingShape:
     language_heads: int = 12
     language_mlp: int = 3072
     text_scale: float = 0.5
+    text_ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.gate not in GATES:
@@ -194,7 +197,14 @@ class GroundingDetector(nn.Module):
         """
         if len(image_BCHW) != len(text_BL):
             raise ShapeError(f"{len(image_BCHW)} images but {len(text_BL)} texts (expected a text an image)")
-        return self.ground(self.backbone(image_BCHW), self.text(text_BL, mask_BL).tokens_BPD, mask_BL, pixel_BHW=pixel_BHW)
+        return self.ground(self.backbone(image_BCHW), self.read(text_BL, mask_BL), mask_BL, pixel_BHW=pixel_BHW)
+
+    def read(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """token_BLT of the text tower, before image and text meet."""
+        if self.shape.text_ends:
+            return read_pieces(self.text, text_BL, mask_BL, self.shape.text_ends)
+        token_BLT: Tensor = self.text(text_BL, mask_BL).tokens_BPD
+        return token_BLT
 
     def ground(self, maps: list[Tensor], token_BLT: Tensor, mask_BL: Tensor, *, pixel_BHW: Tensor | None = None) -> TokenRegions:
         """The same from the maps of the backbone and the tokens of the text tower, where those have met already or are kept."""

@@ -87,7 +87,24 @@ class DualEncoder(PairModule):
 
     def encode_text(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """Unit-norm [B, width] from token ids [B, L], or from token embeddings [B, L, D] where the tower takes them."""
+        text, mask_BL = self._trimmed(text, mask_BL)
         return normalised(self.text_projection(self.text_tower(text, mask_BL).pooled_BD))
+
+    def _trimmed(self, text: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Without the columns that are padding in every row, where the tower's vector does not depend on them. Texts of a dozen tokens
+        in rows of 77 are most of the work of a text tower. On processors only: devices and compiled graphs prefer shapes that
+        do not change."""
+        tower = self.text_tower
+        if (
+            mask_BL is None
+            or mask_BL.device.type != "cpu"
+            or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+            or torch.compiler.is_compiling()
+            or not getattr(tower, "ignores_padding", False)
+        ):
+            return text, mask_BL
+        length = int(mask_BL.any(0).nonzero().amax().item()) + 1 if bool(mask_BL.any()) else text.shape[1]
+        return text[:, :length], mask_BL[:, :length]
 
 
 def encoder_of(model: nn.Module) -> DualEncoder:

@@ -75,6 +75,11 @@ class TextTransformer(Tower):
         if positions == "learned":
             nn.init.normal_(self.position_LD, std=0.01)
 
+    @property
+    def ignores_padding(self) -> bool:
+        """Whether the pooled vector is the same with less padding behind the texts. With pooling "last" the padding is read."""
+        return self.pooling != "last"
+
     def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
         """`mask_BL` is True at real tokens. Without it all tokens are real, or with pooling "eot" those up to the end."""
         if text.ndim not in (2, 3) or not 0 < text.shape[1] <= self.length:

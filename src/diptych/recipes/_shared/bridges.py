@@ -71,6 +71,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     match_norms: bool = False
     image_size: int = 224
     resize: Literal["crop", "squash", "pad"] = "crop"
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     crop: tuple[float, float] = (1.0, 1.0)
@@ -127,7 +128,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     def preprocess(self) -> Preprocess:
         if self.image_weights:
             return self._trained()[1]
-        return Preprocess(self.image_size, self.mean, self.std, self.resize)
+        return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation)
 
     @property
     def decode_size(self) -> int:

@@ -52,6 +52,7 @@ class DenseCLIPBoxes(AdaptedRecipe[DenseDetector, GraphBatch, Detected]):
     drop_path    stochastic depth in a vision transformer
     class_twice  a vision transformer's class token is added twice, as released
     image_side   pixels of the short side, or of both when `square`; longest: of the long side; 0 takes the image size of the weights
+    square       whether a picture is squeezed to a square
     position_side  pixels a side of the square for which the table of positions is made (published 1344); other pictures resize it. Where
                  pictures are square, their size
     mirror       share of the pictures that are mirrored

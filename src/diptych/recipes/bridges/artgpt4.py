@@ -57,7 +57,7 @@ class ArtGPT4(DetailedRecipe):
     @classmethod
     def paper(cls) -> Self:
         """EVA-g and 32 queries before Vicuna-13B: 20,000 steps of 32 on LAION's aesthetic pictures, then 1,000 of 36 (three times 12)."""
-        return cls()
+        return cls(resize="squash")
 
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "ln_1", "ln_2")

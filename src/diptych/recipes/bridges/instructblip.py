@@ -184,4 +184,4 @@ class InstructBLIP(BridgeRecipe):
     @classmethod
     def paper(cls) -> Self:
         """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, the start from BLIP-2 as --init."""
-        return cls()
+        return cls(resize="squash")

@@ -71,5 +71,7 @@ class LiMBeR(BridgeRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """BEiT-L/16 before GPT-J: give the language model as `language_model`. A map of 4,198,400 numbers for its 4,096."""
-        return cls()
+        """BEiT-L/16 before GPT-J: give the language model as `language_model`. A map of 4,198,400 numbers for its 4,096. Pictures are shown
+        as BEiT's own, squashed and from -1 to 1."""
+        half = (0.5, 0.5, 0.5)
+        return cls(resize="squash", interpolation="bilinear", mean=half, std=half)

@@ -278,7 +278,7 @@ class MBLIP(BridgeRecipe):
     def paper(cls) -> Self:
         """EVA-g and BLIP-2's Q-Former (`former_weights`) before mT0-XL or BLOOMZ-7B (`language_model`): 8,000 steps for the projection,
         then 72,000; published are two epochs of its mix of tasks, so choose `steps` by your data."""
-        return cls()
+        return cls(resize="squash")
 
 
 def inner_maps(bridge: Bridge) -> tuple[str, ...]:

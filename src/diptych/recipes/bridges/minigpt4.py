@@ -35,4 +35,4 @@ class MiniGPT4(DetailedRecipe):
     @classmethod
     def paper(cls) -> Self:
         """EVA-g, 32 queries, Vicuna-13B as `language_model`, BLIP-2 as `former_weights`: 20,000 steps of 256, then 1,000 of 12."""
-        return cls()
+        return cls(resize="squash")

@@ -116,6 +116,10 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
         """Finds language model and image-text model, or makes the small ones."""
         prepared = super().prepare(data)
         prepared.joint()
+        if self.judge and isinstance(prepared.images(), DualEncoder):
+            raise ConfigError(
+                f"judge is {self.judge!r}, but {self.image_weights!r} reads texts and chooses itself (expected no judge, or images alone)"
+            )
         if self.learned_from == "vocabulary" and not isinstance(prepared.images(), DualEncoder):
             raise ConfigError(
                 f"image_weights is {self.image_weights!r}, which reads no words of a vocabulary (expected learned_from='captions', or a "
@@ -249,7 +253,7 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
 
     def deploy(self, model: SemanticMap) -> WordWriter:
         joint = self.joint()
-        chooses = model.joint if not self.judge and isinstance(model.joint, DualEncoder) else copy.deepcopy(joint.model)
+        chooses = model.joint if isinstance(model.joint, DualEncoder) else copy.deepcopy(joint.model)
         kept = PairEmbedder(chooses, joint.preprocess, joint.tokenizer, joint.text_length, joint.name)
         prompt = WordPrompt(self.shown, self.orders, self.template, self.spaced, self.nearest, self.order_seed, self.marks)
         away = self.language_folder if self.given_language else ""

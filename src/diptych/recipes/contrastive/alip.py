@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Draws
+from diptych.core.contracts import Draws, Optimiser, Rule
 from diptych.data.load.batch import TripletBatch
 from diptych.models.pairs.two_text_encoder import TripletEncoder, Triplets
 from diptych.objectives.gather import mean_over_processes
@@ -35,6 +35,7 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     gamma_language     steepness of the language gate; 0 turns it off
     gamma_description  steepness of both description gates; 0 turns them off. Both 0: two paths without weights
     momentum           of the running means
+    decay              weight decay is on "all" parameters, as released, or on "matrices" alone
     """
 
     slug = "alip"
@@ -42,6 +43,7 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     gamma_language: float = 2.0
     gamma_description: float = 2.0
     momentum: float = 0.99
+    decay: Literal["all", "matrices"] = "all"
 
     batch_size: int = 4096
     lr: float = 1e-3
@@ -95,6 +97,9 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
                 found[f"weight_{name}"] = weight / count
         return found
 
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), rules=(Rule("", decay=True),) if self.decay == "all" else ())
+
     def after_update(self, model: TripletEncoder, features: Triplets, batch: TripletBatch, progress: float) -> None:
         model.remember_(self.means(features))
         super().after_update(model, features, batch, progress)
@@ -103,7 +108,7 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     def tiny(cls) -> Self:
         """The same towers, batch and steps as `clip`'s. Data without texts of origin "synthetic" get a stand-in for the caption: a
         paraphrase (scene world), else the tags (emoji, where the raw text is the label)."""
-        return cls(**SMALL_CLIP, synthetic=("synthetic", "rewrite", "tags"))
+        return cls(**SMALL_CLIP, decay="matrices", synthetic=("synthetic", "rewrite", "tags"))
 
     @classmethod
     def paper(cls) -> Self:

@@ -89,6 +89,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     replays        "shared": a run has the steps that it has without a buffer; "added": its epochs are longer by the samples that are
                    replayed, and the prepared `epochs` say by how much. Steps that are given stay
     keys           "gathered" from all processes, or each process's "own"
+    decay          weight decay is on "all" parameters, as released, or on "matrices" alone
     final_lr       share of the learning rate that is left at the end
     fusion_heads   attention heads of the fusion layers
     """
@@ -120,6 +121,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     buffer_seed: int = 0
     replays: Literal["shared", "added"] = "shared"
     keys: Literal["gathered", "own"] = "gathered"
+    decay: Literal["all", "matrices"] = "all"
 
     batch_size: int = 512
     epochs: float = 5.0
@@ -299,7 +301,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
 
     def optimiser(self) -> Optimiser:
         fixed = (Rule(r"^encoder\.log_scale$", lr_scale=0.0),)
-        return replace(super().optimiser(), final_lr=self.final_lr, rules=fixed)
+        rules = (*fixed, Rule("", decay=True)) if self.decay == "all" else fixed
+        return replace(super().optimiser(), final_lr=self.final_lr, rules=rules)
 
     def after_update(self, model: ContinualEncoder, features: Remembered, batch: MaskedPairBatch, progress: float) -> None:
         keys = present(features.momentum_image_ND, features.momentum_text_ND, batch.group_B)
@@ -313,7 +316,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     def tiny(cls) -> Self:
         """The towers and the budget of `clip`'s; three tasks, by vendor (emoji) or by the planned relation (scene world)."""
         same = {**SMALL_CLIP, "warmup": 10.0, "lr": 5e-4}
-        plain: dict[str, Any] = {"albef": False, "class_token": False, "queue_start": "empty"}
+        plain: dict[str, Any] = {"albef": False, "class_token": False, "queue_start": "empty", "decay": "matrices"}
         return cls(**same, column=("task", "style", "predicate"), at_most=3, fusion_layers=1, fusion_heads=3, **plain)
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from torch import Tensor
 
-from diptych.core.contracts import Draw, Draws, Optimiser
+from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
 from diptych.data.media import boxed_views
@@ -44,6 +44,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     caption_mean  the caption's loss is the mean over all "tokens" of a batch, as published, or over those of each of its "rows" first
     caption_words  captions are cleaned as BLIP cleans them, and cut after so many words; 0 leaves them as they are
     augment  "rand": BLIP's two operations out of ten, half of the time each
+    decay    weight decay is on "all" parameters, as released, or on "matrices" alone
     """
 
     slug = "codebook_captioner"
@@ -64,6 +65,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     caption_mean: Literal["tokens", "rows"] = "tokens"
     caption_words: int = 30
     augment: Literal["none", "rand"] = "none"
+    decay: Literal["all", "matrices"] = "all"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     batch_size: int = 2400
@@ -118,7 +120,8 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
             model.codebook.revive(id_N, patch_ND, after=self.restart)
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=self.betas, eps=self.eps)
+        rules = (Rule("", decay=True),) if self.decay == "all" else ()
+        return replace(super().optimiser(), betas=self.betas, eps=self.eps, rules=rules)
 
     def deploy(self, model: Module) -> CodebookCaptions:
         return CodebookCaptions(model, self.shown, self.words(), self.slug)
@@ -144,6 +147,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
             class_token=False,
             caption_mean="rows",
             caption_words=0,
+            decay="matrices",
             betas=(0.9, 0.98),
             eps=1e-6,
         )

@@ -84,6 +84,8 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     tokenizer     "data" (pieces learned from the training texts), "clip", or a path; "" takes that of hf:FOLDER, else "data"
     pieces        vocabulary size when it is learned
     text_length   tokens of a query with its marks, at most
+    reads         "whole": every word of a query reads every other (published); "pieces": the text encoder reads each description alone, as
+                  Grounding DINO does (2303.05499)
     image_size    short side in pixels when evaluated, or both sides when `square`; short_sides: in training; longest: of the long side
     mirror        share of the pictures that are mirrored
     text_lr       learning rate of the text encoder, as a share of lr
@@ -117,6 +119,7 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     tokenizer: str = ""
     pieces: int = 30_522
     text_length: int = 256
+    reads: Literal["whole", "pieces"] = "whole"
     image_size: int = 800
     longest: int = 1333
     square: bool = False
@@ -142,6 +145,10 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     def __post_init__(self) -> None:
         if min(self.written, self.nouns) < 0 or self.written + self.nouns > 1:
             raise ConfigError(f"written is {self.written}, nouns {self.nouns} (expected shares that add up to 1 at most)")
+        if self.reads not in ("whole", "pieces") or (self.reads == "pieces" and self.backbone == "fiber"):
+            raise ConfigError(
+                f"reads is {self.reads!r} on {self.backbone} (expected whole | pieces; FIBER's towers read texts whole)"
+            )
         _ = self.class_queries  # refuses what it cannot be made of
 
     @property
@@ -212,7 +219,22 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
             sides = self.fiber.sides(image_size=FIBER_SIDE, drop_path=self.drop_path, vocab_size=self.words().vocab_size)
             return FiberDetector(*sides, self.shape, self.fiber.swin_strides)
         options = {"drop_path": self.drop_path} if self.backbone.startswith("timm:") else {}
-        return GroundingDetector(detection_backbone(self.backbone, **options), self.text_part(), self.shape)
+        shape = replace(self.shape, text_ends=self.text_ends) if self.reads == "pieces" else self.shape
+        return GroundingDetector(detection_backbone(self.backbone, **options), self.text_part(), shape)
+
+    @property
+    def text_ends(self) -> tuple[int, ...]:
+        """Ids that end a piece: the marks of a text and what a full stop is written as."""
+        words = self.words()
+        room = 8 + len(words.prefix) + len(words.suffix)
+        row = words.encode(["a. "], room)
+        ids = row.ids_BL[0, : int(row.mask_BL.sum())].tolist()[len(words.prefix) : -len(words.suffix)]
+        stops = {one for one in ids if words.decode([one]).strip() == "."}
+        if not stops:
+            raise ConfigError(
+                "reads is 'pieces' and the tokenizer has no full stop of its own (expected reads 'whole', or another tokenizer)"
+            )
+        return tuple(sorted({*words.prefix, *words.suffix, *stops}))
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Those of FIBER's first stage under the names that they have here."""

@@ -393,38 +393,15 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     def tiny(cls) -> Self:
         """Four terms on pairs; `--questions 1` answers the questions of data that have them, from the same weights."""
         return cls(
-            caption=1.0,
-            image_size=64,
-            swin_width=24,
-            swin_depths=(1, 1, 2, 1),
-            swin_heads=(2, 2, 4, 4),
-            swin_window=4,
-            drop_path=0.0,
-            text_width=128,
-            text_layers=4,
-            text_heads=4,
-            text_places=32,
-            text_length=24,
-            fused_layers=3,
-            dropout=0.0,
-            width=128,
-            tokenizer="data",
-            pieces=2048,
-            queue=128,
-            answers_least=1,
-            same_group="mask",
-            batch_size=64,
-            steps=400,
-            lr=4e-4,
-            gate_scale=2.0,
-            head_scale=2.0,
-            clip_norm=1.0,
-        )
+            caption=1.0, image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0,
+            text_width=128, text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128,
+            tokenizer="data", pieces=2048, queue=128, answers_least=1, same_group="mask", batch_size=64, steps=400, lr=4e-4,
+            gate_scale=2.0, head_scale=2.0, clip_norm=1.0,
+        )  # fmt: skip
 
     @classmethod
     def paper(cls) -> Self:
-        """Pre-training: Swin-B at 384 pixels with RoBERTa-base. CLIP's vocabulary takes the place of RoBERTa's, which is not at hand
-        without a download; `--tokenizer FOLDER` takes it."""
+        """Pre-training: Swin-B at 384 pixels with RoBERTa-base; CLIP's vocabulary, unless `--tokenizer FOLDER` gives RoBERTa's."""
         return cls()
 
     @classmethod
@@ -438,10 +415,7 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     @classmethod
     def captions(cls) -> Self:
         """Fine-tuning on COCO captions as released."""
-        return cls(
-            itc=0.0, itm=0.0, mlm=0.0, caption=1.0, image_size=576, text_length=50, batch_size=512, steps=0, epochs=10.0, lr=5e-5,
-            crop=(0.5, 1.0), flip=True, flip_sides="ignore", augment="rand",
-        )  # fmt: skip
+        return replace(cls.vqa(), questions=0.0, caption=1.0, lr=5e-5, head_scale=5.0)
 
     @classmethod
     def captions_gold(cls) -> Self:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Draw, Draws, Optimiser
+from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
@@ -25,6 +25,7 @@ from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.released import begin_, from_released, is_released
 from diptych.models.blip.text import BlipText
 from diptych.models.io.tensor_files import read_tensors, weights_file
+from diptych.models.layers.feature_queue import Start
 from diptych.models.pairs.matcher import Matched
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
@@ -49,7 +50,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     the picture as it is stored and then crops and flips it, as the first loader does, which is the one in its guide: with flips the column
     is wrong in a third of the cases. "none" is BLIP. The second loader keeps the stop between caption and prompt, the first loses it.
 
-    We depart: queues start empty, and keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
+    We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
     released ranges; the rate falls by a cosine and not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the
     mean over all tokens of a batch.
 
@@ -65,11 +66,16 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     caption_words, prompt_words, words_alone   of a caption with prompt, of the prompt, of a caption alone
     captions     "one" text a step, or "two": the last one and another, as published for COCO
     augment      "rand": BLIP's two operations out of ten, half of the time each
+    decay        weight decay is on "all" parameters, as released, or on "matrices" alone
+    queue_start  "random" unit vectors in the queues, as released, or "empty"
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
     image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
     text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
-    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read
+    temperature_lr  factor of the learning rate for the temperature. It is learned as it is and not as a logarithm, so that at the rates of
+                 small models it would fall to its floor of .001 within the first hundred steps, and with it the contrast
+    text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read; text_spread: deviation of
+                 its fresh weights, which counts on BERT's width
     caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
@@ -86,15 +92,19 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     captions: Literal["one", "two"] = "one"
     augment: Literal["none", "rand"] = "rand"
     queue: int = 57_600
+    queue_start: Start = "random"
+    decay: Literal["all", "matrices"] = "all"
     momentum: float = 0.995
     alpha: float = 0.4
     alpha_warmup: float = 0.1
     temperature: float = 0.07
+    temperature_lr: float = 1.0
     caption_mean: Literal["tokens", "rows"] = "tokens"
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
     text_places: int = 512
+    text_spread: float = 0.02
     dropout: float = 0.1
     image_weights: str = ""
     text_weights: str = ""
@@ -162,12 +172,13 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             layers=self.text_layers,
             heads=self.text_heads,
             dropout=self.dropout,
+            spread=self.text_spread,
         )
         blip = Blip(tower, text, width=self.width)
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
         text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
         begin_(blip, image=image_weights, text=text_weights)
-        return BlipTraining(blip, queue=self.queue, temperature=self.temperature)
+        return BlipTraining(blip, queue=self.queue, temperature=self.temperature, queue_start=self.queue_start)
 
     def batch(self, draws: Draws) -> PairBatch:
         shown = [self.shown_with_text(draw) for draw in draws]
@@ -279,7 +290,10 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8)
+        decay = True if self.decay == "all" else None
+        temperature = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr, decay=decay),)
+        rules = (*temperature, *((Rule("", decay=True),) if decay else ()))
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
 
     def deploy(self, model: BlipTraining) -> BlipModel:
         return BlipModel(model.blip, self.shown, self.words(), self.text_length, self.slug)
@@ -297,12 +311,16 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             text_layers=2,
             text_heads=4,
             text_places=32,
+            text_spread=0.1,
             dropout=0.0,
+            temperature_lr=0.05,
             attributes=1,
             crop=(0.7, 1.0),
             flip=False,
             augment="none",
             queue=512,
+            queue_start="empty",
+            decay="matrices",
             batch_size=64,
             steps=400,
             lr=8e-4,

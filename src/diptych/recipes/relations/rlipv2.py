@@ -55,7 +55,7 @@ class RLIPv2(GraphRecipe):
     We depart where the released code does not do what it means: attention masks hide what they should (`released_masks`); pairs
     beyond the number of queries are drawn, not cut by file order; mirrored images never keep a wrong "left"; the noise on given
     labels takes all labels; an object that does not exist costs nothing in matching (`missing`); divisors of all loss terms count
-    over all processes (`divisors`). Weight decay spares biases and norms.
+    over all processes (`divisors`).
 
     backbone     conv_tiny, or timm:NAME
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
@@ -63,6 +63,7 @@ class RLIPv2(GraphRecipe):
     frozen       regular expression of parameters that are not trained; published: stem and first stage of ResNet, norms and position
                  tables of Swin, which come trained (`--init`). For a ResNet from scratch: ""
     backbone_lr, text_lr   learning rate of backbone and label encoder, as shares of lr
+    decay        weight decay is on "all" parameters, as released, or on "matrices" alone
     lr_drop      share of the run after which the learning rate is a tenth
     hide         HICO-DET's unseen classes whose relations are left out of training: uc_rf, uc_nf, uo
     noise_box, noise_label   strength of the noise on given boxes, share of given labels that are replaced
@@ -100,6 +101,7 @@ class RLIPv2(GraphRecipe):
     backbone_lr: float = 0.1
     text_lr: float = 0.1
     frozen: str = FROZEN["resnet50"]
+    decay: Literal["all", "matrices"] = "all"
 
     hide: Unseen = ""
     noise_box: float = 0.6
@@ -233,6 +235,7 @@ class RLIPv2(GraphRecipe):
         return loss(features, batch.true_pairs(), relation_text_RD=features.relation_text_RD)
 
     def optimiser(self) -> Optimiser:
+        decay = True if self.decay == "all" else None
         return replace(
             super().optimiser(),
             betas=(0.9, 0.999),
@@ -241,8 +244,9 @@ class RLIPv2(GraphRecipe):
             drop_at=self.lr_drop,
             rules=(
                 *([Rule(self.frozen, lr_scale=0.0)] if self.frozen else []),
-                Rule(r"^backbone\.", lr_scale=self.backbone_lr),
-                Rule(r"^labels\.", lr_scale=self.text_lr),
+                Rule(r"^backbone\.", lr_scale=self.backbone_lr, decay=decay),
+                Rule(r"^labels\.", lr_scale=self.text_lr, decay=decay),
+                *([Rule("", decay=True)] if decay else []),
             ),
         )
 
@@ -261,6 +265,7 @@ class RLIPv2(GraphRecipe):
             backbone="conv_tiny",
             frozen_norm=False,
             frozen="",
+            decay="matrices",
             shape=DetectorShape(
                 pairs=8,
                 width=64,

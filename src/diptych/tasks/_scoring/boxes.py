@@ -11,7 +11,7 @@ Letters: N predictions, M true boxes, T overlaps, K classes, R recalls.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,25 +56,26 @@ def average_precision(
     thresholds: Floats = OVERLAPS,
     per_image: int = 100,
     per_class: int = 0,
-    unjudged: Sequence[tuple[int, int]] = (),
-    partial: Sequence[tuple[int, int]] = (),
+    judged: Collection[tuple[int, int]] | None = None,
+    partial: Collection[tuple[int, int]] = (),
     crowds: Boxes | None = None,
 ) -> Floats:
     """[T, K], NaN for a class without a true box.
 
     per_image   predictions of a class in an image that count, the best; 0: all (LVIS "fixed")
     per_class   predictions of a class in all images that count, the best (LVIS "fixed": 10,000); 0: all
-    unjudged    (image, class) that nobody looked for: predictions there do not count (LVIS)
+    judged      (image, class) that somebody looked for, found or not: predictions elsewhere do not count (LVIS); None: all
     partial     (image, class) of which not every box is drawn: predictions without a true box do not count (LVIS)
     crowds      boxes around many at once (COCO's iscrowd): no true boxes, and predictions that lie in one do not count
     """
     out = np.full((len(thresholds), classes), np.nan)
-    skipped, open_ = set(unjudged), set(partial)
+    looked, open_ = None if judged is None else set(judged), set(partial)
     for number in range(classes):
         mine, theirs = true.of(true.class_N == number), found.of(found.class_N == number)
         if not len(mine.image_N):
             continue
-        theirs = theirs.of(np.array([(int(image), number) not in skipped for image in theirs.image_N], bool))
+        if looked is not None:
+            theirs = theirs.of(np.array([(image, number) in looked for image in theirs.image_N.tolist()], bool))
         out[:, number], _ = precision_and_recall(
             mine,
             theirs,

@@ -143,7 +143,7 @@ class OpenDetection:
             classes=len(place),
             per_image=100 if self.rule == "coco" else 0,
             per_class=0 if self.rule == "coco" else PER_CLASS,
-            unjudged=_unjudged(facts, true, place),
+            judged=_judged(facts, true, place),
             partial=[(int(image), place[name]) for image, names in facts["partial"].items() for name in names if name in place],
             crowds=every.of(crowd_N),
         )
@@ -183,13 +183,12 @@ def _texts(names: Sequence[str], knowledge: Knowledge) -> list[SpanText]:
     ]
 
 
-def _unjudged(facts: dict[str, Any], true: Boxes, place: dict[str, int]) -> list[tuple[int, int]]:
-    """(image, class) that nobody looked for; none where the data say nothing of it."""
+def _judged(facts: dict[str, Any], true: Boxes, place: dict[str, int]) -> set[tuple[int, int]] | None:
+    """(image, class) that somebody looked for, there or not; None where the data say nothing of it."""
     if not facts["absent"] and not facts["partial"]:
-        return []
+        return None
     judged = set(zip(true.image_N.tolist(), true.class_N.tolist(), strict=True))
-    judged |= {(int(image), place[name]) for image, names in facts["absent"].items() for name in names if name in place}
-    return [(image, kind) for image in range(facts["images"]) for kind in place.values() if (image, kind) not in judged]
+    return judged | {(int(image), place[name]) for image, names in facts["absent"].items() for name in names if name in place}
 
 
 def _mean(value: np.ndarray[Any, Any]) -> float:

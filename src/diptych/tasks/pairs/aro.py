@@ -24,7 +24,7 @@ from diptych.tasks._scoring.caption_choices import MINIMUM, Counting, Floats
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.tasks.pairs.order_options import OrderOptions, tagger_of
-from diptych.worlds.scene_probes import SceneFacts
+from diptych.worlds.scenes.probes import SceneFacts
 
 
 @dataclass(frozen=True)

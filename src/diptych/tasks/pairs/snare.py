@@ -22,7 +22,7 @@ from diptych.tasks._scoring.placing import option_shares
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.tasks.pairs.order_options import SNARE_NAMES, OrderOptions, tagger_of
-from diptych.worlds.scene_probes import SPATIAL, SceneFacts
+from diptych.worlds.scenes.probes import SPATIAL, SceneFacts
 
 VAGUE = frozenset(
     ("near", "next to", "beside", "on the side of", "surrounding", "close to", "standing beside", "with", "by")

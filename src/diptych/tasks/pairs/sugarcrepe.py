@@ -20,7 +20,7 @@ from diptych.tasks._scoring.caption_choices import ASIDE, Counting, Floats, cred
 from diptych.tasks._scoring.placing import beats
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
-from diptych.worlds.scene_probes import SceneFacts
+from diptych.worlds.scenes.probes import SceneFacts
 
 FAMILIES = ("add", "replace", "swap")
 

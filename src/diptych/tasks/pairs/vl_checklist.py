@@ -19,7 +19,7 @@ from diptych.tasks._scoring.caption_choices import Counting, Floats
 from diptych.tasks._scoring.match_threshold import decided, yes_metrics
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
-from diptych.worlds.scene_probes import SceneFacts
+from diptych.worlds.scenes.probes import SceneFacts
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ Letters: B batch, H W, C channel, I O channels in and out.
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,8 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.errors import DataError
+from diptych.core.json_text import parse_json
 
 Node = Mapping[str, Any]
+KINDS = ("float32", "float16", "int32", "bool")
+"""Of stored weights."""
 
 
 class TfjsGraph(nn.Module):
@@ -59,32 +61,39 @@ class TfjsGraph(nn.Module):
 
 def _read(file: Path) -> tuple[dict[str, Node], dict[str, Any]]:
     try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-        nodes = {node["name"]: node for node in plain["modelTopology"]["node"]}
-        groups = plain["weightsManifest"]
+        plain = parse_json(file.read_text(encoding="utf-8"))
+        nodes = {str(node["name"]): node for node in plain["modelTopology"]["node"]}
+        groups = [([str(part) for part in group["paths"]], list(group["weights"])) for group in plain["weightsManifest"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"not read: {error}", file=file, expected="the JSON of a TensorFlow.js graph-model") from error
     weights: dict[str, Any] = {}
-    for group in groups:
-        parts = [file.with_name(Path(str(part)).name) for part in group["paths"]]
+    for paths, entries in groups:
+        parts = [file.with_name(Path(part).name) for part in paths]
         if missing := [part for part in parts if not part.is_file()]:
             raise DataError("its weights are not there", file=missing[0], expected=f"the file beside {file.name}")
         data, start = b"".join(part.read_bytes() for part in parts), 0
-        for entry in group["weights"]:
-            packed = entry.get("quantization", {})
-            if "scale" in packed:
-                raise DataError(
-                    f"weight '{entry['name']}' is quantised to {packed['dtype']}", file=file, expected="float16 or float32"
-                )
-            kind, count = np.dtype(packed.get("dtype", entry["dtype"])), math.prod(entry["shape"])
-            if start + count * kind.itemsize > len(data):
-                raise DataError(
-                    f"ends within weight '{entry['name']}'", file=parts[-1], expected=f"{count * kind.itemsize:,} bytes of it"
-                )
-            value = np.frombuffer(data, kind, count, start).reshape(entry["shape"])
-            weights[entry["name"]] = value.astype(np.float32) if kind.kind == "f" else value
-            start += count * kind.itemsize
+        for entry in entries:
+            name, shape, kind = _weight(file, entry)
+            size = math.prod(shape) * kind.itemsize
+            if start + size > len(data):
+                raise DataError(f"ends within weight '{name}'", file=parts[-1], expected=f"{size:,} bytes of it")
+            value = np.frombuffer(data, kind, math.prod(shape), start).reshape(shape)
+            weights[name] = value.astype(np.float32) if kind.kind == "f" else value
+            start += size
     return nodes, weights
+
+
+def _weight(file: Path, entry: Any) -> tuple[str, tuple[int, ...], np.dtype[Any]]:
+    """Name, shape and stored kind of one entry of the manifest."""
+    try:
+        name, shape = str(entry["name"]), tuple(int(side) for side in entry["shape"])
+        packed = entry.get("quantization") or {}
+        stored = str(packed.get("dtype", entry["dtype"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"a weight is {str(entry)[:80]}", file=file, expected="its name, shape and dtype") from error
+    if stored not in KINDS or "scale" in packed or min(shape, default=0) < 0:
+        raise DataError(f"weight '{name}' is {stored} {list(shape)}", file=file, expected=f"{', '.join(KINDS)}, of no scale")
+    return name, shape, np.dtype(stored)
 
 
 def _order(file: Path, nodes: Mapping[str, Node], outputs: tuple[str, ...]) -> list[str]:

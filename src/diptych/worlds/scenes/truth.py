@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from diptych.core.scene_graph import Box, Region, Relation
 from diptych.data.masks import Mask, box_of, encode, touch
-from diptych.worlds.scene_layout import INVERSE, Scene
-from diptych.worlds.scene_rendering import Drawing
+from diptych.worlds.scenes.layout import INVERSE, Scene
+from diptych.worlds.scenes.rendering import Drawing
 
 BIGGER = 1.25
 MEETING = 0.1  # overlap, as a share of the smaller silhouette, up to which things touch rather than hide each other

@@ -16,7 +16,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.text.questions import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
-from diptych.worlds.scenes import SceneWorld, Split
+from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "descriptions"
 REQUEST = "describe the picture ."

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from diptych.worlds.pedestrian_looks import COLOURS, Look, Person, Shade
+from diptych.worlds.people.looks import COLOURS, Look, Person, Shade
 from diptych.worlds.rendered import generator
 
 HEIGHT, WIDTH = 128, 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from diptych.worlds.pedestrian_looks import Person
+from diptych.worlds.people.looks import Person
 from diptych.worlds.rendered import Dice
 
 UNKNOWN = "unknown"

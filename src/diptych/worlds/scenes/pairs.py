@@ -25,8 +25,8 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.read.multi_context import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
-from diptych.worlds.scene_layout import COLOURS, SHAPES
-from diptych.worlds.scenes import SceneWorld, Split
+from diptych.worlds.scenes.layout import COLOURS, SHAPES
+from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "scene_pairs"
 STYLES = (("referring", 0.17), ("comparison", 0.41), ("reasoning", 0.42))

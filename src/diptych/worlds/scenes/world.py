@@ -21,12 +21,12 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.read import read
-from diptych.worlds.cutouts import Cutout, emoji_cutouts, pool_cutouts
 from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
-from diptych.worlds.scene_captions import LENGTHS, captions, negatives
-from diptych.worlds.scene_layout import COLOURS, SHAPES, LayoutRules, Scene, layout
-from diptych.worlds.scene_rendering import render
-from diptych.worlds.scene_truth import truth
+from diptych.worlds.scenes.captions import LENGTHS, captions, negatives
+from diptych.worlds.scenes.cutouts import Cutout, emoji_cutouts, pool_cutouts
+from diptych.worlds.scenes.layout import COLOURS, SHAPES, LayoutRules, Scene, layout
+from diptych.worlds.scenes.rendering import render
+from diptych.worlds.scenes.truth import truth
 
 NAME = "scenes"
 Split = Literal["train", "val", "test", "unseen"]

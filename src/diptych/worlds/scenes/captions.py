@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from diptych.core.sample import Text
 from diptych.worlds.rendered import Dice
-from diptych.worlds.scene_layout import COLOURS, INVERSE, PREDICATES, SYMMETRIC, Scene, Thing
-from diptych.worlds.scene_truth import Truth
+from diptych.worlds.scenes.layout import COLOURS, INVERSE, PREDICATES, SYMMETRIC, Scene, Thing
+from diptych.worlds.scenes.truth import Truth
 
 LENGTHS = ("short", "tags", "long", "dense")
 KINDS = ("swapped_attribute", "swapped_roles", "replaced_relation", "negation", "wrong_count")

@@ -15,8 +15,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case
 from diptych.data.probes.facts import AttributionFact, RelationFact
-from diptych.worlds.scene_captions import SURFACES, place, with_article
-from diptych.worlds.scene_layout import COLOURS, SHAPES, SIZES, Thing
+from diptych.worlds.scenes.captions import SURFACES, place, with_article
+from diptych.worlds.scenes.layout import COLOURS, SHAPES, SIZES, Thing
 
 SPATIAL = ("left of", "right of", "above", "below")
 _SUGARCREPE = {"swapped_attribute": "swap_att", "swapped_roles": "swap_obj", "replaced_relation": "replace_rel"}

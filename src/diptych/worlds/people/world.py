@@ -18,9 +18,9 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.masks import box_of, encode
-from diptych.worlds.pedestrian_captions import STYLES, UNKNOWN, Seen
-from diptych.worlds.pedestrian_looks import COLOURS, Person, choices, look, person
-from diptych.worlds.pedestrian_rendering import PARTS, rendered
+from diptych.worlds.people.captions import STYLES, UNKNOWN, Seen
+from diptych.worlds.people.looks import COLOURS, Person, choices, look, person
+from diptych.worlds.people.rendering import PARTS, rendered
 from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
 
 NAME = "pedestrians"

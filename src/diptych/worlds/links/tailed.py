@@ -15,7 +15,7 @@ from diptych.core.config import to_plain
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
-from diptych.worlds.links import PREDICATES, LinkWorld, Split, predicate
+from diptych.worlds.links.world import PREDICATES, LinkWorld, Split, predicate
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 
 NAME = "tailed_links"

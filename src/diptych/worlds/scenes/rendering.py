@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from diptych.data.masks import Mask
 from diptych.worlds.rendered import generator
-from diptych.worlds.scene_layout import Scene, Thing
+from diptych.worlds.scenes.layout import Scene, Thing
 
 Field = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]

@@ -20,9 +20,9 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.masks import Mask, box_of, encode
 from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
-from diptych.worlds.scene_captions import with_article
-from diptych.worlds.scene_layout import COLOURS, Scene, Thing
-from diptych.worlds.scene_rendering import Field, Pixels, render
+from diptych.worlds.scenes.captions import with_article
+from diptych.worlds.scenes.layout import COLOURS, Scene, Thing
+from diptych.worlds.scenes.rendering import Field, Pixels, render
 
 NAME = "links"
 Split = Literal["train", "val", "test"]

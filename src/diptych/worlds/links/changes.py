@@ -11,8 +11,8 @@ from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.worlds.links import PREDICATES
-from diptych.worlds.scene_captions import with_article
+from diptych.worlds.links.world import PREDICATES
+from diptych.worlds.scenes.captions import with_article
 
 JITTER = 0.25
 """Of a shape's side, by which each edge of a box is off at most."""

@@ -17,7 +17,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
-from diptych.worlds.scenes import SceneWorld, Split
+from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "styles"
 STYLES = ("blurred", "inverted", "dithered")

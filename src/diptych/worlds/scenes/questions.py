@@ -17,8 +17,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.text.questions import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
-from diptych.worlds.scene_layout import COLOURS, SHAPES
-from diptych.worlds.scenes import SceneWorld, Split
+from diptych.worlds.scenes.layout import COLOURS, SHAPES
+from diptych.worlds.scenes.world import SceneWorld, Split
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 KINDS = ("colour", "shape", "count", "there")

@@ -17,9 +17,9 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.text.questions import FIELD
 from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
-from diptych.worlds.scene_captions import SURFACES, Mention, Statement, statement
-from diptych.worlds.scene_layout import COLOURS, SHAPES, layout
-from diptych.worlds.scenes import SceneWorld, Split
+from diptych.worlds.scenes.captions import SURFACES, Mention, Statement, statement
+from diptych.worlds.scenes.layout import COLOURS, SHAPES, layout
+from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "languages"
 TAGS = ("en", "qaa", "qab")

@@ -18,8 +18,8 @@ from diptych.core.sample import Sample, Text
 from diptych.data.probes.case import FIELD, stored
 from diptych.data.probes.winoground import ROLES
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
-from diptych.worlds.scene_captions import SURFACES, with_article
-from diptych.worlds.scenes import SceneWorld, Split
+from diptych.worlds.scenes.captions import SURFACES, with_article
+from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "mirrored"
 TRIES = 64  # scenes that are drawn until one has two things side by side

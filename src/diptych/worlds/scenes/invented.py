@@ -18,8 +18,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.text.knowledge import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
-from diptych.worlds.scene_layout import COLOURS, SHAPES, TEXTURES
-from diptych.worlds.scenes import SceneWorld, Split
+from diptych.worlds.scenes.layout import COLOURS, SHAPES, TEXTURES
+from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "invented"
 Look = tuple[str, str, str]

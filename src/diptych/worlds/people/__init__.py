@@ -1,0 +1,1 @@
+"""Pedestrians with attributes, in pictures of several cameras."""

@@ -1,0 +1,1 @@
+"""Scenes of things with colours, sizes and relations, and the sets that are made of them."""
