@@ -10,6 +10,7 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.pairs import sized_for
+from diptych.claims.closure import closure_hash
 from diptych.claims.training import opened, untrained
 from diptych.core.config import config_hash, to_plain
 from diptych.core.image import ArrayImage
@@ -75,11 +76,18 @@ class Adapted:
 
 def base_model(cell: Cell, *, taught: bool) -> tuple[PairEmbedder, Path]:
     """The small CLIP and its folder. All arms of a seed adapt the same one, which is trained once, in full also while rates are swept, is
-    kept in the cache and counts in no arm's budget."""
+    kept in the cache as long as the code of its recipe says the same, and counts in no arm's budget."""
     rows = long_tail(SMOKE_ROWS if cell.smoke else PAIRS, seed=cell.seed, exponent=0.0)
     part = replace(cell.part("base"), share=1.0, size="smoke" if cell.smoke else "full", spending=Spending())
     if taught:
-        key = {"recipe": config_hash(to_plain(BASE)), "rows": rows.fingerprint, "seed": cell.seed, "size": part.size}
+        code = closure_hash(CLIP.__module__, long_tail.__module__)
+        key = {
+            "recipe": config_hash(to_plain(BASE)),
+            "code": code,
+            "rows": rows.fingerprint,
+            "seed": cell.seed,
+            "size": part.size,
+        }
         folder = made_once("adapted", key, lambda: opened(BASE, rows, part).save, seed=cell.seed)
     else:
         folder = part.folder / "model"
