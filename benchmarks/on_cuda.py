@@ -31,7 +31,7 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.worlds.links import links
+from diptych.worlds.links.world import links
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, END = 49408, 49407
