@@ -109,7 +109,7 @@ def _tiles(picture: Pixels) -> list[tuple[float, float, float, float]]:
 
 
 def photographs() -> list[Pixels]:
-    """An astronaut (NASA; scikit-image), a temple (danielbuechele) and a flower (vultilion; both CC BY 2.0, scikit-learn), of 480 pixels."""
+    """An astronaut (NASA; scikit-image), a temple (danielbuechele) and a flower (vultilion; both CC BY 2.0, scikit-learn), 480 wide."""
     from skimage import data as images
     from sklearn.datasets import load_sample_images
 
