@@ -27,8 +27,8 @@ from diptych.data.media.decode import Pixels, decode, encode_png
 from diptych.pipelines.groundvlp import GroundVLP, Reference
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.report.drawing import Drawing, Label, Outline, label_size, palette, pixels
-from diptych.worlds.scenes.invented import described, invented, look_of
-from diptych.worlds.scenes.world import scenes
+from diptych.worlds.invented import described, invented, look_of
+from diptych.worlds.scenes import scenes
 
 OUT = Path(__file__).resolve().parents[1] / "docs/images"
 SIDE, STRIP, GAP, SHOWN = 300, 40, 8, 3
@@ -109,8 +109,7 @@ def _tiles(picture: Pixels) -> list[tuple[float, float, float, float]]:
 
 
 def photographs() -> list[Pixels]:
-    """An astronaut (NASA; scikit-image), a temple (danielbuechele) and a flower (vultilion; both CC BY 2.0,
-    scikit-learn), 480 pixels at most."""
+    """An astronaut (NASA; scikit-image), a temple (danielbuechele) and a flower (vultilion; both CC BY 2.0, scikit-learn), 480 wide."""
     from skimage import data as images
     from sklearn.datasets import load_sample_images
 

@@ -30,7 +30,7 @@ def read_pieces(tower: Tower, text_BL: Tensor, mask_BL: Tensor, ends: Sequence[i
     part_NW = text_BL.new_zeros(len(length_N), int(length_N.max()))
     real_NW = torch.zeros_like(part_NW, dtype=torch.bool)
     part_NW[number_T, within_T], real_NW[number_T, within_T] = text_BL[row_T, place_T], True
-    token_NWD = tower(part_NW, real_NW).tokens_BPD
+    token_NWD: Tensor = tower(part_NW, real_NW).tokens_BPD
     token_BLD = token_NWD.new_zeros(*text_BL.shape, token_NWD.shape[-1])
     out_BLD: Tensor = token_BLD.index_put((row_T, place_T), token_NWD[number_T, within_T])
     return out_BLD
