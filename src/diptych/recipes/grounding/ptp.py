@@ -285,7 +285,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             model.alpha_1.fill_(self.alpha * (min(1.0, progress / self.alpha_warmup) if self.alpha_warmup else 1.0))
 
     def optimiser(self) -> Optimiser:
-        rules = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr),)
+        rules: tuple[Rule, ...] = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr),)
         return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
 
     def deploy(self, model: BlipTraining) -> BlipModel:
