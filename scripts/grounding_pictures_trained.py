@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diptych.worlds.invented import described, invented, look_of
 from PIL import Image
 
 import diptych as dp
@@ -27,7 +28,6 @@ from diptych.data.media.decode import Pixels, decode, encode_png
 from diptych.pipelines.groundvlp import GroundVLP, Reference
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.report.drawing import Drawing, Label, Outline, label_size, palette, pixels
-from diptych.worlds.invented import described, invented, look_of
 from diptych.worlds.scenes import scenes
 
 OUT = Path(__file__).resolve().parents[1] / "docs/images"

@@ -292,7 +292,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     def optimiser(self) -> Optimiser:
         decay = True if self.decay == "all" else None
         temperature = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr, decay=decay),)
-        rules = (*temperature, *((Rule("", decay=True),) if decay else ()))
+        rules: tuple[Rule, ...] = (*temperature, *((Rule("", decay=True),) if decay else ()))
         return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
 
     def deploy(self, model: BlipTraining) -> BlipModel:
