@@ -89,7 +89,7 @@ def fiber(steps: int) -> dict[str, Pixels]:
         text = f"the {region.attributes[0]} {region.label}"
         scene = _referred(model, sample.image, text, [r.box for r in sample.regions])
         photos = [_referred(model, ArrayImage(photo), "the red star", _tiles(photo)) for photo in photographs()]
-    return {"fiber": scene, "fiber_photographs": beside(photos)}
+    return {"fiber": scene, "fiber_photographs": halved(beside(photos))}
 
 
 def _referred(model: Any, image: Any, text: str, boxes: list[Any]) -> Pixels:
@@ -147,6 +147,12 @@ def beside(pictures: list[Pixels]) -> Pixels:
     tallest = max(len(picture) for picture in pictures)
     parts = [np.pad(p, ((0, tallest - len(p)), (0, GAP), (0, 0)), constant_values=255) for p in pictures]
     return np.concatenate(parts, 1)[:, :-GAP]
+
+
+def halved(picture: Pixels) -> Pixels:
+    """Half as wide and high."""
+    height, width = picture.shape[:2]
+    return np.asarray(Image.fromarray(picture).resize((width // 2, height // 2), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":
