@@ -97,7 +97,7 @@ class DualEncoder(PairModule):
         if (
             mask_BL is None
             or mask_BL.device.type != "cpu"
-            or torch.jit.is_tracing()
+            or torch._C._get_tracing_state() is not None
             or not getattr(tower, "ignores_padding", False)
         ):
             return text, mask_BL
