@@ -29,6 +29,7 @@ import numpy as np
 from machine_results import Figure, keep, last
 from PIL import Image
 
+from diptych.core.environment import environment
 from diptych.worlds.small_pairs import NOUNS, PLACES
 
 FILES = ("text_variants.parquet", "step_00_rewrite.parquet")
@@ -186,7 +187,8 @@ def main() -> None:
         busy = row["asked"] / max(row["processor_seconds"], 1e-9)
         line = f"{name:<10}{row['asked']:>9,}{row['used']:>9,}{rate:>10,.1f}{busy:>9,.0f}"
         print(f"{line}{row['tokens_read']:>12,}{row['tokens_written']:>12,}  {row.get('same_files', '')}")
-    results = {**last("rewriting").get("results", {}), **found}
+    commit = environment()["commit"]  # a writer that was left out keeps its older row
+    results = {**last("rewriting").get("results", {}), **{name: {**row, "commit": commit} for name, row in found.items()}}
     keep("rewriting", {"results": results}, figures(results))
 
 

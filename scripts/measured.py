@@ -143,11 +143,15 @@ def writers_table(root: Path) -> list[str]:
         ]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     lines += ["", *(line for name, row in run["results"].items() if (line := _killed(name, row)))]
+    by_commit: dict[str, list[str]] = {}
+    for name, row in run["results"].items():
+        by_commit.setdefault(row["commit"], []).append(f"`{name}`")
+    commits = "Commit " + "; ".join(f"{commit} ({', '.join(names)})" for commit, names in by_commit.items())
     wasted = [f"`{name}`: {_kinds(row['not_used'])}" for name, row in run["results"].items() if row["not_used"]]
     lines += [f"Answers that were not used: {'; '.join(wasted)}."] if wasted else []
     return [
         *lines,
-        f"Commit {machine['commit']}, {run['date']}, {machine['cores']} cores ({run['machine']}), {machine['memory_gib']} GiB.",
+        f"{commits}, {run['date']}, {machine['cores']} cores ({run['machine']}), {machine['memory_gib']} GiB.",
     ]
 
 
