@@ -48,9 +48,10 @@ def pages(root: Path) -> dict[Path, str]:
     lines = [*HEAD, *classes(found)]
     for name, by_class in found.items():
         lines += ["", *section(root, name, by_class)]
-    return {PAGE: "\n".join(lines) + "\n", **written}
+    return {PAGE: "\n".join([*lines, "", NEXT]) + "\n", **written}
 
 
+NEXT = "Next: [training](training.md), [searching](searching.md), [serving](serving.md)."
 HEAD = [
     "# How fast",
     "",

@@ -122,8 +122,9 @@ def checked(args: Check) -> int:
     found: list[dict[str, Any]] = []
     lines: list[str] = []
     claims = _chosen(args.slugs) if args.slugs else registry.every()
-    if args.respelled:  # of a bare slug it speaks about the main claim, which has no name
+    if args.respelled:  # of a bare slug it speaks about the main claim, which has no name; never about one without a verdict
         claims = [claim for claim in claims if claim.key in args.slugs] or claims
+        claims = [claim for claim in claims if ledger.latest(args.ledger, claim.key) is not None] or claims
     if args.respelled and len(claims) != 1:
         raise ConfigError(f"--respelled speaks about one claim, and {len(claims)} are named (expected SLUG/NAME, or SLUG)")
     for claim in claims:

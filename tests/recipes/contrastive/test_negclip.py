@@ -125,7 +125,9 @@ def test_a_caption_without_a_noun_costs_nothing_and_says_so() -> None:
     model, batch = made(recipe, data)
     features = recipe.features(model, batch)
     clip = replace(CLIP.tiny(), **{**SMALL, **FEW_WORDS})
-    assert recipe.losses(features, batch)["contrastive"].item() == clip.losses(features, batch)["contrastive"].item()
+    assert recipe.losses(features, batch)["contrastive"].item() == pytest.approx(
+        clip.losses(features, batch)["contrastive"].item(), rel=3e-7
+    )
     assert recipe.metrics(features, batch)["with_negatives"] == 0
     assert "own_text_first" not in recipe.metrics(features, batch)
 
