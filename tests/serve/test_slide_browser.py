@@ -36,7 +36,7 @@ SLIDE_PLACE = (
     const pen = canvas.getContext('2d'); pen.drawImage(image, 0, 0);
     const data = pen.getImageData(0, 0, canvas.width, canvas.height).data, box = [1e9, 1e9, -1, -1];
     for (let at = 0; at < data.length; at += 4)
-        if (Math.abs(data[at] - R) + Math.abs(data[at + 1] - G) + Math.abs(data[at + 2] - B) < 90) {
+        if (Math.abs(data[at] - R) + Math.abs(data[at + 1] - G) + Math.abs(data[at + 2] - B) < 120) {
             const x = (at / 4) % canvas.width, y = Math.floor(at / 4 / canvas.width);
             box[0] = Math.min(box[0], x); box[1] = Math.min(box[1], y); box[2] = Math.max(box[2], x); box[3] = Math.max(box[3], y);
         }

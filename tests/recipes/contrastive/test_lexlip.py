@@ -102,6 +102,16 @@ def test_weights_are_the_logarithm_of_the_highest_positive_logit_and_padding_has
         torch.testing.assert_close(encoder.text_weights(*longer), encoder.text_weights(*shorter))
 
 
+def test_each_text_is_hidden_by_its_share_and_the_terms_of_both_towers_are_added() -> None:
+    batch = batch_of(small(hidden_own=0.1, hidden_other=0.9))
+    assert 2 * int(batch.own_hidden_BL.sum()) < int(batch.other_hidden_BL.sum())
+    recipe = small(sparsity=0.5)
+    batch = doubled(batch_of(recipe))
+    features = recipe.features(made_model(recipe), batch)
+    naive = sum(float((side_NV.detach().mean(0) ** 2).sum()) for side_NV in (features.image_NV, features.text_NV))
+    assert float(recipe.losses(features, batch)["sparsity"].detach()) == pytest.approx(0.5 * naive, rel=1e-12)
+
+
 def test_the_order_of_the_batch_changes_no_loss() -> None:
     for recipe in (small(), phase_two()):
         model, batch = made_model(recipe), doubled(batch_of(recipe))

@@ -67,7 +67,7 @@ def marked(map_HWC: Pixels, size: tuple[int, int], x: int, y: int, extent: int) 
     left, top = x * scale[0], y * scale[1]
     right, bottom = max(left + 4, (x + extent) * scale[0] - 1), max(top + 4, (y + extent) * scale[1] - 1)
     picture = Image.fromarray(map_HWC)
-    ImageDraw.Draw(picture).rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=MARK, width=2)
+    ImageDraw.Draw(picture).rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=MARK, width=3)
     found: Pixels = np.asarray(picture)
     return found
 
