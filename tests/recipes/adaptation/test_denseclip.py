@@ -363,8 +363,12 @@ def test_every_variant_learns_and_comes_back(changes: dict[str, Any], tmp_path: 
     torch.manual_seed(0)
     model = recipe.model()
     (step,) = batches(data, recipe, seed=0, stop=1)
-    losses = recipe.losses(recipe.features(model, step.batch), step.batch)
+    features = recipe.features(model, step.batch)
+    losses = recipe.losses(features, step.batch)
     assert set(losses) == ({"pixels"} if recipe.language == "none" else {"pixels", "score"})
+    if features.score_NKHW is not None:  # cosines, sharpened by the temperature
+        sharp = pixel_cross_entropy(features.score_NKHW / 0.07, step.batch.label_BHW, count_ignored=recipe.count_ignored)
+        assert losses["score"].item() == pytest.approx(recipe.score_weight * sharp.item(), rel=1e-6)
     sum(losses.values()).backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     deployed = recipe.deploy(model.eval())
