@@ -95,11 +95,12 @@ def what(root: Path, name: str) -> str:
 
 
 def cells(row: Row) -> str:
-    started = next((peer for peer in row["peers"] if not peer["best"]), None)
-    best = next((peer for peer in row["peers"] if peer["best"]), None)
+    """A row of the table: all peers, and how we stand against the hardest of each sort."""
     found = [row["case"], f"{short(row['ours'])} {row['unit']}"]
-    for peer in (started, best):
-        found += [f"{short(peer['value'])} ({peer['name']})", f"{times(row, peer):.2f}"] if peer else ["", ""]
+    for best in (False, True):
+        peers = [peer for peer in row["peers"] if peer["best"] is best]
+        told = ", ".join(f"{short(peer['value'])} ({peer['name']})" for peer in peers)
+        found += [told, f"{min(times(row, peer) for peer in peers):.2f}"] if peers else ["", ""]
     return " | ".join(found)
 
 
@@ -160,7 +161,8 @@ def picture(by_class: dict[str, Record]) -> str:
 
 
 def length(row: Row) -> float:
-    return times(row, next((peer for peer in row["peers"] if peer["best"]), row["peers"][0]))
+    peers = [peer for peer in row["peers"] if peer["best"]] or row["peers"]
+    return min(times(row, peer) for peer in peers)
 
 
 def clipped(case: str, unit: str) -> str:
