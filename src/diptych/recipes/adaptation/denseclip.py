@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draws, Optimiser, Rule
+from diptych.core.contracts import Dataset, Draws, Optimiser
 from diptych.core.errors import DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
@@ -18,13 +18,12 @@ from diptych.data.label_maps import LABELS, LabelMaps
 from diptych.data.load.batch import TensorBatch, pixels
 from diptych.data.media.segmentation_views import SegmentationView
 from diptych.data.media.transforms import Preprocess
-from diptych.models.denseclip.built import DenseSettings, dense_segmenter
-from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Language, Segmented
+from diptych.models.denseclip.built import dense_segmenter
+from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Segmented
 from diptych.models.denseclip.segmenting import SegmentingModel
-from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.dense_tap import fit_positions
 from diptych.objectives.segmentation import pixel_cross_entropy
-from diptych.recipes._shared.adapted import AdaptedRecipe
+from diptych.recipes._shared.guided import GuidedRecipe
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class MaskBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
+class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     """DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting (Rao et al., 2021, arXiv 2112.01518).
 
     The image side of a trained dual encoder is fine-tuned with a Semantic FPN. Class names, behind eight learned vectors, go through the
@@ -49,20 +48,11 @@ class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     the floor of the schedule is a share of each rate and not one number for all; a loss is the mean over labelled pixels, where
     `count_ignored` has the release's.
 
-    classes      names in the order of their numbers; empty takes the labels of the regions, sorted
     background   the class of pixels of no region; "" ignores them. reduce_zero: of label maps, 0 is ignored and 1 is the first class
-    backbone     "" trains the image side; timm:NAME any backbone in its place, beside the frozen text side
-    language     "full"; "score" has no decoder; "none" is a Semantic FPN on the same backbone
-    context      learned vectors before each name
-    refiner, inner, heads  layers, width and heads of the decoder
-    neck         width of the pyramid
     tau, score_weight  temperature and weight of the score map's own loss
-    drop_path    stochastic depth in a vision transformer
-    class_twice  a vision transformer's class token is added twice, as released
     crop_size    pixels of a training crop and of the sliding window; 0: the image size of the weights
     stride       step of the sliding window; 0: two thirds of its size
     scale, most, flip, shake  augmentation, see `SegmentationView`
-    backbone_rate  the image side's learning rate as a share of `lr`
     power        of the polynomial by which the rate falls
     count_ignored  divides a loss by all pixels, as released, and not by the labelled ones
     """
@@ -70,29 +60,16 @@ class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     slug = "denseclip"
     needs: ClassVar[tuple[str, ...]] = ("image",)
 
-    classes: tuple[str, ...] = ()
     background: str = ""
     reduce_zero: bool = False
-    backbone: str = ""
-    language: Language = "full"
-    context: int = 8
-    refiner: int = 3
-    inner: int = 256
-    heads: int = 4
-    neck: int = 256
-    tau: float = 0.07
     score_weight: float = 0.4
     count_ignored: bool = False
-    dropout: float = 0.1
-    drop_path: float = 0.0
-    class_twice: bool = False
     crop_size: int = 512
     stride: int = 0
     scale: tuple[float, float] = (0.5, 2.0)
     most: float = 0.75
     flip: bool = True
     shake: bool = True
-    backbone_rate: float = 0.1
     power: float = 0.9
 
     batch_size: int = 32
@@ -100,8 +77,6 @@ class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     lr: float = 1e-4
     warmup: float = 1500.0
     weight_decay: float = 1e-4
-
-    named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
     @property
     def measured_by(self) -> str:
@@ -140,28 +115,6 @@ class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     def decode_size(self) -> int:
         return 0
 
-    def settings(self, encoder: DualEncoder) -> DenseSettings:
-        """What the module around such an encoder is built from."""
-        return DenseSettings(
-            classes=self.named,
-            image=encoder.image_tower.spec,
-            text=encoder.text_tower.spec,
-            width=encoder.width,
-            project_image=encoder.project_image,
-            projection_bias=encoder.projection_bias,
-            backbone=self.backbone,
-            language=self.language,
-            context=self.context,
-            refiner=self.refiner,
-            inner=self.inner,
-            heads=self.heads,
-            neck=self.neck,
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-            class_twice=self.class_twice,
-            text_length=self.read_length,
-        )
-
     def model(self) -> DenseSegmenter:
         encoder = self.base().model
         if not self.backbone:
@@ -193,9 +146,8 @@ class DenseCLIP(AdaptedRecipe[DenseSegmenter, MaskBatch, Segmented]):
         return losses
 
     def optimiser(self) -> Optimiser:
-        rules = (Rule(r"^guide\.(text_tower|projection)\.", lr_scale=0.0), Rule(r"^tap\.", lr_scale=self.backbone_rate))
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", final_lr=0.01)
-        return replace(chosen, power=self.power, rules=rules)
+        return replace(chosen, power=self.power, rules=self.rules)
 
     def deploy(self, model: DenseSegmenter) -> SegmentingModel:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):

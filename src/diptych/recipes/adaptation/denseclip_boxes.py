@@ -8,15 +8,14 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.graphs.batch import GraphBatch, graph_batch
 from diptych.data.graphs.formats.coco import CROWD
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.graphs.transforms import Mirror, ShortSides, Squashed, Views
-from diptych.models.denseclip.built import DenseSettings, dense_detector
+from diptych.models.denseclip.built import dense_detector
 from diptych.models.denseclip.dense_detector import DenseDetector, Detected
-from diptych.models.denseclip.dense_segmenter import Language
 from diptych.models.denseclip.detecting import DetectingModel
 from diptych.models.detection.anchor_boxes import AnchorShape
 from diptych.models.detection.images import DetectionImages
@@ -24,11 +23,11 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.dense_tap import fit_positions
 from diptych.objectives.boxes.anchors import anchor_losses
 from diptych.objectives.boxes.box_scores import STRIDE, box_score_loss, box_targets
-from diptych.recipes._shared.adapted import AdaptedRecipe
+from diptych.recipes._shared.guided import GuidedRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseCLIPBoxes(AdaptedRecipe[DenseDetector, GraphBatch, Detected]):
+class DenseCLIPBoxes(GuidedRecipe[DenseDetector, GraphBatch, Detected]):
     """DenseCLIP (Rao et al., 2021, arXiv 2112.01518) as a detector, its RetinaNet (1708.02002); `denseclip` names pixels.
 
     The image side of a trained dual encoder is fine-tuned under a pyramid from stride 8 on, whose every place says a class and a box. Class
@@ -40,23 +39,14 @@ class DenseCLIPBoxes(AdaptedRecipe[DenseDetector, GraphBatch, Detected]):
     is really frozen; all norms and biases are spared weight decay; warm-up rises from 0 and not from a thousandth; a picture without a
     box has a score loss of 0. Its Mask R-CNN is not here.
 
-    classes      names in the order of their numbers; empty takes the labels of the regions, sorted
     outside      a region of another name: refuse, or drop it
-    backbone     "" trains the image side; timm:NAME any backbone in its place, beside the frozen text side
-    language     "full"; "score" has no decoder; "none" is a RetinaNet on the same backbone
-    context      learned vectors before each name
-    refiner, inner, heads, dropout  layers, width, heads and dropout of the decoder
-    neck         width of the pyramid
     tau, score_weight  temperature of the scores and weight of their own loss
     released_edges  boxes end a place before the edge in the targets of the scores, as released
-    drop_path    stochastic depth in a vision transformer
-    class_twice  a vision transformer's class token is added twice, as released
     image_side   pixels of the short side, or of both when `square`; longest: of the long side; 0 takes the image size of the weights
     square       whether a picture is squeezed to a square
     position_side  pixels a side of the square for which the table of positions is made (published 1344); other pictures resize it. Where
                  pictures are square, their size
     mirror       share of the pictures that are mirrored
-    backbone_rate  the image side's learning rate as a share of `lr`
     lr_drops     shares of the run after which the learning rate is a tenth
     anchors      which boxes there are and which are kept (`AnchorShape`); its fields are options like these
     """
@@ -64,27 +54,14 @@ class DenseCLIPBoxes(AdaptedRecipe[DenseDetector, GraphBatch, Detected]):
     slug = "denseclip_boxes"
     needs = ("image", "regions")
 
-    classes: tuple[str, ...] = ()
     outside: Literal["refuse", "drop"] = "refuse"
-    backbone: str = ""
-    language: Language = "full"
-    context: int = 8
-    refiner: int = 3
-    inner: int = 256
-    heads: int = 4
-    dropout: float = 0.1
-    neck: int = 256
-    tau: float = 0.07
     score_weight: float = 1.0
     released_edges: bool = False
-    drop_path: float = 0.0
-    class_twice: bool = False
     image_side: int = 800
     longest: int = 1333
     square: bool = False
     position_side: int = 1344
     mirror: float = 0.5
-    backbone_rate: float = 0.1
     anchors: AnchorShape = field(default_factory=AnchorShape)
 
     batch_size: int = 16
@@ -94,8 +71,6 @@ class DenseCLIPBoxes(AdaptedRecipe[DenseDetector, GraphBatch, Detected]):
     weight_decay: float = 1e-4
     clip_norm: float = 0.1
     lr_drops: tuple[float, ...] = (8 / 12, 11 / 12)
-
-    named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
     def __post_init__(self) -> None:
         if not self.tau > 0 or self.score_weight < 0:
@@ -144,28 +119,6 @@ class DenseCLIPBoxes(AdaptedRecipe[DenseDetector, GraphBatch, Detected]):
 
     # ------------------------------------------------------------ a step
 
-    def settings(self, encoder: DualEncoder) -> DenseSettings:
-        """What the module around such an encoder is built from."""
-        return DenseSettings(
-            classes=self.named,
-            image=encoder.image_tower.spec,
-            text=encoder.text_tower.spec,
-            width=encoder.width,
-            project_image=encoder.project_image,
-            projection_bias=encoder.projection_bias,
-            backbone=self.backbone,
-            language=self.language,
-            context=self.context,
-            refiner=self.refiner,
-            inner=self.inner,
-            heads=self.heads,
-            neck=self.neck,
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-            class_twice=self.class_twice,
-            text_length=self.read_length,
-        )
-
     def encoder(self) -> DualEncoder:
         """The model that is adapted, with positions for pictures of these sizes."""
         encoder = self.base().model
@@ -204,9 +157,8 @@ class DenseCLIPBoxes(AdaptedRecipe[DenseDetector, GraphBatch, Detected]):
         return terms
 
     def optimiser(self) -> Optimiser:
-        rules = (Rule(r"^guide\.(text_tower|projection)\.", lr_scale=0.0), Rule(r"^tap\.", lr_scale=self.backbone_rate))
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step")
-        return replace(chosen, drop_at=self.lr_drops, rules=rules)
+        return replace(chosen, drop_at=self.lr_drops, rules=self.rules)
 
     def deploy(self, model: DenseDetector) -> DetectingModel:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
