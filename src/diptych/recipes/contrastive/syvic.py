@@ -65,8 +65,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
 
-    We depart: decay is decoupled from the gradient; the rate falls along one cosine to a third of its height, where the release stops six
-    epochs into ten of one; similarities are multiplied by at most `max_scale`, where the release has no bound.
+    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound.
 
     sentences   of a chunk
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
@@ -78,7 +77,10 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     style_pixels   VGG and its decoder are shown "plain" pixels in 0..1, or "normalised" ones, as released: those of CLIP's preprocessing
     augment     "heavy": three rounds of two operations on colour and contrast
     rank        of the adapters, which count as B A / rank, as released; 0 trains all weights
-    final_lr    share of the rate that is left at the end: where a cosine of ten epochs stands after six
+    falls       the rate, by a cosine: after each "period", an epoch, as released, or at each "step"
+    planned     epochs that the cosine is laid out for, of which `epochs` are run
+    final_lr    with "step", the share of the rate that is left at the end: where a cosine of ten epochs stands after six
+    coupled     weight decay enters the gradient, as released, and Adam is the optimiser; False: AdamW
     """
 
     slug = "syvic"
@@ -96,6 +98,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     augment: Literal["none", "heavy"] = "heavy"
     rank: int = 16
     final_lr: float = 0.345
+    falls: Literal["period", "step"] = "period"
+    planned: float = 10.0
+    coupled: bool = True
 
     batch_size: int = 256
     epochs: float = 6.0
@@ -188,7 +193,10 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         return pairs
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), final_lr=self.final_lr)
+        chosen = replace(super().optimiser(), coupled_decay=self.coupled)
+        if self.falls == "step":
+            return replace(chosen, final_lr=self.final_lr)
+        return replace(chosen, falls="period", periods=self.planned, part=(0.0, min(1.0, self.epochs / self.planned)))
 
     def losses(self, features: Pairs, batch: ChunkBatch) -> dict[str, Tensor]:
         loss = self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)
@@ -197,7 +205,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     @classmethod
     def tiny(cls) -> Self:
         """The towers, batch and steps of `clip`'s, from scratch: all weights are trained."""
-        return cls(**{**SMALL_CLIP, "crop": (1.0, 1.0)}, augment="none", rank=0, final_lr=0.0)
+        return cls(**{**SMALL_CLIP, "crop": (1.0, 1.0)}, augment="none", rank=0, falls="step", coupled=False, final_lr=0.0)
 
     @classmethod
     def paper(cls) -> Self:
