@@ -104,10 +104,10 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
 
 
 def _risen(spec: Optimiser, step: int, warmup: int) -> float:
-    """The share of the rate at a step of the warm-up."""
+    """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
     if spec.warmup_from is None:
         return (step + 1) / warmup
-    return spec.warmup_from + (1 - spec.warmup_from) * step / warmup
+    return min(1.0, spec.warmup_from + (1 - spec.warmup_from) * step / warmup)
 
 
 def first_beta(spec: Optimiser, step: int, steps: int) -> float:
