@@ -37,6 +37,7 @@ import pyarrow as pa
 from diptych.core.contracts import Curated, Dataset, Drop, Generator
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ImageSource
+from diptych.core.progress import shown
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
 from diptych.curate.duplicates.clusters import centres, nearest_centres
@@ -191,7 +192,7 @@ class RealSyn(Writes):
                 raw[sample.uid] = cleaned(" ".join(text.string for text in sample.positives()))
         model = NGram.learned(raw.values(), PERPLEXITY_ORDER) if rules.perplexity[1] and raw else None
         faults, found, first = {}, {}, dict[str, str]()
-        for uid in sorted(raw):
+        for uid in shown(sorted(raw), len(raw), "reading sentences", least=10_000):
             fault = rules.fault(raw[uid], model)
             key = raw[uid].casefold()
             if not fault and key in first:
@@ -204,7 +205,8 @@ class RealSyn(Writes):
 
     def _pictures(self, data: Dataset) -> dict[str, str]:
         faults = {}
-        for sample in (data[row] for row in range(len(data))):
+        for row in shown(range(len(data)), len(data), "looking at pictures", least=100):
+            sample = data[row]
             if sample.image is not None and (fault := self._size_fault(sample.image)):
                 faults[sample.uid] = fault
         return faults
