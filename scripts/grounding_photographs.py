@@ -140,7 +140,12 @@ def pairs(detector: Any) -> Pixels:
             _side(photos[name], tallest, text, truth.get(name, []), boxes, scores)
             for name, boxes, scores in zip(names, record["found_boxes"], record["scores"], strict=True)
         ]
-        print(text, names, [list(zip(b, s, strict=True)) for b, s in zip(record["found_boxes"], record["scores"], strict=True)], right)
+        print(
+            text,
+            names,
+            [list(zip(b, s, strict=True)) for b, s in zip(record["found_boxes"], record["scores"], strict=True)],
+            right,
+        )
         rows.append(np.concatenate([sides[0], np.full((len(sides[0]), GAP, 3), 255, np.uint8), sides[1]], 1))
     return below(rows)
 
