@@ -88,7 +88,9 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
                   Grounding DINO does (2303.05499)
     image_size    short side in pixels when evaluated, or both sides when `square`; short_sides: in training; longest: of the long side
     mirror        share of the pictures that are mirrored
-    text_lr       learning rate of the text encoder, as a share of lr
+    text_lr       learning rate of the text encoder, as a share of lr; bias_lr: of what is called a bias (tables of them too), as a factor
+    decay         weight decay is on "all" but those, norms too, as released, or on "matrices" alone
+    warmup_from   share of the learning rate at the first step; None starts near 0
     lr_drops      shares of the run after which the learning rate is a tenth
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
@@ -130,6 +132,9 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     steps: int = 300_000
     lr: float = 5e-5
     text_lr: float = 0.2
+    bias_lr: float = 2.0
+    decay: Literal["all", "matrices"] = "all"
+    warmup_from: float | None = 0.001
     warmup: float = 2000.0
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -336,13 +341,22 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
         return self.loss(features, batch.targets)[1]
 
     def optimiser(self) -> Optimiser:
+        rest = True if self.decay == "all" else None
+        biases = None if self.bias_lr == 1 and rest is None else False
+        rules = (
+            Rule(r"^text\..*bias", lr_scale=self.text_lr * self.bias_lr, decay=biases),
+            Rule(r"^text\.", lr_scale=self.text_lr, decay=rest),
+            Rule("bias", lr_scale=self.bias_lr, decay=biases),
+            Rule("", decay=rest),
+        )
         return replace(
             super().optimiser(),
             betas=(0.9, 0.999),
             eps=1e-8,
             schedule="step",
+            warmup_from=self.warmup_from,
             drop_at=self.lr_drops,
-            rules=(Rule(r"^text\.", lr_scale=self.text_lr),),
+            rules=rules,
         )
 
     def hooks(self) -> Sequence[Hook]:
@@ -387,6 +401,9 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
             steps=2000,
             lr=1e-3,
             text_lr=1.0,
+            bias_lr=1.0,
+            decay="matrices",
+            warmup_from=None,
             warmup=100.0,
             lr_drops=(0.8,),
             average=0.0,
