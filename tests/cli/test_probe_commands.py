@@ -107,4 +107,4 @@ def test_ptp_on_vilt_trains_and_is_used(tmp_path: Path, capsys: pytest.CaptureFi
         == 0
     )
     assert main(["index", "build", out, world, str(tmp_path / "index")]) != 0
-    assert "is an Embedder" in capsys.readouterr().err
+    assert "needs a model that embeds images and texts; 'ptp_vilt' does not" in capsys.readouterr().err
