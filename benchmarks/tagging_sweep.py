@@ -66,11 +66,20 @@ class Sweep:
             heard = Pool.from_samples([change(many[row]) for row in range(len(many))], name=f"{many.name} {noise}")
             done = RelationTags(tagger=tagger, parse=GRAMMAR, link=LINKER, threshold=0.0, per_pair=1)(heard)
             said = done.columns.get("tagged_relations", {})
+            pairs = sum(counts["pairs"] for counts in done.columns.get("tagging", {}).values())
+            rates = {"pairs_a_second": pairs / done.seconds, "images_a_second": len(heard) / done.seconds}
             for threshold in (0.0,) if self.smoke else THRESHOLDS:  # a tagger of two steps is sure of nothing
                 sure = {uid: [r for r in each if r["confidence"] >= threshold] for uid, each in said.items()}
                 sure = {uid: each for uid, each in sure.items() if each}
                 kept = tagged(heard.select([row for row, uid in enumerate(heard.uids) if uid in sure]), sure)
-                row = {"seed": self.seed, "noise": noise, "threshold": threshold, "images": len(kept), **rightness(kept, many)}
+                row = {
+                    "seed": self.seed,
+                    "noise": noise,
+                    "threshold": threshold,
+                    "images": len(kept),
+                    **rates,
+                    **rightness(kept, many),
+                }
                 if self.detects and len(kept):
                     row["r@5"] = self.detector(kept, few, test, f"{noise}/{threshold}")
                 rows.append(row)

@@ -27,6 +27,7 @@ from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.block_prompts import BlockPromptRecipe
+from diptych.recipes._shared.epoch_decay import Schedule, scheduled
 from diptych.recipes._shared.fused_pairs import matching
 
 
@@ -45,8 +46,8 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
     the picture as it is stored and then crops and flips it, as the first loader does, which is the one in its guide: with flips the column
     is wrong in a third of the cases. "none" is BLIP. The second loader keeps the stop between caption and prompt, the first loses it.
 
-    We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
-    released ranges; the rate falls by a cosine and not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the
+    We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the released ranges.
+    `caption_mean="rows"` weighs captions alike; published is the
     mean over all tokens of a batch.
 
     The release starts from DeiT's and BERT's weights, which come with no package: `image_weights` and `text_weights` take the files, beside
@@ -66,6 +67,8 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
                  small models it would fall to its floor of .001 within the first hundred steps, and with it the contrast
     text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read; text_spread: deviation of
                  its fresh weights, which counts on BERT's width
+    schedule   the learning rate falls by `decay_rate` after each of the `epochs`, as released, or by a "cosine" over the run
+    decay_rate, warmup_lr, min_lr   with "epochs": the factor, the rate at the first step, and the one it does not fall below
     caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
@@ -104,6 +107,10 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
     epochs: float = 20.0
     lr: float = 3e-4
     warmup: float = 3000.0
+    schedule: Schedule = "epochs"
+    decay_rate: float = 0.9
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
     weight_decay: float = 0.05
 
     def __post_init__(self) -> None:
@@ -232,7 +239,10 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         decay = True if self.decay == "all" else None
         temperature = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr, decay=decay),)
         rules: tuple[Rule, ...] = (*temperature, *((Rule("", decay=True),) if decay else ()))
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
+        chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
+        return scheduled(
+            chosen, self.schedule, decay_rate=self.decay_rate, epochs=self.epochs, warmup_lr=self.warmup_lr, min_lr=self.min_lr
+        )
 
     def deploy(self, model: BlipTraining) -> BlipModel:
         return BlipModel(model.blip, self.shown, self.words(), self.text_length, self.slug)
@@ -264,6 +274,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
             steps=400,
             lr=8e-4,
             warmup=30.0,
+            schedule="cosine",
             clip_norm=1.0,
         )
 
