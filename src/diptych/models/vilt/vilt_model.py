@@ -43,6 +43,8 @@ class ViltModel:
     """
 
     kind: ClassVar[str] = "vilt"
+    fits_above: float
+    """Where a pair is said to fit; only log-odds have such a number."""
 
     def __init__(
         self,
@@ -62,18 +64,13 @@ class ViltModel:
         self.name, self.left, self.card = name, tuple(left), dict(card or {})
         self.by: By = by or ("odds" if model.rank is None else "rank")
         self.truncated = 0
+        if self.by == "odds":
+            self.fits_above = 0.0
 
     @cached_property
     def fingerprint(self) -> str:
         settings = {"preprocess": self.preprocess.to_json(), "text_length": self.text_length, "kind": self.kind, "by": self.by}
         return fingerprint(self.model, settings)
-
-    @property
-    def fits_above(self) -> float:
-        """Where a pair is said to fit. Only log-odds have such a number."""
-        if self.by != "odds":
-            raise AttributeError(f"scores of '{self.name}' by {self.by} have no threshold")
-        return 0.0
 
     @one_or_many
     def score_pairs(

@@ -131,7 +131,14 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fixed = {"image_tower": "vilt", "text_tower": "vilt", "crop": (1.0, 1.0), "resize": "crop", "edge": 0}
+        fixed = {
+            "image_tower": "vilt",
+            "text_tower": "vilt",
+            "crop": (1.0, 1.0),
+            "resize": "crop",
+            "edge": 0,
+            "same_group": "negative",
+        }
         for name, value in (fixed | dict.fromkeys(("act", "image_pool", "patch_bias", "text_pooling"))).items():
             if getattr(self, name) != value:
                 raise ConfigError(f"{name} is {getattr(self, name)!r} (expected {value!r}: one transformer reads whole pictures)")
