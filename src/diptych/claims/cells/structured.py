@@ -82,7 +82,7 @@ def ordered(model: Any, test: Pool, scorer: str) -> float:
     """That scorer's accuracy where the words of a text stand in other orders."""
     texts = (replace(test[row], regions=(), relations=(), extras={}) for row in range(len(test)))
     records = ARO().predict(model, Pool.from_samples(texts, name=f"{test.name}, texts")).to_pylist()
-    return sum(row[scorer] for row in records) / len(records)
+    return float(sum(row[scorer] for row in records) / len(records))
 
 
 def told(pool: Pool) -> Pool:
