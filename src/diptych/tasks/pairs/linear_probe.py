@@ -191,6 +191,8 @@ class LinearProbe:
 
 @dataclass(frozen=True, slots=True)
 class Features:
+    """rows_ND: the features of N samples in double precision, a label each; and what could not be read."""
+
     samples: list[Sample]
     labels: list[str]
     rows_ND: Matrix
