@@ -25,6 +25,7 @@ from diptych.recipes.contrastive.concept_texts import ConceptTexts
 from diptych.recipes.contrastive.laclip import LaCLIP
 from diptych.recipes.contrastive.lexlip import LexLIP
 from diptych.recipes.contrastive.syvic import SyViC
+from diptych.recipes.grounding.fiber import FIBER
 from diptych.train.optimise import build_optimiser, learning_rate
 
 STEPS, WARM = 200, 50
@@ -70,9 +71,11 @@ def test_mblips_and_lexlips_are_those_of_transformers() -> None:
     cosine = scheduled_by(lambda o: transformers.get_cosine_schedule_with_warmup(o, WARM, STEPS))
     spec = over_small(MBLIP.paper().optimiser())
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, cosine, atol=1e-9)
+    vilts = replace(FIBER.paper().optimiser(), lr=1.0)
     straight = scheduled_by(lambda o: transformers.get_polynomial_decay_schedule_with_warmup(o, WARM, STEPS, lr_end=0.0))
     spec = over_small(LexLIP.paper().optimiser())
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, straight, atol=1e-9)
+    np.testing.assert_allclose(rates(over_small(vilts)), straight, atol=1e-9)
 
 
 def test_xclips_is_timms() -> None:
