@@ -97,7 +97,6 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     mirror        share of the pictures that are mirrored
     text_lr       learning rate of the text encoder, as a share of lr; bias_lr: of what is called a bias (tables of them too), as a factor
     decay         weight decay is on "all" but those, norms too, as released, or on "matrices" alone
-    warmup_from   share of the learning rate at the first step; None starts near 0
     lr_drops      shares of the run after which the learning rate is a tenth
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
