@@ -59,9 +59,10 @@ class FiberStatements(FiberModel):
                 encoded = self.tokenizer.encode([text for _, _, text in some], self.text_length)
                 self.truncated += encoded.truncated
                 text_BL, mask_BL = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
+                sides = [one for one, _, _ in some], [two for _, two, _ in some]
                 begun = [
-                    self.model.begun_images(self.preprocess([decode(row[side], exact=True) for row in some]).to(device))
-                    for side in range(2)
+                    self.model.begun_images(self.preprocess([decode(image, exact=True) for image in side]).to(device))
+                    for side in sides
                 ]
                 found.append(self.model.judge(*begun, self.model.begun_texts(text_BL, mask_BL), mask_BL).float().cpu())
         return torch.cat(found) if found else torch.zeros(0, 2)
