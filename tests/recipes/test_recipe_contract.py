@@ -25,6 +25,7 @@ from diptych.core.contracts import (
     Generator,
     Grounder,
     Optimiser,
+    PairScorer,
     Recipe,
     Segmenter,
     Solvable,
@@ -171,6 +172,13 @@ def scored(model: Any, clips: list[Any]) -> list[Any]:
     return [unit_ND, score_NK]
 
 
+def matched(model: Any, images: list[Any]) -> list[Any]:
+    """Scores of two images with two texts."""
+    score_NK = model.score_pairs(images, ["a red circle", "a blue square"], query="image")
+    assert score_NK.shape == (2, 2)
+    return [score_NK]
+
+
 ANSWERS: dict[Any, Any] = {
     ClipScorer: scored,
     Segmenter: segmented,
@@ -179,6 +187,7 @@ ANSWERS: dict[Any, Any] = {
     Generator: written,
     Classifier: classified,
     Embedder: embedded,
+    PairScorer: matched,
 }
 
 

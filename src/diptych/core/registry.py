@@ -53,6 +53,10 @@ RECIPES = Registry(
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
         ),
+        "ptp_vilt": (
+            "diptych.recipes.grounding.ptp_vilt:PTPViLT",
+            "block prompts for one transformer over words and patches",
+        ),
     },
     room="recipes",
 )
@@ -306,6 +310,7 @@ MODELS = Registry(
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted_embedder:PromptedEmbedder", "class names behind learned context"),
+        "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },

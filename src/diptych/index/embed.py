@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,15 @@ from diptych.core.errors import DataError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 
+
+class WithUid(Protocol):
+    """What can be named when it cannot be read."""
+
+    @property
+    def uid(self) -> str: ...
+
+
+S = TypeVar("S", bound=WithUid)
 T = TypeVar("T")
 
 NORM_TOLERANCE = 0.02  # rows that were normalised in bfloat16 are off by up to half a per cent
@@ -57,6 +66,17 @@ def image_blocks(model: Embedder, data: Dataset, *, block: int = 512, batch_size
         yield Block(tuple(good), checked(rows_ND, [s.uid for s in good], "image"), unreadable)
 
 
+def embedded_images(model: Embedder, data: Dataset, *, batch_size: int = 64, wanted: str = "samples with images") -> Block:
+    """Every sample that has an image, embedded, as one block. Raises DataError when no image is left; `wanted` says in it what the
+    data should hold."""
+    blocks = list(image_blocks(model, data, batch_size=batch_size))
+    samples = tuple(sample for block in blocks for sample in block.samples)
+    unreadable = tuple(one for block in blocks for one in block.unreadable)
+    if not samples:
+        raise DataError(f"'{data.name}' has no image{' that can be read' * bool(unreadable)}", field="image", expected=wanted)
+    return Block(samples, np.concatenate([block.vectors_ND for block in blocks if block.samples]), unreadable)
+
+
 def embed_texts(model: Embedder, strings: Sequence[str], names: Sequence[str], *, batch_size: int = 256) -> Unit:
     """The texts' embeddings; equal strings are embedded once, so that they tie exactly. `names` is for messages."""
     distinct = list(dict.fromkeys(strings))
@@ -92,17 +112,15 @@ def count_truncated(model: Embedder, strings: Sequence[str]) -> int | None:
     return None if truncated is None else int(truncated)
 
 
-def readable(
-    encode: Callable[[Sequence[Sample]], Sequence[T]], samples: Sequence[Sample]
-) -> tuple[list[Sample], list[T], tuple[Unreadable, ...]]:
-    """What `encode` gives for the samples whose images can be decoded, and the others: halves until the bad ones stand alone."""
+def readable(answer: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> tuple[list[S], list[T], tuple[Unreadable, ...]]:
+    """What `answer` gives for the items whose images can be decoded, and the others: halves until the bad ones stand alone."""
     try:
-        return list(samples), list(encode(samples)), ()
+        return list(items), list(answer(items)), ()
     except DecodeError as error:
-        if len(samples) == 1:
-            return [], [], (Unreadable(samples[0].uid, str(error)),)
-    middle = len(samples) // 2
-    left, right = readable(encode, samples[:middle]), readable(encode, samples[middle:])
+        if len(items) == 1:
+            return [], [], (Unreadable(items[0].uid, str(error)),)
+    middle = len(items) // 2
+    left, right = readable(answer, items[:middle]), readable(answer, items[middle:])
     return left[0] + right[0], left[1] + right[1], left[2] + right[2]
 
 

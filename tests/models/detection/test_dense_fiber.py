@@ -290,7 +290,15 @@ def test_a_released_checkpoint_is_opened(tmp_path: Path) -> None:
 def test_released_weights_start_a_run(tmp_path: Path) -> None:
     rows = scenes(4, seed=0)
     recipe = replace(
-        DesCo.tiny(), backbone="fiber", boxes_by="places", fiber=SIZES, dense=SHAPE, text_length=24, batch_size=2, steps=1, warmup=0.0
+        DesCo.tiny(),
+        backbone="fiber",
+        boxes_by="places",
+        fiber=SIZES,
+        dense=SHAPE,
+        text_length=24,
+        batch_size=2,
+        steps=1,
+        warmup=0.0,
     )
     count = recipe.prepare(rows).words().vocab_size + 1  # its tokens have no mask of their own
     tensors = {name: tensor.float() for name, tensor in small_released(count).items()}

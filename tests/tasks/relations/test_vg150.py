@@ -20,9 +20,11 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
+from diptych.data.graphs.columns import GraphColumns
 from diptych.tasks import find
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.evaluate import evaluate
+from diptych.tasks.relations import given_regions
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import records
 from diptych.tasks.relations.predicate_nms import predicate_nms
@@ -322,6 +324,30 @@ def test_given_boxes_and_labels() -> None:
         evaluate(VG150PredCls(draws=0), _Mover(data, 0, move=True), data)
     with pytest.raises(ConfigError, match="Relater"):
         evaluate(VG150SGCls(), object(), data)
+
+
+def test_truth_beside_given_boxes_is_read_by_column_and_keeps_its_place() -> None:
+    """An image without a picture and a broken one stand between the others: every truth stays with its own uid."""
+    data = links(8, split="test")
+    samples = [data[row] for row in range(8)]
+    samples[3] = replace(samples[3], image=None)
+    pool = Pool.from_samples(samples, name="gaps")
+    labels, predicates = GraphColumns.of(pool).names()
+
+    class Fussy(Planted):
+        def relate(self, images: Any, regions: Any, **names: Any) -> list[SceneGraph]:
+            if any(image.name == samples[5].uid for image in images):
+                raise DecodeError("cut off", file=samples[5].uid)
+            return super().relate(images, regions, **names)
+
+    table = given_regions.predict(Fussy(data, 0), pool, sorted(labels), sorted(predicates), labels_known=True, batch_size=3)
+    kept = [sample for n, sample in enumerate(samples) if n not in (3, 5)]
+    assert table["uid"].to_pylist() == [sample.uid for sample in kept]
+    for row, sample in zip(table.to_pylist(), kept, strict=True):
+        assert row["truth_label"] == row["label"] == [region.label for region in sample.regions]
+        assert row["truth_box"] == [list(region.box) for region in sample.regions]
+        assert row["truth_predicate"] == [relation.predicate for relation in sample.relations]
+        assert row["truth_subject"] == [relation.subject for relation in sample.relations]
 
 
 def test_an_image_that_cannot_be_decoded_costs_itself_only() -> None:

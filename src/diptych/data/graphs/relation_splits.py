@@ -22,6 +22,7 @@ from diptych.core.contracts import Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
+from diptych.data.graphs.columns import GraphColumns
 
 Triplet = tuple[str, str, str]
 
@@ -81,7 +82,11 @@ def without_triplets(data: Dataset, hidden: Collection[Triplet], *, drop_empty: 
     changed = Relabelled(data, change, {"without": classes})
     if not drop_empty:
         return changed
-    return changed.select([row for row in range(len(data)) if not change.empties(data[row])])
+    graphs = GraphColumns.of(data)
+    stays_R = np.array([triplet not in change.hidden for triplet in graphs.named()], bool)
+    image_R = graphs.relations.rows()
+    before_N, after_N = (np.bincount(image_R[which_R], minlength=len(data)) for which_R in (np.ones_like(stays_R), stays_R))
+    return changed.select(np.flatnonzero((before_N == 0) | (after_N > 0)).tolist())
 
 
 def noisy_predicates(data: Dataset, share: float, names: Sequence[str], *, seed: int) -> Relabelled:
@@ -101,13 +106,12 @@ def few_shot_rows(data: Dataset, share: float, *, seed: int) -> list[int]:
     """
     if not 0 < share <= 1:
         raise ConfigError(f"share is {share} (expected above 0, at most 1)")
+    graphs = GraphColumns.of(data)
+    names: list[set[tuple[str, str]]] = [set() for _ in range(len(data))]
+    for row, (subject, predicate, other) in zip(graphs.relations.rows().tolist(), graphs.named(), strict=True):
+        names[row] |= {("predicate", predicate), ("label", subject), ("label", other)}
     holders: dict[tuple[str, str], list[int]] = {}
-    names: list[set[tuple[str, str]]] = []
-    for row in range(len(data)):
-        graph = data[row].graph
-        found = {("predicate", relation.predicate) for relation in graph.relations}
-        found |= {("label", graph.regions[end].label) for r in graph.relations for end in (r.subject, r.object)}
-        names.append(found)
+    for row, found in enumerate(names):
         for name in found:
             holders.setdefault(name, []).append(row)
     if not holders:
@@ -144,9 +148,6 @@ class _Without:
             if triplet not in self.hidden
         )
         return sample if len(kept) == len(sample.relations) else replace(sample, relations=kept)
-
-    def empties(self, sample: Sample) -> bool:
-        return bool(sample.relations) and not self(sample).relations
 
 
 @dataclass(frozen=True)

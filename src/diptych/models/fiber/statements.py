@@ -56,18 +56,17 @@ class FiberStatements(FiberModel):
         found = []
         for some in parts(asked, batch_size):
             with self._ready() as device:
-                encoded = self.tokenizer.encode([text for _, _, text in some], self.text_length)
+                encoded = self.tokenizer.encode([text for _, text in some], self.text_length)
                 self.truncated += encoded.truncated
                 text_BL, mask_BL = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
-                sides = [one for one, _, _ in some], [two for _, two, _ in some]
                 begun = [
-                    self.model.begun_images(self.preprocess([decode(image, exact=True) for image in side]).to(device))
-                    for side in sides
+                    self.model.begun_images(self.preprocess([decode(pair[side], exact=True) for pair, _ in some]).to(device))
+                    for side in range(2)
                 ]
                 found.append(self.model.judge(*begun, self.model.begun_texts(text_BL, mask_BL), mask_BL).float().cpu())
         return torch.cat(found) if found else torch.zeros(0, 2)
 
-    def _pair(self, image: ImageSource, prompt: PromptLike) -> tuple[ImageSource, ImageSource, str]:
+    def _pair(self, image: ImageSource, prompt: PromptLike) -> tuple[tuple[ImageSource, ImageSource], str]:
         pieces = () if isinstance(prompt, str | Dialogue) else tuple(prompt)
         shown = [part for part in pieces if isinstance(part, ImagePart) and (part.source is not None or not part.place)]
         pictures = [image if part.source is None else part.source for part in shown]
@@ -78,4 +77,4 @@ class FiberStatements(FiberModel):
                 field="prompt",
                 expected="two pictures and a statement about them",
             )
-        return pictures[0], pictures[1], text
+        return (pictures[0], pictures[1]), text

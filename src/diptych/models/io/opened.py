@@ -65,10 +65,11 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
         return _adapted(str(address), download)
     if str(address).startswith(FOREIGN):
         from diptych.models.io.foreign.load import load_foreign
+        from diptych.models.vilt.opened import open_vilt
 
         named = Path(str(address).partition(":")[2]).expanduser()
         with whole(named) if is_folder(named) else nullcontext():
-            return load_foreign(str(address), download=download)
+            return open_vilt(str(address), download=download) or load_foreign(str(address), download=download)
     folder = Path(address)
     if fault := fault_of(str(folder)):
         raise RunError(f"the address of the model is {fault}")

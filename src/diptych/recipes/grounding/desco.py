@@ -95,7 +95,9 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
                   Grounding DINO does (2303.05499)
     image_size    short side in pixels when evaluated, or both sides when `square`; short_sides: in training; longest: of the long side
     mirror        share of the pictures that are mirrored
-    text_lr       learning rate of the text encoder, as a share of lr
+    text_lr       learning rate of the text encoder, as a share of lr; bias_lr: of what is called a bias (tables of them too), as a factor
+    decay         weight decay is on "all" but those, norms too, as released, or on "matrices" alone
+    warmup_from   share of the learning rate at the first step; None starts near 0
     lr_drops      shares of the run after which the learning rate is a tenth
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
@@ -139,6 +141,9 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     steps: int = 300_000
     lr: float = 5e-5
     text_lr: float = 0.2
+    bias_lr: float = 2.0
+    decay: Literal["all", "matrices"] = "all"
+    warmup_from: float | None = 0.001
     warmup: float = 2000.0
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -369,14 +374,18 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
         return self.loss(features, batch.targets)
 
     def optimiser(self) -> Optimiser:
-        return replace(
-            super().optimiser(),
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            schedule="step",
-            drop_at=self.lr_drops,
-            rules=(Rule(r"^text\.", lr_scale=self.text_lr),),
+        rest = True if self.decay == "all" else None
+        biases = None if self.bias_lr == 1 and rest is None else False
+        rules = (
+            Rule(r"^text\..*bias", lr_scale=self.text_lr * self.bias_lr, decay=biases),
+            Rule(r"^text\.", lr_scale=self.text_lr, decay=rest),
+            Rule("bias", lr_scale=self.bias_lr, decay=biases),
+            Rule("", decay=rest),
         )
+        return replace(
+            super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step", warmup_from=self.warmup_from,
+            drop_at=self.lr_drops, rules=rules,
+        )  # fmt: skip
 
     def hooks(self) -> Sequence[Hook]:
         return (WeightAverage(self.average),) if self.average else ()
@@ -397,6 +406,7 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
         return cls(
             missing="name", backbone="conv_tiny", drop_path=0.0, text_encoder="text_micro", pieces=1024, text_length=128, image_size=64,
             square=True, mirror=0.0, batch_size=16, steps=2000, lr=1e-3, text_lr=1.0, warmup=100.0, lr_drops=(0.8,), average=0.0,
+            bias_lr=1.0, decay="matrices", warmup_from=None,
             shape=GroundingShape(
                 queries=12, width=64, heads=4, mlp_width=128, encoder_layers=3, decoder_layers=2, levels=2, fusion_before=(0, 1, 2),
                 fusion_width=128, fusion_dropout=0.0, language_heads=4, language_mlp=128, text_scale=4.0,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Relater
-from diptych.core.errors import DataError, DecodeError, ShapeError
+from diptych.core.errors import DataError, ShapeError
 from diptych.core.image import ImageSource
-from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
-from diptych.index.embed import Unreadable
+from diptych.data.graphs.columns import GraphColumns
+from diptych.index.embed import Unreadable, readable
 from diptych.tasks._scoring.records import with_facts
-from diptych.tasks.relations import graph_records
+from diptych.tasks.relations.graph_records import one_each, records
 
 
 def predict(
@@ -25,50 +25,51 @@ def predict(
     Without `labels_known` the model sees boxes with the label "" and no attributes. Raises ShapeError when it answers other regions
     than it was given, DataError when no image is left.
     """
-    samples: list[Sample] = []
+    rows: list[int] = []
     found: list[SceneGraph] = []
     unreadable: list[Unreadable] = []
+
+    def related(block: Sequence[_Given]) -> Sequence[SceneGraph]:
+        images, regions = [given.image for given in block], [given.regions for given in block]
+        graphs = one_each(model.relate(images, regions, objects=objects, relations=relations, labels_known=labels_known), block)
+        for given, graph in zip(block, graphs, strict=True):
+            _check(given.uid, given.regions, graph, labels_known)
+        return graphs
+
     for start in range(0, len(data), batch_size):
-        block = [sample for row in range(start, min(start + batch_size, len(data))) if (sample := data[row]).image is not None]
-        if block:
-            good, graphs, bad = _related(model, block, objects, relations, labels_known)
-            samples, found, unreadable = samples + good, found + graphs, unreadable + bad
-    if not samples:
+        if block := _given(data, range(start, min(start + batch_size, len(data))), labels_known):
+            good, graphs, bad = readable(related, block)
+            rows += [given.row for given in good]
+            found += graphs
+            unreadable += bad
+    if not rows:
         raise DataError(f"'{data.name}' has no image to look at", field="image", expected="samples with images")
-    table = graph_records.records(
-        [sample.uid for sample in samples],
-        [sample.graph for sample in samples],
-        found,
-        groups=[sample.group or sample.uid for sample in samples],
+    table = records(
+        [data.uids[row] for row in rows], GraphColumns.of(data, rows), found, groups=[data.groups[row] for row in rows]
     )
     return with_facts(
         table, objects_asked=list(objects), predicates_asked=list(relations), unreadable=[asdict(u) for u in unreadable]
     )
 
 
-def _related(
-    model: Relater, block: list[Sample], objects: Sequence[str], relations: Sequence[str], labels_known: bool
-) -> tuple[list[Sample], list[SceneGraph], list[Unreadable]]:
-    """What can be decoded, its graphs, and the others: halves until the bad ones stand alone."""
-    images: list[ImageSource] = [sample.image for sample in block if sample.image is not None]
-    given = [[_shown(region, labels_known) for region in sample.regions] for sample in block]
-    try:
-        graphs = model.relate(images, given, objects=objects, relations=relations, labels_known=labels_known)
-    except DecodeError as error:
-        if len(block) == 1:
-            return [], [], [Unreadable(block[0].uid, str(error))]
-        middle = len(block) // 2
-        left, right = (_related(model, half, objects, relations, labels_known) for half in (block[:middle], block[middle:]))
-        return left[0] + right[0], left[1] + right[1], left[2] + right[2]
-    if len(graphs) != len(block):
-        raise ShapeError(f"the model answered {len(graphs)} graphs for {len(block)} images (expected one an image)")
-    for sample, regions, graph in zip(block, given, graphs, strict=True):
-        _check(sample.uid, regions, graph, labels_known)
-    return block, graphs, []
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An image of the data set and what the model is given of it."""
+
+    row: int
+    uid: str
+    image: ImageSource
+    regions: list[Region]
 
 
-def _shown(region: Region, labels_known: bool) -> Region:
-    return Region(region.box, region.label if labels_known else "")
+def _given(data: Dataset, rows: range, labels_known: bool) -> list[_Given]:
+    """Those of these rows that have an image."""
+    samples = ((row, data[row]) for row in rows)
+    return [
+        _Given(row, s.uid, s.image, [Region(region.box, region.label if labels_known else "") for region in s.regions])
+        for row, s in samples
+        if s.image is not None
+    ]
 
 
 def _check(uid: str, given: Sequence[Region], graph: SceneGraph, labels_known: bool) -> None:

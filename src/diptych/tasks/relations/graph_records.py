@@ -18,20 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Detector
-from diptych.core.errors import DataError, DecodeError, ShapeError
+from diptych.core.errors import DataError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.progress import shown
 from diptych.core.scene_graph import SceneGraph
 from diptych.core.triplet_rule import FoundGraph, RuledDetector, TripletRule
 from diptych.data.dataset import Pool
 from diptych.data.graphs.columns import GraphColumns
-from diptych.index.embed import Unreadable
+from diptych.index.embed import Unreadable, readable
 from diptych.tasks._scoring.records import with_facts
 
 Convention = Literal["inclusive", "half_open"]
@@ -67,9 +67,13 @@ def predict(
     seen: list[_Picture] = []
     found: list[Predicted] = []
     unreadable: list[Unreadable] = []
-    ask = _asking(model, objects, relations, rule)
+    answer = _asking(model, objects, relations, rule)
+
+    def ask(block: Sequence[_Picture]) -> Sequence[Predicted]:
+        return one_each(answer([picture.image for picture in block]), block)
+
     for block in _blocks(data, batch_size):
-        good, graphs, bad = _detected(ask, block)
+        good, graphs, bad = readable(ask, block)
         seen += good
         found += graphs
         unreadable += bad
@@ -135,6 +139,7 @@ def nms_ran(facts: dict[str, Any], scorer: str) -> str:
 # ---------------------------------------------------------------- asking the detector
 
 NOTHING = SceneGraph()
+Graph = TypeVar("Graph")
 Asking = Callable[[Sequence[ImageSource]], Sequence[Predicted]]
 
 
@@ -184,19 +189,11 @@ def _declared(model: Detector, rule: TripletRule | None) -> dict[str, str]:
     return dict(model.detect_rule) if rule is None else rule.declared()
 
 
-def _detected(ask: Asking, block: list[_Picture]) -> tuple[list[_Picture], Sequence[Predicted], list[Unreadable]]:
-    """The images that can be decoded, their graphs, and the others: halves until the bad ones stand alone."""
-    try:
-        graphs = list(ask([picture.image for picture in block]))
-    except DecodeError as error:
-        if len(block) == 1:
-            return [], [], [Unreadable(block[0].uid, str(error))]
-        middle = len(block) // 2
-        left, right = (_detected(ask, half) for half in (block[:middle], block[middle:]))
-        return left[0] + right[0], [*left[1], *right[1]], left[2] + right[2]
-    if len(graphs) != len(block):
-        raise ShapeError(f"the model answered {len(graphs)} graphs for {len(block)} images (expected one an image)")
-    return block, graphs, []
+def one_each(graphs: Sequence[Graph], images: Sequence[object]) -> Sequence[Graph]:
+    """The graphs of a model, or ShapeError where it did not answer one an image."""
+    if len(graphs) != len(images):
+        raise ShapeError(f"the model answered {len(graphs)} graphs for {len(images)} images (expected one an image)")
+    return graphs
 
 
 def _sizes(data: Dataset, rows: Sequence[int]) -> list[Size | None]:
