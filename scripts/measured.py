@@ -57,7 +57,11 @@ def pages(root: Path) -> dict[Path, str]:
     return {
         README: with_block((root / README).read_text(encoding="utf-8"), "demo", demo_table(demo)),
         GUIDE: guide,
-        CURATING: with_block((root / CURATING).read_text(encoding="utf-8"), "writers", writers_table(root)),
+        CURATING: with_block(
+            with_block((root / CURATING).read_text(encoding="utf-8"), "writers", writers_table(root)),
+            "tagging",
+            tagging_table(root),
+        ),
         TUNING: with_block((root / TUNING).read_text(encoding="utf-8"), "tuning", tuning_table(root)),
     }
 
@@ -152,6 +156,33 @@ def writers_table(root: Path) -> list[str]:
     return [
         *lines,
         f"{commits}, {run['date']}, {machine['cores']} cores ({run['machine']}), {machine['memory_gib']} GiB.",
+    ]
+
+
+def tagging_table(root: Path) -> list[str]:
+    """What threshold and wrong captions do to tagged relations, and what tagging costs, from `benchmarks/tagging_sweep.py`."""
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / BENCHMARKS).glob("*/tagging_sweep.json")))
+    run = max(records, key=lambda record: record["date"])
+    rows, seeds = run["rows"], len({row["seed"] for row in run["rows"]})
+
+    def mean(key: str, some: list[Stored]) -> float:
+        return sum(row[key] for row in some) / len(some)
+
+    noises = sorted({row["noise"] for row in rows})
+    heads = [f"{noise:.0%} of captions wrong: precision, recall, images left" for noise in noises]
+    lines = [f"| threshold | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
+    for threshold in sorted({row["threshold"] for row in rows}):
+        cells = []
+        for noise in noises:
+            some = [row for row in rows if (row["threshold"], row["noise"]) == (threshold, noise)]
+            cells.append(f"{mean('relations_right', some):.3f}, {mean('relations_found', some):.3f}, {mean('images', some):,.0f}")
+        lines.append(f"| {threshold:g} | {' | '.join(cells)} |")
+    pairs, images = mean("pairs_a_processor_second", rows), mean("images_a_processor_second", rows)
+    return [
+        *lines,
+        "",
+        f"Means over {seeds} seeds of the tagger. It scored {pairs:,.0f} pairs and {images:,.1f} images a processor second: a million such "
+        f"images would take {1e6 / images / 3600:,.1f} processor hours ({run['processor']}, commit {run['environment']['commit']}).",
     ]
 
 

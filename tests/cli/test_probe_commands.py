@@ -90,3 +90,21 @@ def test_ptp_and_syvic_train_and_are_used(tmp_path: Path, capsys: pytest.Capture
     scenes, syvic = "world:scenes?n=16&val=1&test=8&lengths=dense", str(tmp_path / "syvic")
     assert main(["train", "syvic", "--data", scenes, "--out", syvic, *TINY, "--mix-style", "0.5", "--json"]) == 0
     assert main(["eval", syvic, "snare", "--data", scenes, "--split", "test", "--draws", "20", "--json"]) == 0
+
+
+def test_ptp_on_vilt_trains_and_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no vectors: retrieval and probes ask it for pairs, and a search says what it lacks."""
+    world, out = "world:small_pairs?n=16&test=8&regions=true", str(tmp_path / "vilt")
+    small = ["--layers", "1", "--heads", "2", "--width", "16", "--image-size", "48", "--pieces", "320"]
+    assert main(["train", "ptp_vilt", "--data", world, "--out", out, *small, "--steps", "2", "--batch-size", "8", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["eval", out, "retrieval", "--data", world, "--split", "test", "--draws", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"]["test"]["notes"]["compare"] == "pairs"
+    assert (
+        main(
+            ["eval", out, "vl_checklist", "--data", WORLD, "--split", "test", "--decide", "threshold", "--draws", "20", "--json"]
+        )
+        == 0
+    )
+    assert main(["index", "build", out, world, str(tmp_path / "index")]) != 0
+    assert "needs a model that embeds images and texts; 'ptp_vilt' does not" in capsys.readouterr().err

@@ -53,13 +53,22 @@ def test_few_steps_have_none(drawn: Seen) -> None:
     assert drawn() == ""
 
 
-def test_one_bar_at_a_time(drawn: Seen) -> None:
+def test_steps_inside_a_step_are_a_line_below_it(drawn: Seen) -> None:
     assert [list(shown("xy", 2, "inside")) for _ in shown("abc", 3, "around")] == [["x", "y"]] * 3
     seen = drawn()
     assert "around" in seen
-    assert "inside" not in seen
-    list(shown("xy", 2, "inside"))  # the one around has gone
-    assert "inside" in drawn()
+    assert "inside" in seen
+    list(shown("xy", 2, "after"))  # the one around has gone
+    seen = drawn()
+    assert "after" in seen
+    assert "around" not in seen
+
+
+def test_none_is_drawn_over_another_kind_of_bar(drawn: Seen) -> None:
+    """As where training, which draws its own, stops to evaluate."""
+    with alone("training"):
+        assert list(shown("xy", 2, "inside")) == ["x", "y"]
+    assert drawn() == ""
 
 
 def test_a_bar_that_ends_early_makes_room(drawn: Seen) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
 from diptych.train.lamb import Lamb
-from diptych.train.optimise import build_optimiser, clip, freeze, learning_rate, set_learning_rate, silent_parameters
+from diptych.train.optimise import build_optimiser, clip, freeze, learning_rate, schedule, set_learning_rate, silent_parameters
 
 
 def network() -> nn.Module:
@@ -193,6 +194,47 @@ def test_schedule(schedule: Any) -> None:
         {"cosine": 0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi / 4)), "linear": 1.55, "constant": 2.0}[schedule]
     )
     assert rates[110] == pytest.approx(2.0 if schedule == "constant" else 0.2)
+
+
+def test_one_cycle_is_torchs_with_the_first_beta() -> None:
+    """`OneCycleLR` as ALIP's release calls it, cycle of the momentum included, which it turns on by itself."""
+    theirs = torch.optim.AdamW(network().parameters(), lr=1e-3, betas=(0.9, 0.98))
+    cycle = torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=[1e-3], total_steps=70, pct_start=0.1)
+    for spec in (Optimiser(lr=1e-3, schedule="one_cycle", warmup=0.1), Optimiser(lr=1e-3, schedule="one_cycle", warmup=7)):
+        ours = build_optimiser(network(), spec)
+        rates, betas = [], []
+        for step in range(70):
+            rates.append(schedule(ours, spec, step, 70))
+            assert ours.param_groups[0]["lr"] == rates[-1]
+            betas.append(ours.param_groups[0]["betas"])
+        if spec.warmup < 1:
+            expected = []
+            for _ in range(70):
+                expected.append((theirs.param_groups[0]["lr"], theirs.param_groups[0]["betas"]))
+                theirs.step()
+                if len(expected) < 70:
+                    cycle.step()
+        np.testing.assert_allclose(rates, [rate for rate, _ in expected], rtol=1e-12)
+        np.testing.assert_allclose(betas, [pair for _, pair in expected], rtol=1e-12)
+    assert min(betas)[0] == pytest.approx(0.85)
+    with pytest.raises(ConfigError, match="one_cycle moves betas"):
+        build_optimiser(network(), Optimiser(kind="sgd", schedule="one_cycle"))
+
+
+def test_decay_after_each_epoch_is_blips() -> None:
+    """The two functions of BLIP's utils.py as its pre-training calls them."""
+    spec = Optimiser(
+        lr=3e-4, schedule="decay", decay_rate=0.9, periods=60, warmup=30, warmup_from=1e-6 / 3e-4, final_lr=1e-6 / 3e-4
+    )
+    length, expected = 40, []
+    for epoch in range(60):
+        for step in range(length):
+            rate = max(1e-6, 3e-4 * 0.9**epoch)
+            if epoch == 0:
+                rate = min(3e-4, 1e-6 + (3e-4 - 1e-6) * step / 30)
+            expected.append(rate)
+    np.testing.assert_allclose([learning_rate(spec, step, 60 * length) for step in range(60 * length)], expected, rtol=1e-12)
+    assert expected[0] == 1e-6 == expected[-1]
 
 
 def test_warmup_below_one_is_a_share_of_the_run() -> None:

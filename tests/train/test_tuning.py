@@ -95,6 +95,35 @@ def test_the_adapted_map_is_the_papers() -> None:
     assert torch.allclose(layer(x), expected, atol=1e-5)
 
 
+def test_named_adapters_start_random_in_both_maps() -> None:
+    """By Xavier's rule of each map's own two widths, as loralib's attention; the others start as nothing, and what they add is scaled."""
+    model = encoder()
+    image_BCHW = torch.randn(2, 3, 48, 48)
+    before = model.eval()(image_BCHW, torch.zeros(2, 8, dtype=torch.int64)).image_ND
+    names = add_adapters(model, LoRA.parse("4:qkv,mlp_in,patches", alpha=1.0, random="qkv"))
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        b = layer.lora_B["default"].weight
+        if not name.endswith("qkv"):
+            assert not b.any()
+            continue
+        for weight in (layer.lora_A["default"].weight, b):
+            bound = (6 / sum(weight.shape)) ** 0.5
+            assert 0.9 * bound < weight.abs().max() <= bound
+            assert abs(weight.std().item() / bound - 3**-0.5) < 0.06
+        merged_qkv = layer.base_layer.weight + layer.get_delta_weight("default")
+        torch.testing.assert_close(merged_qkv, layer.base_layer.weight + b @ layer.lora_A["default"].weight / 4)
+    assert not torch.allclose(model(image_BCHW, torch.zeros(2, 8, dtype=torch.int64)).image_ND, before, atol=1e-3)
+    with pytest.raises(
+        ConfigError, match=r"--lora-random: no map or convolution with an adapter has 'head' .expected of patches, qkv"
+    ):
+        add_adapters(encoder(), LoRA.parse("4:qkv,patches,embed", random="head"))
+    with pytest.raises(ConfigError, match="has 'embed'"):
+        add_adapters(encoder(), LoRA.parse("4:qkv,embed", random="embed"))
+    with pytest.raises(ConfigError, match="lora_random and lora_full are options of adapters"):
+        Tuning(lora_random="qkv")
+
+
 def test_by_default_every_linear_map_and_the_convolutions_of_a_convolutional_tower() -> None:
     names = add_adapters(encoder(), LoRA(2))
     assert "image_projection" in names

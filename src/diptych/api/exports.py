@@ -13,7 +13,16 @@ from diptych.core.run_folder import RunFolder
 TARGETS = ("transformers", "open_clip", "onnx", "sentence-transformers", "adapter", "diptych")
 
 
-def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = "", download: bool = False) -> Path:
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    to: str = "onnx",
+    like: str = "",
+    download: bool = False,
+    push: str = "",
+    public: bool = False,
+) -> Path:
     """Write a model as another library reads it. Returns the folder.
 
     model  a run folder, a model folder, "lora:ADAPTER#BASE"
@@ -23,8 +32,24 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
     like   where the weights came from ("hf:FOLDER", "open_clip:ARCH/FILE"): the export has the same class, and of it what ours has no
            part for
     download  allows fetching a model that is not on this machine
-    Raises ConfigError for a model that the other library has no place for; it says which field would make it possible.
+    push   "OWNER/NAME": where the folder is sent, too, on the hub whose account is logged in (`hf auth login`); "" nowhere
+    public  whether a repository that is made there can be seen by all
+    Raises ConfigError for a model that the other library has no place for; it says which field would make it possible. RunError where the
+    hub refuses or does not answer.
     """
+    from diptych.models.io.export import hub
+
+    if push:
+        hub.checked(push)
+    elif public:
+        raise ConfigError("--public says who sees what is sent (expected --push OWNER/NAME beside it)")
+    folder = _exported(model, Path(out), to, like, download)
+    if push:
+        hub.pushed(folder, push, public=public)
+    return folder
+
+
+def _exported(model: str | Path, out: Path, to: str, like: str, download: bool) -> Path:
     from diptych.models.io.export.onnx_files import to_onnx
     from diptych.models.io.export.transformers_folder import to_transformers
     from diptych.models.pairs.embedder import PairEmbedder
@@ -32,7 +57,6 @@ def export(model: str | Path, out: str | Path, *, to: str = "onnx", like: str = 
 
     if to not in TARGETS:
         raise UnknownName("export", to, TARGETS)
-    out = Path(out)
     if to == "adapter":
         return _adapter(model, out)
     if like and to == "onnx":

@@ -17,6 +17,7 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
     """The recipe as the weights of `init` have it, and their model; a recipe without fields of that kind as it is, and None."""
     from diptych.models.io.opened import FOREIGN, open_address
     from diptych.models.pairs.embedder import Embedding
+    from diptych.models.vilt.vilt_model import ViltModel
     from diptych.recipes._shared.resized import resized
     from diptych.recipes._shared.started import refuse_conflicts, tuned
 
@@ -26,7 +27,7 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
     if not foreign and not (Path(options.init).parent / "config.json").is_file():
         return made, None  # tensors alone
     model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
-    if not foreign and not isinstance(model, Embedding):
+    if not foreign and not isinstance(model, Embedding | ViltModel):
         return made, None  # a recipe of another kind of model: tensors of equal name and shape
     found = resized(made, made.started(model), asked)
     refuse_conflicts(made, found, asked, str(init))
@@ -66,9 +67,11 @@ def start_of(init: str | Path) -> str:
 
 
 def weights_of(source: str | Path) -> Path:
-    """The weights file of a run folder or model folder."""
+    """The weights file of a run folder or model folder, or a .safetensors file as it is."""
     folder = Path(source)
+    if folder.suffix == ".safetensors" and folder.is_file():
+        return folder
     for path in (folder / "model" / "model.safetensors", folder / "model.safetensors"):
         if path.is_file():
             return path
-    raise RunError(f"{source} has no model.safetensors (expected a finished run folder, or its model/)")
+    raise RunError(f"{source} has no model.safetensors (expected a finished run folder, its model/, or a .safetensors file)")

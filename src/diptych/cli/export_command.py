@@ -27,6 +27,8 @@ class Export:
         str, arg(help="hf:FOLDER or open_clip:ARCH/FILE that the weights came from: OUT will have the same class")
     ] = ""
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    push: Annotated[str, arg(metavar="OWNER/NAME", help="send OUT to a model hub, too; `hf auth login` comes before")] = ""
+    public: Annotated[bool, arg(help="a repository that --push makes can be seen by all")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -36,6 +38,11 @@ def main(argv: Sequence[str]) -> int:
     )
     from diptych.api.exports import export
 
-    export(args.model, args.out, to=args.to, like=args.like, download=args.download)
+    export(args.model, args.out, to=args.to, like=args.like, download=args.download, push=args.push, public=args.public)
     files = sorted(path.name for path in args.out.iterdir())
-    return finish({"out": str(args.out), "files": files}, [f"{args.out}: {', '.join(files)}"], args.json)
+    found: dict[str, object] = {"out": str(args.out), "files": files}
+    lines = [f"{args.out}: {', '.join(files)}"]
+    if args.push:
+        found["pushed"] = args.push
+        lines.append(f"sent to {args.push}")
+    return finish(found, lines, args.json)

@@ -1,14 +1,19 @@
-"""A bar on stderr where a person is watching; nothing where none is, as in a pipe or a log. One bar at a time."""
+"""A bar on stderr where a person is watching; nothing where none is, as in a pipe or a log. Steps inside a step are a line below it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 ANY = TypeVar("ANY")
 _DRAWN: list[str] = []
 """What the bar that is drawn now says, where there is one."""
+_LINES: list[Progress] = []
+"""The bar that `shown` draws now, where there is one: it has room for a line more."""
 
 
 @contextmanager
@@ -30,9 +35,18 @@ def shown(steps: Iterable[ANY], total: int, what: str, *, least: int = 1) -> Ite
     """The steps, with a bar that says what is done, how much of it, and for how long still; it goes when they are through.
 
     A turning sign shows that a step of many seconds is at work. Fewer steps than `least` are over before one looks, and have no bar.
+    Called within a step of another call, its bar is a line below the other's: a part of a thousand answers moves, too.
     """
     if total < least:
         yield from steps
+        return
+    if _LINES:
+        around = _LINES[0]
+        line = around.add_task(what, total=total)
+        try:
+            yield from around.track(steps, task_id=line)
+        finally:
+            around.remove_task(line)
         return
     from rich.console import Console
     from rich.progress import (
@@ -51,4 +65,11 @@ def shown(steps: Iterable[ANY], total: int, what: str, *, least: int = 1) -> Ite
         alone(what) as free,
         Progress(*columns, console=Console(stderr=True), disable=not free, transient=True) as bar,
     ):
-        yield from bar.track(steps, total=total, description=what)
+        if not free:
+            yield from steps
+            return
+        _LINES.append(bar)
+        try:
+            yield from bar.track(steps, total=total, description=what)
+        finally:
+            _LINES.remove(bar)

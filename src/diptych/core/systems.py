@@ -107,7 +107,7 @@ SYSTEMS: tuple[System, ...] = (
     System("filip", "FILIP, token-wise late interaction", "objectives", "diptych.recipes.contrastive.filip:FILIP", also=("index/kinds/late.py",)),
     System("medslip", "MeDSLIP, dual stream", "domains", "diptych.recipes.domains.medslip:MeDSLIP"),
     System("desco", "DesCo, description-conditioned detection", "graphs", "diptych.recipes.grounding.desco:DesCo"),
-    System("ptp", "Position-guided Text Prompt", "data", "diptych.recipes.grounding.ptp:PTP", also=("curate/operators/position_prompts.py",)),
+    System("ptp", "Position-guided Text Prompt", "data", "diptych.recipes.grounding.ptp:PTP", also=("curate/operators/position_prompts.py", "recipes/grounding/ptp_vilt.py")),
     System("ctp", "CTP, continual pre-training", "objectives", "diptych.recipes.contrastive.ctp:CTP", also=("tasks/pairs/continual.py",)),
     System("alip", "ALIP, adaptive weights with synthetic captions", "objectives", "diptych.recipes.contrastive.alip:ALIP"),
     System("denseclip", "DenseCLIP", "adaptation", "diptych.recipes.adaptation.denseclip:DenseCLIP", also=("recipes/adaptation/denseclip_boxes.py",)),

@@ -39,6 +39,8 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
     ]
     if spec.coupled_decay and spec.kind != "sgd":
         raise ConfigError(f"coupled_decay goes with sgd, not with {spec.kind}")
+    if spec.schedule == "one_cycle" and spec.kind == "sgd":
+        raise ConfigError("one_cycle moves betas and goes with adamw, lamb or adan, not with sgd")
     if spec.kind == "adamw":
         return torch.optim.AdamW(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups))
     if spec.kind == "sgd":
@@ -72,22 +74,57 @@ class _DecoupledSGD(torch.optim.SGD):
 
 def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
-    linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times. Of a `part` of a schedule these are
-    the steps."""
+    linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times, decay by a factor after each period.
+    One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
     begin, end = spec.part
     whole = steps / (end - begin)
     step, steps = step + round(begin * whole), round(whole)
     warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
+    if spec.schedule == "one_cycle":
+        return one_cycle(
+            step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, spec.lr / 25, spec.lr, spec.lr / 25e4
+        )
     if step < warmup:
+        if spec.warmup_from is not None:
+            return spec.lr * (spec.warmup_from + (1 - spec.warmup_from) * step / warmup)
         return spec.lr * (step + 1) / warmup
     if spec.schedule == "constant":
         return spec.lr
     if spec.schedule == "step":
         drops = spec.drop_at if isinstance(spec.drop_at, tuple) else (spec.drop_at,)
         return spec.lr / float(10 ** sum(step >= share * steps for share in drops))
+    if spec.schedule == "decay":
+        return spec.lr * max(spec.final_lr, spec.decay_rate ** int(step * spec.periods / steps + 1e-9))
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     share = 0.5 * (1 + math.cos(math.pi * progress)) if spec.schedule == "cosine" else (1 - progress) ** spec.power
     return spec.lr * (spec.final_lr + (1 - spec.final_lr) * share)
+
+
+def first_beta(spec: Optimiser, step: int, steps: int) -> float:
+    """The first of the betas at a step: as it is given, but with one_cycle, from .95 to .85 while the rate rises and back."""
+    if spec.schedule != "one_cycle":
+        return spec.betas[0]
+    return one_cycle(step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, 0.95, 0.85, 0.95)
+
+
+def one_cycle(step: int, steps: int, rise: float, start: float, peak: float, end: float) -> float:
+    """torch's `OneCycleLR`: from `start` to `peak` over a share `rise` of the run, then to `end`, each by half a cosine."""
+    top, last = rise * steps - 1, steps - 1
+    if step <= top:
+        begin, finish, share = start, peak, step / top if top > 0 else 1.0
+    else:
+        begin, finish, share = peak, end, min(1.0, (step - top) / (last - top))
+    return finish + (begin - finish) / 2 * (1 + math.cos(math.pi * share))
+
+
+def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps: int) -> float:
+    """Sets what step `step` of `steps` has: the rate, which is returned, and with one_cycle the first beta."""
+    rate = learning_rate(spec, step, steps)
+    set_learning_rate(optimiser, rate)
+    if spec.schedule == "one_cycle":
+        for group in optimiser.param_groups:
+            group["betas"] = (first_beta(spec, step, steps), *group["betas"][1:])
+    return rate
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

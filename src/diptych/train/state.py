@@ -29,11 +29,10 @@ from diptych.train.optimise import (
     build_optimiser,
     clip,
     freeze,
-    learning_rate,
     load_optimiser_state,
     optimiser_state,
     remembered_by,
-    set_learning_rate,
+    schedule,
     silent_parameters,
 )
 from diptych.train.options import TrainOptions
@@ -305,8 +304,7 @@ class Training:
         """Clips, moves the parameters, and lets the recipe's module remember."""
         spec, optimiser = self.recipe.optimiser(), self._descent
         length = self.phase.stop - self.phase.start
-        self.rate = learning_rate(spec, self.step - self.phase.start, length)
-        set_learning_rate(optimiser, self.rate)
+        self.rate = schedule(optimiser, spec, self.step - self.phase.start, length)
         self.grad_norm = clip(self.model.parameters(), spec.clip_norm)
         optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length

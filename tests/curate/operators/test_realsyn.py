@@ -91,6 +91,20 @@ def test_rules_of_sentences(text: str, fault: str) -> None:
     assert SentenceRules().fault(text) == fault
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("A black cat chases a bird.", ""),
+        ("Home page of all.", "complexity: 0 (expected at least 1)"),
+        ("The red bridge was there.", "action: no verb tells one"),
+        ("The museum has three large floors.", "action: no verb tells one"),
+    ],
+)
+def test_rules_that_read_what_a_sentence_says(text: str, fault: str) -> None:
+    assert SentenceRules(complexity=1, action=True).fault(text) == fault
+    assert SentenceRules().fault(text) == ""
+
+
 def test_addresses_and_emoji_go() -> None:
     assert cleaned("Visit www.x.example/a?b=c 🐶 or mail me@x.example now ☀️!") == "Visit or mail now !"
 

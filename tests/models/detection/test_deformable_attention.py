@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.detection import point_sampling
+from diptych.models.detection import deformable_attention, point_sampling
 from diptych.models.detection.deformable_attention import DeformableAttention
 from diptych.models.detection.point_sampling import by_grid_sample, by_sparse_product
+from diptych.models.towers.adapters import LoRA, add_adapters
 
 SHAPES = ((5, 7), (3, 4), (1, 2))
 PLACES = sum(height * width for height, width in SHAPES)
@@ -99,13 +100,14 @@ def theirs_and_ours(points: int) -> tuple[torch.nn.Module, DeformableAttention]:
     return theirs, ours
 
 
-@pytest.mark.parametrize("few", [0, 10**9], ids=["sparse", "grid"])
+@pytest.mark.parametrize(("few", "read"), [(0, 10**9), (10**9, 10**9), (0, 0)], ids=["sparse", "grid", "read_first"])
 @pytest.mark.parametrize("coordinates", [2, 4])
 @pytest.mark.parametrize("masked", [False, True])
 def test_equals_transformers_and_so_do_all_gradients(
-    monkeypatch: pytest.MonkeyPatch, few: int, coordinates: int, masked: bool, parity: Any
+    monkeypatch: pytest.MonkeyPatch, few: int, read: int, coordinates: int, masked: bool, parity: Any
 ) -> None:
     monkeypatch.setattr(point_sampling, "FEW", few)
+    monkeypatch.setattr(deformable_attention, "READ", read)
     torch.manual_seed(4)
     theirs, ours = theirs_and_ours(points=4)
     query = torch.randn(2, 6, 24, requires_grad=True)
@@ -178,9 +180,10 @@ def test_moving_map_and_locations_together_changes_nothing(way: object) -> None:
     torch.testing.assert_close(here, there, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("few", [0, 10**9], ids=["sparse", "grid"])
-def test_compiles_without_a_break(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+@pytest.mark.parametrize(("few", "read"), [(0, 10**9), (10**9, 10**9), (0, 0)], ids=["sparse", "grid", "read_first"])
+def test_compiles_without_a_break(monkeypatch: pytest.MonkeyPatch, few: int, read: int) -> None:
     monkeypatch.setattr(point_sampling, "FEW", few)
+    monkeypatch.setattr(deformable_attention, "READ", read)
     torch.manual_seed(6)
     module = DeformableAttention(8, 2, levels=3, points=2)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
@@ -200,6 +203,30 @@ def test_half_precision_maps_come_back_in_half_precision(monkeypatch: pytest.Mon
     half = by_sparse_product(value.bfloat16(), location, attention, SHAPES)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), exact, atol=0.1, rtol=0.05)
+
+
+def test_few_queries_read_before_the_projection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which way is taken follows from sizes; an adapter on the projection has to see every place."""
+    monkeypatch.setattr(point_sampling, "FEW", 0)
+    shapes = ((24, 32), (12, 16))
+    module = DeformableAttention(16, 2, levels=2, points=2).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+    memory, reference = torch.randn(1, 960, 16, dtype=torch.float64), torch.rand(1, 960, 2, 2, dtype=torch.float64)
+    query, projected = torch.randn(1, 960, 16, dtype=torch.float64), []
+    module.value.register_forward_hook(lambda *_: projected.append(1))
+    few, many = module(query[:, :5], reference[:, :5], memory, shapes), module(query, reference, memory, shapes)
+    assert len(projected) == 1  # of the many queries alone
+    torch.testing.assert_close(few, many[:, :5], atol=1e-12, rtol=0)
+
+    add_adapters(module, LoRA(2, ("value",)))
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    adapted = module(query[:, :5], reference[:, :5], memory, shapes)
+    assert (adapted - few).abs().max() > 0.1
 
 
 def test_wrong_shapes_and_sizes_are_named() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from invariants import on_two_processes, stopped_and_resumed
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
@@ -187,6 +189,27 @@ def test_a_stopped_run_goes_on_with_its_means(tmp_path: Path) -> None:
     assert (mean_3 != before_3).all(), "they moved on after the stop"
 
 
+def test_crops_have_the_shape_that_was_asked_for() -> None:
+    """The red of each pixel is its column and the green its row, so that a crop tells its width and height."""
+    y, x = np.mgrid[:200, :200]
+    image = ArrayImage(np.stack([x, y, y], -1).astype(np.uint8))
+    sample = Sample("a", image=image, texts=(Text("one", "en", "alt"), Text("two", "en", "synthetic")))
+    ratios = []
+    for aspect in ((0.8, 1.25), (3 / 4, 4 / 3)):
+        recipe = replace(ALIP.paper(), image_size=64, aspect=aspect, crop=(0.4, 0.6), flip=False)
+        draws = [Draw(sample, np.random.default_rng(seed), image_HWC=image.pixels_HWC) for seed in range(300)]
+        seen_BCHW = recipe.batch(Draws(tuple(draws), np.random.default_rng(0))).image_BCHW
+        span_B2 = torch.stack([seen_BCHW[:, c].flatten(1).amax(1) - seen_BCHW[:, c].flatten(1).amin(1) for c in (0, 1)], 1)
+        std = torch.tensor(recipe.std[:2])
+        ratio_B = (span_B2 * std)[:, 0] / (span_B2 * std)[:, 1]
+        ratios.append((ratio_B.min().item(), ratio_B.max().item()))
+    (low, high), (lower, higher) = ratios
+    assert 0.78 < low < 0.84
+    assert 1.2 < high < 1.28
+    assert lower < 0.78
+    assert higher > 1.28
+
+
 def test_the_paper_builds_with_its_parameter_count() -> None:
     with torch.device("meta"):
         model = ALIP.paper().model()
@@ -194,6 +217,8 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     paper = ALIP.paper()
     assert (paper.betas, paper.eps) == ((0.9, 0.98), 1e-8)
     assert len(build_optimiser(torch.nn.Linear(2, 2), paper.optimiser()).param_groups) == 1, "biases decay as weights do"
+    assert paper.optimiser().schedule == "one_cycle"
+    assert (paper.warmup, paper.aspect, paper.crop_draws, paper.crop_interpolation) == (0.1, (0.8, 1.25), 100, "bilinear")
     assert len(build_optimiser(torch.nn.Linear(2, 2), ALIP.tiny().optimiser()).param_groups) == 2
     assert (paper.gamma_language, paper.gamma_description, paper.momentum, paper.synthetic) == (2, 2, 0.99, ("synthetic",))
 

@@ -63,7 +63,10 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     paper = SyViC.paper()
     assert (paper.batch_size, paper.lr, paper.weight_decay, paper.rank, paper.sentences) == (256, 2.5e-3, 0.2, 16, 4)
-    assert paper.tuning() == Tuning(lora=f"16:{ADAPTED}", lora_alpha=1.0)
+    assert paper.tuning() == Tuning(lora=f"16:{ADAPTED}", lora_alpha=1.0, lora_random="qkv")
+    assert replace(paper, adapter_start="zero").tuning().lora_random == ""
+    with pytest.raises(ConfigError, match="adapter_start is 'one'"):
+        SyViC(adapter_start="one")  # type: ignore[arg-type]
 
 
 def test_chunks_are_read_and_averaged_as_released(theirs: dict[str, Any], parity: Any) -> None:

@@ -36,8 +36,10 @@ from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.ranking import semi_hard_ranking
-from diptych.recipes.domains.unipt import PSEUDO, UnifiedBatch, UniPT
+from diptych.recipes._shared.unified_batch import UnifiedBatch
+from diptych.recipes.domains.unipt import PSEUDO, UniPT
 from diptych.train.fit import fit
+from diptych.train.optimise import build_optimiser, learning_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.people.world import pedestrians
 
@@ -500,3 +502,28 @@ def test_paper_has_the_published_parts() -> None:
     assert sum(p.numel() for p in regressor.parameters()) == 8 * block + 768 + 2 * (768 * 512 + 512 + 2 * 512)
     assert model.encoder.log_scale.requires_grad is False
     assert (paper.shown.height, paper.shown.size, paper.batch_size, paper.lr) == (384, 128, 512, 1e-5)
+    assert (paper.shown.mean, paper.shown.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "its inception_normalize"
+    spec = paper.optimiser()
+    assert [learning_rate(spec, step, 1000) for step in (0, 50, 100)] == pytest.approx([0, 5e-6, 1e-5])
+    decayed = {id(p) for group in build_optimiser(model, spec).param_groups if group["weight_decay"] for p in group["params"]}
+    spared = {name for name, p in model.named_parameters() if p.requires_grad and id(p) not in decayed}
+    assert {"encoder.image_tower.inner.norm_after.weight", "encoder.text_tower.inner.net.embeddings.LayerNorm.weight"} <= spared
+    assert all("bias" in name or "norm" in name.lower() for name in spared), "as set_schedule names them"
+
+
+def test_as_released_the_frozen_model_sees_our_pixels_and_padding_is_drawn_with_the_words() -> None:
+    made = recipe(weight_patches=1.0, small_steps=1, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).prepare(drawn())
+    for sees in ("ours", "theirs"):
+        teacher = replace(made, teacher_sees=sees).model().teacher
+        assert teacher is not None
+        image_BCHW = torch.randn(2, 3, *(side * 16 for side in teacher.tower.grid))
+        given = image_BCHW
+        if sees == "theirs":
+            mean, std = (torch.tensor(x).view(3, 1, 1) for x in (teacher.theirs.mean, teacher.theirs.std))
+            given = (image_BCHW * 0.5 + 0.5 - mean) / std
+        expected = teacher.projection(teacher.tower.states(given)[:, 1:])
+        torch.testing.assert_close(teacher(image_BCHW), expected, rtol=1e-4, atol=1e-5)
+    drawn_padding = replace(made, padding_counts=True, text_length=48)
+    plain = replace(drawn_padding, padding_counts=False)
+    asked, asked_plain = ((one_batch(each).word_BM >= 0).sum(1) for each in (drawn_padding, plain))
+    assert asked.max() > asked_plain.max(), "15 % of 48 places, of which some are padding"

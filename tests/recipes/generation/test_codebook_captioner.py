@@ -83,6 +83,8 @@ def test_published_size() -> None:
     assert len(model.decoder.blocks) == 12
     assert (recipe.class_token, recipe.decoder, recipe.caption_mean, recipe.dropout) == (True, "blip", "tokens", 0.1)
     spec = recipe.optimiser()
+    assert (spec.schedule, spec.decay_rate, spec.periods) == ("decay", 0.9, 20)
+    assert spec.lr * spec.final_lr == pytest.approx(1e-6)
     assert (spec.betas, spec.eps, recipe.crop, recipe.flip, recipe.resize) == ((0.9, 0.999), 1e-8, (0.2, 1.0), True, "squash")
 
 

@@ -25,6 +25,7 @@ from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.fused_pairs import matching
 from diptych.recipes.grounding.ptp import PTP
 from diptych.train.fit import fit
+from diptych.train.optimise import learning_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.small_pairs import small_pairs
 
@@ -68,6 +69,10 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     paper = PTP.paper()
     assert (paper.resize, paper.interpolation, paper.queue_start) == ("squash", "bilinear", "random")
     assert (paper.queue, paper.alpha, paper.momentum, paper.batch_size, paper.lr) == (57_600, 0.4, 0.995, 600, 3e-4)
+    rates = [learning_rate(paper.optimiser(), epoch * 4000 + step, 80_000) for epoch in range(20) for step in (0, 3999)]
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[1:5] == pytest.approx([3e-4, 2.7e-4, 2.7e-4, 2.43e-4])
+    assert rates[-1] == pytest.approx(3e-4 * 0.9**19)
 
 
 def adopted(text: BlipText, reader: Any, writer: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.image import ImageSource
+from diptych.core.image import ArrayImage, BytesImage, ImageSource
 from diptych.core.sample import Text
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.evaluate import evaluate
@@ -45,6 +46,25 @@ def test_each_direction_is_ranked_by_the_scores_of_who_asks(kit: Any) -> None:
     assert facts_of(records)["compare"] == "pairs"
     by_vectors = evaluate(Retrieval(ks=(1,), compare="vectors"), model, pool).metrics
     assert by_vectors["t2i_r@1"].value == by_vectors["i2t_r@1"].value == 0.5, "equal vectors tie"
+
+
+def test_a_model_without_vectors_ranks_by_pairs(kit: Any) -> None:
+    """It is asked for no vector; a picture that cannot be read costs its own sample."""
+
+    class Reader:
+        name, fingerprint = "reader", "0"
+
+        def score_pairs(self, images: Sequence[ImageSource], texts: Sequence[str], *, query: str) -> np.ndarray:
+            return np.array([[float(image.name.lower() == text.lower()) for text in texts] for image in images], np.float32)
+
+    grey = np.full((2, 2, 3), 128, np.uint8)
+    images = (ArrayImage(grey, "a"), ArrayImage(grey, "b"), BytesImage(b"no picture", "c"))
+    pool = kit.pool(*(replace(kit.sample(image.name, image.name.upper()), image=image) for image in images))
+    result = evaluate(Retrieval(ks=(1,)), Reader(), pool)
+    assert result.value == 1.0
+    assert [row["uid"] for row in result.notes["unreadable"]] == ["c"]
+    with pytest.raises(ConfigError, match="'reader' has no vectors"):
+        evaluate(Retrieval(compare="vectors"), Reader(), pool)
 
 
 def test_a_class_is_scored_over_its_templates(kit: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -18,13 +18,17 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.text.cleaning import cleaned
-from diptych.data.text.position_prompts import block_of, prompt, with_prompt
+from diptych.data.text.position_prompts import NOWHERE, block_of, prompt, with_prompt
+from diptych.models.vilt.vilt_model import GAP
+from diptych.recipes._shared.block_prompts import BlockPromptRecipe
 from diptych.recipes.grounding.ptp import PTP
+from diptych.recipes.grounding.ptp_vilt import PTPViLT
 from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.worlds.small_pairs import SIDE, SmallPairs
 
-TESTED, ASKED = 300, 200
-"""Pictures that are searched, and pictures whose first thing is asked for its block."""
+TESTED, ASKED, READ = 300, 200, 100
+"""Pictures that are searched, pictures whose first thing is asked for its block, and pictures for models that read every pair."""
+R = TypeVar("R", bound=BlockPromptRecipe)
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,44 @@ class Placed:
             SmallPairs(SMOKE_ROWS if cell.smoke else TESTED, captioned=True, wrong=0.0, regions=True).pool("test", cell.seed)
         )
         found = {"block": float(np.mean([_answered(model, test[row]) for row in range(min(len(test), ASKED))]))}
-        for name, data in (("plain", test), ("spatial", placed(test))):
-            task = Retrieval(origins=("caption",), compare="vectors", draws=1)
-            metrics = task.score(task.predict(model, data)).metrics
-            found |= {f"{name}/{key}": metrics[key].value for key in ("t2i_r@1", "i2t_r@1")}
-        return found
+        return {**found, **_retrieved(model, test, "vectors")}
 
 
-def _with_words(recipe: PTP, rows: Pool) -> PTP:
+@dataclass(frozen=True)
+class PlacedReadings:
+    """The same of a recipe whose model reads every pair, among fewer pictures. "block" is how often the likeliest digit in the gap of
+    "the block ___ has a red circle" behind the caption is right (chance 1/9).
+
+    learns  False asks the model as it is before the first step
+    """
+
+    recipe: PTPViLT
+    count: int
+    learns: bool = True
+
+    def __call__(self, cell: Cell) -> Scores:
+        rows = captioned(
+            SmallPairs(SMOKE_ROWS if cell.smoke else self.count, captioned=True, wrong=0.0, regions=True).pool("train", cell.seed)
+        )
+        recipe = self.recipe if self.recipe.prompts != "none" else _with_words(self.recipe, rows)
+        model = (opened if self.learns else untrained)(recipe, rows, cell)
+        test = captioned(
+            SmallPairs(SMOKE_ROWS if cell.smoke else READ, captioned=True, wrong=0.0, regions=True).pool("test", cell.seed)
+        )
+        found = {"block": float(np.mean([_filled(model, test[row]) for row in range(len(test))]))}
+        return {**found, **_retrieved(model, test, "pairs")}
+
+
+def _retrieved(model: Any, test: Pool, compare: Literal["vectors", "pairs"]) -> Scores:
+    found: dict[str, float] = {}
+    for name, data in (("plain", test), ("spatial", placed(test))):
+        task = Retrieval(origins=("caption",), compare=compare, draws=1)
+        metrics = task.score(task.predict(model, data)).metrics
+        found |= {f"{name}/{key}": metrics[key].value for key in ("t2i_r@1", "i2t_r@1")}
+    return found
+
+
+def _with_words(recipe: R, rows: Pool) -> R:
     return replace(recipe, vocabulary=replace(recipe, prompts="moved").prepare(rows).vocabulary)
 
 
@@ -89,6 +123,14 @@ def _answered(model: Any, sample: Sample) -> bool:
     said = [cleaned(prompt(block, _name(region))) for block in range(9)]
     (table_92,) = model.answer_nll([sample.image], [f"{cleaned(sample.texts[0].string)}."], [said])
     return int(np.argmin(table_92[:, 0])) == block_of(region.box, SIDE, SIDE)
+
+
+def _filled(model: Any, sample: Sample) -> bool:
+    """Whether the likeliest digit in the gap is that of the right block."""
+    region = sample.regions[0]
+    text = with_prompt(sample.texts[0].string, prompt(None, _name(region))).replace(f" {NOWHERE} ", f" {GAP} ")
+    log_1C = model.guess_words([sample.image], [text], candidates=[str(block) for block in range(9)])
+    return int(log_1C[0].argmax()) == block_of(region.box, SIDE, SIDE)
 
 
 def _name(region: Region) -> str:

@@ -2,7 +2,8 @@
 
 "A red circle left of a blue cross": which of the two is named first is drawn, so that no word and no order of words is more usual in true
 texts than in wrong ones. A probe's wrong text exchanges the colours, the shapes or both things ("swapped"), or has another colour, shape or
-relation in the place of one ("replaced"); none of them is true of its picture.
+relation in the place of one ("replaced"); none of them is true of its picture. "order" is ARO's: the text against its own words in four
+other orders.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.recipes._shared.pairs import PairRecipe
+from diptych.tasks.pairs.aro import ARO
 from diptych.tasks.pairs.probe import Probe
 from diptych.worlds.small_pairs import COLOURS, SHAPES, SmallPairs
 
@@ -34,8 +36,8 @@ Thing = tuple[str, str]
 
 @dataclass(frozen=True)
 class Structured:
-    """Trains on so many pictures; "swapped" and "replaced" are mean accuracies over the kinds of the probe, each kind and retrieval beside
-    them.
+    """Trains on so many pictures. "swapped" and "replaced" are mean accuracies over the kinds of the probe; each kind, "order" and recalls
+    stand beside them.
 
     learns    False asks the model as it is before the first step
     """
@@ -48,15 +50,17 @@ class Structured:
         rows, test = told(drawn(SmallPairs(self.count, regions=True), cell)), told(clean_rows(cell, regions=True))
         model = opened(self.recipe, rows, cell) if self.learns else untrained(self.recipe, rows, cell)
         found = retrieved(model, test, origins=("caption",))
-        return {**probed(model, test, "credit"), "i2t_r@1": found["i2t_r@1"], "t2i_r@1": found["t2i_r@1"]}
+        recalls = {name: found[name] for name in ("i2t_r@1", "t2i_r@1")}
+        return {**probed(model, test, "credit"), "order": ordered(model, test, "credit"), **recalls}
 
 
 @dataclass(frozen=True)
 class BlindText:
-    """The same probe by a scorer that sees no picture: a bigram model of the other pictures' texts."""
+    """The same probes by a scorer that sees no picture: a bigram model of the other pictures' texts."""
 
     def __call__(self, cell: Cell) -> Scores:
-        return probed(Pixels(2), told(clean_rows(cell, regions=True)), "blind")
+        model, test = Pixels(2), told(clean_rows(cell, regions=True))
+        return {**probed(model, test, "blind"), "order": ordered(model, test, "blind")}
 
 
 def probed(model: Any, test: Pool, scorer: str) -> dict[str, float]:
@@ -72,6 +76,13 @@ def probed(model: Any, test: Pool, scorer: str) -> dict[str, float]:
         there = [scores[kind.replace(" ", "_")] for kind in kinds if kind.replace(" ", "_") in scores]
         scores[name] = sum(there) / len(there)
     return scores
+
+
+def ordered(model: Any, test: Pool, scorer: str) -> float:
+    """That scorer's accuracy where the words of a text stand in other orders."""
+    texts = (replace(test[row], regions=(), relations=(), extras={}) for row in range(len(test)))
+    records = ARO().predict(model, Pool.from_samples(texts, name=f"{test.name}, texts")).to_pylist()
+    return float(sum(row[scorer] for row in records) / len(records))
 
 
 def told(pool: Pool) -> Pool:

@@ -8,7 +8,7 @@ from diptych.claims.cells.hard_texts import Said, against_clip
 from diptych.claims.claim import Claim
 from diptych.recipes.contrastive.negclip import NegCLIP
 
-KINDS = ("swapped_colours", "swapped_shapes", "swapped_things", "replaced", "another_relation")
+KINDS = ("swapped_colours", "swapped_shapes", "swapped_things", "replaced", "another_relation", "order")
 
 
 def claims() -> tuple[Claim, ...]:

@@ -18,7 +18,7 @@ def claims() -> tuple[Claim, ...]:
         told=Said(
             "At equal steps and images, replaced words and analogies give a higher accuracy where a word is another",
             "2211.11733, whose accuracy on VL-Checklist rises by up to 15 points",
-            ("another_colour", "another_shape", "another_relation", "swapped", "i2t_r@1", "t2i_r@1"),
+            ("another_colour", "another_shape", "another_relation", "swapped", "order", "i2t_r@1", "t2i_r@1"),
         ),
         found=Said(
             "Replaced words and analogies leave the recall at 1 from text to image as CLIP has it",

@@ -30,12 +30,15 @@ class Optimiser:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.2
-    schedule: Literal["cosine", "linear", "constant", "step"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "step", "decay", "one_cycle"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
+    warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
     final_lr: float = 0.0  # share of lr at the end
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
+    decay_rate: float = 0.9  # "decay": the rate is multiplied by it after each period, and stays at or above lr * final_lr
+    periods: float = 1.0  # "decay": how many the run has, usually its epochs
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
     coupled_decay: bool = False
     third_beta: float = 0.99  # "adan": what is kept of the mean of squares; `betas` are of gradients and of their differences

@@ -15,6 +15,8 @@ class Tuning:
                   themselves. Without patterns: every linear map of both towers, and the convolutions of a tower made of them
     lora_alpha    adapters are multiplied by lora_alpha / rank; 0 takes the rank, so that they count as they are
     lora_dropout  dropout before the adapters
+    lora_random   pattern of modules whose adapters start random in both maps, so that the first step is not that of the weights; those of
+                  all others, and of all with "", start as nothing
     lora_full     pattern of parameters that are trained in full beside adapters; what does not come from --init always is
     freeze        patterns of parameter names that stay as they are; their batch norms keep their statistics
     layer_decay   learning rate of a layer as a share of the one above it (0.65 to 0.9 are usual); heads have the whole rate; 1 is off
@@ -31,6 +33,7 @@ class Tuning:
     lora: str = ""
     lora_alpha: float = 0.0
     lora_dropout: float = 0.0
+    lora_random: str = ""
     lora_full: str = ""
     freeze: tuple[str, ...] = ()
     layer_decay: float = 1.0
@@ -52,8 +55,8 @@ class Tuning:
         for name in ("lora_alpha", "head_first", "distill_weight", "distill_scale", "keep_positions"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)} (expected 0 or more)")
-        if not self.lora and (self.lora_alpha or self.lora_dropout or self.lora_full):
-            raise ConfigError("lora_alpha, lora_dropout and lora_full are options of adapters: say also --lora RANK")
+        if not self.lora and (self.lora_alpha or self.lora_dropout or self.lora_random or self.lora_full):
+            raise ConfigError("lora_alpha, lora_dropout, lora_random and lora_full are options of adapters: say also --lora RANK")
         if self.head and not self.head_first:
             raise ConfigError("head says what --head-first trains first: say also for how many steps")
         if self.distill_scale and not self.distill:

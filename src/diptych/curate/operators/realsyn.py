@@ -3,8 +3,8 @@
 The pool holds pictures and sentences as rows (`data.read.documents`: a folder of HTML or Markdown); which belongs to which is not known.
 
 1. Extraction: pictures narrower than 1 to 3 or smaller than 100 pixels leave; sentences lose addresses and emoji and have to keep to
-lengths and entropy (and, where asked, to a perplexity). Equal sentences count once. `near_duplicates` and `semantic_duplicates` before
-this step do the published deduplication of pictures.
+lengths and entropy (and, where asked, to a complexity, an action and a perplexity). Equal sentences count once. `near_duplicates` and
+`semantic_duplicates` before this step do the published deduplication of pictures.
 2. Hierarchical retrieval: sentences are clustered; a picture looks at its `probes` nearest centres and takes the `top` nearest
 sentences of their clusters, of whatever document.
 3. Synthetic text: caption (the alternative text, or a captioner's), labels of regions as tags, and the best sentence are merged by a
@@ -15,8 +15,9 @@ Columns: ``text_variants``, per picture its sentences (origin "caption", with th
 text (origin "synthetic"); ``text_similarity`` of every text, so that training may draw by it. Train any pair recipe on OUT: a step draws
 one of the texts. File: realsyn.json.
 
-Where this departs: the published filter of sentences by syntax and action verbs needs a parser and is left out; perplexity is that of an
-n-gram model of these sentences, on another scale than the published bounds (30 to 200), and off by default. Thresholds are for English.
+Where this departs: which parser tells low complexity and action verbs is not published, so both are ours by rules (`sentence_filters`), in
+`paper()` and off by default; perplexity is that of an n-gram model of these sentences, on another scale than the published bounds (30 to
+200), and off by default, too. All are for English.
 Cost: an embedding of every picture and sentence, M (K + ...) dot products for clusters, a text of the writer a picture.
 """
 
@@ -37,6 +38,7 @@ import pyarrow as pa
 from diptych.core.contracts import Curated, Dataset, Drop, Generator
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ImageSource
+from diptych.core.progress import shown
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
 from diptych.curate.duplicates.clusters import centres, nearest_centres
@@ -72,6 +74,8 @@ class RealSyn(Writes):
     max_words    of a sentence
     entropy      nats of the words of a sentence at least
     perplexity   (least, most) by an n-gram model of all sentences; (0, 0) off
+    complexity   attributes and relations of one thing of a sentence at least; 0 off
+    action       whether a sentence needs a verb that tells an action
     captioner    address of a model that writes captions; "" takes the alternative text
     synthetic    whether a synthetic text is written
     balance_clusters  of pairs (published 1 million); 0 takes a twentieth of the pictures
@@ -91,6 +95,8 @@ class RealSyn(Writes):
     max_words: int = 81
     entropy: float = 0.3
     perplexity: tuple[float, float] = (0.0, 0.0)
+    complexity: int = 0
+    action: bool = False
     captioner: str = ""
     synthetic: bool = True
     balance_clusters: int = 0
@@ -116,11 +122,13 @@ class RealSyn(Writes):
             balance_clusters=1_000_000,
             cap=20,
             perplexity=(30.0, 200.0),
+            complexity=1,
+            action=True,
         )
 
     def rules(self) -> SentenceRules:
         """What a sentence has to keep to."""
-        return SentenceRules(self.min_words, self.max_words, self.entropy, self.perplexity)
+        return SentenceRules(self.min_words, self.max_words, self.entropy, self.perplexity, self.complexity, self.action)
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._model()
@@ -191,7 +199,7 @@ class RealSyn(Writes):
                 raw[sample.uid] = cleaned(" ".join(text.string for text in sample.positives()))
         model = NGram.learned(raw.values(), PERPLEXITY_ORDER) if rules.perplexity[1] and raw else None
         faults, found, first = {}, {}, dict[str, str]()
-        for uid in sorted(raw):
+        for uid in shown(sorted(raw), len(raw), "reading sentences", least=10_000):
             fault = rules.fault(raw[uid], model)
             key = raw[uid].casefold()
             if not fault and key in first:
@@ -204,7 +212,8 @@ class RealSyn(Writes):
 
     def _pictures(self, data: Dataset) -> dict[str, str]:
         faults = {}
-        for sample in (data[row] for row in range(len(data))):
+        for row in shown(range(len(data)), len(data), "looking at pictures", least=100):
+            sample = data[row]
             if sample.image is not None and (fault := self._size_fault(sample.image)):
                 faults[sample.uid] = fault
         return faults

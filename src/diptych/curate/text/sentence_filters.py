@@ -1,4 +1,8 @@
-"""Which sentences of documents may describe a picture, by counting: RealSyn's extraction (Gu et al., 2025, 2502.12513)."""
+"""Which sentences of documents may describe a picture: RealSyn's extraction (Gu et al., 2025, 2502.12513).
+
+Two of its rules read what a sentence says: the complexity of its scene graph, and a verb that tells an action. They come from the CAT
+filter (Radenovic et al., 2023, 2301.02280), whose counting is used here; the graph is that of our parser by rules, for English.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,21 @@ from dataclasses import dataclass
 
 from diptych.core.errors import ConfigError
 from diptych.curate.text.ngram import NGram, words_of
+from diptych.data.text.english.scene_parser import SceneParser
+from diptych.data.text.english.tagger import tag
+from diptych.data.text.english.words import split
 
 ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+\.\S+", re.IGNORECASE)
 EMOJI = re.compile("[\U0001f000-\U0001faff\U0001fc00-\U0001fffd\u2600-\u27bf\ufe0f\u200d\u20e3]")
+STATES = frozenset(split("be am is are was were been being have has had having do does did done doing"))
+"""Verbs that tell no action."""
 
 
 @dataclass(frozen=True)
 class SentenceRules:
     """min_words, max_words  of a sentence without addresses and emoji
+    complexity  attributes and relations that one thing of the sentence has, at least; 0 does not ask
+    action      whether a verb has to tell an action
     entropy     nats of the distribution of its words, at least
     perplexity  (least, most) by a language model; (0, 0) does not ask it
     """
@@ -25,13 +36,15 @@ class SentenceRules:
     max_words: int = 81
     entropy: float = 0.3
     perplexity: tuple[float, float] = (0.0, 0.0)
+    complexity: int = 0
+    action: bool = False
 
     def __post_init__(self) -> None:
         low, high = self.perplexity
-        if not 0 < self.min_words <= self.max_words or self.entropy < 0 or not 0 <= low <= high:
+        if not 0 < self.min_words <= self.max_words or min(self.entropy, self.complexity) < 0 or not 0 <= low <= high:
             raise ConfigError(
-                f"words {self.min_words}..{self.max_words}, entropy {self.entropy}, perplexity {self.perplexity} "
-                "(expected 1 or more and no more than the most, 0 or more, least and most)"
+                f"words {self.min_words}..{self.max_words}, entropy {self.entropy}, complexity {self.complexity}, perplexity "
+                f"{self.perplexity} (expected 1 or more and no more than the most, 0 or more twice, least and most)"
             )
 
     def fault(self, text: str, model: NGram | None = None) -> str:
@@ -43,11 +56,15 @@ class SentenceRules:
         words = [word for word in words_of(text) if word[0].isalnum()]
         if not self.min_words <= len(words) <= self.max_words:
             return f"length: {len(words)} words (expected {self.min_words} to {self.max_words})"
+        if self.complexity and (found := complexity(text)) < self.complexity:
+            return f"complexity: {found} (expected at least {self.complexity})"
+        if self.action and not acts(text):
+            return "action: no verb tells one"
         if (nats := entropy(words)) < self.entropy:
             return f"entropy: {nats:.2f} (expected at least {self.entropy:g})"
         low, high = self.perplexity
-        if model is not None and high and not low <= (found := model.perplexity(text)) <= high:
-            return f"perplexity: {found:.1f} (expected {low:g} to {high:g})"
+        if model is not None and high and not low <= (measured := model.perplexity(text)) <= high:
+            return f"perplexity: {measured:.1f} (expected {low:g} to {high:g})"
         return ""
 
 
@@ -64,3 +81,28 @@ def entropy(words: list[str]) -> float:
     """Nats of the distribution of the words of one sentence; 0 where all are the same."""
     total = len(words)
     return max(0.0, -sum(count / total * math.log(count / total) for count in Counter(words).values()))
+
+
+def complexity(text: str) -> int:
+    """Attributes and relations of the thing of a sentence that has most of them.
+
+    >>> complexity("A black cat chases a small brown bird.")
+    3
+    """
+    parsed = SceneParser().parse(text)
+    return max(
+        (
+            len(attributes) + sum(place in (subject, thing) for subject, _, thing in parsed.relations)
+            for place, (_, attributes) in enumerate(parsed.things)
+        ),
+        default=0,
+    )
+
+
+def acts(text: str) -> bool:
+    """Whether a verb of the sentence tells an action: any but forms of "be", "have" and "do".
+
+    >>> acts("He is running in the park"), acts("It was a good year")
+    (True, False)
+    """
+    return any(word.tag == "VERB" and word.lower not in STATES for word in tag(text))

@@ -7,7 +7,7 @@ where Daft places them, and answers are kept when the part comes back.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -17,11 +17,14 @@ import pyarrow as pa
 
 from diptych.core.contracts import Reply
 from diptych.core.errors import RunError
+from diptych.core.progress import shown
 from diptych.curate.engine import run
 from diptych.curate.writing.requests import Request, TextBackend, prompt_hash
 from diptych.models.endpoint.answers import Answers
 
 T = TypeVar("T")
+BAR_CALLS = 4
+"""Calls that take long enough for a bar."""
 SILENT = 8
 """Calls in a row that may come back with nothing but faults of the line before the backend is called dead."""
 OFF_LINE = ("unreachable", "timeout", "refused")
@@ -60,21 +63,29 @@ def answers_of(requests: Sequence[Request], backend: TextBackend, known: Answers
 
 def _here(missing: dict[str, Request], backend: TextBackend, known: Answers | None) -> dict[str, Reply]:
     found: dict[str, Reply] = {}
-    silent = 0
-    calls = iter(_calls(list(missing), backend.at_once))
+    calls = _calls(list(missing), backend.at_once)
+    for answers in shown(_answered(calls, missing, backend, known), len(calls), f"{len(missing):,} texts", least=BAR_CALLS):
+        found |= answers
+    return found
+
+
+def _answered(
+    calls: Sequence[Sequence[str]], missing: dict[str, Request], backend: TextBackend, known: Answers | None
+) -> Iterator[dict[str, Reply]]:
+    """The answers of one call after another, in the order in which they come back, each kept before it is given out."""
+    silent, left = 0, iter(calls)
     with ThreadPoolExecutor(max_workers=max(1, backend.calls)) as pool:
-        waiting: dict[Future[list[Reply]], list[str]] = {}
+        waiting: dict[Future[list[Reply]], Sequence[str]] = {}
         try:
             while True:
-                for keys in islice(calls, max(1, backend.calls) - len(waiting)):
+                for keys in islice(left, max(1, backend.calls) - len(waiting)):
                     waiting[pool.submit(backend.write, [missing[key] for key in keys])] = keys
                 if not waiting:
-                    return found
+                    return
                 ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for done in [future for future in waiting if future in ready]:
                     answers = dict(zip(waiting.pop(done), done.result(), strict=True))
                     _keep(backend, missing, answers, known)
-                    found |= answers
                     faults = [answer.fault for answer in answers.values()]
                     silent = silent + 1 if all(fault.startswith(OFF_LINE) for fault in faults) else 0
                     if silent >= SILENT:
@@ -82,6 +93,7 @@ def _here(missing: dict[str, Request], backend: TextBackend, known: Answers | No
                             f"'{backend.name}' does not answer: {SILENT} calls in a row failed, the last with {faults[-1]}. What was "
                             "answered is kept; run the same command again to go on"
                         )
+                    yield answers
         finally:  # what is in the air when this ends early has been paid for
             for done, keys in waiting.items():
                 if done.exception() is None:

@@ -18,7 +18,7 @@ from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows, row_fields
 from diptych.core.sample import Sample, Text
-from diptych.data.media.transforms import Preprocess, flipped, random_crop
+from diptych.data.media.transforms import TORCHVISION, CropForm, Preprocess, flipped, random_crop
 from diptych.data.text.sides import Sides, mirrored
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.variants import UNIFORM
@@ -152,11 +152,12 @@ def triplet_batch(
     crop_scale: tuple[float, float] = (0.9, 1.0),
     flip: bool = False,
     sides: Sides = "keep",
+    form: CropForm = TORCHVISION,
 ) -> TripletBatch:
     """A raw text, a caption and a random square crop of every draw. `raw` and `caption` choose, with the draw's own generator; the raw
     text is drawn first, then the caption, then crop and flip."""
     said = [(raw(draw), caption(draw)) for draw in draws]
-    seen = [told_view(draw, pair, preprocess.size, crop_scale, flip, sides) for draw, pair in zip(draws, said, strict=True)]
+    seen = [told_view(draw, pair, preprocess.size, crop_scale, flip, sides, form) for draw, pair in zip(draws, said, strict=True)]
     texts = [pair for _, pair in seen]
     first, second = (tokenizer.encode([pair[path] for pair in texts], text_length) for path in (0, 1))
     known = [-1 if (state := draw.sample.extras.get("mismatched")) is None else int(bool(state)) for draw in draws]
@@ -178,18 +179,26 @@ def choose_text(draw: Draw, language: str = "") -> Text:
 
 
 def told_view(
-    draw: Draw, texts: Sequence[str], size: int, crop_scale: tuple[float, float], flip: bool, sides: Sides
+    draw: Draw,
+    texts: Sequence[str],
+    size: int,
+    crop_scale: tuple[float, float],
+    flip: bool,
+    sides: Sides,
+    form: CropForm = TORCHVISION,
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], tuple[str, ...]]:
     """`view`, and what these texts say of it: where one says left or right the picture is not mirrored, or the words are turned too."""
-    shown_HWC = view(draw, size, crop_scale, False)
+    shown_HWC = view(draw, size, crop_scale, False, form)
     return mirrored(shown_HWC, texts, draw.rng, sides) if flip else (shown_HWC, tuple(texts))
 
 
-def view(draw: Draw, size: int, crop_scale: tuple[float, float], flip: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def view(
+    draw: Draw, size: int, crop_scale: tuple[float, float], flip: bool, form: CropForm = TORCHVISION
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The image of a draw as one step sees it: a random square crop where `crop_scale` asks for one, then mirrored or not."""
     image_HWC = pixels(draw)
     if crop_scale[0] < 1:
-        image_HWC = random_crop(image_HWC, size, draw.rng, crop_scale)
+        image_HWC = random_crop(image_HWC, size, draw.rng, crop_scale, form)
     return flipped(image_HWC, draw.rng) if flip else image_HWC
 
 

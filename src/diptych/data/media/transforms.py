@@ -135,31 +135,50 @@ class Preprocess:
         return from_plain(cls, plain)
 
 
+@dataclass(frozen=True, slots=True)
+class CropForm:
+    """Of random crops. aspect: least and most width / height. draws: how many may not fit. interpolation: how the part is resized."""
+
+    aspect: tuple[float, float] = (0.75, 4 / 3)
+    draws: int = 10
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+TORCHVISION = CropForm()
+"""As torchvision crops, and with it nearly all published code."""
+
+
 def random_crop(
     image_HWC: Pixels,
     size: int,
     rng: np.random.Generator,
     scale: tuple[float, float] = (0.9, 1.0),
-    ratio: tuple[float, float] = (0.75, 4 / 3),
+    form: CropForm = TORCHVISION,
 ) -> Pixels:
     """A random part of the image, resized to uint8 [size, size, 3].
 
-    The part covers a share of the area drawn from `scale`, and its width / height is drawn log-uniformly from `ratio`; after ten
-    draws that do not fit, the largest centred part within `ratio`. `rng` decides everything.
+    The part covers a share of the area drawn from `scale`, and its width / height is drawn log-uniformly within the form's; after ten
+    draws that do not fit, the largest centred part within them. `rng` decides everything.
     """
-    top, left, height, width = crop_box(image_HWC.shape[0], image_HWC.shape[1], rng, scale, ratio)
+    top, left, height, width = crop_box(image_HWC.shape[0], image_HWC.shape[1], rng, scale, form.aspect, draws=form.draws)
     part_HWC = image_HWC[top : top + height, left : left + width]
     if part_HWC.shape[:2] == (size, size):
         return part_HWC
-    return resized(part_HWC, size)
+    return resized(part_HWC, size, form.interpolation)
 
 
 def crop_box(
-    height: int, width: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    *,
+    draws: int = 10,
 ) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a random part, in pixels."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for _ in range(10):
+    for _ in range(draws):
         area = height * width * rng.uniform(*scale)
         shape = math.exp(rng.uniform(low, high))
         wide, tall = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
@@ -170,13 +189,13 @@ def crop_box(
     return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
-def resized(image_HWC: Pixels, size: int) -> Pixels:
-    """Bicubic and antialiased, to [size, size, 3]. torch's uint8 kernel: within two levels of PIL and several times faster
+def resized(image_HWC: Pixels, size: int, mode: Literal["bicubic", "bilinear"] = "bicubic") -> Pixels:
+    """Antialiased, to [size, size, 3]. torch's uint8 kernel: within two levels of PIL and several times faster
     (`benchmarks/decoding.py`), which is why training uses it and evaluation does not."""
     if not image_HWC.flags.writeable or min(image_HWC.strides) < 0:
         image_HWC = image_HWC.copy()  # torch can alias neither
     image_1CHW = torch.from_numpy(image_HWC).permute(2, 0, 1)[None]
-    small_1CHW = functional.interpolate(image_1CHW, size=(size, size), mode="bicubic", antialias=True)
+    small_1CHW = functional.interpolate(image_1CHW, size=(size, size), mode=mode, antialias=True)
     small_HWC: Pixels = small_1CHW[0].permute(1, 2, 0).numpy()
     return small_HWC
 

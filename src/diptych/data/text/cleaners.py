@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Literal
 
 from diptych.core.errors import DataError
+from diptych.data.text.cleaning import cleaned as blip_cleaned
 
-Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip"]
+Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip", "blip"]
 """What is done to a text first: nothing; as CLIP reads it; mojibake and white space repaired; that, lower case and no punctuation (both
-as open_clip has them); lower case and no punctuation (SigLIP as transformers has it)."""
+as open_clip has them); lower case and no punctuation (SigLIP as transformers has it); lower case and a blank for some marks (BLIP,
+`data/text/cleaning.py`)."""
 
 
 def clip_clean(text: str) -> str:
@@ -75,4 +77,5 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "whitespace": whitespace_clean,
     "canonicalize": canonicalized,
     "siglip": siglip_clean,
+    "blip": blip_cleaned,
 }

@@ -42,30 +42,39 @@ def mask_words(
     share: float = 0.15,
     starts_BL: Tensor | None = None,
     padding_counts: bool = False,
+    each: bool = False,
 ) -> MaskedWords:
     """Asks for `share` of the words of each text, at least one where it has any: 80 % are hidden behind a mask, 10 % replaced by a
-    random word, 10 % left as they are. Exactly that share, as in BERT (later code draws each word by itself, so that some texts lose
+    random word, 10 % left as they are. Exactly that share, as in BERT (later code draws `each` word by itself, so that some texts lose
     none). `special` ids are never asked for, and padding neither. Each row has a generator of its own.
 
     starts_BL       True where a token begins a word (`whole_words.py`): words are then asked for with all their pieces, in a random
                     order until the share of tokens is reached; one that would go beyond it is passed over, unless none would do
     padding_counts  the share is of the whole row and padding is drawn with the words, though never asked for: so the collator of
                     transformers does it for texts that are padded beforehand. A text may then be asked for nothing
+    each            each word by its own chance, `share`, as ALBEF's code has it: a text may be asked for nothing or for all of it, and M is
+                    the most that any text of the batch is asked for, 1 at least. Not with words of several pieces or padding
     """
     if not 0 < share < 1:
         raise ConfigError(f"the share of masked words is {share} (expected above 0 and below 1)")
+    if each and (starts_BL is not None or padding_counts):
+        raise ConfigError(
+            "each word by its own chance goes with single tokens alone (expected no starts_BL and no padding_counts)"
+        )
     ids, real = ids_BL.numpy().copy(), mask_BL.numpy() & ~np.isin(ids_BL.numpy(), special)
     padding = ~mask_BL.numpy() if padding_counts else np.zeros_like(real)
     starts = np.ones_like(real) if starts_BL is None else starts_BL.numpy()
     hidden = np.zeros(ids.shape, np.bool_)
-    most = most_masked(ids.shape[1], share)
+    most = ids.shape[1] if each else most_masked(ids.shape[1], share)
     place, word = np.zeros((len(ids), most), np.int64), np.full((len(ids), most), -1, np.int64)
     for row, rng in enumerate(rngs):
         words = np.flatnonzero(real[row])
         if not len(words):
             continue
         count = max(1, round(share * (ids.shape[1] if padding_counts else len(words))))
-        if starts_BL is None and not padding_counts:
+        if each:
+            chosen = words[rng.random(len(words)) < share]
+        elif starts_BL is None and not padding_counts:
             chosen = np.sort(rng.permutation(words)[: min(most, count)])
         else:
             units = _units(np.flatnonzero(real[row] | padding[row]), starts[row] | padding[row])
@@ -76,6 +85,9 @@ def mask_words(
         hidden[row, chosen] = dice < 0.8
         swapped = chosen[(dice >= 0.8) & (dice < 0.9)]
         ids[row, swapped] = rng.integers(vocab_size, size=len(swapped))
+    if each:
+        most = max(1, int((word >= 0).sum(1).max(initial=0)))
+        place, word = place[:, :most], word[:, :most]
     return MaskedWords(*(torch.from_numpy(part) for part in (ids, hidden, place, word)))
 
 

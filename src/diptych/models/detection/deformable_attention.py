@@ -3,8 +3,11 @@
     out(q) = W_o concat_m sum_l sum_k  A_mlk(q) (W_v x_l)_m [ p + d_mlk(q) / (W_l, H_l) ]        reference p = (x, y)
                                                              [ p_xy + d_mlk(q) / K * p_wh / 2 ]   reference p = (x, y, w, h)
 
-A is a softmax over the L K points of a head. Offsets d are in pixels of their level for a point, and relative to half the box
-for a box. Letters: B batch, Q queries, M heads, L levels, K points, P places of all levels, D width, E width of a head.
+A is a softmax over the L K points of a head. Offsets d are in pixels of their level for a point, and relative to half the box for a box.
+Sampling is linear, so W_v may come before it, at every place, or behind it, at what every head of every query read: a decoder's few queries
+read less than there is.
+
+Letters: B batch, Q queries, M heads, L levels, K points, P places of all levels, D width, E width of a head.
 """
 
 from __future__ import annotations
@@ -15,7 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.detection.point_sampling import Shapes, sample_points
+from diptych.models.detection.point_sampling import Shapes, sample_points, sparse_pays
+
+READ = 6
+"""What a number costs that is read at a corner, in multiplications of a projection, forward and backward, on processors."""
+BIAS_COLUMNS = 8
+"""Columns of ones that are read beside a memory. One would do for the bias; rows of odd width are slow."""
 
 
 class DeformableAttention(nn.Module):
@@ -69,15 +77,46 @@ class DeformableAttention(nn.Module):
         mask_BP         True at real places; padding reads as zero
         """
         self._check(query_BQD, reference_BQLC, memory_BPD, shapes)
+        grid = (self.levels, self.points)
+        attention_BQMLK = self.weights(query_BQD).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, grid)
+        location_BQMLK2 = self._locations(self.offsets(query_BQD), reference_BQLC, shapes).unflatten(-1, (*grid, 2))
+        read = self._read_first if self._few_reads(memory_BPD, attention_BQMLK) else self._projected_first
+        out_BQD: Tensor = self.out(read(memory_BPD, mask_BP, location_BQMLK2, attention_BQMLK, shapes))
+        return out_BQD
+
+    def _projected_first(
+        self, memory_BPD: Tensor, mask_BP: Tensor | None, location_BQMLK2: Tensor, attention_BQMLK: Tensor, shapes: Shapes
+    ) -> Tensor:
         value_BPD = self.value(memory_BPD)
         if mask_BP is not None:
             value_BPD = value_BPD.masked_fill(~mask_BP[..., None], 0.0)
-        grid = (self.heads, self.levels, self.points)
-        attention_BQMLK = self.weights(query_BQD).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, grid[1:])
-        location_BQMLK2 = self._locations(self.offsets(query_BQD), reference_BQLC, shapes).unflatten(-1, (*grid[1:], 2))
-        read_BQD = sample_points(value_BPD.unflatten(-1, (self.heads, -1)), location_BQMLK2, attention_BQMLK, shapes)
-        out_BQD: Tensor = self.out(read_BQD)
-        return out_BQD
+        return sample_points(value_BPD.unflatten(-1, (self.heads, -1)), location_BQMLK2, attention_BQMLK, shapes)
+
+    def _read_first(
+        self, memory_BPD: Tensor, mask_BP: Tensor | None, location_BQMLK2: Tensor, attention_BQMLK: Tensor, shapes: Shapes
+    ) -> Tensor:
+        """Each head of each query reads whole rows of the memory, as if it were a query; then its part of W_v is multiplied. The bias
+        counts as often as real places were read, which columns of ones tell."""
+        batch, queries, heads, *grid = attention_BQMLK.shape
+        width = memory_BPD.shape[2]
+        real_BPC = memory_BPD.new_ones(*memory_BPD.shape[:2], BIAS_COLUMNS)
+        if mask_BP is not None:
+            memory_BPD, real_BPC = (x.masked_fill(~mask_BP[..., None], 0.0) for x in (memory_BPD, real_BPC))
+        location_BNLK2 = location_BQMLK2.reshape(batch, queries * heads, 1, *grid, 2)
+        attention_BNLK = attention_BQMLK.reshape(batch, queries * heads, 1, *grid)
+        read_BND, bias_BNC = (
+            sample_points(x[:, :, None], location_BNLK2, attention_BNLK, shapes) for x in (memory_BPD, real_BPC)
+        )
+        read_MND, bias_MNC = (x.reshape(batch * queries, heads, -1).transpose(0, 1) for x in (read_BND, bias_BNC))
+        weight_MED, bias_M1E = self.value.weight.view(heads, -1, width), self.value.bias.view(heads, 1, -1)
+        value_MNE = torch.baddbmm(bias_MNC[..., :1] * bias_M1E, read_MND, weight_MED.mT)
+        return value_MNE.transpose(0, 1).reshape(batch, queries, width)
+
+    def _few_reads(self, memory_BPD: Tensor, attention_BQMLK: Tensor) -> bool:
+        """Whether reading whole rows costs less than projecting all of them. An adapter on W_v has to see every place."""
+        reads, width = 4 * attention_BQMLK.numel(), memory_BPD.shape[2]
+        cheaper = READ * reads < memory_BPD.shape[:2].numel() * width
+        return cheaper and type(self.value) is nn.Linear and sparse_pays(memory_BPD, attention_BQMLK.numel())
 
     def _locations(self, offset_BQO: Tensor, reference_BQLC: Tensor, shapes: Shapes) -> Tensor:
         """[B, Q, M, L K 2]. References are spread over points first: sums over a last dimension of 2 would be slow."""

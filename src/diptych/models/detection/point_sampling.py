@@ -42,10 +42,10 @@ def sample_points(value_BPME: Tensor, location_BQMLK2: Tensor, attention_BQMLK: 
     return way(value_BPME, location_BQMLK2, attention_BQMLK, shapes)
 
 
-def sparse_pays(value_BPME: Tensor, samples: int) -> bool:
+def sparse_pays(value: Tensor, samples: int) -> bool:
     """The rule: on CPU, where PyTorch has MKL's sparse products, from about ten thousand samples on (below, calls cost more than
     work), unless the graph is being exported for another runtime."""
-    on_cpu = value_BPME.device.type == "cpu" and SPARSE_PRODUCTS
+    on_cpu = value.device.type == "cpu" and SPARSE_PRODUCTS
     return on_cpu and samples >= FEW and not torch.compiler.is_exporting()
 
 

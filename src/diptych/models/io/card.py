@@ -98,6 +98,8 @@ def _use(config: Mapping[str, Any]) -> str:
     """A line of Python that asks the model."""
     if "classes" in config:
         return "scores = model.classify([image])"
+    if config["kind"] == "vilt":
+        return 'scores = model.score_pairs([image], ["a red bus"], query="image")'
     return 'vectors = model.embed_texts(["a red bus"])' if "width" in config else 'captions = model.generate([image], [""])'
 
 

@@ -14,7 +14,7 @@ from diptych.core.paths import fault_of, is_file, is_folder
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model, whole
 
-FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "tfjs:", "lora:")
+FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "fiber:", "tfjs:", "lora:")
 
 
 def is_address(name: str) -> bool:
@@ -35,7 +35,7 @@ def changed(address: str) -> tuple[int, ...]:
 
 def open_address(address: str | Path, *, download: bool = False) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
-    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL"
+    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL"
     of a server of chat completions, or "lora:ADAPTER#BASE" with any other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
@@ -49,6 +49,10 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
         from diptych.models.penet.opened import open_released as open_penet
 
         return open_penet(str(address))
+    if str(address).startswith("fiber:"):
+        from diptych.models.fiber.opened import open_released as open_fiber
+
+        return open_fiber(str(address))
     if str(address).startswith("tfjs:"):
         from diptych.models.io.foreign.centernet import CenterNet
 
@@ -61,10 +65,11 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
         return _adapted(str(address), download)
     if str(address).startswith(FOREIGN):
         from diptych.models.io.foreign.load import load_foreign
+        from diptych.models.vilt.opened import open_vilt
 
         named = Path(str(address).partition(":")[2]).expanduser()
         with whole(named) if is_folder(named) else nullcontext():
-            return load_foreign(str(address), download=download)
+            return open_vilt(str(address), download=download) or load_foreign(str(address), download=download)
     folder = Path(address)
     if fault := fault_of(str(folder)):
         raise RunError(f"the address of the model is {fault}")

@@ -52,6 +52,7 @@ class ContinualEncoder(nn.Module):
     queue          keys of either modality; 0 keeps none. queue_start: "empty" or "random"
     class_token    the reader reads the image tower's pooled vector, too, in front of the patches: the class token, of a tower with one
     post_norm      the reader's blocks are BERT's (`FusionReader`)
+    mask_id        the vocabulary's own token for hidden words; None: a learned vector stands in
 
     `forward` changes nothing, so it may be called in chunks and twice; `follow_` and `remember_` come after the optimiser.
     """
@@ -71,6 +72,7 @@ class ContinualEncoder(nn.Module):
         queue_start: Start = "empty",
         class_token: bool = False,
         post_norm: bool = False,
+        mask_id: int | None = None,
     ) -> None:
         super().__init__()
         self.class_token = class_token
@@ -82,7 +84,7 @@ class ContinualEncoder(nn.Module):
         self.reader: FusionReader | None = None
         if fusion_layers:
             sizes: dict[str, Any] = {"image_width": image_tower.token_width, "layers": fusion_layers, "heads": fusion_heads}
-            self.reader = FusionReader(text_tower, **sizes, post_norm=post_norm)
+            self.reader = FusionReader(text_tower, **sizes, post_norm=post_norm, mask_id=mask_id)
         self.companions = Companions(self, *companions)
         self.queue_image = FeatureQueue(queue, width, start=queue_start) if queue else None
         self.queue_text = FeatureQueue(queue, width, start=queue_start) if queue else None

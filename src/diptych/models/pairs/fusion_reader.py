@@ -62,17 +62,25 @@ class PostNormCrossBlock(nn.Module):
 class FusionReader(nn.Module):
     """`layers` blocks over the word vectors of a text tower, then BERT's word head, tied to the tower's own word table.
 
-    A learned vector stands where a word is hidden, so any vocabulary will do, also one without a mask token.
-
+    mask_id    the vocabulary's own token for hidden words; None: a learned vector stands in, so that any vocabulary will do
     post_norm  blocks and head are BERT's, as released; dropout of those
     """
 
     def __init__(
-        self, text_tower: Tower, *, image_width: int, layers: int, heads: int, post_norm: bool = False, dropout: float = 0.1
+        self,
+        text_tower: Tower,
+        *,
+        image_width: int,
+        layers: int,
+        heads: int,
+        post_norm: bool = False,
+        dropout: float = 0.1,
+        mask_id: int | None = None,
     ) -> None:
         super().__init__()
         table, width = word_table(text_tower), text_tower.width
-        self.mask_D = nn.Parameter(torch.randn(table.embedding_dim) * 0.02)
+        self.mask_id = mask_id
+        self.mask_D = nn.Parameter(torch.randn(table.embedding_dim) * 0.02) if mask_id is None else None
         sizes: dict[str, Any] = {"image_width": image_width, "mlp_width": 4 * width}
         self.blocks = nn.ModuleList(
             PostNormCrossBlock(width, heads, **sizes, dropout=dropout) if post_norm else CrossBlock(width, heads, **sizes)
@@ -90,8 +98,10 @@ class FusionReader(nn.Module):
     ) -> Tensor:
         """Logits [B, M, V] over the words, at the places that are asked for."""
         table = word_table(text_tower)
-        embedded_BLD = torch.where(hidden_BL[..., None], self.mask_D.to(table.weight), table(masked_BL))
-        x_BLD = text_tower(embedded_BLD, mask_BL).tokens_BPD
+        given = masked_BL if self.mask_id is None else masked_BL.masked_fill(hidden_BL, self.mask_id)
+        if self.mask_D is not None:
+            given = torch.where(hidden_BL[..., None], self.mask_D.to(table.weight), table(masked_BL))
+        x_BLD = text_tower(given, mask_BL).tokens_BPD
         for block in self.blocks:
             x_BLD = block(x_BLD, mask_BL, patch_BPD)
         asked_BMD = x_BLD.gather(1, place_BM[..., None].expand(-1, -1, x_BLD.shape[2]))

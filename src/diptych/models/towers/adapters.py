@@ -2,6 +2,9 @@
 
     y = W x + (alpha / r) B A x        W frozen, A random, B zero: at the start nothing changes
 
+`random` names modules whose A and B both start by Xavier's uniform rule, A [r, D] and B [E, r] each by its own two widths: the adapted
+attention that SVLC and SyViC were released with starts so (loralib's maps of queries, keys and values), all else as above.
+
 What implementations get wrong: a module whose weight is read directly and which is never called, so that its adapter does nothing
 (the run refuses it when no gradient arrives); frozen teachers inside the model that lose their names' counterparts (they get adapters
 too, and no gradient); batch norms of a frozen tower whose statistics move on.
@@ -32,15 +35,16 @@ M = TypeVar("M", bound=nn.Module)
 @dataclass(frozen=True, slots=True)
 class LoRA:
     """rank of the adapters, patterns of the modules that get one (`re.search` in their names; none: see `targets`), the factor
-    alpha (0: the rank), and dropout before them."""
+    alpha (0: the rank), dropout before them, and a pattern of those that start random in both maps ("": none)."""
 
     rank: int
     patterns: tuple[str, ...] = ()
     alpha: float = 0.0
     dropout: float = 0.0
+    random: str = ""
 
     @classmethod
-    def parse(cls, words: str, *, alpha: float = 0.0, dropout: float = 0.0) -> Self:
+    def parse(cls, words: str, *, alpha: float = 0.0, dropout: float = 0.0, random: str = "") -> Self:
         """
         >>> LoRA.parse("4:qkv,mlp_in").patterns
         ('qkv', 'mlp_in')
@@ -49,12 +53,12 @@ class LoRA:
         patterns = tuple(name.strip() for name in names.split(",") if name.strip())
         if not rank.strip().isdigit() or int(rank) < 1 or (":" in words and not patterns):
             raise ConfigError(f"lora is {words!r} (expected a rank, such as 16, or a rank and modules, such as 16:qkv,mlp_in)")
-        for pattern in patterns:
+        for pattern in (*patterns, random):
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(f"lora {words!r}: {pattern!r} is no pattern of names ({error})") from error
-        return cls(int(rank), patterns, alpha, dropout)
+        return cls(int(rank), patterns, alpha, dropout, random)
 
 
 def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) -> list[str]:
@@ -69,6 +73,10 @@ def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) ->
     except ImportError as error:
         raise MissingExtra("peft", "adapters", needed_for="--lora") from error
     names = targets(model, lora, bare=bare)
+    random = [name for name in names if lora.random and re.search(lora.random, name) and not _is_table(model, name)]
+    if lora.random and not random:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in names if not _is_table(model, name)}))
+        raise ConfigError(f"--lora-random: no map or convolution with an adapter has {lora.random!r} (expected of {known})")
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha or lora.rank,
@@ -80,8 +88,15 @@ def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) ->
     for attribute in ("peft_config", "active_adapter"):
         if attribute in vars(model):
             delattr(model, attribute)
+    for name in random:
+        for maps in ("lora_A", "lora_B"):
+            nn.init.xavier_uniform_(model.get_submodule(f"{name}.{maps}.default").get_parameter("weight"))
     _settle_companions(model)
     return names
+
+
+def _is_table(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(name), nn.Embedding)
 
 
 def targets(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) -> list[str]:

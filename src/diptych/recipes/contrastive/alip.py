@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from diptych.core.contracts import Draws, Optimiser, Rule
+from diptych.core.errors import ConfigError
 from diptych.data.load.batch import TripletBatch
+from diptych.data.media.transforms import CropForm
 from diptych.models.pairs.two_text_encoder import TripletEncoder, Triplets
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
@@ -36,6 +38,11 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     gamma_description  steepness of both description gates; 0 turns them off. Both 0: two paths without weights
     momentum           of the running means
     decay              weight decay is on "all" parameters, as released, or on "matrices" alone
+    schedule           "one_cycle" (released: torch's, whose warm-up and descent are cosines from lr / 25 and to lr / 250,000; it moves the
+                       first beta from .95 to .85 and back), or the "cosine" of other recipes
+    aspect             least and most width / height of the crops
+    crop_draws         so many crops that do not fit are drawn anew before the middle of the image is taken
+    crop_interpolation  how crops are resized in training
     """
 
     slug = "alip"
@@ -44,6 +51,10 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     gamma_description: float = 2.0
     momentum: float = 0.99
     decay: Literal["all", "matrices"] = "all"
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    aspect: tuple[float, float] = (0.8, 1.25)
+    crop_draws: int = 100
+    crop_interpolation: Literal["bicubic", "bilinear"] = "bilinear"
 
     batch_size: int = 4096
     lr: float = 1e-3
@@ -52,12 +63,18 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     clip_norm: float = 1.0
     crop: tuple[float, float] = (0.7, 1.0)
 
+    def __post_init__(self) -> None:
+        if not 0 < self.aspect[0] <= self.aspect[1] or self.crop_draws < 1:
+            raise ConfigError(
+                f"aspect is {self.aspect} and crop_draws {self.crop_draws} (expected least and most above 0, and 1 or more draws)"
+            )
+
     def model(self) -> TripletEncoder:
         image, text = self.towers()
         return TripletEncoder(image, text, width=self.width, mean_3=first_means())
 
     def batch(self, draws: Draws) -> TripletBatch:
-        return self.triplet_batch(draws)
+        return self.triplet_batch(draws, CropForm(self.aspect, self.crop_draws, self.crop_interpolation))
 
     def features(self, model: TripletEncoder, batch: TripletBatch) -> Triplets:
         triplets: Triplets = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL)
@@ -98,7 +115,8 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
         return found
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), rules=(Rule("", decay=True),) if self.decay == "all" else ())
+        rules = (Rule("", decay=True),) if self.decay == "all" else ()
+        return replace(super().optimiser(), schedule=self.schedule, rules=rules)
 
     def after_update(self, model: TripletEncoder, features: Triplets, batch: TripletBatch, progress: float) -> None:
         model.remember_(self.means(features))
@@ -108,10 +126,10 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     def tiny(cls) -> Self:
         """The same towers, batch and steps as `clip`'s. Data without texts of origin "synthetic" get a stand-in for the caption: a
         paraphrase (scene world), else the tags (emoji, where the raw text is the label)."""
-        return cls(**SMALL_CLIP, decay="matrices", synthetic=("synthetic", "rewrite", "tags"))
+        plain: dict[str, Any] = {"decay": "matrices", "schedule": "cosine", "aspect": (3 / 4, 4 / 3), "crop_draws": 10}
+        return cls(**SMALL_CLIP, **plain, crop_interpolation="bicubic", synthetic=("synthetic", "rewrite", "tags"))
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/32 on YFCC15M with captions by OFA-base, batch 4,096, 32 epochs. The published one-cycle schedule is a linear warm-up over
-        a tenth of the run and a cosine here; crops have an aspect of 3/4 to 4/3 and not of 4/5 to 5/4."""
+        """ViT-B/32 on YFCC15M with captions by OFA-base, batch 4,096, 32 epochs."""
         return cls(flip=True, flip_sides="ignore", same_group="negative", eps=1e-8)

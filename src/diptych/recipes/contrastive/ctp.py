@@ -18,6 +18,7 @@ from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
 from diptych.data.media import boxed_views
 from diptych.data.text.masked_words import mask_words
+from diptych.data.text.tokenize import Tokenizer
 from diptych.models.layers.feature_queue import Start
 from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.towers.outputs import present
@@ -27,6 +28,7 @@ from diptych.objectives.language.masked_words import masked_distillation, masked
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
+from diptych.recipes._shared.vocabulary import tokenizer_of
 from diptych.tasks.pairs.continual import Stream, stream_of
 from diptych.train.snapshots import Snapshots
 
@@ -64,9 +66,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
 
     We depart in these points: keys come from all processes (`keys="own"` has the released form, in which every process contrasts with
     its own batch alone, and the result depends on the number of processes); the queue wraps; samples of one group are no negatives of
-    each other, as in `clip`; the companions have no dropout; of each text exactly the share of its words is hidden (released: each word
-    by its own chance); everything starts from fresh weights, where the release starts from DeiT's and BERT's. In our small runs the method
-    keeps more of the first task and learns less of the last, as the price of it.
+    each other, as in `clip`; everything starts from fresh weights, where the release starts from DeiT's and BERT's. In our small runs the
+    method keeps more of the first task and learns less of the last, as the price of it.
 
     column         metadata columns that may tell tasks apart; the first that every sample has is taken
     order          its values in the order of the tasks; empty takes all, sorted
@@ -82,6 +83,10 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
                    behind; False: CLIP's, and blocks with norms before
     class_token    those blocks read the class token, too, as released
     masked         share of words that are hidden
+    masking        "each" word by its own chance, the mark at the end among them, as released; or exactly the "share" of each text's words.
+                   With a vocabulary that has [MASK] that token stands for them, else a learned vector
+    clean          texts are cleaned as BLIP's, as released: in small letters, without . ! " ( ) * # : ; ~ (a vocabulary that comes with
+                   weights reads them as it is used to)
     augment        "rand": BLIP's two operations out of ten, half of the time each, as released: not for texts that name places
     projection_bias  whether both projections have a bias, as in the released code; it starts at 0
     buffer         samples of earlier tasks that are trained on again (10,000 in the released CTP_ER); 0 keeps no data
@@ -115,6 +120,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     albef: bool = True
     class_token: bool = True
     masked: float = 0.15
+    masking: Literal["each", "share"] = "each"
+    clean: bool = True
     augment: Literal["none", "rand"] = "none"
     projection_bias: bool = False
     buffer: int = 0
@@ -146,6 +153,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             raise ConfigError(f"compatible is {self.compatible} (expected three shares with the sum 1)")
         if self.buffer < 0:
             raise ConfigError(f"buffer is {self.buffer} (expected 0 or more samples)")
+        if self.masking not in ("each", "share"):
+            raise ConfigError(f"masking is {self.masking!r} (expected each | share)")
         if self.replays not in ("shared", "added"):
             raise ConfigError(f"replays is {self.replays!r} (expected shared | added)")
 
@@ -211,7 +220,17 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             queue_start=self.queue_start,
             class_token=self.class_token,
             post_norm=self.albef,
+            mask_id=self.mask_id,
         )
+
+    def words(self) -> Tokenizer:
+        return tokenizer_of(self.tokenizer, self.vocabulary, clean="blip" if self.clean and self.tokenizer != "weights" else None)
+
+    @property
+    def mask_id(self) -> int | None:
+        """The vocabulary's own token for hidden words; None where it has none."""
+        found = self.words().inner.token_to_id("[MASK]")
+        return None if found is None else int(found)
 
     def image_options(self) -> dict[str, Any]:
         """Where no weights say otherwise, a transformer of the released form."""
@@ -234,7 +253,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
 
     def batch(self, draws: Draws) -> MaskedPairBatch:
         pairs, words = self.pair_batch(draws, boxed_views.augmented_alone if self.augment == "rand" else None), self.words()
-        special = {words.pad_id, *words.prefix, *words.suffix}
+        special = {words.pad_id, *words.prefix} | (set() if self.masking == "each" else set(words.suffix))
         masked = mask_words(
             pairs.text_BL,
             pairs.text_mask_BL,
@@ -242,6 +261,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             special=sorted(special),
             vocab_size=words.vocab_size,
             share=self.masked,
+            each=self.masking == "each",
         )
         return MaskedPairBatch(
             **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
@@ -317,6 +337,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
         """The towers and the budget of `clip`'s; three tasks, by vendor (emoji) or by the planned relation (scene world)."""
         same = {**SMALL_CLIP, "warmup": 10.0, "lr": 5e-4}
         plain: dict[str, Any] = {"albef": False, "class_token": False, "queue_start": "empty", "decay": "matrices"}
+        plain |= {"masking": "share", "clean": False}
         return cls(**same, column=("task", "style", "predicate"), at_most=3, fusion_layers=1, fusion_heads=3, **plain)
 
     @classmethod

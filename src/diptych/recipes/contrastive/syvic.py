@@ -66,7 +66,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
 
     We depart: decay is decoupled from the gradient; the rate falls along one cosine to a third of its height, where the release stops six
-    epochs into ten of one; similarities are multiplied by at most `max_scale`, where the release has no bound.
+    epochs into ten of one; similarities are multiplied by at most `max_scale`, where the release has no bound; the adapter of the patches
+    has rank `rank`, where the released one has that times the side of a patch.
 
     sentences   of a chunk
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
@@ -78,6 +79,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     style_pixels   VGG and its decoder are shown "plain" pixels in 0..1, or "normalised" ones, as released: those of CLIP's preprocessing
     augment     "heavy": three rounds of two operations on colour and contrast
     rank        of the adapters, which count as B A / rank, as released; 0 trains all weights
+    adapter_start  "zero": all adapters start as nothing; "random", as released (`paper`): those of queries, keys and values start random in
+                both maps, so that the first step is not that of the published model
     final_lr    share of the rate that is left at the end: where a cosine of ten epochs stands after six
     """
 
@@ -95,6 +98,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     style_pixels: Literal["plain", "normalised"] = "plain"
     augment: Literal["none", "heavy"] = "heavy"
     rank: int = 16
+    adapter_start: Literal["zero", "random"] = "zero"
     final_lr: float = 0.345
 
     batch_size: int = 256
@@ -110,6 +114,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
             raise ConfigError(
                 f"split is {self.split!r}, sentences {self.sentences}, said {self.said} (expected all | first | none, 1 or more, 0..1)"
             )
+        if self.adapter_start not in ("zero", "random"):
+            raise ConfigError(f"adapter_start is {self.adapter_start!r} (expected zero | random)")
         if self.augment not in ("none", "heavy") or not 0 <= self.mix_style <= 1:
             raise ConfigError(f"augment is {self.augment!r}, mix_style {self.mix_style} (expected none | heavy, 0..1)")
 
@@ -117,7 +123,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
             checked(self.style_weights, self.style_strength, self.style_colours, self.style_pixels, self.image_size)
 
     def tuning(self) -> Tuning:
-        return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0) if self.rank else Tuning()
+        if not self.rank:
+            return Tuning()
+        return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0, lora_random="qkv" if self.adapter_start == "random" else "")
 
     def model(self) -> ChunkedEncoder:
         image, text = self.towers()
@@ -203,4 +211,4 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     def paper(cls) -> Self:
         """ViT-B/32, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 pictures a step, six epochs, splitting as the paper
         describes it, without MixStyle and styles, as its commands have it."""
-        return cls(act="quick_gelu", same_group="negative")
+        return cls(act="quick_gelu", same_group="negative", adapter_start="random")

@@ -18,6 +18,7 @@ from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.codebook import codebook_terms
+from diptych.recipes._shared.epoch_decay import Schedule, scheduled
 from diptych.recipes._shared.pairs import PairRecipe
 
 
@@ -29,8 +30,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     caption from those. Loss: cross-entropy of the caption, codes to patches, and beta times patches to codes. No contrastive term, as in
     the released training step. The released code weighs the other codebook term by beta: `legacy=True`.
 
-    We depart: everything starts from fresh weights, where the release starts from DeiT's and BERT's; the rate falls by a cosine and not
-    by a tenth each epoch.
+    We depart: everything starts from fresh weights, where the release starts from DeiT's and BERT's.
 
     codes    in the codebook
     restart  a code that no patch used for so many steps moves onto a patch; 0 never, as published. From scratch nearly all codes stay
@@ -45,6 +45,8 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     caption_words  captions are cleaned as BLIP cleans them, and cut after so many words; 0 leaves them as they are
     augment  "rand": BLIP's two operations out of ten, half of the time each
     decay    weight decay is on "all" parameters, as released, or on "matrices" alone
+    schedule   the learning rate falls by `decay_rate` after each of the `epochs`, as released, or by a "cosine" over the run
+    decay_rate, warmup_lr, min_lr   with "epochs": the factor, the rate at the first step, and the one it does not fall below
     """
 
     slug = "codebook_captioner"
@@ -72,6 +74,10 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     epochs: float = 20.0
     lr: float = 3e-4
     warmup: float = 3000.0
+    schedule: Schedule = "epochs"
+    decay_rate: float = 0.9
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
     weight_decay: float = 0.05
 
     def model(self) -> Module:
@@ -121,7 +127,10 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
 
     def optimiser(self) -> Optimiser:
         rules = (Rule("", decay=True),) if self.decay == "all" else ()
-        return replace(super().optimiser(), betas=self.betas, eps=self.eps, rules=rules)
+        chosen = replace(super().optimiser(), betas=self.betas, eps=self.eps, rules=rules)
+        return scheduled(
+            chosen, self.schedule, decay_rate=self.decay_rate, epochs=self.epochs, warmup_lr=self.warmup_lr, min_lr=self.min_lr
+        )
 
     def deploy(self, model: Module) -> CodebookCaptions:
         return CodebookCaptions(model, self.shown, self.words(), self.slug)
@@ -142,6 +151,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
             steps=400,
             lr=1e-3,
             warmup=30.0,
+            schedule="cosine",
             clip_norm=1.0,
             decoder="plain",
             class_token=False,

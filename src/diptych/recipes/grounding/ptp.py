@@ -13,13 +13,8 @@ from torch import Tensor
 
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
-from diptych.core.sample import Sample
-from diptych.core.scene_graph import Region
-from diptych.data.load.batch import PairBatch, choose_text, group_ids, pixels
-from diptych.data.media import boxed_views
-from diptych.data.text.cleaning import cleaned
-from diptych.data.text.position_prompts import block_of, prompt, run_together, with_prompt
-from diptych.data.text.sides import other_sides, sided
+from diptych.data.load.batch import PairBatch, group_ids
+from diptych.data.media.boxed_views import Boxed, augmented, cropped
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.released import begin_, from_released, is_released
@@ -31,12 +26,13 @@ from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
+from diptych.recipes._shared.block_prompts import BlockPromptRecipe
+from diptych.recipes._shared.epoch_decay import Schedule, scheduled
 from diptych.recipes._shared.fused_pairs import matching
-from diptych.recipes._shared.pairs import PairRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
+class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
     """Position-guided Text Prompt for Vision-Language Pre-training (Wang et al., 2022, arXiv 2212.09737), on BLIP (2201.12086).
 
     The picture is divided into three by three blocks. Of a picture with regions one is drawn, and "The block 4 has a cup." stands behind
@@ -50,8 +46,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     the picture as it is stored and then crops and flips it, as the first loader does, which is the one in its guide: with flips the column
     is wrong in a third of the cases. "none" is BLIP. The second loader keeps the stop between caption and prompt, the first loses it.
 
-    We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the
-    released ranges; the rate falls by a cosine and not by a tenth each epoch. `caption_mean="rows"` weighs captions alike; published is the
+    We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the released ranges.
+    `caption_mean="rows"` weighs captions alike; published is the
     mean over all tokens of a batch.
 
     The release starts from DeiT's and BERT's weights, which come with no package: `image_weights` and `text_weights` take the files, beside
@@ -60,11 +56,6 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
 
     Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
 
-    regions      at most so many of a picture's regions, the first ones, are drawn from
-    attributes   words that stand before the label of a region: published 0, a detector's label alone
-    prompts      "moved", "original" or "none"
-    caption_words, prompt_words, words_alone   of a caption with prompt, of the prompt, of a caption alone
-    captions     "one" text a step, or "two": the last one and another, as published for COCO
     augment      "rand": BLIP's two operations out of ten, half of the time each
     decay        weight decay is on "all" parameters, as released, or on "matrices" alone
     queue_start  "random" unit vectors in the queues, as released, or "empty"
@@ -76,6 +67,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
                  small models it would fall to its floor of .001 within the first hundred steps, and with it the contrast
     text_...     of the text transformer; text_places: how many positions it has, of which `text_length` are read; text_spread: deviation of
                  its fresh weights, which counts on BERT's width
+    schedule   the learning rate falls by `decay_rate` after each of the `epochs`, as released, or by a "cosine" over the run
+    decay_rate, warmup_lr, min_lr   with "epochs": the factor, the rate at the first step, and the one it does not fall below
     caption_mean  of the losses of words: over all "tokens" of a batch, as published, or over "rows", which weighs captions alike
     """
 
@@ -83,13 +76,6 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     cacheable = False
     no_prefixes = "it reads pairs together"
 
-    prompts: Literal["moved", "original", "none"] = "moved"
-    regions: int = 10
-    attributes: int = 0
-    caption_words: int = 22
-    prompt_words: int = 8
-    words_alone: int = 30
-    captions: Literal["one", "two"] = "one"
     augment: Literal["none", "rand"] = "rand"
     queue: int = 57_600
     queue_start: Start = "random"
@@ -121,11 +107,14 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
     epochs: float = 20.0
     lr: float = 3e-4
     warmup: float = 3000.0
+    schedule: Schedule = "epochs"
+    decay_rate: float = 0.9
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
     weight_decay: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.prompts not in ("moved", "original", "none"):
-            raise ConfigError(f"prompts is {self.prompts!r} (expected moved | original | none)")
+        super().__post_init__()
         if self.same_group == "positive":
             raise ConfigError("same_group is 'positive' (expected mask | negative)")
         if self.text_tower != "blip" or self.text_pooling is not None or not self.image_tower.startswith("vit"):
@@ -133,10 +122,8 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
                 f"towers are {self.image_tower} and {self.text_tower}, text_pooling {self.text_pooling} "
                 "(expected a vit_* image tower and BLIP's text transformer)"
             )
-        if self.regions < 1 or self.attributes < 0 or not 0 <= self.momentum <= 1:
-            raise ConfigError(
-                f"regions is {self.regions}, attributes {self.attributes}, momentum {self.momentum} (expected 1 or more, 0 or more, 0..1)"
-            )
+        if not 0 <= self.momentum <= 1:
+            raise ConfigError(f"momentum is {self.momentum} (expected 0..1)")
 
     def started(self, model: Any) -> Self:
         """The architecture, vocabulary and image settings of a BLIP of ours."""
@@ -193,52 +180,11 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             strings=tuple(texts),
         )
 
-    def shown_with_text(self, draw: Draw) -> tuple[boxed_views.Pixels, str]:
-        """The picture of a draw and its text: caption, region, crop, flip and augmentation are drawn in this order."""
-        caption = self._caption(draw)
-        region = self._region(draw)
-        image_HWC = pixels(draw)
-        height, width = image_HWC.shape[:2]
-        original = None if region is None else block_of(region.box, width, height)
-        picture = boxed_views.cropped((image_HWC, region.box if region else None), self.image_size, draw.rng, self.crop)
-        name = "" if region is None else self._name(region)
-        if self.flip and draw.rng.random() < 0.5:
-            says_side = sided(caption) or sided(name)
-            if not says_side or self.flip_sides != "keep":
-                picture = boxed_views.mirrored(picture)
-            if says_side and self.flip_sides == "swap":
-                caption, name = other_sides(caption), other_sides(name)
-        if self.augment == "rand":
-            picture = boxed_views.augmented(picture, draw.rng)
-        shown_HWC, box = picture
-        if region is None:
-            return shown_HWC, cleaned(caption, self.words_alone)
-        if self.prompts == "original":
-            return shown_HWC, run_together(caption, prompt(original, name), words=self.words_alone)
-        moved = None if box is None else block_of(box, self.image_size, self.image_size)
-        said = prompt(moved, name)
-        return shown_HWC, with_prompt(caption, said, caption_words=self.caption_words, prompt_words=self.prompt_words)
+    def before_flip(self, picture: Boxed, draw: Draw) -> Boxed:
+        return cropped(picture, self.image_size, draw.rng, self.crop)
 
-    def _caption(self, draw: Draw) -> str:
-        texts = [text.string for text in draw.sample.positives(self.language)]
-        if self.captions == "two" and len(texts) > 1:
-            return f"{texts[-1]} {texts[int(draw.rng.integers(len(texts) - 1))]}"
-        return choose_text(draw, self.language).string
-
-    def _region(self, draw: Draw) -> Region | None:
-        found = draw.sample.regions[: self.regions] if self.prompts != "none" else ()
-        return found[int(draw.rng.integers(len(found)))] if found else None
-
-    def _name(self, region: Region) -> str:
-        return " ".join((*region.attributes[: self.attributes], region.label))
-
-    def texts_of(self, sample: Sample) -> list[str]:
-        """Captions, and with them every prompt that may follow one: its words are in a vocabulary that is learned."""
-        texts = list(super().texts_of(sample))
-        if self.prompts == "none":
-            return texts
-        said = [prompt(None if block == 9 else block, self._name(region)) for region in sample.regions for block in range(10)]
-        return [cleaned(text) for text in (*texts, *said)]
+    def after_flip(self, picture: Boxed, draw: Draw) -> Boxed:
+        return augmented(picture, draw.rng) if self.augment == "rand" else picture
 
     def features(self, model: BlipTraining, batch: PairBatch) -> BlipFeatures:
         found: BlipFeatures = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.group_B)
@@ -293,7 +239,10 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
         decay = True if self.decay == "all" else None
         temperature = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr, decay=decay),)
         rules: tuple[Rule, ...] = (*temperature, *((Rule("", decay=True),) if decay else ()))
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
+        chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
+        return scheduled(
+            chosen, self.schedule, decay_rate=self.decay_rate, epochs=self.epochs, warmup_lr=self.warmup_lr, min_lr=self.min_lr
+        )
 
     def deploy(self, model: BlipTraining) -> BlipModel:
         return BlipModel(model.blip, self.shown, self.words(), self.text_length, self.slug)
@@ -325,6 +274,7 @@ class PTP(PairRecipe[BlipTraining, PairBatch, BlipFeatures]):
             steps=400,
             lr=8e-4,
             warmup=30.0,
+            schedule="cosine",
             clip_norm=1.0,
         )
 

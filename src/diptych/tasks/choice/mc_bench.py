@@ -16,6 +16,7 @@ from diptych.core.contracts import Dataset, Detector, Generator, Grounder, Role
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.core.image import ImageSource
+from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.data.read.multi_context import FIELD
 from diptych.tasks._scoring.box_precision import Seen, average_precisions
@@ -27,7 +28,7 @@ from diptych.tasks.choice.pair_plans import Wanted, plan_prompt, read_plan
 BOXES = pa.list_(pa.list_(pa.list_(pa.float64())))
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("uid", "group", "style", "text", "plan")),
-    ("positive", pa.bool_()), ("image_ids", pa.list_(pa.int64())),
+    ("positive", pa.bool_()), ("image_ids", pa.list_(pa.int64())), ("places", pa.list_(pa.int64())),
     ("true_boxes", BOXES), ("true_groups", pa.list_(pa.list_(pa.int64()))), ("crowd", pa.list_(pa.list_(pa.bool_()))),
     ("found_boxes", BOXES), ("found_groups", pa.list_(pa.list_(pa.int64()))), ("scores", pa.list_(pa.list_(pa.float64()))),
 ])  # fmt: skip
@@ -82,7 +83,7 @@ class MCBench:
             wanted = "--planner MODEL" if planner is None else "no planner, or how=stepwise"
             raise ConfigError(f"task '{self.name}' with how={self.how} (expected {wanted})")
         rows = []
-        for row in range(len(data)):
+        for row in shown(range(len(data)), len(data), "answering", least=4):
             sample = data[row]
             asked = asked_of(sample, row, data.name)
             pictures = sample.media["images"].parts
@@ -138,7 +139,7 @@ class MCBench:
         metrics = {"ap50": self._precision(named, ids, count)}
         right_N = np.array([all(bool(len(s.true_M4)) == bool(len(s.found_N4)) for s in pair) for pair in named], np.float64)
         if compat == "repo":
-            right_N = _by_place(named, ids)
+            right_N = _by_place(named, [row["places"] for row in rows])
         columns = {"image_accuracy": right_N}
         styles = sorted({row["style"] for row in rows})
         for style in styles if len(styles) > 1 else ():
@@ -230,6 +231,7 @@ def truth_of(uid: str, group: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         "text": asked["text"],
         "positive": bool(asked.get("positive", True)),
         "image_ids": [int(image["id"]) for image in images],
+        "places": [int(image.get("place", image["id"])) for image in images],
         "true_boxes": [image["boxes"] for image in images],
         "true_groups": [image["groups"] for image in images],
         "crowd": [image["crowd"] for image in images],
@@ -296,10 +298,9 @@ def _array(values: Any) -> npt.NDArray[np.float64]:
     return np.array(values, np.float64)
 
 
-def _by_place(pairs: Sequence[Sequence[Seen]], ids: Sequence[Sequence[int]]) -> Floats:
+def _by_place(pairs: Sequence[Sequence[Seen]], places: Sequence[Sequence[int]]) -> Floats:
     """Whether each two pictures that stand side by side in the file are right, as released, whatever text they belong to."""
-    numbered = sorted(
-        (number, seen) for pair, some in zip(pairs, ids, strict=True) for number, seen in zip(some, pair, strict=True)
-    )
+    found = [(place, seen) for pair, some in zip(pairs, places, strict=True) for place, seen in zip(some, pair, strict=True)]
+    numbered = sorted(found, key=lambda each: each[0])
     right = [bool(len(seen.true_M4)) == bool(len(seen.found_N4)) for _, seen in numbered]
     return np.array([float(right[place] and right[place + 1]) for place in range(0, len(right) - 1, 2)], np.float64)

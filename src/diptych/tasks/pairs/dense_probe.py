@@ -28,6 +28,7 @@ import torch
 
 from diptych.core.contracts import Dataset, DenseEmbedder
 from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.masks import decode
@@ -231,7 +232,8 @@ def hiding_pairs(sample: Sample) -> list[tuple[int, int]]:
 
 
 def _dense(model: DenseEmbedder, data: Dataset, rows: Sequence[int]) -> Iterator[tuple[list[Sample], npt.NDArray[np.float32]]]:
-    for start in range(0, len(rows), BLOCK):
+    starts = range(0, len(rows), BLOCK)
+    for start in shown(starts, len(starts), "embedding patches", least=2):
         samples = [data[row] for row in rows[start : start + BLOCK]]
         images = [sample.image for sample in samples]
         if any(image is None for image in images):

@@ -32,6 +32,7 @@ import pyarrow as pa
 
 from diptych.core.contracts import ContextEmbedder, Dataset, TokenEmbedder, Unit
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Box, Region
@@ -68,7 +69,8 @@ class Localisation:
         """One row a region that can be asked for."""
         rows: list[dict[str, Any]] = []
         unreadable = 0
-        for start in range(0, len(data), BLOCK):
+        starts = range(0, len(data), BLOCK)
+        for start in shown(starts, len(starts), "weighing patches", least=2):
             samples = [data[row] for row in range(start, min(start + BLOCK, len(data)))]
             samples = [sample for sample in samples if sample.image is not None and phrases(sample)]
 
@@ -118,9 +120,9 @@ class Localisation:
             raise ConfigError(f"{len(patch_PD)} patches make no square grid")
         assert sample.image is not None
         height, width = decode(sample.image, exact=True).shape[:2]
-        shown = seen(getattr(model, "preprocess", None), width, height)
+        visible = seen(getattr(model, "preprocess", None), width, height)
         rows = []
-        on = {id(region): patches_on(region.box, shown, side, width, height) for region in sample.regions}
+        on = {id(region): patches_on(region.box, visible, side, width, height) for region in sample.regions}
         for phrase, region in phrases(sample).items():
             on_P = on[id(region)]
             others_P = np.any([on[id(other)] for other in sample.regions], axis=0) & ~on_P
@@ -168,9 +170,9 @@ def phrases(sample: Sample) -> dict[str, Region]:
     return {name: region for name, region in named if name and count[name] == 1}
 
 
-def patches_on(box: Box, shown: tuple[float, float, float, float], side: int, width: int, height: int) -> Bools:
-    """[P], row by row: which patches of a grid lie on a box (pixels). shown: the part of the picture under the grid, as shares."""
-    x0, y0, x1, y1 = (part * size for part, size in zip(shown, (width, height, width, height), strict=True))
+def patches_on(box: Box, visible: tuple[float, float, float, float], side: int, width: int, height: int) -> Bools:
+    """[P], row by row: which patches of a grid lie on a box (pixels). visible: the part of the picture under the grid, as shares."""
+    x0, y0, x1, y1 = (part * size for part, size in zip(visible, (width, height, width, height), strict=True))
     edge_x, edge_y = np.linspace(x0, x1, side + 1), np.linspace(y0, y1, side + 1)
     across = np.clip(np.minimum(edge_x[1:], box[2]) - np.maximum(edge_x[:-1], box[0]), 0, None)
     down = np.clip(np.minimum(edge_y[1:], box[3]) - np.maximum(edge_y[:-1], box[1]), 0, None)

@@ -27,12 +27,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core.contracts import Dataset, Embedder
+from diptych.core.contracts import Dataset, Embedder, PairScorer
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.result import Metric, Result
 from diptych.core.sample import ORIGINS, Sample
-from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of
+from diptych.data.media.decode import decode
+from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of, readable
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means, resampled_medians
 from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
@@ -56,7 +57,7 @@ class Retrieval:
 
     name: ClassVar[str] = "retrieval"
     version: ClassVar[int] = 1
-    needs: ClassVar[type] = Embedder
+    needs: ClassVar[Any] = Embedder | PairScorer
     main: ClassVar[str] = "r@1"
 
     language: str = "en"
@@ -81,11 +82,13 @@ class Retrieval:
         if not self.ks or min(self.ks) < 1:
             raise ConfigError(f"ks is {self.ks} (expected whole numbers from 1)")
 
-    def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a query, texts first."""
+    def predict(self, model: Any, data: Dataset) -> pa.Table:
+        """One row a query, texts first. A model without vectors (ViLT) is compared by pairs."""
+        compare = compared_by(model, self.compare)
+        if compare == "vectors" and not isinstance(model, Embedder):
+            raise ConfigError(f"'{getattr(model, 'name', model)}' has no vectors (expected compare 'pairs')")
         items = _collect(self, model, data)
         image_key, text_key = items.keys(items.image_answer), items.keys(items.text_answer)
-        compare = compared_by(model, self.compare)
         if compare == "pairs":
             by_text_NM = pair_scores(model, items.images, items.strings, query="text")
             by_image_NM = pair_scores(model, items.images, items.strings, query="image")
@@ -231,14 +234,22 @@ class _Counts:
         return decided
 
 
-def _collect(task: Retrieval, model: Embedder, data: Dataset) -> _Items:
+def _collect(task: Retrieval, model: Any, data: Dataset) -> _Items:
     samples: list[Sample] = []
-    vectors: list[npt.NDArray[np.float32]] = []
+    vectors: list[npt.NDArray[np.float32]] = [np.zeros((0, 1), np.float32)]
     unreadable: list[Unreadable] = []
-    for block in image_blocks(model, data, batch_size=task.batch_size):
-        samples += block.samples
-        vectors.append(block.vectors_ND)
-        unreadable += block.unreadable
+    if isinstance(model, Embedder):
+        vectors.clear()
+        for block in image_blocks(model, data, batch_size=task.batch_size):
+            samples += block.samples
+            vectors.append(block.vectors_ND)
+            unreadable += block.unreadable
+    else:
+        for sample in (data[row] for row in range(len(data))):
+            if sample.image is not None:
+                good, _, bad = readable(_decoded, [sample])
+                samples += good
+                unreadable += bad
     if not samples:
         raise DataError(f"'{data.name}' has no image to rank", field="image", expected="samples with images and texts")
     own_group = [sample.group or sample.uid for sample in samples]
@@ -262,7 +273,7 @@ def _collect(task: Retrieval, model: Embedder, data: Dataset) -> _Items:
         image_uids=[sample.uid for sample in samples],
         image_groups=own_group,
         image_answer=answers,
-        image_ND=np.concatenate([v for v in vectors if len(v)]),
+        image_ND=np.concatenate([v for v in vectors if len(v)] or vectors),
         images=images_of(samples),
         text_uids=[uid for uid, _ in chosen.values()],
         text_groups=[group for _, group in chosen.values()],
@@ -273,6 +284,11 @@ def _collect(task: Retrieval, model: Embedder, data: Dataset) -> _Items:
         ambiguous=sum(answers_of[string] > 1 for _, string in chosen),
         unreadable=unreadable,
     )
+
+
+def _decoded(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+    """Shapes of pictures: whether each can be read, for models that are not asked for vectors."""
+    return [decode(image).shape for image in images_of(samples)]
 
 
 def _strings(task: Retrieval, sample: Sample) -> list[str]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from diptych.core.contracts import Classifier, Dataset
 from diptych.core.errors import DataError
+from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.labels import label_of
@@ -125,7 +126,8 @@ class Classification:
         samples: list[Sample] = []
         scores: list[npt.NDArray[np.float32]] = []
         unreadable: list[Unreadable] = []
-        for start in range(0, len(data), BLOCK):
+        starts = range(0, len(data), BLOCK)
+        for start in shown(starts, len(starts), "classifying", least=2):
             there = [sample for row in range(start, min(start + BLOCK, len(data))) if (sample := data[row]).image is not None]
             good, rows, bad = readable(encode, there)
             samples, scores, unreadable = samples + good, scores + rows, unreadable + list(bad)

@@ -26,7 +26,7 @@ class Adapters(Hook):
     name = "adapters"
 
     def __init__(self, tuning: Tuning, spec: Optimiser) -> None:
-        self.lora = LoRA.parse(tuning.lora, alpha=tuning.lora_alpha, dropout=tuning.lora_dropout)
+        self.lora = LoRA.parse(tuning.lora, alpha=tuning.lora_alpha, dropout=tuning.lora_dropout, random=tuning.lora_random)
         self.tuning, self.spec = tuning, spec
         self.full: set[str] = set()
 
@@ -62,8 +62,8 @@ class Adapters(Hook):
 
 
 class Blend(Hook):
-    """At the end the weights are (1 - share) * start + share * end, running statistics too (WiSE-FT; 2109.01903). Adapters start at
-    zero over frozen weights, so blending them is scaling them."""
+    """At the end the weights are (1 - share) * start + share * end, running statistics too (WiSE-FT; 2109.01903). Adapters lie over frozen
+    weights, which are the start without them, so blending them is scaling them."""
 
     name = "blend"
 

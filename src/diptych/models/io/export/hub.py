@@ -1,0 +1,51 @@
+"""An exported folder goes to a hub of models, by huggingface_hub and the account that is logged in on this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+from diptych.core.errors import ConfigError, RunError
+
+NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def checked(name: str) -> None:
+    """Raises ConfigError, before anything is made, where the name cannot be one's or nobody is logged in. Asks no server."""
+    from huggingface_hub import get_token
+
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"--push {name} (expected OWNER/NAME of letters, digits, '-', '_' and '.')")
+    if not get_token():
+        raise ConfigError("--push needs an account with a hub (expected `hf auth login` before, or HF_TOKEN in the environment)")
+
+
+def pushed(folder: Path, name: str, *, public: bool = False) -> str:
+    """Every file of the folder in one commit to the model repository `name`, which is made where there is none. Returns its address.
+
+    public  whether a repository that is made can be seen by all; one that is there keeps its own setting
+    Raises RunError where the hub refuses or does not answer; the folder stays as it is.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # Of the library that carries its requests: another one by release.
+    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])
+    api = HfApi()
+    try:
+        address = api.create_repo(name, private=not public, exist_ok=True, repo_type="model")
+        api.upload_folder(repo_id=name, folder_path=folder, repo_type="model", commit_message="A model by diptych")
+    except HFValidationError as error:
+        raise ConfigError(f"--push {name}: {str(error).splitlines()[0]}") from error
+    except HfHubHTTPError as error:
+        said = " ".join(str(error.server_message or error).split())
+        raise RunError(
+            f"{name}: the hub refuses: {said}. {folder} is complete; `hf upload {name} {folder}` tries again"
+        ) from error
+    except (unreachable, OSError) as error:  # no line to the hub, or told to stay offline
+        said = " ".join(str(error).split())
+        raise RunError(
+            f"{name}: the hub could not be reached ({said}). {folder} is complete; `hf upload {name} {folder}` tries again"
+        ) from error
+    return str(address)

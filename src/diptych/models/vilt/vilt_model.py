@@ -1,0 +1,187 @@
+"""A trained ViLT: how well pictures and texts fit, by reading every pair, and which words fit where one is left out; one folder.
+
+Letters: N images, K texts, B batch, L tokens, M hidden words, P places of a picture, V vocabulary, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.data.media.decode import decode
+from diptych.data.media.whole_pictures import WholePictures
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating, parts
+from diptych.models.vilt.vilt import Seen, Vilt
+
+By = Literal["odds", "fits", "rank"]
+"""What a pair's score is: log-odds of both answers, the logit of "fits" alone, or the number of a head for retrieval."""
+
+
+class ViltModel:
+    """`PairScorer`, and `PairJudge` where scores are log-odds. It has no vectors of a picture or a text alone, so a search reads every
+    pair: N * K readings of the whole transformer.
+
+    by  the score: "odds"; "fits" is the logit of that answer alone, by which the authors rank; "rank" is the head of weights that were
+        fine-tuned for retrieval. None takes "rank" where there is such a head, else "odds"
+
+    All patches of a picture are read, whatever training left out. `left` names the tensors of another library's file that it has no place
+    for, `truncated` counts texts that were cut.
+    """
+
+    kind: ClassVar[str] = "vilt"
+    fits_above: float
+    """Where a pair is said to fit; only log-odds have such a number."""
+
+    def __init__(
+        self,
+        model: Vilt,
+        preprocess: WholePictures,
+        tokenizer: Tokenizer,
+        text_length: int,
+        name: str,
+        *,
+        by: By | None = None,
+        left: Sequence[str] = (),
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        if by == "rank" and model.rank is None:
+            raise ConfigError(f"'{name}' has no head for retrieval (expected by odds | fits)")
+        self.model, self.preprocess, self.tokenizer, self.text_length = model, preprocess, tokenizer, text_length
+        self.name, self.left, self.card = name, tuple(left), dict(card or {})
+        self.by: By = by or ("odds" if model.rank is None else "rank")
+        self.truncated = 0
+        if self.by == "odds":
+            self.fits_above = 0.0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = {"preprocess": self.preprocess.to_json(), "text_length": self.text_length, "kind": self.kind, "by": self.by}
+        return fingerprint(self.model, settings)
+
+    @one_or_many
+    def score_pairs(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
+    ) -> npt.NDArray[np.float32]:
+        """[N, K], higher fits better, the same whoever asks. Pictures are read one at a time, so that no neighbour's shape matters."""
+        if self.model.rank is None and self.model.fits is None:
+            raise ConfigError(f"'{self.name}' was not trained to match (expected weights with itm_score or rank_output)")
+        found = np.zeros((len(images), len(texts)), np.float32)
+        if not found.size:
+            return found
+        with self._ready() as device:
+            begun = [self._begun(part, device) for part in parts(texts, 64)]
+            for row, image in enumerate(images):
+                seen = self._seen(image, device)
+                found[row] = torch.cat([self._scores(seen, *text) for text in begun]).float().cpu().numpy()
+        return found
+
+    @one_or_many
+    def guess_words(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, candidates: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        """Log-probabilities [N, C] of each candidate in the gap of a text, a picture each: "the block ___ has a cup". A candidate of
+        several pieces hides as many places and counts with their sum.
+
+        Raises ConfigError for a text without exactly one gap, and for weights without a head for words.
+        """
+        if len(texts) != len(images):
+            raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
+        if self.model.head is None:
+            raise ConfigError(f"'{self.name}' was not trained to guess words (expected weights with mlm_score)")
+        found = np.zeros((len(images), len(candidates)))
+        with self._ready() as device:
+            for row, (image, text) in enumerate(zip(images, texts, strict=True)):
+                seen = self._seen(image, device)
+                found[row] = [self._guessed(seen, text, candidate) for candidate in candidates]
+        return found
+
+    def _guessed(self, seen: Seen, text: str, candidate: str) -> float:
+        before, gap, after = text.partition(GAP)
+        if not gap or GAP in after:
+            raise ConfigError(f"the text {text!r} has {text.count(GAP)} gaps (expected one, written {GAP})")
+        whole = f"{before}{candidate}{after}"
+        offset_L2 = self.tokenizer.offsets(whole, self.text_length)
+        start, stop = len(before), len(before) + len(candidate)
+        places = [place for place, (first, last) in enumerate(offset_L2.tolist()) if first < stop and last > start]
+        if not places:
+            raise ConfigError(f"nothing of {candidate!r} is left within the {self.text_length} tokens of {whole!r}")
+        encoded = self.tokenizer.encode([whole], self.text_length)
+        device = seen.token_BPD.device
+        text_1L, mask_1L = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
+        place_1M = torch.tensor([places], device=device)
+        hidden_1L = torch.zeros_like(mask_1L).scatter(1, place_1M, True)
+        logit_1MV = self.model.guessed(self.model.read(self.model.begun_texts(text_1L, hidden_1L), mask_1L, seen), place_1M)
+        log_1MV = logit_1MV.double().log_softmax(-1)
+        return float(log_1MV.gather(2, text_1L.gather(1, place_1M)[..., None]).sum())
+
+    def _scores(self, seen: Seen, word_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """[B] of one picture with each text."""
+        count = len(word_BLD)
+        beside = Seen(seen.token_BPD.expand(count, -1, -1), seen.there_BP.expand(count, -1))
+        pooled_BD = self.model.pooled(self.model.read(word_BLD, mask_BL, beside))
+        if self.by == "rank":
+            assert self.model.rank is not None
+            rank_B: Tensor = self.model.rank(pooled_BD)[:, 0]
+            return rank_B
+        assert self.model.fits is not None
+        answer_B2: Tensor = self.model.fits(pooled_BD)
+        return answer_B2[:, 1] if self.by == "fits" else answer_B2[:, 1] - answer_B2[:, 0]
+
+    def _begun(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        encoded = self.tokenizer.encode(list(texts), self.text_length)
+        self.truncated += encoded.truncated
+        longest = max(int(encoded.mask_BL.sum(1).max()), 1)  # padding is read by nobody
+        text_BL, mask_BL = (torch.from_numpy(rows[:, :longest]).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
+        return self.model.begun_texts(text_BL), mask_BL
+
+    def _seen(self, image: ImageSource, device: torch.device) -> Seen:
+        image_1CHW, grid_12 = self.preprocess([decode(image, exact=True)])
+        return self.model.begun_pictures(image_1CHW.to(device), grid_12.to(device))
+
+    @contextmanager
+    def _ready(self) -> Iterator[torch.device]:
+        with torch.no_grad(), evaluating(self.model):
+            yield next(self.model.parameters()).device
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        config = {
+            "kind": self.kind,
+            "name": self.name,
+            "vilt": self.model.spec,
+            "by": self.by,
+            "preprocess": self.preprocess.to_json(),
+            "text_length": self.text_length,
+            "card": {"description": "Says how well an image and a text fit, by reading both at once.", **self.card},
+        }
+        write_model(folder, self.model, config, model_card(self.name, config, parameters(self.model)), self.tokenizer.save)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        with torch.random.fork_rng(devices=[]):
+            model = Vilt(**config["vilt"])
+        load_weights(model, folder)
+        preprocess, tokenizer = WholePictures.from_json(config["preprocess"]), Tokenizer.load(folder)
+        return cls(
+            model.eval(), preprocess, tokenizer, config["text_length"], config["name"], by=config["by"], card=config.get("card")
+        )
+
+
+GAP = "___"
+"""What stands for the words that are asked for."""

@@ -1,0 +1,96 @@
+"""What both hosts of PTP share: which caption and which region a step draws, and the prompt of the picture as it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diptych.core.contracts import Draw
+from diptych.core.errors import ConfigError
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region
+from diptych.data.load.batch import choose_text, pixels
+from diptych.data.media.boxed_views import Boxed, Pixels, mirrored
+from diptych.data.text.cleaning import cleaned
+from diptych.data.text.position_prompts import block_of, prompt, run_together, with_prompt
+from diptych.data.text.sides import other_sides, sided
+from diptych.recipes._shared.pairs import B, F, M, PairRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPromptRecipe(PairRecipe[M, B, F]):
+    """Texts of Position-guided Text Prompt (PTP, Wang et al., 2022, arXiv 2212.09737).
+
+    prompts      "moved": of the picture as it is shown; "original": of the picture as it is stored; "none": captions alone
+    regions      at most so many of a picture's regions, the first ones, are drawn from
+    attributes   words that stand before the label of a region: published 0, a detector's label alone
+    caption_words, prompt_words, words_alone   of a caption with prompt, of the prompt, of a caption alone
+    captions     "one" text a step, or "two": the last one and another, as published for COCO
+    """
+
+    prompts: Literal["moved", "original", "none"] = "moved"
+    regions: int = 10
+    attributes: int = 0
+    caption_words: int = 22
+    prompt_words: int = 8
+    words_alone: int = 30
+    captions: Literal["one", "two"] = "one"
+
+    def __post_init__(self) -> None:
+        if self.prompts not in ("moved", "original", "none"):
+            raise ConfigError(f"prompts is {self.prompts!r} (expected moved | original | none)")
+        if self.regions < 1 or self.attributes < 0:
+            raise ConfigError(f"regions is {self.regions}, attributes {self.attributes} (expected 1 or more, 0 or more)")
+
+    def before_flip(self, picture: Boxed, draw: Draw) -> Boxed:
+        """What is done to the picture and the box first: as it is, unless a host crops."""
+        return picture
+
+    def after_flip(self, picture: Boxed, draw: Draw) -> Boxed:
+        """What is done last: nothing, unless a host augments."""
+        return picture
+
+    def shown_with_text(self, draw: Draw) -> tuple[Pixels, str]:
+        """The picture of a draw and its text: caption, region, crop, flip and augmentation are drawn in this order."""
+        caption = self._caption(draw)
+        region = self._region(draw)
+        image_HWC = pixels(draw)
+        height, width = image_HWC.shape[:2]
+        original = None if region is None else block_of(region.box, width, height)
+        picture = self.before_flip((image_HWC, region.box if region else None), draw)
+        name = "" if region is None else self._name(region)
+        if self.flip and draw.rng.random() < 0.5:
+            says_side = sided(caption) or sided(name)
+            if not says_side or self.flip_sides != "keep":
+                picture = mirrored(picture)
+            if says_side and self.flip_sides == "swap":
+                caption, name = other_sides(caption), other_sides(name)
+        shown_HWC, box = self.after_flip(picture, draw)
+        if region is None:
+            return shown_HWC, cleaned(caption, self.words_alone)
+        if self.prompts == "original":
+            return shown_HWC, run_together(caption, prompt(original, name), words=self.words_alone)
+        moved = None if box is None else block_of(box, shown_HWC.shape[1], shown_HWC.shape[0])
+        said = prompt(moved, name)
+        return shown_HWC, with_prompt(caption, said, caption_words=self.caption_words, prompt_words=self.prompt_words)
+
+    def _caption(self, draw: Draw) -> str:
+        texts = [text.string for text in draw.sample.positives(self.language)]
+        if self.captions == "two" and len(texts) > 1:
+            return f"{texts[-1]} {texts[int(draw.rng.integers(len(texts) - 1))]}"
+        return choose_text(draw, self.language).string
+
+    def _region(self, draw: Draw) -> Region | None:
+        found = draw.sample.regions[: self.regions] if self.prompts != "none" else ()
+        return found[int(draw.rng.integers(len(found)))] if found else None
+
+    def _name(self, region: Region) -> str:
+        return " ".join((*region.attributes[: self.attributes], region.label))
+
+    def texts_of(self, sample: Sample) -> list[str]:
+        """Captions, and with them every prompt that may follow one: its words are in a vocabulary that is learned."""
+        texts = list(super().texts_of(sample))
+        if self.prompts == "none":
+            return texts
+        said = [prompt(None if block == 9 else block, self._name(region)) for region in sample.regions for block in range(10)]
+        return [cleaned(text) for text in (*texts, *said)]
