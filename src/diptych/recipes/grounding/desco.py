@@ -384,14 +384,9 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
             Rule("", decay=rest),
         )
         return replace(
-            super().optimiser(),
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            schedule="step",
-            warmup_from=self.warmup_from,
-            drop_at=self.lr_drops,
-            rules=rules,
-        )
+            super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step", warmup_from=self.warmup_from,
+            drop_at=self.lr_drops, rules=rules,
+        )  # fmt: skip
 
     def hooks(self) -> Sequence[Hook]:
         return (WeightAverage(self.average),) if self.average else ()
