@@ -193,7 +193,8 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
             )
             made = replace(made, known=found.to_json())
         unknown = [name for name in made.names if name not in made.nouns_known]
-        if made.form == "description" and made.missing == "refuse" and unknown and not _captioned(samples):
+        asked = made.form == "description" and made.missing == "refuse"
+        if asked and unknown and not all(sentences_of(sample) for sample in samples):  # with sentences no class is asked for
             raise DataError(
                 f"{len(unknown)} of {len(made.names)} classes of '{data.name}' are not described, {unknown[0]!r} among them",
                 field="knowledge",
@@ -382,14 +383,9 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
             Rule("", decay=rest),
         )
         return replace(
-            super().optimiser(),
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            schedule="step",
-            warmup_from=self.warmup_from,
-            drop_at=self.lr_drops,
-            rules=rules,
-        )
+            super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step", warmup_from=self.warmup_from,
+            drop_at=self.lr_drops, rules=rules,
+        )  # fmt: skip
 
     def hooks(self) -> Sequence[Hook]:
         return (WeightAverage(self.average),) if self.average else ()
@@ -441,11 +437,6 @@ class _Again:
 
     def __iter__(self) -> Iterator[Sample]:
         return (self.data[row] for row in range(len(self.data)))
-
-
-def _captioned(samples: Iterable[Sample]) -> bool:
-    """Whether every sample has sentences, so that no class is asked for."""
-    return all(sentences_of(sample) for sample in samples)
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """Pairs of scenes with a statement that is true of them or not: `world:statements`, in the manner of NLVR2 (Suhr et al., 2019, 1811.00491).
 
 "the left picture has more circles than the right one"
-"a red star is in both pictures"
+"something red is in both pictures"
 "one of the pictures has exactly three things"
 "the right picture has something blue and the left one has not"
 
@@ -47,8 +47,11 @@ def told(pair: tuple[Scene, Scene], kind: str, rng: Any) -> tuple[str, bool]:
         text = f"the {SIDES[side]} picture has more {PLURALS.get(shape, f'{shape}s')} than the {SIDES[1 - side]} one"
         return text, sum(r.label == shape for r in here) > sum(r.label == shape for r in there)
     if kind == "both":
-        has = [any(r.label == shape and colour_of(r) == colour for r in scene) for scene in pair]
-        return f"a {colour} {shape} is in both pictures", all(has)
+        thing = here[int(rng.integers(len(here)))]
+        if rng.integers(2):
+            return f"a {thing.label} is in both pictures", any(r.label == thing.label for r in there)
+        colour = colour_of(thing)
+        return f"something {colour} is in both pictures", any(colour_of(r) == colour for r in there)
     if kind == "exactly":
         count = len(here) + int(rng.integers(-1, 2))
         return f"one of the pictures has exactly {NUMBERS[count]} things", count in (len(pair[0]), len(pair[1]))
