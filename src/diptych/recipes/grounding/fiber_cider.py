@@ -88,6 +88,7 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
                   the other captions drawn of the picture
     mixed         share of the cross-entropy; 1 - mixed is that of the rewarded captions
     reward_words  "released", or "coco": the words that the captioning protocol scores
+    minibatch     rows an update of this process; 0 is all that were drawn at once
     """
 
     slug = "fiber_cider"
