@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,10 +65,12 @@ class Sweep:
             change = partial(captioned_in_haste, wrong_share=noise, missing_share=MISSING)
             # captions are written anew from the true relations, which a tagger never reads
             heard = Pool.from_samples([change(many[row]) for row in range(len(many))], name=f"{many.name} {noise}")
+            begun = time.process_time()
             done = RelationTags(tagger=tagger, parse=GRAMMAR, link=LINKER, threshold=0.0, per_pair=1)(heard)
             said = done.columns.get("tagged_relations", {})
+            spent = time.process_time() - begun
             pairs = sum(counts["pairs"] for counts in done.columns.get("tagging", {}).values())
-            rates = {"pairs_a_second": pairs / done.seconds, "images_a_second": len(heard) / done.seconds}
+            rates = {"pairs_a_processor_second": pairs / spent, "images_a_processor_second": len(heard) / spent}
             for threshold in (0.0,) if self.smoke else THRESHOLDS:  # a tagger of two steps is sure of nothing
                 sure = {uid: [r for r in each if r["confidence"] >= threshold] for uid, each in said.items()}
                 sure = {uid: each for uid, each in sure.items() if each}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diptych.core.errors import DataError, ShapeError
 from diptych.core.image import BytesImage
 from diptych.data.dataset import Pool
-from diptych.index.embed import checked, count_truncated, embed_texts, image_blocks
+from diptych.index.embed import checked, count_truncated, embed_texts, embedded_images, image_blocks
 
 
 @settings(max_examples=15, deadline=None)
@@ -27,6 +27,17 @@ def test_broken_images_are_named_and_cost_nothing_else(kit: Any, broken: set[int
     for part in blocks:
         for sample, row in zip(part.samples, part.vectors_ND, strict=True):
             np.testing.assert_array_equal(row, kit.vector(sample.uid, 16))
+
+
+def test_a_whole_block_of_broken_images_leaves_the_rest_in_place(kit: Any) -> None:
+    """Vectors of a block without a good image have no width: they are not joined to the others."""
+    samples = [replace(s, image=BytesImage(b"", f"broken {s.uid}")) if i < 512 else s for i, s in enumerate(kit.pool(0, 515))]
+    found = embedded_images(kit.model(), Pool.from_samples(samples))
+    assert [sample.uid for sample in found.samples] == ["u512", "u513", "u514"]
+    np.testing.assert_array_equal(found.vectors_ND, np.stack([kit.vector(f"u{n}", 16) for n in (512, 513, 514)]))
+    assert [one.uid for one in found.unreadable] == [f"u{n}" for n in range(512)]
+    with pytest.raises(DataError, match=r"field 'image': 'samples' has no image that can be read \(expected pictures of cats\)"):
+        embedded_images(kit.model(), Pool.from_samples(samples[:3]), wanted="pictures of cats")
 
 
 def test_equal_texts_are_embedded_once(kit: Any) -> None:

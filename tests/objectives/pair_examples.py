@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from diptych.data.graphs.pairs import PairPredictions, PairTargets
+
+COUNTS, LAYERS, QUERIES, NAMES, RELATIONS = [3, 0, 6, 1], 3, 4, 5, 7  # one image without pairs, one with more than queries
+TEXT = torch.randn(RELATIONS, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 def boxes(*lead: int, generator: torch.Generator) -> Tensor:
@@ -38,3 +43,12 @@ def targets(counts: list[int], names: int, relations: int, *, seed: int = 1, wit
         object_box = object_box * has_object[..., None]
         object_ = torch.where(has_object, object_, names - 1)
     return PairTargets(subject_box, object_box, subject, object_, valid, relation, has_object)
+
+
+def leaves(predictions: PairPredictions) -> list[Tensor]:
+    """Its tensors, asked for gradients."""
+    return [getattr(predictions, name).requires_grad_() for name in predictions.__dataclass_fields__]
+
+
+def example(seed: int = 0, **options: Any) -> tuple[PairPredictions, PairTargets]:
+    return predictions(len(COUNTS), LAYERS, QUERIES, NAMES, RELATIONS, seed=seed), targets(COUNTS, NAMES, RELATIONS, **options)

@@ -17,6 +17,7 @@ import torch
 from diptych import api
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import (
+    Acting,
     Classifier,
     ClipScorer,
     Detector,
@@ -31,6 +32,7 @@ from diptych.core.contracts import (
 )
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.grounding import PhraseQuery
+from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.models.denseclip.detecting import DetectingModel
@@ -44,6 +46,8 @@ TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
 
 def world_of(slug: str) -> str:
     needs = RECIPES.load(slug).needs
+    if "images" in needs:
+        return "statements"
     return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
 
 
@@ -75,24 +79,31 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: P
     torch.manual_seed(0)
     model = recipe.model()
     (step,) = batches(rows, recipe, seed=0, stop=1)
-    features = recipe.features(model, step.batch)
-    losses = recipe.losses(features, step.batch)
+    batch = step.batch
+    if isinstance(recipe, Acting):
+        with torch.no_grad():
+            batch = recipe.rollout(model.eval(), recipe.companions(model), batch)
+        model.train()
+    features = recipe.features(model, batch)
+    losses = recipe.losses(features, batch)
     total = torch.stack(list(losses.values())).sum()
     assert torch.isfinite(total)
     total.backward()
     silent = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent, f"{slug}: no gradient reaches {silent[:5]}"
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    recipe.after_update(model, features, step.batch, 0.0)
+    recipe.after_update(model, features, batch, 0.0)
     if isinstance(recipe, Solvable):
         with torch.no_grad():
-            recipe.solve(model, recipe.statistics(model, step.batch))
+            recipe.solve(model, recipe.statistics(model, batch))
 
     deployed = recipe.deploy(model.eval())
     deployed.save(tmp_path / "model")
-    answers = next(answers for capability, answers in ANSWERS.items() if isinstance(deployed, capability))
+    several = "images" in recipe.needs
+    answers = judged if several else next(found for kind, found in ANSWERS.items() if isinstance(deployed, kind))
     again = api.load(tmp_path / "model")
-    images = [rows[row].media["clip"] if "clip" in recipe.needs else rows[row].image for row in (0, 1)]
+    medium = "images" if several else "clip" if "clip" in recipe.needs else ""
+    images = [rows[row].media[medium] if medium else rows[row].image for row in (0, 1)]
     for before, after in zip(answers(deployed, images), answers(again, images), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-6)
 
@@ -127,6 +138,15 @@ def written(model: Any, images: list[Any]) -> list[Any]:
     captions = model.generate(images, ["", ""], max_tokens=8)
     assert len(captions) == 2
     return [[ord(letter) for letter in caption] for caption in captions]
+
+
+def judged(model: Any, pairs: list[Any]) -> list[Any]:
+    """How likely a statement is true of two pairs of pictures."""
+    asked = [(ImagePart(), ImagePart(source=pair.parts[1]), TextPart("a red circle is in both pictures")) for pair in pairs]
+    found = model.answer_nll([pair.parts[0] for pair in pairs], asked, [["True", "False"]] * 2)
+    assert [array.shape for array in found] == [(2, 2)] * 2
+    np.testing.assert_allclose([np.exp(-array[:, 0]).sum() for array in found], 1, atol=1e-6)
+    return list(found)
 
 
 def classified(model: Any, images: list[Any]) -> list[Any]:

@@ -137,10 +137,10 @@ def _names(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     differ = [name for name in options[0] if any(one.get(name) != options[0][name] for one in options)]
     found: list[str] = []
     for name, one in zip(names, options, strict=True):
-        told = name
+        label = name
         if names.count(name) > 1 and differ:
-            told = f"{name} ({', '.join(f'{field} {one.get(field)}' for field in differ)})"
-        found.append(told)
+            label = f"{name} ({', '.join(f'{field} {one.get(field)}' for field in differ)})"
+        found.append(label)
     return [name if found.count(name) == 1 else f"{name} #{found[:row].count(name) + 1}" for row, name in enumerate(found)]
 
 

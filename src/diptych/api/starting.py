@@ -67,9 +67,11 @@ def start_of(init: str | Path) -> str:
 
 
 def weights_of(source: str | Path) -> Path:
-    """The weights file of a run folder or model folder."""
+    """The weights file of a run folder or model folder, or a .safetensors file as it is."""
     folder = Path(source)
+    if folder.suffix == ".safetensors" and folder.is_file():
+        return folder
     for path in (folder / "model" / "model.safetensors", folder / "model.safetensors"):
         if path.is_file():
             return path
-    raise RunError(f"{source} has no model.safetensors (expected a finished run folder, or its model/)")
+    raise RunError(f"{source} has no model.safetensors (expected a finished run folder, its model/, or a .safetensors file)")

@@ -27,7 +27,7 @@ from diptych.curate.engine.pool import curate
 from diptych.curate.operators.relation_tagging import TagRelations
 from diptych.curate.operators.relation_tags import tagged
 from diptych.curate.operators.tagging_summary import drift
-from diptych.data.together import Together
+from diptych.data.concatenated import Concatenated
 from diptych.report.tagging_rounds import rounds_page
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
@@ -127,7 +127,7 @@ def tag_rounds(
         if not edges:
             break  # there is nothing to learn from
         before = edges
-        learned = Together(f"{annotated.name} and tagged", (annotated, tagged(done.kept, relations)))
+        learned = Concatenated(f"{annotated.name} and tagged", (annotated, tagged(done.kept, relations)))
     write_json(out / "rounds.json", {"annotated": dict(counted), "rounds": [to_plain(each) for each in found]})
     lead = f"{len(annotated):,} annotated images, {len(rest):,} to tag"
     write_atomic(out / "rounds.html", rounds_page(lead, dict(counted), [to_plain(each) for each in found]))

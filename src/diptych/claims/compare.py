@@ -31,7 +31,7 @@ from diptych.claims.job import Job
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins
-from diptych.core import shown
+from diptych.core import notebook
 from diptych.core.config import config_hash, prepared_fields, to_plain
 from diptych.core.contracts import Embedder, Recipe
 from diptych.core.environment import environment
@@ -77,12 +77,12 @@ class Comparison:
 
     def to_pandas(self) -> Any:
         """A DataFrame with a row for each arm in each measure: mean, difference to the first arm with interval, verdict."""
-        return shown.frame(self.measured.rows())
+        return notebook.frame(self.measured.rows())
 
     def _repr_html_(self) -> str:
         main = {(measure.task, measure.split, measure.metric) for measure in self.measured.main_measures}
         rows = [row for row in self.measured.rows() if (row["task"], row["split"], row["metric"]) in main]
-        return shown.table(
+        return notebook.table(
             rows, caption=f"{' and '.join(self.measured.arms)} on {self.measured.data['name']}, {self.measured.budget}"
         )
 

@@ -131,6 +131,7 @@ def config_hash(value: Any) -> str:
 
 
 def prepared_fields(kind: Any) -> set[str]:
+    """The names of the fields that `Recipe.prepare` fills in from data."""
     return {f.name for f in dataclasses.fields(kind) if f.metadata.get("prepared")}
 
 

@@ -50,6 +50,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """A file of indented JSON in UTF-8, written beside the target and renamed."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 

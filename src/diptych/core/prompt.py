@@ -183,6 +183,7 @@ def prompt_to_json(prompt: Sequence[Part]) -> list[dict[str, Any]]:
 
 
 def dialogue_to_json(dialogue: Dialogue) -> list[dict[str, Any]]:
+    """Turns as plain values: a role and the parts of `prompt_to_json` each."""
     return [{"role": turn.role, "content": prompt_to_json(turn.parts)} for turn in dialogue.turns]
 
 

@@ -41,6 +41,14 @@ RECIPES = Registry(
             "diptych.recipes.adaptation.denseclip_boxes:DenseCLIPBoxes",
             "boxes by a RetinaNet that class names guide, on a trained model",
         ),
+        "fiber_cider": (
+            "diptych.recipes.grounding.fiber_cider:FIBERCider",
+            "captions that are drawn and rewarded by CIDEr-D, the last stage of FIBER's",
+        ),
+        "fiber_statements": (
+            "diptych.recipes.grounding.fiber_statements:FIBERStatements",
+            "whether a statement is true of two pictures (NLVR2), by FIBER",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
@@ -219,6 +227,10 @@ WORLDS = Registry(
         "styles": ("diptych.worlds.scenes.styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
         "languages": ("diptych.worlds.scenes.languages:languages", "scenes with captions in three languages, word order and all"),
         "scene_pairs": ("diptych.worlds.scenes.pairs:scene_pairs", "pairs of scenes with a text that both together answer"),
+        "statements": (
+            "diptych.worlds.scenes.statements:statements",
+            "pairs of scenes with a statement that is true of them or not",
+        ),
         "invented": ("diptych.worlds.scenes.invented:invented", "shapes with made-up names, known by their descriptions"),
         "links": ("diptych.worlds.links.world:links", "shapes that are linked in pairs"),
         "tailed_links": ("diptych.worlds.links.tailed:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
@@ -275,10 +287,15 @@ MODELS = Registry(
             "class names behind context that each image shifts",
         ),
         "dense_detector": ("diptych.models.denseclip.detecting:DetectingModel", "boxes of the classes of training"),
+        "dense_fiber_detector": (
+            "diptych.models.fiber.dense:DenseFiberPhrases",
+            "boxes for phrases, as FIBER's second stage is released",
+        ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
         "fiber_detector": ("diptych.models.fiber.grounding:FiberPhrases", "boxes for phrases, on the towers of FIBER"),
+        "fiber_statements": ("diptych.models.fiber.statements:FiberStatements", "whether a statement is true of two pictures"),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
             "relations between things, one prototype a predicate",

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from diptych.core import shown
+from diptych.core import notebook
 
 TRAINING_ROWS = "training rows"
 """What rows are called that a model was trained on, wherever it is scored on them all the same."""
@@ -75,7 +75,7 @@ class Result:
 
     def to_pandas(self) -> Any:
         """A DataFrame with a row a metric: value, interval, level of chance, unit."""
-        return shown.frame(self.rows())
+        return notebook.frame(self.rows())
 
     def __repr__(self) -> str:
         where = self.notes.get("data", {})
@@ -84,7 +84,7 @@ class Result:
         return f"{head}, {self.n_items:,} items in {self.n_groups:,} groups)"
 
     def _repr_html_(self) -> str:
-        return shown.table(
+        return notebook.table(
             [
                 {"metric": row["metric"], "value": str(self.metrics[row["metric"]]), "chance": row["chance"]}
                 for row in self.rows()

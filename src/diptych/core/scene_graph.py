@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diptych.core import shown
+from diptych.core import notebook
 from diptych.core.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -85,12 +85,12 @@ class SceneGraph:
 
     def to_pandas(self) -> Any:
         """A DataFrame with a row a relation."""
-        return shown.frame(self.rows())
+        return notebook.frame(self.rows())
 
     def _repr_html_(self) -> str:
         regions = ", ".join(dict.fromkeys(region.label for region in self.regions))
         caption = f"{len(self.regions)} regions ({regions}), {len(self.relations)} relations"
-        return shown.table(self.rows()[: shown.SHOWN], caption=caption)
+        return notebook.table(self.rows()[: notebook.SHOWN], caption=caption)
 
     def strongest(self, *, top: int, min_score: float = 0.0) -> SceneGraph:
         """At most `top` relations, the most confident first, none below `min_score`; regions of that score or with such a relation."""

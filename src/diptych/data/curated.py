@@ -32,6 +32,7 @@ RELATIONS = "tagged_relations"
 
 
 def is_curated(path: Path) -> bool:
+    """Whether a folder is the outcome of `diptych curate`."""
     return (path / MARK).is_file()
 
 

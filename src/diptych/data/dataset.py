@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core import shown
+from diptych.core import notebook
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem, first_picture
@@ -358,9 +358,9 @@ class Pool:
         """A DataFrame with a row a sample: every column, and `texts`, a list of strings."""
         strings = [[text.string for text in sample.texts] for sample in self]
         columns = {name: self.column(name) for name in self.column_names}
-        return shown.frame(
+        return notebook.frame(
             [{**{name: columns[name][row] for name in columns}, "texts": strings[row]} for row in range(len(self))]
         )
 
     def _repr_html_(self) -> str:
-        return shown.samples(self[: shown.SHOWN], caption=repr(self))
+        return notebook.samples(self[: notebook.SHOWN], caption=repr(self))

@@ -32,6 +32,7 @@ RELATION_SCHEMA = pa.schema(
 
 
 def region_records(uid: str, regions: Iterable[Region]) -> list[dict[str, Any]]:
+    """Rows of `REGION_SCHEMA` for the regions of one sample."""
     return [
         {
             "uid": uid,
@@ -46,6 +47,7 @@ def region_records(uid: str, regions: Iterable[Region]) -> list[dict[str, Any]]:
 
 
 def relation_records(uid: str, relations: Iterable[Relation]) -> list[dict[str, Any]]:
+    """Rows of `RELATION_SCHEMA` for the relations of one sample."""
     return [
         {"uid": uid, "subject": r.subject, "predicate": r.predicate, "object": r.object, "confidence": r.confidence}
         for r in relations
@@ -53,6 +55,7 @@ def relation_records(uid: str, relations: Iterable[Relation]) -> list[dict[str, 
 
 
 def region_of(record: dict[str, Any]) -> Region:
+    """The region of a row."""
     return Region(
         (record["x0"], record["y0"], record["x1"], record["y1"]),
         record["label"],
@@ -63,4 +66,5 @@ def region_of(record: dict[str, Any]) -> Region:
 
 
 def relation_of(record: dict[str, Any]) -> Relation:
+    """The relation of a row."""
     return Relation(record["subject"], record["predicate"], record["object"], record["confidence"])

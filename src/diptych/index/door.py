@@ -195,6 +195,7 @@ def visit(folder: Path) -> DoorStore | None:
 
 @contextmanager
 def visiting(folder: Path) -> Iterator[socket.socket]:
+    """A line to the process that has the index open; RunError when it has ended."""
     line = _connected(folder)
     if line is None:
         raise RunError(f"the process that had {folder} open has ended: ask again")

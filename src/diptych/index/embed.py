@@ -66,6 +66,17 @@ def image_blocks(model: Embedder, data: Dataset, *, block: int = 512, batch_size
         yield Block(tuple(good), checked(rows_ND, [s.uid for s in good], "image"), unreadable)
 
 
+def embedded_images(model: Embedder, data: Dataset, *, batch_size: int = 64, wanted: str = "samples with images") -> Block:
+    """Every sample that has an image, embedded, as one block. Raises DataError when no image is left; `wanted` says in it what the
+    data should hold."""
+    blocks = list(image_blocks(model, data, batch_size=batch_size))
+    samples = tuple(sample for block in blocks for sample in block.samples)
+    unreadable = tuple(one for block in blocks for one in block.unreadable)
+    if not samples:
+        raise DataError(f"'{data.name}' has no image{' that can be read' * bool(unreadable)}", field="image", expected=wanted)
+    return Block(samples, np.concatenate([block.vectors_ND for block in blocks if block.samples]), unreadable)
+
+
 def embed_texts(model: Embedder, strings: Sequence[str], names: Sequence[str], *, batch_size: int = 256) -> Unit:
     """The texts' embeddings; equal strings are embedded once, so that they tie exactly. `names` is for messages."""
     distinct = list(dict.fromkeys(strings))

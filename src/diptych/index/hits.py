@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from diptych.core import shown
+from diptych.core import notebook
 from diptych.core.image import ImageSource
 from diptych.index.exact import Hit
 
@@ -24,13 +24,13 @@ class Hits(list[Hit]):
         return [{"uid": hit.uid, "score": hit.score, **hit.payload} for hit in self]
 
     def to_pandas(self) -> Any:
-        return shown.frame(self.rows())
+        return notebook.frame(self.rows())
 
     def _repr_html_(self) -> str:
-        rows = self.rows()[: shown.SHOWN]
+        rows = self.rows()[: notebook.SHOWN]
         if self.pictures is None:
-            return shown.table(rows)
-        return shown.table([{"": shown.thumbnail(self.pictures(row["uid"])), **row} for row in rows], raw=("",))
+            return notebook.table(rows)
+        return notebook.table([{"": notebook.thumbnail(self.pictures(row["uid"])), **row} for row in rows], raw=("",))
 
 
 def pictures_of(data: Any) -> Pictures:

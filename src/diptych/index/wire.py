@@ -19,6 +19,7 @@ LARGEST = 1 << 28
 
 
 def send(line: socket.socket, value: dict[str, Any]) -> None:
+    """One frame: eight bytes with the length, then JSON."""
     data = json.dumps(value).encode()
     line.sendall(struct.pack(">Q", len(data)) + data)
 
@@ -47,12 +48,14 @@ def _exactly(line: socket.socket, size: int) -> bytes | None:
 
 
 def vector_out(vector: Vector) -> dict[str, Any]:
+    """Dense [D] or [T, D] with its shape, or terms with weights; arrays are base64 of their bytes."""
     if isinstance(vector, Terms):
         return {"terms": _array_out(vector.indices.astype(np.int64)), "weights": _array_out(vector.values.astype(np.float32))}
     return {"dense": _array_out(np.asarray(vector, np.float32)), "shape": list(vector.shape)}
 
 
 def vector_in(plain: dict[str, Any]) -> Vector:
+    """The inverse of `vector_out`."""
     if "terms" in plain:
         return Terms(_array_in(plain["terms"], np.int64), _array_in(plain["weights"], np.float32))
     dense: Vector = _array_in(plain["dense"], np.float32).reshape(plain["shape"])
@@ -60,25 +63,30 @@ def vector_in(plain: dict[str, Any]) -> Vector:
 
 
 def item_out(item: Item) -> dict[str, Any]:
+    """An item as plain values."""
     vectors = {name: vector_out(vector) for name, vector in item.vectors.items()}
     return {"id": str(item.id), "vectors": vectors, "payload": item.payload}
 
 
 def item_in(plain: dict[str, Any]) -> Item:
+    """The inverse of `item_out`."""
     vectors = {name: vector_in(vector) for name, vector in plain["vectors"].items()}
     return Item(uuid.UUID(plain["id"]), vectors, plain["payload"])
 
 
 def scored_out(found: Scored) -> dict[str, Any]:
+    """A found item with its score as plain values."""
     return {**item_out(Item(found.id, found.vectors, found.payload)), "score": found.score}
 
 
 def scored_in(plain: dict[str, Any]) -> Scored:
+    """The inverse of `scored_out`."""
     item = item_in(plain)
     return Scored(item.id, float(plain["score"]), item.payload, item.vectors)
 
 
 def choice_out(choice: Choice) -> dict[str, Any]:
+    """A choice of items as plain values."""
     return {
         "where": dict(choice.where),
         "columns": dict(choice.columns),
@@ -89,11 +97,13 @@ def choice_out(choice: Choice) -> dict[str, Any]:
 
 
 def choice_in(plain: dict[str, Any]) -> Choice:
+    """The inverse of `choice_out`."""
     ids = None if plain["ids"] is None else [uuid.UUID(one) for one in plain["ids"]]
     return Choice(plain["where"], plain["columns"], plain["uids"], ids, [uuid.UUID(one) for one in plain["without"]])
 
 
 def ask_out(ask: Ask) -> dict[str, Any]:
+    """A question to the engine as plain values, the one before it included."""
     first = None if ask.first is None else ask_out(ask.first)
     return {
         "space": ask.space,
@@ -106,6 +116,7 @@ def ask_out(ask: Ask) -> dict[str, Any]:
 
 
 def ask_in(plain: dict[str, Any]) -> Ask:
+    """The inverse of `ask_out`."""
     first = None if plain["first"] is None else ask_in(plain["first"])
     vector = vector_in(plain["vector"])
     return Ask(plain["space"], vector, int(plain["limit"]), bool(plain["exact"]), int(plain["effort"]), first)

@@ -6,7 +6,7 @@ from typing import Any
 
 import timm.optim
 
-from diptych.train.counted import CountsByParameter
+from diptych.train.counts_by_parameter import CountsByParameter
 
 
 class Adan(CountsByParameter, timm.optim.Adan):  # type: ignore[misc]

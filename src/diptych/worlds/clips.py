@@ -25,6 +25,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.worlds.rendered import SPLITS as EVERY_SPLIT
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.shapes import mask_of
 
 NAME = "clips"
 Split = Literal["train", "val", "test"]
@@ -106,7 +107,7 @@ class ClipWorld:
     ) -> npt.NDArray[np.uint8]:
         pixels_HWC = rng.normal(64, NOISE, (self.size, self.size, 3))
         down, right = np.ogrid[: self.size, : self.size]
-        inside_HW = _inside(shape, (down - y) / radius, (right - x) / radius)
+        inside_HW = mask_of(shape, (down - y) / radius, (right - x) / radius, radius=1, side=0.85, arm=0.35)
         pixels_HWC[inside_HW] = (1 - alpha) * pixels_HWC[inside_HW] + alpha * np.array(COLOURS[colour])
         return np.clip(pixels_HWC, 0, 255).astype(np.uint8)
 
@@ -115,17 +116,3 @@ def clips(n: int = 2000, *, seed: int = 0, split: Split = "train", length: int =
     """The first `n` clips of one split."""
     world = ClipWorld(seed, length, size)
     return Rendered(NAME, world, rows_of(world, split, n))
-
-
-def _inside(shape: str, y: npt.NDArray[Any], x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """bool [H, W] from distances to the middle, in radii."""
-    mask: npt.NDArray[np.bool_]
-    if shape == "circle":
-        mask = y**2 + x**2 <= 1
-    elif shape == "square":
-        mask = (abs(y) <= 0.85) & (abs(x) <= 0.85)
-    elif shape == "triangle":
-        mask = (abs(y) <= 1) & (2 * abs(x) <= y + 1)
-    else:
-        mask = ((abs(y) <= 0.35) & (abs(x) <= 1)) | ((abs(x) <= 0.35) & (abs(y) <= 1))
-    return mask

@@ -19,6 +19,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.shapes import mask_of
 
 NAME = "long_tail"
 COLOURS = {
@@ -95,13 +96,11 @@ def rarest(pool: Pool) -> list[str]:
 
 def _inside(shape: str, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """bool [H, W] from distances to the middle, in pixels."""
-    masks = {
-        "circle": lambda: y**2 + x**2 <= 49,
-        "square": lambda: (abs(y) <= 6) & (abs(x) <= 6),
-        "triangle": lambda: (abs(y) <= 7) & (2 * abs(x) <= y + 7),
-        "cross": lambda: ((abs(y) <= 2) & (abs(x) <= 7)) | ((abs(x) <= 2) & (abs(y) <= 7)),
-        "ring": lambda: (y**2 + x**2 <= 64) & (y**2 + x**2 >= 20),
-        "bar": lambda: (abs(y) <= 3) & (abs(x) <= 9),
-    }
-    mask: npt.NDArray[np.bool_] = masks[shape]()
+    mask: npt.NDArray[np.bool_]
+    if shape == "ring":
+        mask = (y**2 + x**2 <= 64) & (y**2 + x**2 >= 20)
+    elif shape == "bar":
+        mask = (abs(y) <= 3) & (abs(x) <= 9)
+    else:
+        mask = mask_of(shape, y, x, radius=7, side=6, arm=2)
     return mask

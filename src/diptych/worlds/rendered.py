@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
-from diptych.core import shown
+from diptych.core import notebook
 from diptych.core.config import config_hash
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
@@ -108,8 +108,8 @@ class Rendered:
         return uid in self.uids
 
     def _repr_html_(self) -> str:
-        first = (self[row] for row in range(min(len(self), shown.SHOWN)))
-        return shown.samples(first, caption=f"{self.name}: {len(self):,} samples, rendered as they are needed")
+        first = (self[row] for row in range(min(len(self), notebook.SHOWN)))
+        return notebook.samples(first, caption=f"{self.name}: {len(self):,} samples, rendered as they are needed")
 
     def remembering(self, limit: int = REMEMBERED) -> Rendered:
         """The same rows; scenes that were drawn once are kept, up to `limit` bytes of pixels, since rendering one again costs more

@@ -24,6 +24,7 @@ from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.masks import box_of, encode
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.shapes import mask_of
 
 NAME = "small_pairs"
 Split = Literal["train", "test"]
@@ -177,23 +178,9 @@ def draw(rng: np.random.Generator, nouns: Sequence[str]) -> Drawn:
         down, right = (int(shift) for shift in rng.integers(-JITTER, JITTER + 1, 2))
         y, x = np.ogrid[:SIDE, :SIDE]
         y, x = y - (cell // 3 * CELL + CELL / 2 + down), x - (cell % 3 * CELL + CELL / 2 + right)
-        masks.append(_inside(shape, y, x))
+        masks.append(mask_of(shape, y, x, radius=6, side=5, arm=2))
         pixels_HWC[masks[-1]] = COLOURS[colour]
     return Drawn(pixels_HWC, tuple(masks), tuple(things))
-
-
-def _inside(shape: str, y: Any, x: Any) -> npt.NDArray[np.bool_]:
-    """bool [H, W] from distances to the middle, in pixels."""
-    mask: npt.NDArray[np.bool_]
-    if shape == "circle":
-        mask = y**2 + x**2 <= 36
-    elif shape == "square":
-        mask = (abs(y) <= 5) & (abs(x) <= 5)
-    elif shape == "triangle":
-        mask = (abs(y) <= 6) & (2 * abs(x) <= y + 6)
-    else:
-        mask = ((abs(y) <= 2) & (abs(x) <= 6)) | ((abs(x) <= 2) & (abs(y) <= 6))
-    return mask
 
 
 @lru_cache(maxsize=8)

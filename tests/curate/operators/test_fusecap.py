@@ -233,10 +233,11 @@ def test_a_detector_and_attributes_by_an_embedder(monkeypatch: pytest.MonkeyPatc
 
 
 def test_crops_stay_inside_the_picture() -> None:
-    pixels = np.arange(48).reshape(4, 4, 3).astype(np.uint8)
-    assert cropped(pixels, (1, 1, 3, 3)).shape == (4, 4, 3)
-    assert cropped(pixels, (-5, -5, 99, 99)).shape == (4, 4, 3)
-    assert cropped(pixels, (10, 10, 12, 12)).shape == (1, 1, 3)
+    """A tenth of a side is shown around a box, in whole pixels; beside the picture lies its nearest pixel."""
+    pixels = np.arange(240).reshape(8, 10, 3).astype(np.uint8)
+    np.testing.assert_array_equal(cropped(pixels, (4, 2, 6, 6)), pixels[1:7, 3:7])
+    np.testing.assert_array_equal(cropped(pixels, (-5, -5, 99, 99)), pixels)
+    np.testing.assert_array_equal(cropped(pixels, (20, 20, 22, 22)), pixels[7:, 9:])
 
 
 def test_an_image_that_cannot_be_read_costs_its_row() -> None:

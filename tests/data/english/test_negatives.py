@@ -64,19 +64,27 @@ def test_each_kind_exchanges_words_of_its_kind(kind: Any, expected: set[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("caption", "kind"),
+    ("caption", "kind", "published"),
     [
-        ("a yellow and blue hydrant", "adjectives"),
-        ("a toilet next to a sink", "nouns"),
-        ("a toilet next to a sink", "noun_phrases"),
-        ("men and women", "nouns"),
-        ("a ring touching a star", "noun_phrases"),
-        ("a red ring of the same colour as a red star", "noun_phrases"),
+        ("a yellow and blue hydrant", "adjectives", ("a blue and yellow hydrant",)),
+        ("a toilet next to a sink", "nouns", ("a sink next to a toilet",)),
+        ("a toilet next to a sink", "noun_phrases", ("a sink next to a toilet",)),
+        ("men and women", "nouns", ("women and men",)),
+        ("a ring touching a star", "noun_phrases", ("a star touching a ring",)),
+        (
+            "a red ring of the same colour as a red star",
+            "noun_phrases",
+            (
+                "the same colour of a red ring as a red star",
+                "a red star of the same colour as a red ring",
+                "a red ring of a red star as the same colour",
+            ),
+        ),
     ],
 )
-def test_what_stays_true_is_no_negative_unless_asked_for(caption: str, kind: Any) -> None:
+def test_what_stays_true_is_no_negative_unless_asked_for(caption: str, kind: Any, published: tuple[str, ...]) -> None:
     assert every_swap(caption, kind) == ()
-    assert every_swap(caption, kind, published=True)
+    assert every_swap(caption, kind, published=True) == published
 
 
 @pytest.mark.parametrize("caption", ["", "Roses", "running fast", "!!", "a dog and a dog", "12 34"])

@@ -13,6 +13,7 @@ from diptych.data.load.batch import PairBatch
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.siglip import SigLIP
+from diptych.train.optimise import build_optimiser
 from diptych.train.weights import copy_equal
 
 
@@ -60,6 +61,21 @@ def test_tiny_differs_from_clip_in_the_loss_alone() -> None:
     differ = {name for name in shared if getattr(clip, name) != getattr(siglip, name)}
     published = {"resize", "mean", "std", "betas"}
     assert differ == published, "preprocessing and what AdamW remembers are part of the published system; all else is equal"
+
+
+def test_weights_decay_as_in_big_vision() -> None:
+    """There `wd` is added behind the learning rate and scaled by the schedule alone, for `kernel`s; Adam's epsilon is optax's."""
+    paper = replace(SigLIP.paper(), image_tower="vit_micro", text_tower="text_micro", width=64, image_size=48, text_bias=True)
+    model = replace(paper, project_image=True).model()
+    optimiser = build_optimiser(model, paper.optimiser())
+    groups = {bool(group["weight_decay"]): group for group in optimiser.param_groups}
+    assert all(group["eps"] == 1e-8 for group in optimiser.param_groups)
+    assert groups[True]["weight_decay"] * groups[True]["lr"] == pytest.approx(1e-4), "of each weight, a step"
+    spared = {id(p) for p in groups[False]["params"]}
+    names = {name for name, p in model.named_parameters() if p.ndim >= 2 and id(p) in spared}
+    assert names == {"image_tower.position_PD", "text_tower.position_LD", "text_tower.embed.weight"}
+    tiny = SigLIP.tiny().optimiser()
+    assert (tiny.weight_decay, tiny.eps, tiny.rules) == (0.1, 1e-6, ())
 
 
 def test_the_paper_builds() -> None:

@@ -71,7 +71,13 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     released = 303_350_784 + 1_377_792 + 109_482_240 + 1
     assert ours == released + (49_408 - 30_522) * 768, "BERT's vocabulary has 30,522 pieces"
     assert (paper.batch_size, paper.members, paper.lr, paper.weight_decay, paper.epochs) == (128, 4, 1e-5, 0.2, 10)
-    assert paper.optimiser().betas == (0.9, 0.98)
+    assert (paper.optimiser().betas, paper.optimiser().eps) == ((0.9, 0.98), 1e-6)
+    first = paper.knowledge_texts().optimiser()
+    assert (first.lr, first.betas, first.eps, first.weight_decay) == (3e-5, (0.9, 0.999), 1e-8, 0.2), (
+        "of KEP's bert_training/params.py"
+    )
+    tiny = KEEP.tiny().knowledge_texts().optimiser()
+    assert (tiny.betas, tiny.eps) == ((0.9, 0.98), 1e-6)
     assert [(stage.name, stage.recipe.batch_size) for stage in paper.stages()] == [
         ("knowledge", 256),
         ("heads", 128),

@@ -20,6 +20,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.recipes.grounding.desco import DesCo
+from diptych.train.optimise import build_optimiser, learning_rate
 from diptych.worlds.scenes.invented import described, invented, look_of
 
 
@@ -186,3 +187,19 @@ def test_the_published_size() -> None:
     assert model.encoder.fusions[0].place_gate.gate.shape == (256,)  # type: ignore[union-attr]
     assert fusion
     assert with_changes(DesCo.paper(), {"queries": 900}).shape.queries == 900
+
+
+def test_rates_and_decay_are_those_of_the_released_solver() -> None:
+    """solver/build.py with the shipped configuration: what is called a bias has twice the rate and no decay, all else decays."""
+    paper = DesCo.paper()
+    spec = paper.optimiser()
+    rising = [learning_rate(spec, step, 300_000) for step in (0, 1000, 2000, 200_999, 201_000)]
+    assert rising == pytest.approx([5e-8, 5e-5 * (0.001 * 0.5 + 0.5), 5e-5, 5e-5, 5e-6])
+    parts = {name: torch.nn.ParameterDict({"weight": torch.nn.Parameter(torch.zeros(2)), "bias": torch.nn.Parameter(torch.zeros(2))})
+             for name in ("text", "norm")}  # fmt: skip
+    parts["norm"]["relative_position_bias_table"] = torch.nn.Parameter(torch.zeros(2, 2))
+    groups = build_optimiser(torch.nn.ModuleDict(parts), spec).param_groups
+    found = {(group["scale"], group["weight_decay"]): len(group["params"]) for group in groups}
+    assert found == {(0.4, 0.0): 1, (0.2, 1e-4): 1, (2.0, 0.0): 2, (1.0, 1e-4): 1}
+    tiny = build_optimiser(torch.nn.ModuleDict(parts), DesCo.tiny().optimiser()).param_groups
+    assert {(group["scale"], group["weight_decay"]) for group in tiny} == {(1.0, 0.0), (1.0, 1e-4)}

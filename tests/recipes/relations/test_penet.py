@@ -16,17 +16,18 @@ from diptych.core.config import with_changes
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
-from diptych.core.scene_graph import Region, Relation
+from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.models.detection.faster_rcnn import names_without_repeats
 from diptych.models.detection.region_pool import RegionPool
+from diptych.models.penet.batch_targets import targets
 from diptych.models.penet.graph_relater import GraphRelater
 from diptych.models.penet.pair_regions import rectangles
 from diptych.models.penet.pair_sampling import PairSampling, Targets
 from diptych.models.penet.prototype_head import box_code
 from diptych.models.towers.name_vectors import drawn, name_vectors
-from diptych.recipes.relations.penet import PENet, targets
+from diptych.recipes.relations.penet import PENet
 from diptych.train.optimise import build_optimiser, freeze, learning_rate
 from diptych.worlds.links.world import links
 
@@ -66,6 +67,10 @@ def test_published_schedule_and_what_decays() -> None:
     spec = recipe.optimiser()
     rates = [learning_rate(spec, step, 60_000) for step in (500, 27_999, 28_000, 47_999, 48_000, 59_999)]
     assert rates == pytest.approx([8e-3, 8e-3, 8e-4, 8e-4, 8e-5, 8e-5])
+    rising = [learning_rate(spec, step, 60_000) for step in (0, 250, 499)]
+    assert rising == pytest.approx([8e-4, 8e-3 * 0.55, 8e-3 * (0.1 * (1 - 499 / 500) + 499 / 500)]), (
+        "WarmupMultiStepLR from a tenth"
+    )
     model = small(setting="sgdet", trains="relations", momentum=0.9).model()
     recipe = small(setting="sgdet", trains="relations", momentum=0.9)
     freeze(model, recipe.optimiser())
@@ -75,6 +80,35 @@ def test_published_schedule_and_what_decays() -> None:
     names = {name for name, p in model.named_parameters() if id(p) in decayed}
     assert {"head.log_scale", "head.pair_residual.norm.weight"} <= names
     assert not any(name.endswith("bias") for name in names)
+    phase = replace(small(setting="sgdet", trains="detector", momentum=0.9), bias_lr=PENet.detection().bias_lr)
+    groups = build_optimiser(phase.model(), phase.optimiser()).param_groups
+    factors = {(bool(group["weight_decay"]), group["scale"]) for group in groups if group["scale"]}
+    assert factors == {(True, 1.0), (False, 2.0)}, (
+        "biases of the detector learn at twice the rate, as its configuration leaves them"
+    )
+    shape = PENet.detection().detector
+    assert (shape.learns_considered, shape.considered, shape.proposals, shape.detections) == (12_000, 6000, 2000, 256)
+    shape = PENet.paper().detector
+    assert (shape.considered, shape.proposals, shape.detections) == (6000, 1000, 80)
+
+
+def test_half_of_the_pictures_are_turned_as_released_and_none_to_whoever_evaluates() -> None:
+    """`build_transforms` of the release has .5 in place of the configuration's option."""
+    views = PENet.paper().prepare(ROWS).views
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :30] = 255
+    shown = (pixels, SceneGraph((Region((0.0, 0.0, 30.0, 40.0), "left thing"),)))
+    turned = 0
+    for seed in range(60):
+        image_HWC, graph = views.draw(shown, np.random.default_rng(seed))
+        assert image_HWC.shape == (600, 900, 3)
+        assert graph.regions[0].label == "left thing"
+        first = image_HWC[300, 100, 0] < 128
+        assert graph.regions[0].box == ((450, 0, 900, 600) if first else (0, 0, 450, 600))
+        turned += int(first)
+    assert 18 <= turned <= 42
+    assert views.whole(shown)[0][300, 100, 0] > 128
+    assert PENet.paper().max_scale == 0
 
 
 @pytest.mark.parametrize("trains", ["relations", "both", "detector"])

@@ -161,6 +161,23 @@ def test_numbers_are_the_released_ones(tmp_path: Path, parity: Any) -> None:
     parity("mc_bench", 'ap50 and accuracy with compat="repo"', SOURCE, pairs, tolerance=1e-12)
 
 
+def test_the_released_accuracy_pairs_pictures_by_their_place_in_the_file(tmp_path: Path) -> None:
+    """The list of COCO.getImgIds, which is the file's and not sorted."""
+    truth, results = written(tmp_path, CASES[0])
+    plain, found = (json.loads(path.read_text(encoding="utf-8")) for path in (truth, results))
+    accuracies = []
+    for shift in (0, 1):
+        order = plain["images"][shift:] + plain["images"][:shift]
+        truth.write_text(json.dumps({**plain, "images": order}), encoding="utf-8")
+        held, said = ({entry["image_id"] for entry in entries} for entries in (plain["annotations"], found))
+        right = [(image["id"] in held) == (image["id"] in said) for image in order]
+        expected = np.mean([one and other for one, other in zip(right[::2], right[1::2], strict=True)])
+        result = MCBench(compat="repo", draws=1).score(results_to_records(results, read(truth)))
+        assert result.metrics["image_accuracy"].value == pytest.approx(expected)
+        accuracies.append(expected)
+    assert accuracies[0] != accuracies[1]
+
+
 def test_swapped_groups_cost_nothing_but_in_the_release() -> None:
     rng = np.random.default_rng(3)
     pairs = []

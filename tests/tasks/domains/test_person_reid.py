@@ -142,7 +142,7 @@ def test_bad_roles_and_options_are_refused() -> None:
         PersonReid().predict(model_of(alone), alone)
     with pytest.raises(ConfigError, match="junk"):
         PersonReid(same_camera="none")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="no picture to rank"):
+    with pytest.raises(DataError, match=r"has no image \(expected pictures of persons\)"):
         PersonReid().predict(model_of(alone), Pool.from_samples([Sample("text", group="a")], name="texts"))
 
 

@@ -19,7 +19,7 @@ from diptych.data.dataset import Pool
 from diptych.data.shots import Shots, base_and_new, draw_shots
 from diptych.models.io.deployed import open_model
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.recipes._shared.made_once import made_once
+from diptych.recipes._shared.cached_models import made_once
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.pairs.few_shot_methods import linear_probe, zero_shot

@@ -11,7 +11,7 @@ from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
-from diptych.index.embed import embed_texts, image_blocks
+from diptych.index.embed import embed_texts, embedded_images
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.tasks._scoring.prompt_screening import screened, screening_scores
 from diptych.tasks._scoring.slide_scores import cosines
@@ -100,8 +100,7 @@ class Screened:
         test = self.data.tested(cell)
         model = self.data.model(self.recipe, self.data.rows(cell), cell, learns=self.learns)
         kinds = (NORMAL_NAMES[0], *LEAVES)
-        blocks = [*image_blocks(model, test)]
-        vector_ND = np.concatenate([block.vectors_ND for block in blocks])
+        vector_ND = embedded_images(model, test).vectors_ND
         truth_N = np.array([kinds.index(label) for label in test.column("label")])
         sentences, wrong_S = worded(kinds, self.sets, cell.seed)
         flat = [sentence for one in sentences for sentence in one]
@@ -169,7 +168,7 @@ def true_above_false(model: Any, test: Pool) -> float:
     keys = list(tree)
     texts = [TEMPLATES[0].format(tree[key].name) for key in keys]
     text_CD = embed_texts(model, texts, texts)
-    vector_ND = np.concatenate([block.vectors_ND for block in image_blocks(model, test)])
+    vector_ND = embedded_images(model, test).vectors_ND
     score_NC = vector_ND.astype(np.float64) @ text_CD.T.astype(np.float64)
     found = []
     for score_C, label in zip(score_NC, test.column("label"), strict=True):

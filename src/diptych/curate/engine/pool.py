@@ -50,6 +50,8 @@ Data = TypeVar("Data", bound=Selectable)
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
+    """One step of a curation: rows before and after, seconds, whether it was read from an earlier run, and notes for people."""
+
     slug: str
     config: dict[str, Any]
     before: int

@@ -44,6 +44,8 @@ class Head:
 
 
 class Safety(Head):
+    """Whether a picture is unsafe to show, from its embedding."""
+
     def probability(self, vector_ND: Unit, fingerprint: str) -> Floats:
         """How unsafe, 0..1, [N]. `fingerprint` is that of the embedder; another one's vectors mean something else and are refused."""
         if fingerprint != self.facts["embedder"]:
@@ -53,6 +55,8 @@ class Safety(Head):
 
 
 class Watermark(Head):
+    """Whether a picture has a watermark, from its pixels."""
+
     def probability(self, images: Sequence[ImageSource], *, batch_size: int = 16) -> Floats:
         """How surely watermarked, 0..1, [N]. Raises DecodeError for an image that cannot be read."""
         found = []

@@ -62,16 +62,16 @@ class Captioner:
     def __call__(self, *columns: pa.Array) -> pa.Array:
         names, contents = (column.to_pylist() for column in columns)
         images = [BytesImage(content, name) for name, content in zip(names, contents, strict=True)]
-        return pa.array([told for some in batches(images, self.batch_size) for told in self._told(some)], pa.string())
+        return pa.array([answer for some in batches(images, self.batch_size) for answer in self._answers(some)], pa.string())
 
-    def _told(self, images: Sequence[ImageSource]) -> list[str]:
+    def _answers(self, images: Sequence[ImageSource]) -> list[str]:
         """Where one picture of a batch is broken, each is asked about by itself."""
         try:
             return [f"+{text}" for text in self.captions(images)]
         except DecodeError as error:
             if len(images) == 1:
                 return [f"-{error}"]
-            return [told for image in images for told in self._told([image])]
+            return [answer for image in images for answer in self._answers([image])]
 
     def captions(self, images: Sequence[ImageSource]) -> list[str]:
         if self.model is None:
@@ -81,6 +81,7 @@ class Captioner:
 
 
 def open_captioner(address: str) -> Any:
+    """The captioner at an address. Raises ConfigError for none, and for a model that does not write."""
     if not address:
         raise ConfigError("generated_captions needs a model that writes (--captioner MODEL)")
     model = open_address(address)
@@ -123,13 +124,13 @@ class GeneratedCaptions:
         rows = pa.table({"row": pa.array([row_of[uid] for uid in with_image], pa.int64())})
 
         def work(part: pa.Table) -> pa.Table:
-            return _told(data, part["row"].to_pylist(), worker)
+            return _captioned(data, part["row"].to_pylist(), worker)
 
         fingerprint = str(getattr(worker.model, "fingerprint", ""))
         made = Parts(parts.folder, parts.key, PART_ROWS).mapped(rows, f"captions-{fingerprint[:16]}", work)
-        told = dict(zip(made["uid"].to_pylist(), made["told"].to_pylist(), strict=True))
-        captions = {uid: text[1:] for uid, text in told.items() if text.startswith("+") and text[1:]}
-        dropped = tuple(Drop(uid, self.slug, f"unreadable: {text[1:]}") for uid, text in told.items() if text.startswith("-"))
+        answers = dict(zip(made["uid"].to_pylist(), made["told"].to_pylist(), strict=True))
+        captions = {uid: text[1:] for uid, text in answers.items() if text.startswith("+") and text[1:]}
+        dropped = tuple(Drop(uid, self.slug, f"unreadable: {text[1:]}") for uid, text in answers.items() if text.startswith("-"))
         kept = tuple(sorted(set(row_of) - {drop.uid for drop in dropped}))
         name = str(getattr(worker.model, "name", self.captioner))
         by = [
@@ -144,7 +145,7 @@ class GeneratedCaptions:
         return Captioner(self.captioner, self.prompt, self.max_tokens, self.batch_size, open_captioner(self.captioner))
 
 
-def _told(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
+def _captioned(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
     """uid and what the captioner says, for some rows of the data."""
     uids: list[str] = []
     names: list[str] = []
@@ -167,8 +168,8 @@ def _told(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
             "image": pa.array(contents, pa.binary()),
         }
     )
-    told = mapped_where(given, ["name", "image"], worker, "told")["told"].to_pylist() if uids else []
-    return pa.table({"uid": pa.array([*uids, *unread], pa.string()), "told": pa.array([*told, *unread.values()], pa.string())})
+    answers = mapped_where(given, ["name", "image"], worker, "told")["told"].to_pylist() if uids else []
+    return pa.table({"uid": pa.array([*uids, *unread], pa.string()), "told": pa.array([*answers, *unread.values()], pa.string())})
 
 
 def _encoded(image: ImageSource) -> bytes:

@@ -161,8 +161,8 @@ class TagRelations:
                 continue  # what could not be asked about has its reason in the table of what left
             trace, graph = answer.trace, SceneGraph(sample.regions, answer.relations)
             pixels_HWC = decode(sample.image, exact=True)
-            told = (trace.captions, trace.parsed, trace.proposed)
-            pictures.append(TaggedPicture(sample.uid, pixels_HWC, graph, answer.reason, *told))
+            shown = (trace.captions, trace.parsed, trace.proposed)
+            pictures.append(TaggedPicture(sample.uid, pixels_HWC, graph, answer.reason, *shown))
         lead = f"{summary.images:,} images, {summary.kept:,} of them with relations above {self.threshold}"
         facts = [line for line in summary.lines() if "a second" not in line]
         return tagging_page("Tagged relations", lead, facts, list(summary.stages.items()), pictures)
@@ -203,8 +203,8 @@ def _answers(data: Dataset, rows: Sequence[int], worker: TaggerWorker) -> list[s
             "sample": pa.array(samples, pa.string()),
         }
     )
-    told: list[str] = mapped_where(given, ["image", "sample"], worker, "told")["told"].to_pylist() if rows else []
-    return [broken.get(place, answer) for place, answer in enumerate(told)]
+    answers: list[str] = mapped_where(given, ["image", "sample"], worker, "told")["told"].to_pylist() if rows else []
+    return [broken.get(place, answer) for place, answer in enumerate(answers)]
 
 
 def _summary(data: Dataset, order: Sequence[int], answers: dict[str, Answer]) -> Summary:

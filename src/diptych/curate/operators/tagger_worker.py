@@ -108,6 +108,7 @@ def packed(sample: Sample) -> str:
 
 
 def unpacked(text: str, content: bytes | None) -> Sample:
+    """The sample that `packed` wrote, with the bytes of its picture."""
     plain = json.loads(text)
     return Sample(
         uid=plain["uid"],

@@ -47,10 +47,10 @@ class Gloss:
         """
         first, *rest = [part.strip() for part in self.text.split(";") if part.strip()]
         plain = PARTITIVE.sub("", first)
-        kind, told = self.kind, plain
+        kind, definition = self.kind, plain
         if not kind and (match := BREAK.search(plain)) and 0 < len(plain[: match.start()].split()) <= GENUS_WORDS:
-            kind, told = plain[: match.start()].strip(), plain[match.start() :].lstrip(",:( ")
-        parts = [part for part in (told, *rest) if part]
+            kind, definition = plain[: match.start()].strip(), plain[match.start() :].lstrip(",:( ")
+        parts = [part for part in (definition, *rest) if part]
         return {"type": kind or None, "description": "; ".join(parts), "similar objects": list(self.sisters)}
 
 

@@ -24,11 +24,11 @@ def entries(
     {'type': None, 'description': '', 'similar objects': []}
     """
     kinds = {name: _kind(name) for name in names}
-    said = {name: _said(seen.get(name, Counter()), boxes.get(name, 0), share, parts) for name in names}
+    words = {name: _frequent(seen.get(name, Counter()), boxes.get(name, 0), share, parts) for name in names}
     made: dict[str, dict[str, Any]] = {}
     for name in names:
         alike = {
-            other: (bool(kinds[name]) and kinds[other] == kinds[name], len(set(said[name]) & set(said[other])))
+            other: (bool(kinds[name]) and kinds[other] == kinds[name], len(set(words[name]) & set(words[other])))
             for other in names
             if other != name
         }
@@ -37,7 +37,7 @@ def entries(
         )
         made[name] = {
             "type": kinds[name] or None,
-            "description": "; ".join(said[name]),
+            "description": "; ".join(words[name]),
             "similar objects": ranked[:similar],
         }
     return made
@@ -52,6 +52,7 @@ def _kind(name: str) -> str:
     return words[-1] if len(words) > 1 else ""
 
 
-def _said(counts: Counter[str], boxes: int, share: float, parts: int) -> list[str]:
+def _frequent(counts: Counter[str], boxes: int, share: float, parts: int) -> list[str]:
+    """The words of at least this share of the boxes, the most frequent first."""
     often = [(word, count) for word, count in counts.items() if count >= share * boxes]
     return [word for word, _ in sorted(often, key=lambda pair: (-pair[1], pair[0]))[:parts]]

@@ -86,6 +86,7 @@ def _at(row: int, thing: Thing) -> str:
 
 
 def presence(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    """Is there such a thing? Yes and no come up equally often where the vocabulary knows other things."""
     here = sorted({thing.label for thing in symbols.things})
     away = [label for label in vocabulary.labels if label not in here]
     if not here:
@@ -98,6 +99,7 @@ def presence(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_As
 
 
 def count(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    """How many things of a label there are; neighbouring numbers are wrong."""
     labels = sorted({thing.label for thing in symbols.things})
     if not labels:
         return
@@ -112,6 +114,7 @@ def count(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked
 
 
 def attribute(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    """Which attribute the only thing of a label has."""
     known = [(row, thing) for row, thing in _single(symbols) if thing.attributes]
     if known:
         row, thing = _one(known, rng)
@@ -124,6 +127,7 @@ def attribute(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_A
 
 
 def location(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    """In which half of the picture the only thing of a label lies, across and down; not asked near the middle."""
     for axis, (low, high) in ((0, ("left", "right")), (1, ("top", "bottom"))):
         known = [(row, thing) for row, thing in _single(symbols) if abs(thing.centre[axis] - 0.5) >= EDGE]
         if known:
@@ -137,6 +141,7 @@ def location(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_As
 
 
 def relation(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    """How two things that are the only ones of their labels relate."""
     single = {row for row, _ in _single(symbols)}
     known = [one for one in symbols.relations if one[0] in single and one[2] in single]
     if known:
@@ -150,6 +155,7 @@ def relation(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_As
 
 
 def comparison(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    """Of which of two labels there are more; not asked on a tie."""
     labels = sorted({thing.label for thing in symbols.things})
     if len(labels) < 2:
         return
@@ -164,6 +170,7 @@ def comparison(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_
 
 
 def counterfactual(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
+    """How many things would be left without those of one label."""
     labels = sorted({thing.label for thing in symbols.things})
     if not labels or len(symbols.things) >= len(NUMBERS):
         return

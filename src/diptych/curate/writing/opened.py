@@ -56,12 +56,14 @@ def open_backend(address: str, wanted: Wanted) -> TextBackend:
 
 
 def open_grammar(wanted: Wanted) -> TextBackend:
+    """Sentences by rules, without a model: "grammar"."""
     if wanted.rest:
         raise ConfigError(f"the grammar takes nothing behind its name, got {wanted.rest!r}")
     return Grammar(wanted.sampling)
 
 
 def open_ngram(wanted: Wanted) -> TextBackend:
+    """Word chains learned from the data, "ngram", or from a file with a text a line, "ngram:FILE"."""
     if not wanted.rest:
         return NGramRewriter.learned(wanted.corpus(), wanted.sampling)
     path = Path(wanted.rest).expanduser()
@@ -75,6 +77,7 @@ def open_ngram(wanted: Wanted) -> TextBackend:
 
 
 def open_folder(wanted: Wanted) -> TextBackend:
+    """A language model of transformers in a local folder: "folder:PATH"."""
     path = Path(wanted.rest).expanduser()
     if not (path / "config.json").is_file():
         raise DataError(
@@ -88,6 +91,7 @@ def open_folder(wanted: Wanted) -> TextBackend:
 
 
 def open_gguf(wanted: Wanted) -> TextBackend:
+    """A quantised language model in one file: "gguf:FILE"."""
     path = Path(wanted.rest).expanduser()
     if not path.is_file():
         raise DataError("is not there", file=path, expected="gguf:FILE")
@@ -97,6 +101,7 @@ def open_gguf(wanted: Wanted) -> TextBackend:
 
 
 def open_endpoint(wanted: Wanted) -> TextBackend:
+    """A server that completes texts, "http://...#MODEL", or one that answers dialogues, "chat+http://...#MODEL"."""
     address, _, model = wanted.rest.partition("#")
     chat = address.startswith("chat+")
     return Endpoint(

@@ -1,10 +1,11 @@
 """Regions that answer tokens: what a grounding detector predicts, and what is true.
 
-Letters: B images, S layers, Q queries, L tokens (padded), G true boxes (padded).
+Letters: B images, S layers, Q queries, A anchors, L tokens (padded), G true boxes (padded).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,41 @@ class TokenRegions:
     box_BSQ4: Rows[Tensor]
     token_logit_BSQL: Rows[Tensor]
     mask_BL: Rows[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class DenseRegions:
+    """What a detector predicts that answers at every place of its maps.
+
+    change_BA4        of the anchor, to its box (`moved_anchors`)
+    centre_BA         logit of how central the place is in its box
+    token_logit_BAL   raw, one sigmoid a token
+    mask_BL           True at real tokens, marks among them
+    size_B2           height and width of each image in pixels, without its padding
+    anchor_A4         xyxy pixels;  counts: how many each map has, the finest first
+    """
+
+    change_BA4: Rows[Tensor]
+    centre_BA: Rows[Tensor]
+    token_logit_BAL: Rows[Tensor]
+    mask_BL: Rows[Tensor]
+    size_B2: Rows[Tensor]
+    anchor_A4: Tensor
+    counts: tuple[int, ...]
+
+
+SHIFTS, SIDES = 10.0, 5.0
+"""Parts of an anchor's sides that shifts are said in, and of the logarithm of its sides' growth (ATSS, 1912.02424)."""
+LARGEST = math.log(1000 / 16)
+"""The most that the logarithm of a side grows."""
+
+
+def moved_anchors(anchor_X4: Tensor, change_X4: Tensor) -> Tensor:
+    """The boxes that anchors become, xyxy pixels: the middle is shifted by tenths of the sides, sides grow by e ** (change / 5)."""
+    side_X2 = anchor_X4[..., 2:] - anchor_X4[..., :2]
+    middle_X2 = anchor_X4[..., :2] + side_X2 / 2 + change_X4[..., :2] / SHIFTS * side_X2
+    half_X2 = side_X2 * (change_X4[..., 2:] / SIDES).clamp(max=LARGEST).exp() / 2
+    return torch.cat((middle_X2 - half_X2, middle_X2 + half_X2), -1)
 
 
 @dataclass(frozen=True, slots=True)

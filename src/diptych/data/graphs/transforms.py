@@ -218,20 +218,24 @@ def jittered(image_HWC: Pixels, strength: float, rng: np.random.Generator) -> Pi
 
 
 def fitting(picture: Picture, short: int, longest: int | None = None) -> tuple[int, int]:
-    """(height, width) with the short side at `short`, or, where the long side would pass `longest`, with the long side at `longest`.
+    """(height, width) with the short side at `short` pixels, or, where the long side would pass `longest`, at what that leaves of it.
 
-    An image whose short side is already what it should be stays as it is, as in the released DETR, if its long side is not too long.
+    As the released code of DETR, RLIP, GLIP and PE-Net has it: the short side is rounded and the long one is what follows from it, cut
+    to whole pixels, so that it may miss `longest` by a pixel or two. An image whose short side is already right stays as it is. Shapes that
+    would pass the limit by more than a fiftieth (a strip of a few pixels) are held to it.
 
     >>> fitting((np.zeros((480, 640, 3), np.uint8), SceneGraph()), 800, 1333)
     (800, 1066)
+    >>> fitting((np.zeros((640, 1200, 3), np.uint8), SceneGraph()), 600, 1000)
+    (533, 999)
     """
     height, width = picture[0].shape[:2]
     low, high = min(height, width), max(height, width)
-    long = int(short * high / low)
     if longest is not None and high / low * short > longest:
-        short, long = max(1, round(longest * low / high)), longest
-        if short == low and high <= longest:
-            return height, width
+        short = max(1, round(longest * low / high))
+    long = high if short == low else int(short * high / low)
+    if longest is not None and long > 1.02 * longest:
+        long = longest
     return (long, short) if width < height else (short, long)
 
 

@@ -30,10 +30,11 @@ def first_row(path: Path) -> Row | None:
         with path.open(encoding="utf-8") as file:
             text = file.read(PEEKED).lstrip("\ufeff \r\n\t")
         listed = text.startswith("[")
-        row, _ = json.JSONDecoder().raw_decode(text[1:].lstrip() if listed else text)
+        row, stop = json.JSONDecoder().raw_decode(text[1:].lstrip() if listed else text)
     except (OSError, ValueError, RecursionError, pa.ArrowInvalid):
         return None
-    whole_file = path.suffix.lower() == ".json" and not listed  # COCO and the like
+    # COCO and the like; a second row behind the first means a row a line, whatever the name
+    whole_file = path.suffix.lower() == ".json" and not listed and not text[stop:].strip()
     return row if isinstance(row, dict) and not whole_file else None
 
 
@@ -44,7 +45,7 @@ def load_rows(path: Path) -> list[Row]:
             found: Any = pq.read_table(path).to_pylist()
         else:
             text = path.read_text(encoding="utf-8-sig")
-            found = parse_json(text) if path.suffix.lower() == ".json" else _lines(path, text)
+            found = parse_json(text) if path.suffix.lower() == ".json" and not _a_row_a_line(text) else _lines(path, text)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {str(error).splitlines()[0]}", file=path) from error
     except json.JSONDecodeError as error:
@@ -57,6 +58,17 @@ def load_rows(path: Path) -> list[Row]:
         if not isinstance(one, dict):
             raise DataError(f"is a {type(one).__name__}", file=path, row=row, expected="a row of named fields")
     return found
+
+
+def _a_row_a_line(text: str) -> bool:
+    """Whether the first line is a row and others follow."""
+    first, _, rest = text.strip().partition("\n")
+    if not (first.startswith("{") and first.rstrip().endswith("}") and rest):
+        return False
+    try:
+        return isinstance(parse_json(first), dict)
+    except ValueError:
+        return False
 
 
 def _lines(path: Path, text: str) -> list[Any]:

@@ -71,9 +71,9 @@ def read(
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
-              Winoground), published questions (II-Bench, Q-Spatial, MUIRBench), MC-Bench, a folder of HTML or Markdown documents with
-              their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars DataFrame,
-              an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
+              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, a folder of HTML or Markdown documents
+              with their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars
+              DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:

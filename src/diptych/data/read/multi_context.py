@@ -48,7 +48,7 @@ def read_multi_context(path: Path, *, name: str = "", root: Path | None = None) 
     except ValueError as error:
         raise DataError(f"is no JSON: {error}", file=path, expected="annotations of MC-Bench") from error
     parts = {part: _listed(plain, part, path) for part in ("images", "annotations", "descriptions", "categories")}
-    images = {entry["id"]: entry for entry in parts["images"]}
+    images = {entry["id"]: {**entry, "place": place} for place, entry in enumerate(parts["images"])}
     names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in parts["categories"]}
     boxes: dict[Any, list[Mapping[str, Any]]] = {}
     for row, entry in enumerate(parts["annotations"]):
@@ -122,6 +122,7 @@ def _truth(image: Mapping[str, Any], entries: Any) -> dict[str, Any]:
     rows = [(*entry["bbox"][:2], entry["bbox"][0] + entry["bbox"][2], entry["bbox"][1] + entry["bbox"][3]) for entry in entries]
     return {
         "id": int(image["id"]),
+        "place": int(image["place"]),
         "width": int(image["width"]),
         "height": int(image["height"]),
         "boxes": [[float(end) for end in box] for box in rows],

@@ -23,6 +23,7 @@ FIELDS: dict[str, type] = {"name": str, "fingerprint": str, "tables": list, "cou
 
 
 def is_built(path: Path) -> bool:
+    """Whether a folder holds a data set of `diptych data build`."""
     return (path / MARK).is_file()
 
 

@@ -34,6 +34,8 @@ STAGE = "takedown"
 
 @dataclass(frozen=True, slots=True)
 class TakedownReport:
+    """How many uids were asked for, how many samples had them, and which shards and tables were written anew."""
+
     folder: Path
     asked: int
     samples: int

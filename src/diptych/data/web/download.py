@@ -76,6 +76,8 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class DownloadReport:
+    """Links in all, images that are there, links that were asked in this run, and failures by their kind."""
+
     folder: Path
     links: int
     succeeded: int

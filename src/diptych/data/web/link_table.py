@@ -24,6 +24,8 @@ SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "url", "text", "page
 
 @dataclass(frozen=True, slots=True)
 class LinkReport:
+    """Archives, those read in an earlier run, pairs of image and text that were found, distinct ones, and what was left out."""
+
     folder: Path
     files: int
     kept: int

@@ -31,7 +31,7 @@ from diptych.models.bridges.language_model import LanguageModel, LanguageVocabul
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.io.streamed import Pieces, drawn
+from diptych.models.io.streaming import Pieces, drawn
 from diptych.models.towers.towers import image_tower
 
 Asked = tuple[tuple[ImageSource, ...], str]

@@ -36,6 +36,7 @@ class DetectorShape:
     anchors      side of the anchors of each map in pixels, one more than there are maps
     ratios       height by width of the anchors
     proposals    kept of an image, of which `considered` a map (6,000) go through NMS
+    learns_considered  of a map while the detector itself is trained; 0 for as many as otherwise
     min_score    from which probability on a class is a detection
     nms          overlap from which the lower of two boxes of a class goes
     detections   kept of an image
@@ -48,6 +49,7 @@ class DetectorShape:
     ratios: tuple[float, ...] = (0.23232838, 0.63365731, 1.28478321, 3.15089189)
     considered: int = 6000
     proposals: int = 1000
+    learns_considered: int = 0
     min_score: float = 0.01
     nms: float = 0.3
     detections: int = 80
@@ -92,7 +94,10 @@ class FasterRCNN(nn.Module):
         self.backbone, self.shape, self.strides = backbone, shape, backbone.strides
         self.pyramid = FeaturePyramidNetwork(list(backbone.channels), shape.channels, LastLevelMaxPool())
         anchors = AnchorGenerator(tuple((side,) for side in shape.anchors), (shape.ratios,) * len(shape.anchors))
-        counts = [{"training": n, "testing": n} for n in (shape.considered, shape.proposals)]
+        counts = [
+            {"training": shape.learns_considered or shape.considered, "testing": shape.considered},
+            {"training": shape.proposals, "testing": shape.proposals},
+        ]
         head = RPNHead(shape.channels, len(shape.ratios))
         self.proposer = RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, *counts, 0.7)
         pool = RegionPool(shape.channels, self.strides, side=shape.pooled_side)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from diptych.core.config import from_plain, to_plain
@@ -62,14 +62,14 @@ class PhraseDetector:
     """Finds what a phrase means, read within its text.
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and "metrics"
-    (a dict of numbers). `objects` are names that it was trained with: what to ask it by default.
+    (a dict of numbers). `model` is a `GroundingDetector`. `objects` are names that it was trained with: what to ask it by default.
     """
 
     kind: ClassVar[str] = "phrase_detector"
 
     def __init__(
         self,
-        model: GroundingDetector,
+        model: nn.Module,
         tokenizer: Tokenizer,
         text_length: int,
         images: DetectionImages,
@@ -79,7 +79,8 @@ class PhraseDetector:
         objects: Sequence[str] = (),
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.text_length = model, tokenizer, text_length
+        self.model: Any = model
+        self.tokenizer, self.text_length = tokenizer, text_length
         self.images, self.name = images, name
         self.prompt, self.objects, self.card = prompt or PhrasePrompt(), tuple(objects), dict(card or {})
 
@@ -148,24 +149,29 @@ class PhraseDetector:
     def _grounded(
         self, pictures: Sequence[npt.NDArray[np.uint8]], queries: Sequence[PhraseQuery], top: int
     ) -> list[list[Grounded]]:
+        predicted = self._predicted(pictures, queries)
+        box_BQ4, logit_BQL = predicted.box_BSQ4[:, -1].float().cpu(), predicted.token_logit_BSQL[:, -1].float().cpu()
+        rows = zip(queries, pictures, box_convert(box_BQ4, "cxcywh", "xyxy").clamp(0, 1), logit_BQL, strict=True)
+        return [self._of(query, picture.shape, box_Q4, logit_QL, top) for query, picture, box_Q4, logit_QL in rows]
+
+    def _predicted(self, pictures: Sequence[npt.NDArray[np.uint8]], queries: Sequence[PhraseQuery]) -> Any:
+        """What the model says of each picture with the text of its query."""
         encoded = self.tokenizer.encode([query.text for query in queries], self.text_length)
         longest = int(encoded.mask_BL.sum(1).max()) if self.tokenizer.side == "right" else self.text_length
         text_BL, mask_BL = torch.from_numpy(encoded.ids_BL[:, :longest]), torch.from_numpy(encoded.mask_BL[:, :longest])
         image_BCHW, pixel_BHW = self.images(pictures)
         with torch.no_grad(), evaluating(self.model):
             device = next(self.model.parameters()).device
-            predicted = self.model(
+            return self.model(
                 image_BCHW.to(device),
                 text_BL.to(device),
                 mask_BL.to(device),
                 pixel_BHW=None if pixel_BHW is None else pixel_BHW.to(device),
             )
-        box_BQ4, logit_BQL = predicted.box_BSQ4[:, -1].float().cpu(), predicted.token_logit_BSQL[:, -1].float().cpu()
-        rows = zip(queries, pictures, box_convert(box_BQ4, "cxcywh", "xyxy").clamp(0, 1), logit_BQL, strict=True)
-        return [self._of(query, picture.shape, box_Q4, logit_QL, top) for query, picture, box_Q4, logit_QL in rows]
 
-    def _of(self, query: PhraseQuery, shape: tuple[int, ...], box_Q4: Tensor, logit_QL: Tensor, top: int) -> list[Grounded]:
-        offset_L2 = self.tokenizer.offsets(query.text, self.text_length)[: logit_QL.shape[1]]
+    def _positive(self, query: PhraseQuery, length: int) -> npt.NDArray[np.bool_]:
+        """positive_EL: True at the tokens of each phrase, of the first `length`. Raises DataError for a phrase that was cut off."""
+        offset_L2 = self.tokenizer.offsets(query.text, self.text_length)[:length]
         positive_EL = np.stack([tokens_of(spans, offset_L2) for spans in query.phrases])
         for words, row_L in zip(query.words(), positive_EL, strict=True):
             if not row_L.any():
@@ -174,6 +180,10 @@ class PhraseDetector:
                     field="queries",
                     expected="a shorter text, or the phrase nearer its beginning",
                 )
+        return positive_EL
+
+    def _of(self, query: PhraseQuery, shape: tuple[int, ...], box_Q4: Tensor, logit_QL: Tensor, top: int) -> list[Grounded]:
+        positive_EL = self._positive(query, logit_QL.shape[1])
         score_QE = phrase_scores(logit_QL, torch.from_numpy(positive_EL))
         pixel_Q4 = (box_Q4 * torch.tensor([shape[1], shape[0], shape[1], shape[0]])).numpy()
         found = []
@@ -223,14 +233,17 @@ class PhraseDetector:
             card=config.get("card"),
         )
 
-    def _readme(self) -> str:
+    def _about(self) -> str:
         shape = self.model.shape
+        return f"{shape.queries} queries, {len(shape.fusion_before)} meetings of image and text"
+
+    def _readme(self) -> str:
         return detector_card(
             self.name,
             self.card,
             tags=("visual-grounding",),
             about="Finds in images what phrases of a text mean.",
-            facts=f"{parameters(self.model):,} parameters; {shape.queries} queries, {len(shape.fusion_before)} meetings of image and text; "
+            facts=f"{parameters(self.model):,} parameters; {self._about()}; "
             f"images at {self.images.size} px, texts of {self.text_length} tokens.",
             use='found = diptych.ground(model, "street.jpg", "the red car left of the tree")',
         )

@@ -69,7 +69,7 @@ class Fiber(nn.Module):
     not those of the unfused path. A picture and a text are kept as they are before the first fused block (`PairReader`).
 
     matches  the head `fits`;  guesses  a word head, for hidden words and for writing;  writes  what writing needs beside it;
-    answers  how many answers there are, 0 for no such head
+    answers  how many answers there are, 0 for no such head;  statements  the head that judges a statement about two pictures
     top      layers over both towers in place of gates inside them (METER's way, the baseline)
     """
 
@@ -83,6 +83,7 @@ class Fiber(nn.Module):
         guesses: bool = True,
         writes: bool = False,
         answers: int = 0,
+        statements: bool = False,
         top: int = 0,
         top_heads: int = 12,
     ) -> None:
@@ -97,8 +98,8 @@ class Fiber(nn.Module):
             raise ConfigError("writing needs fused blocks and a word head (expected top 0 and guesses)")
         self.image_tower, self.text, self.width = image, text, width
         self.spec: dict[str, Any] = {
-            "width": width, "matches": matches, "guesses": guesses, "writes": writes, "answers": answers, "top": top,
-            "top_heads": top_heads,
+            "width": width, "matches": matches, "guesses": guesses, "writes": writes, "answers": answers,
+            "statements": statements, "top": top, "top_heads": top_heads,
         }  # fmt: skip
         self.fused_width = 2 * width
         self.image_transform, self.text_transform = nn.Linear(image.out_width, width), nn.Linear(text.width, width)
@@ -116,6 +117,9 @@ class Fiber(nn.Module):
         wide = 2 * width
         self.answer = (
             nn.Sequential(nn.Linear(wide, wide), nn.LayerNorm(wide), nn.GELU(), nn.Linear(wide, answers)) if answers else None
+        )
+        self.statement = (
+            nn.Sequential(nn.Linear(2 * wide, wide), nn.LayerNorm(wide), nn.GELU(), nn.Linear(wide, 2)) if statements else None
         )
         towers = {id(module) for side in (image, text) for module in side.modules()}
         for module in self.modules():
@@ -182,6 +186,14 @@ class Fiber(nn.Module):
             text_BLD = self.text.fuse(number, text_BLD, may, image_BHWC.flatten(1, 2), normed=not last)
             image_BHWC = next_BHWC
         return image_BHWC, text_BLD
+
+    def judge(self, one_BHWC: Tensor, two_BHWC: Tensor, text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """Logits [B, 2] of "it is false" and "it is true" of a statement about two pictures, each read together with the text."""
+        if self.statement is None:
+            raise ConfigError("this model was not built to judge statements (expected statements=True)")
+        pooled = [self.fuse(image_BHWC, text_BLD, mask_BL).pooled_BD for image_BHWC in (one_BHWC, two_BHWC)]
+        logit_B2: Tensor = self.statement(torch.cat(pooled, -1))
+        return logit_B2
 
     def match(self, image: Read, text: Read) -> tuple[Tensor, Tensor]:
         if self.fits is None:

@@ -34,6 +34,7 @@ class FiberShape:
 
     swin_window   side of a window, in places of the map
     swin_strides  of the maps that the detector reads
+    gate_norm     whether a gate of the image tower norms what it reads from, as in the first stage; the released second stage drops it
     text_places   positions that the text tower has
     """
 
@@ -44,14 +45,17 @@ class FiberShape:
     swin_window: int = 12
     swin_strides: tuple[int, ...] = (8, 16, 32)
     fused_layers: int = 6
+    gate_norm: bool = True
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
     text_places: int = 512
     text_dropout: float = 0.1
 
-    def sides(self, *, image_size: int, drop_path: float, vocab_size: int) -> tuple[ImageSide, TextSide]:
-        """Fresh towers that read pictures of any size."""
+    def sides(
+        self, *, image_size: int, drop_path: float, vocab_size: int, mask_id: int | None = None
+    ) -> tuple[ImageSide, TextSide]:
+        """Fresh towers that read pictures of any size. `mask_id` as in `TextSide`: words have as many rows as in the first stage."""
         image = ImageSide(
             image_size=image_size,
             patch=self.swin_patch,
@@ -63,9 +67,11 @@ class FiberShape:
             fused=self.fused_layers,
             text_width=self.text_width,
             any_size=True,
+            gate_norm=self.gate_norm,
         )
         text = TextSide(
             vocab_size=vocab_size,
+            mask_id=mask_id,
             length=self.text_places,
             width=self.text_width,
             layers=self.text_layers,
@@ -131,14 +137,15 @@ class FiberDetector(GroundingDetector):
         return self.ground(maps, token_BLD, mask_BL, pixel_BHW=pixel_BHW)
 
 
-def from_first_stage(tensors: Mapping[str, Tensor], window: int) -> dict[str, Tensor]:
-    """The towers of a `Fiber` under the names that they have in a `FiberDetector`, without the norm behind the last map; tables of relative
-    positions for windows of that side, which all stages have here."""
+def from_first_stage(tensors: Mapping[str, Tensor], window: int, *, gate_norm: bool = True) -> dict[str, Tensor]:
+    """The towers of a `Fiber` under the names that they have in a detector on them, without the norm behind the last map and, unless
+    `gate_norm`, those of the gates; tables of relative positions for windows of that side, which all stages have here."""
     found = {}
     for name, tensor in tensors.items():
         plain = name.removeprefix("fiber.")
         if plain.startswith("image_tower.") and not plain.startswith("image_tower.net.norm."):
-            found[f"backbone.image.{plain.removeprefix('image_tower.')}"] = tensor
+            if gate_norm or not (".gates." in plain and ".norm." in plain):
+                found[f"backbone.image.{plain.removeprefix('image_tower.')}"] = tensor
         elif plain.startswith("text."):
             found[plain] = tensor
     return resized_tables(found, window, every=True)

@@ -26,6 +26,7 @@ class ImageSide(nn.Module):
     width              of the first stage; each later one has twice the width and half the side
     drop_path          stochastic depth of the last block; earlier ones have less in proportion
     any_size           pictures of any size, padded to whole windows as detectors are trained (`detection.padded_swin`)
+    gate_norm          whether a gate norms what it reads from; the released second stage has no such norm
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ImageSide(nn.Module):
         fused: int = 6,
         text_width: int = 768,
         any_size: bool = False,
+        gate_norm: bool = True,
     ) -> None:
         super().__init__()
         scale = patch * 2 ** (len(depths) - 1)
@@ -54,6 +56,7 @@ class ImageSide(nn.Module):
         self.spec: dict[str, Any] = {
             "image_size": image_size, "patch": patch, "width": width, "depths": list(depths), "heads": list(heads), "window": window,
             "drop_path": drop_path, "fused": fused, "text_width": text_width, "any_size": any_size,
+            "gate_norm": gate_norm,
         }  # fmt: skip
         self.image_size, self.fused = image_size, fused
         self.net: Any = SwinTransformer(
@@ -78,7 +81,7 @@ class ImageSide(nn.Module):
         self.fused_widths = [width * 2**stage for stage in self._stage[self.first :]]
         self.fused_sides = [image_size // (patch * 2**stage) for stage in self._stage[self.first :]]
         self.gates = nn.ModuleList(
-            GatedRead(width * 2**stage, heads[stage], text_width, normed=True) for stage in self._stage[self.first :]
+            GatedRead(width * 2**stage, heads[stage], text_width, normed=gate_norm) for stage in self._stage[self.first :]
         )
 
     def begun(self, image_BCHW: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from diptych.core.errors import DataError
 
 PADDED = 2
 """Positions of RoBERTa before that of the first token."""
+SOURCE = "the weights of a released FIBER, coarse-grained"
 BIAS_TABLE = "relative_position_bias_table"
 
 _WHOLE = {
@@ -30,12 +31,13 @@ _WHOLE = {
     "cross_modal_image_pooler": "image_pooler",
     "itm_score.fc": "fits",
     "vqa_classifier": "answer",
+    "nlvr2_classifier": "statement",
     "mlm_score.transform.dense": "guess.dense",
     "mlm_score.transform.LayerNorm": "guess.norm",
     "mlm_score.decoder": "guess.words",
     "text_transformer.embeddings.LayerNorm": "text.norm",
 }
-_LAYER = {
+LAYER = {
     "attention.output.dense": "attention.out",
     "attention.output.LayerNorm": "norm_1",
     "intermediate.dense": "mlp_in",
@@ -70,7 +72,7 @@ def from_released(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_
             stage, place, rest = int(match[1]), int(match[2]), match[3]
             if "i2t" in rest:
                 gate = f"image_tower.gates.{before[stage] + place - first_image}."
-                _gate(found, gate, rest, tensor)
+                gate_part(found, gate, rest, tensor)
             elif rest != "relative_position_index":
                 found[f"image_tower.net.layers.{stage}.blocks.{place}.attn.{rest}"] = tensor
         elif match := _MERGE.fullmatch(name):
@@ -80,11 +82,11 @@ def from_released(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_
                 found[f"image_tower.net.{name.removeprefix('vit_model.')}"] = tensor
         elif match := _TEXT.fullmatch(name):
             layer, (part, _, kind) = int(match[1]), match[2].rpartition(".")
-            if part in _LAYER:
-                found[f"text.blocks.{layer}.{_LAYER[part]}.{kind}"] = tensor
+            if part in LAYER:
+                found[f"text.blocks.{layer}.{LAYER[part]}.{kind}"] = tensor
             elif part == "attention.self.query":
                 names = [name.replace(".query.", f".{other}.") for other in ("query", "key", "value")]
-                found[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([_needed(tensors, each) for each in names])
+                found[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([needed(tensors, each) for each in names])
             elif kind == "alpha_t2i" and layer >= first_text:
                 found[f"text.blocks.{layer}.gate.alpha_1"] = tensor
         elif name.startswith("cross_modal_att_layers."):
@@ -100,16 +102,16 @@ def from_released(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_
     if "mlm_score.bias" in tensors:
         found["guess.words.bias"] = tensors["mlm_score.bias"]
     table = "text_transformer.embeddings."
-    words_VD = _needed(tensors, f"{table}word_embeddings.weight")
-    found["text.words.weight"] = words_VD + _needed(tensors, f"{table}token_type_embeddings.weight")[0]
-    found["text.position_LD"] = _needed(tensors, f"{table}position_embeddings.weight")[PADDED:]
+    words_VD = needed(tensors, f"{table}word_embeddings.weight")
+    found["text.words.weight"] = words_VD + needed(tensors, f"{table}token_type_embeddings.weight")[0]
+    found["text.position_LD"] = needed(tensors, f"{table}position_embeddings.weight")[PADDED:]
     ours = {f"fiber.{name}": tensor for name, tensor in found.items()}
     if "temp" in tensors:
         ours["temperature_1"] = tensors["temp"].reshape(1)
     return ours
 
 
-def _gate(found: dict[str, Tensor], gate: str, rest: str, tensor: Tensor) -> None:
+def gate_part(found: dict[str, Tensor], gate: str, rest: str, tensor: Tensor) -> None:
     if rest == "alpha_i2t":
         found[f"{gate}alpha_1"] = tensor
         return
@@ -120,9 +122,9 @@ def _gate(found: dict[str, Tensor], gate: str, rest: str, tensor: Tensor) -> Non
         found[f"{gate}{_GATE[part]}.{kind}"] = tensor
 
 
-def _needed(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+def needed(tensors: Mapping[str, Tensor], name: str, source: str = SOURCE) -> Tensor:
     if name not in tensors:
-        raise DataError(f"tensor {name} is missing", expected="the weights of a released FIBER, coarse-grained")
+        raise DataError(f"tensor {name} is missing", expected=source)
     return tensors[name]
 
 

@@ -33,6 +33,7 @@ def write_model(folder: Path, model: nn.Module, config: Mapping[str, Any], readm
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
+    """config.json of a model folder. Raises RunError for none, for another kind, and for a format that this version does not know."""
     path = Path(folder, "config.json")
     if not path.is_file():
         raise RunError(f"{folder}: no config.json (expected a model folder of kind '{kind}')")
@@ -49,6 +50,7 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
+    """Fills a module from model.safetensors. Raises RunError for a missing file, and for names or shapes that differ."""
     path = Path(folder, "model.safetensors")
     if not path.is_file():
         raise RunError(f"{folder}: model.safetensors is missing (expected a folder that save wrote)")
@@ -68,4 +70,5 @@ def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:
 
 
 def parameters(model: nn.Module) -> int:
+    """How many numbers the parameters hold."""
     return sum(parameter.numel() for parameter in model.parameters())

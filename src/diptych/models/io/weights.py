@@ -229,23 +229,23 @@ def table_ending(encoder: ImageEncoder | TextEncoder, side: str) -> str:
 
 
 def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool = False) -> ImageEncoder:
-    """An image encoder, frozen: a packaged one by name, or that of a model at an address (`addressed`), whose image settings are its own.
-    `image_size` in pixels: smaller is faster and a little weaker."""
+    """An image encoder, frozen: a packaged one by name, or that of a model at an address (`addressed_encoders`), whose
+    image settings are its own. `image_size` in pixels: smaller is faster and a little weaker."""
     if name not in IMAGE_WEIGHTS and is_address(name):
-        from diptych.models.io import addressed
+        from diptych.models.io import addressed_encoders
 
-        return addressed.image(name, bf16=bf16)
+        return addressed_encoders.image(name, bf16=bf16)
     made: FrozenImages = IMAGE_WEIGHTS.load(name)(image_size, resize, bf16)
     return made
 
 
 def text(name: str, *, length: int = 128, bf16: bool = False) -> TextEncoder:
-    """A text encoder, frozen: a packaged one by name, or that of a model at an address (`addressed`). `length` in tokens, special ones
-    included; a dual encoder has its own."""
+    """A text encoder, frozen: a packaged one by name, or that of a model at an address (`addressed_encoders`). `length` in
+    tokens, special ones included; a dual encoder has its own."""
     if name not in TEXT_WEIGHTS and is_address(name):
-        from diptych.models.io import addressed
+        from diptych.models.io import addressed_encoders
 
-        return addressed.text(name, length=length, bf16=bf16)
+        return addressed_encoders.text(name, length=length, bf16=bf16)
     made: FrozenTexts = TEXT_WEIGHTS.load(name)(length, bf16)
     return made
 

@@ -123,14 +123,14 @@ class LexicalWords(Embedding):
             head, seen = self.model.image_head, self.model.image_tower(self._pixels([image_of(image)]).to(device))
             number_T = torch.tensor([self._number_of[term] for term in asked], dtype=torch.int64, device=device)
             logit_PT = head.transformed(seen.tokens_BPD[0]) @ head.words.weight[number_T].T + head.words.bias[number_T]
-            said_PT = lexicon(logit_PT).float().cpu().numpy()
-        side = math.isqrt(len(said_PT))
-        if side * side != len(said_PT):
-            raise ConfigError(f"the {len(said_PT)} patches of '{self.name}' make no square")
+            weight_PT = lexicon(logit_PT).float().cpu().numpy()
+        side = math.isqrt(len(weight_PT))
+        if side * side != len(weight_PT):
+            raise ConfigError(f"the {len(weight_PT)} patches of '{self.name}' make no square")
         factor_WT = np.array([[one.get(term, 0.0) for term in asked] for one in weights], np.float32).reshape(
             len(weights), len(asked)
         )
-        return np.asarray(factor_WT @ said_PT.T, np.float32).reshape(len(weights), side, side)
+        return np.asarray(factor_WT @ weight_PT.T, np.float32).reshape(len(weights), side, side)
 
     # ------------------------------------------------------------ inside
 

@@ -192,6 +192,7 @@ def _settle_companions(model: nn.Module) -> None:
 
 
 def has_adapters(model: nn.Module) -> bool:
+    """Whether any parameter of a module belongs to a low-rank adapter."""
     return any(MARK in name for name, _ in model.named_parameters())
 
 

@@ -57,8 +57,8 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
     anchored: bool = True
     temperature: float = 0.04
     text_head: bool = False
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     language: str = ""
 
     @property

@@ -17,7 +17,7 @@ from diptych.core.randomness import keyed_seed
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.stream import batches
 from diptych.models.towers.outputs import Pairs
-from diptych.recipes._shared.made_once import made_once
+from diptych.recipes._shared.cached_models import made_once
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate

@@ -24,7 +24,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.towers.hf_text import quiet
-from diptych.recipes._shared.made_once import made_once
+from diptych.recipes._shared.cached_models import made_once
 from diptych.recipes._shared.pairs import positives
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
 from diptych.worlds.address import open_data, training_rows

@@ -16,6 +16,7 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
+from diptych.data.media.colour_views import recoloured
 from diptych.models.pairs.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
 from diptych.objectives.pairs.prototypes import Clusters, back_translation, group_means, prototype_accuracy, prototype_loss
 from diptych.recipes._shared.pairs import EncoderRecipe
@@ -61,6 +62,8 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     weight_...  of CLIP's loss, of the prototypes and of the teacher's prototypes
     lit_share   share of the run, at its end, with a locked image tower
     head_decay  whether the heads have weight decay; False as released
+    augment     "light": a fifth of the views each with other colours, without colours, and blurred, as released (not for texts that name
+                colours), or "none"
     iterations, restarts  of the k-means that finds the prototypes
     """
 
@@ -81,6 +84,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     weight_teacher: float = 1.0
     lit_share: float = 2 / 400
     head_decay: bool = False
+    augment: Literal["light", "none"] = "light"
 
     batch_size: int = 512
     warmup: float = 15_625.0
@@ -93,6 +97,8 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     def __post_init__(self) -> None:
         if self.episode < self.batch_size:
             raise ConfigError(f"an episode of {self.episode} samples is shorter than a batch of {self.batch_size}")
+        if self.augment not in ("light", "none"):
+            raise ConfigError(f"augment is {self.augment!r} (expected light | none)")
         if not 0 <= self.lit_share < 1:
             raise ConfigError(f"lit_share is {self.lit_share} (expected at least 0, below 1)")
 
@@ -123,7 +129,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
         )
 
     def batch(self, draws: Draws) -> EpisodeBatch:
-        pairs = self.pair_batch(draws)
+        pairs = self.pair_batch(draws, recoloured if self.augment == "light" else None)
         rows = [keyed_seed("episode", draws.step, draw.sample.uid) for draw in draws]
         return EpisodeBatch(
             **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
@@ -223,12 +229,12 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     def tiny(cls) -> Self:
         """The towers, data and budget of `clip`'s; episodes of 16 batches, 64 clusters."""
         own: dict[str, Any] = {"clusters": 64, "episode": 4096, "iterations": 10, "restarts": 1, "hidden": 256, "head_width": 64}
-        return cls(**SMALL_CLIP, lit_share=0.0, head_decay=True, **own)
+        return cls(**SMALL_CLIP, lit_share=0.0, head_decay=True, augment="none", **own)
 
     @classmethod
     def paper(cls) -> Self:
         """ResNet-50 on 2.5 million pairs of CC3M, batch 512, 32 epochs (400 episodes). The image tower is CLIP's ResNet-50 with
-        its attention pooling, as in the released code; colour jitter, grey and blur of a fifth of the images are left out."""
+        its attention pooling, as in the released code."""
         adam: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # open_clip's for residual networks
         return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True, flip_sides="ignore", **adam)
 

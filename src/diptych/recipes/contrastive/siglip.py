@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from torch import Tensor
 
+from diptych.core.contracts import Optimiser, Rule
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
@@ -34,6 +35,9 @@ class SigLIP(DualEncoderRecipe):
     softmax, which does not see what all cosines of a row have in common, and would make nearly every pair a certain yes.
 
     project_image  whether the image vector is projected, or taken as its tower gives it (as published; `width` is then the tower's)
+    independent_decay  weight decay takes `weight_decay` of a weight at the highest rate, whatever that is, as the published training code
+                       (big_vision) does; False: times the learning rate, as AdamW of torch does
+    decay          what decays: "kernels", the maps alone, or all "matrices", tables of words and places among them
     text_bias      whether the projection of texts has a bias (as published)
     start_scale, start_bias  what cosines are multiplied by and shifted by at the start; both are learned
     """
@@ -49,7 +53,10 @@ class SigLIP(DualEncoderRecipe):
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = 6500.0
+    eps: float = 1e-8
     weight_decay: float = 1e-4
+    independent_decay: bool = True
+    decay: Literal["kernels", "matrices"] = "kernels"
     resize: Literal["crop", "squash", "pad"] = "squash"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -64,6 +71,16 @@ class SigLIP(DualEncoderRecipe):
             bias=self.start_bias,
             project_image=self.project_image,
             projection_bias="text" if self.text_bias else "none",
+        )
+
+    def optimiser(self) -> Optimiser:
+        chosen = super().optimiser()
+        if self.independent_decay:
+            chosen = replace(chosen, weight_decay=self.weight_decay / self.lr)
+        return (
+            replace(chosen, rules=(Rule(r"(\.embed\.weight|position_[PL]D)$", decay=False),))
+            if self.decay == "kernels"
+            else chosen
         )
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -86,7 +103,7 @@ class SigLIP(DualEncoderRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """The same towers, data and budget as `clip`'s, so that the two differ in the loss alone."""
-        return cls(**SMALL)
+        return cls(**SMALL, eps=1e-6, independent_decay=False, decay="matrices")
 
     @classmethod
     def paper(cls) -> Self:

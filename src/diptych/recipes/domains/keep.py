@@ -76,7 +76,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                   its images before one comes again
     knowledge_share  of the steps, for the first phase; 0 leaves it out. With `steps` 0 it follows from `knowledge_epochs`, passes over all
                   that the ontology says, and from `epochs`, passes over the groups
-    knowledge_...   batch, instances a concept, rate, warm-up and temperature of the first phase
+    knowledge_...   batch, instances a concept, rate, warm-up, temperature, betas and epsilon of the first phase
     frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published: the
                   first of ten epochs); the schedule goes on over both
     positive, negative  the forms of `block_metric`; published: "least_hard" and "hard"
@@ -110,6 +110,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     knowledge_lr: float = 3e-5
     knowledge_warmup: float = 1000.0
     knowledge_temperature: float = 0.04
+    knowledge_betas: tuple[float, float] = (0.9, 0.999)
+    knowledge_eps: float = 1e-8
     frozen: float = 0.1
     positive: Positive = "least_hard"
     negative: Negative = "hard"
@@ -224,13 +226,11 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     def knowledge_texts(self) -> KnowledgeTexts:
         """The first phase, which trains the text side that this recipe has."""
         own = {f.name: getattr(self, f.name) for f in fields(PairRecipe)}
-        first = {f"knowledge_{name}": name for name in ("lr", "warmup", "members", "temperature")}
+        first = {f"knowledge_{name}": name for name in ("lr", "warmup", "members", "temperature", "betas", "eps")}
         changed = {name: getattr(self, theirs) for theirs, name in first.items()}
         return KnowledgeTexts(
             **{**own, **changed, "batch_size": self.knowledge_batch, "language": "", "text_draw": UNIFORM},
             text_head=self.text_head,
-            betas=self.betas,
-            eps=self.eps,
         )
 
     def optimiser(self) -> Optimiser:
@@ -358,6 +358,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                 "knowledge_members": 4,
                 "knowledge_lr": 8e-4,
                 "knowledge_warmup": 20.0,
+                "knowledge_betas": (0.9, 0.98),
+                "knowledge_eps": 1e-6,
                 "cut": "resized",
                 "image_head": False,
                 "frozen": 0.0,

@@ -14,9 +14,8 @@ from torch import Tensor
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
-from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
-from diptych.data.load.batch import PairBatch, pair_batch
+from diptych.data.load.batch import pair_batch
 from diptych.data.media.transforms import Preprocess
 from diptych.data.media.views import hidden_patches
 from diptych.data.text.masked_words import mask_words
@@ -38,29 +37,10 @@ from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.patch_count import patches_of
 from diptych.recipes._shared.small_encoder import small_encoder
+from diptych.recipes._shared.unified_batch import UnifiedBatch
 
 PSEUDO = "pseudo_attributes"
 """The column of the curation step `pseudo_texts`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnifiedBatch(PairBatch):
-    """Pictures of persons with a text each, the text with words hidden, and which patches are kept and lost.
-
-    person_B   the number of each person among those of the training rows, -1 while pre-training
-    template_B the template of each pseudo text, -1 for a caption
-    draw_B4    numbers that choose semi-hard negatives: of whole images, whole texts, images in parts and texts in parts
-    """
-
-    masked_BL: Rows[Tensor]
-    hidden_BL: Rows[Tensor]
-    place_BM: Rows[Tensor]
-    word_BM: Rows[Tensor]
-    kept_BK: Rows[Tensor]
-    lost_BJ: Rows[Tensor]
-    person_B: Rows[Tensor]
-    template_B: Rows[Tensor]
-    draw_B4: Rows[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +58,11 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     same layers (the prototype-based granularity unification of LGUR, 2207.07802, whose released code has a classifier a prototype, and
     ranks all parts together). Published fine-tuning: `--batch-size 64 --lr 1e-4 --text-lr 0.1 --weight-decay 0`.
 
-    We depart in these points, each by an option: the temperature is learned (`learned_scale`; the released loss compares bare
-    cosines, and so cannot fall below 5.24 at 512 pairs); padding takes no part in the maximum (`read_padding`); patches know their own
-    places (`places`); no dropout; one process's own pairs are not its only negatives; an anchor without a semi-hard negative has no
-    loss, also where no anchor of the batch has one. Sizes of the prototypes' layers are LGUR's, since the paper has none; LGUR's dictionary
-    of words is not part of the paper.
+    We depart in these points, by an option each where one is named: the temperature is learned (`learned_scale`; the released loss
+    compares bare cosines, and so cannot fall below 5.24 at 512 pairs); padding takes no part in the maximum (`read_padding`); patches know
+    their own places (`places`); the image tower has no dropout (released: .1); one process's own pairs are not its only negatives; an
+    anchor without a semi-hard negative has no loss, also where no anchor of the batch has one. Sizes of the prototypes' layers are LGUR's,
+    since the paper has none; LGUR's dictionary of words is not part of the paper.
 
     phase          "pretrain" or "finetune"
     texts          what a step reads: "pseudo" sentences of the column `pseudo_attributes`, the "captions" of the data, or "auto": the first
@@ -91,6 +71,9 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     learned_scale  False compares cosines without a temperature
     weight_words   of hidden words (beta); share_words of them, whole
     weight_patches of the guessed patches, in sum of hidden and visible ones; 0 leaves them out
+    padding_counts the share of hidden words is of the whole row and padding is drawn with them, as the released collator has it
+    teacher_sees   "theirs": pixels as the frozen model is used to them; "ours": as the image tower gets them, as released
+    decay          weight decay is on all but "named": biases, norms and the temperature, as released, or on "matrices" alone
     hidden_patches the share of patches that the image tower does not see
     teacher        address of a model whose image tower is a vision transformer with patches of our size; "" trains a small one on the
                    rows of the run, for `small_steps`, and keeps it
@@ -119,9 +102,11 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     read_padding: bool = False
     weight_words: float = 1.0
     share_words: float = 0.15
+    padding_counts: bool = True
     weight_patches: float = 1.0
     hidden_patches: float = 0.5
     teacher: str = ""
+    teacher_sees: Literal["theirs", "ours"] = "ours"
     small_steps: int = 300
     regressor_layers: int = 8
     regressor_heads: int = 16
@@ -156,6 +141,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     lr: float = 1e-5
     warmup: float = 0.1
     weight_decay: float = 0.01
+    decay: Literal["named", "matrices"] = "named"
+    warmup_from: float | None = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     persons: tuple[str, ...] = field(default=(), metadata={"prepared": True})
@@ -264,7 +251,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             opened = open_address(self.teacher or self.teacher_folder)
             if not isinstance(opened, PairEmbedder):
                 raise ConfigError(f"teacher {self.teacher!r} is no pair of towers (expected a model such as CLIP)")
-            teacher = FrozenPatches(opened, grid, patch, self.shown)
+            teacher = FrozenPatches(opened, grid, patch, self.shown if self.teacher_sees == "theirs" else opened.preprocess)
             size = {"layers": self.regressor_layers, "heads": self.regressor_heads}
             regressor = PatchRegressor(tower.inner.width, grid, teacher.width, **size, places=self.places)
         return UnifiedEncoder(
@@ -311,6 +298,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             vocab_size=words.vocab_size,
             share=self.share_words,
             starts_BL=torch.from_numpy(word_starts(words, pairs.text_BL.numpy())),
+            padding_counts=self.padding_counts,
         )
         hidden_BP, lost_BJ = hidden_patches(
             draws, patches=self.patches, share=self.hidden_patches if self.guesses_patches else 0.0
@@ -397,8 +385,11 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         }
 
     def optimiser(self) -> Optimiser:
-        slow = (Rule(r"text_tower\.", lr_scale=self.text_lr),) if self.text_lr != 1 else ()
-        return replace(super().optimiser(), schedule="linear", rules=slow)
+        named, rest = (False, True) if self.decay == "named" else (None, None)
+        rules = [Rule(rf"{where}{spared}", lr_scale=rate, decay=decays)
+                 for where, rate in ((r"text_tower\..*", self.text_lr), ("", 1.0))
+                 for spared, decays in ((r"(bias|[Nn]orm\w*\.weight|log_scale)", named), ("", rest))]  # fmt: skip
+        return replace(super().optimiser(), schedule="linear", warmup_from=self.warmup_from, rules=tuple(rules))
 
     def deploy(self, model: UnifiedEncoder) -> PersonEmbedder:
         encoder = model.encoder
@@ -430,12 +421,16 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             lr=1e-3,
             warmup=20.0,
             clip_norm=1.0,
+            padding_counts=False,
+            teacher_sees="theirs",
+            decay="matrices",
+            warmup_from=None,
         )
 
     @classmethod
     def paper(cls) -> Self:
         """Pre-training as released: ViT-B/16 and BERT-base, 384 x 128 pixels, cosines without a temperature, 15 epochs of 1.3 million
         pseudo texts. CLIP's vocabulary takes the place of BERT's word pieces, which are not at hand without a download."""
-        return cls(
-            learned_scale=False, read_padding=True, places="released", teacher="open_clip:ViT-B-16/openai", same_group="negative"
-        )
+        pixels: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "flip_sides": "ignore"}
+        loss: dict[str, Any] = {"learned_scale": False, "read_padding": True, "same_group": "negative"}
+        return cls(**loss, **pixels, places="released", teacher="open_clip:ViT-B-16/openai")

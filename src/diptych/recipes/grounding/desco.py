@@ -14,7 +14,7 @@ from diptych.core.contracts import Dataset, Draw, Draws, Hook, Optimiser, Recipe
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
-from diptych.data.graphs.grounded import GroundedBatch, GroundedPicture, TokenRegions, grounded_batch
+from diptych.data.graphs.grounded import DenseRegions, GroundedBatch, GroundedPicture, TokenRegions, grounded_batch
 from diptych.data.graphs.transforms import SIDED, Mirror, ShortSides, Squashed, Views
 from diptych.data.load.batch import pixels
 from diptych.data.text import knowledge as knowledge_files
@@ -35,12 +35,17 @@ from diptych.data.text.phrases import Sentence, sentences_of
 from diptych.data.text.spans import Entity, SpanText
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.detection.backbone import detection_backbone
+from diptych.models.detection.dense_grounding import DenseShape
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
+from diptych.models.fiber.fine_released import from_fine, is_fine
 from diptych.models.fiber.grounding import FiberDetector, FiberPhrases, FiberShape, from_first_stage
+from diptych.models.fiber.released import resized_tables
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
+from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
 from diptych.objectives.boxes.token_set import TokenSetLoss
 from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
 from diptych.train.hooks import WeightAverage
@@ -52,7 +57,7 @@ BERT: dict[str, Any] = {"model_type": "bert", "vocab_size": 30522, "hidden_size"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
+class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions | DenseRegions]):
     """DesCo: Learning Object Recognition with Rich Language Descriptions (Li et al., 2023, arXiv 2306.14060), on GLIP (2112.03857).
 
     A detector that grounds words is asked by descriptions. A class becomes "cup, a kind of vessel, round, has a handle. ", half of the
@@ -68,7 +73,8 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     at each of six layers and GLIP's head, in place of DyHead with its anchors (so there is no centerness, and boxes are learned by L1 and
     GIoU); the control of right and wrong texts draws and does not count, since a sample must not depend on those before it
     (`positive_rate.PositiveRate` has both); the faults that `description_queries` and `caption_queries` name; stop words are
-    spaCy's; a mirrored picture never keeps a text that says left or right; weights are fresh.
+    spaCy's; a mirrored picture never keeps a text that says left or right; weights are fresh. `boxes_by` "places" on FIBER's towers has
+    DyHead with its anchors, centres and ATSS as released, and starts from the released weights (`--init` of a .safetensors file of them).
 
     knowledge     path of a knowledge file; "" takes what lies beside the samples
     form, positive, drop_name, classes, before, missing   of queries of classes (`ClassQueries`)
@@ -79,6 +85,7 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     describe      share of the shuffled captions that hold descriptions (published 0.8)
     backbone      conv_tiny, timm:NAME, or "fiber": the towers of FIBER (2206.07643), whose sizes are `fiber` and which meet inside, so that
                   `shape` has no fusion; --init takes a run of `fiber`, and form "name" is its second stage
+    boxes_by      "queries" learn where things are; "places", on FIBER's towers: one anchor a place, as FIBER's second stage is released
     drop_path     highest rate of stochastic depth in it
     text_encoder  text_micro and the like, hf (bert-base, fresh weights), hf:FOLDER
     tokenizer     "data" (pieces learned from the training texts), "clip", or a path; "" takes that of hf:FOLDER, else "data"
@@ -88,16 +95,18 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
                   Grounding DINO does (2303.05499)
     image_size    short side in pixels when evaluated, or both sides when `square`; short_sides: in training; longest: of the long side
     mirror        share of the pictures that are mirrored
-    text_lr       learning rate of the text encoder, as a share of lr
+    text_lr       learning rate of the text encoder, as a share of lr; bias_lr: of what is called a bias (tables of them too), as a factor
+    decay         weight decay is on "all" but those, norms too, as released, or on "matrices" alone
     lr_drops      shares of the run after which the learning rate is a tenth
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
     square        whether a picture is squeezed to a square of `image_size` when evaluated
-    fiber         shape of the towers of `fiber`, whose fields are options of their own
+    fiber         shape of the towers of `fiber`; dense, dense_loss: of `boxes_by` "places". Their fields are options, too
     """
 
     slug = "desco"
     needs = ("image", "regions")
+    presets = ("tiny", "paper", "fiber_boxes")
 
     knowledge: str = ""
     form: Form = "description"
@@ -114,6 +123,7 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     describe: float = 0.8
 
     backbone: str = "timm:swin_tiny_patch4_window7_224"
+    boxes_by: Literal["queries", "places"] = "queries"
     drop_path: float = 0.2
     text_encoder: str = "hf"
     tokenizer: str = ""
@@ -130,6 +140,9 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     steps: int = 300_000
     lr: float = 5e-5
     text_lr: float = 0.2
+    bias_lr: float = 2.0
+    decay: Literal["all", "matrices"] = "all"
+    warmup_from: float | None = 0.001
     warmup: float = 2000.0
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -138,6 +151,8 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     loss: TokenSetLoss = field(default_factory=TokenSetLoss)
     shape: GroundingShape = field(default_factory=GroundingShape)
     fiber: FiberShape = field(default_factory=FiberShape)
+    dense: DenseShape = field(default_factory=DenseShape)
+    dense_loss: DenseTokenLoss = field(default_factory=DenseTokenLoss)
     known: str = field(default="", metadata={"prepared": True})
     names: tuple[str, ...] = field(default=(), metadata={"prepared": True})
     learned_words: str = field(default="", metadata={"prepared": True})
@@ -148,6 +163,10 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
         if self.reads not in ("whole", "pieces") or (self.reads == "pieces" and self.backbone == "fiber"):
             raise ConfigError(
                 f"reads is {self.reads!r} on {self.backbone} (expected whole | pieces; FIBER's towers read texts whole)"
+            )
+        if self.boxes_by not in ("queries", "places") or (self.boxes_by == "places" and self.backbone != "fiber"):
+            raise ConfigError(
+                f"boxes_by is {self.boxes_by!r} on {self.backbone} (expected queries | places; places on backbone fiber alone)"
             )
         _ = self.class_queries  # refuses what it cannot be made of
 
@@ -174,7 +193,8 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
             )
             made = replace(made, known=found.to_json())
         unknown = [name for name in made.names if name not in made.nouns_known]
-        if made.form == "description" and made.missing == "refuse" and unknown and not _captioned(samples):
+        asked = made.form == "description" and made.missing == "refuse"
+        if asked and unknown and not all(sentences_of(sample) for sample in samples):  # with sentences no class is asked for
             raise DataError(
                 f"{len(unknown)} of {len(made.names)} classes of '{data.name}' are not described, {unknown[0]!r} among them",
                 field="knowledge",
@@ -214,10 +234,18 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
 
     # ------------------------------------------------------------ model
 
-    def model(self) -> GroundingDetector:
+    def model(self) -> GroundingDetector | DenseFiber:
         if self.backbone == "fiber":
-            sides = self.fiber.sides(image_size=FIBER_SIDE, drop_path=self.drop_path, vocab_size=self.words().vocab_size)
-            return FiberDetector(*sides, self.shape, self.fiber.swin_strides)
+            words = self.words()
+            image, text = self.fiber.sides(
+                image_size=FIBER_SIDE,
+                drop_path=self.drop_path,
+                vocab_size=words.vocab_size,
+                mask_id=words.inner.token_to_id("<mask>"),
+            )
+            if self.boxes_by == "places":
+                return DenseFiber(image, text, self.dense, self.fiber.swin_strides)
+            return FiberDetector(image, text, self.shape, self.fiber.swin_strides)
         options = {"drop_path": self.drop_path} if self.backbone.startswith("timm:") else {}
         shape = replace(self.shape, text_ends=self.text_ends) if self.reads == "pieces" else self.shape
         return GroundingDetector(detection_backbone(self.backbone, **options), self.text_part(), shape)
@@ -237,9 +265,14 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
         return tuple(sorted({*words.prefix, *words.suffix, *stops}))
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Those of FIBER's first stage under the names that they have here."""
-        first = self.backbone == "fiber" and any("image_tower." in name for name in tensors)
-        return from_first_stage(tensors, self.fiber.swin_window) if first else tensors
+        """Those of FIBER's first stage, or of its released second stage, under the names that they have here."""
+        fiber = self.fiber
+        if self.backbone == "fiber" and is_fine(tensors):
+            found = from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers)
+            return resized_tables(found, fiber.swin_window, every=True)
+        if self.backbone == "fiber" and any("image_tower." in name for name in tensors):
+            return from_first_stage(tensors, fiber.swin_window, gate_norm=fiber.gate_norm)
+        return tensors
 
     def text_part(self) -> Tower:
         if self.text_encoder.startswith("hf:"):
@@ -323,34 +356,46 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
         image_HWC, graph = self.views(mirror).draw((pixels(draw), SceneGraph(regions)), draw.rng)
         return GroundedPicture(image_HWC, text, tuple((region, meant[int(region.label)]) for region in graph.regions))
 
-    def features(self, model: GroundingDetector, batch: GroundedBatch) -> TokenRegions:
-        found: TokenRegions = model(
+    def features(self, model: GroundingDetector | DenseFiber, batch: GroundedBatch) -> TokenRegions | DenseRegions:
+        found: TokenRegions | DenseRegions = model(
             batch.image_BCHW, batch.text_BL, batch.mask_BL, pixel_BHW=None if self.square else batch.pixel_BHW
         )
         return found
 
-    def losses(self, features: TokenRegions, batch: GroundedBatch) -> dict[str, Tensor]:
-        return self.loss(features, batch.targets)[0]
+    def losses(self, features: TokenRegions | DenseRegions, batch: GroundedBatch) -> dict[str, Tensor]:
+        return self._judged(features, batch)[0]
 
-    def metrics(self, features: TokenRegions, batch: GroundedBatch) -> dict[str, Tensor]:
-        return self.loss(features, batch.targets)[1]
+    def metrics(self, features: TokenRegions | DenseRegions, batch: GroundedBatch) -> dict[str, Tensor]:
+        return self._judged(features, batch)[1]
+
+    def _judged(self, features: TokenRegions | DenseRegions, batch: GroundedBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        if isinstance(features, DenseRegions):
+            return self.dense_loss(features, batch.targets)
+        return self.loss(features, batch.targets)
 
     def optimiser(self) -> Optimiser:
-        return replace(
-            super().optimiser(),
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            schedule="step",
-            drop_at=self.lr_drops,
-            rules=(Rule(r"^text\.", lr_scale=self.text_lr),),
+        rest = True if self.decay == "all" else None
+        biases = None if self.bias_lr == 1 and rest is None else False
+        rules = (
+            Rule(r"^text\..*bias", lr_scale=self.text_lr * self.bias_lr, decay=biases),
+            Rule(r"^text\.", lr_scale=self.text_lr, decay=rest),
+            Rule("bias", lr_scale=self.bias_lr, decay=biases),
+            Rule("", decay=rest),
         )
+        return replace(
+            super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step", warmup_from=self.warmup_from,
+            drop_at=self.lr_drops, rules=rules,
+        )  # fmt: skip
 
     def hooks(self) -> Sequence[Hook]:
         return (WeightAverage(self.average),) if self.average else ()
 
-    def deploy(self, model: GroundingDetector) -> PhraseDetector:
+    def deploy(self, model: GroundingDetector | DenseFiber) -> PhraseDetector:
         prompt = PhrasePrompt(before=self.before, together=self.classes)
-        kind = FiberPhrases if isinstance(model, FiberDetector) else PhraseDetector
+        if isinstance(model, DenseFiber):
+            kind: type[PhraseDetector] = DenseFiberPhrases
+        else:
+            kind = FiberPhrases if isinstance(model, FiberDetector) else PhraseDetector
         return kind(model, self.words(), self.text_length, self.images, self.slug, prompt=prompt, objects=self.names)
 
     # ------------------------------------------------------------ presets
@@ -359,43 +404,29 @@ class DesCo(Recipe[GroundingDetector, GroundedBatch, TokenRegions]):
     def tiny(cls) -> Self:
         """0.6 million parameters at 64 pixels: minutes on two cores. Classes that nobody described are asked for by their names."""
         return cls(
-            missing="name",
-            backbone="conv_tiny",
-            drop_path=0.0,
-            text_encoder="text_micro",
-            pieces=1024,
-            text_length=128,
-            image_size=64,
-            square=True,
-            mirror=0.0,
+            missing="name", backbone="conv_tiny", drop_path=0.0, text_encoder="text_micro", pieces=1024, text_length=128, image_size=64,
+            square=True, mirror=0.0, batch_size=16, steps=2000, lr=1e-3, text_lr=1.0, warmup=100.0, lr_drops=(0.8,), average=0.0,
+            bias_lr=1.0, decay="matrices", warmup_from=None,
             shape=GroundingShape(
-                queries=12,
-                width=64,
-                heads=4,
-                mlp_width=128,
-                encoder_layers=3,
-                decoder_layers=2,
-                levels=2,
-                fusion_before=(0, 1, 2),
-                fusion_width=128,
-                fusion_dropout=0.0,
-                language_heads=4,
-                language_mlp=128,
-                text_scale=4.0,
+                queries=12, width=64, heads=4, mlp_width=128, encoder_layers=3, decoder_layers=2, levels=2, fusion_before=(0, 1, 2),
+                fusion_width=128, fusion_dropout=0.0, language_heads=4, language_mlp=128, text_scale=4.0,
             ),
-            batch_size=16,
-            steps=2000,
-            lr=1e-3,
-            text_lr=1.0,
-            warmup=100.0,
-            lr_drops=(0.8,),
-            average=0.0,
-        )
+        )  # fmt: skip
 
     @classmethod
     def paper(cls) -> Self:
         """DesCo-GLIP-T: Swin-T and BERT-base, 300,000 steps of 16."""
         return cls()
+
+    @classmethod
+    def fiber_boxes(cls) -> Self:
+        """FIBER's second stage as released: names and captions as they are, at most 85 names of a query; CLIP's vocabulary, unless
+        `--tokenizer FOLDER` gives RoBERTa's. Its weight decay stays the same, where the release lowers it before each drop of the rate."""
+        return cls(
+            form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", tokenizer="clip", backbone="fiber",
+            boxes_by="places", fiber=FiberShape(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,
+            weight_decay=1e-2,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,11 +437,6 @@ class _Again:
 
     def __iter__(self) -> Iterator[Sample]:
         return (self.data[row] for row in range(len(self.data)))
-
-
-def _captioned(samples: Iterable[Sample]) -> bool:
-    """Whether every sample has sentences, so that no class is asked for."""
-    return all(sentences_of(sample) for sample in samples)
 
 
 @lru_cache(maxsize=8)

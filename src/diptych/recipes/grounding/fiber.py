@@ -6,22 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
+from diptych.core.contracts import Dataset, Draw, Draws
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
-from diptych.data.media import boxed_views
 from diptych.data.text.answer_labels import answer_list, answer_targets
 from diptych.data.text.masked_words import mask_words
 from diptych.data.text.questions import Question, questions_of
-from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.fiber_model import FiberModel
-from diptych.models.fiber.image_side import ImageSide
-from diptych.models.fiber.released import from_released, is_released, resized_tables
-from diptych.models.fiber.text_side import TextSide
 from diptych.models.fiber.training import FiberFeatures, FiberTraining
 from diptych.models.pairs.matcher import Matched
 from diptych.objectives.gather import all_gather
@@ -31,17 +25,13 @@ from diptych.objectives.language.gold import gold_caption_loss, gold_weights
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.asked_batch import AskedPairBatch
+from diptych.recipes._shared.fiber_towers import FiberRecipe
 from diptych.recipes._shared.fused_pairs import matching
-from diptych.recipes._shared.pairs import PairRecipe
 from diptych.tasks._scoring.answer_match import normalised
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GATES = r"\.gates\.|\.gate\.|_transform\.|_pooler\.|_projection\.|fiber\.(image|text)_head\.|\.narrow\.|\.top\."
-"""What joins the two sides; the rest of a tower is as it was pre-trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
+class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     """Coarse-to-Fine Vision-Language Pre-training with Fusion in the Backbone (Dou et al., 2022, arXiv 2206.07643). Baseline: `fused`.
 
     A Swin transformer and a RoBERTa, of which the last blocks read each other: what attention gives there, a, becomes a + alpha c, where c
@@ -67,17 +57,9 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
 
     itc, itm, mlm, caption, questions   weights of the terms; 0 leaves one out, with the parts that it alone needs
-    fused_layers     blocks of either tower that read the other side
     hidden           share of the words of a text that are hidden
     queue, temperature   features of earlier batches; what similarities are divided by at the start, learned, from 0.001 to 1
     answers_least    questions whose most frequent answer makes an answer one of the list
-    gate_scale, head_scale   learning rates of what joins the sides, and of the heads, times that of the towers
-    swin_...         of the image tower: patch, width of the first stage, depths, heads, side of a window (None: image_size / 32),
-                     stochastic depth
-    text_...         of the text tower; text_places: positions it has, of which `text_length` are read
-    augment          "rand": random crops, flips and two operations, as for fine-tuning; "none": the whole picture squashed, as published
-    decay            which parameters decay: "matrices", or also those that the "released" list of names misses
-    drop_path        share of a block's answers that are left out at random while training
     fusion           "backbone", as published, or "top": the baseline with `top_layers` layers of co-attention over both towers
     gold, gold_every, gold_floor, gold_mean   whether words of a caption are weighed by a frozen copy; steps between copies; the
                      least weight; whether the sum is divided by the "tokens" or, as "released", by the padded places
@@ -96,7 +78,6 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     caption: float = 0.0
     questions: float = 0.0
     fusion: Literal["backbone", "top"] = "backbone"
-    fused_layers: int = 6
     top_layers: int = 2
     hidden: float = 0.15
     queue: int = 4096
@@ -107,31 +88,6 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     gold_every: int = 1000
     gold_floor: float = 0.1
     gold_mean: Literal["tokens", "released"] = "tokens"
-    gate_scale: float = 5.0
-    head_scale: float = 5.0
-    decay: Literal["matrices", "released"] = "matrices"
-    augment: Literal["none", "rand"] = "none"
-    swin_patch: int = 4
-    swin_width: int = 128
-    swin_depths: tuple[int, ...] = (2, 2, 18, 2)
-    swin_heads: tuple[int, ...] = (4, 8, 16, 32)
-    swin_window: int | None = None
-    drop_path: float = 0.1
-    text_width: int = 768
-    text_layers: int = 12
-    text_heads: int = 12
-    text_places: int = 512
-    dropout: float = 0.1
-
-    image_tower: str = "swin"
-    text_tower: str = "roberta"
-    width: int = 768
-    image_size: int = 384
-    text_length: int = 40
-    crop: tuple[float, float] = (1.0, 1.0)
-    resize: Literal["crop", "squash", "pad"] = "squash"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
     same_group: Literal["mask", "positive", "negative"] = "negative"
     batch_size: int = 4096
     steps: int = 100_000
@@ -142,6 +98,7 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     answers: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         terms = (self.itc, self.itm, self.mlm, self.caption, self.questions)
         if min(terms) < 0 or not any(terms):
             raise ConfigError(f"weights of the terms are {terms} (expected 0 or more, one of them above 0)")
@@ -155,11 +112,6 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             raise ConfigError("caption needs gates in the text tower (expected fusion backbone, or caption 0)")
         if self.same_group == "positive":
             raise ConfigError("same_group is 'positive' (expected mask | negative)")
-        if (self.image_tower, self.text_tower) != ("swin", "roberta") or self.text_pooling is not None:
-            raise ConfigError(
-                f"towers are {self.image_tower} and {self.text_tower}, text_pooling {self.text_pooling} "
-                "(expected swin and roberta, whose sizes are swin_... and text_...)"
-            )
         if self.gold_every < 1:
             raise ConfigError(f"gold_every is {self.gold_every} (expected 1 step or more)")
 
@@ -170,35 +122,17 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             return "retrieval:compare=vectors"
         return "vqa" if self.questions else "captions"
 
-    def started(self, model: Any) -> Self:
-        """The recipe with the towers, tokenizer and image settings of a trained FIBER. The side of the picture stays the recipe's own, and
-        tables of relative positions are resized to the windows that it asks for."""
-        if not isinstance(model, FiberModel):
-            raise ConfigError(
-                f"'{self.slug}' starts from a FIBER, and {getattr(model, 'name', model)} is none (expected a run of fiber)"
-            )
-        image, text, seen = model.model.image_tower.spec, model.model.text.spec, model.preprocess
-        return replace(
-            self,
-            fusion="top" if model.model.top is not None else "backbone",
-            fused_layers=len(text["image_widths"]) or self.fused_layers,
-            top_layers=model.model.top.layers if model.model.top is not None else self.top_layers,
-            swin_patch=image["patch"], swin_width=image["width"], swin_depths=tuple(image["depths"]), swin_heads=tuple(image["heads"]),
-            swin_window=image["window"], text_width=text["width"], text_layers=text["layers"], text_heads=text["heads"],
-            text_places=text["length"], width=model.model.width, resize=seen.resize,
-            mean=seen.mean, std=seen.std, text_length=model.text_length, tokenizer="weights", vocabulary=model.tokenizer.to_json(),
-        )  # fmt: skip
+    @property
+    def fused(self) -> int:
+        return self.fused_layers if self.fusion == "backbone" else 0
 
-    def fitted(self, tensors: Any) -> Any:
-        """Those of a model that stands alone or of a released file, under their names in training; tables of relative positions at the size
-        of this recipe's windows."""
-        if is_released(tensors):
-            fused = self.fused_layers if self.fusion == "backbone" else 0
-            found = from_released(tensors, depths=self.swin_depths, text_layers=self.text_layers, fused=fused)
-        else:
-            alone = not any(name.startswith("fiber.") for name in tensors)
-            found = {f"fiber.{name}" if alone else name: tensor for name, tensor in tensors.items()}
-        return resized_tables(found, self.swin_window or self.image_size // (self.swin_patch * 2 ** (len(self.swin_depths) - 1)))
+    def sizes_of(self, model: FiberModel) -> dict[str, Any]:
+        top = model.model.top
+        return {
+            **super().sizes_of(model),
+            "fusion": "top" if top is not None else "backbone",
+            "top_layers": top.layers if top is not None else self.top_layers,
+        }
 
     def prepare(self, data: Dataset) -> Self:
         known = super().prepare(data)
@@ -216,38 +150,12 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     def model(self) -> FiberTraining:
         if self.questions and not self.answers:
             raise ConfigError("questions are answered from a list that the data give: call prepare(data) first")
-        image = ImageSide(
-            image_size=self.image_size,
-            patch=self.swin_patch,
-            width=self.swin_width,
-            depths=self.swin_depths,
-            heads=self.swin_heads,
-            window=self.swin_window,
-            drop_path=self.drop_path,
-            fused=self.fused_layers if self.fusion == "backbone" else 0,
-            text_width=self.text_width,
-        )
-        words = self.words()
-        text = TextSide(
-            vocab_size=words.vocab_size,
-            mask_id=words.inner.token_to_id("<mask>"),
-            length=max(self.text_places, self.text_length),
-            width=self.text_width,
-            layers=self.text_layers,
-            heads=self.text_heads,
-            dropout=self.dropout,
-            image_widths=image.fused_widths,
-        )
-        fiber = Fiber(
-            image,
-            text,
-            width=self.width,
+        fiber = self.fiber(
             matches=self.itm > 0,
             guesses=self.mlm > 0 or self.caption > 0,
             writes=self.caption > 0,
             answers=len(self.answers) if self.questions else 0,
             top=self.top_layers if self.fusion == "top" else 0,
-            top_heads=self.text_heads,
         )
         return FiberTraining(
             fiber,
@@ -263,7 +171,7 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
 
     def batch(self, draws: Draws) -> AskedPairBatch:
         """Text, crop, flip and operations of each draw, then its hidden words, then its question."""
-        pairs = self.pair_batch(draws, _operations if self.augment == "rand" else None)
+        pairs = self.pair_batch(draws, self.operations)
         made = AskedPairBatch(**vars(pairs))
         words = self.words()
         if self.mlm:
@@ -373,17 +281,6 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             model.temperature_1.clamp_(0.001, 1.0)
         model.count_()
 
-    def optimiser(self) -> Optimiser:
-        rules = [Rule(GATES, lr_scale=self.gate_scale), Rule(r"\.guess\.|\.fits\.|\.answer\.", lr_scale=self.head_scale)]
-        if self.decay == "released":
-            rules = [
-                Rule(r"alpha_1$|\.gates\.\d+\.norm\.weight$", lr_scale=self.gate_scale, decay=True),
-                Rule(r"\.answer\.1\.weight$", lr_scale=self.head_scale, decay=True),
-                Rule(r"temperature_1$", decay=True),
-                *rules,
-            ]
-        return replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", rules=tuple(rules))
-
     def deploy(self, model: FiberTraining) -> FiberModel:
         return FiberModel(model.fiber, self.shown, self.words(), self.text_length, self.slug, answers=self.answers)
 
@@ -421,8 +318,3 @@ class FIBER(PairRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     def captions_gold(cls) -> Self:
         """The stage behind `captions`, with words weighed by a frozen copy."""
         return replace(cls.captions(), gold=True, lr=1e-5)
-
-
-def _operations(image_HWC: boxed_views.Pixels, rng: np.random.Generator) -> boxed_views.Pixels:
-    """ALBEF's: two operations at seven tenths of their range, each in half of the cases."""
-    return boxed_views.augmented((image_HWC, None), rng, level=0.7)[0]

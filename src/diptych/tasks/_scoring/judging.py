@@ -77,8 +77,8 @@ def judged(
     if kind == "likelihood" and isinstance(judge, Ranker):
         return _by_likelihood(asked, judge)
     if kind == "model" and isinstance(judge, Generator):
-        said = _said(judge, [_filled(GRADED, one) for one in asked], max_tokens)
-        return [Verdict(rating_of(text), text) for text in said]
+        replies = _replies(judge, [_filled(GRADED, one) for one in asked], max_tokens)
+        return [Verdict(rating_of(text), text) for text in replies]
     needs = {"embedding": "an Embedder", "likelihood": "a Ranker", "model": "a Generator"}[kind]
     name = "nobody" if judge is None else getattr(judge, "name", type(judge).__name__)
     raise ConfigError(f"judged by {kind} needs a judge that is {needs}, got {name} (expected --judge MODEL)")
@@ -149,8 +149,8 @@ def compared(judge: Generator, asked: Sequence[Asked], rivals: Sequence[str], *,
     """The answers of `asked` against those of `rivals`."""
     prompts = [_filled(PAIRED, one, first=one.answer, second=rival) for one, rival in zip(asked, rivals, strict=True)]
     swapped = [_filled(PAIRED, one, first=rival, second=one.answer) for one, rival in zip(asked, rivals, strict=True)]
-    said = _said(judge, [*prompts, *swapped], max_tokens)
-    return [_both(here, there) for here, there in zip(said[: len(asked)], said[len(asked) :], strict=True)]
+    replies = _replies(judge, [*prompts, *swapped], max_tokens)
+    return [_both(here, there) for here, there in zip(replies[: len(asked)], replies[len(asked) :], strict=True)]
 
 
 def _both(here: str, there: str) -> Compared:
@@ -182,7 +182,7 @@ def _filled(form: str, one: Asked, **answers: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], form)
 
 
-def _said(judge: Generator, texts: Sequence[str], max_tokens: int) -> list[str]:
+def _replies(judge: Generator, texts: Sequence[str], max_tokens: int) -> list[str]:
     """Equal questions are asked once."""
     once = list(dict.fromkeys(texts))
     replies = judge.generate([NOTHING] * len(once), [(TextPart(text),) for text in once], max_tokens=max_tokens) if once else []

@@ -51,6 +51,7 @@ class Ranks:
 
 
 def check_ties(ties: str) -> None:
+    """Raises ConfigError for a tie policy that is not known."""
     if ties not in get_args(Ties):
         raise ConfigError(f"ties is {ties!r} (expected {' | '.join(get_args(Ties))})")
 

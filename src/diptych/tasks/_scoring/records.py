@@ -28,6 +28,7 @@ def with_facts(records: pa.Table, **facts: Any) -> pa.Table:
 
 
 def facts_of(records: pa.Table) -> dict[str, Any]:
+    """What `with_facts` wrote beside the rows; empty where nothing was written."""
     plain: dict[str, Any] = json.loads((records.schema.metadata or {}).get(KEY, b"{}"))
     return plain
 
@@ -50,6 +51,7 @@ def write_records(path: Path, records: pa.Table) -> None:
 
 
 def read_records(path: Path) -> pa.Table:
+    """Records from a Parquet file. Raises RunError where there is none, or one that cannot be read."""
     if not path.is_file():
         raise RunError(f"{path}: there are no records here (expected a Parquet file that an evaluation wrote)")
     try:

@@ -28,7 +28,7 @@ from diptych.tasks.choice.pair_plans import Wanted, plan_prompt, read_plan
 BOXES = pa.list_(pa.list_(pa.list_(pa.float64())))
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("uid", "group", "style", "text", "plan")),
-    ("positive", pa.bool_()), ("image_ids", pa.list_(pa.int64())),
+    ("positive", pa.bool_()), ("image_ids", pa.list_(pa.int64())), ("places", pa.list_(pa.int64())),
     ("true_boxes", BOXES), ("true_groups", pa.list_(pa.list_(pa.int64()))), ("crowd", pa.list_(pa.list_(pa.bool_()))),
     ("found_boxes", BOXES), ("found_groups", pa.list_(pa.list_(pa.int64()))), ("scores", pa.list_(pa.list_(pa.float64()))),
 ])  # fmt: skip
@@ -139,7 +139,7 @@ class MCBench:
         metrics = {"ap50": self._precision(named, ids, count)}
         right_N = np.array([all(bool(len(s.true_M4)) == bool(len(s.found_N4)) for s in pair) for pair in named], np.float64)
         if compat == "repo":
-            right_N = _by_place(named, ids)
+            right_N = _by_place(named, [row["places"] for row in rows])
         columns = {"image_accuracy": right_N}
         styles = sorted({row["style"] for row in rows})
         for style in styles if len(styles) > 1 else ():
@@ -231,6 +231,7 @@ def truth_of(uid: str, group: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         "text": asked["text"],
         "positive": bool(asked.get("positive", True)),
         "image_ids": [int(image["id"]) for image in images],
+        "places": [int(image.get("place", image["id"])) for image in images],
         "true_boxes": [image["boxes"] for image in images],
         "true_groups": [image["groups"] for image in images],
         "crowd": [image["crowd"] for image in images],
@@ -297,10 +298,9 @@ def _array(values: Any) -> npt.NDArray[np.float64]:
     return np.array(values, np.float64)
 
 
-def _by_place(pairs: Sequence[Sequence[Seen]], ids: Sequence[Sequence[int]]) -> Floats:
+def _by_place(pairs: Sequence[Sequence[Seen]], places: Sequence[Sequence[int]]) -> Floats:
     """Whether each two pictures that stand side by side in the file are right, as released, whatever text they belong to."""
-    numbered = sorted(
-        (number, seen) for pair, some in zip(pairs, ids, strict=True) for number, seen in zip(some, pair, strict=True)
-    )
+    found = [(place, seen) for pair, some in zip(pairs, places, strict=True) for place, seen in zip(some, pair, strict=True)]
+    numbered = sorted(found, key=lambda each: each[0])
     right = [bool(len(seen.true_M4)) == bool(len(seen.found_N4)) for _, seen in numbered]
     return np.array([float(right[place] and right[place + 1]) for place in range(0, len(right) - 1, 2)], np.float64)

@@ -26,7 +26,7 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
-from diptych.index.embed import Unreadable, embed_texts, image_blocks
+from diptych.index.embed import embed_texts, embedded_images
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 
@@ -61,20 +61,9 @@ class PersonAttributes:
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row a question: a picture and a place."""
-        uids: list[str] = []
-        groups: list[str] = []
-        known: list[Sequence[str]] = []
-        vectors, unreadable = [], list[Unreadable]()
-        for block in image_blocks(model, data, batch_size=self.batch_size):
-            for sample in block.samples:
-                uids.append(sample.uid)
-                groups.append(sample.group or sample.uid)
-                known.append(self._attributes(sample.uid, sample.extras.get(self.column)))
-            vectors.append(block.vectors_ND)
-            unreadable += block.unreadable
-        if not uids:
-            raise DataError(f"'{data.name}' has no picture to ask about", field="image", expected="pictures with attributes")
-        image_ND = np.concatenate(vectors)
+        shown = embedded_images(model, data, batch_size=self.batch_size, wanted="pictures with attributes")
+        uids, groups = [sample.uid for sample in shown.samples], [sample.group or sample.uid for sample in shown.samples]
+        known = [self._attributes(sample.uid, sample.extras.get(self.column)) for sample in shown.samples]
         rows: dict[str, list[Any]] = {name: [] for name in ("query", "group", "place", "truth", "answer", "tied", "choices")}
         for at, place in enumerate(PLACES):
             phrases = sorted({of_row[at] for of_row in known} - {UNKNOWN})
@@ -82,7 +71,7 @@ class PersonAttributes:
                 continue
             template = self.gender_prompt if place == "gender" else self.prompt
             text_KD = embed_texts(model, [template.format(phrase) for phrase in phrases], phrases)
-            cosine_NK = (image_ND.astype(np.float64) @ text_KD.astype(np.float64).T).astype(np.float32)
+            cosine_NK = (shown.vectors_ND.astype(np.float64) @ text_KD.astype(np.float64).T).astype(np.float32)
             for row, of_row in enumerate(known):
                 if of_row[at] == UNKNOWN:
                     continue
@@ -100,7 +89,9 @@ class PersonAttributes:
                 field=self.column,
                 expected="six phrases a picture, not all alike",
             )
-        return with_facts(pa.table(rows), options=asdict(self), images=len(uids), unreadable=[asdict(one) for one in unreadable])
+        return with_facts(
+            pa.table(rows), options=asdict(self), images=len(uids), unreadable=[asdict(one) for one in shown.unreadable]
+        )
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""

@@ -15,6 +15,7 @@ Letters: N queries, M pictures of the gallery, B queries of one block, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +26,7 @@ from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Result
 from diptych.core.sample import Sample
-from diptych.index.embed import Unreadable, image_blocks
+from diptych.index.embed import embedded_images
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.identity_lists import list_metrics, list_values
 from diptych.tasks._scoring.intervals import Floats
@@ -62,16 +63,9 @@ class PersonReid:
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row a query."""
-        samples: list[Sample] = []
-        vectors, unreadable = [], list[Unreadable]()
-        for block in image_blocks(model, data, batch_size=self.batch_size):
-            samples += block.samples
-            vectors.append(block.vectors_ND)
-            unreadable += block.unreadable
-        if not samples:
-            raise DataError(f"'{data.name}' has no picture to rank", field="image", expected="pictures of persons")
+        shown = embedded_images(model, data, batch_size=self.batch_size, wanted="pictures of persons")
+        samples, vector_ND = shown.samples, shown.vectors_ND
         asks_N, shown_M = _roles(samples, data.name)
-        vector_ND = np.concatenate(vectors)
         person = {group: at for at, group in enumerate(dict.fromkeys(s.group or s.uid for s in samples))}
         key = np.array([person[s.group or s.uid] for s in samples], np.int64)
         said = ["" if (seen := s.extras.get(CAMERA)) is None else str(seen) for s in samples]
@@ -114,7 +108,7 @@ class PersonReid:
             images=len(shown_M),
             identities=len(person),
             queries_without_match=without,
-            unreadable=[asdict(u) for u in unreadable],
+            unreadable=[asdict(one) for one in shown.unreadable],
         )
 
     def score(self, records: pa.Table) -> Result:
@@ -134,7 +128,7 @@ class PersonReid:
         return list_values(records, metric)
 
 
-def _roles(samples: list[Sample], name: str) -> tuple[rk.Ints, rk.Ints]:
+def _roles(samples: Sequence[Sample], name: str) -> tuple[rk.Ints, rk.Ints]:
     """Rows that ask and rows that are ranked."""
     role = [str(sample.extras.get(ROLE) or "") for sample in samples]
     if not any(role):

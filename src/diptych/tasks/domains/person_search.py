@@ -23,7 +23,7 @@ from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Result
 from diptych.core.sample import Sample
-from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks
+from diptych.index.embed import count_truncated, embed_texts, embedded_images
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.identity_lists import list_metrics, list_values
 from diptych.tasks._scoring.intervals import Floats
@@ -57,14 +57,8 @@ class PersonSearch:
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row a query."""
-        samples: list[Sample] = []
-        vectors, unreadable = [], list[Unreadable]()
-        for block in image_blocks(model, data, batch_size=self.batch_size):
-            samples += block.samples
-            vectors.append(block.vectors_ND)
-            unreadable += block.unreadable
-        if not samples:
-            raise DataError(f"'{data.name}' has no picture to rank", field="image", expected="samples with pictures and captions")
+        shown = embedded_images(model, data, batch_size=self.batch_size, wanted="samples with pictures and captions")
+        samples = shown.samples
         asked = [(data[row], text) for row in range(len(data)) for text in self._captions(data[row])]
         if not asked:
             raise DataError(
@@ -87,7 +81,7 @@ class PersonSearch:
         left_out = len(asked) - len(there)
         asked, group_N, key_N = [asked[at] for at in there], [group_N[at] for at in there], key_N[there]
         text_ND = embed_texts(model, [text for _, text in asked], [sample.uid for sample, _ in asked])
-        scorer, gallery_MD = rk.cosine(np.concatenate(vectors)), [sample.uid for sample in samples]
+        scorer, gallery_MD = rk.cosine(shown.vectors_ND), [sample.uid for sample in samples]
         found = rk.rank(text_ND, scorer, key_N, key_M)
         lists = [RankedList.of(score_M, key_M == key) for score_M, key in _scored(text_ND, scorer, key_N, len(key_M))]
         table = pa.table(
@@ -113,7 +107,7 @@ class PersonSearch:
             identities=len(place),
             queries_without_match=left_out,
             texts_truncated=count_truncated(model, [text for _, text in asked]),
-            unreadable=[asdict(u) for u in unreadable],
+            unreadable=[asdict(one) for one in shown.unreadable],
         )
 
     def score(self, records: pa.Table) -> Result:

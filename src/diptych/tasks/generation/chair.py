@@ -124,11 +124,11 @@ class CHAIR:
         wrong_N = np.array(
             [sum(name not in truth for name in said) for truth, said in zip(there, named, strict=True)], np.float64
         )
-        said_N = np.array([len(said) for said in named], np.float64)
+        mentions_N = np.array([len(said) for said in named], np.float64)
         found_N = np.array([len(set(said) & set(truth)) for truth, said in zip(there, named, strict=True)], np.float64)
         truth_N = np.array([len(truth) for truth in there], np.float64)
         words_N = np.array([len(words_in(caption)) for caption in captions], np.float64)
-        parts_NM = np.stack([wrong_N, said_N, wrong_N > 0, found_N, truth_N, words_N, words_N == 0], 1)
+        parts_NM = np.stack([wrong_N, mentions_N, wrong_N > 0, found_N, truth_N, words_N, words_N == 0], 1)
         drawn_RM = resampled_means(parts_NM, groups, draws=self.draws, seed=self.seed)
         values, drawn = _ratios(parts_NM.mean(0)), _ratios(drawn_RM)
         lower, units = {"chair_i", "chair_s", "empty"}, {"mentions": "mentions", "words": "words"}

@@ -70,16 +70,16 @@ class OmniLabel:
         pairs = pictures = 0
         for row in shown(range(len(data)), len(data), "looking for descriptions", least=4):
             sample = data[row]
-            told = _descriptions(sample)
-            if sample.image is None or not told:
+            described = _descriptions(sample)
+            if sample.image is None or not described:
                 continue
             pictures += 1
-            groups = [told[start : start + self.together] for start in range(0, len(told), self.together)]
+            groups = [described[start : start + self.together] for start in range(0, len(described), self.together)]
             queries = [PhraseQuery.of([text for text, _, _ in group]) for group in groups]
             answers = [
                 answer for found in boxes_of(model, [sample.image] * len(queries), queries, top=PER_PAIR) for answer in found
             ]
-            for (text, kind, regions), answer in zip(told, answers, strict=True):
+            for (text, kind, regions), answer in zip(described, answers, strict=True):
                 pair = {"uid": sample.uid, "pair": pairs, "text": text, "kind": kind}
                 for region in (sample.regions[place] for place in regions):
                     rows.append({**pair, "box": list(region.box), "score": None, "crowd": CROWD in region.attributes})

@@ -32,6 +32,7 @@ SCHEMA = pa.schema([*CLASSES, *COUNTS, *SHOWN])
 
 
 def require_classes(names: Sequence[str], field: str) -> None:
+    """Raises DataError unless there are two classes or more."""
     if len(names) < 2:
         raise DataError(f"there is only one class, {names[0]!r}", field=field, expected="two classes or more")
 

@@ -31,7 +31,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.data.labels import label_of
 from diptych.data.shots import Shots, base_and_new, draw_shots, harmonic_mean
-from diptych.index.embed import image_blocks
+from diptych.index.embed import embedded_images
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.pairs.classification import class_list_hash
@@ -207,16 +207,9 @@ class Tested:
 
 
 def _tested(model: Embedder, data: Dataset, label: str, language: str, batch_size: int) -> Tested:
-    samples: list[Any] = []
-    blocks, bad = [], []
-    for block in image_blocks(model, data, batch_size=batch_size):
-        samples += block.samples
-        blocks.append(block.vectors_ND)
-        bad += [u.uid for u in block.unreadable]
-    if not samples:
-        raise DataError(f"'{data.name}' has no image to classify", field="image", expected="samples with images")
-    labels = [label_of(sample, label, language) for sample in samples]
-    return Tested(samples, labels, np.concatenate([b for b in blocks if len(b)]), bad)
+    found = embedded_images(model, data, batch_size=batch_size)
+    labels = [label_of(sample, label, language) for sample in found.samples]
+    return Tested(list(found.samples), labels, found.vectors_ND, [one.uid for one in found.unreadable])
 
 
 def _accuracies(records: pa.Table) -> dict[tuple[str, int, int, str], float]:

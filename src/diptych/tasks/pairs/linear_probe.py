@@ -32,7 +32,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.data.labels import label_of
-from diptych.index.embed import image_blocks
+from diptych.index.embed import embedded_images
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.classification import (
@@ -161,17 +161,10 @@ class LinearProbe:
         return data.split(self.train_split), val, data.split(self.test_split)
 
     def _features(self, model: Embedder, data: Dataset) -> Features:
-        samples: list[Sample] = []
-        rows: list[npt.NDArray[np.float32]] = []
-        unreadable: list[dict[str, Any]] = []
-        for block in image_blocks(model, data, batch_size=self.batch_size):
-            samples += block.samples
-            rows.append(block.vectors_ND)
-            unreadable += [asdict(u) for u in block.unreadable]
-        if not samples:
-            raise DataError(f"'{data.name}' has no image to embed", field="image", expected="samples with images")
-        labels = [label_of(sample, self.label, self.language) for sample in samples]
-        return Features(samples, labels, np.concatenate([r for r in rows if len(r)]).astype(np.float64), unreadable)
+        found = embedded_images(model, data, batch_size=self.batch_size)
+        labels = [label_of(sample, self.label, self.language) for sample in found.samples]
+        unreadable = [asdict(one) for one in found.unreadable]
+        return Features(list(found.samples), labels, found.vectors_ND.astype(np.float64), unreadable)
 
     def _fit(
         self, known: Features, target_N: Labels, checking: Features | None, code: dict[str, int]
@@ -198,6 +191,8 @@ class LinearProbe:
 
 @dataclass(frozen=True, slots=True)
 class Features:
+    """rows_ND: the features of N samples in double precision, a label each; and what could not be read."""
+
     samples: list[Sample]
     labels: list[str]
     rows_ND: Matrix

@@ -26,9 +26,8 @@ from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.result import Result
-from diptych.core.sample import Sample
 from diptych.data.labels import label_of
-from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of
+from diptych.index.embed import count_truncated, embed_texts, embedded_images, images_of
 from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
 from diptych.tasks._scoring.records import with_facts
@@ -84,15 +83,8 @@ class ZeroShot:
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row an image."""
-        samples: list[Sample] = []
-        vectors: list[npt.NDArray[np.float32]] = []
-        unreadable: list[Unreadable] = []
-        for block in image_blocks(model, data, batch_size=self.batch_size):
-            samples += block.samples
-            vectors.append(block.vectors_ND)
-            unreadable += block.unreadable
-        if not samples:
-            raise DataError(f"'{data.name}' has no image to classify", field="image", expected="samples with images")
+        shown = embedded_images(model, data, batch_size=self.batch_size)
+        samples = shown.samples
         labels = [label_of(sample, self.label, self.language) for sample in samples]
         names = self._classes(labels)
         sentences = templates(self.templates)
@@ -102,9 +94,8 @@ class ZeroShot:
         if compare == "pairs":
             found = rk.rank(self.pair_scores(model, images_of(samples), names), rk.known, label_N, np.arange(len(names)))
         else:
-            image_ND = np.concatenate([v for v in vectors if len(v)])
             score = scorer(self.embed_classes(model, names), self.ensemble)
-            found = rk.rank(image_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
+            found = rk.rank(shown.vectors_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
         spelled = [spell(name) for name in names]
         return with_facts(
             class_records(samples, labels, found, names),
@@ -115,7 +106,7 @@ class ZeroShot:
             class_list=class_list_hash(names),
             names_shared=sorted(name for name, count in Counter(spelled).items() if count > 1),
             texts_truncated=count_truncated(model, [fill(t, n) for n in spelled for t in sentences]),
-            unreadable=[asdict(u) for u in unreadable],
+            unreadable=[asdict(one) for one in shown.unreadable],
         )
 
     def score(self, records: pa.Table) -> Result:

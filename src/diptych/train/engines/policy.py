@@ -9,8 +9,8 @@ from torch import nn
 
 from diptych.core.contracts import Batch, Engine, Outcome, Trainer
 from diptych.core.errors import ConfigError
-from diptych.train.engines.asked import acting
 from diptych.train.engines.companions import Companions
+from diptych.train.engines.requirements import acting
 
 
 class Policy(Engine):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from diptych.core.contracts import Batch, Engine, Outcome, Trainer
-from diptych.train.engines.asked import preferring
 from diptych.train.engines.companions import Companions
+from diptych.train.engines.requirements import preferring
 
 
 class Preference(Engine):

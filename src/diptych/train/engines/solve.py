@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Batch, Engine, Outcome, Trainer
 from diptych.core.errors import RunError
-from diptych.train.engines.asked import solvable
+from diptych.train.engines.requirements import solvable
 
 
 class Solve(Engine):

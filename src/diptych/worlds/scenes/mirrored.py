@@ -42,7 +42,7 @@ class MirroredWorld(SceneWorld):
 
     def sample(self, split: str, index: int) -> Sample:
         made, left, right = self._side_by_side(split, index // 2)
-        captions = [_said(left, right), _said(right, left)]
+        captions = [_caption(left, right), _caption(right, left)]
         side, uid = index % 2, uid_of(NAME, self.seed, split, index)
         assert isinstance(made.image, ArrayImage)
         pixels_HWC = made.image.pixels_HWC
@@ -68,7 +68,7 @@ class MirroredWorld(SceneWorld):
         raise AssertionError(f"none of {TRIES} scenes has two different things side by side")
 
 
-def _said(left: str, right: str) -> str:
+def _caption(left: str, right: str) -> str:
     return f"{with_article(left)} {SURFACES['left of'][0]} {with_article(right)}"
 
 

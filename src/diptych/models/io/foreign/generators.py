@@ -28,7 +28,7 @@ from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.chat import pictures_in_order
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.io.streamed import Begun, Forced, Pieces, drawn
+from diptych.models.io.streaming import Begun, Forced, Pieces, drawn
 from diptych.models.towers.hf_text import quiet
 
 WRITES = ("ForConditionalGeneration", "ForImageTextToText")

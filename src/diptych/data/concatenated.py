@@ -13,7 +13,7 @@ from diptych.core.sample import Sample
 
 
 @dataclass(frozen=True)
-class Together:
+class Concatenated:
     """Rows of the parts in their order. Raises DataError when two parts hold the same uid.
 
     rows  (part, row) pairs, where not all rows are wanted
@@ -53,8 +53,8 @@ class Together:
         part, place = self._places[row]
         return self.parts[part][place]
 
-    def select(self, rows: Sequence[int]) -> Together:
-        return Together(self.name, self.parts, tuple(self._places[row] for row in rows))
+    def select(self, rows: Sequence[int]) -> Concatenated:
+        return Concatenated(self.name, self.parts, tuple(self._places[row] for row in rows))
 
-    def split(self, name: str) -> Together:
-        return Together(self.name, tuple(part.split(name) for part in self.parts))
+    def split(self, name: str) -> Concatenated:
+        return Concatenated(self.name, tuple(part.split(name) for part in self.parts))

@@ -20,15 +20,11 @@ from diptych.data.slides.tiling import Tiling
 from diptych.index.kinds.dense import DenseIndex
 from diptych.serve import create_app
 
-from .conftest import listening
-from .test_browser import CHROMIUM, QUIET, Page
+from ..conftest import listening
+from .conftest import IN_BROWSER, Page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (pip install playwright)")
 pytest.importorskip("openslide", reason="needs the extra 'slides'")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (Debian: apt-get install chromium)"),
-]
+pytestmark = IN_BROWSER
 SIDE, TILE = 2048, 128
 SLIDE_PLACE = (
     """() => { const image = document.querySelector('#panel img'), canvas = document.createElement('canvas');
@@ -58,15 +54,6 @@ class Stains:
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> Any:
         along_N3 = np.array([(1, 0, -1) if "brown" in text else (-1, 0, 1) for text in texts], np.float32)
         return along_N3 / np.linalg.norm(along_N3, axis=1, keepdims=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *root])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import diptych
 from diptych.core.contracts import Streamer
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import Dialogue, ImagePart, TextPart, Turn
-from diptych.models.io.streamed import Pieces
+from diptych.models.io.streaming import Pieces
 
 from ..bridges.test_bridge import writer
 from .test_foreign_generators import FAMILIES, images, llava

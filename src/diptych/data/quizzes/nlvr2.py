@@ -1,0 +1,87 @@
+"""NLVR2 (Suhr et al., 2019, arXiv 1811.00491): whether a statement holds of a pair of photographs. Files of a row a line, named .json:
+
+{"identifier": "dev-850-0-0", "sentence": "The right image shows two dogs.", "label": "True", "directory": 37}
+
+The parts of an identifier are split, set, pair and sentence. Photographs are `images/train/DIRECTORY/SPLIT-SET-PAIR-img0.png` and
+...-img1.png for training and `SPLIT/...` for the others, from where the file lies or up to two folders above. One sentence is asked of
+several pairs: these are one question (`same_as`), so that "right in all" is the published consistency.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diptych.core.errors import DataError
+from diptych.core.image import FileImage
+from diptych.core.media import MediaItem
+from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
+from diptych.data.quizzes.quiz_rows import Row, words
+from diptych.data.text.questions import FIELD
+
+LABELS = ("True", "False")
+ABOVE = 3
+"""Folders in which pictures are looked for: that of the file, and those above it."""
+
+
+def holds(row: Row) -> bool:
+    return {"identifier", "sentence", "label"} <= set(row)
+
+
+def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Pool:
+    """A sample a statement, with both pictures as `media["images"]`."""
+    samples, seen = [], dict[str, int]()
+    folders = [root] if root is not None else [path.parent, *path.resolve().parents[1:ABOVE]]
+    for number, row in enumerate(rows):
+        uid = words(row, "identifier", path, number)
+        parts = uid.split("-")
+        if len(parts) != 4:
+            raise DataError(
+                f"is {uid!r}",
+                file=path,
+                row=number,
+                field="identifier",
+                expected="split, set, pair and sentence, such as dev-850-0-0",
+            )
+        if uid in seen:
+            raise DataError(
+                f"row {seen[uid]} is '{uid}' too", file=path, row=number, field="identifier", expected="different ones"
+            )
+        seen[uid] = number
+        label = str(row["label"])
+        if label not in LABELS:
+            raise DataError(f"is {label[:60]!r}", file=path, row=number, field="label", expected="True or False")
+        split, group, pair, sentence = parts
+        question = {
+            "id": uid,
+            "question": words(row, "sentence", path, number),
+            "answer": label,
+            "choices": list(LABELS),
+            "same_as": f"{split}-{group}-{sentence}",
+        }
+        stem = f"{split}-{group}-{pair}"
+        pictures = tuple(_picture(f"{stem}-img{side}.png", split, row, folders, path, number) for side in range(2))
+        samples.append(
+            Sample(
+                uid, media={"images": MediaItem("images", pictures)}, group=f"{split}-{group}", source="nlvr2",
+                extras={FIELD: [question], "split": split},
+            )
+        )  # fmt: skip
+    return Pool.from_samples(samples, name=name)
+
+
+def _picture(file: str, split: str, row: Row, folders: list[Path], path: Path, number: int) -> FileImage:
+    places = [f"{split}/{file}", file]
+    if row.get("directory") not in (None, ""):
+        places.insert(0, f"images/{split}/{row['directory']}/{file}")
+    for folder in folders:
+        for place in places:
+            if (folder / place).is_file():
+                return FileImage(folder / place)
+    raise DataError(
+        f"the picture '{file}' is not there",
+        file=path,
+        row=number,
+        field="identifier",
+        expected=f"{places[0]} in {folders[0]}, or root=",
+    )

@@ -1,0 +1,111 @@
+"""A detector that answers words at every place of every map: one anchor a place, a box, how central the place is in it, and a logit for
+every token (ATSS, 1912.02424, with GLIP's token head, 2112.03857), behind a pyramid and a dynamic head.
+
+Letters: B images, A anchors, L tokens, D width, T width of tokens, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.data.graphs.grounded import DenseRegions
+from diptych.models.detection.dynamic_head import Coarser, DynamicHead
+from diptych.models.detection.token_head import TokenHead
+
+EXTRA = 2
+"""Maps that the pyramid adds beyond those of the backbone, each of half the side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseShape:
+    """Everything about a `DenseHead` but what it reads. Defaults: FIBER's second stage.
+
+    head_width, rounds   of the dynamic head
+    head_groups     of its GroupNorms
+    coarser         how a map reads the coarser one (`dynamic_head.DynamicBlock`)
+    anchor          side of the square anchor of a place, in strides of its map
+    token_scale     of the tokens before their projection (`TokenHead`)
+    prior           probability that all logits start near
+    least           probability from which a phrase is found at a place
+    candidates      of each map, at most, before boxes that overlap are dropped
+    overlap         from which the weaker one of two boxes of a phrase goes
+    most            boxes of a text, all phrases together
+    """
+
+    head_width: int = 256
+    rounds: int = 6
+    head_groups: int = 16
+    coarser: Coarser = "released"
+    anchor: float = 8.0
+    token_scale: float = 0.5
+    prior: float = 0.01
+    least: float = 0.05
+    candidates: int = 1000
+    overlap: float = 0.6
+    most: int = 100
+
+    def __post_init__(self) -> None:
+        if self.head_width % self.head_groups or self.rounds < 1:
+            raise ConfigError(
+                f"head_width {self.head_width} with {self.head_groups} groups and {self.rounds} rounds (expected groups that divide the "
+                "width, and a round or more)"
+            )
+
+
+class DenseHead(nn.Module):
+    """Maps and tokens that have met to `DenseRegions`."""
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], token_width: int, shape: DenseShape) -> None:
+        super().__init__()
+        width = shape.head_width
+        self.shape, self.strides = shape, (*strides, *(strides[-1] * 2 ** (n + 1) for n in range(EXTRA)))
+        self.pyramid = FeaturePyramidNetwork(list(channels), width, LastLevelP6P7(width, width))
+        self.tower = DynamicHead(width, shape.rounds, groups=shape.head_groups, coarser=shape.coarser)
+        self.box, self.centre = nn.Conv2d(width, 4, 1), nn.Conv2d(width, 1, 1)
+        self.box_scale = nn.Parameter(torch.ones(len(self.strides)))
+        self.tokens = TokenHead(width, token_width, prior=shape.prior, scale=shape.token_scale)
+        for layer in (self.box, self.centre):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: Sequence[Tensor], token_BLT: Tensor, mask_BL: Tensor, size_B2: Tensor) -> DenseRegions:
+        """size_B2   height and width of each image in pixels, without its padding"""
+        named = OrderedDict((str(place), map_BCHW) for place, map_BCHW in enumerate(maps))
+        met = self.tower(list(self.pyramid(named).values()))
+        flat = [map_BDHW.flatten(2).mT for map_BDHW in met]
+        change_BA4 = torch.cat(
+            [self.box(map_BDHW).flatten(2).mT * scale for map_BDHW, scale in zip(met, self.box_scale, strict=True)], 1
+        )
+        centre_BA = torch.cat([self.centre(map_BDHW).flatten(1) for map_BDHW in met], 1)
+        logit_BAL = self.tokens(torch.cat(flat, 1), token_BLT)
+        anchors = [
+            square_anchors(map_BDHW.shape[2], map_BDHW.shape[3], stride, self.shape.anchor, like=change_BA4)
+            for map_BDHW, stride in zip(met, self.strides, strict=True)
+        ]
+        return DenseRegions(
+            change_BA4, centre_BA, logit_BAL, mask_BL, size_B2, torch.cat(anchors), tuple(len(anchor_A4) for anchor_A4 in anchors)
+        )
+
+
+def square_anchors(height: int, width: int, stride: int, side: float, *, like: Tensor) -> Tensor:
+    """[height * width, 4] xyxy pixels: a square of `side` strides around the middle of each place, row by row."""
+    y_H, x_W = ((torch.arange(count, device=like.device, dtype=torch.float32) + 0.5) * stride for count in (height, width))
+    middle_A2 = torch.stack((x_W.expand(height, -1), y_H[:, None].expand(-1, width)), -1).flatten(0, 1)
+    half = side * stride / 2
+    return torch.cat((middle_A2 - half, middle_A2 + half), 1)
+
+
+def sizes_of(image_BCHW: Tensor, pixel_BHW: Tensor | None) -> Tensor:
+    """[B, 2]: height and width of each image without its padding."""
+    if pixel_BHW is None:
+        return torch.tensor(image_BCHW.shape[2:], device=image_BCHW.device).expand(len(image_BCHW), -1)
+    if pixel_BHW.shape != image_BCHW[:, 0].shape:
+        raise ShapeError(f"images are {list(image_BCHW.shape)} but pixel_BHW is {list(pixel_BHW.shape)}")
+    return torch.stack((pixel_BHW.any(2).sum(1), pixel_BHW.any(1).sum(1)), 1)

@@ -1,0 +1,116 @@
+"""Tensors of FIBER's released second stage (microsoft/FIBER, fine-grained) under the names of a `DenseFiber`.
+
+What is folded or left out: pictures are read as BGR there, so the first convolution's channels are turned round; RoBERTa adds one and the
+same segment vector to every word, which goes into the words; its first two positions belong to padding. A head of 80 classes, anchors, and
+numbers that are computed are not part of what answers words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import DataError
+from diptych.models.fiber.released import LAYER, PADDED, gate_part, needed
+
+SOURCE = "the weights of a released FIBER, fine-grained"
+_BODY, _WORDS = "fusion_backbone.backbone.body.", "fusion_backbone.language_backbone.body.model."
+_FPN, _HEAD = "fusion_backbone.backbone.fpn.", "rpn.head."
+_BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.attn\.(.+)")
+_MERGE = re.compile(r"layers\.(\d+)\.downsample\.(.+)")
+_NORM = re.compile(r"norm(\d+)\.(weight|bias)")
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+_LEVEL = re.compile(r"fpn_(inner|layer)(\d+)\.(weight|bias)")
+_ROUND = re.compile(r"dyhead_tower\.(\d+)\.(.+)\.(weight|bias)")
+_ROUNDS = {
+    "DyConv.0.conv": "from_coarser", "DyConv.1.conv": "own", "DyConv.2.conv": "from_finer",
+    "DyConv.0.bn": "from_coarser.norm", "DyConv.1.bn": "own.norm", "DyConv.2.bn": "from_finer.norm",
+    "AttnConv.1": "level", "relu.fc.0": "channels.squeeze", "relu.fc.2": "channels.expand", "offset": "places",
+}  # fmt: skip
+_HEADS = {
+    "bbox_pred.weight": "box.weight", "bbox_pred.bias": "box.bias", "centerness.weight": "centre.weight", "centerness.bias": "centre.bias",
+    "dot_product_projection_text.weight": "tokens.project.weight", "dot_product_projection_text.bias": "tokens.project.bias",
+    "log_scale": "tokens.log_temperature", "bias_lang": "tokens.token_bias_T", "bias0": "tokens.bias",
+}  # fmt: skip
+_UNUSED = re.compile(
+    r"rpn\.head\.cls_logits\.(weight|bias)|rpn\.head\.scales\.\d+\.scale|rpn\.anchor_generator\.cell_anchors\.\d+"
+    r"|.*\.relative_position_index|.*\.attn_mask|.*\.position_ids"
+)
+"""Not weights of what answers words; the scales are taken together elsewhere."""
+
+
+def is_fine(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.removeprefix("module.").startswith("fusion_backbone.") for name in tensors)
+
+
+def from_fine(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_layers: int, fused: int) -> dict[str, Tensor]:
+    """The tensors of a `DenseFiber`.
+
+    depths, text_layers, fused  of the model, as the release numbers blocks by stage
+    Raises DataError for a tensor that has no place here, or one that is missing of those that are put together from several.
+    """
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    found: dict[str, Tensor] = {}
+    before = [sum(depths[:stage]) for stage in range(len(depths))]
+    first = sum(depths) - fused
+    for name, tensor in tensors.items():
+        if _UNUSED.fullmatch(name):
+            continue
+        if name.startswith(_BODY):
+            _image(found, name.removeprefix(_BODY), tensor, before, first)
+        elif name.startswith(_WORDS):
+            _text(found, name.removeprefix(_WORDS), tensors, text_layers - fused)
+        elif (match := _LEVEL.fullmatch(name.removeprefix(_FPN))) and name.startswith(_FPN):
+            found[f"head.pyramid.{match[1]}_blocks.{int(match[2]) - 2}.0.{match[3]}"] = tensor
+        elif name.startswith(f"{_FPN}top_blocks."):
+            found[f"head.pyramid.extra_blocks.{name.removeprefix(f'{_FPN}top_blocks.')}"] = tensor
+        elif (match := _ROUND.fullmatch(name.removeprefix(_HEAD))) and match[2] in _ROUNDS:
+            found[f"head.tower.blocks.{match[1]}.{_ROUNDS[match[2]]}.{match[3]}"] = tensor
+        elif name.removeprefix(_HEAD) in _HEADS:
+            found[f"head.{_HEADS[name.removeprefix(_HEAD)]}"] = tensor
+        else:
+            raise DataError(f"tensor {name} has no place in the detector", expected=SOURCE)
+    levels = sum(name.startswith(f"{_HEAD}scales.") for name in tensors)
+    found["head.box_scale"] = torch.cat([needed(tensors, f"{_HEAD}scales.{n}.scale", SOURCE).reshape(1) for n in range(levels)])
+    table = f"{_WORDS}embeddings."
+    words_VD = needed(tensors, f"{table}word_embeddings.weight", SOURCE)
+    found["text.words.weight"] = words_VD + needed(tensors, f"{table}token_type_embeddings.weight", SOURCE)[0]
+    found["text.position_LD"] = needed(tensors, f"{table}position_embeddings.weight", SOURCE)[PADDED:]
+    return found
+
+
+def _image(found: dict[str, Tensor], name: str, tensor: Tensor, before: Sequence[int], first: int) -> None:
+    net = "backbone.image.net."
+    if match := _BLOCK.fullmatch(name):
+        stage, place, rest = int(match[1]), int(match[2]), match[3]
+        if "i2t" in rest:
+            gate_part(found, f"backbone.image.gates.{before[stage] + place - first}.", rest, tensor)
+        else:
+            found[f"{net}layers.{stage}.blocks.{place}.attn.{rest}"] = tensor
+    elif match := _MERGE.fullmatch(name):
+        found[f"{net}layers.{int(match[1]) + 1}.downsample.{match[2]}"] = tensor
+    elif match := _NORM.fullmatch(name):
+        found[f"backbone.norms.{int(match[1]) - 1}.{match[2]}"] = tensor
+    else:
+        found[f"{net}{name}"] = tensor.flip(1) if name == "patch_embed.proj.weight" else tensor
+
+
+def _text(found: dict[str, Tensor], name: str, tensors: Mapping[str, Tensor], first: int) -> None:
+    if match := _LAYER.fullmatch(name):
+        layer, (part, _, kind) = int(match[1]), match[2].rpartition(".")
+        if part in LAYER:
+            found[f"text.blocks.{layer}.{LAYER[part]}.{kind}"] = tensors[f"{_WORDS}{name}"]
+        elif part == "attention.self.query":
+            parts = [f"{_WORDS}{name}".replace(".query.", f".{other}.") for other in ("query", "key", "value")]
+            found[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([needed(tensors, each, SOURCE) for each in parts])
+        elif kind == "alpha_t2i" and layer >= first:
+            found[f"text.blocks.{layer}.gate.alpha_1"] = tensors[f"{_WORDS}{name}"]
+        elif part not in ("attention.self.key", "attention.self.value"):
+            raise DataError(f"tensor {_WORDS}{name} has no place in the detector", expected=SOURCE)
+    elif name.startswith("embeddings.LayerNorm."):
+        found[f"text.norm.{name.rpartition('.')[2]}"] = tensors[f"{_WORDS}{name}"]
+    elif not name.startswith("embeddings."):
+        raise DataError(f"tensor {_WORDS}{name} has no place in the detector", expected=SOURCE)

@@ -1,0 +1,31 @@
+"""What is true of each image of a batch of scene graphs, as a two-stage network asks for it.
+
+Letters: B images, K regions, G pairs, R predicates.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from diptych.data.graphs.batch import GraphBatch
+from diptych.models.penet.pair_sampling import Targets
+
+
+def targets(batch: GraphBatch) -> list[Targets]:
+    """What is true of each image, in pixels of the batch."""
+    found = []
+    for row, (height, width) in enumerate(sizes_of(batch)):
+        region_K, pair_G = batch.region_mask_BK[row], batch.pair_mask_BG[row]
+        centre_K4 = batch.box_BK4[row, region_K]
+        half_K2 = centre_K4[:, 2:] / 2
+        corner_K4 = torch.cat((centre_K4[:, :2] - half_K2, centre_K4[:, :2] + half_K2), 1)
+        relation_GR = batch.relation_BGR[row, pair_G]
+        relation_G = (relation_GR.argmax(1) + 1) * relation_GR.any(1)
+        scale_4 = corner_K4.new_tensor([width, height, width, height])
+        found.append(Targets(corner_K4 * scale_4, batch.label_BK[row, region_K] + 1, batch.pair_BG2[row, pair_G], relation_G))
+    return found
+
+
+def sizes_of(batch: GraphBatch) -> list[tuple[int, int]]:
+    """(height, width) of each image in pixels of the batch, without its padding."""
+    return [(height, width) for height, width in batch.size_B2.tolist()]

@@ -1,0 +1,80 @@
+"""Label maps as DenseCLIP reads and changes them: labels stay on their pixels, and what is ignored costs nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from diptych.core.errors import DataError, ShapeError
+from diptych.core.media import ArraySource, MediaItem
+from diptych.core.sample import Sample
+from diptych.data.label_maps import IGNORE, LabelMaps
+from diptych.data.masks import decode as decode_mask
+from diptych.data.media.segmentation_views import SegmentationView
+from diptych.objectives.segmentation import pixel_cross_entropy
+from diptych.worlds.scenes.world import scenes
+
+
+def test_the_loss_leaves_ignored_pixels_out() -> None:
+    logit = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
+    label[0, :4] = IGNORE
+    resized = F.interpolate(logit, size=(8, 8), mode="bilinear")
+    each = [
+        -float(resized[b, :, y, x].log_softmax(0)[int(label[b, y, x])])
+        for b in range(2)
+        for y in range(8)
+        for x in range(8)
+        if label[b, y, x] != IGNORE
+    ]
+    assert float(pixel_cross_entropy(logit, label)) == pytest.approx(np.mean(each))
+    assert float(pixel_cross_entropy(logit, label, count_ignored=True)) == pytest.approx(np.sum(each) / 128)
+    assert pixel_cross_entropy(logit, torch.full((2, 8, 8), IGNORE, dtype=torch.uint8)) == 0
+
+
+def test_label_maps() -> None:
+    data = scenes(4)
+    sample = data[0]
+    names = tuple(sorted({r.label for r in sample.regions} | {"nothing"}))
+    label_HW = LabelMaps(names, "nothing")(sample, 64, 64)
+    masks = [(r.label, decode_mask(r.mask)) for r in sample.regions]
+    covered = np.sum([mask_HW for _, mask_HW in masks], axis=0)
+    for label, mask_HW in masks:
+        assert (label_HW[mask_HW & (covered == 1)] == names.index(label)).all()
+    empty = covered == 0
+    assert (label_HW[empty] == names.index("nothing")).all()
+    assert (LabelMaps(names)(sample, 64, 64)[empty] == IGNORE).all()
+    with pytest.raises(DataError, match=r"a mask of .+ is \[64, 64\] \(expected \[32, 64\], as its image"):
+        LabelMaps(names)(sample, 32, 64)
+    ade = np.array([[0, 1], [2, 255]], np.uint8)
+    whole = Sample("a", media={"labels": MediaItem("raster", (ArraySource(ade),))})
+    assert LabelMaps(("wall", "sky"), reduce_zero=True)(whole, 2, 2).tolist() == [[IGNORE, 0], [1, IGNORE]]
+    with pytest.raises(DataError, match=r"the label map of 'a' holds 2 \(expected 0..1, or 255"):
+        LabelMaps(("wall", "sky"))(whole, 2, 2)
+    with pytest.raises(DataError, match=r"the label map of 'a' is \[2, 2, 1\] \(expected \[2, 3\]"):
+        LabelMaps(("wall", "sky"))(whole, 2, 3)
+
+
+def test_views_keep_labels_on_their_pixels() -> None:
+    """A picture that shows its own label map stays so; the fill is ignored."""
+    rng = np.random.default_rng(0)
+    label_HW = (np.arange(48)[:, None] // 12 * 4 + np.arange(64) // 16).astype(np.uint8)
+    image_HWC = np.repeat((label_HW * 15)[..., None], 3, 2)
+    for _ in range(10):
+        seen_HWC, seen_HW = SegmentationView(32, (0.5, 2.0), 0.75, shake=False, fill=255)(image_HWC, label_HW, rng)
+        assert seen_HWC.shape == (32, 32, 3)
+        inside = seen_HW != IGNORE
+        assert (np.abs(seen_HWC[..., 0].astype(int) - seen_HW.astype(int) * 15)[inside] <= 30).mean() > 0.9
+        assert (seen_HWC[~inside] == 255).all()
+        counts = np.bincount(seen_HW[inside])
+        assert counts.max() < 0.75 * counts.sum()
+    with pytest.raises(ShapeError, match=r"an image and its label map are \[48, 64\] and \[48, 63\]"):
+        SegmentationView(32)(image_HWC, label_HW[:, 1:], rng)
+    same_HWC, same_HW = SegmentationView(48, (1.0, 1.0), 1.0, flip=False, shake=False)(image_HWC[:, :48], label_HW[:, :48], rng)
+    assert np.array_equal(same_HWC, image_HWC[:, :48])
+    assert np.array_equal(same_HW, label_HW[:, :48])
+    assert not np.array_equal(
+        SegmentationView(48, (1.0, 1.0), 1.0, flip=False)(image_HWC[:, :48], label_HW[:, :48], rng)[0], same_HWC
+    )
