@@ -120,7 +120,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
         parts.append(f'<text class="title" x="{number * WIDTH + 46}" y="18">{title}</text>{chart}</svg>')
     for number, noise in enumerate(NOISES):
         words = f"{noise:.0%} of captioned links wrong"
-        parts.append(f'<text x="{46 + 200 * number}" y="{HEIGHT + 40}" style="fill:var(--s{number})">{words}</text>')
+        parts.append(f'<text x="{46 + 200 * number}" y="40" style="fill:var(--s{number})">{words}</text>')
     size = f"0 0 {len(shown) * WIDTH} {HEIGHT + 48}"
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{STYLE}</style>{"".join(parts)}</svg>\n'
 

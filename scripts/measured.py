@@ -169,7 +169,7 @@ def tagging_table(root: Path) -> list[str]:
         return sum(row[key] for row in some) / len(some)
 
     noises = sorted({row["noise"] for row in rows})
-    heads = [f"{noise:.0%} of captions wrong: precision, recall, images left" for noise in noises]
+    heads = [f"{noise:.0%} wrong" for noise in noises]
     lines = [f"| threshold | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
     for threshold in sorted({row["threshold"] for row in rows}):
         cells = []
@@ -181,8 +181,8 @@ def tagging_table(root: Path) -> list[str]:
     return [
         *lines,
         "",
-        f"Means over {seeds} seeds of the tagger. It scored {pairs:,.0f} pairs and {images:,.1f} images a processor second: a million such "
-        f"images would take {1e6 / images / 3600:,.1f} processor hours ({run['processor']}, commit {run['environment']['commit']}).",
+        f"Precision, recall, and how many images are left; means over {seeds} seeds of the tagger. It scored {pairs:,.0f} pairs and "
+        f"{images:,.1f} images a processor second: a million such images would take {1e6 / images / 3600:,.1f} processor hours ({run['processor']}, commit {run['environment']['commit']}).",
     ]
 
 

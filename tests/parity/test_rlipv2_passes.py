@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.data.graphs.pairs import Pairs
+from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import label_encoder
@@ -96,13 +96,13 @@ def pixels(columns: int) -> Tensor:
     return real
 
 
-def given_pairs(*, full: bool) -> Pairs:
+def given_pairs(*, full: bool) -> RegionPairs:
     """Pairs among five regions, so that regions recur; `full` fills every slot of both images."""
     box = numbers("boxes", 2, 5, 4, reach=0.2) + 0.4
     label = torch.tensor([[0, 1, 2, 1, 4], [3, 3, 0, 2, 1]])
     subject, object_ = torch.tensor([0, 1, 2, 3, 0, 4, 2, 1]), torch.tensor([1, 0, 3, 2, 4, 1, 0, 3])
     valid = torch.arange(PAIRS) < torch.tensor([[PAIRS], [PAIRS]] if full else [[6], [3]])
-    return Pairs(box[:, subject], box[:, object_], label[:, subject], label[:, object_], valid)
+    return RegionPairs(box[:, subject], box[:, object_], label[:, subject], label[:, object_], valid)
 
 
 def answer(name: str) -> PairSet:

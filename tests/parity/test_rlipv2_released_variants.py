@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.data.graphs.pairs import Pairs
+from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.rlipv2.published import from_released, to_released
 from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
@@ -83,7 +83,7 @@ def test_every_head_equals_the_release(variant: str, parity: Any) -> None:
     maps = [torch.from_numpy(rng.standard_normal(size).astype(np.float32)) for size in sizes]
     text_TD = torch.from_numpy(rng.standard_normal((ENTITIES + RELATIONS, 768)).astype(np.float32))
     box_2BN4 = torch.from_numpy(rng.uniform(0.2, 0.8, (2, 1, PAIRS, 4)).astype(np.float32))
-    given = Pairs(*box_2BN4, *torch.tensor([[[0, 1, 2, 0]], [[1, 3, 0, 2]]]), torch.ones(1, PAIRS, dtype=torch.bool))
+    given = RegionPairs(*box_2BN4, *torch.tensor([[[0, 1, 2, 0]], [[1, 3, 0, 2]]]), torch.ones(1, PAIRS, dtype=torch.bool))
 
     settings = {
         "pairs": PAIRS,

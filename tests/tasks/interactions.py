@@ -1,15 +1,18 @@
-"""What tests of HICO-DET and V-COCO share: overlap and average precision in plain loops, pools of graphs, and graphs with mistakes."""
+"""What tests of HICO-DET and V-COCO share: overlap and average precision in plain loops, pools of graphs, a
+person on a horse, detectors that answer what they were given, and graphs with mistakes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from diptych.core.image import BytesImage
+from diptych.core.errors import DecodeError
+from diptych.core.image import BytesImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.core.scene_graph import Box, Relation, SceneGraph
+from diptych.core.scene_graph import Box, Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 
 
@@ -47,6 +50,30 @@ def pool_of(graphs: Sequence[SceneGraph]) -> Pool:
     """Images are named by their place, which is how a planted detector finds its answer."""
     samples = [Sample(f"u{n}", BytesImage(b"", str(n)), regions=g.regions, relations=g.relations) for n, g in enumerate(graphs)]
     return Pool.from_samples(samples, name="graphs")
+
+
+def riding(*confidences: float, shift: float = 0.0, at: float = 0.0) -> SceneGraph:
+    """A person on a horse, said once for each confidence; without one, as truth."""
+    regions = (Region((at, 0, at + 9 + shift, 9), "person"), Region((at, 0, at + 9, 19), "horse"))
+    return SceneGraph(regions, tuple(Relation(0, "ride", 1, c) for c in confidences or (1.0,)))
+
+
+@dataclass
+class Planted:
+    """A detector that answers what it was given, by image name; "broken" images cannot be decoded."""
+
+    graphs: Sequence[SceneGraph]
+    name: str = "planted"
+    asked: list[Any] = field(default_factory=list)
+
+    def detect(
+        self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any
+    ) -> list[SceneGraph]:
+        self.asked.append((tuple(objects), tuple(relations)))
+        for image in images:
+            if "broken" in image.name:
+                raise DecodeError("truncated", file=image.name)
+        return [self.graphs[int(image.name)] for image in images]
 
 
 def changed(graphs: Sequence[SceneGraph], share: float, *, seed: int, predicates: Sequence[str] = ()) -> list[SceneGraph]:

@@ -237,6 +237,11 @@ def test_decay_after_each_epoch_is_blips() -> None:
     assert expected[0] == 1e-6 == expected[-1]
 
 
+def test_a_warm_up_never_starts_above_the_rate() -> None:
+    spec = Optimiser(lr=1e-7, warmup=10, warmup_from=10.0)
+    assert [learning_rate(spec, step, 20) for step in range(10)] == [1e-7] * 10
+
+
 def test_warmup_below_one_is_a_share_of_the_run() -> None:
     share, steps = Optimiser(warmup=0.25), Optimiser(warmup=5)
     assert [learning_rate(share, s, 20) for s in range(20)] == [learning_rate(steps, s, 20) for s in range(20)]

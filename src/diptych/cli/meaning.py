@@ -33,6 +33,7 @@ EVERYWHERE = {
     "language": "language of the texts that are read",
     "max_tokens": "tokens of an answer at most",
     "mean": "of the three colours, from 0 to 1, taken away from every pixel",
+    "over": 'what a schedule goes over: the "run" with its warm-up, the "rest" behind it, or "both": the run, with warm-up as a factor',
     "progress": "a bar while steps are made, where somebody watches",
     "resize": 'how a picture becomes square: its middle ("crop"), squeezed ("squash"), or with a border ("pad")',
     "seed": "of everything that is drawn at random",
@@ -43,6 +44,8 @@ EVERYWHERE = {
     "ties": "how equal scores count: the mean over their orders, the worst place, the best place, or the order of rows",
     "train_split": "rows that are learned from",
     "val_split": "rows on which settings are chosen",
+    "warmup_from": "share of the learning rate at the first step; None starts near 0",
+    "warmup_lr": "learning rate at the first step; None starts near 0",
     "width": "numbers of the vector that a picture or a text becomes",
 }
 

@@ -37,12 +37,13 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
         {"params": parameters, "scale": scale, "weight_decay": spec.weight_decay if decays else 0.0}
         for (scale, decays), parameters in groups.items()
     ]
-    if spec.coupled_decay and spec.kind != "sgd":
-        raise ConfigError(f"coupled_decay goes with sgd, not with {spec.kind}")
+    if spec.coupled_decay and spec.kind not in ("sgd", "adamw"):
+        raise ConfigError(f"coupled_decay goes with sgd and adamw, not with {spec.kind}")
     if spec.schedule == "one_cycle" and spec.kind == "sgd":
         raise ConfigError("one_cycle moves betas and goes with adamw, lamb or adan, not with sgd")
     if spec.kind == "adamw":
-        return torch.optim.AdamW(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups))
+        adam = torch.optim.Adam if spec.coupled_decay else torch.optim.AdamW
+        return adam(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups))
     if spec.kind == "sgd":
         kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
         return kind(lists, lr=spec.lr, momentum=spec.betas[0])
@@ -84,10 +85,9 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
         return one_cycle(
             step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, spec.lr / 25, spec.lr, spec.lr / 25e4
         )
-    if step < warmup:
-        if spec.warmup_from is not None:
-            return spec.lr * (spec.warmup_from + (1 - spec.warmup_from) * step / warmup)
-        return spec.lr * (step + 1) / warmup
+    risen = _risen(spec, step, warmup) if step < warmup else 1.0
+    if step < warmup and spec.over != "both":
+        return spec.lr * risen
     if spec.schedule == "constant":
         return spec.lr
     if spec.schedule == "step":
@@ -95,9 +95,19 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
         return spec.lr / float(10 ** sum(step >= share * steps for share in drops))
     if spec.schedule == "decay":
         return spec.lr * max(spec.final_lr, spec.decay_rate ** int(step * spec.periods / steps + 1e-9))
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if spec.falls == "period":
+        step = round(int(step * spec.periods / steps + 1e-9) * steps / spec.periods)
+    passed = warmup if spec.over == "rest" else 0
+    progress = min(1.0, (step - passed) / max(1, steps - passed))
     share = 0.5 * (1 + math.cos(math.pi * progress)) if spec.schedule == "cosine" else (1 - progress) ** spec.power
-    return spec.lr * (spec.final_lr + (1 - spec.final_lr) * share)
+    return spec.lr * risen * (spec.final_lr + (1 - spec.final_lr) * share)
+
+
+def _risen(spec: Optimiser, step: int, warmup: int) -> float:
+    """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
+    if spec.warmup_from is None:
+        return (step + 1) / warmup
+    return min(1.0, spec.warmup_from + (1 - spec.warmup_from) * step / warmup)
 
 
 def first_beta(spec: Optimiser, step: int, steps: int) -> float:

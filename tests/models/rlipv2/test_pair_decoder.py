@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.data.graphs.pairs import Pairs
+from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder
 from diptych.models.detection.feature_pyramid import FeaturePyramid, Pyramid
@@ -241,7 +241,7 @@ def test_relations_start_from_the_fused_pair_or_from_its_slots_or_both() -> None
 
 def test_given_queries_hide_twins_and_padding_but_never_themselves() -> None:
     box = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2]])
-    given = Pairs(
+    given = RegionPairs(
         box[[0, 1, 0]][None],
         box[[1, 0, 0]][None],
         torch.tensor([[0, 1, 0]]),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
-from diptych.data.graphs.pairs import Pairs
+from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
 from diptych.models.towers.label_encoder import label_encoder
@@ -46,10 +46,10 @@ def objective(said: PairSet) -> Tensor:
     return sum((part.square().mean() + part.mean() for part in parts), torch.zeros(()))
 
 
-def given_pairs() -> Pairs:
+def given_pairs() -> RegionPairs:
     box = torch.rand(2, 4, 4) * 0.4 + 0.2
     label = torch.randint(0, 3, (2, 4))
-    return Pairs(box[:, :3], box[:, 1:], label[:, :3], label[:, 1:], torch.tensor([[True] * 3, [True, False, False]]))
+    return RegionPairs(box[:, :3], box[:, 1:], label[:, :3], label[:, 1:], torch.tensor([[True] * 3, [True, False, False]]))
 
 
 @pytest.mark.parametrize("fusion", ["alif", "late", "none"])
@@ -162,7 +162,7 @@ def test_given_pairs_are_related_whatever_stands_in_the_padding(changes: dict[st
     assert not silent
     model.eval()
     said = model(image, text, entities=4, given=given)
-    alone = Pairs(*(getattr(given, name)[1:, :1] for name in Pairs.__slots__))
+    alone = RegionPairs(*(getattr(given, name)[1:, :1] for name in RegionPairs.__slots__))
     torch.testing.assert_close(
         model(image[1:], text, entities=4, given=alone).relation_logit_BSQR,
         said.relation_logit_BSQR[1:, :, :1],

@@ -13,14 +13,14 @@ import transformers
 from safetensors.torch import save_file
 
 from diptych.api import load
-from diptych.core.contracts import Embedder, PairJudge, PairScorer
+from diptych.core.contracts import Embedder, Generator, PairJudge, PairScorer
 from diptych.core.errors import ConfigError, DataError, DiptychError
 from diptych.core.image import ArrayImage
 from diptych.data.media.whole_pictures import WholePictures
 from diptych.models.io.opened import require
 from diptych.models.vilt.released import from_released
 from diptych.models.vilt.vilt import Vilt
-from diptych.models.vilt.vilt_model import ViltModel
+from diptych.models.vilt.vilt_model import ViltAnswers, ViltModel
 
 AUTHORS = "dandelin/ViLT 762fd39"
 RELEASED = Path(__file__).parents[2] / "parity" / "ptp_vilt_released.npz"
@@ -155,6 +155,29 @@ def test_heads_for_retrieval_score_pairs(tmp_path: Path, parity: Any) -> None:
         require(model, Embedder, who="search")
     with pytest.raises(ConfigError, match="was not trained to guess words"):
         model.guess_words(pictures(), ["a ___"] * 2, candidates=["cup"])
+
+
+def test_weights_for_questions_answer_them(tmp_path: Path, parity: Any) -> None:
+    names = ["red", "blue", "two", "yes"]
+    theirs = made_folder(tmp_path / "hf", "ViltForQuestionAnswering", id2label=dict(enumerate(names)))
+    model = load(f"hf:{tmp_path / 'hf'}")
+    assert isinstance(model, Generator)
+    images, texts = asked(tmp_path / "hf")
+    image_BCHW, grid_B2 = model.preprocess([image.pixels_HWC for image in pictures()])
+    text_BL, mask_BL = texts["input_ids"], texts["attention_mask"].bool()
+    with torch.no_grad():
+        said = theirs(**images, **texts).logits
+        x_BSD = model.model.read(model.model.begun_texts(text_BL), mask_BL, model.model.begun_pictures(image_BCHW, grid_B2))
+        mine = model.model.answer(model.model.pooled(x_BSD))
+    parity("ptp", "logits of answers", "transformers' ViltForQuestionAnswering", [(mine, said)], tolerance=1e-5)
+    model.save(tmp_path / "ours")
+    for one in (model, load(tmp_path / "ours")):
+        assert one.generate(pictures(), TEXTS) == [names[place] for place in said.argmax(1).tolist()]
+    assert not isinstance(model, PairJudge)
+    with pytest.raises(ConfigError, match="was not trained to match"):
+        model.score_pairs(pictures(), TEXTS, query="image")
+    with pytest.raises(ConfigError, match="head of 4 answers and a list of 3"):
+        ViltAnswers(model.model, model.preprocess, model.tokenizer, 10, "it", answers=names[:3])
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:

@@ -246,6 +246,17 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert counts["tap"] == 38_740_832, "as the released backbone at 512 pixels"
     assert sum(p.numel() for p in model.guide.refiner.parameters()) == 3_948_800 + 1024, "the released decoder, and the gate"
+    freeze(model, recipe.optimiser())
+    groups = build_optimiser(model, recipe.optimiser()).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    spared = {name for name, p in model.named_parameters() if p.requires_grad and id(p) not in decayed}
+    norms = {
+        f"guide.refiner.layers.{n}.norm_{of}.{kind}"
+        for n in range(3)
+        for of in ("among", "read", "mlp")
+        for kind in ("weight", "bias")
+    }
+    assert spared == norms, "what paramwise_cfg spares: 'norm' in names, of which those of 'backbone' are taken first"
     paper = DenseCLIP.paper()
     assert (paper.lr, paper.weight_decay, paper.batch_size, paper.steps, paper.tau, paper.score_weight) == (
         1e-4,

@@ -21,19 +21,15 @@ from torch import Tensor
 from diptych.api import load
 from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError
-from diptych.curate.operators import pseudo_texts
-from diptych.curate.operators.pseudo_texts import CAPTION, COLUMN, PseudoTexts, attributes_of, conquer
+from diptych.curate.operators.pseudo_texts import conquer
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.text.person_texts import OPTIONAL, PLACES, REQUIRED, combine, templates
+from diptych.data.text.person_texts import combine
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.people.part_encoder import PartEncoder, PartReader
 from diptych.models.people.patch_regressor import PatchRegressor, RegressorBlock, sine_places
 from diptych.models.people.person_embedder import PersonEmbedder
 from diptych.models.people.unified_encoder import UnifiedPairs
-from diptych.models.towers.peak import PeakTower
-from diptych.models.towers.towers import image_tower, text_tower
-from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.ranking import semi_hard_ranking
 from diptych.recipes._shared.unified_batch import UnifiedBatch
@@ -98,71 +94,6 @@ def test_optional_attributes_need_certainty_and_required_ones_do_not(parity: Any
     assert not conquer(absent, {}, {"bag": optional["bag"]}, sure=0.5, scale=100.0), "the third phrase is that of no bag"
 
 
-def test_there_are_456_wordings_and_each_says_what_was_found() -> None:
-    assert len({*templates()}) == 456
-    assert len(REQUIRED) == 6
-    assert len(OPTIONAL) == 8
-    found = {name: phrases[0] for name, phrases in {**REQUIRED, **OPTIONAL}.items()} | {"age": "young"}
-    rng = np.random.default_rng(0)
-    said = [combine(found, number, rng, exchanged=0.0) for number in range(456)]
-    assert len({*said}) == 456
-    for text in said:
-        assert all(found[name] in text for name in PLACES if name not in ("age", "gender"))
-        assert "young man" in text
-    other = {combine(found, 0, rng, exchanged=1.0) for _ in range(40)}
-    assert len(other) > 10
-    assert any("guy" in text or "gentleman" in text for text in other)
-    few = combine({"gender": "woman", "upper": "wearing a red coat"}, 3, rng, exchanged=0.0)
-    assert "bag" not in few
-    assert "  " not in few
-    with pytest.raises(ConfigError, match="templates were asked for"):
-        templates(5000)
-
-
-class Seeing:
-    """Sees the upper clothes and the gender of rendered persons, and no optional thing."""
-
-    name = fingerprint = "seeing"
-
-    def __init__(self, pool: Pool) -> None:
-        self.of = {s.image.name: s.extras["attributes"] for s in pool if s.image is not None}
-
-    def embed_images(self, images: Any, **_: Any) -> Any:
-        return np.stack([self._vector(f"{self.of[i.name][0]} {self.of[i.name][2]}") for i in images])
-
-    def embed_texts(self, texts: Any, **_: Any) -> Any:
-        return np.stack([self._vector(text.replace("A photo of a ", "").replace("person wearing a ", "x ")) for text in texts])
-
-    def _vector(self, text: str) -> Any:
-        made = np.full(300, 1e-3, np.float32)
-        for word in text.split():
-            made[sum(map(ord, word)) % 300] += 1
-        return made / np.linalg.norm(made)
-
-
-def test_the_curation_step_writes_what_a_model_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pedestrians(24, occluded=0.0, captioned=False).to_pool()
-    monkeypatch.setattr(pseudo_texts, "open_embedder", lambda _: Seeing(pool))
-    found = PseudoTexts(model="seeing", skip=("vehicle",))(pool)
-    assert found.kept == tuple(sorted(pool.uids))
-    plain = PseudoTexts(model="seeing", skip=("vehicle",), exchanged=0.0)(pool).columns
-    for uid, template in plain["template"].items():
-        number = int(template.removeprefix("persons/"))
-        assert plain[CAPTION][uid] == combine(attributes_of(plain[COLUMN][uid]), number, np.random.default_rng(0), exchanged=0.0)
-    right = 0
-    for sample in pool:
-        attributes = attributes_of(found.columns[COLUMN][sample.uid])
-        assert {*REQUIRED} <= {*attributes}
-        right += sample.extras["attributes"][2] in attributes["upper"]
-        assert attributes["gender"] == sample.extras["attributes"][0]
-    assert right >= 22
-    assert len({*found.columns[CAPTION].values()}) > 20, "another wording each"
-    again = PseudoTexts(model="seeing", skip=("vehicle",))(pool.select(list(range(24))[::-1]))
-    assert again.columns == found.columns
-    with pytest.raises(Exception, match="attribute"):
-        PseudoTexts(skip=("mood",))
-
-
 def test_a_sentence_is_drawn_anew_each_epoch() -> None:
     column = [
         "gender: man",
@@ -190,41 +121,6 @@ def test_a_sentence_is_drawn_anew_each_epoch() -> None:
 
 
 # ---------------------------------------------------------------- towers and guesses
-
-
-def test_the_maximum_is_over_projected_tokens_and_never_over_padding() -> None:
-    torch.manual_seed(0)
-    inner = text_tower("text_micro", vocab_size=30, length=6)
-    tower = PeakTower(inner, 5)
-    ids, mask = torch.randint(30, (2, 6)), torch.tensor([[1, 1, 1, 0, 0, 0], [1] * 6]).bool()
-    tokens = inner(ids, mask).tokens_BPD
-    wanted = torch.stack([tower.project(tokens[0, :3]).amax(0), tower.project(tokens[1]).amax(0)])
-    torch.testing.assert_close(tower(ids, mask).pooled_BD, wanted)
-    released = PeakTower(inner, 5, read_padding=True)
-    released.project = tower.project
-    torch.testing.assert_close(released(ids, mask).pooled_BD, tower.project(tokens).amax(1))
-    seen = image_tower("peak_image", inner={"name": "vit_micro", "image_size": 32, "image_height": 64}, out=5)
-    assert isinstance(seen, PeakTower)
-    said = seen.inner(torch.randn(2, 3, 64, 32))
-    assert said.tokens_BPD.shape[1] == 8
-    both = torch.cat([said.pooled_BD[:, None], said.tokens_BPD], 1)
-    torch.testing.assert_close(seen.pooled(said), seen.project(both).amax(1))
-
-
-def test_a_tall_transformer_reads_rows_of_its_own_patches() -> None:
-    torch.manual_seed(0)
-    tower = VisionTransformer(image_size=32, image_height=48, patch=16, width=8, layers=1, heads=2).eval()
-    assert tower.grid == (3, 2)
-    image = torch.randn(1, 3, 48, 32)
-    by_convolution = tower.patches(image).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(tower._embedded(image), by_convolution)
-    kept = torch.tensor([[0, 3, 4]])
-    other = image.clone()
-    other[:, :, 16:32, :16] = 9.0  # patch 2 is not read
-    torch.testing.assert_close(tower.states(image, kept), tower.states(other, kept))
-    torch.testing.assert_close(tower.states(image, torch.arange(6)[None]), tower.states(image))
-    with pytest.raises(ConfigError, match="images of 40 pixels"):
-        VisionTransformer(image_size=32, image_height=40, patch=16)
 
 
 def test_the_regressor_is_the_released_one(parity: Any) -> None:
@@ -258,13 +154,6 @@ def test_the_regressor_is_the_released_one(parity: Any) -> None:
         released,
         tolerance=1e-6,
     )
-
-
-def test_places_are_those_of_the_patches() -> None:
-    rows = sine_places((4, 2), 8)
-    torch.testing.assert_close(rows[0::2, 4:], sine_places((4, 1), 8)[:, 4:])  # rows go down the first column
-    torch.testing.assert_close(rows[:2, :4], sine_places((1, 2), 8)[:, :4])
-    assert not torch.allclose(rows, sine_places((4, 2), 8, "released")), "the released table numbers down the columns"
 
 
 def test_hidden_patches_are_guessed_from_visible_ones_alone() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interactions import changed, naive_ap, naive_iou, pool_of
+from interactions import Planted, changed, naive_ap, naive_iou, pool_of
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.image import BytesImage, ImageSource
+from diptych.core.image import BytesImage
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Box, Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
@@ -369,20 +369,6 @@ def test_point_is_left_out_of_the_24_and_nms_removes_doubles() -> None:
 # ---------------------------------------------------------------- whole evaluations
 
 
-@dataclass
-class Planted:
-    """A detector that answers what it was given, by image name."""
-
-    graphs: Sequence[SceneGraph]
-    name: str = "planted"
-
-    def detect(
-        self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any
-    ) -> list[SceneGraph]:
-        assert (len(objects), len(relations)) == (81, 29)
-        return [self.graphs[int(image.name)] for image in images]
-
-
 def many(count: int, seed: int) -> list[SceneGraph]:
     rng, names = np.random.default_rng(seed), vocabulary("v-coco").predicates
     graphs = []
@@ -403,6 +389,7 @@ def test_planted_detectors_come_out_in_order(tmp_path: Any) -> None:
     data = pool_of(truth)
     detectors = [Planted(changed(truth, share, seed=4, predicates=NAMES)) for share in (0.0, 0.3, 1.0)]
     results = [evaluate(find("v-coco"), detector, data, out=tmp_path) for detector in detectors]
+    assert {(len(objects), len(relations)) for each in detectors for objects, relations in each.asked} == {(81, 29)}
     first = [result.value for result in results]
     assert first[0] == 1.0
     assert first[0] > first[1] > first[2]

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.pairs import clean_rows, drawn, retrieved
 from diptych.claims.cells.probed import Pixels
@@ -82,7 +84,7 @@ def ordered(model: Any, test: Pool, scorer: str) -> float:
     """That scorer's accuracy where the words of a text stand in other orders."""
     texts = (replace(test[row], regions=(), relations=(), extras={}) for row in range(len(test)))
     records = ARO().predict(model, Pool.from_samples(texts, name=f"{test.name}, texts")).to_pylist()
-    return float(sum(row[scorer] for row in records) / len(records))
+    return float(np.mean([row[scorer] for row in records]))
 
 
 def told(pool: Pool) -> Pool:

@@ -27,7 +27,7 @@ from diptych.core.errors import DataError
 from diptych.core.rows import Rows
 from diptych.core.scene_graph import Box
 from diptych.data.graphs.label_lists import LabelLists, ListSampler
-from diptych.data.graphs.pairs import Pairs, PairTargets
+from diptych.data.graphs.pairs import PairTargets, RegionPairs
 from diptych.data.graphs.region_noise import RegionNoise
 from diptych.data.graphs.transforms import Picture, Views
 from diptych.data.load.batch import TensorBatch, pixels
@@ -90,12 +90,12 @@ class GraphBatch(TensorBatch):
             has_object_BG=has_object_BG,
         )
 
-    def given_pairs(self) -> Pairs:
+    def given_pairs(self) -> RegionPairs:
         """The pairs as a model of given regions is asked about them."""
         box_BK4 = self.box_BK4 if self.given_box_BK4 is None else self.given_box_BK4
         label_BK = self.label_BK if self.given_label_BK is None else self.given_label_BK
         subject_BG, object_BG = self.pair_BG2.unbind(-1)
-        return Pairs(
+        return RegionPairs(
             subject_box_BG4=_rows(box_BK4, subject_BG),
             object_box_BG4=_rows(box_BK4, object_BG),
             subject_label_BG=_rows(label_BK, subject_BG),

@@ -17,7 +17,7 @@ from diptych.core.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class RegionPairs:
     """Pairs of known regions, which a model may be asked about.
 
     valid_BG           False on padding
@@ -37,13 +37,13 @@ class Pairs:
         for name in ("subject_label_BG", "object_label_BG"):
             _check(self, name, lead, axes=2)
 
-    def to(self, device: torch.device) -> Pairs:
+    def to(self, device: torch.device) -> RegionPairs:
         """The same pairs on another device."""
-        return Pairs(*(getattr(self, field.name).to(device) for field in fields(Pairs)))
+        return RegionPairs(*(getattr(self, field.name).to(device) for field in fields(RegionPairs)))
 
 
 @dataclass(frozen=True, slots=True)
-class PairTargets(Pairs):
+class PairTargets(RegionPairs):
     """The true pairs of each image; one row for all relations between the same two regions.
 
     relation_BGR       0 or 1, several a pair
@@ -55,7 +55,7 @@ class PairTargets(Pairs):
     has_object_BG: Rows[Tensor] | None = None
 
     def __post_init__(self) -> None:
-        Pairs.__post_init__(self)
+        RegionPairs.__post_init__(self)
         lead = tuple(self.valid_BG.shape)
         _check(self, "relation_BGR", (*lead, *self.relation_BGR.shape[-1:]), axes=3)
         if self.has_object_BG is not None:

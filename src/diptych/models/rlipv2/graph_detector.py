@@ -22,7 +22,7 @@ from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.triplet_rule import FoundGraph, TripletRule
 from diptych.data.graphs.label_lists import LabelLists
-from diptych.data.graphs.pairs import Pairs
+from diptych.data.graphs.pairs import RegionPairs
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Pixels
 from diptych.models.detection.backbone import detection_backbone
@@ -185,7 +185,7 @@ class GraphDetector:
         most = min(PAIRS, self.model.relation_decoder.slots or PAIRS)
         for part in parts(list(permutations(range(len(regions)), 2)), most):
             subject_N, object_N = torch.tensor(part).unbind(1)
-            given = Pairs(
+            given = RegionPairs(
                 centre_R4[subject_N][None],
                 centre_R4[object_N][None],
                 label_R[subject_N][None],
@@ -202,7 +202,7 @@ class GraphDetector:
         edges.sort(key=lambda edge: -edge.confidence)
         return SceneGraph(tuple(regions), tuple(edges[: top or None]))
 
-    def _predicted(self, images: Sequence[Pixels], lists: LabelLists, given: Pairs | None = None) -> PairSet:
+    def _predicted(self, images: Sequence[Pixels], lists: LabelLists, given: RegionPairs | None = None) -> PairSet:
         image_BCHW, pixel_BHW = self.images(images)
         with self._ready() as device:
             ids, mask = self.texts(lists.texts)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diptych.data.graphs.pairs import Pairs
+from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.box_reference import EDGE
 
 HideTwins = Literal["always", "training", "never"]
@@ -93,7 +93,7 @@ class GivenQueries(nn.Module):
             self.box = nn.Linear(4, width)
             self.subject_point, self.object_point = nn.Linear(width, 2), nn.Linear(width, 2)
 
-    def forward(self, given: Pairs, text_BTD: Tensor) -> PairQueries:
+    def forward(self, given: RegionPairs, text_BTD: Tensor) -> PairQueries:
         """`text_BTD` are the entity texts as the decoder sees them."""
         box_BQ4 = torch.cat((given.subject_box_BG4, given.object_box_BG4), 1)
         label_BQ = torch.cat((given.subject_label_BG, given.object_label_BG), 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.data.graphs.pairs import PairPredictions, Pairs
+from diptych.data.graphs.pairs import PairPredictions, RegionPairs
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_attention import DeformableAttention
@@ -205,7 +205,7 @@ class RelationDetector(nn.Module):
         *,
         entities: int,
         pixel_BHW: Tensor | None = None,
-        given: Pairs | None = None,
+        given: RegionPairs | None = None,
     ) -> PairSet:
         """label_TL   token ids (or what the label encoder takes) of C entity texts, "no objects" the last of them, then of the
                    relation texts; one list for the whole batch, encoded once
@@ -224,7 +224,7 @@ class RelationDetector(nn.Module):
         *,
         entities: int,
         pixel_BHW: Tensor | None = None,
-        given: Pairs | None = None,
+        given: RegionPairs | None = None,
     ) -> PairSet:
         """The same for labels that are encoded already (`self.labels`): encode a list once for many batches."""
         self._check(image_BCHW, text_TD, entities, given)
@@ -268,7 +268,7 @@ class RelationDetector(nn.Module):
         relation_BQD: Tensor,
         text_BTD: Tensor,
         entities: int,
-        given: Pairs | None,
+        given: RegionPairs | None,
         hidden: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """entity_BSED, relation_BSQD and text_BSTD after each layer of late fusion, from the decoders' last contents."""
@@ -280,7 +280,7 @@ class RelationDetector(nn.Module):
         relation_BSQD, name_BSRD = self.late_relations(relation_BQD, text_BTD[:, entities:], valid_BN, hidden[1])
         return entity_BSED, relation_BSQD, torch.cat((name_BSCD, name_BSRD), 2)
 
-    def _check(self, image_BCHW: Tensor, text_TD: Tensor, entities: int, given: Pairs | None) -> None:
+    def _check(self, image_BCHW: Tensor, text_TD: Tensor, entities: int, given: RegionPairs | None) -> None:
         least = self.backbone.strides[-1]
         if image_BCHW.ndim != 4 or image_BCHW.shape[1] != 3 or min(image_BCHW.shape[2:]) < least:
             raise ShapeError(f"images must be [B, 3, H, W] with sides of {least} pixels or more, got {list(image_BCHW.shape)}")

@@ -17,7 +17,7 @@ from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.vilt.released import from_released
 from diptych.models.vilt.vilt import Vilt
-from diptych.models.vilt.vilt_model import ViltModel
+from diptych.models.vilt.vilt_model import ViltAnswers, ViltModel
 
 PREFIX = "hf:"
 FILTERS: dict[int, Literal["bicubic", "bilinear", "lanczos"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -41,7 +41,9 @@ def open_vilt(address: str, *, download: bool = False) -> ViltModel | None:
     for name, wanted in (("hidden_act", "gelu"), ("num_channels", 3), ("qkv_bias", True), ("attention_probs_dropout_prob", 0.0)):
         if config[name] != wanted:
             raise ConfigError(f"{address}: {name} is {config[name]!r} (expected {wanted!r})")
-    tensors, left = from_released(read_tensors(weights_file(str(folder))))
+    asked = "ViltForQuestionAnswering" in (config.get("architectures") or ())
+    tensors, left = from_released(read_tensors(weights_file(str(folder))), answers=asked)
+    answers = [config["id2label"][number] for number in sorted(config["id2label"])] if asked else []
     if "head.0.weight" in tensors and "head.3.weight" not in tensors:
         tensors["head.3.weight"] = tensors["words.weight"]  # transformers writes what it ties once
     tokenizer = from_transformers(folder)
@@ -61,6 +63,7 @@ def open_vilt(address: str, *, download: bool = False) -> ViltModel | None:
         kinds=config["modality_type_vocab_size"],
         mask_id=tokenizer.inner.token_to_id("[MASK]"),
         heads_of=[name for name, mark in (("words", "head.3.weight"), ("fits", "fits.weight"), ("rank", "rank.weight")) if mark in tensors],
+        answers=len(answers),
     )  # fmt: skip
     if tokenizer.vocab_size > model.vocab_size:
         raise ConfigError(
@@ -68,7 +71,10 @@ def open_vilt(address: str, *, download: bool = False) -> ViltModel | None:
             "(expected the tokenizer that belongs to the weights)"
         )
     _fill(model, tensors, folder)
-    return ViltModel(model.eval(), pictures(folder, model.patch), tokenizer, model.length, address, left=left)
+    images = pictures(folder, model.patch)
+    if answers:
+        return ViltAnswers(model.eval(), images, tokenizer, model.length, address, left=left, answers=answers)
+    return ViltModel(model.eval(), images, tokenizer, model.length, address, left=left)
 
 
 def _fill(model: Vilt, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -24,6 +24,7 @@ _SHARED: Rules = (
     (r"mlm_score\.bias", r"head.3.bias"),
     (r"itm_score\.fc\.(\w+)", r"fits.\1"),
     (r"rank_output\.(\w+)", r"rank.\1"),
+    (r"vqa_classifier\.(\d)\.(\w+)", r"answer.\1.\2"),
 )
 _TABLES: Rules = (
     (r"text_embeddings\.word_embeddings\.weight", "words.weight"),
@@ -67,13 +68,17 @@ def is_released(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(marks) for name in tensors)
 
 
-def from_released(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under the names of a `Vilt`, and the names of those that it has no place for: heads of other tasks."""
+def from_released(tensors: Mapping[str, Tensor], *, answers: bool = False) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors under the names of a `Vilt`, and the names of those that it has no place for: heads of other tasks.
+
+    answers  transformers' `classifier` is that of questions, and not one of two pictures, which has the same name
+    """
     authors = any(name.startswith("transformer.") for name in tensors)
     out: dict[str, Tensor] = {}
     left: list[str] = []
     for name, tensor in tensors.items():
         plain = name.removeprefix("vilt.")
+        plain = f"vqa_{plain}" if answers and plain.startswith("classifier.") else plain
         if plain.endswith("position_ids"):
             continue
         ours = _renamed(plain, _AUTHORS if authors else _TRANSFORMERS)

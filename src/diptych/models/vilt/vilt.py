@@ -42,6 +42,7 @@ class Vilt(nn.Module):
 
     mask_id   the vocabulary's own token for hidden words; None: a learned vector stands in
     heads_of  which heads it has
+    answers   classes of a head for questions; 0: none
     eps       of the norms of the blocks: 1e-6 as released, 1e-12 in folders of transformers; text_eps of those of BERT's parts
     spread    deviation of fresh weights
     """
@@ -64,6 +65,7 @@ class Vilt(nn.Module):
         kinds: int = 2,
         mask_id: int | None = None,
         heads_of: Sequence[str] = ("words", "fits"),
+        answers: int = 0,
         spread: float = 0.02,
     ) -> None:
         super().__init__()
@@ -77,6 +79,7 @@ class Vilt(nn.Module):
             "vocab_size": vocab_size, "image_size": image_size, "patch": patch, "length": length, "width": width, "layers": layers,
             "heads": heads, "mlp_ratio": mlp_ratio, "dropout": dropout, "eps": eps, "text_eps": text_eps, "types": types,
             "kinds": kinds, "mask_id": mask_id, "heads_of": list(heads_of),
+            "answers": answers,
         }  # fmt: skip
         self.vocab_size, self.length, self.width, self.patch, self.dropout = vocab_size, length, width, patch, dropout
         self.mask_id, self.side = mask_id, image_size // patch
@@ -96,10 +99,14 @@ class Vilt(nn.Module):
         self.mask_D = nn.Parameter(torch.empty(width)) if "words" in heads_of and mask_id is None else None
         self.head: nn.Sequential | None = None
         if "words" in heads_of:
-            inner = (nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=text_eps))
-            self.head = nn.Sequential(*inner, nn.Linear(width, vocab_size))
+            guess = (nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=text_eps))
+            self.head = nn.Sequential(*guess, nn.Linear(width, vocab_size))
         self.fits = nn.Linear(width, 2) if "fits" in heads_of else None
         self.rank = nn.Linear(width, 1) if "rank" in heads_of else None
+        self.answer: nn.Sequential | None = None
+        if answers:
+            inner = (nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU())
+            self.answer = nn.Sequential(*inner, nn.Linear(2 * width, answers))
         self._fresh_(spread)
 
     def _fresh_(self, spread: float) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
+from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.whole_pictures import WholePictures
 from diptych.data.text.tokenize import Tokenizer
@@ -64,7 +65,7 @@ class ViltModel:
         self.name, self.left, self.card = name, tuple(left), dict(card or {})
         self.by: By = by or ("odds" if model.rank is None else "rank")
         self.truncated = 0
-        if self.by == "odds":
+        if self.by == "odds" and model.fits is not None:
             self.fits_above = 0.0
 
     @cached_property
@@ -163,6 +164,7 @@ class ViltModel:
             "kind": self.kind,
             "name": self.name,
             "vilt": self.model.spec,
+            **self.settings(),
             "by": self.by,
             "preprocess": self.preprocess.to_json(),
             "text_length": self.text_length,
@@ -178,9 +180,46 @@ class ViltModel:
             model = Vilt(**config["vilt"])
         load_weights(model, folder)
         preprocess, tokenizer = WholePictures.from_json(config["preprocess"]), Tokenizer.load(folder)
-        return cls(
-            model.eval(), preprocess, tokenizer, config["text_length"], config["name"], by=config["by"], card=config.get("card")
-        )
+        options: dict[str, Any] = {"by": config["by"], "card": config.get("card")}
+        if answers := config.get("answers"):
+            options["answers"] = answers
+        kind: Any = ViltAnswers if answers else cls
+        made: Self = kind(model.eval(), preprocess, tokenizer, config["text_length"], config["name"], **options)
+        return made
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json holds beside all the above."""
+        return {}
+
+
+class ViltAnswers(ViltModel):
+    """A ViLT that was fine-tuned for questions, as `Generator`: the likeliest of a fixed list of answers."""
+
+    def __init__(self, *args: Any, answers: Sequence[str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.answers = tuple(answers)
+        if self.model.answer is None or self.model.spec["answers"] != len(self.answers):
+            raise ConfigError(
+                f"'{self.name}' has a head of {self.model.spec['answers']} answers and a list of {len(self.answers)}"
+            )
+
+    @one_or_many
+    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+        """An answer for each picture and question. It writes nothing, so that `max_tokens` cuts nothing."""
+        if len(prompts) != len(images):
+            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        asked = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
+        found = []
+        with self._ready() as device:
+            for image, question in zip(images, asked, strict=True):
+                word_1LD, mask_1L = self._begun([question], device)
+                pooled_1D = self.model.pooled(self.model.read(word_1LD, mask_1L, self._seen(image, device)))
+                assert self.model.answer is not None
+                found.append(self.answers[int(self.model.answer(pooled_1D).argmax())])
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        return {"answers": list(self.answers)}
 
 
 GAP = "___"

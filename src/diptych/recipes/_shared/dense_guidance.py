@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from diptych.core.contracts import Rule
 from diptych.models.denseclip.built import DenseSettings
@@ -26,6 +27,7 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     drop_path    stochastic depth in a vision transformer
     class_twice  a vision transformer's class token is added twice, as released
     backbone_rate  the image side's learning rate as a share of `lr`
+    decay        weight decay is on all but what is called a norm outside of the image side, as "released", or on "matrices" alone
     """
 
     classes: tuple[str, ...] = ()
@@ -41,6 +43,8 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     drop_path: float = 0.0
     class_twice: bool = False
     backbone_rate: float = 0.1
+    decay: Literal["released", "matrices"] = "released"
+    warmup_from: float | None = None
     named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
     def settings(self, encoder: DualEncoder) -> DenseSettings:
@@ -68,4 +72,6 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     @property
     def rules(self) -> tuple[Rule, ...]:
         """The text side is out of the optimiser; the image side has a rate of its own."""
-        return Rule(r"^guide\.(text_tower|projection)\.", lr_scale=0.0), Rule(r"^tap\.", lr_scale=self.backbone_rate)
+        rest = True if self.decay == "released" else None
+        rules = Rule(r"^guide\.(text_tower|projection)\.", lr_scale=0.0), Rule(r"^tap\.", lr_scale=self.backbone_rate, decay=rest)
+        return (*rules, Rule("norm", decay=False), Rule("", decay=True)) if rest else rules

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diptych.core.contracts import Draw, Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError, DataError
@@ -46,6 +46,7 @@ class DetailedRecipe(BridgeRecipe):
     clean        short captions in lower case, without marks, of 50 words at most, as BLIP cleans them
     second_share, second_batch_size, second_lr, second_warmup, second_final   of the second stage: its share of the steps, samples a
                  step, rate, warm-up, and share of the rate at the end; `final_lr` is that of the first
+    second_warmup_lr   `warmup_lr` of the second stage
     group        patches side by side that become one token, where there are no queries
     """
 
@@ -70,6 +71,9 @@ class DetailedRecipe(BridgeRecipe):
     second_lr: float = 3e-5
     second_warmup: float = 200.0
     second_final: float = 1 / 3
+    warmup_lr: float | None = 1e-6
+    second_warmup_lr: float | None = 1e-6
+    over: Literal["rest", "run"] = "run"
 
     image_tower: str = "eva_g14"
     template: str = ""
@@ -150,7 +154,9 @@ class DetailedRecipe(BridgeRecipe):
         return bridge
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, final_lr=self.final_lr)
+        start = None if self.warmup_lr is None else self.warmup_lr / self.lr
+        chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, final_lr=self.final_lr)
+        return replace(chosen, warmup_from=start, over=self.over)
 
     def stages(self) -> Sequence[Stage]:
         if self.second or not self.second_share:
@@ -161,6 +167,7 @@ class DetailedRecipe(BridgeRecipe):
             batch_size=self.second_batch_size,
             lr=self.second_lr,
             warmup=self.second_warmup,
+            warmup_lr=self.second_warmup_lr,
             final_lr=self.second_final,
         )
         return (
@@ -193,6 +200,9 @@ class DetailedRecipe(BridgeRecipe):
             "batch_size": 64,
             "steps": 800,
             "lr": 5e-4,
+            "warmup_lr": None,
+            "second_warmup_lr": None,
+            "over": "rest",
             "warmup": 30.0,
             "final_lr": 0.0,
             "second_share": 0.25,

@@ -48,8 +48,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     kilobytes (prompts.safetensors) for the model that was adapted: `diptych classify MODEL IMAGE --prompts FILE`.
 
     Without augmentation the image vectors are computed once and kept. The release draws crops and mirror images (`crop`, `flip`), which the
-    preset `paper` does. We depart in two things: its rate falls after each epoch, ours at each step; and its loader leaves out what does
-    not fill a batch, ours leaves out nothing.
+    preset `paper` does. We depart in one thing: its loader leaves out what does not fill a batch, ours leaves out nothing.
 
     label       column with the class; "label" falls back to the text of origin "label"
     shots       images a class; 0 takes all. draw: which of the draws, from 1. Classes with fewer images give all they have
@@ -64,6 +63,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     conditioned CoCoOp: a small network shifts the context by each image; costs a text pass for every image and class
     crop, flip  augmentation: share of the area, mirror images
     passes      over the shots; 0: as published, 50 for one shot a class to 200 for eight or more. `steps` overrules them
+    falls       the rate, by a cosine: after each "period", which is a pass, as published, or at each "step"
     """
 
     slug = "coop"
@@ -86,6 +86,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     crop: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
     passes: int = 0
+    falls: Literal["period", "step"] = "period"
 
     batch_size: int = 32
     lr: float = 2e-3
@@ -94,6 +95,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
 
     classes: tuple[str, ...] = field(default=(), metadata={"prepared": True})
     chosen: tuple[str, ...] = field(default=(), metadata={"prepared": True})
+    low: bool = field(default=False, metadata={"prepared": True})
     data_fingerprint: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
@@ -190,7 +192,13 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
         return {"right": (features.logit_NK.argmax(1) == batch.label_B).float().mean()}
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), kind="sgd", betas=(0.9, 0.999), coupled_decay=True, rules=())
+        chosen = replace(super().optimiser(), kind="sgd", betas=(0.9, 0.999), coupled_decay=True, rules=())
+        if self.falls == "step" or not self.chosen:
+            return chosen
+        if self.low:
+            return replace(chosen, schedule="constant")
+        share = self.pass_share
+        return replace(chosen, falls="period", periods=1 / share, part=(0.0, 1.0 if share >= 0.5 else 1 - share))
 
     def stored(self, name: str) -> bool:
         """The model that is adapted is opened again and not kept in checkpoints."""
@@ -201,11 +209,16 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
         if not self.chosen:
             return ()
         main = Stage("shots", self, keep=self.is_chosen, keep_optimiser=True)
-        share = math.ceil(len(self.chosen) / self.batch_size) / self.steps
+        share = self.pass_share
         if share >= 0.5:
             return (main,)
-        low = replace(self, lr=min(WARMUP_RATE, self.lr))
+        low = replace(self, lr=min(WARMUP_RATE, self.lr), low=True)
         return (Stage("warm-up", low, share, keep=self.is_chosen), replace(main, share=1 - share))
+
+    @property
+    def pass_share(self) -> float:
+        """One pass over the shots as a share of the run."""
+        return math.ceil(len(self.chosen) / self.batch_size) / self.steps
 
     def is_chosen(self, sample: Sample) -> bool:
         """Whether a sample is one of the shots."""
@@ -230,6 +243,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
             context=4,
             shots=16,
             passes=40,
+            falls="step",
             lr=2e-3,
         )
 

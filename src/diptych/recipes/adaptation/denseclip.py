@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -44,9 +44,8 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     own, divided by `tau`, with weight `score_weight`. `denseclip_boxes` is its detector.
 
     In the released code the "frozen" text side moves, since its rate of 0 is raised to the floor of the schedule; here it is out of the
-    optimiser and gets no gradient. We depart in three things: all norms and biases are spared weight decay, not only norms of the decoder;
-    the floor of the schedule is a share of each rate and not one number for all; a loss is the mean over labelled pixels, where
-    `count_ignored` has the release's.
+    optimiser and gets no gradient. We depart in two things: the floor of the schedule is a share of each rate and not one number for all; a
+    loss is the mean over labelled pixels, where `count_ignored` has the release's.
 
     background   the class of pixels of no region; "" ignores them. reduce_zero: of label maps, 0 is ignored and 1 is the first class
     tau, score_weight  temperature and weight of the score map's own loss
@@ -76,6 +75,8 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     steps: int = 80_000
     lr: float = 1e-4
     warmup: float = 1500.0
+    warmup_from: float | None = 1e-6
+    over: Literal["rest", "both"] = "both"
     weight_decay: float = 1e-4
 
     @property
@@ -147,7 +148,7 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", final_lr=0.01)
-        return replace(chosen, power=self.power, rules=self.rules)
+        return replace(chosen, power=self.power, warmup_from=self.warmup_from, over=self.over, rules=self.rules)
 
     def deploy(self, model: DenseSegmenter) -> SegmentingModel:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -181,6 +182,9 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
             steps=300,
             lr=1e-3,
             warmup=20.0,
+            warmup_from=None,
+            decay="matrices",
+            over="rest",
             backbone_rate=1.0,
         )
 

@@ -36,8 +36,7 @@ class DenseCLIPBoxes(GuidedRecipe[DenseDetector, GraphBatch, Detected]):
     detector without language (`language` "none").
 
     Losses are mmdetection's, with which it was trained: sums over the batch's boxes (`anchor_losses`). We depart in these: the text side
-    is really frozen; all norms and biases are spared weight decay; warm-up rises from 0 and not from a thousandth; a picture without a
-    box has a score loss of 0. Its Mask R-CNN is not here.
+    is really frozen; a picture without a box has a score loss of 0. Its Mask R-CNN is not here.
 
     outside      a region of another name: refuse, or drop it
     tau, score_weight  temperature of the scores and weight of their own loss
@@ -68,6 +67,7 @@ class DenseCLIPBoxes(GuidedRecipe[DenseDetector, GraphBatch, Detected]):
     epochs: float = 12.0
     lr: float = 1e-4
     warmup: float = 500.0
+    warmup_from: float | None = 0.001
     weight_decay: float = 1e-4
     clip_norm: float = 0.1
     lr_drops: tuple[float, ...] = (8 / 12, 11 / 12)
@@ -158,7 +158,7 @@ class DenseCLIPBoxes(GuidedRecipe[DenseDetector, GraphBatch, Detected]):
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step")
-        return replace(chosen, drop_at=self.lr_drops, rules=self.rules)
+        return replace(chosen, drop_at=self.lr_drops, warmup_from=self.warmup_from, rules=self.rules)
 
     def deploy(self, model: DenseDetector) -> DetectingModel:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -190,6 +190,8 @@ class DenseCLIPBoxes(GuidedRecipe[DenseDetector, GraphBatch, Detected]):
             steps=600,
             lr=1e-3,
             warmup=50.0,
+            warmup_from=None,
+            decay="matrices",
             clip_norm=1.0,
             lr_drops=(0.8,),
             backbone_rate=1.0,

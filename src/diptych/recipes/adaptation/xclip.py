@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -89,6 +89,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     epochs: float = 30.0
     lr: float = 8e-6
     warmup: float = 1 / 6
+    warmup_from: float | None = 0.0
+    over: Literal["rest", "run"] = "run"
     weight_decay: float = 1e-3
 
     named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
@@ -190,7 +192,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
             Rule(new, lr_scale=self.new_rate),
             Rule(r"position", decay=False),
         )
-        return replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, final_lr=0.01, rules=rules)
+        chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, final_lr=0.01, rules=rules)
+        return replace(chosen, warmup_from=self.warmup_from, over=self.over)
 
     def deploy(self, model: VideoEncoder) -> VideoEmbedder:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -221,6 +224,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
             steps=1200,
             lr=5e-4,
             warmup=50.0,
+            warmup_from=None,
+            over="rest",
         )
 
     @classmethod

@@ -18,8 +18,7 @@ class ArtGPT4(DetailedRecipe):
     it in every second, and the linear map. So the language model may forget: watch what it makes of texts alone (`BridgeWriter.text_nll`).
 
     In the released code adapters begin as fresh linear layers, which changes the language model before the first step; here they begin as
-    nothing (`zero_start`). Its first stage has a rate of 1e-7 that rises to 8e-7 (`final_lr` 8), which we keep; our warm-up begins at a
-    share of the rate, not at 1e-8, and the cosine behind it.
+    nothing (`zero_start`). Its first stage has a rate of 1e-7 that rises to 8e-7 (`final_lr` 8), which we keep.
 
     adapters    whether there are adapters and trained gains; False: MiniGPT-4
     ratio       width over that of a bottleneck
@@ -36,6 +35,7 @@ class ArtGPT4(DetailedRecipe):
     steps: int = 21_000
     lr: float = 1e-7
     final_lr: float = 8.0
+    warmup_lr: float | None = 1e-8
     second_batch_size: int = 36
 
     def model(self) -> Bridge:

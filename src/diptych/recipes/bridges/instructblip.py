@@ -73,6 +73,7 @@ class InstructBLIP(BridgeRecipe):
     steps: int = 60_000
     lr: float = 1e-5
     warmup: float = 1000.0
+    warmup_lr: float | None = 1e-8
     weight_decay: float = 0.05
 
     asked_vocabulary: str = field(default="", metadata={"prepared": True})
@@ -150,7 +151,8 @@ class InstructBLIP(BridgeRecipe):
         return written
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8)
+        start = None if self.warmup_lr is None else self.warmup_lr / self.lr
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=start)
 
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(model)
@@ -178,6 +180,7 @@ class InstructBLIP(BridgeRecipe):
             lr=1e-3,
             match_norms=True,
             warmup=50.0,
+            warmup_lr=None,
             clip_norm=1.0,
         )
 

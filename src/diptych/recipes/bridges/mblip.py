@@ -104,6 +104,7 @@ class MBLIP(BridgeRecipe):
     steps: int = 80_000
     lr: float = 2e-4
     warmup: float = 1000.0
+    warmup_from: float | None = 0.0
     weight_decay: float = 0.1
     clip_norm: float = 1.0
 
@@ -220,7 +221,7 @@ class MBLIP(BridgeRecipe):
 
     def optimiser(self) -> Optimiser:
         rules = () if self.warm else (Rule("^connector", lr_scale=self.visual_lr / self.lr),)
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=self.warmup_from, rules=rules)
 
     def stages(self) -> Sequence[Stage]:
         if self.warm or not self.warm_share:
@@ -271,6 +272,7 @@ class MBLIP(BridgeRecipe):
             warm_lr=3e-3,
             warm_share=0.25,
             warmup=30.0,
+            warmup_from=None,
             weight_decay=0.0,
         )
 

@@ -17,8 +17,7 @@ class MiniGPT4(DetailedRecipe):
     itself and breaks off. The second stage shows a few thousand pictures with long, clean captions in the form of a chat, for minutes, and
     mends that. The variant without Q-Former (`queries` 0) takes four neighbouring patches side by side.
 
-    We depart in the schedule: the rate rises from a share of its highest, where the release starts at 1e-6, and its cosine begins behind
-    the warm-up. Without `former_weights` the Q-Former is a fresh one, which the published system never is.
+    Without `former_weights` the Q-Former is a fresh one, which the published system never is.
     """
 
     slug = "minigpt4"

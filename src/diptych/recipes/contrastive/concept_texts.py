@@ -69,6 +69,8 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     groupvit: bool = False
     augment: Literal["none", "rand"] = "none"
     final_lr: float = 0.025
+    warmup_from: float | None = 0.0025
+    over: Literal["rest", "run"] = "run"
 
     batch_size: int = 1024
     epochs: float = 30.0
@@ -171,7 +173,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
         return losses
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), final_lr=self.final_lr)
+        return replace(super().optimiser(), final_lr=self.final_lr, warmup_from=self.warmup_from, over=self.over)
 
     def after_update(self, model: ConceptEncoder, features: ConceptSets, batch: TextSetBatch, progress: float) -> None:
         model.clamp_scale_(self.max_scale)
@@ -179,7 +181,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     @classmethod
     def tiny(cls) -> Self:
         """The towers, data, optimiser and budget of `clip`'s; labels of boxes stand in where the data have no concepts."""
-        return cls(**SMALL_CLIP, labels=True, betas=(0.9, 0.98), eps=1e-6, final_lr=0.0)
+        return cls(**SMALL_CLIP, labels=True, betas=(0.9, 0.98), eps=1e-6, final_lr=0.0, warmup_from=None, over="rest")
 
     @classmethod
     def paper(cls) -> Self:

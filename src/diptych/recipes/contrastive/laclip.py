@@ -45,6 +45,7 @@ class LaCLIP(DualEncoderRecipe):
     qk_norm: bool = False
     text_act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
     final_lr: float = 0.01
+    warmup_lr: float | None = 1e-6
     text_draw: TextDraw = ONE_OF_ALL
 
     batch_size: int = 8192
@@ -80,15 +81,16 @@ class LaCLIP(DualEncoderRecipe):
         return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), final_lr=self.final_lr)
+        start = None if self.warmup_lr is None else self.warmup_lr / self.lr
+        return replace(super().optimiser(), final_lr=self.final_lr, warmup_from=start)
 
     @classmethod
     def tiny(cls) -> Self:
         """The towers, crops, optimiser and budget of `clip`'s, so that the two differ in the texts alone."""
-        return cls(**{**SMALL_CLIP, "text_draw": ONE_OF_ALL}, final_lr=0.0, eps=1e-6)
+        return cls(**{**SMALL_CLIP, "text_draw": ONE_OF_ALL}, final_lr=0.0, eps=1e-6, warmup_lr=None)
 
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 on CC12M with four rewrites a caption: timm's ViT with normalised queries and keys beside a text tower with QuickGELU,
-        149,623,041 parameters. Warm-up starts from lr / steps and not from 1e-6."""
+        149,623,041 parameters."""
         return cls(image_tower="timm:vit_base_patch16_224", qk_norm=True, text_act="quick_gelu", same_group="negative")

@@ -137,6 +137,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     epochs: float = 20.0
     lr: float = 5e-5
     warmup: float = 0.1
+    warmup_from: float | None = 0.0
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     text_length: int = 40
@@ -332,7 +333,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
         return {f"words_of_{name}": (side_NV > 0).sum(1).double().mean() for name, side_NV in sides.items()}
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear")
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
 
     def deploy(self, model: nn.Module) -> LexicalWords:
         encoder = model.encoder
@@ -343,7 +344,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     def tiny(cls) -> Self:
         """The budget of `clip`'s, an image tower of 16 patches that reads two sizes, and the vocabulary of the data."""
         same = {**SMALL_CLIP, "image_tower": "beit_tiny", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        return cls(**same, decoder_heads=3, decoder_dropout=0.0, queue=1024, small_images=True)
+        return cls(**same, decoder_heads=3, decoder_dropout=0.0, queue=1024, small_images=True, warmup_from=None)
 
     @classmethod
     def paper(cls) -> Self:

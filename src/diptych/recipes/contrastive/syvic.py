@@ -65,9 +65,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
 
-    We depart: decay is decoupled from the gradient; the rate falls along one cosine to a third of its height, where the release stops six
-    epochs into ten of one; similarities are multiplied by at most `max_scale`, where the release has no bound; the adapter of the patches
-    has rank `rank`, where the released one has that times the side of a patch.
+    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound; the adapter of the patches has rank
+    `rank`, where the released one has that times the side of a patch.
 
     sentences   of a chunk
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
@@ -81,7 +80,10 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     rank        of the adapters, which count as B A / rank, as released; 0 trains all weights
     adapter_start  "zero": all adapters start as nothing; "random", as released (`paper`): those of queries, keys and values start random in
                 both maps, so that the first step is not that of the published model
-    final_lr    share of the rate that is left at the end: where a cosine of ten epochs stands after six
+    falls       the rate, by a cosine: after each "period", an epoch, as released, or at each "step"
+    planned     epochs that the cosine is laid out for, of which `epochs` are run
+    final_lr    with "step", the share of the rate that is left at the end: where a cosine of ten epochs stands after six
+    coupled     weight decay enters the gradient, as released, and Adam is the optimiser; False: AdamW
     """
 
     slug = "syvic"
@@ -100,6 +102,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     rank: int = 16
     adapter_start: Literal["zero", "random"] = "zero"
     final_lr: float = 0.345
+    falls: Literal["period", "step"] = "period"
+    planned: float = 10.0
+    coupled: bool = True
 
     batch_size: int = 256
     epochs: float = 6.0
@@ -196,7 +201,10 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         return pairs
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), final_lr=self.final_lr)
+        chosen = replace(super().optimiser(), coupled_decay=self.coupled)
+        if self.falls == "step":
+            return replace(chosen, final_lr=self.final_lr)
+        return replace(chosen, falls="period", periods=self.planned, part=(0.0, min(1.0, self.epochs / self.planned)))
 
     def losses(self, features: Pairs, batch: ChunkBatch) -> dict[str, Tensor]:
         loss = self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)
@@ -205,7 +213,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     @classmethod
     def tiny(cls) -> Self:
         """The towers, batch and steps of `clip`'s, from scratch: all weights are trained."""
-        return cls(**{**SMALL_CLIP, "crop": (1.0, 1.0)}, augment="none", rank=0, final_lr=0.0)
+        return cls(**{**SMALL_CLIP, "crop": (1.0, 1.0)}, augment="none", rank=0, falls="step", coupled=False, final_lr=0.0)
 
     @classmethod
     def paper(cls) -> Self:

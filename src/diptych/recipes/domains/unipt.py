@@ -74,7 +74,6 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     padding_counts the share of hidden words is of the whole row and padding is drawn with them, as the released collator has it
     teacher_sees   "theirs": pixels as the frozen model is used to them; "ours": as the image tower gets them, as released
     decay          weight decay is on all but "named": biases, norms and the temperature, as released, or on "matrices" alone
-    warmup_from    share of the learning rate at the first step, 0 as released; None starts a step above
     hidden_patches the share of patches that the image tower does not see
     teacher        address of a model whose image tower is a vision transformer with patches of our size; "" trains a small one on the
                    rows of the run, for `small_steps`, and keeps it

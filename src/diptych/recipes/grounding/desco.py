@@ -97,7 +97,6 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     mirror        share of the pictures that are mirrored
     text_lr       learning rate of the text encoder, as a share of lr; bias_lr: of what is called a bias (tables of them too), as a factor
     decay         weight decay is on "all" but those, norms too, as released, or on "matrices" alone
-    warmup_from   share of the learning rate at the first step; None starts near 0
     lr_drops      shares of the run after which the learning rate is a tenth
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
@@ -194,7 +193,8 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
             )
             made = replace(made, known=found.to_json())
         unknown = [name for name in made.names if name not in made.nouns_known]
-        if made.form == "description" and made.missing == "refuse" and unknown and not _captioned(samples):
+        asked = made.form == "description" and made.missing == "refuse"
+        if asked and unknown and not all(sentences_of(sample) for sample in samples):  # with sentences no class is asked for
             raise DataError(
                 f"{len(unknown)} of {len(made.names)} classes of '{data.name}' are not described, {unknown[0]!r} among them",
                 field="knowledge",
@@ -438,11 +438,6 @@ class _Again:
 
     def __iter__(self) -> Iterator[Sample]:
         return (self.data[row] for row in range(len(self.data)))
-
-
-def _captioned(samples: Iterable[Sample]) -> bool:
-    """Whether every sample has sentences, so that no class is asked for."""
-    return all(sentences_of(sample) for sample in samples)
 
 
 @lru_cache(maxsize=8)

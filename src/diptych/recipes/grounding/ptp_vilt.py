@@ -187,7 +187,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
             "mask_id": self.words().inner.token_to_id("[MASK]"),
         }
         given = self._given.get("vilt", own)
-        vilt = Vilt(**{**given, "dropout": self.dropout, "heads_of": ("words", "fits"), "spread": self.spread})
+        vilt = Vilt(**{**given, "dropout": self.dropout, "heads_of": ("words", "fits"), "answers": 0, "spread": self.spread})
         if self.image_weights:
             begin_(vilt, read_tensors(Path(self.image_weights).expanduser()))
         return ViltTraining(vilt)

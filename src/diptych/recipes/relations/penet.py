@@ -87,7 +87,6 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
                  is added to its score in the cross-entropy, and not when it is asked; 0 leaves it out, as published
     max_scale    most that the learned factor of the cosines may be, which starts at 1 / .07; 0 leaves it free, as released
     mirror       share of the pictures that are turned left to right, whatever names say (released code has .5 in place of its option)
-    warmup_from  share of the learning rate at the first step; None starts near 0
     bias_lr      factor of the learning rate for biases
     lr_drops     shares of the run after which the learning rate is a tenth of what it was
     momentum     of stochastic gradient descent; 0 takes AdamW

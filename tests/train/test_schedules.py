@@ -1,0 +1,141 @@
+"""Warm-ups and what a schedule goes over, against the released schedulers' formulas and libraries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm.scheduler
+import torch
+import transformers
+
+from diptych.core.contracts import Optimiser
+from diptych.recipes.adaptation.coop import CoOp
+from diptych.recipes.adaptation.denseclip import DenseCLIP
+from diptych.recipes.adaptation.denseclip_boxes import DenseCLIPBoxes
+from diptych.recipes.adaptation.xclip import XCLIP
+from diptych.recipes.bridges.artgpt4 import ArtGPT4
+from diptych.recipes.bridges.instructblip import InstructBLIP
+from diptych.recipes.bridges.mblip import MBLIP
+from diptych.recipes.bridges.minigpt4 import MiniGPT4
+from diptych.recipes.contrastive.concept_texts import ConceptTexts
+from diptych.recipes.contrastive.laclip import LaCLIP
+from diptych.recipes.contrastive.lexlip import LexLIP
+from diptych.recipes.contrastive.syvic import SyViC
+from diptych.train.optimise import build_optimiser, learning_rate
+
+STEPS, WARM = 200, 50
+
+
+def rates(spec: Optimiser, steps: int = STEPS) -> list[float]:
+    return [learning_rate(spec, step, steps) for step in range(steps)]
+
+
+def over_small(spec: Optimiser) -> Optimiser:
+    return replace(spec, warmup=WARM)
+
+
+def lavis(top: float, least: float, first: float) -> list[float]:
+    """`LinearWarmupCosineLRScheduler` of MiniGPT-4: behind the warm-up the cosine has been under way for as long."""
+    found = []
+    for step in range(STEPS):
+        if step < WARM:
+            found.append(min(top, first + (top - first) * step / WARM))
+        else:
+            found.append((top - least) * 0.5 * (1 + math.cos(math.pi * step / STEPS)) + least)
+    return found
+
+
+def test_minigpt4s_and_artgpt4s_are_lavis() -> None:
+    np.testing.assert_allclose(rates(over_small(MiniGPT4.paper().optimiser())), lavis(1e-4, 8e-5, 1e-6), rtol=1e-12)
+    second = MiniGPT4.paper().stages()[1].recipe
+    np.testing.assert_allclose(rates(over_small(second.optimiser())), lavis(3e-5, 1e-5, 1e-6), rtol=1e-12)
+    np.testing.assert_allclose(rates(over_small(ArtGPT4.paper().optimiser())), lavis(1e-7, 8e-7, 1e-8), rtol=1e-12)
+
+
+def scheduled_by(make: Any) -> list[float]:
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, found = make(optimiser), []
+    for _ in range(STEPS):
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    return found
+
+
+def test_mblips_and_lexlips_are_those_of_transformers() -> None:
+    cosine = scheduled_by(lambda o: transformers.get_cosine_schedule_with_warmup(o, WARM, STEPS))
+    spec = over_small(MBLIP.paper().optimiser())
+    np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, cosine, atol=1e-9)
+    straight = scheduled_by(lambda o: transformers.get_polynomial_decay_schedule_with_warmup(o, WARM, STEPS, lr_end=0.0))
+    spec = over_small(LexLIP.paper().optimiser())
+    np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, straight, atol=1e-9)
+
+
+def test_xclips_is_timms() -> None:
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = timm.scheduler.CosineLRScheduler(
+        optimiser, t_initial=STEPS, lr_min=0.01, warmup_lr_init=0, warmup_t=WARM, cycle_limit=1, t_in_epochs=False
+    )
+    spec, found = over_small(XCLIP.paper().optimiser()), []
+    for step in range(STEPS):
+        schedule.step_update(step)
+        found.append(optimiser.param_groups[0]["lr"])
+    np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, found, atol=1e-9)
+
+
+def test_cocus_is_timms() -> None:
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.6e-3)
+    limits: dict[str, Any] = {"t_initial": STEPS, "lr_min": 4e-5, "warmup_lr_init": 4e-6, "warmup_t": WARM}
+    schedule = timm.scheduler.CosineLRScheduler(optimiser, **limits, cycle_limit=1, t_in_epochs=False)
+    spec, found = over_small(ConceptTexts.paper().optimiser()), []
+    for step in range(STEPS):
+        schedule.step_update(step)
+        found.append(optimiser.param_groups[0]["lr"])
+    np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, np.array(found) / 1.6e-3, atol=1e-9)
+
+
+def test_syvics_is_six_of_ten_epochs_of_adam() -> None:
+    """`CosineAnnealingLR(optimiser, 10)`, stepped after each epoch; decay enters the gradient."""
+    spec = SyViC.paper().optimiser()
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    model = torch.nn.ParameterDict({"weight": parameter})
+    ours = build_optimiser(model, spec)
+    assert type(ours) is torch.optim.Adam
+    assert ours.param_groups[0]["weight_decay"] == 0.2
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.Adam([parameter], lr=2.5e-3), 10)
+    found = []
+    for _ in range(6):
+        found += annealing.get_last_lr() * 7
+        annealing.optimizer.step()
+        annealing.step()
+    np.testing.assert_allclose([learning_rate(spec, step, 42) for step in range(42)], found, rtol=1e-9)
+
+
+def test_denseclips_are_openmmlabs() -> None:
+    """`PolyLrUpdaterHook` and `StepLrUpdaterHook` of mmcv: the warm-up multiplies the rate that the schedule has."""
+    spec, found = over_small(DenseCLIP.paper().optimiser()), []
+    for step in range(STEPS):
+        regular = (1e-4 - 1e-6) * (1 - step / STEPS) ** 0.9 + 1e-6
+        found.append(regular * (1 - (1 - step / WARM) * (1 - 1e-6)) if step < WARM else regular)
+    np.testing.assert_allclose(rates(spec), found, rtol=1e-9)
+    boxes = rates(over_small(DenseCLIPBoxes.paper().optimiser()))
+    assert boxes[:2] == pytest.approx([1e-7, 1e-4 * (0.001 + 0.999 / WARM)])
+
+
+def test_first_rates_of_the_others() -> None:
+    assert rates(over_small(LaCLIP.paper().optimiser()))[0] == pytest.approx(1e-6)
+    assert rates(over_small(InstructBLIP.paper().optimiser()))[0] == pytest.approx(1e-8)
+
+
+def test_coops_is_dassls() -> None:
+    """`ConstantWarmupScheduler` before `CosineAnnealingLR`: a pass at 1e-5, then a cosine over all passes that moves after each."""
+    recipe = replace(CoOp.paper(), steps=30, chosen=tuple(map(str, range(96))), batch_size=32)
+    first, main = recipe.stages()
+    found = [learning_rate(first.recipe.optimiser(), step, 3) for step in range(3)]
+    found += [learning_rate(main.recipe.optimiser(), step, 27) for step in range(27)]
+    passes = [1e-5, *(2e-3 * 0.5 * (1 + math.cos(math.pi * number / 10)) for number in range(9))]
+    np.testing.assert_allclose(found, np.repeat(passes, 3), rtol=1e-12)
