@@ -106,7 +106,7 @@ def test_the_head_is_the_released_one(tmp_path: Path, parity: Any) -> None:
 
 def test_it_learns_is_kept_and_is_asked(tmp_path: Path) -> None:
     pool = read(written(tmp_path, "train"))
-    recipe = replace(FIBERStatements.tiny(), **SMALL, steps=60, lr=2e-3, warmup=5.0)
+    recipe = replace(FIBERStatements.tiny(), **SMALL, steps=40, lr=2e-3, warmup=5.0)
     made = api.train(recipe, data=pool, out=tmp_path / "run", seed=0, hold_out=0)
     model: Any = api.load(made.path)
     assert isinstance(model, FiberStatements)

@@ -69,10 +69,10 @@ class DenseFiberPhrases(PhraseDetector):
             height, width = found.size_B2[row].tolist()
             boxes = surest(score_AE, centre_BA[row], box_BA4[row], found.counts, (height, width), self.model.shape)
             scale = torch.tensor([picture.shape[1] / width, picture.shape[0] / height]).repeat(2)
-            # The first and the last pixel move with the picture, as in the release; the box ends a pixel behind the last.
-            last = torch.tensor([0.0, 0.0, 1.0, 1.0])
+            # The first and the last pixel move with the picture, as in the release; the box ends a pixel behind the last, at most with it.
+            last, limit = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor(picture.shape[1::-1]).repeat(2)
             answers.append([
-                Grounded(((box_N4 - last) * scale + last)[:top].numpy(), score_N[:top].numpy()) for box_N4, score_N in boxes
+                Grounded(((box_N4 - last) * scale + last).minimum(limit)[:top].numpy(), score_N[:top].numpy()) for box_N4, score_N in boxes
             ])  # fmt: skip
         return answers
 

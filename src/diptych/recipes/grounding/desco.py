@@ -422,7 +422,8 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     @classmethod
     def fiber_boxes(cls) -> Self:
         """FIBER's second stage as released: names and captions as they are, at most 85 names of a query; CLIP's vocabulary, unless
-        `--tokenizer FOLDER` gives RoBERTa's. Its weight decay stays the same, where the release lowers it before each drop of the rate."""
+        `--tokenizer FOLDER` gives RoBERTa's. Its weight decay stays the same, where the release lowers it before each drop of the rate,
+        and right and wrong names are drawn as for DesCo."""
         return cls(
             form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", tokenizer="clip", backbone="fiber",
             boxes_by="places", fiber=FiberShape(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,
