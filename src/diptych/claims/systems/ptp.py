@@ -12,7 +12,7 @@ from diptych.recipes.grounding.ptp import PTP
 from diptych.recipes.grounding.ptp_vilt import PTPViLT
 from diptych.worlds.small_pairs import SIDE
 
-PAIRS, STEPS, READ_STEPS, BATCH = 2000, 300, 800, 32
+PAIRS, STEPS, READ_STEPS, BATCH = 2000, 300, 400, 32
 
 
 def claims() -> tuple[Claim, ...]:
@@ -75,8 +75,6 @@ def claims() -> tuple[Claim, ...]:
         pieces=400,
         steps=READ_STEPS,
         batch_size=BATCH,
-        share_words=0.3,  # one of twenty words is the block: at the published share of 24 places it is seldom asked for
-        padding_counts=False,
         lr=2e-3,
     )
     alone = replace(prompted, prompts="none")
