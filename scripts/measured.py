@@ -182,7 +182,8 @@ def tagging_table(root: Path) -> list[str]:
         *lines,
         "",
         f"Precision, recall, and how many images are left; means over {seeds} seeds of the tagger. It scored {pairs:,.0f} pairs and "
-        f"{images:,.1f} images a processor second: a million such images would take {1e6 / images / 3600:,.1f} processor hours ({run['processor']}, commit {run['environment']['commit']}).",
+        f"{images:,.1f} images a processor second: a million such images would take {1e6 / images / 3600:,.1f} "
+        f"processor hours ({run['processor']}, commit {run['environment']['commit']}).",
     ]
 
 

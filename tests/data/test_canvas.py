@@ -12,7 +12,9 @@ import pytest
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.canvas.compose import Lettering, put_at, resized, stacked, turned, upper_part, with_text
 from diptych.data.canvas.demonstrations import read_demonstrations
+from diptych.data.canvas.font import open_font
 from diptych.data.canvas.reading import read_lines
+from diptych.data.canvas.wrapping import released_lines
 from diptych.data.media.decode import encode_png
 
 RELEASED = Path(__file__).parents[1] / "parity/i2l_canvas.npz"
@@ -140,3 +142,10 @@ def test_demonstrations_from_a_folder(tmp_path: Path) -> None:
         (tmp_path / "demonstrations.jsonl").write_text(json.dumps(bad))
         with pytest.raises(DataError, match=said):
             read_demonstrations(tmp_path)
+
+
+def test_released_lines_keep_a_carriage_return() -> None:
+    """jieba gives both characters of such a break as one word, which the release cuts at its line feed alone."""
+    font = open_font("", 20)
+    assert released_lines("ab\r\ncd\n\nef", font, 400) == ["ab\r", "cd", "", "ef"]
+    assert released_lines("abcdefghijkl\r\ncd", font, 60) == ["", "abcdefghijkl", "\r", "cd"]

@@ -25,6 +25,9 @@ from diptych.recipes.contrastive.concept_texts import ConceptTexts
 from diptych.recipes.contrastive.laclip import LaCLIP
 from diptych.recipes.contrastive.lexlip import LexLIP
 from diptych.recipes.contrastive.syvic import SyViC
+from diptych.recipes.domains.unipt import UniPT
+from diptych.recipes.grounding.fiber import FIBER
+from diptych.recipes.grounding.ptp_vilt import PTPViLT
 from diptych.train.optimise import build_optimiser, learning_rate
 
 STEPS, WARM = 200, 50
@@ -70,9 +73,12 @@ def test_mblips_and_lexlips_are_those_of_transformers() -> None:
     cosine = scheduled_by(lambda o: transformers.get_cosine_schedule_with_warmup(o, WARM, STEPS))
     spec = over_small(MBLIP.paper().optimiser())
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, cosine, atol=1e-9)
+    vilts = [replace(kind.paper().optimiser(), lr=1.0) for kind in (FIBER, PTPViLT, UniPT)]
     straight = scheduled_by(lambda o: transformers.get_polynomial_decay_schedule_with_warmup(o, WARM, STEPS, lr_end=0.0))
     spec = over_small(LexLIP.paper().optimiser())
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, straight, atol=1e-9)
+    for spec in vilts:
+        np.testing.assert_allclose(rates(over_small(spec)), straight, atol=1e-9)
 
 
 def test_xclips_is_timms() -> None:

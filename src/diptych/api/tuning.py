@@ -118,7 +118,7 @@ def tune_report(
     out      where the page goes; None: tuning.html in the run folder
     options  fields of the task
 
-    Intervals are over items, whole groups resampled, and speak of these two models: another seed gives another model.
+    Intervals are over items, whole groups resampled, and are about these two models: another seed gives another model.
     """
     from diptych.report.tuning import tuning_page
     from diptych.tasks import find

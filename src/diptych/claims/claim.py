@@ -45,7 +45,7 @@ class Claim:
     kind              the paper's claim (its metric and baseline, made small), or a check that a part does what it says
     sentence          the claim in words, as a reader would repeat it
     source            paper and year, and which of its findings this is
-    refuted           what result would speak against it
+    refuted           what result would refute it
     controls          what a reader would ask first: untrained, raw input, the trivial recipe. They never sweep
     bounds            what could be reached at best, with more than the arms are given (true labels, all tasks at once): run under the
                       same seeds, shown, and no part of the verdict. They never sweep

@@ -174,7 +174,7 @@ def claim_closure(claim: Claim) -> str:
 
 
 def state(folder: Path, claim: Claim, entry: Entry) -> State:
-    """Whether a verdict still speaks about the code that is there."""
+    """Whether a verdict is still about the code that is there."""
     checks = [line for line in lines(path_of(folder, claim.key)) if isinstance(line, Check) and line.claim == claim.key]
     if claim.hash() not in {entry.hash, *(check.hash for check in checks if check.respelled)}:
         return "stale"

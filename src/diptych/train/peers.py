@@ -52,7 +52,7 @@ class Lost(RunError):
 
 class Peers:
     """Watches the other processes while it is entered. An error that comes out of the block because another process is gone
-    becomes `Lost`; every other one is told to the others, and goes on as it is.
+    becomes `Lost`; every other one is reported to the others, and goes on as it is.
 
     silence  seconds without a sign of life after which a process counts as frozen. They are counted in signs that this process
              gave itself, so that a machine which was suspended as a whole accuses nobody

@@ -42,6 +42,21 @@ def trained(*, tokenizer: str = "learned", image: str = "vit_tiny", bias: float 
     return PairEmbedder(model, Preprocess(32), words, 12, "exported")
 
 
+def test_the_folders_tokenizer_cleans_as_blip_does(tmp_path: Path) -> None:
+    """What ours does to a text before its vocabulary reads it has to stand in the file, which is all that transformers reads."""
+    import transformers
+
+    ours = trained()
+    ours.tokenizer.clean = "blip"
+    to_transformers(ours, tmp_path / "hf")
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    texts = ["A RED  bus!", 'the "zebra" (and) the yak; by the: green~road.', "  a green\ttree *by* the #road\n"]
+    ids_BL, end = ours.tokenizer.encode(texts, 12).ids_BL, words.eos_token_id
+    swapped_BL = np.where(ids_BL == 2, end, np.where(ids_BL == end, 2, ids_BL))  # an end of 2 means something else to a CLIPModel
+    theirs = words(texts, padding="max_length", max_length=12, truncation=True, return_tensors="np")["input_ids"]
+    np.testing.assert_array_equal(theirs, swapped_BL)
+
+
 @pytest.mark.parametrize("tokenizer", ["learned", "clip"])
 def test_transformers_reads_the_folder_and_agrees(tmp_path: Path, tokenizer: str) -> None:
     import transformers

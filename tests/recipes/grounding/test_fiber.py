@@ -428,3 +428,17 @@ def test_training_module_is_what_the_recipe_says() -> None:
     assert model.fiber.fits is None
     (step,) = batches(questions(24), recipe, seed=1, stop=1)
     assert set(recipe.losses(recipe.features(model, step.batch), step.batch)) == {"questions"}
+
+
+def test_as_released_each_word_is_hidden_by_its_own_chance_and_all_but_biases_and_norms_decays() -> None:
+    counts = {}
+    for masking in ("each", "share"):
+        recipe = small(masking=masking, hidden=0.4, batch_size=24).prepare(questions(24))
+        (step,) = batches(questions(24), recipe, seed=1, stop=1)
+        words_B = step.batch.text_mask_BL.sum(1) - 2  # without the marks around a text
+        asked_B = (step.batch.word_BM >= 0).sum(1)
+        counts[masking] = [(int(words), int(asked)) for words, asked in zip(words_B, asked_B, strict=True)]
+    of_length = [{asked for words, asked in pairs if words == counts["share"][0][0]} for pairs in counts.values()]
+    assert [len(found) > 1 for found in of_length] == [True, False]
+    paper = FIBER.paper()
+    assert (paper.masking, paper.decay, paper.warmup_from) == ("each", "released", 0.0)

@@ -40,6 +40,15 @@ def claims() -> tuple[Claim, ...]:
             **words,
         ),
         Claim(
+            name="probe",
+            sentence="With 16 images a class, learned context names more than a linear probe",
+            source="2109.01134, figure 3: at 16 shots the two are nearest to each other",
+            baseline=Arm("linear probe, 16 shots", Adapted("probe", 16)),
+            method=Arm("coop, 16 shots", Adapted("context", 16, recipe), rates),
+            controls=(Arm("prompts, untrained CLIP", Adapted("prompts", 16, taught=False)),),
+            **words,
+        ),
+        Claim(
             name="four_shots",
             sentence="With 4 images a class, learned context names more than a linear probe",
             source="2109.01134, figure 3: the linear probe is worse at few shots",

@@ -134,7 +134,7 @@ class MatchMap:
 
 @runtime_checkable
 class MatchMapper(Protocol):
-    """Which parts of a picture speak for the match with each text. `layer` is one of those in which the text reads the picture, from 0;
+    """Which parts of a picture account for the match with each text. `layer` is one of those in which the text reads the picture, from 0;
     None takes the model's own choice."""
 
     def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]: ...

@@ -4,7 +4,7 @@ The column ``synthetic_caption`` holds the sentence and ``template`` which wordi
 that have no attributes, which get no caption. The attributes come from the data (the extra ``attributes``: gender, head, upper and lower
 clothes, shoes, belongings, "unknown" where nothing is known).
 
-Cost: none to speak of. The draw depends on the seed and the row's uid alone.
+Cost: none that counts. The draw depends on the seed and the row's uid alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The list of things that texts may be about: WordNet's names, and what a corpus speaks of. MetaCLIP calls it the metadata.
+"""The list of things that texts may be about: WordNet's names, and what a corpus is about. MetaCLIP calls it the metadata.
 
 Published: all WordNet synset names (some 86,600), English Wikipedia's words that occur 100 times or more (251,465), word pairs by
 pointwise mutual information (100,646), article titles with 70 views or more (61,235), and "0".."99": 500,000 in all.

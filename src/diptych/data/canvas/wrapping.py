@@ -62,12 +62,15 @@ def released_lines(text: str, font: Font, limit: int) -> list[str]:
     lines: list[str] = []
     line = ""
     for word in _released_words(text):
-        if word == "\n":
-            if not fits(line):  # a word that is too long before a line break leaves an empty line
-                lines.append(line)
+        if "\n" in word:  # alone, or behind a carriage return, which stays
+            *before, last = word.split("\n")
+            for part in before:
+                if not fits(line + part):  # a word that is too long before a line break leaves an empty line
+                    lines.append(line)
+                    line = ""
+                lines.append(line + part)
                 line = ""
-            lines.append(line)
-            line = ""
+            line = last
         elif fits(f"{line} {word}" if line else word):  # counts a space that is not drawn
             line += word
         else:

@@ -40,7 +40,7 @@ LARGEST = 2**31
 def gather(
     source: Path, files: Sequence[Path], parse: Callable[[int, Any, str], Entry | None], *, name: str, root: Path | None
 ) -> Pool:
-    """The pool of files that hold a list of images each. `parse` gets row, value and the split that the file's name speaks of."""
+    """The pool of files that hold a list of images each. `parse` gets row, value and the split that the file's name gives."""
     collect = Collector(source, files[0], root=root)
     for file in files:
         collect.open(file)

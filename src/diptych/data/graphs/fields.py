@@ -56,7 +56,7 @@ def corners(value: Any, *, sides: bool = False) -> tuple[float, float, float, fl
 
 
 def split_of(file: Path) -> str:
-    """The split that a file's name speaks of: ``test_hico.json`` test, ``vcoco_trainval.json`` train, else ""."""
+    """The split in a file's name: ``test_hico.json`` test, ``vcoco_trainval.json`` train, else ""."""
     words = file.stem.lower().replace("-", "_").replace("2015", "").split("_")
     known = {"train": "train", "trainval": "train", "val": "val", "validation": "val", "test": "test"}
     return next((known[word] for word in words if word in known), "")

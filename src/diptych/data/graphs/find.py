@@ -53,7 +53,7 @@ def load_list(path: Path, of: str = "images") -> list[Any]:
 
 
 def files_of(source: Path, patterns: Sequence[str], what: str) -> list[Path]:
-    """The file that was given, or those of a folder that bear the names of the format; none is an error."""
+    """The file that was given, or those of a folder with the names of the format; none is an error."""
     files = [source] if source.is_file() else one_of(source, *patterns)
     if not files:
         raise DataError(f"holds no {what}", file=source, expected=" or ".join(patterns))
@@ -83,7 +83,7 @@ class ImageFinder:
         self._rest = self._below()
 
     def find(self, names: Sequence[str]) -> Path | None:
-        """The file that bears one of these names (they may hold folders: ``val2017/1.jpg``), or None."""
+        """The file with one of these names (they may hold folders: ``val2017/1.jpg``), or None."""
         for number, folder in enumerate(self._known):
             if path := _there(folder, names):
                 if number:

@@ -201,7 +201,7 @@ def resized(image_HWC: Pixels, size: int, mode: Literal["bicubic", "bilinear"] =
 
 
 def flipped(image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
-    """Mirrored left to right half of the time. Not for data whose texts speak of left and right."""
+    """Mirrored left to right half of the time. Not for data whose texts say left or right."""
     return image_HWC[:, ::-1] if rng.random() < 0.5 else image_HWC
 
 

@@ -42,7 +42,7 @@ class Collected:
         self.bad.append(Bad(uid_of(file, row), stage, reason, f"{file}, row {row}"))
 
     def image(self, file: Path, row: int, names: Sequence[str]) -> FileImage | None:
-        """The picture that bears one of these names; None, and a reason, where there is none."""
+        """The picture with one of these names; None, and a reason, where there is none."""
         key = (file, names[0])
         if key not in self._found:
             finder = self._finders.setdefault(file, ImageFinder(file, self.source, self.root))

@@ -11,7 +11,7 @@ _UNSAFE = re.compile(r"[.\\:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def uid_of(name: str) -> str:
-    """A name as a uid: slashes become ``_``, dots and what no file name bears become ``-``.
+    """A name as a uid: slashes become ``_``, dots and what no file name may hold become ``-``.
 
     >>> uid_of("birds/IMG.0042 (1)")
     'birds_IMG-0042 (1)'

@@ -38,7 +38,7 @@ def describes_persons(values: Sequence[Any]) -> bool:
 
 
 def person_rows(path: Path, values: Sequence[Any], bad: list[Bad], notes: list[str]) -> list[dict[str, Any]]:
-    """A row a picture. An entry of the wrong shape costs itself; a file without splits is told."""
+    """A row a picture. An entry of the wrong shape costs itself; a file without splits is named."""
     dataset = NAMES.get(path.name, "")
     rows = []
     for at, value in enumerate(values):

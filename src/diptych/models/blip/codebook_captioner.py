@@ -50,7 +50,7 @@ class Captions:
 class CodebookCaptioner(nn.Module):
     """The decoder reads earlier tokens and, by cross-attention, the quantised patches. Nothing else of the image reaches it.
 
-    decoder      "blip": BLIP's text transformer, norms behind each branch, its word table also what words are told by, as published;
+    decoder      "blip": BLIP's text transformer, norms behind each branch, its word table also the output layer, as published;
                  "plain": norms before, an output layer of its own
     class_token  the tower's pooled vector, of a class token that token itself, is quantised too, in front of the patches
     dropout      of BLIP's decoder; places: how many positions it has

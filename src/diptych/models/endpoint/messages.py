@@ -49,7 +49,7 @@ def data_url(source: ImageSource) -> str:
 
 
 def mark(source: ImageSource) -> str:
-    """What stands for a picture where a request is told from others: a hash of what would be sent."""
+    """What stands for a picture where a request is distinguished from others: a hash of what would be sent."""
     kind, data = _encoded(source)
     return f"{kind}:{hashlib.sha256(data).hexdigest()}"
 

@@ -41,7 +41,8 @@ class FiberRecipe(PairRecipe[M, B, F]):
     fused_layers: int = 6
     gate_scale: float = 5.0
     head_scale: float = 5.0
-    decay: Literal["matrices", "released"] = "matrices"
+    decay: Literal["matrices", "released"] = "released"
+    warmup_from: float | None = 0.0
     augment: Literal["none", "rand"] = "none"
     swin_patch: int = 4
     swin_width: int = 128
@@ -159,7 +160,9 @@ class FiberRecipe(PairRecipe[M, B, F]):
                 Rule(r"temperature_1$", decay=True),
                 *rules,
             ]
-        return replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", rules=tuple(rules))
+        return replace(
+            super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", warmup_from=self.warmup_from, rules=tuple(rules)
+        )
 
 
 def _operations(image_HWC: boxed_views.Pixels, rng: np.random.Generator) -> boxed_views.Pixels:

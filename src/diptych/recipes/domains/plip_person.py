@@ -313,4 +313,4 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     def paper(cls) -> Self:
         """ResNet-50 with CLIP's stem and BERT-base, 256 x 128 pixels, 70 epochs of SYNTH-PEDES. CLIP's vocabulary takes the place of BERT's
         word pieces, which are not at hand without a download; `--text-tower hf:FOLDER --tokenizer FOLDER` take both."""
-        return cls()
+        return cls(flip_sides="ignore")

@@ -101,7 +101,8 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
     square        whether a picture is squeezed to a square of `image_size` when evaluated
-    fiber         shape of the towers of `fiber`; dense, dense_loss: of `boxes_by` "places". Their fields are options, too
+    fiber         shape of the towers of `fiber`, whose fields are options of their own
+    dense, dense_loss  of `boxes_by` "places"; likewise
     """
 
     slug = "desco"

@@ -46,8 +46,8 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     Released code, where we depart: places of the queue that are not filled yet are left out of the contrast (`unfilled="random"` has them
     as released); the probability of an own partner is taken out after the small number is added, so that it is never drawn as its own
     wrong partner, and samples of its group neither; keys of all processes are in the contrast; what the sides are before the first fused
-    block is computed once for the terms of a step; exactly 15 % of the words of a text are hidden, where each was drawn by itself.
-    `decay="released"` decays the gates, the norm before them and the temperature, which the released list of names misses.
+    block is computed once for the terms of a step. `decay="released"`, as in the presets, decays the gates, the norm before them and the
+    temperature, which the released list of names misses.
 
     `gold` weighs each word of a caption by a frozen copy, renewed every `gold_every` steps. `gold_mean="released"` divides by the number of
     padded places in place of words.
@@ -57,7 +57,7 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
 
     itc, itm, mlm, caption, questions   weights of the terms; 0 leaves one out, with the parts that it alone needs
-    hidden           share of the words of a text that are hidden
+    hidden           share of the words of a text that are hidden; masking: "each" by its own chance, as released, or exactly that "share"
     queue, temperature   features of earlier batches; what similarities are divided by at the start, learned, from 0.001 to 1
     answers_least    questions whose most frequent answer makes an answer one of the list
     fusion           "backbone", as published, or "top": the baseline with `top_layers` layers of co-attention over both towers
@@ -80,6 +80,7 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     fusion: Literal["backbone", "top"] = "backbone"
     top_layers: int = 2
     hidden: float = 0.15
+    masking: Literal["each", "share"] = "each"
     queue: int = 4096
     unfilled: Literal["left_out", "random"] = "left_out"
     temperature: float = 0.07
@@ -112,6 +113,8 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             raise ConfigError("caption needs gates in the text tower (expected fusion backbone, or caption 0)")
         if self.same_group == "positive":
             raise ConfigError("same_group is 'positive' (expected mask | negative)")
+        if self.masking not in ("each", "share"):
+            raise ConfigError(f"masking is {self.masking!r} (expected each | share)")
         if self.gold_every < 1:
             raise ConfigError(f"gold_every is {self.gold_every} (expected 1 step or more)")
 
@@ -182,6 +185,7 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
                 special=sorted({words.pad_id, *words.prefix, *words.suffix}),
                 vocab_size=words.vocab_size,
                 share=self.hidden,
+                each=self.masking == "each",
             )
             mask_id = words.inner.token_to_id("<mask>")
             ids_BL = masked.ids_BL.masked_fill(masked.hidden_BL, words.vocab_size if mask_id is None else mask_id)
@@ -293,7 +297,7 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             caption=1.0, image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0,
             text_width=128, text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128,
             tokenizer="data", pieces=2048, queue=128, answers_least=1, same_group="mask", batch_size=64, steps=400, lr=4e-4,
-            gate_scale=2.0, head_scale=2.0, clip_norm=1.0,
+            gate_scale=2.0, head_scale=2.0, clip_norm=1.0, decay="matrices", warmup_from=None, masking="share",
         )  # fmt: skip
 
     @classmethod

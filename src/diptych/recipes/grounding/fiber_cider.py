@@ -88,6 +88,7 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
                   the other captions drawn of the picture
     mixed         share of the cross-entropy; 1 - mixed is that of the rewarded captions
     reward_words  "released", or "coco": the words that the captioning protocol scores
+    minibatch     rows an update of this process; 0 is all that were drawn at once
     """
 
     slug = "fiber_cider"
@@ -228,7 +229,7 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
             image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0, text_width=128,
             text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128, tokenizer="data",
             pieces=2048, batch_size=32, steps=100, lr=1e-4, gate_scale=2.0, head_scale=2.0, crop=(1.0, 1.0), flip=False, augment="none",
-            clip_norm=1.0,
+            clip_norm=1.0, decay="matrices", warmup_from=None,
         )  # fmt: skip
 
     @classmethod

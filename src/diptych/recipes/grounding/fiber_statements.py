@@ -153,7 +153,7 @@ class FIBERStatements(FiberRecipe[StatementTraining, StatementBatch, Judged]):
             image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0, text_width=128,
             text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128, tokenizer="data",
             pieces=2048, batch_size=32, steps=300, lr=4e-4, gate_scale=2.0, head_scale=2.0, crop=(1.0, 1.0), flip=False, augment="none",
-            clip_norm=1.0,
+            clip_norm=1.0, decay="matrices", warmup_from=None,
         )  # fmt: skip
 
     @classmethod

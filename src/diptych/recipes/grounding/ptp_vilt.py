@@ -127,6 +127,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
     steps: int = 200_000
     lr: float = 1e-4
     warmup: float = 2500.0
+    warmup_from: float | None = 0.0
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
@@ -279,7 +280,8 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
 
     def optimiser(self) -> Optimiser:
         rules = (Rule("class_token_D$", decay=True),)
-        return replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", rules=rules)
+        chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear")
+        return replace(chosen, warmup_from=self.warmup_from, rules=rules)
 
     def deploy(self, model: ViltTraining) -> ViltModel:
         return ViltModel(model.vilt, self.pictures, self.words(), self.text_length, self.slug, by=self.by)
@@ -303,6 +305,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
             steps=400,
             lr=8e-4,
             warmup=30.0,
+            warmup_from=None,
             clip_norm=1.0,
         )
 

@@ -3,7 +3,7 @@
 Captions of one image, or pictures of one concept, are right or wrong together; resampling them one by one makes an interval
 that is too narrow. Here whole groups are drawn with replacement, 2,000 times, and the middle 95 % of the recomputed number is
 reported.
-Such an interval speaks about *this* model on data like this; it says nothing about training the recipe again.
+Such an interval is about *this* model on data like this; it says nothing about training the recipe again.
 
 Letters: N items, M numbers an item, R draws, C groups, K classes.
 """

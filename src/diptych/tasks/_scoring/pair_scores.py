@@ -14,7 +14,7 @@ from diptych.core.image import ImageSource
 
 
 def compared_by(model: Any, wanted: Literal["auto", "vectors", "pairs"]) -> Literal["vectors", "pairs"]:
-    """How a task compares images with texts: as it is told, else by pairs where the model scores them."""
+    """How a task compares images with texts: as its option says, else by pairs where the model scores them."""
     able = isinstance(model, PairScorer)
     if wanted == "pairs" and not able:
         raise ConfigError(f"'{getattr(model, 'name', model)}' scores no pairs (expected compare 'vectors')")

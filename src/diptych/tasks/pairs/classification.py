@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +64,29 @@ def class_records(samples: Sequence[Sample], labels: Sequence[str], found: rk.Ra
     )
 
 
-def score_classes(records: pa.Table, *, name: str, version: int, main: str, ties: rk.Ties, draws: int, seed: int) -> Result:
+class ClassTask(Protocol):
+    """What scoring reads of a task whose items have a class each."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def main(self) -> str: ...
+
+    @property
+    def ties(self) -> rk.Ties: ...
+
+    @property
+    def draws(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def score_classes(records: pa.Table, task: ClassTask) -> Result:
     """acc@1, acc@5 (left out below five classes) and mean per-class recall, with intervals over groups. Pure.
 
     The mean per-class recall runs over the classes that have items (as scikit-learn's balanced accuracy does), not over those
@@ -72,6 +94,7 @@ def score_classes(records: pa.Table, *, name: str, version: int, main: str, ties
     """
     if not len(records):
         raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+    ties, draws, seed = task.ties, task.draws, task.seed
     above, tied, tied_relevant, relevant, gallery, by_index = (array(records, column).astype(np.int64) for column, _ in COUNTS)
     groups = records.column("group").to_pylist()
     ks = [k for k in (1, 5) if k == 1 or gallery[0] >= k]
@@ -96,7 +119,7 @@ def score_classes(records: pa.Table, *, name: str, version: int, main: str, ties
         "classes_with_items": count,
         "worst_classes": worst_classes(labels, hit_NM[:, 0]),
     }
-    return Result(name, version, main, metrics, len(records), len(set(groups)), notes=notes)
+    return Result(task.name, task.version, task.main, metrics, len(records), len(set(groups)), notes=notes)
 
 
 def class_item_values(records: pa.Table, metric: str) -> Floats | None:

@@ -142,15 +142,7 @@ class LinearProbe:
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
-        return score_classes(
-            records,
-            name=self.name,
-            version=self.version,
-            main=self.main,
-            ties=self.ties,
-            draws=self.draws,
-            seed=self.seed,
-        )
+        return score_classes(records, self)
 
     item_values = staticmethod(class_item_values)
 

@@ -82,15 +82,7 @@ class Classification:
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
-        result = score_classes(
-            records.drop_columns("hits"),
-            name=self.name,
-            version=self.version,
-            main=self.main,
-            ties=self.ties,
-            draws=self.draws,
-            seed=self.seed,
-        )
+        result = score_classes(records.drop_columns("hits"), self)
         hit_NS, groups = _hits(records), records.column("group").to_pylist()
         for s, width in enumerate(facts_of(records)["widths"][:-1]):
             drawn_RM = resampled_means(hit_NS[:, s : s + 1], groups, draws=self.draws, seed=self.seed)

@@ -60,7 +60,6 @@ class VideoClassification:
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
-        options = {"ties": self.ties, "draws": self.draws, "seed": self.seed}
-        return score_classes(records, name=self.name, version=self.version, main=self.main, **options)  # type: ignore[arg-type]
+        return score_classes(records, self)
 
     item_values = staticmethod(class_item_values)

@@ -11,6 +11,7 @@ from diptych.core.contracts import Dataset, Relater
 from diptych.core.errors import DataError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region, SceneGraph
+from diptych.data.dataset import Pool
 from diptych.data.graphs.columns import GraphColumns
 from diptych.index.embed import Unreadable, readable
 from diptych.tasks._scoring.records import with_facts
@@ -25,7 +26,7 @@ def predict(
     Without `labels_known` the model sees boxes with the label "" and no attributes. Raises ShapeError when it answers other regions
     than it was given, DataError when no image is left.
     """
-    rows: list[int] = []
+    seen: list[_Given] = []
     found: list[SceneGraph] = []
     unreadable: list[Unreadable] = []
 
@@ -39,14 +40,14 @@ def predict(
     for start in range(0, len(data), batch_size):
         if block := _given(data, range(start, min(start + batch_size, len(data))), labels_known):
             good, graphs, bad = readable(related, block)
-            rows += [given.row for given in good]
+            seen += good
             found += graphs
             unreadable += bad
-    if not rows:
+    if not seen:
         raise DataError(f"'{data.name}' has no image to look at", field="image", expected="samples with images")
-    table = records(
-        [data.uids[row] for row in rows], GraphColumns.of(data, rows), found, groups=[data.groups[row] for row in rows]
-    )
+    rows = [given.row for given in seen]
+    truths = GraphColumns.of(data, rows) if isinstance(data, Pool) else [given.truth for given in seen]
+    table = records([given.uid for given in seen], truths, found, groups=[data.groups[row] for row in rows])
     return with_facts(
         table, objects_asked=list(objects), predicates_asked=list(relations), unreadable=[asdict(u) for u in unreadable]
     )
@@ -54,19 +55,21 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """An image of the data set and what the model is given of it."""
+    """An image of the data set and what the model is given of it. `truth` is read where the data set is no pool: every other sample
+    would have to be made twice."""
 
     row: int
     uid: str
     image: ImageSource
     regions: list[Region]
+    truth: SceneGraph
 
 
 def _given(data: Dataset, rows: range, labels_known: bool) -> list[_Given]:
     """Those of these rows that have an image."""
     samples = ((row, data[row]) for row in rows)
     return [
-        _Given(row, s.uid, s.image, [Region(region.box, region.label if labels_known else "") for region in s.regions])
+        _Given(row, s.uid, s.image, [Region(region.box, region.label if labels_known else "") for region in s.regions], s.graph)
         for row, s in samples
         if s.image is not None
     ]

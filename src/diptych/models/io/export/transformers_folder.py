@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
+from tokenizers import normalizers
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.files import atomic_folder, write_json
+from diptych.data.text.cleaning import REMOVED
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.clip_layout import to_transformers as renamed
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -35,6 +38,7 @@ def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
     largest = isinstance(model.text_tower, TextTransformer) and model.text_tower.pooling == "largest"
     if not largest:
         tensors, tokenizer = _end_away_from_2(tensors, tokenizer)
+    tokenizer = _cleaning_by_itself(tokenizer)
     config = transformers.CLIPConfig(
         projection_dim=model.width,
         vision_config={
@@ -118,6 +122,22 @@ def _sizes(spec: dict[str, Any], width: int, layers: int, heads: int) -> dict[st
         "num_hidden_layers": spec.get("layers", layers),
         "num_attention_heads": spec.get("heads", heads),
     }
+
+
+def _cleaning_by_itself(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer; what ours does to a text before it as BLIP's authors do, its file does, since transformers reads that alone."""
+    if tokenizer.clean != "blip":
+        return tokenizer
+    inner = tokenizers.Tokenizer.from_str(tokenizer.inner.to_str())
+    steps = [
+        normalizers.Lowercase(),
+        normalizers.Replace(tokenizers.Regex(REMOVED.pattern), " "),
+        normalizers.Replace(tokenizers.Regex(r"\s{2,}"), " "),
+        normalizers.Strip(),
+    ]
+    inner.normalizer = normalizers.Sequence([*steps, *([inner.normalizer] if inner.normalizer else [])])
+    same = {name: getattr(tokenizer, name) for name in ("pad_id", "prefix", "suffix", "clean", "literal")}
+    return Tokenizer(inner, **same)
 
 
 def _end_away_from_2(tensors: dict[str, Tensor], tokenizer: Tokenizer) -> tuple[dict[str, Tensor], Tokenizer]:
