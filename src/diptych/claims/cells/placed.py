@@ -59,7 +59,8 @@ class Placed:
 @dataclass(frozen=True)
 class PlacedReadings:
     """The same of a recipe whose model reads every pair, among fewer pictures. "block" is how often the likeliest digit in the gap of
-    "the block ___ has a red circle" behind the caption is right (chance 1/9).
+    "the block ___ has a red circle" behind the caption is right: 1/9 by chance, 2/9 by always saying 0, since things are asked for in
+    reading order.
 
     learns  False asks the model as it is before the first step
     """
