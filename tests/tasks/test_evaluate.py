@@ -38,7 +38,9 @@ def test_model_without_the_capability_is_refused(kit: Any) -> None:
             return []
 
     _, pool = kit.random(3)
-    with pytest.raises(ConfigError, match="task 'retrieval' needs a model that is an Embedder; 'writer' offers Generator"):
+    with pytest.raises(
+        ConfigError, match="task 'retrieval' needs a model that is an Embedder or PairScorer; 'writer' offers Generator"
+    ):
         evaluate(Retrieval(), Writer(), pool)
 
 

@@ -36,6 +36,7 @@ class FiberStatements(FiberModel):
         logit_N2 = self.judged(images, prompts, batch_size=batch_size)
         return [TRUTHS[place] for place in logit_N2.argmax(1).tolist()]
 
+    @one_or_many
     def answer_nll(
         self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:

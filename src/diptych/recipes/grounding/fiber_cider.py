@@ -92,6 +92,7 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
     """
 
     slug = "fiber_cider"
+    no_prefixes = "it reads pairs together"
     engine = "policy"
     presets = ("tiny", "paper")
 

@@ -71,6 +71,7 @@ class FIBERStatements(FiberRecipe[StatementTraining, StatementBatch, Judged]):
     """
 
     slug = "fiber_statements"
+    no_prefixes = "it reads pairs together"
     needs = (PICTURES, "questions")
     presets = ("tiny", "paper")
 
