@@ -296,7 +296,6 @@ def test_released_weights_start_a_run(tmp_path: Path) -> None:
         fiber=SIZES,
         dense=SHAPE,
         text_length=24,
-        image_size=128,  # at 64 the coarsest map is one place, of which PyTorch leaves a convolution's gradient partly unset
         batch_size=2,
         steps=1,
         warmup=0.0,

@@ -17,6 +17,7 @@ from diptych.core.rows import Rows
 from diptych.models.denseclip.dense_segmenter import LanguageGuide
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck
 from diptych.models.detection.anchor_boxes import AnchorShape
+from diptych.models.detection.feature_pyramid import two_columns
 from diptych.models.towers.dense_tap import STRIDES, DenseMaps, DenseTap
 
 FIRST = 1
@@ -56,7 +57,7 @@ class CoarserMaps(nn.Module):
     def forward(self, map_BCHW: Tensor) -> list[Tensor]:
         maps = [map_BCHW]
         for step in self.steps:
-            maps.append(step(maps[-1]))
+            maps.append(step(two_columns(maps[-1])))
         return maps[1:]
 
 

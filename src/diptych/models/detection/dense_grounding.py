@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import DenseRegions
 from diptych.models.detection.dynamic_head import Coarser, DynamicHead
+from diptych.models.detection.feature_pyramid import two_columns
 from diptych.models.detection.token_head import TokenHead
 
 EXTRA = 2
@@ -59,6 +61,14 @@ class DenseShape:
             )
 
 
+class CoarserMaps(LastLevelP6P7):  # type: ignore[misc]
+    """torchvision's two maps behind the last one, whose gradients are right for pictures of a few places, too."""
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        sixth_BDHW = self.p6(two_columns(p[-1] if self.use_P5 else c[-1]))
+        return [*p, sixth_BDHW, self.p7(two_columns(F.relu(sixth_BDHW)))], [*names, "p6", "p7"]
+
+
 class DenseHead(nn.Module):
     """Maps and tokens that have met to `DenseRegions`."""
 
@@ -66,7 +76,7 @@ class DenseHead(nn.Module):
         super().__init__()
         width = shape.head_width
         self.shape, self.strides = shape, (*strides, *(strides[-1] * 2 ** (n + 1) for n in range(EXTRA)))
-        self.pyramid = FeaturePyramidNetwork(list(channels), width, LastLevelP6P7(width, width))
+        self.pyramid = FeaturePyramidNetwork(list(channels), width, CoarserMaps(width, width))
         self.tower = DynamicHead(width, shape.rounds, groups=shape.head_groups, coarser=shape.coarser)
         self.box, self.centre = nn.Conv2d(width, 4, 1), nn.Conv2d(width, 1, 1)
         self.box_scale = nn.Parameter(torch.ones(len(self.strides)))

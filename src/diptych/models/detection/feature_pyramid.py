@@ -57,6 +57,15 @@ class Pyramid:
         return torch.cat(points, 1).expand(len(self.tokens_BPD), -1, -1)
 
 
+def two_columns(map_BCHW: Tensor) -> Tensor:
+    """A map of one column with a column of zeros behind it, any other as it is: what a 3 x 3 convolution of stride 2 answers is the same.
+
+    In bfloat16 on processors (oneDNN), the gradient of such a convolution's weight holds what happened to lie in memory for the taps that
+    a single column never reaches.
+    """
+    return F.pad(map_BCHW, (0, 1)) if map_BCHW.shape[3] == 1 else map_BCHW
+
+
 class FeaturePyramid(nn.Module):
     """Brings maps to one width (1 x 1 convolution, GroupNorm), adds coarser levels from the last map (3 x 3, stride 2), and
     positions.
@@ -90,7 +99,7 @@ class FeaturePyramid(nn.Module):
         maps = maps[-len(self.used) :]
         levels = [layer(map_) for layer, map_ in zip(self.project, maps, strict=False)]
         for layer in list(self.project)[len(maps) :]:
-            levels.append(layer(maps[-1] if len(levels) == len(maps) else levels[-1]))
+            levels.append(layer(two_columns(maps[-1] if len(levels) == len(maps) else levels[-1])))
         shapes = tuple((level.shape[2], level.shape[3]) for level in levels)
         masks = [self._mask(level, pixel_BHW) for level in levels]
         position = [
