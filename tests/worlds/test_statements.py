@@ -58,3 +58,9 @@ def test_half_are_true_every_kind_comes_and_a_seed_gives_the_same() -> None:
     numbers = [match[1] for question in asked if (match := re.search(r"exactly (\w+) things", question.text))]
     assert set(numbers) <= set(NUMBERS)
     assert len(data[0].media["images"].decode()) == 2
+
+
+def test_crowded_pictures_are_counted_too() -> None:
+    rows = statements(300, seed=1, size=96, max_objects=6)
+    asked = {rows[row].extras["questions"][0]["question"] for row in range(len(rows))}
+    assert "one of the pictures has exactly 7 things" in asked  # one more than there can be: never true

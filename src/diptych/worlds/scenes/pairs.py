@@ -14,9 +14,9 @@ In a negative pair nothing is meant. The truth is computed from what was drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
@@ -71,26 +71,39 @@ def partners(pair: tuple[Scene, Scene]) -> Groups:
 
 
 @dataclass(frozen=True)
-class ScenePairWorld(SceneWorld):
-    """A world of scenes, two at a time."""
+class TwoScenes(SceneWorld):
+    """A world of scenes, two at a time. A subclass says what is asked about them."""
+
+    named: ClassVar[str]
 
     @property
     def identity(self) -> Any:
-        return {**super().identity, "world": NAME}
+        return {**super().identity, "world": self.named}
 
     @property
     def splits(self) -> tuple[str, ...]:
         return ("train", "test")
 
     def group(self, split: str, index: int) -> str:
-        return f"{NAME}-{self.seed}-{split}-{index}"
+        return f"{self.named}-{self.seed}-{split}-{index}"
+
+    def tries(self, split: str, index: int) -> Iterator[list[Sample]]:
+        """Pairs of scenes, one after the other, of which the first that is as wanted becomes the sample."""
+        for place in range(TRIES):
+            yield [SceneWorld.sample(self, split, 2 * (TRIES * index + place) + side) for side in (0, 1)]
+
+
+@dataclass(frozen=True)
+class ScenePairWorld(TwoScenes):
+    """Pairs of scenes with a text that only both together answer."""
+
+    named: ClassVar[str] = NAME
 
     def sample(self, split: str, index: int) -> Sample:
         rng = keyed_rng(NAME, self.seed, split, index)
         style = str(rng.choice([name for name, _ in STYLES], p=[share for _, share in STYLES]))
         positive = bool(rng.random() >= NEGATIVE)
-        for place in range(TRIES):
-            scenes = [super(ScenePairWorld, self).sample(split, 2 * (TRIES * index + place) + side) for side in (0, 1)]
+        for scenes in self.tries(split, index):
             pair = (scenes[0].regions, scenes[1].regions)
             text, groups = _asked(pair, style, rng)
             if any(map(any, groups)) == positive:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
@@ -27,12 +27,11 @@ from diptych.core.scene_graph import Region
 from diptych.data.text.questions import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
-from diptych.worlds.scenes.pairs import colour_of
-from diptych.worlds.scenes.world import SceneWorld, Split
+from diptych.worlds.scenes.pairs import TRIES, TwoScenes, colour_of
+from diptych.worlds.scenes.world import Split
 
 NAME = "statements"
 KINDS = ("more", "both", "exactly", "something")
-TRIES = 200  # statements that are tried until one is as true as wanted
 PLURALS = {"cross": "crosses"}
 SIDES, NUMBERS = ("left", "right"), ("zero", "one", "two", "three", "four", "five", "six")
 
@@ -54,31 +53,22 @@ def told(pair: tuple[Scene, Scene], kind: str, rng: Any) -> tuple[str, bool]:
         return f"something {colour} is in both pictures", any(colour_of(r) == colour for r in there)
     if kind == "exactly":
         count = len(here) + int(rng.integers(-1, 2))
-        return f"one of the pictures has exactly {NUMBERS[count]} things", count in (len(pair[0]), len(pair[1]))
+        number = NUMBERS[count] if count < len(NUMBERS) else str(count)
+        return f"one of the pictures has exactly {number} things", count in (len(pair[0]), len(pair[1]))
     text = f"the {SIDES[side]} picture has something {colour} and the {SIDES[1 - side]} one has not"
     return text, any(colour_of(r) == colour for r in here) and not any(colour_of(r) == colour for r in there)
 
 
 @dataclass(frozen=True)
-class StatementWorld(SceneWorld):
-    """A world of scenes, two at a time, with a statement."""
+class StatementWorld(TwoScenes):
+    """Pairs of scenes with a statement."""
 
-    @property
-    def identity(self) -> Any:
-        return {**super().identity, "world": NAME}
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return ("train", "test")
-
-    def group(self, split: str, index: int) -> str:
-        return f"{NAME}-{self.seed}-{split}-{index}"
+    named: ClassVar[str] = NAME
 
     def sample(self, split: str, index: int) -> Sample:
         rng = keyed_rng(NAME, self.seed, split, index)
         kind, wanted = KINDS[int(rng.integers(len(KINDS)))], bool(rng.integers(2))
-        for place in range(TRIES):
-            scenes = [super(StatementWorld, self).sample(split, 2 * (TRIES * index + place) + side) for side in (0, 1)]
+        for scenes in self.tries(split, index):
             text, true = told((scenes[0].regions, scenes[1].regions), kind, rng)
             if true == wanted:
                 return self._made(split, index, scenes, text, kind, true)
