@@ -216,11 +216,7 @@ class PhraseDetector:
         """The detector of a folder that `save` wrote. The torch random state stays as it was."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
-            model = GroundingDetector(
-                detection_backbone(**config["backbone"]),
-                text_tower(**config["text"]),
-                from_plain(GroundingShape, config["shape"]),
-            )
+            model = cls._built(config)
         load_weights(model, folder)
         return cls(
             model.eval(),
@@ -232,6 +228,12 @@ class PhraseDetector:
             objects=config["objects"],
             card=config.get("card"),
         )
+
+    @staticmethod
+    def _built(config: Mapping[str, Any]) -> Any:
+        """The module that a folder's settings mean, with fresh weights."""
+        backbone, text = detection_backbone(**config["backbone"]), text_tower(**config["text"])
+        return GroundingDetector(backbone, text, from_plain(GroundingShape, config["shape"]))
 
     def _about(self) -> str:
         shape = self.model.shape

@@ -5,9 +5,8 @@ Letters: B batch, C channel, H W pixels, L tokens, A anchors, E phrases, N boxes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +18,12 @@ from diptych.core.config import from_plain
 from diptych.core.errors import ShapeError
 from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.data.graphs.grounded import DenseRegions, moved_anchors
-from diptych.data.text.tokenize import Tokenizer
 from diptych.models.detection.dense_grounding import DenseHead, DenseShape, sizes_of
-from diptych.models.detection.images import DetectionImages
-from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.detection.phrase_detector import PhraseDetector
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.fiber.grounding import FiberMaps
 from diptych.models.fiber.image_side import ImageSide
 from diptych.models.fiber.text_side import TextSide
-from diptych.models.io.folder import load_weights, read_config
 
 
 class DenseFiber(nn.Module):
@@ -76,29 +72,10 @@ class DenseFiberPhrases(PhraseDetector):
             ])  # fmt: skip
         return answers
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The detector of a folder that `save` wrote. The torch random state stays as it was."""
-        config = read_config(folder, cls.kind)
-        backbone = config["backbone"]
-        with torch.random.fork_rng(devices=[]):
-            model = DenseFiber(
-                ImageSide(**backbone["image"]),
-                TextSide(**config["text"]),
-                from_plain(DenseShape, config["shape"]),
-                tuple(backbone["strides"]),
-            )
-        load_weights(model, folder)
-        return cls(
-            model.eval(),
-            Tokenizer.load(Path(folder)),
-            config["text_length"],
-            from_plain(DetectionImages, config["images"]),
-            config["name"],
-            prompt=from_plain(PhrasePrompt, config["prompt"]),
-            objects=config["objects"],
-            card=config.get("card"),
-        )
+    @staticmethod
+    def _built(config: Mapping[str, Any]) -> DenseFiber:
+        backbone, shape = config["backbone"], from_plain(DenseShape, config["shape"])
+        return DenseFiber(ImageSide(**backbone["image"]), TextSide(**config["text"]), shape, tuple(backbone["strides"]))
 
     def _about(self) -> str:
         strides = ", ".join(map(str, self.model.head.strides))

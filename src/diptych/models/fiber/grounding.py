@@ -7,25 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from diptych.core.config import from_plain
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import TokenRegions
-from diptych.data.text.tokenize import Tokenizer
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
-from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.padded_swin import pad_to_patches
-from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.detection.phrase_detector import PhraseDetector
 from diptych.models.fiber.image_side import ImageSide
 from diptych.models.fiber.released import resized_tables
 from diptych.models.fiber.text_side import TextSide, readable
-from diptych.models.io.folder import load_weights, read_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,26 +151,7 @@ class FiberPhrases(PhraseDetector):
 
     kind: ClassVar[str] = "fiber_detector"
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The detector of a folder that `save` wrote. The torch random state stays as it was."""
-        config = read_config(folder, cls.kind)
-        backbone = config["backbone"]
-        with torch.random.fork_rng(devices=[]):
-            model = FiberDetector(
-                ImageSide(**backbone["image"]),
-                TextSide(**config["text"]),
-                from_plain(GroundingShape, config["shape"]),
-                tuple(backbone["strides"]),
-            )
-        load_weights(model, folder)
-        return cls(
-            model.eval(),
-            Tokenizer.load(Path(folder)),
-            config["text_length"],
-            from_plain(DetectionImages, config["images"]),
-            config["name"],
-            prompt=from_plain(PhrasePrompt, config["prompt"]),
-            objects=config["objects"],
-            card=config.get("card"),
-        )
+    @staticmethod
+    def _built(config: Mapping[str, Any]) -> FiberDetector:
+        backbone, shape = config["backbone"], from_plain(GroundingShape, config["shape"])
+        return FiberDetector(ImageSide(**backbone["image"]), TextSide(**config["text"]), shape, tuple(backbone["strides"]))

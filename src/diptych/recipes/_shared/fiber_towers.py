@@ -23,6 +23,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GATES = r"\.gates\.|\.gate\.|_transform\.|_pooler\.|_projection\.|fiber\.(image|text)_head\.|\.narrow\.|\.top\."
 """What joins the two sides; the rest of a tower is as it was pre-trained."""
 HEADS = r"\.guess\.|\.fits\.|\.answer\.|\.statement\."
+SMALL: dict[str, Any] = {
+    "image_size": 64, "swin_width": 24, "swin_depths": (1, 1, 2, 1), "swin_heads": (2, 2, 4, 4), "swin_window": 4, "drop_path": 0.0,
+    "text_width": 128, "text_layers": 4, "text_heads": 4, "text_places": 32, "text_length": 24, "fused_layers": 3, "dropout": 0.0,
+    "width": 128, "tokenizer": "data", "pieces": 2048, "gate_scale": 2.0, "head_scale": 2.0, "clip_norm": 1.0, "decay": "matrices",
+    "warmup_from": None,
+}  # fmt: skip
+"""Sizes and rates of the small presets, for two cores."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from diptych.objectives.language.gold import gold_caption_loss, gold_weights
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.asked_batch import AskedPairBatch
-from diptych.recipes._shared.fiber_towers import FiberRecipe
+from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
 from diptych.recipes._shared.fused_pairs import matching
 from diptych.tasks._scoring.answer_match import normalised
 
@@ -294,10 +294,7 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     def tiny(cls) -> Self:
         """Four terms on pairs; `--questions 1` answers the questions of data that have them, from the same weights."""
         return cls(
-            caption=1.0, image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0,
-            text_width=128, text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128,
-            tokenizer="data", pieces=2048, queue=128, answers_least=1, same_group="mask", batch_size=64, steps=400, lr=4e-4,
-            gate_scale=2.0, head_scale=2.0, clip_norm=1.0, decay="matrices", warmup_from=None, masking="share",
+            **SMALL, caption=1.0, queue=128, answers_least=1, same_group="mask", batch_size=64, steps=400, lr=4e-4, masking="share",
         )  # fmt: skip
 
     @classmethod

@@ -20,7 +20,7 @@ from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.self_critical import mean_log_probability, self_critical_loss
-from diptych.recipes._shared.fiber_towers import FiberRecipe
+from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
 from diptych.tasks._scoring.caption_metrics import cider_d, document_frequencies, words_of
 
 UNWRITTEN = r"^(image|text)_(projection|head|pooler)\.|^image_transform\.|^image_tower\.(gates|net\.norm)\."
@@ -226,12 +226,7 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(
-            image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0, text_width=128,
-            text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128, tokenizer="data",
-            pieces=2048, batch_size=32, steps=100, lr=1e-4, gate_scale=2.0, head_scale=2.0, crop=(1.0, 1.0), flip=False, augment="none",
-            clip_norm=1.0, decay="matrices", warmup_from=None,
-        )  # fmt: skip
+        return cls(**SMALL, batch_size=32, steps=100, lr=1e-4, crop=(1.0, 1.0), flip=False, augment="none")
 
     @classmethod
     def paper(cls) -> Self:

@@ -19,7 +19,7 @@ from diptych.data.load.batch import TensorBatch, view
 from diptych.data.text.questions import Question, questions_of
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.statements import TRUTHS, FiberStatements
-from diptych.recipes._shared.fiber_towers import FiberRecipe
+from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
 
 UNFUSED = r"^(image|text)_(projection|head)\.|^image_tower\.net\.norm\."
 """What the fused reading does not use, beside the last norm of the text."""
@@ -150,12 +150,7 @@ class FIBERStatements(FiberRecipe[StatementTraining, StatementBatch, Judged]):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(
-            image_size=64, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(2, 2, 4, 4), swin_window=4, drop_path=0.0, text_width=128,
-            text_layers=4, text_heads=4, text_places=32, text_length=24, fused_layers=3, dropout=0.0, width=128, tokenizer="data",
-            pieces=2048, batch_size=32, steps=300, lr=4e-4, gate_scale=2.0, head_scale=2.0, crop=(1.0, 1.0), flip=False, augment="none",
-            clip_norm=1.0, decay="matrices", warmup_from=None,
-        )  # fmt: skip
+        return cls(**SMALL, batch_size=32, steps=300, lr=4e-4, crop=(1.0, 1.0), flip=False, augment="none")
 
     @classmethod
     def paper(cls) -> Self:
