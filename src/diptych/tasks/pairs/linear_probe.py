@@ -250,6 +250,7 @@ def fit(rows_ND: Matrix, label_N: Labels, l2: float, *, max_iterations: int = 10
     # Many small products: several threads wait for each other longer than they compute, the more so on a busy machine.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
+        warnings.filterwarnings("ignore", "The number of unique classes is greater")  # one shot a class is meant
         model = LogisticRegression(C=1.0 / l2, max_iter=max_iterations).fit(rows_ND, label_N)
     weight_KD, bias_K = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one row of weights for the second class
