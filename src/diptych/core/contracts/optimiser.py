@@ -23,7 +23,11 @@ class Rule:
 class Optimiser:
     """The optimiser as data; `train/optimise.py` builds it. Weight decay is decoupled and spares every parameter with
     fewer than two dimensions (biases, norms, scale) unless a rule says otherwise. With `coupled_decay`, for "sgd" and "adamw",
-    it is added to the gradient instead and enters the momentum, as in the published recipes of ImageNet; "adamw" is then Adam."""
+    it is added to the gradient instead and enters the momentum, as in the published recipes of ImageNet; "adamw" is then Adam.
+
+    over  what "cosine" and "linear" fall along: the "rest" behind the warm-up; the whole "run", whose beginning the warm-up takes, as in
+          LAVIS and timm; "both", the whole run with the warm-up as a factor of it, as in OpenMMLab
+    """
 
     kind: Literal["adamw", "sgd", "lamb", "adan"] = "adamw"
     lr: float = 5e-4
@@ -34,10 +38,7 @@ class Optimiser:
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
     final_lr: float = 0.0  # share of lr at the end
-    over: Literal["rest", "run", "both"] = (
-        "rest"  # cosine and linear: what is left behind the warm-up; the whole run, as in LAVIS
-    )
-    # and timm; "both": the whole run, with the warm-up as a factor of it, as in OpenMMLab
+    over: Literal["rest", "run", "both"] = "rest"
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
