@@ -60,17 +60,15 @@ def test_a_batch_holds_the_pixels_of_every_region() -> None:
     outline = [[1, 1, 9, 1, 9, 6, 1, 6]]
     views, lists = ShortSides(shorts=(14,), longest=30, mirror=Mirror(share=1.0)), LabelLists(("b", "a"))
     batch = graph_batch(drawn(encode(MASK), outline), views=views, labels=lists, multiple=32, masks=True)
-    assert batch.mask_BKHW is not None
-    assert list(batch.mask_BKHW.shape) == [2, 2, 32, 32]
+    assert batch.masks is not None
+    assert [tuple(mask_KHW.shape) for mask_KHW in batch.masks] == [(2, 14, 22), (1, 14, 22)]
     large = MASK.repeat(2, 0).repeat(2, 1)[:, ::-1]
-    for row in (0, 1):
-        assert (batch.mask_BKHW[row, 0, :14, :22].numpy() == large).all()
-        assert not batch.mask_BKHW[row, :, 14:].any()
-        assert not batch.mask_BKHW[row, :, :, 22:].any()
-    box = batch.mask_BKHW[0, 1].nonzero()
+    for mask_KHW in batch.masks:
+        assert (mask_KHW[0].numpy() == large).all()
+    box = batch.masks[0][1].nonzero()
     assert box.amin(0).tolist() + box.amax(0).tolist() == [2, 4, 11, 19]
-    assert not batch.mask_BKHW[1, 1].any()
-    assert graph_batch(drawn(None, outline), views=views, labels=lists).mask_BKHW is None
+    assert len(batch.rows(1, 2).masks or ()) == 1
+    assert graph_batch(drawn(None, outline), views=views, labels=lists).masks is None
 
 
 def test_refused() -> None:

@@ -209,6 +209,22 @@ def test_what_is_kept_is_what_torchvision_keeps(parity: Any) -> None:
     assert set(only[1].tolist()) == {1}
 
 
+def test_anchors_are_limited_by_their_best_class_as_released() -> None:
+    """Of the three surest anchors all classes above the least score are left; a fourth anchor's score is left out, however high."""
+    logit_AK = torch.tensor([[2.0, 1.9], [1.8, -9.0], [-9.0, 1.7], [1.6, -9.0]])
+    corner_A2 = torch.arange(4.0)[:, None].expand(-1, 2) * 40
+    anchor_A4 = torch.cat((corner_A2, corner_A2 + 20), 1)
+    kept = {}
+    for limits in ("pairs", "anchors"):
+        shape = AnchorShape(candidates=3, limits=limits)  # type: ignore[arg-type]
+        box_N4, label_N, score_N = surest_boxes([logit_AK], [torch.zeros(4, 4)], [anchor_A4], (200, 200), shape)
+        kept[limits] = list(zip((box_N4[:, 0] / 40).int().tolist(), label_N.tolist(), strict=True))
+        assert score_N.tolist() == sorted(score_N.tolist(), reverse=True)
+    assert kept["pairs"] == [(0, 0), (0, 1), (1, 0)]
+    assert kept["anchors"] == [(0, 0), (0, 1), (1, 0), (2, 1)]
+    assert DenseCLIPBoxes.paper().anchors.limits == "anchors"
+
+
 def test_coarser_maps_begin_with_the_backbones() -> None:
     """On the map with its scores, without a ReLU between."""
     coarser = CoarserMaps(5, 3, 2)

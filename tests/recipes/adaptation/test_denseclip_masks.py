@@ -125,7 +125,7 @@ def test_masks_of_a_batch_lie_in_their_boxes() -> None:
     for row in range(len(batch)):
         for place in batch.region_mask_BK[row].nonzero()[:, 0].tolist():
             cx, cy, w, h = (batch.box_BK4[row, place] * 64).tolist()
-            assert box_of(batch.mask_BKHW[row, place].numpy()) == pytest.approx(
+            assert box_of(batch.masks[row][place].numpy()) == pytest.approx(
                 (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), abs=1e-3
             )
 

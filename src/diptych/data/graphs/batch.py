@@ -58,7 +58,7 @@ class GraphBatch(TensorBatch):
     pair_mask_BG      True where there is a pair
     lists             the names that this batch is about
     given_box_BK4     boxes and labels as a model of given regions sees them; None: as they are
-    mask_BKHW         bool: the pixels of each region; None where nobody asked for them
+    masks             bool [K, H, W] of each picture: the pixels of its regions, neither of them padded; None where nobody asked for them
     text_TL           `lists.texts` (objects, "no objects", relations) as the label encoder takes them, and their mask; None: not made
     """
 
@@ -77,7 +77,7 @@ class GraphBatch(TensorBatch):
     text_mask_TL: Tensor | None = None
     given_box_BK4: Rows[Tensor] | None = None
     given_label_BK: Rows[Tensor] | None = None
-    mask_BKHW: Rows[Tensor] | None = None
+    masks: Rows[tuple[Tensor, ...]] | None = None
 
     def true_pairs(self) -> PairTargets:
         """The pairs by their ends. Without an object the box is zero and the label `lists.missing`."""
@@ -173,26 +173,24 @@ def graph_batch(
         text_mask_TL=text_mask_TL,
         given_box_BK4=None if given is None else stacked([box_K4 for box_K4, _ in given], 0),
         given_label_BK=None if given is None else stacked([label_K for _, label_K in given], lists.background),
-        mask_BKHW=_masks(draws, pictures, targets, image_BCHW) if masks else None,
+        masks=tuple(map(_masks, draws, pictures, targets)) if masks else None,
     )
 
 
-def _masks(draws: Draws, pictures: Sequence[Picture], targets: Sequence[_Targets], image_BCHW: Tensor) -> Tensor:
-    regions = max(len(target.label_K) for target in targets)
-    mask_BKHW = torch.zeros(len(draws), regions, *image_BCHW.shape[2:], dtype=torch.bool)
-    for row, (draw, (image_HWC, graph), target) in enumerate(zip(draws, pictures, targets, strict=True)):
-        high, wide = image_HWC.shape[:2]
-        for at, place in enumerate(target.places):
-            region, uid = graph.regions[place], draw.sample.uid
-            if not region.mask:
-                came = f"sample '{uid}' has a region '{region.label}' without a mask"
-                raise DataError(came, field="regions", expected="a segmentation of every region")
-            try:
-                mask_HW = MovedMask.of(region.mask, high, wide).pixels()
-            except DataError as error:
-                raise DataError(f"sample '{uid}': {error.problem}", field="regions", expected=error.expected) from None
-            mask_BKHW[row, at, :high, :wide] = torch.from_numpy(mask_HW.copy())
-    return mask_BKHW
+def _masks(draw: Draw, picture: Picture, target: _Targets) -> Tensor:
+    image_HWC, graph = picture
+    high, wide = image_HWC.shape[:2]
+    mask_KHW = torch.zeros(len(target.places), high, wide, dtype=torch.bool)
+    for at, place in enumerate(target.places):
+        region, uid = graph.regions[place], draw.sample.uid
+        if not region.mask:
+            came = f"sample '{uid}' has a region '{region.label}' without a mask"
+            raise DataError(came, field="regions", expected="a segmentation of every region")
+        try:
+            mask_KHW[at] = torch.from_numpy(MovedMask.of(region.mask, high, wide).pixels().copy())
+        except DataError as error:
+            raise DataError(f"sample '{uid}': {error.problem}", field="regions", expected=error.expected) from None
+    return mask_KHW
 
 
 @dataclass(frozen=True, slots=True)

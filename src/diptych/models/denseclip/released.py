@@ -92,7 +92,7 @@ def open_released(spec: str) -> DetectingModel:
             model: DenseDetector | DenseMaskDetector = (
                 dense_mask_detector(settings, MaskRCNNShape(), TAU, words)
                 if any(name.startswith("roi_head.") for name in tensors)
-                else dense_detector(settings, AnchorShape(), TAU, words)
+                else dense_detector(settings, AnchorShape(limits="anchors"), TAU, words)
             )
         load_released(model, tensors)
     except ConfigError as error:

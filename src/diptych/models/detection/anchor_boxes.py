@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from diptych.core.errors import ConfigError
 
 LARGEST = math.log(1000 / 16)
 """A side grows or shrinks by this much at most (the logarithm of the factor), however large the number that the network says."""
@@ -25,7 +28,8 @@ class AnchorShape:
     octave      sizes between one map and the next, evenly in the logarithm
     ratios      height by width
     extra       maps beyond the backbone's, each of twice the stride
-    candidates  pairs of anchor and class that go through NMS, of each map
+    candidates  how many of each map go through NMS, the surest, of what `limits` says: "pairs" of anchor and class (torchvision,
+                mmdetection from 2.18 on), or "anchors" by their best class, with all their classes (mmdetection before, as DenseCLIP)
     min_score   from which probability on a box is kept
     nms         overlap from which the lower of two boxes of a class goes
     """
@@ -35,8 +39,13 @@ class AnchorShape:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     extra: int = 2
     candidates: int = 1000
+    limits: Literal["pairs", "anchors"] = "pairs"
     min_score: float = 0.05
     nms: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.limits not in ("pairs", "anchors"):
+            raise ConfigError(f"limits is {self.limits!r} (expected pairs | anchors)")
 
     @property
     def per_place(self) -> int:
@@ -90,9 +99,12 @@ def surest_boxes(
         open_AK = score_AK > shape.min_score
         if asked_K is not None:
             open_AK &= asked_K
+        if shape.limits == "anchors":
+            open_AK[score_AK.max(1).values.sort(descending=True, stable=True).indices[shape.candidates :]] = False
         row_N, label_N = open_AK.nonzero(as_tuple=True)
-        best = score_AK[row_N, label_N].sort(descending=True, stable=True).indices[: shape.candidates]
-        row_N, label_N = row_N[best], label_N[best]
+        if shape.limits == "pairs":
+            best = score_AK[row_N, label_N].sort(descending=True, stable=True).indices[: shape.candidates]
+            row_N, label_N = row_N[best], label_N[best]
         boxes.append(clip_boxes_to_image(changed(anchor_A4[row_N], change_A4[row_N]), size))
         labels.append(label_N)
         scores.append(score_AK[row_N, label_N])

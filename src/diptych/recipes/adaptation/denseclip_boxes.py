@@ -85,4 +85,5 @@ class DenseCLIPBoxes(DetectingRecipe[DenseDetector, Detected]):
     @classmethod
     def paper(cls) -> Self:
         """RetinaNet on ResNet-50 of CLIP, twelve passes over COCO in batches of 16. Give its released weights as `weights`."""
-        return cls(image_tower="resnet_clip_50", width=1024, released_edges=True, positions="cut")
+        anchors = AnchorShape(limits="anchors")
+        return cls(image_tower="resnet_clip_50", width=1024, released_edges=True, positions="cut", anchors=anchors)

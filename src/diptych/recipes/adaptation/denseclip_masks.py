@@ -68,12 +68,11 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
 
     def losses(self, features: MaskDetected, batch: GraphBatch) -> dict[str, Tensor]:
         boxes, labels = targets(batch)
-        assert batch.mask_BKHW is not None
-        masks = [mask_KHW[region_K] for mask_KHW, region_K in zip(batch.mask_BKHW, batch.region_mask_BK, strict=True)]
+        assert batch.masks is not None
         real_NA = self.real(features.anchor_A4, batch)
         terms = proposal_losses(features.thing_NA, features.change_NA4, features.anchor_A4, boxes, self.anchor_sampling, real_NA)
         terms |= region_losses(features.logit_SC, features.change_SK4, features.regions, boxes, labels)
-        terms |= mask_loss(features.mask_PKHW, features.regions, masks, labels)
+        terms |= mask_loss(features.mask_PKHW, features.regions, batch.masks, labels)
         if features.score_NKHW is not None:
             terms["score"] = self.score_loss(features.score_NKHW, batch)
         return {name: mean_over_processes(term) for name, term in terms.items()}
