@@ -8,7 +8,7 @@ from diptych.claims.cell import Cell
 from diptych.claims.cells.pairs import sized_for
 from diptych.claims.systems.dreamlip import Captioned
 from diptych.data.dataset import Pool
-from diptych.data.text.sentences import sentences
+from diptych.data.text.captions.sentences import sentences
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.worlds.small_pairs import PLACES, SmallPairs
 

@@ -13,7 +13,7 @@ from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.inputs import image_of, names_of
 from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
-from diptych.data.text.spans import find
+from diptych.data.text.tokens.spans import find
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Embedder

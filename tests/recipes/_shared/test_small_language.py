@@ -14,7 +14,7 @@ import torch
 import diptych
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
-from diptych.data.text.layout import Words, lay_out
+from diptych.data.text.prompts.layout import Words, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary

@@ -23,7 +23,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
 from diptych.data.shots import base_and_new, draw_shots
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import assembled

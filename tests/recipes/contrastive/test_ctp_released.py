@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.masked_words import mask_words
+from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.pairs.continual_encoder import ContinualEncoder
 from diptych.models.towers.hf_text import TransformersText
 from diptych.models.towers.towers import image_tower

@@ -16,8 +16,8 @@ import pytest
 
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, Role
-from diptych.data.text import shuffles as to
-from diptych.data.text.cleaning import cleaned
+from diptych.data.text.captions import shuffles as to
+from diptych.data.text.captions.cleaning import cleaned
 from diptych.tasks._scoring.caption_choices import probe_records
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.aro import ARO

@@ -11,7 +11,7 @@ from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.tasks.generation.vqa import VQA
 from diptych.tasks.pairs.retrieval import Retrieval

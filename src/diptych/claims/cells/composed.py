@@ -16,7 +16,7 @@ from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.data.text.shuffles import shuffled
+from diptych.data.text.captions.shuffles import shuffled
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.tasks.pairs.snare import PARTS, SNARE
 from diptych.worlds.small_pairs import SmallPairs

@@ -19,9 +19,9 @@ from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Box
 from diptych.data.dataset import Pool
-from diptych.data.text.description_queries import BEFORE, described
-from diptych.data.text.knowledge import Noun
-from diptych.data.text.spans import SpanText
+from diptych.data.text.descriptions.description_queries import BEFORE, described
+from diptych.data.text.descriptions.knowledge import Noun
+from diptych.data.text.tokens.spans import SpanText
 from diptych.recipes.grounding.desco import DesCo
 from diptych.worlds.scenes.invented import described as known_of
 from diptych.worlds.scenes.invented import invented, look_of, names

@@ -17,7 +17,7 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.masks import decode as mask_of
 from diptych.data.media.decode import decode
-from diptych.data.text.person_texts import OPTIONAL, REQUIRED
+from diptych.data.text.persons.descriptions import OPTIONAL, REQUIRED
 from diptych.models.io.deployed import open_model
 from diptych.models.people.person_encoder import PersonEncoder
 from diptych.recipes.domains.plip_person import PLIPPerson

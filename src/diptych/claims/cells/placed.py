@@ -17,8 +17,8 @@ from diptych.claims.training import opened, untrained
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
-from diptych.data.text.cleaning import cleaned
-from diptych.data.text.position_prompts import NOWHERE, block_of, prompt, with_prompt
+from diptych.data.text.captions.cleaning import cleaned
+from diptych.data.text.prompts.position_prompts import NOWHERE, block_of, prompt, with_prompt
 from diptych.models.vilt.vilt_model import GAP
 from diptych.recipes._shared.block_prompts import BlockPromptRecipe
 from diptych.recipes.grounding.ptp import PTP

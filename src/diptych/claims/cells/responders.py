@@ -19,7 +19,7 @@ from diptych.core.prompt import PromptLike, TextPart
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 from diptych.tasks.choice.multiple_choice import MultipleChoice
 
 Kind = Literal["knower", "first letter", "content guesser", "always none", "pulled knower"]

@@ -19,7 +19,7 @@ from diptych.core.sample import Sample, Text
 from diptych.curate.operators.rewrite import Rewrite
 from diptych.curate.writing.backends.grammar import STYLES
 from diptych.data.dataset import Pool
-from diptych.data.text.variants import VARIANTS, variant_rows
+from diptych.data.text.captions.variants import VARIANTS, variant_rows
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.worlds.small_pairs import PLACES, SmallPairs
 

@@ -22,8 +22,8 @@ from diptych.core.sample import Sample
 from diptych.curate.text.plurals import plural
 from diptych.curate.text.question_programs import NUMBERS, Vocabulary
 from diptych.curate.text.triplet_filters import reasons
-from diptych.data.text.symbols import Symbols, symbols_of
-from diptych.data.text.triplets import Triplet
+from diptych.data.text.question_answering.symbols import Symbols, symbols_of
+from diptych.data.text.question_answering.triplets import Triplet
 from diptych.tasks._scoring.choices import LETTERS
 from diptych.tasks.choice.auto_bench import AutoBench
 from diptych.worlds.rendered import Rendered

@@ -23,7 +23,7 @@ from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.layout import Ids, Piece, Words, lay_out
+from diptych.data.text.prompts.layout import Ids, Piece, Words, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.bridges.semantic_map import ImagesAlone, SemanticMap

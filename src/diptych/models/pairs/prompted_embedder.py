@@ -24,7 +24,7 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.class_prompts import ClassPrompts, Placement, class_prompts
+from diptych.data.text.prompts.class_prompts import ClassPrompts, Placement, class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.folder import fingerprint, parameters
 from diptych.models.io.inference import parts

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.rows import Rows
-from diptych.data.text.class_prompts import ClassPrompts
+from diptych.data.text.prompts.class_prompts import ClassPrompts
 from diptych.models.layers.prompt_bank import PromptBank
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder

@@ -19,8 +19,8 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, view
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
-from diptych.data.text.layout import Layout, Piece, lay_out
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.layout import Layout, Piece, lay_out
+from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel

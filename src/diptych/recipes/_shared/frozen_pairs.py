@@ -18,7 +18,7 @@ from diptych.core.image import ImageSource
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, group_ids
 from diptych.data.load.features import FeatureTable, Vectors
-from diptych.data.text.variants import UNIFORM, TextDraw
+from diptych.data.text.captions.variants import UNIFORM, TextDraw
 from diptych.models.io import weights
 from diptych.models.io.opened import changed
 from diptych.recipes._shared.pairs import F, M, positives, strings_of

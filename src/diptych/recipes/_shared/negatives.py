@@ -14,9 +14,9 @@ from torch import Tensor
 from diptych.core.contracts import Dataset, Draw, Draws, Order
 from diptych.core.errors import DataError
 from diptych.data.load.neighbours import WithNeighbours
+from diptych.data.text.captions.negative_texts import NegativeBatch, chosen, negative_batch
 from diptych.data.text.english.structured import replaced_at_random
 from diptych.data.text.english.tagger import tag
-from diptych.data.text.negative_texts import NegativeBatch, chosen, negative_batch
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.hard_pairs import HardPairs, hard_pairs
 from diptych.objectives.gather import mean_over_processes

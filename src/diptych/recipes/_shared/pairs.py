@@ -15,9 +15,9 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import Augment, PairBatch, pair_batch
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
-from diptych.data.text.sides import Sides
+from diptych.data.text.captions.sides import Sides
+from diptych.data.text.captions.variants import UNIFORM, TextDraw
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.variants import UNIFORM, TextDraw
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Pairs, Tower

@@ -17,9 +17,9 @@ from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import DataError
 from diptych.core.progress import shown
 from diptych.core.randomness import keyed_rng, keyed_seed
-from diptych.data.text.layout import Piece, Words, lay_out
-from diptych.data.text.questions import Question, questions_of
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.layout import Piece, Words, lay_out
+from diptych.data.text.prompts.template import Template
+from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary

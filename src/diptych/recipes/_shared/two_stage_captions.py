@@ -11,8 +11,8 @@ from typing import Any, Literal
 from diptych.core.contracts import Draw, Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
-from diptych.data.text.layout import Ids
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.layout import Ids
+from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_

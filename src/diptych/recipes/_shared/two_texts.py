@@ -11,7 +11,7 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TripletBatch, texts_by_origin, triplet_batch
 from diptych.data.media.transforms import TORCHVISION, CropForm
-from diptych.data.text.text_sets import caption_table
+from diptych.data.text.captions.text_sets import caption_table
 from diptych.recipes._shared.pairs import B, EncoderRecipe, M, S
 
 Kind = Literal["raw", "synthetic"]

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.cleaners import Clean
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.cleaners import Clean
 
 
 def learned_vocabulary(texts: Iterable[str], pieces: int) -> str:

@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, view
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.stop_words import content_words
+from diptych.data.text.captions.stop_words import content_words
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.semantic_map import (
     Aligned,

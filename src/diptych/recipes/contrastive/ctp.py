@@ -17,8 +17,8 @@ from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
 from diptych.data.media import boxed_views
-from diptych.data.text.masked_words import mask_words
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.layers.feature_queue import Start
 from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.towers.outputs import present
@@ -35,7 +35,7 @@ from diptych.train.snapshots import Snapshots
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedPairBatch(PairBatch):
-    """Pairs, and each text once more with some words hidden (`data/text/masked_words.py`)."""
+    """Pairs, and each text once more with some words hidden (`data/text/tokens/masked_words.py`)."""
 
     masked_BL: Rows[Tensor]
     hidden_BL: Rows[Tensor]

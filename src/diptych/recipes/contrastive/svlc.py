@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Tuning
 from diptych.core.errors import ConfigError
+from diptych.data.text.captions.negative_texts import NegativeBatch, chosen
 from diptych.data.text.english.structured import Lists, analogies, checked_lists, replaced_by_rule, whole_word, word_lists
-from diptych.data.text.negative_texts import NegativeBatch, chosen
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
 from diptych.objectives.pairs.info_nce import info_nce

@@ -23,9 +23,9 @@ from diptych.data.load.order import Grouped
 from diptych.data.media.native_crop import native_crop
 from diptych.data.ontologies.captions import DISEASE_ONTOLOGY_TOPS, HypernymCaptions
 from diptych.data.ontologies.ontology import Ontology
-from diptych.data.text.prompt_bank import PATHOLOGY
-from diptych.data.text.variants import UNIFORM
-from diptych.data.text.word_dropout import drop_words
+from diptych.data.text.captions.variants import UNIFORM
+from diptych.data.text.prompts.prompt_bank import PATHOLOGY
+from diptych.data.text.tokens.word_dropout import drop_words
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.text_encoder import carry_text
 from diptych.models.towers.headed import headed

@@ -18,9 +18,9 @@ from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import pair_batch
 from diptych.data.media.transforms import Preprocess
 from diptych.data.media.views import hidden_patches
-from diptych.data.text.masked_words import mask_words
-from diptych.data.text.person_texts import combine
-from diptych.data.text.whole_words import word_starts
+from diptych.data.text.persons.descriptions import combine
+from diptych.data.text.tokens.masked_words import mask_words
+from diptych.data.text.tokens.whole_words import word_starts
 from diptych.models.io.opened import open_address
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder

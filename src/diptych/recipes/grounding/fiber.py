@@ -12,9 +12,9 @@ from torch import Tensor
 from diptych.core.contracts import Dataset, Draw, Draws
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
-from diptych.data.text.answer_labels import answer_list, answer_targets
-from diptych.data.text.masked_words import mask_words
-from diptych.data.text.questions import Question, questions_of
+from diptych.data.text.question_answering.answer_labels import answer_list, answer_targets
+from diptych.data.text.question_answering.questions import Question, questions_of
+from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.models.fiber.training import FiberFeatures, FiberTraining
 from diptych.models.pairs.matcher import Matched

@@ -17,8 +17,8 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.curate.text.question_programs import Vocabulary, written
 from diptych.data.media.decode import decode
-from diptych.data.text.symbols import symbols_of
-from diptych.data.text.triplets import Triplet, read_triplets
+from diptych.data.text.question_answering.symbols import symbols_of
+from diptych.data.text.question_answering.triplets import Triplet, read_triplets
 from diptych.tasks._scoring.blind import BLIND, grey
 from diptych.tasks._scoring.choices import shown
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means

@@ -14,7 +14,7 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, WordRanker
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
-from diptych.data.text.stop_words import content_words
+from diptych.data.text.captions.stop_words import content_words
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks._scoring.stemming import stem

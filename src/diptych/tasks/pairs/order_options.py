@@ -10,8 +10,8 @@ import numpy as np
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.data.probes.case import Case, Role
-from diptych.data.text import shuffles as to
-from diptych.data.text.cleaning import cleaned
+from diptych.data.text.captions import shuffles as to
+from diptych.data.text.captions.cleaning import cleaned
 from diptych.data.text.english.tagger import Tagger, spacy_tagger, tag
 
 ARO_NAMES = ("true", "nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")

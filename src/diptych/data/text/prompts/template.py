@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.layout import Piece, Slots, Words
+from diptych.data.text.prompts.layout import Piece, Slots, Words
 
 PLACES = re.compile(r"(\{image\}|\{prompt\})")
 

@@ -7,7 +7,7 @@ after every crop and flip, never before.
 from __future__ import annotations
 
 from diptych.core.scene_graph import Box
-from diptych.data.text.cleaning import cleaned
+from diptych.data.text.captions.cleaning import cleaned
 
 GRID = 3
 NOWHERE = "x"

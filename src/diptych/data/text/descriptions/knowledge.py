@@ -22,7 +22,7 @@ from typing import Any
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.json_text import parse_json
 from diptych.core.sample import Sample
-from diptych.data.text.stop_words import STOP_WORDS
+from diptych.data.text.captions.stop_words import STOP_WORDS
 
 FIELD = "nouns"
 """Where the samples of a data set may carry entries of the first form themselves: `extras["nouns"]`."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diptych.core.grounding import Span
-from diptych.data.text.description_queries import TOKENS, Count
-from diptych.data.text.phrases import Sentence, Written
-from diptych.data.text.positive_rate import PositiveRate
-from diptych.data.text.spans import Entity, SpanText, occurrences
+from diptych.data.text.captions.phrases import Sentence, Written
+from diptych.data.text.descriptions.description_queries import TOKENS, Count
+from diptych.data.text.descriptions.positive_rate import PositiveRate
+from diptych.data.text.tokens.spans import Entity, SpanText, occurrences
 
 PEOPLE = re.compile(r"\b(man|woman|child|men|women|children|people|person)\b", re.IGNORECASE)
 """Phrases with these words are not described."""

@@ -21,9 +21,9 @@ from typing import Literal
 import numpy as np
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.knowledge import Knowledge, Noun
-from diptych.data.text.phrases import Sentence
-from diptych.data.text.spans import Entity, SpanText
+from diptych.data.text.captions.phrases import Sentence
+from diptych.data.text.descriptions.knowledge import Knowledge, Noun
+from diptych.data.text.tokens.spans import Entity, SpanText
 
 Positive = Literal["partial", "all"]
 Form = Literal["description", "name"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import DataError
-from diptych.data.text.questions import Question
+from diptych.data.text.question_answering.questions import Question
 
 PEOPLE = 4
 """From so many answers on, an answer that few people gave counts for less."""

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Literal
 
 from diptych.core.errors import DataError
-from diptych.data.text.cleaning import cleaned as blip_cleaned
+from diptych.data.text.captions.cleaning import cleaned as blip_cleaned
 
 Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip", "blip"]
 """What is done to a text first: nothing; as CLIP reads it; mojibake and white space repaired; that, lower case and no punctuation (both
 as open_clip has them); lower case and no punctuation (SigLIP as transformers has it); lower case and a blank for some marks (BLIP,
-`data/text/cleaning.py`)."""
+`data/text/captions/cleaning.py`)."""
 
 
 def clip_clean(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from diptych.core.errors import DataError
 from diptych.core.grounding import Span
 from diptych.core.sample import Sample
-from diptych.data.text.spans import SpanText, from_json
+from diptych.data.text.tokens.spans import SpanText, from_json
 
 FIELD = "grounding"
 

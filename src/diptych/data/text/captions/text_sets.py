@@ -22,8 +22,8 @@ from diptych.core.sample import Text
 from diptych.data.columns import read_table
 from diptych.data.load.batch import TensorBatch, group_ids, told_view
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.sentences import sentences
-from diptych.data.text.sides import Sides
+from diptych.data.text.captions.sentences import sentences
+from diptych.data.text.captions.sides import Sides
 from diptych.data.text.tokenize import Tokenizer
 
 CAPTIONS = "synthetic_caption"

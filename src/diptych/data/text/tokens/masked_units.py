@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.data.text.masked_words import MaskedWords
+from diptych.data.text.tokens.masked_words import MaskedWords
 
 MASK = -1
 """In `UnitPlan.stands_BM`: the mask, whatever it is in a vocabulary."""

@@ -11,7 +11,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
 from diptych.data.shards.mark import CURATION
-from diptych.data.text.variants import VARIANTS
+from diptych.data.text.captions.variants import VARIANTS
 
 WRITTEN = ("rewrite", "synthetic")
 """Origins of texts that a model or rules wrote."""
