@@ -62,7 +62,7 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     from diptych.models.io.export.onnx_embedder import OnnxEmbedder
     from diptych.models.io.export.onnx_files import ONNX_FILE, to_onnx
     from diptych.models.pairs.embedder import PairEmbedder
-    from diptych.models.pairs.locked import LockedEmbedder
+    from diptych.models.pairs.frozen.locked import LockedEmbedder
 
     if (Path(name) / ONNX_FILE).is_file():
         return OnnxEmbedder(name)

@@ -29,7 +29,7 @@ from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import assembled
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.prompted_embedder import PromptedEmbedder, PromptSettings, prompted_encoder
+from diptych.models.pairs.prompted.embedder import PromptedEmbedder, PromptSettings, prompted_encoder
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 from diptych.train.fit import fit

@@ -24,8 +24,8 @@ from diptych.data.media.heavy_augment import heavy_augment
 from diptych.data.text.captions.chunks import chunks, pieces, thinned
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.layers.mix_style import MixStyle, mixed
-from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.encoders.chunked_encoder import ChunkedEncoder
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.presets import ADAPTED

@@ -17,7 +17,7 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.late_embedder import LateEmbedder
+from diptych.models.pairs.late.embedder import LateEmbedder
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.tasks.pairs.localisation import Localisation
 from diptych.worlds.small_pairs import SmallPairs

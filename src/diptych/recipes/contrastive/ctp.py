@@ -20,7 +20,7 @@ from diptych.data.media import boxed_views
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.layers.feature_queue import Start
-from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
+from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.towers.outputs import present
 from diptych.objectives.distillation.topology import topology
 from diptych.objectives.gather import all_gather, world

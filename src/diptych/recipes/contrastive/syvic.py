@@ -19,8 +19,8 @@ from diptych.data.text.captions.chunks import chunks, thinned
 from diptych.data.text.captions.sides import Pixels, mirrored
 from diptych.models.layers.mix_style import Mix, MixStyle
 from diptych.models.layers.style_transfer import Stylist
-from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.encoders.chunked_encoder import ChunkedEncoder
 from diptych.models.towers.outputs import Pairs
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.pairs import EncoderRecipe

@@ -17,7 +17,7 @@ from diptych.data.text.question_answering.questions import Question, questions_o
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.models.fiber.training import FiberFeatures, FiberTraining
-from diptych.models.pairs.matcher import Matched
+from diptych.models.pairs.matching.matcher import Matched
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.answer_scores import answer_scores
 from diptych.objectives.language.captioning import caption_loss

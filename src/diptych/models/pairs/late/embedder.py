@@ -22,8 +22,8 @@ from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import parts
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.late_encoder import encode_patches, encode_words, pooled, words_alone
-from diptych.models.pairs.late_scores import late_scores
+from diptych.models.pairs.late.encoder import encode_patches, encode_words, pooled, words_alone
+from diptych.models.pairs.late.scores import late_scores
 
 
 class LateEmbedder(PairEmbedder):

@@ -16,7 +16,7 @@ from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.pooling import mean_pool
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.fusion_reader import CrossBlock
+from diptych.models.pairs.matching.fusion_reader import CrossBlock
 
 CHUNK = 256
 """Pairs that are read together at once, unless a call says otherwise."""

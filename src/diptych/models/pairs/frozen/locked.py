@@ -23,7 +23,7 @@ from diptych.models.io.folder import fingerprint, load_weights, parameters, read
 from diptych.models.io.inference import evaluating
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import PairModule
-from diptych.models.pairs.linear_map import LinearPair
+from diptych.models.pairs.frozen.linear_map import LinearPair
 from diptych.models.towers.outputs import Pairs
 
 

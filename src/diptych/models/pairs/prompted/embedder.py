@@ -31,7 +31,7 @@ from diptych.models.io.inference import parts
 from diptych.models.layers.prompt_bank import PromptBank
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.prompted_encoder import Conditioner, PromptedEncoder
+from diptych.models.pairs.prompted.encoder import Conditioner, PromptedEncoder
 from diptych.models.towers.text_embeddings import token_table
 
 PROMPT_FILE = "prompts.safetensors"

@@ -16,7 +16,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.matcher import PairReader, Read, match_at, match_matrix
+from diptych.models.pairs.matching.matcher import PairReader, Read, match_at, match_matrix
 
 Negatives = Literal["teacher", "student", "both", "random"]
 Scores = Literal["match", "contrast"]

@@ -18,7 +18,7 @@ from diptych.models.layers.companions import Companions, mix_
 from diptych.models.layers.feature_queue import FeatureQueue, Start
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import Bias, DualEncoder
-from diptych.models.pairs.fusion_reader import FusionReader
+from diptych.models.pairs.matching.fusion_reader import FusionReader
 from diptych.models.towers.outputs import Pairs, Tower
 
 

@@ -29,7 +29,7 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.nested_classifier import NestedClassifier
+from diptych.models.pairs.classifiers.nested_classifier import NestedClassifier
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 

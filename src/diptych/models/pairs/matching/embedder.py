@@ -21,7 +21,7 @@ from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import Embedding, PairEmbedder
-from diptych.models.pairs.matcher import CHUNK, Matcher, PairReader, Read, as_module, match_matrix
+from diptych.models.pairs.matching.matcher import CHUNK, Matcher, PairReader, Read, as_module, match_matrix
 
 
 class MatchEmbedder(PairEmbedder):

@@ -17,7 +17,7 @@ from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.companions import Companions
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder, projected
-from diptych.models.pairs.prototype_head import PrototypeHead
+from diptych.models.pairs.encoders.prototype_head import PrototypeHead
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Pairs, Tower
 
