@@ -11,9 +11,9 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Sample, Text
 from diptych.data.probes.case import Case
 from diptych.tasks import find
-from diptych.tasks._scoring.caption_choices import credit, probe_records, shares
+from diptych.tasks._scoring.captions.choices import credit, probe_records, shares
+from diptych.tasks._scoring.captions.text_scorers import bag_of_words, blind, constant, perfect
 from diptych.tasks._scoring.records import with_facts
-from diptych.tasks._scoring.text_scorers import bag_of_words, blind, constant, perfect
 from diptych.tasks.pairs.probe import Probe, cases_of, item_columns
 from diptych.tasks.pairs.winoground import scored
 from diptych.worlds.scenes.world import scenes

@@ -18,7 +18,7 @@ from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, Role
 from diptych.data.text.captions import shuffles as to
 from diptych.data.text.captions.cleaning import cleaned
-from diptych.tasks._scoring.caption_choices import probe_records
+from diptych.tasks._scoring.captions.choices import probe_records
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.aro import ARO
 from diptych.tasks.pairs.snare import DIRECTIONS, PARTS, SNARE

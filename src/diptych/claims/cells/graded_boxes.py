@@ -15,7 +15,7 @@ from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.pipelines.groundvlp import GroundVLP, Reference, Weighing
-from diptych.tasks._scoring.box_precision import overlaps
+from diptych.tasks._scoring.detection.box_precision import overlaps
 from diptych.worlds.scenes.layout import COLOURS
 from diptych.worlds.scenes.world import scenes
 

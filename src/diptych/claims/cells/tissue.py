@@ -13,8 +13,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
 from diptych.index.embed import embed_texts, embedded_images
 from diptych.recipes._shared.pairs import PairRecipe
-from diptych.tasks._scoring.prompt_screening import screened, screening_scores
-from diptych.tasks._scoring.slide_scores import cosines
+from diptych.tasks._scoring.slides.prompt_screening import screened, screening_scores
+from diptych.tasks._scoring.slides.scores import cosines
 from diptych.tasks.domains.slide_detection import SlideDetection, auroc
 from diptych.tasks.pairs.zero_shot import ZeroShot
 from diptych.worlds.tissue.slides import slides

@@ -24,7 +24,7 @@ from diptych.curate.text.question_programs import NUMBERS, Vocabulary
 from diptych.curate.text.triplet_filters import reasons
 from diptych.data.text.question_answering.symbols import Symbols, symbols_of
 from diptych.data.text.question_answering.triplets import Triplet
-from diptych.tasks._scoring.choices import LETTERS
+from diptych.tasks._scoring.answers.choices import LETTERS
 from diptych.tasks.choice.auto_bench import AutoBench
 from diptych.worlds.rendered import Rendered
 from diptych.worlds.scenes.layout import COLOURS, SHAPES

@@ -27,7 +27,7 @@ from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.asked_batch import AskedPairBatch
 from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
 from diptych.recipes._shared.fused_pairs import matching
-from diptych.tasks._scoring.answer_match import normalised
+from diptych.tasks._scoring.answers.answer_match import normalised
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case
 from diptych.data.probes.facts import AttributionFact, RelationFact, published_attribution, published_relation
-from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.caption_choices import MINIMUM, Counting, Floats
+from diptych.tasks._scoring.captions.choices import MINIMUM, Counting, Floats
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.tasks.pairs.order_options import OrderOptions, tagger_of

@@ -20,10 +20,10 @@ from diptych.core.progress import shown
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, without_equals
 from diptych.index.embed import Unreadable, checked, count_truncated, embed_texts, images_of, readable
-from diptych.tasks._scoring.caption_choices import Floats, probe_records
+from diptych.tasks._scoring.captions.choices import Floats, probe_records
+from diptych.tasks._scoring.captions.text_scorers import bag_of_words, blind
 from diptych.tasks._scoring.pair_scores import pair_scores
 from diptych.tasks._scoring.records import with_facts
-from diptych.tasks._scoring.text_scorers import bag_of_words, blind
 
 Compare = Literal["auto", "vectors", "pairs", "mean", "sum", "ask"]
 Way = Literal["vectors", "pairs", "mean", "sum", "ask"]

@@ -30,8 +30,8 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, Role, normal, stored_cases, without_equals
-from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.caption_choices import MINIMUM, Counting, Floats, counted_kinds, credits, kind_columns
+from diptych.tasks._scoring.captions.choices import MINIMUM, Counting, Floats, counted_kinds, credits, kind_columns
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.pairs.choosing import Asking
 

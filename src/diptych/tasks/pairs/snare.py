@@ -16,9 +16,9 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, Role
 from diptych.data.probes.facts import AttributionFact, RelationFact, published_attribution, published_relation
-from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.caption_choices import ASIDE, MINIMUM, Counting, Floats, credits, kind_columns
-from diptych.tasks._scoring.placing import option_shares
+from diptych.tasks._scoring.captions.choices import ASIDE, MINIMUM, Counting, Floats, credits, kind_columns
+from diptych.tasks._scoring.ranking import ranks as rk
+from diptych.tasks._scoring.ranking.placing import option_shares
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.tasks.pairs.order_options import SNARE_NAMES, OrderOptions, tagger_of

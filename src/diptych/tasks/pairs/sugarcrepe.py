@@ -15,9 +15,9 @@ from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, stored_cases
 from diptych.data.probes.sugarcrepe import KINDS
 from diptych.index.embed import embed_texts
-from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.caption_choices import ASIDE, Counting, Floats, credits
-from diptych.tasks._scoring.placing import beats
+from diptych.tasks._scoring.captions.choices import ASIDE, Counting, Floats, credits
+from diptych.tasks._scoring.ranking import ranks as rk
+from diptych.tasks._scoring.ranking.placing import beats
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.worlds.scenes.probes import SceneFacts

@@ -14,9 +14,9 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, stored_cases
 from diptych.data.probes.vl_checklist import AREAS
-from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.caption_choices import Counting, Floats
+from diptych.tasks._scoring.captions.choices import Counting, Floats
 from diptych.tasks._scoring.match_threshold import decided, yes_metrics
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.worlds.scenes.probes import SceneFacts

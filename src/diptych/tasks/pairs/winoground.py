@@ -16,9 +16,9 @@ from diptych.core.contracts import Dataset
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.data.probes.case import stored_cases
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
-from diptych.tasks._scoring.placing import beats
+from diptych.tasks._scoring.ranking import ranks as rk
+from diptych.tasks._scoring.ranking.placing import beats
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.caption_choices import Floats
+from diptych.tasks._scoring.captions.choices import Floats
+from diptych.tasks._scoring.ranking import ranks as rk
 
 TRUE = "true"
 """Beside the names of the options, what the true one is called where no option bears that name."""

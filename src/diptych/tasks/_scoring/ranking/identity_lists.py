@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from diptych.core.errors import DataError
 from diptych.core.result import Metric
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
-from diptych.tasks._scoring.ranked_lists import RankedList, chance
+from diptych.tasks._scoring.ranking import ranks as rk
+from diptych.tasks._scoring.ranking.ranked_lists import RankedList, chance
 from diptych.tasks._scoring.records import array
 
 

@@ -19,7 +19,7 @@ from diptych.core.contracts import Embedder, Generator, Ranker
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
 from diptych.core.prompt import TextPart
-from diptych.tasks._scoring.answer_match import normalised
+from diptych.tasks._scoring.answers.answer_match import normalised
 
 Kind = Literal["exact", "soft", "embedding", "likelihood", "model"]
 Preference = Literal["first", "second", "tie", "unread"]

@@ -18,8 +18,8 @@ import pyarrow as pa
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.result import Metric, Result
 from diptych.data.probes.case import ROLES, Case
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.means import Means
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of
 
 Floats = npt.NDArray[np.float64]
