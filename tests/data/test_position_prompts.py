@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.media import boxed_views as views
+from diptych.data.media.augment import boxed_views as views
 from diptych.data.text.prompts.position_prompts import block_of, prompt, run_together, with_prompt
 
 SIDE = 96

@@ -16,7 +16,7 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
-from diptych.data.media import boxed_views
+from diptych.data.media.augment import boxed_views
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.layers.feature_queue import Start

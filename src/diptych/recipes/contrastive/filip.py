@@ -12,7 +12,7 @@ from diptych.core.contracts import Draws, Optimiser
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
-from diptych.data.media.auto_augment import auto_augment
+from diptych.data.media.augment.auto_augment import auto_augment
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.late.embedder import LateEmbedder, words_in
 from diptych.models.pairs.late.encoder import LateEncoder, TokenPairs

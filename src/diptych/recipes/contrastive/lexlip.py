@@ -16,7 +16,7 @@ from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Run, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
-from diptych.data.media.rand_augment import rand_augment
+from diptych.data.media.augment.rand_augment import rand_augment
 from diptych.data.text.tokens.masked_words import MaskedWords, mask_words
 from diptych.data.text.tokens.whole_words import unknown_share, word_starts, wordless
 from diptych.models.layers.sparse_queue import Start

@@ -16,7 +16,7 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, group_ids
-from diptych.data.media.views import View, hidden_patches, patches_in, placed_view
+from diptych.data.media.augment.views import View, hidden_patches, patches_in, placed_view
 from diptych.models.pairs.encoders.mixed_image_encoder import ClassScale, MixedEncoder, MixedPairs, TeacherView
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Tower, present

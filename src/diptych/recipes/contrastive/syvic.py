@@ -14,7 +14,7 @@ from diptych.core.contracts import Draw, Draws, Optimiser, Tuning
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids, view
-from diptych.data.media.heavy_augment import heavy_augment
+from diptych.data.media.augment.heavy_augment import heavy_augment
 from diptych.data.text.captions.chunks import chunks, thinned
 from diptych.data.text.captions.sides import Pixels, mirrored
 from diptych.models.layers.mix_style import Mix, MixStyle

@@ -12,7 +12,7 @@ from diptych.core.contracts import Draws, Hook
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TripletBatch
-from diptych.data.media.views import hidden_patches, local_views
+from diptych.data.media.augment.views import hidden_patches, local_views
 from diptych.models.pairs.encoders.dense_encoder import DenseEncoder, DensePairs, Token
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import present

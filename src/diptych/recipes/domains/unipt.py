@@ -16,8 +16,8 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import pair_batch
+from diptych.data.media.augment.views import hidden_patches
 from diptych.data.media.transforms import Preprocess
-from diptych.data.media.views import hidden_patches
 from diptych.data.text.persons.descriptions import combine
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.data.text.tokens.whole_words import word_starts

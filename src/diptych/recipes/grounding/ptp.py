@@ -14,7 +14,7 @@ from torch import Tensor
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import PairBatch, group_ids
-from diptych.data.media.boxed_views import Boxed, augmented, cropped
+from diptych.data.media.augment.boxed_views import Boxed, augmented, cropped
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.released import begin_, from_released, is_released

@@ -120,7 +120,7 @@ class MixedEncoder(nn.Module):
         box_BP4: Tensor | None = None,
     ) -> MixedPairs:
         """image_BCHW is what the teacher sees. own_BP says which patches of the mixture are the image's own; place_BM are the others.
-        box_BP4, for a teacher with another view, are its patches in the student's (`data.media.views.patches_in`)."""
+        box_BP4, for a teacher with another view, are its patches in the student's (`data.media.augment.views.patches_in`)."""
         encoder = self.encoder
         tokens_BPD = encoder.image_tower(mixed_BCHW).tokens_BPD
         own_BD = mean_pool(tokens_BPD, own_BP)
