@@ -25,8 +25,8 @@ from curation import STYLE as TWO_COLOURS
 from machine_results import keep
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.links import every_link
-from diptych.claims.cells.tagged_links import GRAMMAR, LINKER, named, rightness, scenes
+from diptych.claims.cells.relations.links import every_link
+from diptych.claims.cells.relations.tagged_links import GRAMMAR, LINKER, named, rightness, scenes
 from diptych.claims.systems.rlipv2 import BEFORE, TAGGED, TUNED
 from diptych.claims.training import trained
 from diptych.curate.operators.relation_tags import RelationTags, tagged

@@ -306,7 +306,7 @@ MODELS = Registry(
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "nested_classifier": (
             "diptych.models.pairs.classifiers.class_embedder:ClassEmbedder",
-            "an image tower, a classifier a prefix",
+            "an image tower with classifiers on prefixes",
         ),
         "matcher": ("diptych.models.pairs.matching.embedder:MatchEmbedder", "reads an image and a text together"),
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),

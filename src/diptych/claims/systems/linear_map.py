@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.retrieved import Retrieved
+from diptych.claims.cells.learned_pairs.retrieved import Retrieved
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

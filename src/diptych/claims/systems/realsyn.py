@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import Paired, clean_rows, drawn, retrieved, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, clean_rows, drawn, retrieved, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, trained, untrained

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import retrieved
+from diptych.claims.cells.learned_pairs.pairs import retrieved
 from diptych.claims.training import trained, untrained
 from diptych.data.dataset import Pool
 from diptych.models.io.deployed import open_model

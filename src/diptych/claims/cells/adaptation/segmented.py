@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import sized_for
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.training import opened, trained, untrained
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.recipes.contrastive.clip import CLIP

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import SMOKE_ROWS
+from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS
 from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text

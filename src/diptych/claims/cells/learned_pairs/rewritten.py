@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import clean_rows, drawn, retrieved
+from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, retrieved
 from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text

@@ -15,7 +15,7 @@ from itertools import permutations
 from typing import Any, Literal
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.links import SMOKE_ROWS, every_link
+from diptych.claims.cells.relations.links import SMOKE_ROWS, every_link
 from diptych.claims.training import trained, untrained
 from diptych.core.config import with_changes
 from diptych.core.contracts import Dataset

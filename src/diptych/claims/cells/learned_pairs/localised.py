@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import clean_rows, drawn, retrieved
+from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, retrieved
 from diptych.claims.training import opened, untrained
 from diptych.core.contracts import TokenEmbedder, Unit
 from diptych.core.image import ImageSource

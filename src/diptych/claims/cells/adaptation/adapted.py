@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores, Spending
-from diptych.claims.cells.pairs import sized_for
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.closure import closure_hash
 from diptych.claims.training import opened, untrained
 from diptych.core.config import config_hash, to_plain

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import SMOKE_ROWS
+from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS
 from diptych.claims.training import opened, untrained
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region

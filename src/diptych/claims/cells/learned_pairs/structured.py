@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import clean_rows, drawn, retrieved
-from diptych.claims.cells.probed import Pixels
+from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, retrieved
+from diptych.claims.cells.learned_pairs.probed import Pixels
 from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.composed import TESTED, bound, with_words
-from diptych.claims.cells.pairs import SMOKE_ROWS, clean_rows, retrieved
+from diptych.claims.cells.learned_pairs.composed import TESTED, bound, with_words
+from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS, clean_rows, retrieved
 from diptych.claims.training import trained
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text

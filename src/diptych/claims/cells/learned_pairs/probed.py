@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import ELSEWHERE, clean_rows, drawn, retrieved
+from diptych.claims.cells.learned_pairs.pairs import ELSEWHERE, clean_rows, drawn, retrieved
 from diptych.claims.training import opened, untrained
 from diptych.core.contracts import Embedder
 from diptych.core.sample import Sample

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.claims.budget import Quantity
-from diptych.claims.cells.pairs import sized_for
-from diptych.claims.cells.structured import BlindText, Structured
+from diptych.claims.cells.learned_pairs.pairs import sized_for
+from diptych.claims.cells.learned_pairs.structured import BlindText, Structured
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import SMOKE_ROWS
+from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS
 from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
