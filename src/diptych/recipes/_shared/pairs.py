@@ -23,8 +23,8 @@ from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, pools_last, text_tower
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.started import started
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.frozen.started import started
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 VOCABULARY_ROWS = 200_000
 """A vocabulary is learned from at most so many rows, evenly spaced."""

@@ -23,7 +23,7 @@ from diptych.data.text.prompts.class_prompts import Placement, context_ids
 from diptych.models.pairs.prompted.embedder import ConditionedEmbedder, PromptedEmbedder, PromptSettings, prompted_encoder
 from diptych.models.pairs.prompted.encoder import ClassLogits, PromptedEncoder
 from diptych.models.towers.text_embeddings import token_table
-from diptych.recipes._shared.adapted_encoder import AdaptedRecipe, features_folder, image_features, opened_features
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe, features_folder, image_features, opened_features
 
 EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
 """Published passes over the shots, by images a class."""

@@ -23,7 +23,7 @@ from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Segmented
 from diptych.models.denseclip.segmenting import SegmentingModel
 from diptych.models.towers.dense_tap import fit_positions
 from diptych.objectives.segmentation import pixel_cross_entropy
-from diptych.recipes._shared.dense_guidance import GuidedRecipe
+from diptych.recipes._shared.frozen.dense_guidance import GuidedRecipe
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from diptych.data.text.question_answering.questions import Question, questions_o
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.writer import BridgeWriter
-from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
-from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 
 SEVERAL = "images"
 """The medium of a sample with several pictures."""

@@ -33,7 +33,7 @@ from diptych.models.io.inference import parts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Tower
-from diptych.recipes._shared.before_language import BeforeLanguage, open_once
+from diptych.recipes._shared.language.before_language import BeforeLanguage, open_once
 from diptych.recipes._shared.pairs import positives
 from diptych.tasks.pairs.templates import fill, templates
 

@@ -16,7 +16,7 @@ from diptych.models.pairs.encoders.two_text_encoder import TripletEncoder, Tripl
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.two_texts import TwoTextRecipe
+from diptych.recipes._shared.texts.two_texts import TwoTextRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

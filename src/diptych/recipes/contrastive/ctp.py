@@ -28,7 +28,7 @@ from diptych.objectives.language.masked_words import masked_distillation, masked
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.vocabulary import tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import tokenizer_of
 from diptych.tasks.pairs.continual import Stream, stream_of
 from diptych.train.snapshots import Snapshots
 

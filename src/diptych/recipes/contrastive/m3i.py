@@ -22,9 +22,9 @@ from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Tower, present
 from diptych.models.towers.towers import image_tower, patches_a_side
 from diptych.objectives.pairs.mutual_information import MutualInformation
+from diptych.recipes._shared.frozen.started import dense, dense_names
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.started import dense, dense_names
 from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 
 TEXTS = MutualInformation(symmetric=True)

@@ -15,9 +15,9 @@ from diptych.data.text.english.structured import Lists, analogies, checked_lists
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.negatives import LOOKED_AT, NegativeRecipe
 from diptych.recipes._shared.pairs import strings_of
 from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
+from diptych.recipes._shared.texts.negatives import LOOKED_AT, NegativeRecipe
 
 Negatives = Literal["rules", "texts", "both", "random_words", "none"]
 Positives = Literal["none", "analogies", "texts"]

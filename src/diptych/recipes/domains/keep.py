@@ -32,11 +32,11 @@ from diptych.models.towers.headed import headed
 from diptych.models.towers.outputs import Pairs
 from diptych.objectives.gather import gather_rows
 from diptych.objectives.pairs.block_metric import Negative, Positive, block_metric_pairs
-from diptych.recipes._shared.knowledge_texts import KnowledgeTexts, headed_text
-from diptych.recipes._shared.ontologies import attributes, kept, ontology_at, read_back
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL
-from diptych.recipes._shared.vocabulary import learned_vocabulary
+from diptych.recipes._shared.texts.knowledge_texts import KnowledgeTexts, headed_text
+from diptych.recipes._shared.texts.ontologies import attributes, kept, ontology_at, read_back
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary
 
 UNKNOWN = "unknown"
 

@@ -34,8 +34,8 @@ from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
+from diptych.recipes._shared.frozen.patch_count import patches_of
 from diptych.recipes._shared.pairs import EncoderRecipe
-from diptych.recipes._shared.patch_count import patches_of
 from diptych.recipes._shared.small_encoder import small_encoder
 from diptych.recipes._shared.unified_batch import UnifiedBatch
 

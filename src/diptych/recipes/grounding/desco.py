@@ -47,7 +47,7 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
 from diptych.objectives.boxes.token_set import TokenSetLoss
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 from diptych.train.hooks import WeightAverage
 
 FIBER_SIDE = 384

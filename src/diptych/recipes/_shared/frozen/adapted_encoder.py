@@ -22,7 +22,7 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.recipes._shared.pairs import B, F, M
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
-from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 
 REQUESTS = (
     "Describe this image in detail.",

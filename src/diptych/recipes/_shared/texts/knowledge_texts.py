@@ -19,8 +19,8 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.gather import gather_rows
 from diptych.objectives.pairs.block_metric import block_metric
-from diptych.recipes._shared.ontologies import MAIN
 from diptych.recipes._shared.pairs import PairRecipe
+from diptych.recipes._shared.texts.ontologies import MAIN
 
 
 @dataclass(frozen=True)

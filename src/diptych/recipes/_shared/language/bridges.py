@@ -28,7 +28,7 @@ from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.language.answers import Per, answer_loss
-from diptych.recipes._shared.before_language import BeforeLanguage
+from diptych.recipes._shared.language.before_language import BeforeLanguage
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from diptych.core.contracts import Rule
 from diptych.models.denseclip.built import DenseSettings
 from diptych.models.denseclip.dense_segmenter import Language
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.recipes._shared.adapted_encoder import AdaptedRecipe
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
 from diptych.recipes._shared.pairs import B, F, M
 
 

@@ -14,9 +14,9 @@ from diptych.core.errors import ConfigError
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageVocabulary
 from diptych.models.io.opened import open_address
+from diptych.recipes._shared.language.small_language import SmallLanguage, small_language
 from diptych.recipes._shared.pairs import B, F, M
 from diptych.recipes._shared.small_encoder import small_encoder
-from diptych.recipes._shared.small_language import SmallLanguage, small_language
 
 T = TypeVar("T")
 
