@@ -28,7 +28,7 @@ from diptych.curate.operators.relation_tagging import TagRelations
 from diptych.curate.operators.relation_tags import tagged
 from diptych.curate.operators.tagging_summary import drift
 from diptych.data.concatenated import Concatenated
-from diptych.report.tagging_rounds import rounds_page
+from diptych.report.pages.tagging_rounds import rounds_page
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import as_drawn, training_rows

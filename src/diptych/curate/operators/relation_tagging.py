@@ -39,7 +39,7 @@ from diptych.curate.operators.tagging_summary import Answer, Summary
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.data.media.decode import decode, encode_png
 from diptych.data.read.caption_sources import captions_by_uid
-from diptych.report.tagging import TaggedPicture, tagging_page
+from diptych.report.pages.tagging import TaggedPicture, tagging_page
 
 BLOCK = 256
 """Images that are tagged before what was found is written down."""

@@ -18,8 +18,8 @@ from diptych.core.run_folder import RunFolder
 from diptych.report import page
 from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart
 from diptych.report.evaluation import found_and_missed, kept_results
+from diptych.report.pages.run import data_blocks
 from diptych.report.pictures import Album
-from diptych.report.run import data_blocks
 
 
 @dataclass(frozen=True, slots=True)

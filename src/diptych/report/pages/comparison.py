@@ -15,8 +15,8 @@ from diptych.report import page
 from diptych.report.curves import WIDTH, Bar, Line, charts, interval_chart, legend, line_chart, ticks
 from diptych.report.escape import escape
 from diptych.report.measured import Contrast, Measure, Measured
+from diptych.report.pages.side_by_side import over_seeds
 from diptych.report.pictures import Album
-from diptych.report.side_by_side import over_seeds
 from diptych.report.won_and_lost import won_and_lost
 
 
