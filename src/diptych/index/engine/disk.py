@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diptych.core.errors import RunError
-from diptych.index.store import Item, Terms
+from diptych.index.engine.store import Item, Terms
 
 RESERVE = 16 << 20
 """Bytes that stay free: what the engine's logs and tables of contents take beside the items."""

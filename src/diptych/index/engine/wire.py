@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.errors import RunError
-from diptych.index.store import Ask, Choice, Item, Scored, Terms, Vector
+from diptych.index.engine.store import Ask, Choice, Item, Scored, Terms, Vector
 
 LARGEST = 1 << 28
 """Bytes of a frame."""

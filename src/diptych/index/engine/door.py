@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diptych.core.errors import DiptychError, RunError
-from diptych.index.filters import Kind
-from diptych.index.store import PAGE, Ask, Choice, Item, Scored, Store
-from diptych.index.wire import (
+from diptych.index.engine.store import PAGE, Ask, Choice, Item, Scored, Store
+from diptych.index.engine.wire import (
     ask_in,
     ask_out,
     choice_in,
@@ -30,6 +29,7 @@ from diptych.index.wire import (
     scored_out,
     send,
 )
+from diptych.index.filters import Kind
 
 T = TypeVar("T")
 Inside = Callable[[Callable[[], Any]], Any]

@@ -13,9 +13,9 @@ import numpy as np
 
 from diptych.core.errors import DiptychError, RunError
 from diptych.core.lock import Lock
-from diptych.index.disk import DiskFull, need_room, size_of
+from diptych.index.engine.disk import DiskFull, need_room, size_of
+from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
 from diptych.index.filters import RANGES, Kind, OneOf, clauses, json_path
-from diptych.index.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
 
 SEGMENT = 1 << 30
 """Bytes of the engine's files that are rewritten at a time, at most."""

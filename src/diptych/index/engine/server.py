@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from diptych.core.errors import MissingExtra, RunError
+from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
 from diptych.index.filters import RANGES, InRange, Kind, OneOf, clauses, json_path
-from diptych.index.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
 
 NUMBERS = 200_000  # of vectors in one request: some megabytes of JSON, below the server's limit of 32 MB
 UNNAMED = "embedding"  # what a server calls the space that has no name here
