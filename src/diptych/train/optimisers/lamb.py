@@ -7,7 +7,7 @@ from typing import Any
 import timm.optim
 import torch
 
-from diptych.train.counts_by_parameter import CountsByParameter
+from diptych.train.optimisers.counts_by_parameter import CountsByParameter
 
 
 class Lamb(CountsByParameter, timm.optim.Lamb):  # type: ignore[misc]

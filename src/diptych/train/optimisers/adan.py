@@ -6,7 +6,7 @@ from typing import Any
 
 import timm.optim
 
-from diptych.train.counts_by_parameter import CountsByParameter
+from diptych.train.optimisers.counts_by_parameter import CountsByParameter
 
 
 class Adan(CountsByParameter, timm.optim.Adan):  # type: ignore[misc]
