@@ -11,7 +11,7 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
-from diptych.tasks.pairs.snare import PARTS
+from diptych.tasks.composition.snare import PARTS
 
 PAIRS, STEPS, BATCH = 4000, 250, 128
 

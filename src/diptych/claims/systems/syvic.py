@@ -11,7 +11,7 @@ from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.syvic import SyViC
-from diptych.tasks.pairs.snare import PARTS
+from diptych.tasks.composition.snare import PARTS
 
 PAIRS, STEPS, TUNED, BATCH = 3000, 200, 150, 128
 

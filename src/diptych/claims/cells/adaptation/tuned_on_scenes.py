@@ -22,7 +22,7 @@ from diptych.models.io.blend import blended
 from diptych.models.io.deployed import open_model
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.syvic import SyViC
-from diptych.tasks.pairs.snare import PARTS, SNARE
+from diptych.tasks.composition.snare import PARTS, SNARE
 from diptych.worlds.small_pairs import SmallPairs
 
 Told = Literal["binding", "places"]

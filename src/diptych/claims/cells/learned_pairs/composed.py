@@ -18,7 +18,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.text.captions.shuffles import shuffled
 from diptych.recipes._shared.pairs import PairRecipe
-from diptych.tasks.pairs.snare import PARTS, SNARE
+from diptych.tasks.composition.snare import PARTS, SNARE
 from diptych.worlds.small_pairs import SmallPairs
 
 TESTED = 400

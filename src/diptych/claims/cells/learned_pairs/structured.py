@@ -23,8 +23,8 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.recipes._shared.pairs import PairRecipe
-from diptych.tasks.pairs.aro import ARO
-from diptych.tasks.pairs.probe import Probe
+from diptych.tasks.composition.aro import ARO
+from diptych.tasks.composition.probe import Probe
 from diptych.worlds.small_pairs import COLOURS, SHAPES, SmallPairs
 
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}

@@ -20,9 +20,9 @@ from diptych.data.text.captions import shuffles as to
 from diptych.data.text.captions.cleaning import cleaned
 from diptych.tasks._scoring.captions.choices import probe_records
 from diptych.tasks._scoring.records import with_facts
-from diptych.tasks.pairs.aro import ARO
-from diptych.tasks.pairs.snare import DIRECTIONS, PARTS, SNARE
-from diptych.tasks.pairs.winoground import Winoground, scored
+from diptych.tasks.composition.aro import ARO
+from diptych.tasks.composition.snare import DIRECTIONS, PARTS, SNARE
+from diptych.tasks.composition.winoground import Winoground, scored
 
 RELEASED = Path(__file__).parents[2] / "parity" / "probes_released.npz"
 SNARES = "WangFei-2019/SNARE 3abda6c"

@@ -20,7 +20,7 @@ from diptych.data.probes.case import Case, stored_cases
 from diptych.tasks import find
 from diptych.tasks._scoring.captions.text_scorers import bag_of_words, constant, perfect
 from diptych.tasks._scoring.ranking.placing import placed
-from diptych.tasks.pairs.aro import ARO
+from diptych.tasks.composition.aro import ARO
 from diptych.worlds.scenes.mirrored import mirrored
 from diptych.worlds.scenes.probes import SceneFacts
 from diptych.worlds.scenes.world import scenes

@@ -19,7 +19,7 @@ from diptych.tasks._scoring.captions.choices import ASIDE, Counting, Floats, cre
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.ranking.placing import beats
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
+from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.worlds.scenes.probes import SceneFacts
 
 FAMILIES = ("add", "replace", "swap")

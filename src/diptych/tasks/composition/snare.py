@@ -20,8 +20,8 @@ from diptych.tasks._scoring.captions.choices import ASIDE, MINIMUM, Counting, Fl
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.ranking.placing import option_shares
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
-from diptych.tasks.pairs.order_options import SNARE_NAMES, OrderOptions, tagger_of
+from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
+from diptych.tasks.composition.order_options import SNARE_NAMES, OrderOptions, tagger_of
 from diptych.worlds.scenes.probes import SPATIAL, SceneFacts
 
 VAGUE = frozenset(
@@ -63,7 +63,7 @@ class SNARE:
     with a question of ours.
 
     Fields as in `aro`.
-    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.pairs.choosing`
+    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.choosing`
     minimum     cases that a single relation, or pair of attributes, needs for a number of its own
     normalise   whether every option is written from the same tokens
     most_words  of a caption that is shuffled

@@ -14,8 +14,8 @@ from diptych.tasks import find
 from diptych.tasks._scoring.captions.choices import credit, probe_records, shares
 from diptych.tasks._scoring.captions.text_scorers import bag_of_words, blind, constant, perfect
 from diptych.tasks._scoring.records import with_facts
-from diptych.tasks.pairs.probe import Probe, cases_of, item_columns
-from diptych.tasks.pairs.winoground import scored
+from diptych.tasks.composition.probe import Probe, cases_of, item_columns
+from diptych.tasks.composition.winoground import scored
 from diptych.worlds.scenes.world import scenes
 
 TRUE = "a red circle left of a blue square"

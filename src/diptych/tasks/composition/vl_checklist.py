@@ -18,7 +18,7 @@ from diptych.tasks._scoring.captions.choices import Counting, Floats
 from diptych.tasks._scoring.match_threshold import decided, yes_metrics
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
+from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
 from diptych.worlds.scenes.probes import SceneFacts
 
 

@@ -22,8 +22,8 @@ from diptych.data.probes.facts import AttributionFact, RelationFact, published_a
 from diptych.tasks._scoring.captions.choices import MINIMUM, Counting, Floats
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare, records_of
-from diptych.tasks.pairs.order_options import OrderOptions, tagger_of
+from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
+from diptych.tasks.composition.order_options import OrderOptions, tagger_of
 from diptych.worlds.scenes.probes import SceneFacts
 
 
@@ -43,7 +43,7 @@ class ARO:
     leave_out   relations that count in no mean: those that the release leaves out (they hold both ways, or are rare), or "none"
     minimum     cases that a pair of attributes needs to count. Relations need none, as released
     ties        what equal scores are worth: expected (shared) | pessimistic | optimistic | index (the first option as published)
-    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.pairs.choosing`
+    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.choosing`
     normalise   whether every option is written from the same tokens
     most_words  of an option of order
     tagger      of the words that are shuffled: our own, or "spacy:en_core_web_sm", the published one

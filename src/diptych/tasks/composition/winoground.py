@@ -20,7 +20,7 @@ from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_mean
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.ranking.placing import beats
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.pairs.choosing import CHOOSER, Asking, Compare
+from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare
 
 SCORES = ("text", "image", "group")
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}

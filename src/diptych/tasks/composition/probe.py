@@ -33,7 +33,7 @@ from diptych.data.probes.case import Case, Role, normal, stored_cases, without_e
 from diptych.tasks._scoring.captions.choices import MINIMUM, Counting, Floats, counted_kinds, credits, kind_columns
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
-from diptych.tasks.pairs.choosing import Asking
+from diptych.tasks.composition.choosing import Asking
 
 
 @dataclass(frozen=True, slots=True)
