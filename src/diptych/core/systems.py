@@ -101,7 +101,7 @@ class System:
 
 # fmt: off
 SYSTEMS: tuple[System, ...] = (
-    System("rlipv2", "RLIPv2 (with RLIPv1/ParSe as baselines) and its Relation Tagger", "relational", "diptych.recipes.relations.rlipv2:RLIPv2", also=("curate/operators/relation_tags.py",)),
+    System("rlipv2", "RLIPv2 (with RLIPv1/ParSe as baselines) and its Relation Tagger", "relational", "diptych.recipes.relations.rlipv2:RLIPv2", also=("curate/tagging/relation_tags.py",)),
     System("plip_person", "PLIP, person representation", "domains", "diptych.recipes.domains.plip_person:PLIPPerson", also=("curate/operators/identity_seed.py", "curate/operators/person_captions.py")),
     System("dreamlip", "DreamLIP, long captions", "objectives", "diptych.recipes.contrastive.dreamlip:DreamLIP"),
     System("filip", "FILIP, token-wise late interaction", "objectives", "diptych.recipes.contrastive.filip:FILIP", also=("index/kinds/late.py",)),

@@ -22,8 +22,8 @@ from diptych.core.contracts import Dataset
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Relation
-from diptych.curate.operators.caption_triplets import LabelLinker, TemplateGrammar
-from diptych.curate.operators.relation_tags import RelationTags, tagged
+from diptych.curate.tagging.caption_triplets import LabelLinker, TemplateGrammar
+from diptych.curate.tagging.relation_tags import RelationTags, tagged
 from diptych.data.dataset import Pool
 from diptych.data.graphs.label_lists import CorpusNames
 from diptych.data.graphs.relation_splits import Relabelled

@@ -15,9 +15,9 @@ from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import BytesImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, SceneGraph
-from diptych.curate.operators.caption_triplets import LabelLinker, TemplateGrammar
-from diptych.curate.operators.relation_tags import RelationTags, impossible
-from diptych.curate.operators.tagging_summary import Answer
+from diptych.curate.tagging.caption_triplets import LabelLinker, TemplateGrammar
+from diptych.curate.tagging.relation_tags import RelationTags, impossible
+from diptych.curate.tagging.summary import Answer
 from diptych.models.io.opened import open_address
 
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 
 from diptych.core.config import from_plain
 from diptych.core.scene_graph import Relation
-from diptych.curate.operators.caption_triplets import Spans
-from diptych.curate.operators.relation_tags import Tagging, Trace
+from diptych.curate.tagging.caption_triplets import Spans
+from diptych.curate.tagging.relation_tags import Tagging, Trace
 
 Triple = tuple[int, str, int]
 LISTED = 12

@@ -26,7 +26,7 @@ from diptych.core.image import ImageSource
 from diptych.core.progress import shown
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Relation
-from diptych.curate.operators.caption_triplets import CaptionParser, LabelLinker, Spans
+from diptych.curate.tagging.caption_triplets import CaptionParser, LabelLinker, Spans
 from diptych.data.graphs.relation_splits import Relabelled
 
 TRIED = 4  # images that are tagged to estimate the cost

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import ConfigError
-from diptych.curate.operators.caption_triplets import LabelLinker, TemplateGrammar
+from diptych.curate.tagging.caption_triplets import LabelLinker, TemplateGrammar
 from diptych.worlds import links
 from diptych.worlds.links.world import PREDICATES
 

@@ -16,8 +16,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.curate.engine.pool import curate
-from diptych.curate.operators.caption_triplets import LabelLinker, TemplateGrammar
-from diptych.curate.operators.relation_tags import RelationTags, tagged
+from diptych.curate.tagging.caption_triplets import LabelLinker, TemplateGrammar
+from diptych.curate.tagging.relation_tags import RelationTags, tagged
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 from diptych.worlds import links
