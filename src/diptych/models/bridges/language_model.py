@@ -19,7 +19,7 @@ from diptych.data.text.prompts.layout import Layout
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.io.inference import evaluating
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 
 
 class LanguageVocabulary:

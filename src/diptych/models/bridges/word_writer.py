@@ -31,7 +31,7 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 from diptych.models.towers.towers import image_tower
 
 IMAGES = "image_tower"

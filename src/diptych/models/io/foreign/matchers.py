@@ -99,7 +99,7 @@ class BlipReader(nn.Module):
         super().__init__()
         import transformers
 
-        from diptych.models.towers.hf_text import quiet
+        from diptych.models.towers.packaged.hf_text import quiet
 
         with quiet():
             inner, found = transformers.BlipForImageTextRetrieval.from_pretrained(

@@ -23,7 +23,7 @@ from diptych.data.text.question_answering.questions import Question, questions_o
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 from diptych.recipes._shared.cached_models import made_once
 from diptych.recipes._shared.pairs import positives
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
