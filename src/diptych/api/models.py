@@ -13,7 +13,7 @@ from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.inputs import image_of, names_of
 from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
-from diptych.data.text.spans import find
+from diptych.data.text.tokens.spans import find
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Embedder
@@ -62,7 +62,7 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     from diptych.models.io.export.onnx_embedder import OnnxEmbedder
     from diptych.models.io.export.onnx_files import ONNX_FILE, to_onnx
     from diptych.models.pairs.embedder import PairEmbedder
-    from diptych.models.pairs.locked import LockedEmbedder
+    from diptych.models.pairs.frozen.locked import LockedEmbedder
 
     if (Path(name) / ONNX_FILE).is_file():
         return OnnxEmbedder(name)

@@ -88,7 +88,7 @@ class Comparison:
 
     def report(self, path: str | Path = "") -> Path:
         """Write one HTML file that opens offline; by default `report.html` in the folder of the comparison."""
-        from diptych.report.comparison import comparison_report
+        from diptych.report.pages.comparison import comparison_report
 
         return comparison_report(Path(path or self.out / "report.html"), self.measured, self.data)
 

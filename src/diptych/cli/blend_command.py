@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         if not args.data:
             raise ConfigError("--curve needs --data, on which every share is measured")
         from diptych.api.tuning import blend_curve
-        from diptych.report.tuning import blend_chart
+        from diptych.report.pages.tuning import blend_chart
 
         points = blend_curve(args.first, args.second, args.data, source=args.source or None, task=args.task)
         args.curve.write_text(blend_chart(points), encoding="utf-8")

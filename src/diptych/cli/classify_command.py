@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 
     model = load(args.model, download=args.download)
     if args.prompts is not None:
-        from diptych.models.pairs.prompted_embedder import PromptedEmbedder
+        from diptych.models.pairs.prompted.embedder import PromptedEmbedder
 
         model = PromptedEmbedder.with_prompts(model, args.prompts)
     names, score_NK = _scores(args, model, names)

@@ -39,7 +39,7 @@ class Demo:
 def main(argv: Sequence[str]) -> int:
     args = parse(Demo, argv, "demo", "Curate, train, evaluate and search real data; ends in a report.")
     from diptych import api
-    from diptych.report.side_by_side import Side, Story, over_seeds, side_by_side
+    from diptych.report.pages.side_by_side import Side, Story, over_seeds, side_by_side
     from diptych.worlds.address import training_rows
 
     begin = time.perf_counter()

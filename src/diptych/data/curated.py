@@ -22,7 +22,7 @@ from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
 from diptych.data.regions import RELATION_SCHEMA
 from diptych.data.shards.mark import CURATION as MARK
-from diptych.data.text.variants import VARIANTS, variant_rows
+from diptych.data.text.captions.variants import VARIANTS, variant_rows
 
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
 """Columns that replace texts, with the origin of what they hold."""

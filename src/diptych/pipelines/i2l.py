@@ -23,7 +23,7 @@ from diptych.data.canvas.compose import Canvas, Lettering, Place, Side, Wrap, re
 from diptych.data.canvas.demonstrations import Demonstration, read_demonstrations
 from diptych.data.media.decode import Pixels, decode
 from diptych.pipelines._items import judged, read_items
-from diptych.tasks._scoring.blind import grey
+from diptych.tasks._scoring.answers.blind import grey
 
 How = Literal["i2l", "interleaved", "text", "hybrid"]
 CAPTION = "Generate detailed caption for the image.\nCaption: "

@@ -16,7 +16,7 @@ from diptych.models import pairs
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.layers.transformer import Block
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
-from diptych.models.pairs.text_set_encoder import TextSetEncoder
+from diptych.models.pairs.encoders.text_set_encoder import TextSetEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.train.weights import copy_equal
 

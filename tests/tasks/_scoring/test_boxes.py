@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.tasks._scoring.boxes import Boxes, average_precision, overlaps
+from diptych.tasks._scoring.detection.boxes import Boxes, average_precision, overlaps
 
 
 def _case(seed: int, *, images: int = 12, classes: int = 3, ties: bool = False) -> tuple[Boxes, Boxes]:

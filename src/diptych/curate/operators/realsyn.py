@@ -53,7 +53,7 @@ from diptych.curate.writing import fusing
 from diptych.curate.writing.requests import Request, TextBackend
 from diptych.curate.writing.step import Wish, Writes, Writing
 from diptych.data.media.decode import decode
-from diptych.data.text.variants import SIMILARITY, VARIANTS, variant_column
+from diptych.data.text.captions.variants import SIMILARITY, VARIANTS, variant_column
 from diptych.index.embed import embed_texts
 from diptych.models.io.opened import open_address, require
 

@@ -25,7 +25,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.naming import uid_of
-from diptych.data.text.sentences import sentences
+from diptych.data.text.captions.sentences import sentences
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
 LARGEST = 32 * 2**20

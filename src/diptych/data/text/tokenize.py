@@ -30,7 +30,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.files import write_atomic, write_json
-from diptych.data.text.cleaners import CLEANERS, Clean, cleaned_places
+from diptych.data.text.tokens.cleaners import CLEANERS, Clean, cleaned_places
 
 Side = Literal["right", "left"]
 

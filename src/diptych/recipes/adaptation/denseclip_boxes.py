@@ -23,7 +23,7 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.dense_tap import fit_positions
 from diptych.objectives.boxes.anchors import anchor_losses
 from diptych.objectives.boxes.box_scores import STRIDE, box_score_loss, box_targets
-from diptych.recipes._shared.dense_guidance import GuidedRecipe
+from diptych.recipes._shared.frozen.dense_guidance import GuidedRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

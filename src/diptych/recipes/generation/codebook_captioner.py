@@ -10,8 +10,8 @@ from torch import Tensor
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
-from diptych.data.media import boxed_views
-from diptych.data.text.cleaning import cleaned
+from diptych.data.media.augment import boxed_views
+from diptych.data.text.captions.cleaning import cleaned
 from diptych.models.blip.codebook_captioner import Captions, CodebookCaptions, Form
 from diptych.models.blip.codebook_captioner import CodebookCaptioner as Module
 from diptych.models.towers.towers import image_tower

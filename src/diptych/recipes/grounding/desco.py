@@ -17,9 +17,10 @@ from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.graphs.grounded import DenseRegions, GroundedBatch, GroundedPicture, TokenRegions, grounded_batch
 from diptych.data.graphs.transforms import SIDED, Mirror, ShortSides, Squashed, Views
 from diptych.data.load.batch import pixels
-from diptych.data.text import knowledge as knowledge_files
-from diptych.data.text.caption_queries import CaptionQueries
-from diptych.data.text.description_queries import (
+from diptych.data.text.captions.phrases import Sentence, sentences_of
+from diptych.data.text.descriptions import knowledge as knowledge_files
+from diptych.data.text.descriptions.caption_queries import CaptionQueries
+from diptych.data.text.descriptions.description_queries import (
     BEFORE,
     CLASSES,
     TOKENS,
@@ -30,10 +31,9 @@ from diptych.data.text.description_queries import (
     Positive,
     spoken,
 )
-from diptych.data.text.knowledge import Knowledge
-from diptych.data.text.phrases import Sentence, sentences_of
-from diptych.data.text.spans import Entity, SpanText
+from diptych.data.text.descriptions.knowledge import Knowledge
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.spans import Entity, SpanText
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.dense_grounding import DenseShape
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
@@ -47,7 +47,7 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
 from diptych.objectives.boxes.token_set import TokenSetLoss
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 from diptych.train.hooks import WeightAverage
 
 FIBER_SIDE = 384
@@ -67,7 +67,7 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     language model wrote about them; how many texts of a query are right says nothing. Its baseline is the same detector with `form`
     "name": names alone.
 
-    Descriptions come from a knowledge file, or lie beside the samples (`extras["nouns"]`); see `diptych.data.text.knowledge`.
+    Descriptions come from a knowledge file, or lie beside the samples (`extras["nouns"]`); see `diptych.data.text.descriptions.knowledge`.
 
     We depart from the release in these: the detector has the encoder, queries and set matching of DAB-Deformable-DETR, with GLIP's fusion
     at each of six layers and GLIP's head, in place of DyHead with its anchors (so there is no centerness, and boxes are learned by L1 and

@@ -16,7 +16,7 @@ from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, PromptLike, TextPart
 from diptych.core.registry import EXTRACTORS
 from diptych.core.result import Result
-from diptych.tasks._scoring.choices import LETTERS
+from diptych.tasks._scoring.answers.choices import LETTERS
 from diptych.tasks.choice.items import Item, items_of
 from diptych.tasks.choice.multiple_choice import Ask, MultipleChoice, OrderBy
 

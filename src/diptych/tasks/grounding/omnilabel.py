@@ -32,8 +32,8 @@ from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.graphs.formats.coco import CROWD
-from diptych.data.text.phrases import sentences_of
-from diptych.tasks._scoring.boxes import Boxes, precision_and_recall
+from diptych.data.text.captions.phrases import sentences_of
+from diptych.tasks._scoring.detection.boxes import Boxes, precision_and_recall
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.grounding.asking import boxes_of
 

@@ -31,10 +31,10 @@ from diptych.core.grounding import Grounded
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.graphs.formats.coco import CROWD
-from diptych.data.text.description_queries import BEFORE, CLASSES, ClassQueries, spoken
-from diptych.data.text.knowledge import Knowledge, knowledge_of, read_knowledge
-from diptych.data.text.spans import SpanText
-from diptych.tasks._scoring.boxes import Boxes, average_precision
+from diptych.data.text.descriptions.description_queries import BEFORE, CLASSES, ClassQueries, spoken
+from diptych.data.text.descriptions.knowledge import Knowledge, knowledge_of, read_knowledge
+from diptych.data.text.tokens.spans import SpanText
+from diptych.tasks._scoring.detection.boxes import Boxes, average_precision
 from diptych.tasks._scoring.records import facts_of, with_facts
 
 ABSENT, PARTIAL, FREQUENCY = "absent", "partial", "frequency"

@@ -32,8 +32,8 @@ from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.masks import decode
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
 Floats = npt.NDArray[np.float64]

@@ -34,9 +34,9 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import ORIGINS, Sample
 from diptych.data.media.decode import decode
 from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of, readable
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means, resampled_medians
 from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, recorded_ties, with_facts
 
 DIRECTIONS = {"text_to_image": "t2i", "image_to_text": "i2t"}

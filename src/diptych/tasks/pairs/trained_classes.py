@@ -24,8 +24,8 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.index.embed import Unreadable, images_of, readable
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.pairs.classification import class_item_values, class_list_hash, class_records, require_classes, score_classes
 

@@ -20,7 +20,7 @@ from diptych.models.io.inference import evaluating
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.locked import LockedEmbedder
+from diptych.models.pairs.frozen.locked import LockedEmbedder
 
 OPSET = 17
 ONNX_FILE = "onnx.json"

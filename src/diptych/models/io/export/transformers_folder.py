@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.files import atomic_folder, write_json
-from diptych.data.text.cleaning import REMOVED
+from diptych.data.text.captions.cleaning import REMOVED
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.clip_layout import to_transformers as renamed
 from diptych.models.pairs.dual_encoder import DualEncoder
