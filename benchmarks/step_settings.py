@@ -7,8 +7,8 @@ computes the same numbers each time, and a busy minute does not decide for month
 an alternative is faster by more than noise, the rule is wrong for this class of machine. Three models with fresh weights: a small dual
 encoder on 64 pixels, ViT-B/32 on 224, and the small one with a convolutional image tower (resnet18, 96 pixels). Alternatives: one thread,
 twice the threads, the other number format, AdamW that is not fused, attention written out, and images with channels last (weights
-follow by themselves). The ways take turns; medians of the rounds, after a step of each that is not counted. With ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 before it,
-it measures a plain machine.
+follow by themselves). The ways take turns; medians of the rounds, after a step of each that is not counted. With ONEDNN_MAX_CPU_ISA=AVX2
+ATEN_CPU_CAPABILITY=avx2 before it, it measures a plain machine.
 """
 
 from __future__ import annotations
