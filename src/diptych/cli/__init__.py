@@ -8,6 +8,7 @@ Modules of commands are imported only when their command is used, so that ``--he
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from importlib import import_module
 
 from diptych import __version__
 from diptych.core.errors import ConfigError, DiptychError, UnknownName
+from diptych.core.machine import keep_to_quota
 from diptych.core.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
 
 COMMANDS = {
@@ -94,6 +96,7 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UnknownName("command", words[0], COMMANDS)
+    keep_to_quota(os.environ)
     command = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command")
     if words[0] in SLOW and len(words) > 2 and {"-h", "--help"} & set(words) and ".py:" not in words[1]:
         from diptych.cli.kept_help import shown

@@ -65,8 +65,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
 
-    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound; the adapter of the patches has rank
-    `rank`, where the released one has that times the side of a patch.
+    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound.
 
     sentences   of a chunk
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
@@ -80,6 +79,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     rank        of the adapters, which count as B A / rank, as released; 0 trains all weights
     adapter_start  "zero": all adapters start as nothing; "random", as released (`paper`): those of queries, keys and values start random in
                 both maps, so that the first step is not that of the published model
+    patch_adapter  "rank": that of the patches has rank `rank`; "side", as released (`paper`): that times the side of a patch
     falls       the rate, by a cosine: after each "period", an epoch, as released, or at each "step"
     planned     epochs that the cosine is laid out for, of which `epochs` are run
     final_lr    with "step", the share of the rate that is left at the end: where a cosine of ten epochs stands after six
@@ -101,6 +101,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     augment: Literal["none", "heavy"] = "heavy"
     rank: int = 16
     adapter_start: Literal["zero", "random"] = "zero"
+    patch_adapter: Literal["rank", "side"] = "rank"
     final_lr: float = 0.345
     falls: Literal["period", "step"] = "period"
     planned: float = 10.0
@@ -121,6 +122,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
             )
         if self.adapter_start not in ("zero", "random"):
             raise ConfigError(f"adapter_start is {self.adapter_start!r} (expected zero | random)")
+        if self.patch_adapter not in ("rank", "side"):
+            raise ConfigError(f"patch_adapter is {self.patch_adapter!r} (expected rank | side)")
         if self.augment not in ("none", "heavy") or not 0 <= self.mix_style <= 1:
             raise ConfigError(f"augment is {self.augment!r}, mix_style {self.mix_style} (expected none | heavy, 0..1)")
 
@@ -130,7 +133,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     def tuning(self) -> Tuning:
         if not self.rank:
             return Tuning()
-        return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0, lora_random="qkv" if self.adapter_start == "random" else "")
+        random = "qkv" if self.adapter_start == "random" else ""
+        kernel = "patches" if self.patch_adapter == "side" else ""
+        return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0, lora_random=random, lora_kernel=kernel)
 
     def model(self) -> ChunkedEncoder:
         image, text = self.towers()
@@ -219,4 +224,4 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     def paper(cls) -> Self:
         """ViT-B/32, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 pictures a step, six epochs, splitting as the paper
         describes it, without MixStyle and styles, as its commands have it."""
-        return cls(act="quick_gelu", same_group="negative", adapter_start="random")
+        return cls(act="quick_gelu", same_group="negative", adapter_start="random", patch_adapter="side")
