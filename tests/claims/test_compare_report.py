@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
 from diptych.report.measured import Contrast, Cost, Failure, ItemView, Measure, Measured
 from diptych.report.pages.comparison import comparison_report, difference_chart, summary
 from diptych.report.pictures import Album

@@ -20,8 +20,8 @@ from typing import Any
 from diptych.api.data import read
 from diptych.core.config import to_plain
 from diptych.core.contracts import Dataset, Recipe
+from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import write_atomic, write_json
 from diptych.core.run_folder import RunFolder
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators.relation_tagging import TagRelations

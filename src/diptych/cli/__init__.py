@@ -17,7 +17,7 @@ from importlib import import_module
 from diptych import __version__
 from diptych.core.errors import ConfigError, DiptychError, UnknownName
 from diptych.core.machine import keep_to_quota
-from diptych.core.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
+from diptych.core.terminal.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
 
 COMMANDS = {
     "demo": "curate, train, evaluate and search real data; ends in a report",

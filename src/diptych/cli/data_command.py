@@ -170,7 +170,7 @@ def _inspect(argv: Sequence[str]) -> int:
     )
     lines = report.lines()
     if args.page is not None:
-        from diptych.core.files import write_atomic
+        from diptych.core.disk.files import write_atomic
         from diptych.report.pages.inspection import inspection_page
 
         write_atomic(args.page, inspection_page(pool, report))

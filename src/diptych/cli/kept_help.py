@@ -17,7 +17,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from diptych.core.cache import cache_folder
+from diptych.core.disk.cache import cache_folder
 
 
 class _Page(io.StringIO):
@@ -55,7 +55,7 @@ def shown(words: Sequence[str], make: Callable[[], int]) -> int:
 
 
 def _write(path: Path, kept: dict[str, Any]) -> None:
-    from diptych.core.files import write_atomic
+    from diptych.core.disk.files import write_atomic
 
     write_atomic(path, json.dumps(kept))
 

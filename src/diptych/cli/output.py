@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import tyro
 
 from diptych.core.config import to_plain
-from diptych.core.control_characters import visible, visible_json
 from diptych.core.errors import ConfigError
+from diptych.core.terminal.control_characters import visible, visible_json
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from diptych.cli.output import finish, parse
+from diptych.core.disk.paths import is_picture_name
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.core.paths import is_picture_name
 
 CONDITION = re.compile(r"(?P<column>.+?)(?P<sign>>=|<=|>|<|=)(?P<value>.*)", re.DOTALL)
 

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from diptych.cli.flat import flat, pick
 from diptych.cli.output import parse, say
 from diptych.core.errors import ConfigError
-from diptych.core.signals import exit_code
+from diptych.core.terminal.signals import exit_code
 from diptych.serve.admission.limits import Limits
 
 TOKEN = "DIPTYCH_TOKEN"

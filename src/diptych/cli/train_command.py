@@ -17,7 +17,7 @@ from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
-from diptych.core.signals import exit_code
+from diptych.core.terminal.signals import exit_code
 
 USAGE = "diptych train RECIPE --data D --out R [options]"
 DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the recipe their values; each is an option."

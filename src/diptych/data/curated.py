@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import is_file
 from diptych.core.errors import DataError
-from diptych.core.json_text import read_object
-from diptych.core.paths import is_file
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool

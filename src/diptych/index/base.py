@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Literal, Self, Unpack, get_args, overload
 import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
+from diptych.core.disk.lock import only_here
+from diptych.core.disk.paths import is_picture_name
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
-from diptych.core.lock import only_here
-from diptych.core.paths import is_picture_name
 from diptych.core.sample import Sample, Text
 from diptych.index.building import build_in_place, fill
 from diptych.index.collection import Collection

@@ -25,8 +25,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError, DataError, RunError
-from diptych.core.paths import read_file
 from diptych.index.engine.store import Terms
 
 FILE = "words.txt"

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diptych.core.contracts import Embedder, Generator, Role
+from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
-from diptych.core.line_log import LineLog
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
 from diptych.pipelines._memory import asked
 from diptych.pipelines._memory.caption_log import Caption, Memory, caption_frames, read_captions, table_of

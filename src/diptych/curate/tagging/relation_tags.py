@@ -23,9 +23,9 @@ from diptych.core.config import config_hash
 from diptych.core.contracts import Curated, Dataset, Drop, Relater
 from diptych.core.errors import ConfigError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Relation
+from diptych.core.terminal.progress import shown
 from diptych.curate.tagging.caption_triplets import CaptionParser, LabelLinker, Spans
 from diptych.data.graphs.relation_splits import Relabelled
 

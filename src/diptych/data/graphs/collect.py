@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.disk.paths import is_utf8
 from diptych.core.errors import DataError
-from diptych.core.paths import is_utf8
 from diptych.data.dataset import Pool
 from diptych.data.graphs.entries import Box, Entry, Named
 from diptych.data.graphs.fields import split_of

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from diptych.core.disk.files import atomic_file
 from diptych.core.errors import DataError
-from diptych.core.files import atomic_file
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.machine import usable_cores
 from diptych.core.media import MediaFacts, MediaItem, medium_of

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core.disk.lock import Lock
 from diptych.core.errors import DiptychError, RunError
-from diptych.core.lock import Lock
 from diptych.index.engine.disk import DiskFull, need_room, size_of
 from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
 from diptych.index.filters import RANGES, Kind, OneOf, clauses, json_path

@@ -18,10 +18,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import is_file, is_folder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.json_text import read_object
-from diptych.core.paths import is_file, is_folder
 from diptych.data.media.transforms import Preprocess
 from diptych.models.io.deployed import whole
 from diptych.models.io.foreign.generators import writes

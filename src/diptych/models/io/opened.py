@@ -8,9 +8,9 @@ from types import UnionType
 from typing import Any, Protocol, get_args
 
 from diptych.core.contracts import Deployable, capabilities
+from diptych.core.disk.files import restore
+from diptych.core.disk.paths import fault_of, is_file, is_folder
 from diptych.core.errors import ConfigError, RunError
-from diptych.core.files import restore
-from diptych.core.paths import fault_of, is_file, is_folder
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model, whole
 

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.cache import cache_folder
 from diptych.core.contracts import Unit
+from diptych.core.disk.cache import cache_folder
 from diptych.core.errors import MissingExtra
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS

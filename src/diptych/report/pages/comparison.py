@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.contracts import Dataset
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
 from diptych.report.curves import WIDTH, Bar, Line, charts, interval_chart, legend, line_chart, ticks

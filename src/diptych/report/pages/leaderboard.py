@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
 from diptych.report import page
 from diptych.report.curves import Bar, interval_chart
 from diptych.report.escape import escape

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from diptych.core.contracts import Dataset
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
 from diptych.report.confused import confused

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from diptych.core.contracts import Dataset
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.report import page

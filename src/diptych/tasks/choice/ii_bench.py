@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal, get_args
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset
+from diptych.core.disk.files import write_json
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import write_json
 from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, PromptLike, TextPart
 from diptych.core.registry import EXTRACTORS

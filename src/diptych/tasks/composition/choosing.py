@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Embedder, Generator, PairScorer, Ranker
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.progress import shown
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import shown
 from diptych.data.probes.case import Case, without_equals
 from diptych.index.embed import Unreadable, checked, count_truncated, embed_texts, images_of, readable
 from diptych.tasks._scoring.captions.choices import Floats, probe_records

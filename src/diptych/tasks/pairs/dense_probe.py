@@ -28,9 +28,9 @@ import torch
 
 from diptych.core.contracts import Dataset, DenseEmbedder
 from diptych.core.errors import ConfigError, DataError, UnknownName
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import shown
 from diptych.data.masks import decode
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.ranking import ranks as rk

@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from diptych.core.contracts import Classifier, Dataset
 from diptych.core.errors import DataError
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import shown
 from diptych.data.labels import label_of
 from diptych.index.embed import Unreadable, images_of, readable
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means

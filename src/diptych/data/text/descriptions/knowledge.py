@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError, UnknownName
-from diptych.core.json_text import parse_json
 from diptych.core.sample import Sample
 from diptych.data.text.captions.stop_words import STOP_WORDS
 

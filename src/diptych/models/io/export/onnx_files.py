@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import MissingExtra
-from diptych.core.files import atomic_folder, write_json
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.export.transformers_folder import refuse_other_vectors

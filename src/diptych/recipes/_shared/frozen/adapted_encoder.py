@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from diptych.core.cache import cache_folder
 from diptych.core.config import config_hash
 from diptych.core.contracts import Dataset, Recipe, Unit
+from diptych.core.disk.cache import cache_folder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.data.load.features import FeatureTable

@@ -11,8 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from diptych.core.cache import cache_folder
 from diptych.core.contracts import Dataset, Draws, Recipe
+from diptych.core.disk.cache import cache_folder
 from diptych.core.errors import DataError
 from diptych.core.image import ImageSource
 from diptych.core.rows import Rows

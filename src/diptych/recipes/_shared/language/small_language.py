@@ -15,8 +15,8 @@ import numpy as np
 
 from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import DataError
-from diptych.core.progress import shown
 from diptych.core.randomness import keyed_rng, keyed_seed
+from diptych.core.terminal.progress import shown
 from diptych.data.text.prompts.layout import Piece, Words, lay_out
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.question_answering.questions import Question, questions_of

@@ -15,8 +15,8 @@ from typing import Any
 
 from diptych.core.contracts import Reply, Respondent
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
 from diptych.core.prompt import PromptLike
+from diptych.core.terminal.progress import shown
 from diptych.models.endpoint.answers import Answers
 from diptych.models.endpoint.messages import mark, messages_of
 

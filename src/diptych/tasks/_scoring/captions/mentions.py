@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from diptych.core.disk.paths import read_file
 from diptych.core.errors import DataError
-from diptych.core.paths import read_file
 
 NOTHING = "-"
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from diptych.core.disk.files import write_atomic
 from diptych.core.errors import DataError, RunError
-from diptych.core.files import write_atomic
 
 
 class LineLog:

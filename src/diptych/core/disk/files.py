@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from diptych.core.exchange import exchange
-from diptych.core.lock import Lock
+from diptych.core.disk.exchange import exchange
+from diptych.core.disk.lock import Lock
 
 FILE_MODE, FOLDER_MODE = 0o666, 0o777
 """Before the umask takes away what it does."""

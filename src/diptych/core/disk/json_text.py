@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diptych.core.paths import read_file
+from diptych.core.disk.paths import read_file
 
 DEEPEST = 100
 """Lists and objects inside of each other. Deeper ones are no data, and each level costs a frame wherever they are written again."""

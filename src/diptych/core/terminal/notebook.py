@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from diptych.core.control_characters import visible
 from diptych.core.errors import MissingExtra
+from diptych.core.terminal.control_characters import visible
 
 if TYPE_CHECKING:
     from diptych.core.sample import Sample
