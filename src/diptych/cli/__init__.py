@@ -97,9 +97,9 @@ def _run(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         raise UnknownName("command", words[0], COMMANDS)
     keep_to_quota(os.environ)
-    command = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command")
+    command = import_module(f"diptych.cli.commands.{words[0].replace('-', '_')}")
     if words[0] in SLOW and len(words) > 2 and {"-h", "--help"} & set(words) and ".py:" not in words[1]:
-        from diptych.cli.kept_help import shown
+        from diptych.cli.options.kept_help import shown
 
         return shown(words, lambda: int(command.main(words[1:])))
     code: int = command.main(words[1:])
@@ -107,7 +107,7 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(problem: str, kind: str, code: int, as_json: bool) -> int:
-    from diptych.cli.output import emit, for_the_shell, say
+    from diptych.cli.options.output import emit, for_the_shell, say
 
     problem = for_the_shell(problem)
     say(f"error: {problem}" if code < exit_code(0) else problem)

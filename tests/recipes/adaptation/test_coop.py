@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.api import load
-from diptych.cli.classify_command import main as classify
+from diptych.cli.commands.classify import main as classify
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches

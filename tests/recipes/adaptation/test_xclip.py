@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.api import load
-from diptych.cli.classify_command import main as classify
+from diptych.cli.commands.classify import main as classify
 from diptych.core.contracts import ClipEmbedder, ClipScorer
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.media import ArraySource, MediaItem
