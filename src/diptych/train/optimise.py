@@ -85,7 +85,7 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
         return one_cycle(
             step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, spec.lr / 25, spec.lr, spec.lr / 25e4
         )
-    risen = _risen(spec, step, warmup) if step < warmup else 1.0
+    risen = _risen(spec, step, warmup, steps) if step < warmup else 1.0
     if step < warmup and spec.over != "both":
         return spec.lr * risen
     if spec.schedule == "constant":
@@ -103,8 +103,10 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     return spec.lr * risen * (spec.final_lr + (1 - spec.final_lr) * share)
 
 
-def _risen(spec: Optimiser, step: int, warmup: int) -> float:
+def _risen(spec: Optimiser, step: int, warmup: int, steps: int) -> float:
     """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
+    if spec.rises == "period":
+        return min(1.0, (int(step * spec.periods / steps + 1e-9) + 1) * steps / (spec.periods * warmup))
     if spec.warmup_from is None:
         return (step + 1) / warmup
     return min(1.0, spec.warmup_from + (1 - spec.warmup_from) * step / warmup)

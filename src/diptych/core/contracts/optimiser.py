@@ -37,13 +37,14 @@ class Optimiser:
     schedule: Literal["cosine", "linear", "constant", "step", "decay", "one_cycle"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
+    rises: Literal["step", "period"] = "step"  # warm-up: at each step, or with each period to its own number's share
     final_lr: float = 0.0  # share of lr at the end
     over: Literal["rest", "run", "both"] = "rest"
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
     decay_rate: float = 0.9  # "decay": the rate is multiplied by it after each period, and stays at or above lr * final_lr
-    periods: float = 1.0  # "decay", and what falls by the "period": how many the run has, usually its epochs
+    periods: float = 1.0  # "decay", and what falls or rises by the "period": how many the run has, usually its epochs
     falls: Literal["step", "period"] = "step"  # cosine and linear: at each step, or after each period
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
     coupled_decay: bool = False

@@ -164,7 +164,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         blip = Blip(tower, text, width=self.width)
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
         text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
-        begin_(blip, image=image_weights, text=text_weights)
+        begin_(blip.image_tower, blip.text, image=image_weights, text=text_weights)
         return BlipTraining(blip, queue=self.queue, temperature=self.temperature, queue_start=self.queue_start)
 
     def batch(self, draws: Draws) -> PairBatch:
