@@ -94,6 +94,19 @@ def test_digest_is_that_of_the_published_code(parity: Any) -> None:
     parity("lifelong_memory", "groups and spans of the digest", CODE, pairs, tolerance=0)
 
 
+def test_merged_captions_are_written_or_the_first_of_them() -> None:
+    memory = tuple(Caption(time, time, text) for time, text in ((60, "C cuts bread"), (120, "C cuts the bread"), (180, "C runs")))
+    reader = Reader(" 'C cuts some bread' ")
+    found = LifelongMemory(reader, embedder=Bag(), alike=0.7).digested(memory)
+    assert [caption.text for caption in found] == ["C cuts some bread", "C runs"]
+    first = LifelongMemory(reader, embedder=Bag(), alike=0.7, merges="first").digested(memory)
+    assert [caption.text for caption in first] == ["C cuts bread", "C runs"]
+    assert [(one.start, one.end) for one in first] == [(one.start, one.end) for one in found] == [(30, 150), (150, 210)]
+    assert len(reader.asked) == 1, "nobody is asked for the first"
+    with pytest.raises(ConfigError, match="merges is 'last'"):
+        LifelongMemory(reader, embedder=Bag(), merges="last")  # type: ignore[arg-type]
+
+
 def test_prompts_are_laid_out_as_in_the_published_code(parity: Any) -> None:
     wording = asked.Wording(recall_begin="BEGIN", recall_end="END", choose_end="CHOOSE")
     plain = table_of([Caption(30, 30, "C opens a door"), Caption(90, 90, "C sits down on the chair"), Caption(1200, 1200, "x")])
@@ -159,7 +172,7 @@ def test_windows_in_tables(parity: Any) -> None:
 
 def test_the_table_is_printed_as_pandas_prints_it() -> None:
     pandas = pytest.importorskip("pandas")
-    for rows in ([(30, "a"), (90_000_000_000, "long caption " * 9)], [(5, "x")]):
+    for rows in ([(30, "a"), (90_000_000_000, "long caption " * 9)], [(5, "x")], [(60, "two\nlines"), (7, "a\tb\\ \r")]):
         theirs = pandas.DataFrame(rows, columns=["timestamp", "caption"]).to_string(index=False)
         assert table_of([Caption(time, time, text) for time, text in rows]) == theirs
 

@@ -294,6 +294,10 @@ MODELS = Registry(
             "diptych.models.fiber.dense:DenseFiberPhrases",
             "boxes for phrases, as FIBER's second stage is released",
         ),
+        "dense_phrase_detector": (
+            "diptych.models.detection.dense_detector:DensePhrases",
+            "boxes for phrases, as GLIP and DesCo are released",
+        ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),

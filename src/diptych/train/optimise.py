@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def freeze(model: nn.Module, spec: Optimiser) -> None:
     """Turns gradients off where a rule scales the learning rate by 0. Goes before any data-parallel wrapper."""
     for name, parameter in model.named_parameters():
         rule = rule_of(name, spec.rules)
-        if rule is not None and rule.lr_scale == 0:
+        if rule is not None and rule.lr_scale == 0 and not rule.counted:
             parameter.requires_grad_(False)
 
 
@@ -79,7 +80,7 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
     begin, end = spec.part
     whole = steps / (end - begin)
-    step, steps = step + round(begin * whole), round(whole)
+    step, steps = max(0, step - spec.late) + round(begin * whole), round(whole)
     warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
     if spec.schedule == "one_cycle":
         return one_cycle(
@@ -132,11 +133,20 @@ def one_cycle(step: int, steps: int, rise: float, start: float, peak: float, end
 def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps: int) -> float:
     """Sets what step `step` of `steps` has: the rate, which is returned, and with one_cycle the first beta."""
     rate = learning_rate(spec, step, steps)
-    set_learning_rate(optimiser, rate)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["scale"] if spec.floor == "share" else lifted_rate(spec, step, steps, group["scale"])
     if spec.schedule == "one_cycle":
         for group in optimiser.param_groups:
             group["betas"] = (first_beta(spec, step, steps), *group["betas"][1:])
     return rate
+
+
+def lifted_rate(spec: Optimiser, step: int, steps: int, scale: float) -> float:
+    """The rate of parameters whose own is `scale` times lr, above a floor of lr * final_lr that is one for all."""
+    down, level = (learning_rate(replace(spec, final_lr=final), step, steps) for final in (0.0, 1.0))
+    if spec.schedule == "decay":
+        return max(spec.final_lr * spec.lr, scale * down)
+    return scale * down + spec.final_lr * (level - down)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

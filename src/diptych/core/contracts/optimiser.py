@@ -10,13 +10,15 @@ from typing import Literal
 class Rule:
     """How parameters whose name matches `pattern` (a regular expression, `re.search`) differ from the rest.
 
-    lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). decay None keeps the default.
+    lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). With `counted` it does not: gradients are computed and
+    count in the norm that is clipped, and a `floor` that is one "rate" for all still moves them. decay None keeps the default.
     The first rule that matches wins.
     """
 
     pattern: str
     lr_scale: float = 1.0
     decay: bool | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Optimiser:
 
     over  what "cosine" and "linear" fall along: the "rest" behind the warm-up; the whole "run", whose beginning the warm-up takes, as in
           LAVIS and timm; "both", the whole run with the warm-up as a factor of it, as in OpenMMLab
+    floor what cosine, linear and decay do not fall below: lr * final_lr as a "share", which each rule's lr_scale multiplies, or as one
+          "rate" for all parameters, as in OpenMMLab and timm: it then lifts those of a small lr_scale
     """
 
     kind: Literal["adamw", "sgd", "lamb", "adan"] = "adamw"
@@ -39,7 +43,11 @@ class Optimiser:
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
     rises: Literal["step", "period"] = "step"  # warm-up: at each step, or with each period to its own number's share
     final_lr: float = 0.0  # share of lr at the end
+    floor: Literal["share", "rate"] = "share"
     over: Literal["rest", "run", "both"] = "rest"
+    late: int = (
+        0  # each step has the rate of the one so many before it, the first ones that of step 0: a schedule moved after the update
+    )
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was

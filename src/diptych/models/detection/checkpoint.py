@@ -53,3 +53,10 @@ def read_checkpoint(path: str | Path) -> Released:
         raise DataError(found, file=path, expected="an entry 'model' with the tensors of the model")
     options = content.get("args")
     return Released(model, vars(options) if isinstance(options, argparse.Namespace) else {}, str(path))
+
+
+def needed(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
+    """The tensor of that name; DataError, which says what `source` was expected, where there is none."""
+    if name not in tensors:
+        raise DataError(f"tensor {name} is missing", expected=source)
+    return tensors[name]

@@ -1,5 +1,5 @@
 """A detector that answers words at every place of every map: one anchor a place, a box, how central the place is in it, and a logit for
-every token (ATSS, 1912.02424, with GLIP's token head, 2112.03857), behind a pyramid and a dynamic head.
+every token (ATSS, 1912.02424, with GLIP's token head, 2112.03857), behind a pyramid and a dynamic head, in which maps and text may meet.
 
 Letters: B images, A anchors, L tokens, D width, T width of tokens, H W pixels.
 """
@@ -19,7 +19,9 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import DenseRegions
 from diptych.models.detection.dynamic_head import Coarser, DynamicHead
 from diptych.models.detection.feature_pyramid import two_columns
+from diptych.models.detection.fused_dynamic_head import FusedDynamicHead
 from diptych.models.detection.token_head import TokenHead
+from diptych.models.layers.drop_block import DropBlock
 
 EXTRA = 2
 """Maps that the pyramid adds beyond those of the backbone, each of half the side."""
@@ -27,11 +29,17 @@ EXTRA = 2
 
 @dataclass(frozen=True, kw_only=True)
 class DenseShape:
-    """Everything about a `DenseHead` but what it reads. Defaults: FIBER's second stage.
+    """Everything about a `DenseHead` but what it reads. Defaults: FIBER's second stage; with `meeting_width` 2048 GLIP's head.
 
     head_width, rounds   of the dynamic head
     head_groups     of its GroupNorms
     coarser         how a map reads the coarser one (`dynamic_head.DynamicBlock`)
+    meeting_width, meeting_heads   of the attention between places and tokens before each round (`FusedDynamicHead`); a width of 0: they
+                    meet in the token head alone
+    word_heads, word_mlp   of the layer among tokens behind each meeting
+    meeting_dropout, meeting_limit   in both; `meeting_limit` 0: numbers are not kept within bounds
+    drop_block, drop_side   share of places, in squares of that side, that go in training from maps but the coarsest of the backbone,
+                    before the pyramid's last convolution (`DropBlock`)
     anchor          side of the square anchor of a place, in strides of its map
     token_scale     of the tokens before their projection (`TokenHead`)
     prior           probability that all logits start near
@@ -45,6 +53,14 @@ class DenseShape:
     rounds: int = 6
     head_groups: int = 16
     coarser: Coarser = "released"
+    meeting_width: int = 0
+    meeting_heads: int = 8
+    word_heads: int = 12
+    word_mlp: int = 3072
+    meeting_dropout: float = 0.1
+    meeting_limit: float = 50_000.0
+    drop_block: float = 0.3
+    drop_side: int = 3
     anchor: float = 8.0
     token_scale: float = 0.5
     prior: float = 0.01
@@ -61,6 +77,18 @@ class DenseShape:
             )
 
 
+class DroppedPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
+    """torchvision's pyramid, whose finer maps lose squares in training on their way to the last convolution; what goes down stays whole."""
+
+    def __init__(self, channels: Sequence[int], width: int, drop: DropBlock) -> None:
+        super().__init__(list(channels), width, CoarserMaps(width, width))
+        self.drop = drop
+
+    def get_result_from_layer_blocks(self, x: Tensor, idx: int) -> Tensor:
+        found: Tensor = super().get_result_from_layer_blocks(x if idx < 0 else self.drop(x), idx)
+        return found
+
+
 class CoarserMaps(LastLevelP6P7):  # type: ignore[misc]
     """torchvision's two maps behind the last one, whose gradients are right for pictures of a few places, too."""
 
@@ -70,14 +98,30 @@ class CoarserMaps(LastLevelP6P7):  # type: ignore[misc]
 
 
 class DenseHead(nn.Module):
-    """Maps and tokens that have met to `DenseRegions`."""
+    """Maps and tokens to `DenseRegions`. They have met before, meet in the dynamic head, or meet in the token head alone."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], token_width: int, shape: DenseShape) -> None:
         super().__init__()
         width = shape.head_width
         self.shape, self.strides = shape, (*strides, *(strides[-1] * 2 ** (n + 1) for n in range(EXTRA)))
-        self.pyramid = FeaturePyramidNetwork(list(channels), width, CoarserMaps(width, width))
-        self.tower = DynamicHead(width, shape.rounds, groups=shape.head_groups, coarser=shape.coarser)
+        self.pyramid = DroppedPyramid(channels, width, DropBlock(shape.drop_block, shape.drop_side))
+        self.tower = (
+            FusedDynamicHead(
+                width,
+                token_width,
+                shape.rounds,
+                groups=shape.head_groups,
+                coarser=shape.coarser,
+                meeting_width=shape.meeting_width,
+                meeting_heads=shape.meeting_heads,
+                word_heads=shape.word_heads,
+                word_mlp=shape.word_mlp,
+                dropout=shape.meeting_dropout,
+                limit=shape.meeting_limit or None,
+            )
+            if shape.meeting_width
+            else DynamicHead(width, shape.rounds, groups=shape.head_groups, coarser=shape.coarser)
+        )
         self.box, self.centre = nn.Conv2d(width, 4, 1), nn.Conv2d(width, 1, 1)
         self.box_scale = nn.Parameter(torch.ones(len(self.strides)))
         self.tokens = TokenHead(width, token_width, prior=shape.prior, scale=shape.token_scale)
@@ -87,8 +131,7 @@ class DenseHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], token_BLT: Tensor, mask_BL: Tensor, size_B2: Tensor) -> DenseRegions:
         """size_B2   height and width of each image in pixels, without its padding"""
-        named = OrderedDict((str(place), map_BCHW) for place, map_BCHW in enumerate(maps))
-        met = self.tower(list(self.pyramid(named).values()))
+        met, token_BLT = self.met(maps, token_BLT, mask_BL)
         flat = [map_BDHW.flatten(2).mT for map_BDHW in met]
         change_BA4 = torch.cat(
             [self.box(map_BDHW).flatten(2).mT * scale for map_BDHW, scale in zip(met, self.box_scale, strict=True)], 1
@@ -102,6 +145,15 @@ class DenseHead(nn.Module):
         return DenseRegions(
             change_BA4, centre_BA, logit_BAL, mask_BL, size_B2, torch.cat(anchors), tuple(len(anchor_A4) for anchor_A4 in anchors)
         )
+
+    def met(self, maps: Sequence[Tensor], token_BLT: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Maps [B, D, H, W] of all strides and tokens as they are compared."""
+        named = OrderedDict((str(place), map_BCHW) for place, map_BCHW in enumerate(maps))
+        whole: list[Tensor] = list(self.pyramid(named).values())
+        if not self.shape.meeting_width:
+            return self.tower(whole), token_BLT
+        found: tuple[list[Tensor], Tensor] = self.tower(whole, token_BLT, mask_BL)
+        return found
 
 
 def square_anchors(height: int, width: int, stride: int, side: float, *, like: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ class DenseCLIPBoxes(GuidedRecipe[DenseDetector, GraphBatch, Detected]):
     beside the last map before the pyramid, and have to say of every place in a box which classes it shows. Its baseline is the same
     detector without language (`language` "none").
 
-    Losses are mmdetection's, with which it was trained: sums over the batch's boxes (`anchor_losses`). We depart in these: the text side
-    is really frozen; a picture without a box has a score loss of 0. Its Mask R-CNN is not here.
+    Losses are mmdetection's, with which it was trained: sums over the batch's boxes (`anchor_losses`). We depart in this: a picture
+    without a box has a score loss of 0. Its Mask R-CNN is not here.
 
     outside      a region of another name: refuse, or drop it
     tau, score_weight  temperature of the scores and weight of their own loss
@@ -128,7 +128,9 @@ class DenseCLIPBoxes(GuidedRecipe[DenseDetector, GraphBatch, Detected]):
 
     def model(self) -> DenseDetector:
         encoder = self.encoder()
-        return dense_detector(self.settings(encoder), self.anchors, self.tau, self.words(), encoder)
+        model = dense_detector(self.settings(encoder), self.anchors, self.tau, self.words(), encoder)
+        self.count_text_(model.guide)
+        return model
 
     def batch(self, draws: Draws) -> GraphBatch:
         seen = self.images
@@ -192,6 +194,7 @@ class DenseCLIPBoxes(GuidedRecipe[DenseDetector, GraphBatch, Detected]):
             warmup=50.0,
             warmup_from=None,
             decay="matrices",
+            text_side="frozen",
             clip_norm=1.0,
             lr_drops=(0.8,),
             backbone_rate=1.0,

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diptych.core.contracts import Rule
+from diptych.core.errors import ConfigError
 from diptych.models.denseclip.built import DenseSettings
-from diptych.models.denseclip.dense_segmenter import Language
+from diptych.models.denseclip.dense_segmenter import Language, LanguageGuide
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
 from diptych.recipes._shared.pairs import B, F, M
@@ -27,6 +28,8 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     drop_path    stochastic depth in a vision transformer
     class_twice  a vision transformer's class token is added twice, as released
     backbone_rate  the image side's learning rate as a share of `lr`
+    text_side    "frozen": out of the optimiser, without gradient; "released": with a rate of 0, and gradients that count in the norm that
+                 is clipped; a floor of the schedule that is one rate for all moves it
     decay        weight decay is on all but what is called a norm outside of the image side, as "released", or on "matrices" alone
     """
 
@@ -44,6 +47,7 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     class_twice: bool = False
     backbone_rate: float = 0.1
     decay: Literal["released", "matrices"] = "released"
+    text_side: Literal["frozen", "released"] = "released"
     warmup_from: float | None = None
     named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
@@ -69,9 +73,18 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
             text_length=self.read_length,
         )
 
+    def count_text_(self, guide: LanguageGuide | None) -> None:
+        """Gradients for the text side, too, where it has some."""
+        if self.text_side not in ("frozen", "released"):
+            raise ConfigError(f"text_side is {self.text_side!r} (expected frozen | released)")
+        if self.text_side == "released" and guide is not None:
+            guide.text_tower.requires_grad_(True)
+            guide.projection.requires_grad_(True)
+
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """The text side is out of the optimiser; the image side has a rate of its own."""
-        rest = True if self.decay == "released" else None
-        rules = Rule(r"^guide\.(text_tower|projection)\.", lr_scale=0.0), Rule(r"^tap\.", lr_scale=self.backbone_rate, decay=rest)
+        """The text side has no rate; the image side has one of its own."""
+        rest, counted = True if self.decay == "released" else None, self.text_side == "released"
+        text = Rule(r"^guide\.(text_tower|projection)\.", lr_scale=0.0, decay=rest, counted=counted)
+        rules = text, Rule(r"^tap\.", lr_scale=self.backbone_rate, decay=rest)
         return (*rules, Rule("norm", decay=False), Rule("", decay=True)) if rest else rules
