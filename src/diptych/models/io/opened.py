@@ -36,8 +36,8 @@ def changed(address: str) -> tuple[int, ...]:
 def open_address(address: str | Path, *, download: bool = False) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
     "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER",
-    "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any other
-    as the base, into whose weights the adapter is merged.
+    "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any
+    other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     Raises RunError for a folder without a model, with the state of its run.
