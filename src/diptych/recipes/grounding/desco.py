@@ -252,11 +252,11 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
                 return DenseFiber(image, text, self.dense, self.fiber.swin_strides)
             return FiberDetector(image, text, self.shape, self.fiber.swin_strides)
         options = {"drop_path": self.drop_path} if self.backbone.startswith("timm:") else {}
-        backbone, words = detection_backbone(self.backbone, **options), self.text_part()
+        backbone, encoder = detection_backbone(self.backbone, **options), self.text_part()
         if self.boxes_by == "places":
-            return DenseDetector(backbone, words, self.dense)
+            return DenseDetector(backbone, encoder, self.dense)
         shape = replace(self.shape, text_ends=ends_of(self.words())) if self.reads == "pieces" else self.shape
-        return GroundingDetector(backbone, words, shape)
+        return GroundingDetector(backbone, encoder, shape)
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Those of FIBER's first stage, or of its released second stage, or of a released GLIP, under the names that they have here."""
