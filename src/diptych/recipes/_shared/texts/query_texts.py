@@ -8,9 +8,9 @@ from functools import lru_cache
 
 from diptych.core.contracts import Dataset
 from diptych.core.sample import Sample
+from diptych.data.text.captions.phrases import sentences_of
 from diptych.data.text.descriptions.description_queries import spoken
 from diptych.data.text.descriptions.knowledge import Knowledge, parsed
-from diptych.data.text.captions.phrases import sentences_of
 
 
 @dataclass(frozen=True, slots=True)
