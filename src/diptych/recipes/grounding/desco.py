@@ -32,10 +32,10 @@ from diptych.data.text.descriptions.knowledge import Knowledge
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.spans import Entity, SpanText
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.dense_detector import DenseDetector, DensePhrases
-from diptych.models.detection.dense_grounding import DenseShape
+from diptych.models.detection.dense.detector import DenseDetector, DensePhrases
+from diptych.models.detection.dense.glip_released import from_glip, is_glip
+from diptych.models.detection.dense.head import DenseShape
 from diptych.models.detection.frozen_stages import freeze_stages
-from diptych.models.detection.glip_released import from_glip, is_glip
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
