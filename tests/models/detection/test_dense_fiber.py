@@ -28,8 +28,8 @@ from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.grounding import PhraseQuery
 from diptych.data.graphs.grounded import TokenTargets, moved_anchors
 from diptych.data.load.stream import batches
-from diptych.models.detection.dense.detector import surest
-from diptych.models.detection.dense.head import DenseShape
+from diptych.models.detection.dense.dense_detector import surest
+from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diptych.core.errors import DataError
 from diptych.models.detection.checkpoint import needed
-from diptych.models.detection.dense.released_head import head_tensors
+from diptych.models.detection.released_head import head_tensors
 from diptych.models.fiber.released import LAYER, PADDED, gate_part
 
 SOURCE = "the weights of a released FIBER, fine-grained"

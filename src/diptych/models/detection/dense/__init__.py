@@ -1,1 +1,1 @@
-"""Detectors that answer at every place of their maps: the dynamic head, what words do in it, and released weights."""
+"""Detectors that answer at every place of the maps: no queries, no proposals."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from diptych.core.errors import DataError
-from diptych.models.detection.dense.released_head import head_tensors
+from diptych.models.detection.released_head import head_tensors
 
 SOURCE = "the weights of a released GLIP, or of DesCo on it"
 BODY, WORDS, PYRAMID = "backbone.body.", "language_backbone.body.model.", "backbone.fpn."
