@@ -299,7 +299,7 @@ MODELS = Registry(
             "boxes for phrases, as FIBER's second stage is released",
         ),
         "dense_phrase_detector": (
-            "diptych.models.detection.dense_detector:DensePhrases",
+            "diptych.models.detection.dense.dense_detector:DensePhrases",
             "boxes for phrases, as GLIP and DesCo are released",
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),

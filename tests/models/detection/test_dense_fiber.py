@@ -27,8 +27,8 @@ from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.grounding import PhraseQuery
 from diptych.data.graphs.grounded import TokenTargets, moved_anchors
 from diptych.data.load.stream import batches
-from diptych.models.detection.dense_detector import surest
-from diptych.models.detection.dense_grounding import DenseShape
+from diptych.models.detection.dense.dense_detector import surest
+from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
 from diptych.models.fiber.fine_released import from_fine, is_fine

@@ -19,11 +19,11 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.data.graphs.grounded import DenseRegions, TokenTargets, moved_anchors
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.dense_detector import DenseDetector, surest
-from diptych.models.detection.dense_grounding import DenseHead, DenseShape
+from diptych.models.detection.dense.dense_detector import DenseDetector, surest
+from diptych.models.detection.dense.dense_grounding import DenseHead, DenseShape
 from diptych.models.detection.frozen_stages import freeze_stages
-from diptych.models.detection.glip_released import from_glip, is_glip
 from diptych.models.detection.token_head import phrase_scores
+from diptych.models.glip.released import from_glip, is_glip
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss

@@ -26,7 +26,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
-from diptych.models.detection.dense_detector import DenseDetector, DensePhrases
+from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
 from diptych.recipes.grounding.desco import DesCo
 from diptych.worlds.scenes.world import scenes
 

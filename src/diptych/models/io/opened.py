@@ -55,7 +55,7 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
 
         return open_fiber(str(address))
     if str(address).startswith("glip:"):
-        from diptych.models.detection.glip_opened import open_released as open_glip
+        from diptych.models.glip.opened import open_released as open_glip
 
         return open_glip(str(address))
     if str(address).startswith("denseclip:"):

@@ -32,10 +32,9 @@ from diptych.data.text.descriptions.knowledge import Knowledge
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.spans import Entity, SpanText
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.dense_detector import DenseDetector, DensePhrases
-from diptych.models.detection.dense_grounding import DenseShape
+from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
+from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.frozen_stages import freeze_stages
-from diptych.models.detection.glip_released import from_glip, is_glip
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
@@ -44,6 +43,7 @@ from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
 from diptych.models.fiber.fine_released import from_fine, is_fine
 from diptych.models.fiber.grounding import FiberDetector, FiberPhrases, FiberShape, from_first_stage
 from diptych.models.fiber.released import resized_tables
+from diptych.models.glip.released import from_glip, is_glip
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
