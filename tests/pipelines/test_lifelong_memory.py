@@ -15,7 +15,7 @@ from diptych.core.contracts import Pipeline
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import Dialogue, as_dialogue
 from diptych.data.media.decode import encode_png
-from diptych.pipelines._memory import asked
+from diptych.pipelines._memory import wording as asked
 from diptych.pipelines._memory.caption_log import Caption, caption_frames, frames_of, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.refine import refined, strongest_run

@@ -19,7 +19,7 @@ from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
-from diptych.pipelines._memory import asked
+from diptych.pipelines._memory import wording as asked
 from diptych.pipelines._memory.caption_log import Caption, Memory, caption_frames, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.questions import Question, read_questions
