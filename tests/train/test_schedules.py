@@ -88,8 +88,8 @@ def test_xclips_is_timms() -> None:
     )
     spec, found = over_small(XCLIP.paper().optimiser()), []
     for step in range(STEPS):
-        schedule.step_update(step)
         found.append(optimiser.param_groups[0]["lr"])
+        schedule.step_update(step)  # behind the update, as released
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, found, atol=1e-9)
 
 
@@ -99,8 +99,8 @@ def test_cocus_is_timms() -> None:
     schedule = timm.scheduler.CosineLRScheduler(optimiser, **limits, cycle_limit=1, t_in_epochs=False)
     spec, found = over_small(ConceptTexts.paper().optimiser()), []
     for step in range(STEPS):
-        schedule.step_update(step)
         found.append(optimiser.param_groups[0]["lr"])
+        schedule.step_update(step)
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, np.array(found) / 1.6e-3, atol=1e-9)
 
 
@@ -132,9 +132,14 @@ def test_denseclips_are_openmmlabs() -> None:
     assert boxes[:2] == pytest.approx([1e-7, 1e-4 * (0.001 + 0.999 / WARM)])
 
 
-def test_first_rates_of_the_others() -> None:
-    assert rates(over_small(LaCLIP.paper().optimiser()))[0] == pytest.approx(1e-6)
-    assert rates(over_small(InstructBLIP.paper().optimiser()))[0] == pytest.approx(1e-8)
+def test_laclips_is_by_linspace() -> None:
+    falling = 1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + np.cos(np.pi * np.arange(STEPS - WARM) / (STEPS - WARM)))
+    expected = np.concatenate([np.linspace(1e-6, 1e-3, WARM), falling])
+    np.testing.assert_allclose(rates(over_small(LaCLIP.paper().optimiser())), expected, rtol=1e-9)
+
+
+def test_instructblips_is_lavis_by_steps() -> None:
+    np.testing.assert_allclose(rates(over_small(InstructBLIP.paper().optimiser())), lavis(1e-5, 0.0, 1e-8), rtol=1e-12)
 
 
 def test_coops_is_dassls() -> None:

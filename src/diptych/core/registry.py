@@ -41,6 +41,10 @@ RECIPES = Registry(
             "diptych.recipes.adaptation.denseclip_boxes:DenseCLIPBoxes",
             "boxes by a RetinaNet that class names guide, on a trained model",
         ),
+        "denseclip_masks": (
+            "diptych.recipes.adaptation.denseclip_masks:DenseCLIPMasks",
+            "boxes and masks of instances by a Mask R-CNN that class names guide, on a trained model",
+        ),
         "fiber_cider": (
             "diptych.recipes.grounding.fiber_cider:FIBERCider",
             "captions that are drawn and rewarded by CIDEr-D, the last stage of FIBER's",
@@ -295,7 +299,7 @@ MODELS = Registry(
             "boxes for phrases, as FIBER's second stage is released",
         ),
         "dense_phrase_detector": (
-            "diptych.models.detection.dense_detector:DensePhrases",
+            "diptych.models.detection.dense.dense_detector:DensePhrases",
             "boxes for phrases, as GLIP and DesCo are released",
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),

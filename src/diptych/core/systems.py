@@ -110,7 +110,7 @@ SYSTEMS: tuple[System, ...] = (
     System("ptp", "Position-guided Text Prompt", "data", "diptych.recipes.grounding.ptp:PTP", also=("curate/operators/position_prompts.py", "recipes/grounding/ptp_vilt.py")),
     System("ctp", "CTP, continual pre-training", "objectives", "diptych.recipes.contrastive.ctp:CTP", also=("tasks/pairs/continual.py",)),
     System("alip", "ALIP, adaptive weights with synthetic captions", "objectives", "diptych.recipes.contrastive.alip:ALIP"),
-    System("denseclip", "DenseCLIP", "adaptation", "diptych.recipes.adaptation.denseclip:DenseCLIP", also=("recipes/adaptation/denseclip_boxes.py",)),
+    System("denseclip", "DenseCLIP", "adaptation", "diptych.recipes.adaptation.denseclip:DenseCLIP", also=("recipes/adaptation/denseclip_boxes.py", "recipes/adaptation/denseclip_masks.py")),
     System("relationbooth", "RelationBooth", "graphs", "diptych.recipes.generation.relationbooth:RelationBooth"),
     System("laclip", "LaCLIP, language rewrites", "data", "diptych.recipes.contrastive.laclip:LaCLIP", also=("curate/operators/rewrite.py",)),
     System("biomedclip", "BiomedCLIP and the PMC-15M pipeline", "domains", "diptych.recipes.domains.biomedclip:BiomedCLIP", also=("curate/operators/pubmed.py",)),

@@ -110,7 +110,8 @@ def _risen(spec: Optimiser, step: int, warmup: int, steps: int) -> float:
         return min(1.0, (int(step * spec.periods / steps + 1e-9) + 1) * steps / (spec.periods * warmup))
     if spec.warmup_from is None:
         return (step + 1) / warmup
-    return min(1.0, spec.warmup_from + (1 - spec.warmup_from) * step / warmup)
+    last = max(1, warmup - (spec.warmup_peak == "last"))
+    return min(1.0, spec.warmup_from + (1 - spec.warmup_from) * step / last)
 
 
 def first_beta(spec: Optimiser, step: int, steps: int) -> float:

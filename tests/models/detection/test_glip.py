@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor
 
+from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.data.graphs.grounded import DenseRegions, TokenTargets, moved_anchors
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.dense_detector import DenseDetector, surest
-from diptych.models.detection.dense_grounding import DenseShape
-from diptych.models.detection.glip_released import from_glip
+from diptych.models.detection.dense.dense_detector import DenseDetector, surest
+from diptych.models.detection.dense.dense_grounding import DenseHead, DenseShape
+from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.token_head import phrase_scores
+from diptych.models.glip.released import from_glip, is_glip
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
+from diptych.recipes.grounding.desco import DesCo
+from diptych.train.optimise import build_optimiser
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RELEASED = json.loads((FIXTURES / "glip_released.json").read_text())
@@ -271,3 +278,101 @@ def test_squares_that_go_from_finer_maps_are_the_released_ones(parity: Any) -> N
     made.head.eval()
     whole = made.head.pyramid(maps)
     assert [bool(torch.equal(found[name], whole[name])) for name in found] == [False, False, True, True, True]
+
+
+def published() -> dict[str, Tensor]:
+    """The tensors of a released checkpoint, without their numbers."""
+    return {name: torch.empty(shape, device="meta") for name, shape in layout().items()}
+
+
+def test_the_published_configuration_has_a_place_for_every_released_tensor() -> None:
+    """745 tensors; 231.8 million parameters, of which 80 classes of 256 channels answer no words."""
+    recipe = DesCo.glip_tiny()
+    assert (recipe.batch_size, recipe.steps, recipe.lr, recipe.lr * recipe.text_lr, recipe.frozen) == (64, 330_000, 1e-4, 1e-5, 0)
+    with torch.device("meta"):
+        model: Any = recipe.model()
+    released = published()
+    assert len(released) == 745
+    assert is_glip(released)
+    assert is_glip({f"module.{name}": tensor for name, tensor in released.items()})
+    found = dict(recipe.fitted(released))
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == own
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert parts["text"] == 108_891_648
+    pyramid = sum(p.numel() for p in model.head.pyramid.parameters())
+    assert parts["backbone"] + pyramid == 30_815_738
+    assert parts["head"] - pyramid == 92_072_836 - (80 * 256 + 80)
+    tower = {name: sum(p.numel() for p in part.parameters()) for name, part in model.head.tower.named_children()}
+    assert tower == {"meetings": 6 * 6_303_744, "words": 6 * 7_087_872, "blocks": 11_503_656}
+    assert DesCo.paper().dense == recipe.dense
+
+
+def test_rates_decay_and_what_stays_are_those_of_the_released_solver() -> None:
+    """The shipped configuration of DesCo: the text encoder has a fifth of the rate, what is called a bias twice and no decay, and the patch
+    embedding and the first stage stay."""
+    recipe = DesCo.paper()
+    with torch.device("meta"):
+        model = recipe.model()
+    spec = recipe.optimiser()
+    assert (spec.lr, spec.weight_decay, spec.clip_norm, recipe.average) == (5e-5, 1e-4, 1.0, 0.999)
+    groups = build_optimiser(model, spec).param_groups
+    of = {id(p): (group["scale"] * spec.lr, group["weight_decay"]) for group in groups for p in group["params"]}
+    parameters = dict(model.named_parameters())
+    names = [name for name in layout() if not re.search("relative_position_index|cell_anchors|cls_logits", name)]
+    marked = {name: torch.full((1, 1, 1, 1), float(number)) for number, name in enumerate(names)}
+    found = [(key, names[int(number)]) for key, tensor in from_glip(marked).items() for number in tensor.flatten()]
+    checked, still = 0, 0
+    for ours, name in found:
+        if name.startswith(("backbone.body.patch_embed.", "backbone.body.layers.0.")):
+            still += 1
+            assert not parameters[ours].requires_grad, name
+            continue
+        rate = 1e-5 if "language_backbone" in name else 5e-5
+        assert of[id(parameters[ours])] == pytest.approx((2 * rate, 0.0) if "bias" in name else (rate, 1e-4)), name
+        checked += 1
+    assert (checked, still) == (693, 33)
+
+
+def test_what_stays_skips_no_block_and_needs_a_swin() -> None:
+    net = detection_backbone("timm:swin_tiny_patch4_window7_224", sizes={**SIZES, "depths": [2, 2, 2, 2]}, drop_path=0.2)
+    before = {name: module.drop_prob for name, module in net.named_modules() if isinstance(module, DropPath)}
+    freeze_stages(net, 0)
+    assert all(p.requires_grad for p in net.parameters())
+    freeze_stages(net, 2)
+    after = {name: module.drop_prob for name, module in net.named_modules() if isinstance(module, DropPath)}
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {f"net.layers_0.blocks.1.drop_path{n}" for n in (1, 2)}
+    still = {name.split(".blocks")[0].removeprefix("net.") for name, p in net.named_parameters() if not p.requires_grad}
+    assert {name.split(".norm")[0].split(".proj")[0].split(".reduction")[0] for name in still} == {
+        "patch_embed", "layers_0", "layers_1.downsample",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"frozen is 2 on a backbone without stages of Swin \(expected 0\)"):
+        freeze_stages(detection_backbone("conv_tiny"), 2)
+
+
+def test_what_has_no_place_is_named() -> None:
+    tensors = small_released()
+    with pytest.raises(DataError, match=r"tensor rpn.head.mlm_head.bias has no place in the detector"):
+        from_glip({**tensors, "rpn.head.mlm_head.bias": torch.zeros(1)})
+    with pytest.raises(DataError, match=r"tensor roi_heads.mask.weight has no place in the detector"):
+        from_glip({**tensors, "roi_heads.mask.weight": torch.zeros(1)})
+    del tensors["rpn.head.dyhead_tower.4.attention.self.value.bias"]
+    with pytest.raises(DataError, match=r"dyhead_tower.4.attention.self.value.bias is missing .*GLIP"):
+        from_glip(tensors)
+    assert not is_glip({"fusion_backbone.language_backbone.body.model.a": torch.zeros(1), "rpn.head.bias_lang": torch.zeros(1)})
+    with pytest.raises(ShapeError, match="2 images but 1 texts"):
+        detector()(inputs()[0], inputs()[1][:1], inputs()[2][:1])
+
+
+@torch.no_grad()
+def test_a_meeting_starts_as_published() -> None:
+    """A share of 1 / rounds a channel; layers among words start as plain layers, within 1 / sqrt(width)."""
+    head = DenseHead((8, 8), (8, 16), 24, replace(SHAPE, rounds=3))
+    tower: Any = head.tower
+    for meet, among in zip(tower.meetings, tower.words, strict=True):
+        assert meet.place_gate.gate.tolist() == pytest.approx([1 / 3] * 16)
+        assert meet.label_gate.gate.tolist() == pytest.approx([1 / 3] * 24)
+        for layer in (among.attention.qkv, among.attention.out, among.mlp_in):
+            assert 0.15 < float(layer.weight.abs().max()) <= 24**-0.5
+            assert float(layer.bias.abs().max()) > 0.05

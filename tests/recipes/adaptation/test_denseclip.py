@@ -269,9 +269,9 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
 
 
 def test_rates_of_all_steps_are_the_released_ones(parity: Any) -> None:
-    """OpenMMLab's poly policy with a floor of 1e-6 for all, its linear warm-up a factor of it; groups at 1, a tenth and none of it."""
+    """OpenMMLab's poly policy with a floor of 1e-6 for all, its linear warm-up a factor of it; groups at 1, .1 and 0 of it."""
     spec, steps, base_G = DenseCLIP.paper().optimiser(), 80_000, np.array([1e-4, 1e-5, 0.0])
-    step_S = np.unique(np.concatenate([np.arange(0, 1600), np.arange(1600, steps, 97), np.arange(steps - 60, steps)]))
+    step_S = np.unique(np.concatenate([np.arange(1600), np.arange(1600, steps, 97), np.arange(steps - 60, steps)]))
     regular_SG = (base_G - 1e-6) * ((1 - step_S / steps) ** 0.9)[:, None] + 1e-6
     less_S = np.where(step_S < 1500, (1 - step_S / 1500) * (1 - 1e-6), 0.0)
     found = [[lifted_rate(spec, int(step), steps, scale) for scale in (1.0, 0.1, 0.0)] for step in step_S]

@@ -41,6 +41,7 @@ class Optimiser:
     schedule: Literal["cosine", "linear", "constant", "step", "decay", "one_cycle"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
+    warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached behind the warm-up, or with its last step
     rises: Literal["step", "period"] = "step"  # warm-up: at each step, or with each period to its own number's share
     final_lr: float = 0.0  # share of lr at the end
     floor: Literal["share", "rate"] = "share"

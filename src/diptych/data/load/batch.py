@@ -116,6 +116,7 @@ def pair_batch(
     sides: Sides = "keep",
     augment: Augment | None = None,
     choose: Callable[[Draw, str], Text] | None = None,
+    form: CropForm = TORCHVISION,
 ) -> PairBatch:
     """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, flip and `augment`.
 
@@ -127,7 +128,7 @@ def pair_batch(
     images = []
     for draw in draws:
         text = (choose or choose_text)(draw, language).string
-        shown_HWC, said = view_with_texts(draw, (text,), preprocess.size, crop_scale, flip, sides)
+        shown_HWC, said = view_with_texts(draw, (text,), preprocess.size, crop_scale, flip, sides, form)
         texts += said
         images.append(shown_HWC if augment is None else augment(shown_HWC, draw.rng))
     encoded = tokenizer.encode(texts, text_length)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from diptych.core.config import from_plain
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import DenseRegions
-from diptych.models.detection.dense_detector import DensePhrases
-from diptych.models.detection.dense_grounding import DenseHead, DenseShape, sizes_of
+from diptych.models.detection.dense.dense_detector import DensePhrases
+from diptych.models.detection.dense.dense_grounding import DenseHead, DenseShape, sizes_of
 from diptych.models.fiber.grounding import FiberMaps
 from diptych.models.fiber.image_side import ImageSide
 from diptych.models.fiber.text_side import TextSide

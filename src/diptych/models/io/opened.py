@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model, whole
 
-FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "fiber:", "glip:", "tfjs:", "lora:")
+FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "fiber:", "glip:", "denseclip:", "tfjs:", "lora:")
 
 
 def is_address(name: str) -> bool:
@@ -36,8 +36,8 @@ def changed(address: str) -> tuple[int, ...]:
 def open_address(address: str | Path, *, download: bool = False) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
     "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER",
-    "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any
-    other as the base, into whose weights the adapter is merged.
+    "denseclip:CHECKPOINT", "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
+    "lora:ADAPTER#BASE" with any other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     Raises RunError for a folder without a model, with the state of its run.
@@ -55,9 +55,13 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
 
         return open_fiber(str(address))
     if str(address).startswith("glip:"):
-        from diptych.models.detection.glip_opened import open_released as open_glip
+        from diptych.models.glip.opened import open_released as open_glip
 
         return open_glip(str(address))
+    if str(address).startswith("denseclip:"):
+        from diptych.models.denseclip.released import open_released as open_denseclip
+
+        return open_denseclip(str(address))
     if str(address).startswith("tfjs:"):
         from diptych.models.io.foreign.centernet import CenterNet
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -50,6 +50,9 @@ class InstructBLIP(BridgeRecipe):
     former_vocabulary   tokens that its table has room for; published: 30,523
     former_tokenizer  "data" (the vocabulary of the questions), or a path of a tokenizer.json: BERT's, with one more token, as published
     asked_length  tokens of the question that the Q-Former reads, at most
+    over        what the cosine of the rate falls along: the whole "run", whose beginning the warm-up takes, as LAVIS has it, or the "rest"
+                behind the warm-up. LAVIS falls after each of its inner epochs, whose length is not published for this training; here each
+                step falls
     """
 
     slug = "instructblip"
@@ -75,6 +78,7 @@ class InstructBLIP(BridgeRecipe):
     lr: float = 1e-5
     warmup: float = 1000.0
     warmup_lr: float | None = 1e-8
+    over: Literal["rest", "run"] = "run"
     weight_decay: float = 0.05
 
     asked_vocabulary: str = field(default="", metadata={"prepared": True})
@@ -153,7 +157,7 @@ class InstructBLIP(BridgeRecipe):
 
     def optimiser(self) -> Optimiser:
         start = None if self.warmup_lr is None else self.warmup_lr / self.lr
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=start)
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=start, over=self.over)
 
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(model)
@@ -182,6 +186,7 @@ class InstructBLIP(BridgeRecipe):
             match_norms=True,
             warmup=50.0,
             warmup_lr=None,
+            over="rest",
             clip_norm=1.0,
         )
 

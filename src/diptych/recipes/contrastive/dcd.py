@@ -186,7 +186,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         texts, images = [], []
         for draw in draws:
             texts.append(self.text_of(draw))
-            images.append(view(draw, self.decode_size, self.crop, self.flip))
+            images.append(view(draw, self.decode_size, self.crop, self.flip, self.crop_form))
         encoded = self.words().encode(texts, self.text_length)
         image_BCHW = self.preprocess(images)
         text_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)

@@ -196,7 +196,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     def _shown(self, draw: Draw, texts: Sequence[str]) -> tuple[Pixels, Sequence[str]]:
         """The picture as one step sees it, with texts that are true of it."""
-        shown_HWC = view(draw, self.preprocess.size, self.crop, False)
+        shown_HWC = view(draw, self.preprocess.size, self.crop, False, self.crop_form)
         if self.flip:
             shown_HWC, texts = mirrored(shown_HWC, texts, draw.rng, self.flip_sides)
         return heavy_augment(shown_HWC, draw.rng) if self.augment == "heavy" else shown_HWC, texts

@@ -6,7 +6,7 @@ Letters: H W pixels, C channels. Boxes are xyxy pixels of the picture as it is; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,13 @@ GREY = (128, 128, 128)
 Affine = tuple[float, float, float, float, float, float]
 
 
-def cropped(picture: Boxed, size: int, rng: np.random.Generator, scale: tuple[float, float]) -> Boxed:
+def cropped(
+    picture: Boxed,
+    size: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+) -> Boxed:
     """A random part that covers a share of the area, at [size, size]; a scale from 1 on shows the whole, squashed."""
     image_HWC, box = picture
     if scale[0] >= 1:
@@ -30,7 +36,7 @@ def cropped(picture: Boxed, size: int, rng: np.random.Generator, scale: tuple[fl
     else:
         top, left, height, width = crop_box(image_HWC.shape[0], image_HWC.shape[1], rng, scale, (0.75, 4 / 3))
     part_HWC = image_HWC[top : top + height, left : left + width]
-    shown_HWC = part_HWC if part_HWC.shape[:2] == (size, size) else resized(part_HWC, size)
+    shown_HWC = part_HWC if part_HWC.shape[:2] == (size, size) else resized(part_HWC, size, interpolation)
     if box is None:
         return shown_HWC, None
     x, y = size / width, size / height

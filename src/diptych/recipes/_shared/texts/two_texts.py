@@ -10,7 +10,6 @@ from diptych.core.contracts import Dataset, Draw, Draws
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TripletBatch, texts_by_origin, triplet_batch
-from diptych.data.media.transforms import TORCHVISION, CropForm
 from diptych.data.text.captions.text_sets import caption_table
 from diptych.recipes._shared.pairs import B, EncoderRecipe, M, S
 
@@ -66,7 +65,7 @@ class TwoTextRecipe(EncoderRecipe[M, B, S]):
             expected=f"a text of origin {' or '.join(origins)} (--raw names others)",
         )
 
-    def triplet_batch(self, draws: Draws, form: CropForm = TORCHVISION) -> TripletBatch:
+    def triplet_batch(self, draws: Draws) -> TripletBatch:
         """A raw text, a caption and a crop of every draw."""
 
         def chosen(draw: Draw, kind: Kind) -> str:
@@ -83,5 +82,5 @@ class TwoTextRecipe(EncoderRecipe[M, B, S]):
             crop_scale=self.crop,
             flip=self.flip,
             sides=self.flip_sides,
-            form=form,
+            form=self.crop_form,
         )

@@ -1,4 +1,4 @@
-"""Boxes against boxes, and their average precision as COCO and LVIS define it.
+"""Boxes against boxes, or masks against masks, and their average precision as COCO and LVIS define it.
 
 AP of a class at an overlap t: predictions in falling score, of all images together, each answering the true box of its image that
 overlaps most among those not yet answered, t at least; precision at recall 0, .01, ... 1 is the best at that recall or beyond; the mean.
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from diptych.data.masks import decode
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -37,15 +39,20 @@ def overlaps(one_N4: npt.ArrayLike, other_M4: npt.ArrayLike) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Boxes of all images in one list: image_N and class_N are numbers, score_N is unread for true ones."""
+    """Boxes of all images in one list: image_N and class_N are numbers, score_N is unread for true ones.
+
+    code_N  COCO codes of masks, which then stand in place of the boxes; None: boxes overlap
+    """
 
     image_N: Ints
     class_N: Ints
     box_N4: Floats
     score_N: Floats
+    code_N: npt.NDArray[np.object_] | None = None
 
     def of(self, rows: npt.NDArray[np.bool_] | Ints) -> Boxes:
-        return Boxes(self.image_N[rows], self.class_N[rows], self.box_N4[rows], self.score_N[rows])
+        codes = None if self.code_N is None else self.code_N[rows]
+        return Boxes(self.image_N[rows], self.class_N[rows], self.box_N4[rows], self.score_N[rows], codes)
 
 
 def average_precision(
@@ -127,7 +134,7 @@ def _matched(true: Boxes, found: Boxes, thresholds: Floats) -> Bools:
     """hit_TN: which predictions have a true box."""
     hit_TN = np.zeros((len(thresholds), len(found.score_N)), bool)
     for rows, truths in _by_image(found, true):
-        iou_NM = overlaps(found.box_N4[rows], true.box_N4[truths])
+        iou_NM = _overlaps(found.of(rows), true.of(truths))
         for t, threshold in enumerate(thresholds):
             free = np.ones(len(truths), bool)
             for row, iou_M in zip(rows, iou_NM, strict=True):
@@ -143,13 +150,41 @@ def _within(crowds: Boxes, found: Boxes, thresholds: Floats) -> Bools:
     """[T, N]: predictions of which so large a share lies in a crowd."""
     within_TN = np.zeros((len(thresholds), len(found.score_N)), bool)
     for rows, around in _by_image(found, crowds):
-        one_N4, other_M4 = found.box_N4[rows], crowds.box_N4[around]
-        low_NM2 = np.maximum(one_N4[:, None, :2], other_M4[None, :, :2])
-        shared_NM = (np.minimum(one_N4[:, None, 2:], other_M4[None, :, 2:]) - low_NM2).clip(0).prod(-1)
-        area_N1 = (one_N4[:, 2:] - one_N4[:, :2]).prod(1)[:, None]
-        share_NM = np.divide(shared_NM, area_N1, out=np.zeros_like(shared_NM), where=area_N1 > 0)
+        share_NM = _shares(found.of(rows), crowds.of(around))
         within_TN[:, rows] = share_NM.max(1)[None] >= np.minimum(thresholds, 1 - 1e-10)[:, None]
     return within_TN
+
+
+def _overlaps(found: Boxes, true: Boxes) -> Floats:
+    """[N, M] IoU of the masks of one image where there are masks, else of the boxes."""
+    if found.code_N is None or true.code_N is None:
+        return overlaps(found.box_N4, true.box_N4)
+    shared_NM, area_N, area_M = shared_pixels(found.code_N, true.code_N)
+    union_NM = area_N[:, None] + area_M[None] - shared_NM
+    iou_NM: Floats = np.divide(shared_NM, union_NM, out=np.zeros_like(shared_NM), where=union_NM > 0)
+    return iou_NM
+
+
+def _shares(found: Boxes, around: Boxes) -> Floats:
+    """[N, M]: the share of each prediction that lies within, of masks where there are masks."""
+    if found.code_N is not None and around.code_N is not None:
+        shared_NM, area_N, _ = shared_pixels(found.code_N, around.code_N)
+    else:
+        one_N4, other_M4 = found.box_N4, around.box_N4
+        low_NM2 = np.maximum(one_N4[:, None, :2], other_M4[None, :, :2])
+        shared_NM = (np.minimum(one_N4[:, None, 2:], other_M4[None, :, 2:]) - low_NM2).clip(0).prod(-1)
+        area_N = (one_N4[:, 2:] - one_N4[:, :2]).prod(1)
+    area_N1 = area_N[:, None]
+    share_NM: Floats = np.divide(shared_NM, area_N1, out=np.zeros_like(shared_NM), where=area_N1 > 0)
+    return share_NM
+
+
+def shared_pixels(one_N: npt.NDArray[np.object_], other_M: npt.NDArray[np.object_]) -> tuple[Floats, Floats, Floats]:
+    """Pixels that masks of one image share, [N, M], and the pixels of each, [N] and [M]. A pixel is a bit here."""
+    one_NP, other_MP = (np.stack([np.packbits(decode(code)) for code in codes]) for codes in (one_N, other_M))
+    shared_NM = np.stack([np.bitwise_count(one_P & other_MP).sum(1, dtype=np.int64) for one_P in one_NP])
+    area_N, area_M = (np.bitwise_count(masks).sum(1, dtype=np.int64) for masks in (one_NP, other_MP))
+    return shared_NM.astype(np.float64), area_N.astype(np.float64), area_M.astype(np.float64)
 
 
 def _by_image(found: Boxes, other: Boxes) -> Iterator[tuple[Ints, Ints]]:

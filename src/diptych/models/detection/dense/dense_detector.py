@@ -19,7 +19,7 @@ from diptych.core.errors import ShapeError
 from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.data.graphs.grounded import DenseRegions, moved_anchors
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
-from diptych.models.detection.dense_grounding import DenseHead, DenseShape, sizes_of
+from diptych.models.detection.dense.dense_grounding import DenseHead, DenseShape, sizes_of
 from diptych.models.detection.phrase_detector import PhraseDetector
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.towers.outputs import Tower

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diptych.models.detection.dynamic_head import Coarser, DynamicBlock
+from diptych.models.detection.dense.dynamic_head import Coarser, DynamicBlock
 from diptych.models.detection.language_fusion import BidirectionalFusion
 from diptych.models.layers.post_norm import PostNormBlock
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, DataError
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.checkpoint import needed, read_released
-from diptych.models.detection.dense_detector import DenseDetector, DensePhrases
-from diptych.models.detection.dense_grounding import DenseShape
-from diptych.models.detection.glip_released import BODY, SOURCE, WORDS, from_glip, is_glip
+from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
+from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhrasePrompt
 from diptych.models.detection.released_head import meets, rounds_of
+from diptych.models.glip.released import BODY, SOURCE, WORDS, from_glip, is_glip
 from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.towers.towers import text_tower
 

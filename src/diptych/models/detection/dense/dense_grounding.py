@@ -17,9 +17,9 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import DenseRegions
-from diptych.models.detection.dynamic_head import Coarser, DynamicHead
+from diptych.models.detection.dense.dynamic_head import Coarser, DynamicHead
+from diptych.models.detection.dense.fused_dynamic_head import FusedDynamicHead
 from diptych.models.detection.feature_pyramid import two_columns
-from diptych.models.detection.fused_dynamic_head import FusedDynamicHead
 from diptych.models.detection.token_head import TokenHead
 from diptych.models.layers.drop_block import DropBlock
 
