@@ -132,14 +132,22 @@ def one_cycle(step: int, steps: int, rise: float, start: float, peak: float, end
 
 
 def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps: int) -> float:
-    """Sets what step `step` of `steps` has: the rate, which is returned, and with one_cycle the first beta."""
+    """Sets what step `step` of `steps` has: the rate, which is returned, weight decay that drops, and with one_cycle the first beta."""
     rate = learning_rate(spec, step, steps)
     for group in optimiser.param_groups:
         group["lr"] = rate * group["scale"] if spec.floor == "share" else lifted_rate(spec, step, steps, group["scale"])
+    for group in optimiser.param_groups if spec.decay_drops else ():
+        if group["weight_decay"]:
+            group["weight_decay"] = weight_decay(spec, step, steps)
     if spec.schedule == "one_cycle":
         for group in optimiser.param_groups:
             group["betas"] = (first_beta(spec, step, steps), *group["betas"][1:])
     return rate
+
+
+def weight_decay(spec: Optimiser, step: int, steps: int) -> float:
+    """Of the parameters that decay, at a step."""
+    return spec.weight_decay / float(10 ** sum(step + 1e-6 >= share * steps for share in spec.decay_drops))
 
 
 def lifted_rate(spec: Optimiser, step: int, steps: int, scale: float) -> float:

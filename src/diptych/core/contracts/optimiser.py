@@ -52,6 +52,7 @@ class Optimiser:
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
+    decay_drops: tuple[float, ...] = ()  # shares of the run from each of which the weight decay is a tenth of what it was
     decay_rate: float = 0.9  # "decay": the rate is multiplied by it after each period, and stays at or above lr * final_lr
     periods: float = 1.0  # "decay", and what falls or rises by the "period": how many the run has, usually its epochs
     falls: Literal["step", "period"] = "step"  # cosine and linear: at each step, or after each period
