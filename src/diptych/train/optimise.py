@@ -78,6 +78,8 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
     linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times, decay by a factor after each period.
     One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
+    if step < spec.late and spec.late_peak:
+        return spec.lr
     begin, end = spec.part
     whole = steps / (end - begin)
     step, steps = max(0, step - spec.late) + round(begin * whole), round(whole)
@@ -106,6 +108,8 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
 
 def _risen(spec: Optimiser, step: int, warmup: int, steps: int) -> float:
     """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
+    if spec.rises == "log":
+        return min(1.0, math.log(step + 1) / math.log(max(2, warmup)))
     if spec.rises == "period":
         return min(1.0, (int(step * spec.periods / steps + 1e-9) + 1) * steps / (spec.periods * warmup))
     if spec.warmup_from is None:
