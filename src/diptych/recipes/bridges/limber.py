@@ -21,8 +21,8 @@ class LiMBeR(BridgeRecipe):
     asked     what stands between picture and answer when the model writes
     tokens    for an encoder that gives one vector an image, how many tokens that vector becomes
     dropout   on what the map gives
-    horizon   steps over which the rate would fall to nothing; 0: those of the run. The released configuration says 300,000, twenty times the
-              run, and in the same place "auto", which is what counts and means the run's own
+    horizon   steps over which the rate would fall to nothing; 0: those of the run. The released configuration says 300,000, twenty times
+              the run, and in the same place "auto", which is what counts and means the run's own
     rises     warm-up by the logarithm of the step's number ("log"), as DeepSpeed has it, or evenly with each "step"
     late      steps by which the schedule is late: 1, as released, where it moves after the update. The first step then has the full rate
     """
