@@ -20,7 +20,7 @@ from diptych.worlds.invented import described, invented, look_of
 from PIL import Image
 
 import diptych as dp
-from diptych.claims.cells.invented_names import asked, small
+from diptych.claims.cells.relations.invented_names import asked, small
 from diptych.core.grounding import Grounded
 from diptych.core.image import ArrayImage
 from diptych.core.scene_graph import Region, SceneGraph

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from diptych import cli
+from diptych.cli import commands as one_a_file
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -52,7 +53,7 @@ def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the command line up to the point where all words are parsed; what does not exist fails before."""
     import importlib
 
-    from diptych.cli import output
+    from diptych.cli.options import output
 
     real = output.parse
 
@@ -60,8 +61,8 @@ def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         real(*args, **options)
         raise Parsed
 
-    for found in pkgutil.iter_modules(cli.__path__):
-        module = importlib.import_module(f"diptych.cli.{found.name}") if found.name not in ("__main__", "output") else None
+    for found in pkgutil.iter_modules(one_a_file.__path__):
+        module = importlib.import_module(f"diptych.cli.commands.{found.name}")
         if hasattr(module, "parse"):
             monkeypatch.setattr(module, "parse", stop)
     try:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from diptych.core import files
+from diptych.core.disk import files
+from diptych.core.disk.exchange import exchange
+from diptych.core.disk.files import atomic_folder, publish, restore, umask, write_atomic
+from diptych.core.disk.lock import Lock, only_here
 from diptych.core.errors import RunError
-from diptych.core.exchange import exchange
-from diptych.core.files import atomic_folder, publish, restore, umask, write_atomic
-from diptych.core.lock import Lock, only_here
 from diptych.core.run_folder import RunFolder
 
 
@@ -68,7 +68,7 @@ def test_a_child_does_not_hold_what_its_killed_parent_held(tmp_path: Path) -> No
         f"""
         import os, signal, time
         from pathlib import Path
-        from diptych.core.lock import Lock
+        from diptych.core.disk.lock import Lock
         lock = Lock.take(Path({str(tmp_path / "lock")!r}))
         if os.fork() == 0:
             os.close(1), os.close(2)
@@ -172,8 +172,8 @@ def test_a_kill_in_a_replacement_leaves_one_of_both(
         real_replace(*paths)
 
     with monkeypatch.context() as patch:
-        patch.setattr("diptych.core.files.os.replace", killed)
-        patch.setattr("diptych.core.files.exchange", real_exchange if can_exchange else lambda *_: False)
+        patch.setattr("diptych.core.disk.files.os.replace", killed)
+        patch.setattr("diptych.core.disk.files.exchange", real_exchange if can_exchange else lambda *_: False)
         with suppress(Killed):
             publish(folder_of(tmp_path / "work", "new"), path)
     restore(path)
@@ -221,7 +221,7 @@ def test_everything_has_the_modes_that_the_umask_gives(tmp_path: Path, mask: int
         import numpy as np
         from pathlib import Path
         from safetensors.numpy import save_file
-        from diptych.core.files import atomic_folder, write_atomic
+        from diptych.core.disk.files import atomic_folder, write_atomic
         from diptych.data.shards.write import ShardWriter
         top = Path({str(tmp_path)!r})
         with atomic_folder(top / "model") as work:

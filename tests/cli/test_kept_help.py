@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diptych.cli import main
-from diptych.cli.kept_help import shown
+from diptych.cli.options.kept_help import shown
 
 
 @pytest.fixture(autouse=True)

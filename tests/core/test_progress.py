@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diptych.core.progress import alone, shown
+from diptych.core.terminal.progress import alone, shown
 from diptych.data.load.features import FeatureTable
 from diptych.models.io.inference import MANY, parts
 

@@ -23,9 +23,9 @@ def graphs(draw: st.DrawFn) -> SceneGraph:
     regions = []
     for _ in range(count):
         x, y = draw(corner), draw(corner)
-        regions.append(
-            Region((x, y, x + 1 + draw(corner), y + 1 + draw(corner)), draw(NAMES), (draw(NAMES),), draw(st.floats(0, 1)))
-        )
+        box = (x, y, x + 1 + draw(corner), y + 1 + draw(corner))
+        mask = draw(st.sampled_from([None, {"size": [3, 4], "counts": "32201"}]))
+        regions.append(Region(box, draw(NAMES), (draw(NAMES),), draw(st.floats(0, 1)), mask))
     edges = draw(st.lists(st.tuples(st.integers(0, count - 1), NAMES, st.integers(0, count - 1), st.floats(0, 1)), max_size=5))
     return SceneGraph(tuple(regions), tuple(Relation(*edge) for edge in edges))
 
@@ -55,6 +55,13 @@ def test_networkx_sees_a_directed_multigraph() -> None:
     assert made.number_of_edges(0, 1) == 2
     assert made.number_of_edges(1, 0) == 1
     assert from_networkx(made) == graph
+
+
+def test_a_mask_of_another_kind_is_refused() -> None:
+    made = to_networkx(SceneGraph((Region((0, 0, 4, 4), "dog", mask={"size": [3, 4], "counts": "32201"}),)))
+    made.nodes[0]["mask"] = "everything"
+    with pytest.raises(DataError, match="a mask that is no code"):
+        from_networkx(made)
 
 
 def test_foreign_and_broken_files_say_what_is_wrong(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.refine import refined, strongest_run
 from diptych.pipelines._memory.replies import Found, choice_of, windows_of
 from diptych.pipelines.lifelong_memory import LifelongMemory, Recollection, Recollections, Remembered
-from diptych.tasks._scoring.moments import recalls, temporal_iou
+from diptych.tasks._scoring.ranking.moments import recalls, temporal_iou
 
 RELEASED = json.loads((Path(__file__).parents[1] / "parity/lifelong_memory_released.json").read_text(encoding="utf-8"))
 CODE = "agentic-learning-ai-lab/lifelong-memory 2b48af4"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from diptych.core.scene_graph import Region
-from diptych.data.text.questions import questions_of
+from diptych.data.text.question_answering.questions import questions_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
 from diptych.worlds.scenes.statements import KINDS, NUMBERS, statements, told
 

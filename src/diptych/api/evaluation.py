@@ -135,7 +135,7 @@ def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
 
 def report(run: str | Path, data: Any = None) -> Path:
     """Write `report.html` of a run: one file that opens offline. `data`: those of the run, where it names another machine's."""
-    from diptych.report.run import run_report
+    from diptych.report.pages.run import run_report
 
     folder = RunFolder.open(Path(run))
     there = data is not None or folder.state.get("source", "")

@@ -139,7 +139,7 @@ def _held_out_line(given: Any, whole: Any) -> str:
 
 
 def chosen_fields(name: str | Recipe) -> set[str]:
-    from diptych.recipes._shared.started import asked_fields
+    from diptych.recipes._shared.frozen.started import asked_fields
 
     return asked_fields(name) if isinstance(name, Recipe) else set()
 

@@ -28,8 +28,8 @@ from diptych.claims.spelling import spelled
 from diptych.claims.training import begun
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Dataset, Recipe, Task
+from diptych.core.disk.files import write_json
 from diptych.core.errors import DiptychError, RunError
-from diptych.core.files import write_json
 from diptych.core.own_recipes import PREFIX
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diptych.core.cache import cache_folder
+from diptych.core.disk.cache import cache_folder
 from diptych.core.errors import ConfigError, RunError
 
 PREFIX = "diptych_own_"

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
-from diptych.data.masks import decode
+from diptych.data.masks import pixels_of
 
 IGNORE = 255
 LABELS = "labels"
@@ -73,11 +73,12 @@ class LabelMaps:
         place = {name: number for number, name in enumerate(self.classes)}
         empty = place[self.background] if self.background else IGNORE
         label_HW = np.full((height, width), empty, np.uint8)
-        masks = [(decode(region.mask), region.label) for region in sample.regions if isinstance(region.mask, dict)]
+        try:
+            masks = [(pixels_of(region.mask, height, width), region.label) for region in sample.regions if region.mask]
+        except DataError as error:
+            came = f"in '{sample.uid}' {error.problem}"
+            raise DataError(came, field="regions", expected=error.expected) from None
         for mask_HW, label in sorted(masks, key=lambda pair: -int(pair[0].sum())):
-            if mask_HW.shape != (height, width):
-                came = f"a mask of '{sample.uid}' is {list(mask_HW.shape)}"
-                raise DataError(came, field="regions", expected=f"[{height}, {width}], as its image")
             if label not in place:
                 raise DataError(
                     f"a region of '{sample.uid}' is of class {label!r}", field="regions", expected=_some(self.classes)

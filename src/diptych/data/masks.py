@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import DataError
 from diptych.core.scene_graph import Box
+from diptych.data.polygons import drawn
 
 Mask = npt.NDArray[np.bool_]
 
@@ -44,14 +45,31 @@ def encode(mask_HW: Mask) -> dict[str, Any]:
 
 
 def decode(code: dict[str, Any]) -> Mask:
-    """The mask behind a code of `encode` (or of pycocotools)."""
+    """The mask behind a code of `encode` (or of pycocotools), packed or as a list of runs, as COCO's crowds have it."""
     height, width = code["size"]
-    runs = _unpack(code["counts"])
+    counts = code["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii")
+    runs = _unpack(counts) if isinstance(counts, str) else list(counts)
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise DataError(f"runs of a mask add up to {sum(runs)}", field="mask", expected=f"{height} x {width}")
     values = np.arange(len(runs)) % 2 == 1
     mask: Mask = np.repeat(values, runs).reshape((height, width), order="F")
     return mask
+
+
+def pixels_of(mask: Any, height: int, width: int) -> Mask:
+    """The pixels of a region's mask, a code or a list of outlines, in an image of that size.
+
+    Raises DataError for a code of another size, and for anything else.
+    """
+    if isinstance(mask, list | tuple):
+        return drawn(mask, height, width)
+    if not isinstance(mask, dict) or "size" not in mask or "counts" not in mask:
+        raise DataError(f"a mask is a {type(mask).__name__}", field="mask", expected="a run-length code or a list of outlines")
+    if list(mask["size"]) != [height, width]:
+        raise DataError(f"a mask is {list(mask['size'])}", field="mask", expected=f"[{height}, {width}], as its image")
+    return decode(mask)
 
 
 def _pack(runs: list[int]) -> str:

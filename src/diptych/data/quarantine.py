@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from diptych.core.disk.paths import spelled
 from diptych.core.errors import DataError
-from diptych.core.paths import spelled
 from diptych.data.columns import read_parquet, write_parquet
 
 FILE = "quarantine.parquet"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diptych.core.contracts import Dataset
+from diptych.core.disk.files import publish
 from diptych.core.errors import DataError, DiptychError
-from diptych.core.files import publish
-from diptych.index.disk import DiskFull, full_disk
+from diptych.index.engine.disk import DiskFull, full_disk
 from diptych.index.facts import FILE, Facts, read_facts
 from diptych.index.places import drop_collection
 from diptych.index.progress import shown

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from diptych.core.config import from_plain
+from diptych.core.disk.files import restore, write_json
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import is_file, leads_out
 from diptych.core.errors import ConfigError, RunError
-from diptych.core.files import restore, write_json
-from diptych.core.json_text import read_object
-from diptych.core.paths import is_file, leads_out
 from diptych.index.embed import Unreadable
 from diptych.index.filters import Kind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diptych.core.progress import alone
+from diptych.core.terminal.progress import alone
 from diptych.index.items import Block
 
 

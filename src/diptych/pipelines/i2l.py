@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from diptych.core.contracts import Generator, Role
+from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.line_log import LineLog
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart, words_about_one_picture
 from diptych.data.canvas.compose import Canvas, Lettering, Place, Side, Wrap, resized, stacked, with_text
 from diptych.data.canvas.demonstrations import Demonstration, read_demonstrations
 from diptych.data.media.decode import Pixels, decode
 from diptych.pipelines._items import judged, read_items
-from diptych.tasks._scoring.blind import grey
+from diptych.tasks._scoring.answers.blind import grey
 
 How = Literal["i2l", "interleaved", "text", "hybrid"]
 CAPTION = "Generate detailed caption for the image.\nCaption: "

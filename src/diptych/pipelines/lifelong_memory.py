@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from diptych.core.contracts import Embedder, Generator, Role
+from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
-from diptych.core.line_log import LineLog
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
 from diptych.pipelines._memory import asked
 from diptych.pipelines._memory.caption_log import Caption, Memory, caption_frames, read_captions, table_of
@@ -25,7 +25,7 @@ from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.questions import Question, read_questions
 from diptych.pipelines._memory.refine import refined, strongest_run
 from diptych.pipelines._memory.replies import Choice, Found, Window, choice_of, windows_of
-from diptych.tasks._scoring.moments import recalls
+from diptych.tasks._scoring.ranking.moments import recalls
 
 NOTHING = ArrayImage(np.full((1, 1, 3), 128, np.uint8), "no picture")
 """Handed to a model that is asked in words alone."""

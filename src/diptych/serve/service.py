@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from diptych.core.contracts import Dataset, Detector, Embedder, Generator, LexicalEmbedder, Ranker, WordMapper
 from diptych.core.errors import DecodeError, MissingExtra, RunError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.machine import usable_cores
 from diptych.core.media import MediaItem, medium_of
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
@@ -118,7 +118,7 @@ class Service:
                 _ = side.facts
                 self.missing[side.name] = missing(pool, frozenset(side.index.uids()))
                 self._look_over(side)
-        few = min(4, os.cpu_count() or 1)
+        few = min(4, usable_cores())
         self._threads = ThreadPoolExecutor(few, thread_name_prefix="diptych-aside")
         self._decoders = Decoders(few, limits.decode_seconds, limits.image_pixels)
 

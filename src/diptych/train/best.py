@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.core.files import atomic_folder
+from diptych.core.disk.files import atomic_folder
 from diptych.core.run_folder import RunFolder
 from diptych.train.options import TrainOptions
 

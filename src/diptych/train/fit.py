@@ -22,12 +22,12 @@ import torch
 
 from diptych.core.config import config_hash, from_plain, save_config
 from diptych.core.contracts import Dataset, Recipe
+from diptych.core.disk.files import write_atomic
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, RunError
-from diptych.core.files import write_atomic
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
-from diptych.core.signals import SignalWatch
+from diptych.core.terminal.signals import SignalWatch
 from diptych.train import checkpoint
 from diptych.train.best import best_so_far, given_up, pace, put_in_place, watched
 from diptych.train.boards import BOARDS

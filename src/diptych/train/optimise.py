@@ -50,10 +50,10 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
         return kind(lists, lr=spec.lr, momentum=spec.betas[0])
     # timm's optimisers bring all of timm and torchvision: only who asks for one waits for them.
     if spec.kind == "adan":
-        from diptych.train.adan import Adan
+        from diptych.train.optimisers.adan import Adan
 
         return Adan(lists, lr=spec.lr, betas=spec.betas, third_beta=spec.third_beta, eps=spec.eps)
-    from diptych.train.lamb import Lamb
+    from diptych.train.optimisers.lamb import Lamb
 
     return Lamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
 

@@ -27,9 +27,10 @@ from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.grounding import PhraseQuery
 from diptych.data.graphs.grounded import TokenTargets, moved_anchors
 from diptych.data.load.stream import batches
-from diptych.models.detection.dense_grounding import DenseShape
+from diptych.models.detection.dense.dense_detector import surest
+from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.token_head import phrase_scores
-from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases, surest
+from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
 from diptych.models.fiber.fine_released import from_fine, is_fine
 from diptych.models.fiber.grounding import FiberShape
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
@@ -225,8 +226,8 @@ def test_what_has_no_place_is_named() -> None:
     del tensors["fusion_backbone.language_backbone.body.model.encoder.layer.3.attention.self.value.bias"]
     with pytest.raises(DataError, match=r"layer.3.attention.self.value.bias is missing .*fine-grained"):
         from_fine(tensors, depths=(2, 2, 18, 2), text_layers=12, fused=6)
-    with pytest.raises(ConfigError, match="places on backbone fiber alone"):
-        replace(DesCo.tiny(), boxes_by="places")
+    with pytest.raises(ConfigError, match=r"meeting_width is 128 over FIBER.s towers"):
+        DenseFiber(*TINY.sides(image_size=64, drop_path=0.0, vocab_size=9), DesCo.tiny().dense, (8, 16))
     with pytest.raises(ShapeError, match="2 images but 1 texts"):
         detector()(inputs()[0], inputs()[1][:1], inputs()[2][:1])
 

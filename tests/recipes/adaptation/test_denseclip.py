@@ -22,7 +22,7 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.data.label_maps import LabelMaps
 from diptych.data.load.stream import batches
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.dense_segmenter import LanguageGuide
 from diptych.models.denseclip.segmenting import SegmentingModel

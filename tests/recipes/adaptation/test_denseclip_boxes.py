@@ -152,9 +152,10 @@ def test_changes_and_losses_of_one_image_are_those_of_torchvision(parity: Any) -
     pairs = [(ours["classes"], theirs["classification"]), (ours["boxes"], theirs["bbox_regression"])]
     coder = head.regression_head.box_coder
     taken_A4 = box_M4[place_A.clamp_min(0)]
+    move_A4 = (change_NA4[0] * 3).clamp_min(-4.0)  # torchvision bounds growth, mmdetection shrinking, too
     pairs += [
         (changes(anchor_A4, taken_A4), coder.encode_single(taken_A4, anchor_A4)),
-        (changed(anchor_A4, change_NA4[0] * 3), coder.decode_single(change_NA4[0] * 3, anchor_A4)),
+        (changed(anchor_A4, move_A4), coder.decode_single(move_A4, anchor_A4)),
     ]
     parity("denseclip", "changes of anchors and RetinaNet's losses", "torchvision", pairs, tolerance=1e-9)
     torch.testing.assert_close(changed(anchor_A4, changes(anchor_A4, taken_A4)), taken_A4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from torch.nn import functional as F
 from diptych.core.errors import DataError, ShapeError
 from diptych.core.media import ArraySource, MediaItem
 from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region
 from diptych.data.label_maps import IGNORE, LabelMaps
 from diptych.data.masks import decode as decode_mask
-from diptych.data.media.segmentation_views import SegmentationView
+from diptych.data.media.augment.segmentation_views import SegmentationView
 from diptych.objectives.segmentation import pixel_cross_entropy
 from diptych.worlds.scenes.world import scenes
 
@@ -46,8 +49,12 @@ def test_label_maps() -> None:
     empty = covered == 0
     assert (label_HW[empty] == names.index("nothing")).all()
     assert (LabelMaps(names)(sample, 64, 64)[empty] == IGNORE).all()
-    with pytest.raises(DataError, match=r"a mask of .+ is \[64, 64\] \(expected \[32, 64\], as its image"):
+    with pytest.raises(DataError, match=r"in .+ a mask is \[64, 64\] \(expected \[32, 64\], as its image"):
         LabelMaps(names)(sample, 32, 64)
+    outlined = replace(sample, regions=(Region((8, 8, 24, 40), names[0], mask=[[8, 8, 24, 8, 24, 40, 8, 40]]),))
+    painted_HW = LabelMaps(names)(outlined, 64, 64)
+    assert (painted_HW[8:40, 8:24] == 0).all()
+    assert (painted_HW != IGNORE).sum() == 32 * 16
     ade = np.array([[0, 1], [2, 255]], np.uint8)
     whole = Sample("a", media={"labels": MediaItem("raster", (ArraySource(ade),))})
     assert LabelMaps(("wall", "sky"), reduce_zero=True)(whole, 2, 2).tolist() == [[IGNORE, 0], [1, IGNORE]]

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.api import load
-from diptych.cli.classify_command import main as classify
+from diptych.cli.commands.classify import main as classify
 from diptych.core.contracts import ClipEmbedder, ClipScorer
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.media import ArraySource, MediaItem
 from diptych.data.load.stream import batches
 from diptych.data.media.clip_views import read_frames, view_places
 from diptych.data.media.decode import encode_png
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.pairs.dual_encoder import DualEncoder

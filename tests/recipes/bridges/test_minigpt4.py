@@ -18,7 +18,7 @@ from diptych.data.text.layout import Slots, Words
 from diptych.data.text.template import Template
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.former_weights import take_former_
-from diptych.recipes._shared.two_stage_captions import REQUESTS, cleaned
+from diptych.recipes._shared.language.two_stage_captions import REQUESTS, cleaned
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
 from diptych.worlds.scenes.descriptions import REQUEST, careless, descriptions

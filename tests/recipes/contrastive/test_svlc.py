@@ -26,8 +26,8 @@ from diptych.curate.operators.structured_negatives import NEGATIVES, POSITIVE, S
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.shards.build import build
+from diptych.data.text.captions.negative_texts import NegativeBatch
 from diptych.data.text.english.structured import word_lists
-from diptych.data.text.negative_texts import NegativeBatch
 from diptych.models.towers.adapters import LoRA, add_adapters
 from diptych.recipes.contrastive.svlc import SVLC
 from diptych.worlds.small_pairs import small_pairs

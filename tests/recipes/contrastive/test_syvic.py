@@ -20,12 +20,12 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.media.heavy_augment import heavy_augment
-from diptych.data.text.chunks import chunks, pieces, thinned
+from diptych.data.media.augment.heavy_augment import heavy_augment
+from diptych.data.text.captions.chunks import chunks, pieces, thinned
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.layers.mix_style import MixStyle, mixed
-from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.encoders.chunked_encoder import ChunkedEncoder
 from diptych.models.towers.adapters import LoRA, add_adapters
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer

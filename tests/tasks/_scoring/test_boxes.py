@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.tasks._scoring.boxes import Boxes, average_precision, overlaps
+from diptych.data.masks import encode
+from diptych.tasks._scoring.detection.boxes import Boxes, average_precision, overlaps
 
 
 def _case(seed: int, *, images: int = 12, classes: int = 3, ties: bool = False) -> tuple[Boxes, Boxes]:
@@ -42,19 +43,26 @@ def _coco(true: Boxes, found: Boxes, classes: int, crowd: np.ndarray | None = No
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco.COCO()
         truth.dataset = {
-            "images": [{"id": int(n)} for n in range(12)],
+            "images": [{"id": int(n), "height": 100, "width": 100} for n in range(12)],
             "categories": [{"id": k + 1} for k in range(classes)],
             "annotations": [
                 {"id": n + 1, "image_id": int(i), "category_id": int(k) + 1, "bbox": wide(b), "area": 1.0, "iscrowd": int(c)}
+                | ({} if true.code_N is None else {"segmentation": true.code_N[n]})
                 for n, (i, k, b, c) in enumerate(zip(true.image_N, true.class_N, true.box_N4, flags, strict=True))
             ],
         }
         truth.createIndex()
         rows = zip(found.image_N, found.class_N, found.box_N4, found.score_N, strict=True)
-        answers = truth.loadRes(
-            [{"image_id": int(i), "category_id": int(k) + 1, "bbox": wide(b), "score": float(s)} for i, k, b, s in rows]
+        shapes = (
+            [{"bbox": wide(b)} for b in found.box_N4] if found.code_N is None else [{"segmentation": c} for c in found.code_N]
         )
-        scorer = COCOeval(truth, answers, "bbox")
+        answers = truth.loadRes(
+            [
+                {"image_id": int(i), "category_id": int(k) + 1, "score": float(s)} | shape
+                for (i, k, _, s), shape in zip(rows, shapes, strict=True)
+            ]
+        )
+        scorer = COCOeval(truth, answers, "bbox" if found.code_N is None else "segm")
         scorer.params.areaRng, scorer.params.areaRngLbl = [[0, 1e10]], ["all"]
         scorer.evaluate()
         scorer.accumulate()
@@ -75,6 +83,28 @@ def test_crowds_are_left_out_as_pycocotools_leaves_them(seed: int) -> None:
     got = average_precision(true.of(~crowd), found, classes=3, crowds=true.of(crowd))
     np.testing.assert_allclose(got, _coco(true, found, 3, crowd), atol=1e-12)
     assert np.abs(got - average_precision(true.of(~crowd), found, classes=3)).max() > 1e-3
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_masks_are_scored_as_pycocotools_scores_them(crowded: bool) -> None:
+    """Discs in and around the boxes, some with a hole."""
+    true, found = _case(1)
+    y, x = np.mgrid[:100, :100]
+
+    def coded(boxes: Boxes, seed: int) -> Boxes:
+        rng = np.random.default_rng(seed)
+        codes = np.empty(len(boxes.image_N), object)
+        for row, (x0, y0, x1, y1) in enumerate(boxes.box_N4):
+            apart = ((x - (x0 + x1) / 2) / (x1 - x0)) ** 2 + ((y - (y0 + y1) / 2) / (y1 - y0)) ** 2
+            codes[row] = encode((apart < 0.25) & ((apart > 0.05) | (rng.random() < 0.5)))
+        return Boxes(boxes.image_N, boxes.class_N, boxes.box_N4, boxes.score_N, codes)
+
+    true, found = coded(true, 2), coded(found, 3)
+    crowd = np.random.default_rng(4).random(40) < (0.3 if crowded else 0.0)
+    got = average_precision(true.of(~crowd), found, classes=3, crowds=true.of(crowd))
+    np.testing.assert_allclose(got, _coco(true, found, 3, crowd), atol=1e-12)
+    boxes = [Boxes(one.image_N, one.class_N, one.box_N4, one.score_N) for one in (true.of(~crowd), found)]
+    assert np.abs(got - average_precision(*boxes, classes=3)).max() > 1e-2
 
 
 def test_it_is_the_mean_average_precision_of_torchmetrics() -> None:

@@ -12,8 +12,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import TextPart
-from diptych.tasks._scoring.judge_agreement import agreement, bradley_terry, elo, kappa
-from diptych.tasks._scoring.judging import Asked, compared, judged, preference_of, rating_of, word_f1
+from diptych.tasks._scoring.answers.judge_agreement import agreement, bradley_terry, elo, kappa
+from diptych.tasks._scoring.answers.judging import Asked, compared, judged, preference_of, rating_of, word_f1
 
 ASKED = [
     Asked("what?", "a red bus", "the red bus."),

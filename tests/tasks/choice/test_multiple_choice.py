@@ -20,8 +20,8 @@ from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
-from diptych.data.text.questions import questions_of
-from diptych.tasks._scoring.choices import entropy, normalised_entropy, rotations, shown, shuffles
+from diptych.data.text.question_answering.questions import questions_of
+from diptych.tasks._scoring.answers.choices import entropy, normalised_entropy, rotations, shown, shuffles
 from diptych.tasks.choice.items import items_of
 from diptych.tasks.choice.multiple_choice import MultipleChoice
 from diptych.worlds.scenes.questions import questions

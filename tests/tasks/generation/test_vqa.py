@@ -13,8 +13,8 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.text.questions import questions_of
-from diptych.tasks._scoring.answer_match import normalised, vqa_accuracy
+from diptych.data.text.question_answering.questions import questions_of
+from diptych.tasks._scoring.answers.answer_match import normalised, vqa_accuracy
 from diptych.tasks.generation.vqa import VQA
 from diptych.worlds.scenes.questions import asked, questions
 

@@ -15,6 +15,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.dataset import Pool
+from diptych.data.masks import encode
 from diptych.tasks.grounding.open_detection import OpenDetection
 from diptych.tasks.grounding.phrase_grounding import PhraseGrounding
 from diptych.tasks.grounding.referring import Referring
@@ -153,6 +154,37 @@ def test_what_lvis_did_not_look_for_is_left_out() -> None:
     # The cup that is found in b is not judged there; plates are: one right behind three wrong ones in a and b, ties by image.
     assert result.notes["ap_by_class"]["cup"] == 1
     assert result.notes["ap_by_class"]["plate"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_masks_count_by_their_pixels() -> None:
+    """The same boxes: a found mask is half of the true one, which is an outline here and a code there."""
+    image = ArrayImage(np.zeros((40, 40, 3), np.uint8))
+    whole, half = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+    whole[0:10, 20:30] = True
+    half[0:6, 20:30] = True
+    regions = (Region(LEFT, "cup", mask=[[0, 0, 10, 0, 10, 10, 0, 10]]), Region(RIGHT, "cup", mask=encode(whole)))
+    rows = Pool.from_samples([Sample("a", image, regions=regions)], name="masked")
+    left = np.zeros((40, 40), bool)
+    left[0:10, 0:10] = True
+
+    class Drawn:
+        name = "drawn"
+
+        def detect(self, images: Any, *, objects: Sequence[str], **options: Any) -> list[SceneGraph]:
+            regions = Region(LEFT, "cup", score=0.9, mask=encode(left)), Region(RIGHT, "cup", score=0.8, mask=encode(half))
+            return [SceneGraph(regions)]
+
+    task = OpenDetection(shapes="masks")
+    result = task.score(task.predict(Drawn(), rows))
+    # One is found at every overlap; .6 of the other at .5, .55 and .6: full precision, and half of the recalls at the other seven.
+    assert result.value == pytest.approx((3 + 7 * 51 / 101) / 10)
+    assert OpenDetection().score(OpenDetection().predict(Drawn(), rows)).value == 1
+    with pytest.raises(ConfigError, match="told finds boxes without masks"):
+        task.predict(Told({"cup": [(LEFT, 0.9)]}), rows)
+    with pytest.raises(DataError, match="'s0' has a region 'cup' without a mask"):
+        task.predict(Drawn(), data(expression("x", 0)))
+    with pytest.raises(ConfigError, match="masks by names alone"):
+        OpenDetection(shapes="masks", queries="descriptions")
 
 
 def test_names_are_asked_in_words_and_crowds_do_not_count() -> None:

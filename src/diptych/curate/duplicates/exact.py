@@ -17,7 +17,7 @@ import numpy as np
 from diptych.core.contracts import Curated, Dataset, Drop
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import shown
 from diptych.curate.engine.costs import planned
 from diptych.data.media.decode import decode
 

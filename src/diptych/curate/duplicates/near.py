@@ -27,7 +27,7 @@ import numpy.typing as npt
 from diptych.core.contracts import Curated, Dataset, Drop, Embedder, Unit
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import shown
 from diptych.curate.engine.costs import planned
 from diptych.data.media.decode import decode
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from diptych.core.config import config_hash
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import shown
 from diptych.data.columns import read_parquet, write_parquet
 
 ROWS = 131_072

@@ -38,9 +38,9 @@ import pyarrow as pa
 from diptych.core.contracts import Curated, Dataset, Drop, Generator
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import shown
 from diptych.curate.duplicates.clusters import centres, nearest_centres
 from diptych.curate.duplicates.retrieval import cap_for, capped, hierarchical
 from diptych.curate.engine.costs import planned
@@ -53,7 +53,7 @@ from diptych.curate.writing import fusing
 from diptych.curate.writing.requests import Request, TextBackend
 from diptych.curate.writing.step import Wish, Writes, Writing
 from diptych.data.media.decode import decode
-from diptych.data.text.variants import SIMILARITY, VARIANTS, variant_column
+from diptych.data.text.captions.variants import SIMILARITY, VARIANTS, variant_column
 from diptych.index.embed import embed_texts
 from diptych.models.io.opened import open_address, require
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from diptych.core.contracts import Reply
 from diptych.core.errors import RunError
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import shown
 from diptych.curate.engine import run
 from diptych.curate.writing.requests import Request, TextBackend, prompt_hash
 from diptych.models.endpoint.answers import Answers

@@ -27,6 +27,7 @@ from diptych.core.errors import DataError
 from diptych.core.rows import Rows
 from diptych.core.scene_graph import Box
 from diptych.data.graphs.label_lists import LabelLists, ListSampler
+from diptych.data.graphs.moved_mask import MovedMask
 from diptych.data.graphs.pairs import PairTargets, RegionPairs
 from diptych.data.graphs.region_noise import RegionNoise
 from diptych.data.graphs.transforms import Picture, Views
@@ -57,6 +58,7 @@ class GraphBatch(TensorBatch):
     pair_mask_BG      True where there is a pair
     lists             the names that this batch is about
     given_box_BK4     boxes and labels as a model of given regions sees them; None: as they are
+    mask_BKHW         bool: the pixels of each region; None where nobody asked for them
     text_TL           `lists.texts` (objects, "no objects", relations) as the label encoder takes them, and their mask; None: not made
     """
 
@@ -75,6 +77,7 @@ class GraphBatch(TensorBatch):
     text_mask_TL: Tensor | None = None
     given_box_BK4: Rows[Tensor] | None = None
     given_label_BK: Rows[Tensor] | None = None
+    mask_BKHW: Rows[Tensor] | None = None
 
     def true_pairs(self) -> PairTargets:
         """The pairs by their ends. Without an object the box is zero and the label `lists.missing`."""
@@ -119,6 +122,7 @@ def graph_batch(
     multiple: int = 1,
     mean: Triple = IMAGENET_MEAN,
     std: Triple = IMAGENET_STD,
+    masks: bool = False,
 ) -> GraphBatch:
     """The batch of these draws, whose images must be decoded at full size. Each draw's generator decides its view, its pairs, its noise;
     the common one decides the lists.
@@ -133,9 +137,10 @@ def graph_batch(
     noise            what is done to regions before a model is given them; drawn after everything else
     texts            label texts to what the model's label encoder takes; None leaves that to somebody else
     multiple         height and width are padded up to a multiple of so many pixels
+    masks            the pixels of each region, too; a region without a mask is an error of the data
 
-    Raises DataError, with the uid of the sample, for a picture without pixels, a box outside its picture, and a name outside a
-    closed set.
+    Raises DataError, with the uid of the sample, for a picture without pixels, a box outside its picture, a name outside a
+    closed set, and a mask that is missing or none.
     """
     pictures = [_picture(draw, views, augment) for draw in draws]
     lists = labels if isinstance(labels, LabelLists) else labels.lists([graph for _, graph in pictures], draws.rng)
@@ -168,7 +173,26 @@ def graph_batch(
         text_mask_TL=text_mask_TL,
         given_box_BK4=None if given is None else stacked([box_K4 for box_K4, _ in given], 0),
         given_label_BK=None if given is None else stacked([label_K for _, label_K in given], lists.background),
+        mask_BKHW=_masks(draws, pictures, targets, image_BCHW) if masks else None,
     )
+
+
+def _masks(draws: Draws, pictures: Sequence[Picture], targets: Sequence[_Targets], image_BCHW: Tensor) -> Tensor:
+    regions = max(len(target.label_K) for target in targets)
+    mask_BKHW = torch.zeros(len(draws), regions, *image_BCHW.shape[2:], dtype=torch.bool)
+    for row, (draw, (image_HWC, graph), target) in enumerate(zip(draws, pictures, targets, strict=True)):
+        high, wide = image_HWC.shape[:2]
+        for at, place in enumerate(target.places):
+            region, uid = graph.regions[place], draw.sample.uid
+            if not region.mask:
+                came = f"sample '{uid}' has a region '{region.label}' without a mask"
+                raise DataError(came, field="regions", expected="a segmentation of every region")
+            try:
+                mask_HW = MovedMask.of(region.mask, high, wide).pixels()
+            except DataError as error:
+                raise DataError(f"sample '{uid}': {error.problem}", field="regions", expected=error.expected) from None
+            mask_BKHW[row, at, :high, :wide] = torch.from_numpy(mask_HW.copy())
+    return mask_BKHW
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +223,7 @@ class _Targets:
     pair_G2: Ints
     relation_GR: Floats
     confidence_G: Floats
+    places: Sequence[int]
 
 
 def _picture(draw: Draw, views: Views, augment: bool) -> Picture:
@@ -243,6 +268,7 @@ def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_p
         np.array(chosen, np.int64).reshape(-1, 2),
         relation_GR,
         np.array([max(pairs[pair].values()) if pair in pairs else 0 for pair in chosen], np.float32),
+        kept,
     )
 
 

@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diptych.core.disk.files import write_atomic
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import write_atomic
-from diptych.core.json_text import parse_json
-from diptych.core.paths import read_file
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 
 if TYPE_CHECKING:
@@ -24,13 +24,15 @@ SUFFIXES = (".json", ".graphml")
 
 def to_networkx(graph: SceneGraph) -> networkx.MultiDiGraph:
     """Nodes 0..n-1 with "label", "x0", "y0", "x1", "y1" (pixels), "score" and "attributes" (comma-separated); an edge a relation with
-    "predicate" and "confidence". Masks and extras stay behind."""
+    "predicate" and "confidence". A mask that is a code is "mask", as JSON; outlines and extras stay behind."""
     import networkx
 
     made: networkx.MultiDiGraph = networkx.MultiDiGraph()
     for number, region in enumerate(graph.regions):
         corners = dict(zip(("x0", "y0", "x1", "y1"), map(float, region.box), strict=True))
         made.add_node(number, label=region.label, score=float(region.score), attributes=", ".join(region.attributes), **corners)
+        if isinstance(region.mask, dict):
+            made.nodes[number]["mask"] = json.dumps(region.mask)
     for relation in graph.relations:
         made.add_edge(relation.subject, relation.object, predicate=relation.predicate, confidence=float(relation.confidence))
     return made
@@ -46,6 +48,7 @@ def from_networkx(found: networkx.MultiDiGraph) -> SceneGraph:
                 str(node["label"]),
                 tuple(part.strip() for part in str(node.get("attributes", "")).split(",") if part.strip()),
                 float(node.get("score", 1.0)),
+                _mask(node.get("mask")),
             )
             for _, node in found.nodes(data=True)
         )
@@ -58,6 +61,18 @@ def from_networkx(found: networkx.MultiDiGraph) -> SceneGraph:
             f"a node or edge has no {error}", expected="nodes with label, x0, y0, x1, y1; edges with predicate"
         ) from None
     return SceneGraph(regions, relations)
+
+
+def _mask(text: Any) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        code = json.loads(text)
+    except (TypeError, ValueError):
+        code = None
+    if not isinstance(code, dict):
+        raise DataError("a node has a mask that is no code", field="mask", expected="a run-length code of COCO as JSON")
+    return code
 
 
 def write_graph(graph: SceneGraph, path: Path) -> None:

@@ -5,7 +5,7 @@ DETR and all its relatives train with. `ShortSide` is what those are evaluated w
 
 What implementations get wrong: mirrored pictures under relations that still say "left"; relations kept to boxes that a crop
 cut away; a long side that the limit pushes off the aspect ratio of the short one; masks and boxes that no longer agree (here
-masks are dropped by every move).
+masks follow every move, as `MovedMask`, and are drawn when somebody asks).
 
 Letters: H W pixels, C channels. Boxes are xyxy pixels of the picture as it is.
 """
@@ -13,7 +13,7 @@ Letters: H W pixels, C channels. Boxes are xyxy pixels of the picture as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from diptych.core.errors import ConfigError
 from diptych.core.scene_graph import Box, Region, Relation, SceneGraph
+from diptych.data.graphs.moved_mask import MovedMask
 
 Pixels = npt.NDArray[np.uint8]
 Picture = tuple[Pixels, SceneGraph]
@@ -174,7 +175,9 @@ def resized(picture: Picture, height: int, width: int) -> Picture:
     x, y = width / old_width, height / old_height
     image_1CHW = _torch(image_HWC)[None]
     small_1CHW = functional.interpolate(image_1CHW, size=(height, width), mode="bilinear", antialias=True)
-    return small_1CHW[0].permute(1, 2, 0).numpy(), _moved(graph, lambda b: (b[0] * x, b[1] * y, b[2] * x, b[3] * y))
+    masks = _masks(picture, lambda mask: mask.resized(height, width))
+    moved = _moved(graph, lambda b: (b[0] * x, b[1] * y, b[2] * x, b[3] * y), masks)
+    return small_1CHW[0].permute(1, 2, 0).numpy(), moved
 
 
 def cropped(picture: Picture, top: int, left: int, height: int, width: int, *, visible: float = 0.0) -> Picture:
@@ -189,7 +192,8 @@ def cropped(picture: Picture, top: int, left: int, height: int, width: int, *, v
         if wide > 0 and tall > 0 and wide * tall >= visible * (x1 - x0) * (y1 - y0):
             boxes[place] = box
     at = {place: new for new, place in enumerate(boxes)}
-    regions = tuple(replace(graph.regions[place], box=box, mask=None) for place, box in boxes.items())
+    masks = _masks(picture, lambda mask: mask.cropped(top, left, height, width))
+    regions = tuple(replace(graph.regions[place], box=box, mask=masks[place]) for place, box in boxes.items())
     relations = tuple(
         replace(r, subject=at[r.subject], object=at[r.object]) for r in graph.relations if r.subject in at and r.object in at
     )
@@ -200,7 +204,8 @@ def mirrored(picture: Picture, *, swap: bool = True) -> Picture:
     """Left becomes right; with `swap` also in labels, attributes and predicates."""
     image_HWC, graph = picture
     width = image_HWC.shape[1]
-    turned = _moved(graph, lambda b: (width - b[2], b[1], width - b[0], b[3]))
+    masks = _masks(picture, lambda mask: mask.mirrored())
+    turned = _moved(graph, lambda b: (width - b[2], b[1], width - b[0], b[3]), masks)
     if swap:
         regions = tuple(_renamed(region) for region in turned.regions)
         turned = SceneGraph(regions, tuple(replace(r, predicate=swapped(r.predicate)) for r in turned.relations), turned.extras)
@@ -262,8 +267,15 @@ def _renamed(region: Region) -> Region:
     return replace(region, label=swapped(region.label), attributes=tuple(map(swapped, region.attributes)))
 
 
-def _moved(graph: SceneGraph, move: Callable[[Box], Box]) -> SceneGraph:
-    regions = tuple(replace(region, box=move(region.box), mask=None) for region in graph.regions)
+def _masks(picture: Picture, move: Callable[[MovedMask], MovedMask]) -> list[MovedMask | None]:
+    """The moved mask of each region; None where there is none."""
+    height, width = picture[0].shape[:2]
+    masks = [region.mask for region in picture[1].regions]
+    return [None if mask is None else move(MovedMask.of(mask, height, width)) for mask in masks]
+
+
+def _moved(graph: SceneGraph, move: Callable[[Box], Box], masks: Sequence[MovedMask | None]) -> SceneGraph:
+    regions = tuple(replace(region, box=move(region.box), mask=mask) for region, mask in zip(graph.regions, masks, strict=True))
     relations: tuple[Relation, ...] = graph.relations
     return SceneGraph(regions, relations, graph.extras)
 

@@ -19,9 +19,9 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows, row_fields
 from diptych.core.sample import Sample, Text
 from diptych.data.media.transforms import TORCHVISION, CropForm, Preprocess, flipped, random_crop
-from diptych.data.text.sides import Sides, mirrored
+from diptych.data.text.captions.sides import Sides, mirrored
+from diptych.data.text.captions.variants import UNIFORM
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.variants import UNIFORM
 
 Augment = Callable[[np.ndarray[Any, np.dtype[np.uint8]], np.random.Generator], np.ndarray[Any, np.dtype[np.uint8]]]
 """Changes the pixels of a view."""

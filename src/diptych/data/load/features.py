@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import DataError
-from diptych.core.files import atomic_folder
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import shown
 from diptych.data.load.content_features import DIGESTS
 
 Vectors = npt.NDArray[np.float32]

@@ -23,8 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.data.media import heif
-from diptych.data.media.jpeg_scans import refuse_scans, scan_count
+from diptych.data.media.formats import heif
+from diptych.data.media.formats.jpeg_scans import refuse_scans, scan_count
 from diptych.data.media.room import Room
 
 Pixels = npt.NDArray[np.uint8]

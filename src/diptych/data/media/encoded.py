@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.disk.paths import is_file
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, BytesImage, FileImage, SliceImage
 from diptych.core.media import ArraySource, MediaItem, MediaLimit, Source
-from diptych.core.paths import is_file
 
 NUMPY = b"\x93NUMPY"
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.core.disk.paths import PICTURE_SUFFIXES
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Source
-from diptych.core.paths import PICTURE_SUFFIXES
 from diptych.data.media.decode import MAX_PIXELS, Pixels, decode, encode_png, encode_webp, probe
 from diptych.data.media.encoded import held, read_part, refuse_elements
 

@@ -12,9 +12,9 @@ from importlib import resources
 from itertools import product
 from pathlib import Path
 
+from diptych.core.disk.files import restore
+from diptych.core.disk.paths import fault_of, leads_out, spelled
 from diptych.core.errors import DataError
-from diptych.core.files import restore
-from diptych.core.paths import fault_of, leads_out, spelled
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within

@@ -18,14 +18,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from diptych.core.disk.paths import leads_out
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage
-from diptych.core.paths import leads_out
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.naming import uid_of
-from diptych.data.text.sentences import sentences
+from diptych.data.text.captions.sentences import sentences
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
 LARGEST = 32 * 2**20

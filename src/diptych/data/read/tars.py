@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.disk.paths import is_utf8, open_file, spelled
 from diptych.core.errors import DataError
-from diptych.core.paths import is_utf8, open_file, spelled
 from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
 from diptych.data.media.table import MediaTable

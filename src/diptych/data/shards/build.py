@@ -30,9 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.config import config_hash
+from diptych.core.disk.files import publish, write_json
+from diptych.core.disk.lock import only_here
 from diptych.core.errors import DataError, DiptychError, RunError
-from diptych.core.files import publish, write_json
-from diptych.core.lock import only_here
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
 from diptych.data.dataset import Pool

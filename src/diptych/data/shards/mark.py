@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.files import write_json
+from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
-from diptych.core.files import write_json
-from diptych.core.json_text import read_object
 
 FORMAT = 1
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -16,9 +15,10 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from diptych.core.disk.files import atomic_file
 from diptych.core.errors import DataError
-from diptych.core.files import atomic_file
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.machine import usable_cores
 from diptych.core.media import MediaFacts, MediaItem, medium_of
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
@@ -182,9 +182,7 @@ def _checked(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample,
         sample = pool[row]
         return sample, check_sample(sample, decode_fully=check)
 
-    with ThreadPoolExecutor(
-        max_workers=min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
-    ) as threads:
+    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as threads:
         chunk = FEW if pool.has_media else CHUNK
         for start in range(0, len(rows), chunk):
             yield from threads.map(one, rows[start : start + chunk])

@@ -21,12 +21,12 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import SceneGraph
 from diptych.index.base import Index
 from diptych.index.embed import images_of
+from diptych.index.engine.store import Ask, Item, Space, Sparse, Terms, Vectors
 from diptych.index.exact import Hit
 from diptych.index.items import Block, What
 from diptych.index.lexicon import Vocabulary
 from diptych.index.plan import ByExamples, ByImage, ByText, ByTriplet, Options, Part, SearchPlan
 from diptych.index.ranking import Ranking
-from diptych.index.store import Ask, Item, Space, Sparse, Terms, Vectors
 
 TRIPLETS = "triplets"  # the space
 ANY = ""  # a name that is left open

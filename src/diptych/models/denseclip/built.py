@@ -1,4 +1,4 @@
-"""A `DenseSegmenter` or `DenseDetector` from plain settings, with fresh weights or around the towers of a dual encoder that is there."""
+"""DenseCLIP's modules from plain settings, with fresh weights or around the towers of a dual encoder that is there."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any, Self
 from torch import nn
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.dense_detector import FIRST, DenseDetector
+from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
 from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Language, LanguageGuide
 from diptych.models.detection.anchor_boxes import AnchorShape
 from diptych.models.detection.backbone import detection_backbone
+from diptych.models.detection.mask_rcnn import MaskRCNNShape
 from diptych.models.layers.prompt_bank import PromptBank
 from diptych.models.layers.text_refiner import TextRefiner
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.dense_tap import PyramidTap, ViTTap, dense_tap
+from diptych.models.towers.dense_tap import Positions, PyramidTap, ViTTap, dense_tap
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.text_embeddings import token_table
 from diptych.models.towers.towers import image_tower, text_tower
@@ -30,6 +32,7 @@ class DenseSettings:
     backbone   "" reads the image tower; else any backbone of detectors (timm:NAME) in its place
     context    learned vectors before the names
     refiner    layers of the refiner, inner and heads its sizes
+    positions  of a residual network, see `ResNetTap`
     """
 
     classes: tuple[str, ...]
@@ -48,6 +51,7 @@ class DenseSettings:
     dropout: float = 0.1
     drop_path: float = 0.0
     class_twice: bool = False
+    positions: Positions = "resized"
     text_length: int = 77
 
     def to_json(self) -> dict[str, Any]:
@@ -75,6 +79,14 @@ def dense_detector(
     return DenseDetector(tap, guide, len(settings.classes), anchors, width=settings.neck, tau=tau)
 
 
+def dense_mask_detector(
+    settings: DenseSettings, shape: MaskRCNNShape, tau: float, words: Tokenizer, encoder: DualEncoder | None = None
+) -> DenseMaskDetector:
+    """The detector with masks around the same sides."""
+    tap, guide = _sides(settings, words, encoder)
+    return DenseMaskDetector(tap, guide, len(settings.classes), shape, width=settings.neck, tau=tau)
+
+
 def _sides(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | None) -> tuple[Any, LanguageGuide | None]:
     encoder = encoder or _fresh(settings)
     if settings.language not in ("full", "score", "none"):
@@ -85,9 +97,11 @@ def _sides(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | Non
         if settings.language == "none":
             tap.projection.requires_grad_(False)
     else:
-        options = {"class_twice": settings.class_twice, "drop_path": settings.drop_path}
         vit = not encoder.image_tower.projects
-        tap = dense_tap(encoder.image_tower, encoder.image_projection, settings.width, **(options if vit else {}))
+        options: dict[str, Any] = (
+            {"class_twice": settings.class_twice, "drop_path": settings.drop_path} if vit else {"positions": settings.positions}
+        )
+        tap = dense_tap(encoder.image_tower, encoder.image_projection, settings.width, **options)
         if settings.language == "none":
             _freeze_head(tap)
     if settings.language == "none":

@@ -16,7 +16,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.models.denseclip.dense_segmenter import LanguageGuide
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck
-from diptych.models.detection.anchor_boxes import AnchorShape
+from diptych.models.detection.anchor_boxes import AnchorShape, surest_boxes
 from diptych.models.detection.feature_pyramid import two_columns
 from diptych.models.towers.dense_tap import STRIDES, DenseMaps, DenseTap
 
@@ -40,6 +40,22 @@ class Detected:
     counts: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FoundBoxes:
+    """Boxes of one image, the surest first; xyxy in pixels of the image as it was shown.
+
+    label_N     position in the classes
+    share_NHW   probability of each place of a box to belong to the thing; None from a detector without masks
+    solid       from which probability on it does
+    """
+
+    box_N4: Tensor
+    label_N: Tensor
+    score_N: Tensor
+    share_NHW: Tensor | None = None
+    solid: float = 0.5
+
+
 class CoarserMaps(nn.Module):
     """More maps behind the last one of a backbone: 3x3 convolutions of stride 2, the first on that map as it is, and no ReLU between
     (mmdetection's `on_input`; torchvision has the ReLU)."""
@@ -61,9 +77,24 @@ class CoarserMaps(nn.Module):
         return maps[1:]
 
 
+def guided_channels(tap: DenseTap, guide: LanguageGuide | None, classes: int) -> list[int]:
+    """Channels of the four maps with the score map beside one of them."""
+    return [count + (classes if guide and level == tap.level else 0) for level, count in enumerate(tap.channels)]
+
+
+def guided_maps(tap: DenseTap, guide: LanguageGuide | None, tau: float, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    """The four maps, and the score map that stands beside one of them. It is divided by the temperature both there and for its own
+    loss, unlike the segmenter's."""
+    seen: DenseMaps = tap(image_BCHW)
+    maps, score_BKHW = list(seen.maps), None
+    if guide is not None:
+        score_BKHW = guide(seen) / tau
+        maps[tap.level] = torch.cat([maps[tap.level], score_BKHW], dim=1)
+    return maps, score_BKHW
+
+
 class DenseDetector(nn.Module):
-    """Images to `Detected`. The score map is divided by the temperature both beside the features and for its own loss, unlike the
-    segmenter's."""
+    """Images to `Detected`."""
 
     def __init__(
         self,
@@ -79,20 +110,22 @@ class DenseDetector(nn.Module):
         if not tau > 0:
             raise ConfigError(f"tau is {tau} (expected a temperature above 0)")
         self.tap, self.guide, self.anchors, self.tau = tap, guide, anchors, tau
-        channels = [count + (classes if guide and level == tap.level else 0) for level, count in enumerate(tap.channels)]
+        channels = guided_channels(tap, guide, classes)
         self.neck = FeaturePyramidNeck(channels[FIRST:], width)
         self.coarser = CoarserMaps(channels[-1], width, anchors.extra)
         self.head = RetinaNetHead(width, anchors.per_place, classes)
         self.strides = (*STRIDES[FIRST:], *(STRIDES[-1] * 2 ** (n + 1) for n in range(anchors.extra)))
 
     def forward(self, image_BCHW: Tensor) -> Detected:
-        seen: DenseMaps = self.tap(image_BCHW)
-        maps, score_BKHW = list(seen.maps), None
-        if self.guide is not None:
-            score_BKHW = self.guide(seen) / self.tau
-            maps[self.tap.level] = torch.cat([maps[self.tap.level], score_BKHW], dim=1)
+        maps, score_BKHW = guided_maps(self.tap, self.guide, self.tau, image_BCHW)
         levels: Sequence[Tensor] = [*self.neck(maps[FIRST:]), *self.coarser(maps[-1])]
         said = self.head(list(levels))
         anchors = self.anchors.boxes(levels, self.strides)
         counts = tuple(len(anchor_A4) for anchor_A4 in anchors)
         return Detected(said["cls_logits"], said["bbox_regression"], score_BKHW, torch.cat(anchors), counts)
+
+    def found(self, image_BCHW: Tensor, size: tuple[int, int], *, top: int, asked_K: Tensor) -> FoundBoxes:
+        """What is kept of one image, of which `size` is not padding."""
+        said = self(image_BCHW)
+        logits, changes, anchors = (row.split(said.counts) for row in (said.logit_NAK[0], said.change_NA4[0], said.anchor_A4))
+        return FoundBoxes(*surest_boxes(logits, changes, anchors, size, self.anchors, top=top, asked_K=asked_K))

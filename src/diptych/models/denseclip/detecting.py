@@ -1,4 +1,5 @@
-"""A trained `DenseDetector` ready for use: images in, boxes of the classes of training out; saved as one folder.
+"""A trained `DenseDetector` or `DenseMaskDetector` ready for use: images in, boxes of the classes of training out, with masks from the
+latter; saved as one folder.
 
 Letters: A anchors, K classes, N boxes, C channel, H W pixels.
 """
@@ -18,12 +19,15 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import Region, SceneGraph
+from diptych.data.masks import encode
 from diptych.data.media.decode import decode
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.denseclip.built import DenseSettings, dense_detector
-from diptych.models.denseclip.dense_detector import DenseDetector
-from diptych.models.detection.anchor_boxes import AnchorShape, surest_boxes
+from diptych.models.denseclip.built import DenseSettings, dense_detector, dense_mask_detector
+from diptych.models.denseclip.dense_detector import DenseDetector, FoundBoxes
+from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
+from diptych.models.detection.anchor_boxes import AnchorShape
 from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.mask_rcnn import MaskRCNNShape, laid
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
@@ -40,7 +44,7 @@ class DetectingModel:
 
     def __init__(
         self,
-        model: DenseDetector,
+        model: DenseDetector | DenseMaskDetector,
         settings: DenseSettings,
         images: DetectionImages,
         tokenizer: Tokenizer,
@@ -72,7 +76,8 @@ class DetectingModel:
         threshold: float = 0.0,
         batch_size: int = 16,
     ) -> list[SceneGraph]:
-        """The `top` best boxes of each image with a score above `threshold` and the least that the model keeps (published 0.05).
+        """The `top` best boxes of each image with a score above `threshold` and the least that the model keeps (published 0.05); a detector
+        with masks keeps its own number of them at most (published 100), and gives each region its mask as COCO's code.
 
         `batch_size` is that of other detectors: images are read one by one, since what an image is padded by changes what is found.
         """
@@ -92,20 +97,14 @@ class DetectingModel:
         mask_HW = torch.ones(shown_BCHW.shape[2:]) if pixel_BHW is None else pixel_BHW[0]
         high, wide = int(mask_HW[:, 0].sum()), int(mask_HW[0].sum())
         with torch.no_grad(), evaluating(self.model):
-            found = self.model(shown_BCHW.to(self._device))
-            logits, changes, anchors = (
-                row.split(found.counts) for row in (found.logit_NAK[0], found.change_NA4[0], found.anchor_A4)
-            )
-            box_N4, label_N, score_N = surest_boxes(
-                logits, changes, anchors, (high, wide), self.model.anchors, top=top, asked_K=asked_K
-            )
+            found = self.model.found(shown_BCHW.to(self._device), (high, wide), top=top, asked_K=asked_K)
         height, width = pixels_HWC.shape[:2]
         scale_4 = torch.tensor([width / wide, height / high]).repeat(2)
-        rows = zip((box_N4.float().cpu() * scale_4).tolist(), label_N.tolist(), score_N.tolist(), strict=True)
+        boxes, labels, scores = (found.box_N4.float().cpu() * scale_4).tolist(), found.label_N.tolist(), found.score_N.tolist()
         return SceneGraph(
             tuple(
-                Region(tuple(box), self.objects[label], score=score)
-                for box, label, score in rows
+                Region(tuple(box), self.objects[label], score=score, mask=_mask(found, row, box, (height, width)))
+                for row, (box, label, score) in enumerate(zip(boxes, labels, scores, strict=True))
                 if score > threshold and box[2] > box[0] and box[3] > box[1]
             )
         )
@@ -116,11 +115,12 @@ class DetectingModel:
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        model = self.model
         config = {
             "kind": self.kind,
             "name": self.name,
             "dense": self.settings.to_json(),
-            "anchors": to_plain(self.model.anchors),
+            **({"anchors": to_plain(model.anchors)} if isinstance(model, DenseDetector) else {"masks": to_plain(model.shape)}),
             "tau": self.model.tau,
             "objects": list(self.objects),
             "images": to_plain(self.images),
@@ -134,18 +134,30 @@ class DetectingModel:
         config = read_config(folder, cls.kind)
         settings, words = DenseSettings.from_json(config["dense"]), Tokenizer.load(Path(folder))
         with torch.random.fork_rng(devices=[]):
-            model = dense_detector(settings, from_plain(AnchorShape, config["anchors"]), config["tau"], words)
+            model: DenseDetector | DenseMaskDetector = (
+                dense_mask_detector(settings, from_plain(MaskRCNNShape, config["masks"]), config["tau"], words)
+                if "masks" in config
+                else dense_detector(settings, from_plain(AnchorShape, config["anchors"]), config["tau"], words)
+            )
         load_weights(model, folder)
         return cls(
             model.eval(), settings, from_plain(DetectionImages, config["images"]), words, config["name"], card=config.get("card")
         )
 
     def _readme(self) -> str:
+        what = "Boxes" if isinstance(self.model, DenseDetector) else "Boxes and masks"
         return detector_card(
             self.name,
             self.card,
             tags=("object-detection", "clip"),
-            about="Boxes of its classes, guided by their names (DenseCLIP, 2021).",
+            about=f"{what} of its classes, guided by their names (DenseCLIP, 2021).",
             facts=f"{parameters(self.model):,} parameters; {len(self.objects)} classes; images at {self.images.size} px.",
             use=f'graph = diptych.detect(model, "street.jpg", objects={list(self.objects[:2])})',
         )
+
+
+def _mask(found: FoundBoxes, row: int, box: Sequence[float], size: tuple[int, int]) -> dict[str, Any] | None:
+    """COCO's code of a mask at the image's own size; None from a detector without masks."""
+    if found.share_NHW is None:
+        return None
+    return encode((laid(found.share_NHW[row].cpu(), box, size) >= found.solid).numpy())

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 LARGEST = math.log(1000 / 16)
-"""A side grows by this much at most (the logarithm of the factor), however large the number that the network says."""
+"""A side grows or shrinks by this much at most (the logarithm of the factor), however large the number that the network says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +59,13 @@ class AnchorShape:
 
 
 def changed(anchor_A4: Tensor, change_A4: Tensor) -> Tensor:
-    """Anchors as the network changes them: the centre is shifted by shares of the sides, sides grow by a factor e ** change."""
+    """Anchors as the network changes them: the centre is shifted by shares of the sides, sides grow by a factor e ** change.
+
+    Both ways within `LARGEST`, as in mmdetection; torchvision bounds growth alone.
+    """
     side_A2 = anchor_A4[:, 2:] - anchor_A4[:, :2]
     centre_A2 = anchor_A4[:, :2] + side_A2 / 2 + change_A4[:, :2] * side_A2
-    half_A2 = side_A2 * change_A4[:, 2:].clamp(max=LARGEST).exp() / 2
+    half_A2 = side_A2 * change_A4[:, 2:].clamp(-LARGEST, LARGEST).exp() / 2
     return torch.cat((centre_A2 - half_A2, centre_A2 + half_A2), 1)
 
 

@@ -31,14 +31,22 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: str | Path) -> Released:
-    """Model and options of a file of `main.py`.
+    """Model and options of a file of `main.py`. What `read_content` refuses, and a file without a model, is a `DataError`."""
+    content = read_content(path)
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
+        found = f"holds {sorted(map(str, content))}" if isinstance(content, dict) else f"holds a {type(content).__name__}"
+        raise DataError(found, file=path, expected="an entry 'model' with the tensors of the model")
+    options = content.get("args")
+    return Released(model, vars(options) if isinstance(options, argparse.Namespace) else {}, str(path))
 
-    Options, where there are any, are an `argparse.Namespace`, a record without behaviour, which is let in for the time of reading; beyond
-    that the file may hold tensors and plain values only. Anything else in it, and a file without a model, is refused with a `DataError`.
-    """
+
+def read_content(path: str | Path) -> Any:
+    """What a PyTorch file holds: tensors, plain values, and an `argparse.Namespace`, a record without behaviour, which is let in for the
+    time of reading. A file that is missing, or holds anything else, is refused with a `DataError`."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError("there is no such file", file=path) from error
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
@@ -47,9 +55,10 @@ def read_checkpoint(path: str | Path) -> Released:
         raise DataError(
             problem, file=path, expected="tensors, plain values and an argparse.Namespace, as main.py saves"
         ) from error
-    model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
-        found = f"holds {sorted(map(str, content))}" if isinstance(content, dict) else f"holds a {type(content).__name__}"
-        raise DataError(found, file=path, expected="an entry 'model' with the tensors of the model")
-    options = content.get("args")
-    return Released(model, vars(options) if isinstance(options, argparse.Namespace) else {}, str(path))
+
+
+def needed(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
+    """The tensor of that name; DataError, which says what `source` was expected, where there is none."""
+    if name not in tensors:
+        raise DataError(f"tensor {name} is missing", expected=source)
+    return tensors[name]

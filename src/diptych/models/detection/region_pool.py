@@ -26,9 +26,10 @@ class RegionPool(nn.Module):
     channels     of every map
     strides      of the maps in pixels, finest first, each twice the one before
     side         places of the pooled box
-    samples      points a place and direction
+    samples      points a place and direction; 0: as many as pixels of the map lie in a place
     every_level  all maps, as features of pairs are pooled from a detector that is not trained
     inclusive    a box from 3 to 5 is three pixels wide where its level is chosen (the release)
+    aligned      the first place of a map stands for the middle of its pixels, not for their corner (Detectron2, mmdetection)
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class RegionPool(nn.Module):
         samples: int = 2,
         every_level: bool = False,
         inclusive: bool = True,
+        aligned: bool = False,
     ) -> None:
         super().__init__()
         if any(b != 2 * a for a, b in itertools.pairwise(strides)):
             raise ConfigError(f"strides are {list(strides)} (expected each twice the one before)")
-        self.strides, self.side, self.samples, self.inclusive = tuple(strides), side, samples, inclusive
+        self.strides, self.side, self.samples, self.inclusive, self.aligned = tuple(strides), side, samples, inclusive, aligned
         self.reduce = nn.Conv2d(channels * len(strides), channels, 3, padding=1) if every_level else None
         if self.reduce is not None:
             nn.init.kaiming_normal_(self.reduce.weight, mode="fan_out", nonlinearity="relu")
@@ -55,7 +57,7 @@ class RegionPool(nn.Module):
         read = list(maps.values() if isinstance(maps, Mapping) else maps)[: len(self.strides)]
         row_N5 = torch.cat([F.pad(box_N4, (1, 0), value=float(image)) for image, box_N4 in enumerate(boxes)])
         pooled: list[Tensor] = [
-            roi_align(map_BCHW, row_N5.to(map_BCHW.dtype), self.side, 1 / stride, self.samples)
+            self._read(map_BCHW, row_N5, stride)
             for map_BCHW, stride in zip(read, self.strides, strict=True)
             if self.reduce is not None or len(self.strides) == 1
         ]
@@ -68,9 +70,15 @@ class RegionPool(nn.Module):
         out = read[0].new_zeros(len(row_N5), read[0].shape[1], self.side, self.side)
         for level, (map_BCHW, stride) in enumerate(zip(read, self.strides, strict=True)):
             chosen = (level_N == level).nonzero()[:, 0]
-            part = roi_align(map_BCHW, row_N5[chosen].to(map_BCHW.dtype), self.side, 1 / stride, self.samples)
-            out = out.index_copy(0, chosen, part)
+            out = out.index_copy(0, chosen, self._read(map_BCHW, row_N5[chosen], stride))
         return out
+
+    def _read(self, map_BCHW: Tensor, row_N5: Tensor, stride: int) -> Tensor:
+        """Places of boxes in at least float32: half precision is whole pixels off in the middle of an image."""
+        wide = torch.promote_types(map_BCHW.dtype, torch.float32)
+        options = (self.side, 1 / stride, self.samples, self.aligned)
+        pooled_NCSS: Tensor = roi_align(map_BCHW.to(wide), row_N5.to(wide), *options)
+        return pooled_NCSS.to(map_BCHW.dtype)
 
     def levels(self, box_N4: Tensor) -> Tensor:
         """int64 [N]: which map each box is read from."""

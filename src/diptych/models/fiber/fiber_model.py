@@ -30,8 +30,8 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.pairs.match_embedder import Readings
-from diptych.models.pairs.match_maps import grad_times_attention
+from diptych.models.pairs.matching.embedder import Readings
+from diptych.models.pairs.matching.match_maps import grad_times_attention
 
 MAP_LAYER = 2
 """Of the fused layers, counted from 0: the third of six, as GroundVLP takes it of ALBEF."""

@@ -17,8 +17,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import ConfigError, MissingExtra, RunError
-from diptych.core.files import atomic_folder, write_json
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.clip_layout import renamed_for_transformers
 from diptych.models.towers.adapters import MARK, merge_

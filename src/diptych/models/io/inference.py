@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import shown
 
 MANY = 8
 """So many parts take long enough for a bar."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError
 from diptych.models.io.foreign.timm_bert import ATTENTION, THINKING, bert_parts, from_timm, take_
-from diptych.models.pairs.continual_encoder import ContinualEncoder
-from diptych.models.pairs.fusion_reader import PostNormCrossBlock
-from diptych.models.towers.hf_text import TransformersText
+from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder
+from diptych.models.pairs.matching.fusion_reader import PostNormCrossBlock
+from diptych.models.towers.packaged.hf_text import TransformersText
 from diptych.models.towers.vit import VisionTransformer
 
 READER_HEAD = {"head.weight": "dense.weight", "head.bias": "dense.bias", "head_norm.weight": "norm.weight"}

@@ -8,7 +8,7 @@ Letters: B batch, C channel, H W, P places, D width of the joint space.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.vit import VisionTransformer
 
 STRIDES = (4, 8, 16, 32)
+
+Positions = Literal["resized", "cut"]
+"""How places of an image that has fewer or more than the table get their positions: it is resized bilinearly, or its upper left corner is
+taken, for which no image may have more places a side than the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,14 @@ def dense_tap(tower: Tower, projection: nn.Module, width: int, **options: Any) -
     raise ConfigError(f"{type(tower).__name__} has no dense tap (expected CLIP's residual network or vision transformer)")
 
 
-def dense_pool(pool: MeanQueryPool, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+def dense_pool(pool: MeanQueryPool, map_BCHW: Tensor, positions: Positions = "resized") -> tuple[Tensor, Tensor]:
     """CLIP's attention pool with every place as a query beside the mean: the picture's vector, as it was, and a map [B, D, H, W].
 
     The usual pool has the mean as its only query. All places are keys and values in both.
     """
     height, width = map_BCHW.shape[2:]
     token_BPC = map_BCHW.flatten(2).transpose(1, 2)
-    position_PC = _resized(pool.position_PD, height, width)
+    position_PC = (_cut if positions == "cut" else _resized)(pool.position_PD, height, width)
     x_BPC = torch.cat([token_BPC.mean(1, keepdim=True), token_BPC], dim=1) + position_PC.to(token_BPC.dtype)
     q, k, v = (layer(x_BPC).unflatten(-1, (pool.heads, -1)).transpose(1, 2) for layer in (pool.q, pool.k, pool.v))
     out_BPD = pool.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -67,13 +71,18 @@ def dense_pool(pool: MeanQueryPool, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ResNetTap(DenseTap):
-    """CLIP's residual network: its four stages, and the attention pool at every place of the last."""
+    """CLIP's residual network: its four stages, and the attention pool at every place of the last.
+
+    positions  "resized", as DenseCLIP's segmenter is released, or "cut", as its detectors are
+    """
 
     level = 3
 
-    def __init__(self, tower: CLIPResNet) -> None:
+    def __init__(self, tower: CLIPResNet, *, positions: Positions = "resized") -> None:
         super().__init__()
-        self.tower = tower
+        if positions not in ("resized", "cut"):
+            raise ConfigError(f"positions is {positions!r} (expected resized | cut)")
+        self.tower, self.positions = tower, positions
         self.channels = tower.channels
         self.width = tower.width
 
@@ -85,7 +94,7 @@ class ResNetTap(DenseTap):
 
     def forward(self, image_BCHW: Tensor) -> DenseMaps:
         maps = self.tower.maps(image_BCHW)
-        return DenseMaps(maps, *dense_pool(self.pool, maps[-1]))
+        return DenseMaps(maps, *dense_pool(self.pool, maps[-1], self.positions))
 
 
 class ViTTap(DenseTap):
@@ -199,6 +208,16 @@ def _resized(position_PC: Tensor, height: int, width: int) -> Tensor:
     square_1CHW = position_PC[1:].T.unflatten(1, (side, side))[None]
     resized_1CHW = F.interpolate(square_1CHW, size=(height, width), mode="bilinear", align_corners=False)
     return torch.cat([position_PC[:1], resized_1CHW[0].flatten(1).T])
+
+
+def _cut(position_PC: Tensor, height: int, width: int) -> Tensor:
+    """Positions of a class token and of the upper left places of a square."""
+    side = round((len(position_PC) - 1) ** 0.5)
+    if max(height, width) > side:
+        here = f"{height * STRIDE} x {width * STRIDE}"
+        raise ShapeError(f"an image has {here} pixels (expected {side * STRIDE} a side at most, for which there are positions)")
+    square_HWC = position_PC[1:].unflatten(0, (side, side))[:height, :width]
+    return torch.cat([position_PC[:1], square_HWC.flatten(0, 1)])
 
 
 def _larger(channels: int, factor: int) -> nn.Sequential:

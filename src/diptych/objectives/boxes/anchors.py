@@ -24,23 +24,23 @@ from diptych.objectives.boxes.focal import sigmoid_focal
 BACKGROUND, IGNORED = -1, -2
 
 
-def matched_anchors(anchor_A4: Tensor, box_M4: Tensor, *, high: float = 0.5, low: float = 0.4) -> Tensor:
+def matched_anchors(anchor_A4: Tensor, box_M4: Tensor, *, high: float = 0.5, low: float = 0.4, least: float = 0.0) -> Tensor:
     """int64 [A]: the box that each anchor is to become, or BACKGROUND, or IGNORED.
 
     An anchor that overlaps boxes by `high` or more takes the one that it overlaps most; below `low` it is background; between them it has
-    no loss. Beyond that every box takes the anchors that overlap it most, however little that is and whatever other box they overlap more;
+    no loss. Beyond that every box takes the anchors that overlap it most, if only by `least`, whatever other box they overlap more;
     of two boxes that ask for one anchor the later gets it, as in mmdetection. (torchvision keeps such an anchor from the background and
     gives it to the box that it overlaps most.)
     """
     found_A = torch.full((len(anchor_A4),), BACKGROUND, device=anchor_A4.device)
-    if not len(box_M4):
+    if not len(box_M4) or not len(anchor_A4):
         return found_A
     overlap_MA = box_iou(box_M4, anchor_A4)
     best_A, place_A = overlap_MA.max(0)
     found_A[best_A >= low] = IGNORED
     found_A = torch.where(best_A >= high, place_A, found_A)
     for place, (overlap_A, most) in enumerate(zip(overlap_MA, overlap_MA.max(1).values.tolist(), strict=True)):
-        if most > 0:
+        if most > 0 and most >= least:
             found_A[overlap_A == most] = place
     return found_A
 
@@ -61,7 +61,7 @@ def anchor_losses(
     real_NA: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`boxes` [M, 4] and int64 `labels` [M] of each image; `real_NA` False where an anchor lies on padding and has no loss."""
-    logit_NAK, change_NA4 = _widened(logit_NAK), _widened(change_NA4)
+    logit_NAK, change_NA4 = widened(logit_NAK), widened(change_NA4)
     focal, distance, count = logit_NAK.new_zeros(()), logit_NAK.new_zeros(()), 0
     for row, (box_M4, label_M) in enumerate(zip(boxes, labels, strict=True)):
         real_A = torch.ones(len(anchor_A4), dtype=torch.bool, device=anchor_A4.device) if real_NA is None else real_NA[row]
@@ -77,6 +77,6 @@ def anchor_losses(
     return {"classes": focal / count, "boxes": distance / count}
 
 
-def _widened(value: Tensor) -> Tensor:
+def widened(value: Tensor) -> Tensor:
     """At least float32: a hundred thousand small losses do not add up in half precision."""
     return value.to(torch.promote_types(value.dtype, torch.float32))

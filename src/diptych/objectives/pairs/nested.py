@@ -47,7 +47,8 @@ def nested_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """The published classification loss: cross-entropy of every prefix's logits, weighted and summed over prefixes.
 
-    Logits come from `models.pairs.nested_classifier`. Returns the loss and, detached and unweighted, the term of each prefix [M].
+    Logits come from `models.pairs.classifiers.nested_classifier`. Returns the loss and, detached and unweighted, the
+    term of each prefix [M].
 
     weights    relative importance of each prefix; none: 1 each, as in the paper
     smoothing  share of the target that is spread over all classes; 0.1 in the paper's ImageNet runs

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError
-from diptych.core.json_text import parse_json
 
 RULE = "\n\n###\n\n"
 

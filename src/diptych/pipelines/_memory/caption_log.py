@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.contracts import Generator
+from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage
-from diptych.core.line_log import LineLog
 
 TIMES = "times.csv"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from diptych.core.cache import cache_folder
-from diptych.core.files import atomic_folder
-from diptych.core.lock import Lock
+from diptych.core.disk.cache import cache_folder
+from diptych.core.disk.files import atomic_folder
+from diptych.core.disk.lock import Lock
 from diptych.train.precision import deterministic
 
 

@@ -15,16 +15,16 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import Augment, PairBatch, pair_batch
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, CropForm, Preprocess
-from diptych.data.text.sides import Sides
+from diptych.data.text.captions.sides import Sides
+from diptych.data.text.captions.variants import UNIFORM, TextDraw
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.variants import UNIFORM, TextDraw
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, pools_last, text_tower
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.started import started
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.frozen.started import started
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 VOCABULARY_ROWS = 200_000
 """A vocabulary is learned from at most so many rows, evenly spaced."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diptych.core.config import to_plain
 from diptych.core.contracts import Dataset
-from diptych.core.progress import shown
 from diptych.core.randomness import keyed_seed
+from diptych.core.terminal.progress import shown
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.stream import batches
 from diptych.models.towers.outputs import Pairs

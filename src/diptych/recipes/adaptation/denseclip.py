@@ -16,14 +16,14 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.label_maps import LABELS, LabelMaps
 from diptych.data.load.batch import TensorBatch, pixels
-from diptych.data.media.segmentation_views import SegmentationView
+from diptych.data.media.augment.segmentation_views import SegmentationView
 from diptych.data.media.transforms import Preprocess
 from diptych.models.denseclip.built import dense_segmenter
 from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Segmented
 from diptych.models.denseclip.segmenting import SegmentingModel
 from diptych.models.towers.dense_tap import fit_positions
 from diptych.objectives.segmentation import pixel_cross_entropy
-from diptych.recipes._shared.dense_guidance import GuidedRecipe
+from diptych.recipes._shared.frozen.dense_guidance import GuidedRecipe
 
 
 @dataclass(frozen=True)

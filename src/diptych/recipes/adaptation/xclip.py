@@ -18,11 +18,11 @@ from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.data.load.batch import TensorBatch
 from diptych.data.media.clip_views import ClipAugment, middle, read_frames
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.video.video_embedder import VideoEmbedder
 from diptych.models.video.video_encoder import VideoEncoder, VideoLogits, VideoSettings
-from diptych.recipes._shared.adapted_encoder import AdaptedRecipe
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
 
 
 @dataclass(frozen=True)

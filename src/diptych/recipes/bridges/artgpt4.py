@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from diptych.models.bridges.bridge import Bridge
-from diptych.recipes._shared.two_stage_captions import CHAT_SYSTEM, DetailedRecipe
+from diptych.recipes._shared.language.two_stage_captions import CHAT_SYSTEM, DetailedRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

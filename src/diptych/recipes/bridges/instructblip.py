@@ -14,14 +14,14 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.order import Weighted
-from diptych.data.text.questions import Question, questions_of
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.template import Template
+from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.writer import BridgeWriter
-from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class InstructBLIP(BridgeRecipe):
 
     The question goes to two places: to the Q-Former, where it shares self-attention with the queries that look at the image, and to the
     language model behind the queries' outputs. Image encoder and language model are frozen; Q-Former, queries and projection are trained,
-    on the answers alone. A sample brings its questions in extras["questions"] (`data.text.questions`), of which one is drawn at a step;
-    samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large ones not forgotten.
+    on the answers alone. A sample brings its questions in extras["questions"] (`data.text.question_answering.questions`), of which one is
+    drawn at a step; samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large
+    ones not forgotten.
 
     queries     K, tokens that a picture becomes
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from diptych.core.contracts import Optimiser
-from diptych.recipes._shared.bridges import BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,14 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import view
-from diptych.data.text.questions import questions_of
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.template import Template
+from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
-from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 
 SEVERAL = "images"
 """The medium of a sample with several pictures."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from diptych.recipes._shared.two_stage_captions import CHAT_SYSTEM, DetailedRecipe
+from diptych.recipes._shared.language.two_stage_captions import CHAT_SYSTEM, DetailedRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ from diptych.core.contracts import Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import TripletBatch
 from diptych.data.media.transforms import CropForm
-from diptych.models.pairs.two_text_encoder import TripletEncoder, Triplets
+from diptych.models.pairs.encoders.two_text_encoder import TripletEncoder, Triplets
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.two_texts import TwoTextRecipe
+from diptych.recipes._shared.texts.two_texts import TwoTextRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

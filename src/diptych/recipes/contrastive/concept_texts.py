@@ -13,10 +13,10 @@ from diptych.core.contracts import Dataset, Draw, Draws, Optimiser
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import group_ids, view
-from diptych.data.media.rand_augment import rand_augment
+from diptych.data.media.augment.rand_augment import rand_augment
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
-from diptych.data.text.text_sets import TextSetBatch
-from diptych.models.pairs.concept_encoder import ConceptEncoder, ConceptSets
+from diptych.data.text.captions.text_sets import TextSetBatch
+from diptych.models.pairs.encoders.concept_encoder import ConceptEncoder, ConceptSets
 from diptych.models.towers.headed import headed
 from diptych.models.towers.outputs import Tower
 from diptych.objectives.pairs.several_texts import several_texts

@@ -17,13 +17,13 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
-from diptych.data.media import boxed_views
-from diptych.data.text.masked_words import mask_words
+from diptych.data.media.augment import boxed_views
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.layers.feature_queue import Start
-from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.pairs.continual_start import begin_
+from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.towers.outputs import present
 from diptych.objectives.distillation.topology import topology
 from diptych.objectives.gather import all_gather, world
@@ -31,14 +31,14 @@ from diptych.objectives.language.masked_words import masked_distillation, masked
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.vocabulary import tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import tokenizer_of
 from diptych.tasks.pairs.continual import Stream, stream_of
 from diptych.train.snapshots import Snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedPairBatch(PairBatch):
-    """Pairs, and each text once more with some words hidden (`data/text/masked_words.py`)."""
+    """Pairs, and each text once more with some words hidden (`data/text/tokens/masked_words.py`)."""
 
     masked_BL: Rows[Tensor]
     hidden_BL: Rows[Tensor]

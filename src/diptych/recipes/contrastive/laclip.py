@@ -12,7 +12,7 @@ from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import DataError
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
-from diptych.data.text.variants import TextDraw
+from diptych.data.text.captions.variants import TextDraw
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP

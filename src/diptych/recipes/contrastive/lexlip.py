@@ -16,9 +16,9 @@ from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, S
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
-from diptych.data.media.rand_augment import rand_augment
-from diptych.data.text.masked_words import MaskedWords, mask_words
-from diptych.data.text.whole_words import unknown_share, word_starts, wordless
+from diptych.data.media.augment.rand_augment import rand_augment
+from diptych.data.text.tokens.masked_words import MaskedWords, mask_words
+from diptych.data.text.tokens.whole_words import unknown_share, word_starts, wordless
 from diptych.models.layers.sparse_queue import Start
 from diptych.models.lexlip.bottleneck import BottleneckEncoder, Restored
 from diptych.models.lexlip.lexical_embedder import LexicalWords

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Tuning
 from diptych.core.errors import ConfigError
+from diptych.data.text.captions.negative_texts import NegativeBatch, chosen
 from diptych.data.text.english.structured import Lists, analogies, checked_lists, replaced_by_rule, whole_word, word_lists
-from diptych.data.text.negative_texts import NegativeBatch, chosen
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.negatives import LOOKED_AT, NegativeRecipe
 from diptych.recipes._shared.pairs import strings_of
 from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
+from diptych.recipes._shared.texts.negatives import LOOKED_AT, NegativeRecipe
 
 Negatives = Literal["rules", "texts", "both", "random_words", "none"]
 Positives = Literal["none", "analogies", "texts"]

@@ -14,13 +14,13 @@ from diptych.core.contracts import Draw, Draws, Optimiser, Tuning
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids, view
-from diptych.data.media.heavy_augment import heavy_augment
-from diptych.data.text.chunks import chunks, thinned
-from diptych.data.text.sides import Pixels, mirrored
+from diptych.data.media.augment.heavy_augment import heavy_augment
+from diptych.data.text.captions.chunks import chunks, thinned
+from diptych.data.text.captions.sides import Pixels, mirrored
 from diptych.models.layers.mix_style import Mix, MixStyle
 from diptych.models.layers.style_transfer import Stylist
-from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.encoders.chunked_encoder import ChunkedEncoder
 from diptych.models.towers.outputs import Pairs
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.pairs import EncoderRecipe

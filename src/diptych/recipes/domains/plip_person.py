@@ -16,7 +16,7 @@ from diptych.data.load.batch import PairBatch
 from diptych.data.load.order import Grouped, Small
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.english.person_phrases import attribute_phrases
-from diptych.data.text.masked_units import UnitPlan, plan_units
+from diptych.data.text.tokens.masked_units import UnitPlan, plan_units
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.people.attribute_reader import AttributeReader
@@ -34,7 +34,7 @@ from diptych.recipes._shared.pairs import EncoderRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class PersonBatch(PairBatch):
-    """Pictures of persons with a text each; which words may be hidden, and in which turn (`data/text/masked_units.py`).
+    """Pictures of persons with a text each; which words may be hidden, and in which turn (`data/text/tokens/masked_units.py`).
 
     person_B  the number of each person among those of the training rows, -1 where no classes are trained
     """

@@ -12,8 +12,8 @@ from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
-from diptych.data.media import boxed_views
-from diptych.data.text.cleaning import cleaned
+from diptych.data.media.augment import boxed_views
+from diptych.data.text.captions.cleaning import cleaned
 from diptych.models.blip.codebook_captioner import Captions, CodebookCaptions, Form
 from diptych.models.blip.codebook_captioner import CodebookCaptioner as Module
 from diptych.models.blip.released import begin_

@@ -14,14 +14,14 @@ from torch import Tensor
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import PairBatch, group_ids
-from diptych.data.media.boxed_views import Boxed, augmented, cropped
+from diptych.data.media.augment.boxed_views import Boxed, augmented, cropped
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.released import begin_, from_released, is_released
 from diptych.models.blip.text import BlipText
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.layers.feature_queue import Start
-from diptych.models.pairs.matcher import Matched
+from diptych.models.pairs.matching.matcher import Matched
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss

@@ -17,13 +17,13 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.curate.text.question_programs import Vocabulary, written
 from diptych.data.media.decode import decode
-from diptych.data.text.symbols import symbols_of
-from diptych.data.text.triplets import Triplet, read_triplets
-from diptych.tasks._scoring.blind import BLIND, grey
-from diptych.tasks._scoring.choices import shown
+from diptych.data.text.question_answering.symbols import symbols_of
+from diptych.data.text.question_answering.triplets import Triplet, read_triplets
+from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.choices import shown
+from diptych.tasks._scoring.answers.judge_agreement import agreement, kappa
+from diptych.tasks._scoring.answers.judging import Asked, Kind, compared, judged
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
-from diptych.tasks._scoring.judge_agreement import agreement, kappa
-from diptych.tasks._scoring.judging import Asked, Kind, compared, judged
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.choice.extractors import strict
 

@@ -18,8 +18,8 @@ from scipy import stats
 
 from diptych.core.registry import EXTRACTORS
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.blind import BLIND
-from diptych.tasks._scoring.choices import LETTERS, entropy, normalised_entropy
+from diptych.tasks._scoring.answers.blind import BLIND
+from diptych.tasks._scoring.answers.choices import LETTERS, entropy, normalised_entropy
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of
 

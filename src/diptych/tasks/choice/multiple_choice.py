@@ -17,11 +17,11 @@ from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart
 from diptych.core.registry import EXTRACTORS
 from diptych.core.result import Result
-from diptych.tasks._scoring.blind import grey
-from diptych.tasks._scoring.choices import LETTERS, rotations, shown, shuffles
+from diptych.tasks._scoring.answers.blind import grey
+from diptych.tasks._scoring.answers.choices import LETTERS, rotations, shown, shuffles
+from diptych.tasks._scoring.answers.replying import replies_of
 from diptych.tasks._scoring.intervals import Floats
 from diptych.tasks._scoring.records import with_facts
-from diptych.tasks._scoring.replying import replies_of
 from diptych.tasks.choice.choice_scores import accuracy_by_extractor, ask_columns, read_chosen, score_choices
 from diptych.tasks.choice.items import Item, as_prompt, bound, items_of, unanswerable, with_none
 

@@ -17,10 +17,10 @@ from diptych.core.image import ImageSource
 from diptych.core.prompt import Dialogue, ImagePart, PromptLike, TextPart, Turn
 from diptych.core.result import Metric, Result
 from diptych.data.quizzes.q_spatial import FIELD
+from diptych.tasks._scoring.answers.replying import replies_of
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.odds import odds_ratio
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks._scoring.replying import replies_of
 from diptych.tasks.choice.lengths import PARSERS, centimetres
 from diptych.tasks.choice.spatial_prompts import PROMPTS, SYSTEM, prompt_of
 

@@ -28,12 +28,12 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Detector, Grounder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import shown
 from diptych.data.graphs.formats.coco import CROWD
-from diptych.data.text.phrases import sentences_of
-from diptych.tasks._scoring.boxes import Boxes, precision_and_recall
+from diptych.data.text.captions.phrases import sentences_of
+from diptych.tasks._scoring.detection.boxes import Boxes, precision_and_recall
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.grounding.asking import boxes_of
 

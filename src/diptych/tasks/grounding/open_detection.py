@@ -1,4 +1,4 @@
-"""Boxes of named classes, found by their names or their descriptions: average precision as COCO and LVIS have it.  Protocol
+"""Boxes or masks of named classes, found by their names or their descriptions: average precision as COCO and LVIS have it.  Protocol
 `open_detection`, version 2.
 
     ap        mean over overlaps .5, .55, ... .95 and over classes with a true box; ap50 and ap75 at one overlap. ap is the main number
@@ -16,6 +16,7 @@ There are no intervals: a draw of images would need all matches again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,11 +31,14 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import Grounded
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region
 from diptych.data.graphs.formats.coco import CROWD
-from diptych.data.text.description_queries import BEFORE, CLASSES, ClassQueries, spoken
-from diptych.data.text.knowledge import Knowledge, knowledge_of, read_knowledge
-from diptych.data.text.spans import SpanText
-from diptych.tasks._scoring.boxes import Boxes, average_precision
+from diptych.data.masks import encode, pixels_of
+from diptych.data.media import decode as media
+from diptych.data.text.descriptions.description_queries import BEFORE, CLASSES, ClassQueries, spoken
+from diptych.data.text.descriptions.knowledge import Knowledge, knowledge_of, read_knowledge
+from diptych.data.text.tokens.spans import SpanText
+from diptych.tasks._scoring.detection.boxes import Boxes, average_precision
 from diptych.tasks._scoring.records import facts_of, with_facts
 
 ABSENT, PARTIAL, FREQUENCY = "absent", "partial", "frequency"
@@ -52,6 +56,7 @@ class OpenDetection:
     knowledge  the file of descriptions; "" takes what lies beside the samples
     rule       "coco" or "fixed"
     top        boxes that a model is asked for, of all classes in an image; of each class, with descriptions
+    shapes     "boxes", or "masks", which true regions need as much as found ones (COCO's "segm")
     """
 
     name: ClassVar[str] = "open_detection"
@@ -64,6 +69,7 @@ class OpenDetection:
     knowledge: str = ""
     rule: Literal["coco", "fixed"] = "coco"
     top: int = 300
+    shapes: Literal["boxes", "masks"] = "boxes"
 
     def __post_init__(self) -> None:
         if self.queries not in ("names", "descriptions") or self.rule not in ("coco", "fixed") or self.top < 1:
@@ -72,6 +78,10 @@ class OpenDetection:
             )
         if self.wording not in ("plain", "as_is"):
             raise ConfigError(f"wording is {self.wording!r} (expected plain | as_is)")
+        if self.shapes not in ("boxes", "masks") or (self.shapes == "masks" and self.queries == "descriptions"):
+            raise ConfigError(
+                f"shapes is {self.shapes!r} with queries {self.queries!r} (expected boxes | masks, and masks by names alone)"
+            )
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """A row a box, true ones (score null) and those that were found; a row with neither a label nor a box for an image without."""
@@ -84,9 +94,17 @@ class OpenDetection:
         texts = list(_texts(names, self._known(samples))) if self.queries == "descriptions" else []
         rows: list[dict[str, Any]] = []
         for number, sample in enumerate(samples):
+            codes = _codes(sample) if self.shapes == "masks" else [None] * len(sample.regions)
             rows += [
-                _row(number, sample, region.label, region.box, None, CROWD in region.attributes) for region in sample.regions
+                _row(number, sample, region.label, region.box, None, CROWD in region.attributes, code)
+                for region, code in zip(sample.regions, codes, strict=True)
             ]
+            if self.shapes == "masks":
+                rows += [
+                    _row(number, sample, name, region.box, region.score, mask=_code(region, model))
+                    for name, region in self._regions(model, sample, names)
+                ]
+                continue
             for name, answer in self._found(model, sample, names, texts):
                 scored = zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
                 rows += [_row(number, sample, name, box, score) for box, score in scored]
@@ -113,15 +131,18 @@ class OpenDetection:
                 for text, row in zip(texts, answers, strict=True)
                 for name, answer in zip(text.spans, row, strict=True)
             ]
+        return [
+            (name, Grounded(np.array([region.box], np.float32), np.array([region.score], np.float32)))
+            for name, region in self._regions(model, sample, names)
+        ]
+
+    def _regions(self, model: Any, sample: Sample, names: Sequence[str]) -> list[tuple[str, Region]]:
+        """What a detector finds, each thing under every name that is asked for in the same words."""
         called: dict[str, list[str]] = {}
         for name in names:
             called.setdefault(spoken(name) if self.wording == "plain" else name, []).append(name)
         (graph,) = model.detect([sample.image], objects=list(called), top=self.top)
-        return [
-            (name, Grounded(np.array([region.box], np.float32), np.array([region.score], np.float32)))
-            for region in graph.regions
-            for name in called[region.label]
-        ]
+        return [(name, region) for region in graph.regions for name in called[region.label]]
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows give the same numbers."""
@@ -134,6 +155,7 @@ class OpenDetection:
             np.array([place[label] for label in records.column("label").to_pylist()], np.int64),
             box_N4,
             score_N,
+            _codes_of(records) if facts["options"].get("shapes") == "masks" else None,
         )
         crowd_N = np.array(records.column("crowd").to_pylist(), bool)
         true, found = every.of(np.isnan(score_N) & ~crowd_N), every.of(~np.isnan(score_N))
@@ -163,15 +185,51 @@ _SCHEMA = pa.schema(
         ("box", pa.list_(pa.float64(), 4)),
         ("score", pa.float64()),
         ("crowd", pa.bool_()),
+        ("mask", pa.string()),
     ]
 )
 
 
 def _row(
-    number: int, sample: Sample, label: str, box: Sequence[float], score: float | None, crowd: bool = False
+    number: int,
+    sample: Sample,
+    label: str,
+    box: Sequence[float],
+    score: float | None,
+    crowd: bool = False,
+    mask: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    sides = [float(side) for side in box]
-    return {"image": number, "uid": sample.uid, "label": label, "box": sides, "score": score, "crowd": crowd}
+    sides, code = [float(side) for side in box], None if mask is None else json.dumps(mask)
+    return {"image": number, "uid": sample.uid, "label": label, "box": sides, "score": score, "crowd": crowd, "mask": code}
+
+
+def _codes(sample: Sample) -> list[dict[str, Any]]:
+    """The code of every region's mask. Raises DataError that names the sample."""
+    assert sample.image is not None
+    height, width = media.decode(sample.image).shape[:2]
+    codes = []
+    for region in sample.regions:
+        if not region.mask:
+            came = f"sample '{sample.uid}' has a region '{region.label}' without a mask"
+            raise DataError(came, field="regions", expected="a segmentation of every region")
+        try:
+            codes.append(encode(pixels_of(region.mask, height, width)))
+        except DataError as error:
+            raise DataError(f"sample '{sample.uid}': {error.problem}", field="regions", expected=error.expected) from None
+    return codes
+
+
+def _code(region: Region, model: Any) -> dict[str, Any]:
+    if not isinstance(region.mask, dict):
+        name = getattr(model, "name", type(model).__name__)
+        raise ConfigError(f"{name} finds boxes without masks (expected shapes='boxes', or a run of denseclip_masks)")
+    return region.mask
+
+
+def _codes_of(records: pa.Table) -> np.ndarray[Any, np.dtype[np.object_]]:
+    codes = np.empty(len(records), object)
+    codes[:] = [None if code is None else json.loads(code) for code in records.column("mask").to_pylist()]
+    return codes
 
 
 def _texts(names: Sequence[str], knowledge: Knowledge) -> list[SpanText]:

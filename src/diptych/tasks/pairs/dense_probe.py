@@ -28,12 +28,12 @@ import torch
 
 from diptych.core.contracts import Dataset, DenseEmbedder
 from diptych.core.errors import ConfigError, DataError, UnknownName
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import shown
 from diptych.data.masks import decode
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
 Floats = npt.NDArray[np.float64]

@@ -32,10 +32,10 @@ import pyarrow as pa
 
 from diptych.core.contracts import ContextEmbedder, Dataset, TokenEmbedder, Unit
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Box, Region
+from diptych.core.terminal.progress import shown
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import seen
 from diptych.index.embed import readable

@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, DenseEmbedder, Segmenter
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
+from diptych.core.terminal.progress import shown
 from diptych.data.label_maps import IGNORE, LabelMaps
 from diptych.data.media.decode import decode
 from diptych.data.shots import harmonic_mean

@@ -26,8 +26,8 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import DataError, ShapeError
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
 from diptych.core.scene_graph import SceneGraph
+from diptych.core.terminal.progress import shown
 from diptych.core.triplet_rule import FoundGraph, RuledDetector, TripletRule
 from diptych.data.dataset import Pool
 from diptych.data.graphs.columns import GraphColumns

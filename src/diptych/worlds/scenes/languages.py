@@ -15,7 +15,7 @@ from typing import Any
 
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
 from diptych.worlds.scenes.captions import SURFACES, Mention, Statement, statement
 from diptych.worlds.scenes.layout import COLOURS, SHAPES, layout

@@ -24,7 +24,7 @@ from diptych.core.media import MediaItem
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
 from diptych.worlds.scenes.pairs import TRIES, TwoScenes, colour_of

@@ -29,9 +29,9 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.folder import read_config
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.pairs.match_embedder import MatchEmbedder, Readings
-from diptych.models.pairs.match_maps import grad_times_attention
-from diptych.models.pairs.matcher import Read
+from diptych.models.pairs.matching.embedder import MatchEmbedder, Readings
+from diptych.models.pairs.matching.match_maps import grad_times_attention
+from diptych.models.pairs.matching.matcher import Read
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class BlipReader(nn.Module):
         super().__init__()
         import transformers
 
-        from diptych.models.towers.hf_text import quiet
+        from diptych.models.towers.packaged.hf_text import quiet
 
         with quiet():
             inner, found = transformers.BlipForImageTextRetrieval.from_pretrained(

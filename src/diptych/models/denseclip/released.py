@@ -1,0 +1,204 @@
+"""Checkpoints of DenseCLIP's released detectors as models: "denseclip:CHECKPOINT".
+
+The release stands on mmdetection 2.17: a RetinaNet, or a Mask R-CNN, around CLIP's residual network of 50 or 101 layers. A checkpoint
+says its classes, and its tensors say the sizes. The text side knows thirteen positions, of which eight are learned context: a class name
+has three tokens at most.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.denseclip.built import DenseSettings, dense_detector, dense_mask_detector
+from diptych.models.denseclip.dense_detector import DenseDetector
+from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
+from diptych.models.denseclip.detecting import DetectingModel
+from diptych.models.detection.anchor_boxes import AnchorShape
+from diptych.models.detection.checkpoint import read_content
+from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.mask_rcnn import MaskRCNNShape
+from diptych.models.io.foreign.clip_layout import from_open_clip
+
+SIDE = 1344
+"""Pixels a side for which the released table of positions is made."""
+TAU = 0.07
+SHOWN = 5
+"""Names in an error, at most."""
+TOWERS = {"image_tower": "tap.tower", "text_tower": "guide.text_tower", "text_projection": "guide.projection"}
+REFINER = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "proj": "out"}
+NAMES = (
+    (r"context_decoder\.memory_proj\.(.+)", r"guide.refiner.places.\1"),
+    (r"context_decoder\.text_proj\.(.+)", r"guide.refiner.texts.\1"),
+    (r"context_decoder\.out_proj\.(.+)", r"guide.refiner.out.\1"),
+    *(
+        (rf"context_decoder\.decoder\.(\d+)\.{theirs}\.(\w+)", rf"guide.refiner.layers.\1.{ours}.\2")
+        for theirs, ours in (
+            *((rf"self_attn\.{name}", f"among.{own}") for name, own in REFINER.items()),
+            *((rf"cross_attn\.{name}", f"read.{own}") for name, own in REFINER.items()),
+            ("norm1", "norm_among"),
+            ("norm2", "norm_read"),
+            ("norm3", "norm_mlp"),
+            (r"mlp\.0", "mlp_in"),
+            (r"mlp\.3", "mlp_out"),
+        )
+    ),
+    (r"neck\.lateral_convs\.(\d)\.conv\.(\w+)", r"neck.sides.\1.\2"),
+    (r"neck\.fpn_convs\.(\d)\.conv\.(\w+)", r"neck.smooth.\1.\2"),
+    (r"bbox_head\.cls_convs\.(\d)\.conv\.(\w+)", r"head.classification_head.conv.\1.0.\2"),
+    (r"bbox_head\.reg_convs\.(\d)\.conv\.(\w+)", r"head.regression_head.conv.\1.0.\2"),
+    (r"bbox_head\.retina_cls\.(\w+)", r"head.classification_head.cls_logits.\1"),
+    (r"bbox_head\.retina_reg\.(\w+)", r"head.regression_head.bbox_reg.\1"),
+    (r"rpn_head\.rpn_conv\.(\w+)", r"heads.proposer.conv.0.0.\1"),
+    (r"rpn_head\.rpn_cls\.(\w+)", r"heads.proposer.cls_logits.\1"),
+    (r"rpn_head\.rpn_reg\.(\w+)", r"heads.proposer.bbox_pred.\1"),
+    (r"roi_head\.bbox_head\.shared_fcs\.0\.(\w+)", r"heads.layers.fc6.\1"),
+    (r"roi_head\.bbox_head\.shared_fcs\.1\.(\w+)", r"heads.layers.fc7.\1"),
+    (r"roi_head\.bbox_head\.fc_cls\.(\w+)", r"heads.classify.\1"),
+    (r"roi_head\.bbox_head\.fc_reg\.(\w+)", r"heads.correct.\1"),
+    (r"roi_head\.mask_head\.convs\.(\d)\.conv\.(\w+)", r"heads.mask_layers.\1.0.\2"),
+    (r"roi_head\.mask_head\.upsample\.(\w+)", r"heads.mask.conv5_mask.\1"),
+    (r"roi_head\.mask_head\.conv_logits\.(\w+)", r"heads.mask.mask_fcn_logits.\1"),
+)
+"""(pattern, replacement): the first that matches a whole name of the release makes it ours. Towers are CLIP's."""
+
+
+def open_released(spec: str) -> DetectingModel:
+    """The model of "denseclip:CHECKPOINT". Leaves the torch random state as it was.
+
+    Raises DataError for a file that is missing or not one of tensors, and ConfigError for a network of another architecture, with the
+    tensors that are left over, missing or of another size, and for classes that are not as many as its head has.
+    """
+    path = spec.removeprefix("denseclip:")
+    if not path:
+        raise ConfigError(f"{spec!r} names no checkpoint (expected denseclip:CHECKPOINT)")
+    content = read_content(Path(path).expanduser())
+    tensors = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(tensors, dict):
+        expected = "a checkpoint of DenseCLIP's detectors, with 'state_dict' and 'meta'"
+        raise DataError("holds no state_dict", file=path, expected=expected)
+    classes = (content.get("meta") or {}).get("CLASSES") or ()
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    try:
+        settings, words = released_settings(tensors, tuple(map(str, classes))), Tokenizer.from_spec("clip")
+        with torch.random.fork_rng(devices=[]):
+            model: DenseDetector | DenseMaskDetector = (
+                dense_mask_detector(settings, MaskRCNNShape(), TAU, words)
+                if any(name.startswith("roi_head.") for name in tensors)
+                else dense_detector(settings, AnchorShape(), TAU, words)
+            )
+        load_released(model, tensors)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return DetectingModel(model.eval(), settings, DetectionImages(mean=OPENAI_MEAN, std=OPENAI_STD), words, spec)
+
+
+def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> DenseSettings:
+    """Sizes, as the tensors say them. Raises ConfigError where they are not DenseCLIP's or the classes are not as many."""
+    image, text = "backbone.attnpool.c_proj.weight", "text_encoder.positional_embedding"
+    needed = (image, text, "contexts", "backbone.conv1.weight", "text_encoder.token_embedding.weight")
+    if lost := [name for name in needed if name not in tensors]:
+        raise ConfigError(f"not in the file: {_some(lost)} (expected a checkpoint of DenseCLIP's detectors)")
+    head, per_place = tensors.get("roi_head.bbox_head.fc_cls.weight"), AnchorShape().per_place
+    count = len(head) - 1 if head is not None else len(tensors.get("bbox_head.retina_cls.weight", ())) // per_place
+    if len(classes) != count:
+        raise ConfigError(
+            f"the file names {len(classes)} classes, its head has {count} (expected meta['CLASSES'] of the same number)"
+        )
+    (length, inner), words = tensors[text].shape, len(tensors["text_encoder.token_embedding.weight"])
+    return DenseSettings(
+        classes=classes,
+        image={
+            "name": "resnet_clip_50",
+            "image_size": SIDE,
+            "depths": tuple(_count(rf"backbone\.layer{stage}\.(\d+)\..+", tensors) for stage in (1, 2, 3, 4)),
+            "width": 2 * len(tensors["backbone.conv1.weight"]),
+            "heads": 32,
+            "out": len(tensors[image]),
+        },
+        text={
+            "name": "text_clip",
+            "length": length,
+            "width": inner,
+            "layers": _count(r"text_encoder\.transformer\.resblocks\.(\d+)\..+", tensors),
+            "heads": inner // 64,
+            "vocab_size": words,
+            "eot_id": words - 1,
+            "causal": True,
+            "pooling": "eot",
+        },
+        width=len(tensors[image]),
+        project_image=False,
+        context=tensors["contexts"].shape[1],
+        positions="cut",
+        text_length=length,
+    )
+
+
+def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a `DenseDetector` or `DenseMaskDetector`, from that of the released model. Raises ConfigError with the names that
+    have no place."""
+    sides = _count(r"neck\.lateral_convs\.(\d)\..+", tensors)
+    clip, out, strange = dict[str, Tensor](), dict[str, Tensor](), list[str]()
+    for name, tensor in tensors.items():
+        if name.startswith("backbone."):
+            clip["visual." + name.removeprefix("backbone.")] = tensor
+        elif name.startswith("text_encoder."):
+            clip[name.removeprefix("text_encoder.")] = tensor
+        elif name == "contexts":
+            out["guide.bank.context"] = tensor[0]
+        elif name == "gamma":
+            out["guide.refiner.gate_D"] = tensor
+        elif ours := _renamed(name, sides):
+            out[ours] = tensor
+        else:
+            strange.append(name)
+    if strange:
+        raise ConfigError(f"not of DenseCLIP's detectors: {_some(strange)} (expected a checkpoint of its release)")
+    for name, tensor in from_open_clip(clip).items():
+        part, _, rest = name.partition(".")
+        out[f"{TOWERS[part]}.{rest}"] = tensor
+    return out
+
+
+def load_released(model: DenseDetector | DenseMaskDetector, tensors: Mapping[str, Tensor]) -> None:
+    """Puts released weights into a model of the same architecture, all or nothing."""
+    read, held = from_released(tensors), model.state_dict()
+    problems = [f"not in the model: {_some(extra)}"] if (extra := sorted(read.keys() - held.keys())) else []
+    problems += [f"not in the file: {_some(missing)}"] if (missing := sorted(held.keys() - read.keys())) else []
+    sizes = [
+        f"{name} {list(read[name].shape)} for {list(held[name].shape)}"
+        for name in sorted(read.keys() & held.keys())
+        if read[name].shape != held[name].shape
+    ]
+    problems += [f"of another size: {_some(sizes)}"] if sizes else []
+    if problems:
+        raise ConfigError("the file is not of this network; " + "; ".join(problems))
+    model.load_state_dict(read)
+
+
+def _renamed(name: str, sides: int) -> str | None:
+    """`sides`: how many maps of the backbone the pyramid reads; its convolutions beyond them make the coarser maps."""
+    if (found := re.fullmatch(r"neck\.fpn_convs\.(\d)\.conv\.(\w+)", name)) and int(found[1]) >= sides:
+        return f"coarser.steps.{int(found[1]) - sides}.{found[2]}"
+    for pattern, ours in NAMES:
+        if found := re.fullmatch(pattern, name):
+            return found.expand(ours)
+    return None
+
+
+def _count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
+    """How many different numbers names of this pattern have."""
+    return len({found[1] for name in tensors if (found := re.fullmatch(pattern, name))})
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

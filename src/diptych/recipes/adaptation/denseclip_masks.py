@@ -1,0 +1,128 @@
+"""DenseCLIP for instances: class names guide a Mask R-CNN on the image side of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from diptych.data.graphs.batch import GraphBatch
+from diptych.models.denseclip.built import dense_mask_detector
+from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector, MaskDetected
+from diptych.models.detection.mask_rcnn import MaskRCNNShape
+from diptych.objectives.boxes.sampling import BoxSampling, Drawn, drawn_regions
+from diptych.objectives.boxes.two_stage import mask_loss, proposal_losses, region_losses
+from diptych.objectives.gather import mean_over_processes
+from diptych.recipes._shared.frozen.dense_detection import DetectingRecipe, targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
+    """DenseCLIP (Rao et al., 2021, arXiv 2112.01518) with masks of instances, its Mask R-CNN (1703.06870); `denseclip_boxes` finds boxes.
+
+    The image side of a trained dual encoder is fine-tuned under a pyramid of all four strides. Class names, behind eight learned vectors
+    and refined by the picture, are compared with every place; these scores, divided by `tau`, stand beside the last map before the
+    pyramid, and have to say of every place in a box which classes it shows. From the pyramid a first head proposes boxes, a second names
+    and corrects them, a third draws the mask of each. Its baseline is the same detector without language (`language` "none").
+
+    Heads and losses are mmdetection's, with which it was trained (`MaskRCNN`, `objectives.boxes.two_stage`); 512 proposals of an image are
+    learned from, true boxes among them. Every region needs a mask. We depart in these: a picture with no box but
+    crowds has a score loss of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones.
+
+    shape         sizes and thresholds of the heads (`MaskRCNNShape`); its fields are options like these
+    anchor_sampling, region_sampling  which anchors, and which proposals, are learned from (`BoxSampling`)
+    """
+
+    slug = "denseclip_masks"
+    cacheable = False  # proposals are drawn while features are made, and losses are over all of them
+    masked = True
+
+    lr: float = 2e-4
+    shape: MaskRCNNShape = field(default_factory=MaskRCNNShape)
+    anchor_sampling: BoxSampling = field(
+        default_factory=lambda: BoxSampling(high=0.7, low=0.3, least=0.3, count=256, positive=0.5)
+    )
+    region_sampling: BoxSampling = field(
+        default_factory=lambda: BoxSampling(high=0.5, low=0.5, least=0.5, count=512, positive=0.25)
+    )
+
+    @property
+    def measured_by(self) -> str:
+        return "open_detection:shapes=masks"
+
+    def model(self) -> DenseMaskDetector:
+        encoder = self.encoder()
+        model = dense_mask_detector(self.settings(encoder), self.shape, self.tau, self.words(), encoder)
+        self.count_text_(model.guide)
+        return model
+
+    def features(self, model: DenseMaskDetector, batch: GraphBatch) -> MaskDetected:
+        boxes, _ = targets(batch)
+
+        def choose(proposals: Sequence[Tensor]) -> list[Drawn]:
+            return drawn_regions(proposals, boxes, self.region_sampling)
+
+        detected: MaskDetected = model(batch.image_BCHW, batch.size_B2.tolist(), choose)
+        return detected
+
+    def losses(self, features: MaskDetected, batch: GraphBatch) -> dict[str, Tensor]:
+        boxes, labels = targets(batch)
+        assert batch.mask_BKHW is not None
+        masks = [mask_KHW[region_K] for mask_KHW, region_K in zip(batch.mask_BKHW, batch.region_mask_BK, strict=True)]
+        real_NA = self.real(features.anchor_A4, batch)
+        terms = proposal_losses(features.thing_NA, features.change_NA4, features.anchor_A4, boxes, self.anchor_sampling, real_NA)
+        terms |= region_losses(features.logit_SC, features.change_SK4, features.regions, boxes, labels)
+        terms |= mask_loss(features.mask_PKHW, features.regions, masks, labels)
+        if features.score_NKHW is not None:
+            terms["score"] = self.score_loss(features.score_NKHW, batch)
+        return {name: mean_over_processes(term) for name, term in terms.items()}
+
+    def metrics(self, features: MaskDetected, batch: GraphBatch) -> dict[str, Tensor]:
+        """Share of the drawn regions that have a true box."""
+        counts = torch.tensor([(len(box_S4), len(place_P)) for box_S4, place_P in features.regions], dtype=torch.float32)
+        return {"positive": counts[:, 1].sum() / counts[:, 0].sum().clamp_min(1)}
+
+    # ------------------------------------------------------------ presets
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A small vision transformer with patches of 8 pixels, images squashed to 64: minutes. Give a trained model as `weights`."""
+        return cls(
+            image_tower="vit_micro",
+            patch=8,
+            text_tower="text_micro",
+            width=64,
+            image_size=64,
+            text_length=24,
+            tokenizer="data",
+            pieces=400,
+            inner=64,
+            neck=64,
+            image_side=64,
+            square=True,
+            mirror=0.0,
+            shape=MaskRCNNShape(
+                size=3.0, considered=200, learns_considered=200, proposals=60, region_width=128, mask_width=32, mask_layers=2
+            ),
+            anchor_sampling=BoxSampling(high=0.7, low=0.3, least=0.3, count=64, positive=0.5),
+            region_sampling=BoxSampling(high=0.5, low=0.5, least=0.5, count=32, positive=0.25),
+            batch_size=16,
+            epochs=0.0,
+            steps=600,
+            lr=1e-3,
+            warmup=50.0,
+            warmup_from=None,
+            decay="matrices",
+            text_side="frozen",
+            clip_norm=1.0,
+            lr_drops=(0.8,),
+            backbone_rate=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Mask R-CNN on ResNet-50 of CLIP, twelve passes over COCO in batches of 16. Give its released weights as `weights`."""
+        return cls(image_tower="resnet_clip_50", width=1024, released_edges=True, positions="cut")
