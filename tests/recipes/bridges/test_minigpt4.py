@@ -14,8 +14,8 @@ import transformers
 import diptych
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
-from diptych.data.text.layout import Slots, Words
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.layout import Slots, Words
+from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.recipes._shared.language.two_stage_captions import REQUESTS, cleaned
