@@ -137,7 +137,7 @@ def test_each_page_ends_with_where_to_go(page: Path) -> None:
 
 
 def test_what_lies_in_the_cache_folder_is_on_the_first_page() -> None:
-    """Each name below the cache folder that the sources use; `made_once` takes the name of its folder."""
+    """Each name below the cache folder that the sources use; `cached_model` takes the name of its folder."""
     page = (
         (ROOT / "docs/first-hour.md").read_text(encoding="utf-8").partition("## Where things lie")[2].partition("## And now")[0]
     )
@@ -146,7 +146,7 @@ def test_what_lies_in_the_cache_folder_is_on_the_first_page() -> None:
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
         found |= set(re.findall(r"""cache_folder\(\)(?: /|,) "([\w.-]+)\"""", text)) | set(
-            re.findall(r"""made_once\("(\w+)\"""", text)
+            re.findall(r"""cached_model\("(\w+)\"""", text)
         )
     assert found | {"answers.sqlite"} == told
 

@@ -35,7 +35,7 @@ def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path: Path) -> Non
         import sys, time
         from pathlib import Path
         from diptych.core.run_folder import RunFolder
-        with RunFolder(Path({str(tmp_path / "run")!r})).held():
+        with RunFolder(Path({str(tmp_path / "run")!r})).locked():
             print("held", flush=True)
             time.sleep(600)
         """
@@ -45,19 +45,19 @@ def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path: Path) -> Non
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(RunError, match=r"run is being trained in another process: let it end") as caught,
-            RunFolder(tmp_path / "run").held(),
+            RunFolder(tmp_path / "run").locked(),
         ):
             pass
         assert "\n" not in str(caught.value)
-        with RunFolder(tmp_path / "run").held(False):  # another rank of the same run
+        with RunFolder(tmp_path / "run").locked(False):  # another rank of the same run
             pass
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    with RunFolder(tmp_path / "run").held():
+    with RunFolder(tmp_path / "run").locked():
         pass
     assert list((tmp_path / "run").iterdir()) == []
-    with RunFolder(tmp_path / "fresh").held():
+    with RunFolder(tmp_path / "fresh").locked():
         pass
     assert not (tmp_path / "fresh").exists()
 

@@ -15,7 +15,7 @@ from diptych.core.contracts import Pipeline
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import Dialogue, as_dialogue
 from diptych.data.media.decode import encode_png
-from diptych.pipelines._memory import asked
+from diptych.pipelines._memory import requests
 from diptych.pipelines._memory.caption_log import Caption, caption_frames, frames_of, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.refine import refined, strongest_run
@@ -108,14 +108,14 @@ def test_merged_captions_are_written_or_the_first_of_them() -> None:
 
 
 def test_prompts_are_laid_out_as_in_the_published_code(parity: Any) -> None:
-    wording = asked.Wording(recall_begin="BEGIN", recall_end="END", choose_end="CHOOSE")
+    wording = requests.Wording(recall_begin="BEGIN", recall_end="END", choose_end="CHOOSE")
     plain = table_of([Caption(30, 30, "C opens a door"), Caption(90, 90, "C sits down on the chair"), Caption(1200, 1200, "x")])
     spans = table_of([Caption(0, 60, "C opens a door"), Caption(90, 12000, "C sits")])
-    table = asked.queries([(1, "Where is the cup?"), (3, "When did I sit?")], released=True)
+    table = requests.queries([(1, "Where is the cup?"), (3, "When did I sit?")], released=True)
     assert {"c|v": table} == RELEASED["queries"]
     made = [
-        *(asked.recall(wording, table, memory) for memory in (plain, spans)),
-        asked.choose(wording, asked.options("What?", [f"o{i}" for i in range(5)]), plain),
+        *(requests.recall(wording, table, memory) for memory in (plain, spans)),
+        requests.choose(wording, requests.options("What?", [f"o{i}" for i in range(5)]), plain),
     ]
     theirs = [*RELEASED["nlq"], *RELEASED["qa"]]
     assert made == theirs
@@ -363,4 +363,4 @@ def test_bad_input(tmp_path: Path) -> None:
         pipeline.run(Remembered(captions=captions, annotations=tmp_path / "q.json"))
     (tmp_path / "w.json").write_text('{"merge": "x"}')
     with pytest.raises(DataError, match="is no wording"):
-        asked.read_wording(tmp_path / "w.json")
+        requests.read_wording(tmp_path / "w.json")

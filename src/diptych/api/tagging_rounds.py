@@ -31,7 +31,7 @@ from diptych.data.concatenated import Concatenated
 from diptych.report.pages.tagging_rounds import rounds_page
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import as_drawn, training_rows
+from diptych.worlds.address import quick_to_draw, training_rows
 
 Edge = tuple[str, int, str, int]
 
@@ -136,7 +136,7 @@ def tag_rounds(
 
 def _trained(recipe: Recipe, rows: Dataset, folder: Path, options: TrainOptions) -> RunFolder:
     """The finished run: read, gone on with, or begun."""
-    drawn = as_drawn(rows, recipe)
+    drawn = quick_to_draw(rows, recipe)
     if not (folder / "run.json").is_file():
         return fit(recipe, drawn, folder, options).expect_finished()
     held = RunFolder.open(folder)

@@ -99,9 +99,9 @@ def _run(words: list[str]) -> int:
     keep_to_quota(os.environ)
     command = import_module(f"diptych.cli.commands.{words[0].replace('-', '_')}")
     if words[0] in SLOW and len(words) > 2 and {"-h", "--help"} & set(words) and ".py:" not in words[1]:
-        from diptych.cli.options.kept_help import shown
+        from diptych.cli.options.cached_help import print_help
 
-        return shown(words, lambda: int(command.main(words[1:])))
+        return print_help(words, lambda: int(command.main(words[1:])))
     code: int = command.main(words[1:])
     return code
 

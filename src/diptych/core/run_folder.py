@@ -87,7 +87,7 @@ class RunFolder:
         return folder
 
     @contextmanager
-    def held(self, here: bool = True) -> Iterator[None]:
+    def locked(self, here: bool = True) -> Iterator[None]:
         """Keep other trainings out for a block. here: False for all but the first process of a run, which hold nothing."""
         if not here:
             yield

@@ -101,13 +101,13 @@ class Facts:
             raise RunError(f"{FILE} has {str(value)[:60]!r} as option {name} of a {self.kind} index: build the index again")
         return value
 
-    def is_told(self, url: str = "") -> bool:
+    def names_server(self, url: str = "") -> bool:
         """Whether somebody here has named the server, and not only the folder, which may come from anybody."""
         return not self.url or self.url in (url, os.environ.get(SERVER, ""))
 
     def refuse_untold(self, folder: Path, url: str = "") -> None:
         """Raise RunError for a server that only the folder names: a search would send it what is asked, and the key."""
-        if not self.is_told(url):
+        if not self.names_server(url):
             raise RunError(
                 f"{folder} names the server {self.url}, and nothing is sent there unless you name it too: set {SERVER}={self.url}"
             )

@@ -36,7 +36,7 @@ RATING = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class ImageQuestion:
     """One question, or a file of them.
 
     image     the picture
@@ -142,7 +142,7 @@ class InImageLearning:
         Role("model", Generator, "the model that answers"),
         Role("captioner", Generator, "what writes captions for how=text, where that is not the model", optional=True),
     )
-    request: ClassVar[type] = Asked
+    request: ClassVar[type] = ImageQuestion
 
     model: Generator
     captioner: Generator | None = None
@@ -193,7 +193,7 @@ class InImageLearning:
 
     # ------------------------------------------------------------ use
 
-    def run(self, request: Asked) -> Reply | Replies:
+    def run(self, request: ImageQuestion) -> Reply | Replies:
         if request.items is not None:
             return self._all(request)
         if request.image is None or not request.question.strip():
@@ -247,7 +247,7 @@ class InImageLearning:
                 return text, number
         return "", self.tries
 
-    def _all(self, request: Asked) -> Replies:
+    def _all(self, request: ImageQuestion) -> Replies:
         if request.items is None:
             raise ConfigError("no file of items (expected --items FILE)")
         items = read_items(request.items)

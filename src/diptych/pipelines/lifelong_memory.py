@@ -19,7 +19,7 @@ from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
-from diptych.pipelines._memory import asked
+from diptych.pipelines._memory import requests
 from diptych.pipelines._memory.caption_log import Caption, Memory, caption_frames, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.questions import Question, read_questions
@@ -169,8 +169,8 @@ class LifelongMemory:
             )
 
     @cached_property
-    def words(self) -> asked.Wording:
-        return asked.read_wording(self.wording)
+    def words(self) -> requests.Wording:
+        return requests.read_wording(self.wording)
 
     # ------------------------------------------------------------ use
 
@@ -254,10 +254,10 @@ class LifelongMemory:
     def _windows(self, questions: Sequence[Question], memory: Memory, read: Memory) -> dict[str, Recollection]:
         whole = all(question.id.isdigit() for question in questions)
         numbers = {int(question.id) if whole else place: question for place, question in enumerate(questions, 1)}
-        table = asked.queries(
+        table = requests.queries(
             [(number, question.text) for number, question in numbers.items()], released=self.compat == "released"
         )
-        prompt = asked.recall(self.words, table, table_of(read))
+        prompt = requests.recall(self.words, table, table_of(read))
         told = [windows_of(self._said(model, self.words.recall_system, prompt), list(numbers)) for model in self._readers]
         made = {}
         for number, question in numbers.items():
@@ -277,7 +277,7 @@ class LifelongMemory:
         return made
 
     def _option(self, question: Question, memory: Memory, read: Memory) -> Recollection:
-        prompt = asked.choose(self.words, asked.options(question.text, question.options), table_of(read))
+        prompt = requests.choose(self.words, requests.options(question.text, question.options), table_of(read))
         released = self.compat == "released"
         told = [
             choice_of(self._said(model, self.words.choose_system, prompt), len(question.options), released=released)

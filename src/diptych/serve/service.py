@@ -25,7 +25,7 @@ from diptych.serve.admission.memory import Memory
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
 from diptych.serve.decoders import Decoders
 from diptych.serve.facets import facets
-from diptych.serve.held import held, missing, spread
+from diptych.serve.indexed_uids import indexed_uids, missing, spread
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import Refused
@@ -322,7 +322,7 @@ class Service:
         assert side.index is not None
         uids = frozenset(side.index.uids())
         self._facets[side.name] = facets(self.pool, uids)
-        self._examples[side.name] = spread(held(self.pool, uids))
+        self._examples[side.name] = spread(indexed_uids(self.pool, uids))
 
     def examples(self, side: Side) -> list[str]:
         """Items of its index that can be shown, from all over the data."""

@@ -26,7 +26,7 @@ from diptych.models.towers.adapters import LoRA, add_adapters, merged
 from diptych.recipes.bridges.mblip import MBLIP, inner_maps
 from diptych.train.optimise import build_optimiser
 from diptych.worlds.scenes.captions import Mention, Statement
-from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, said
+from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, sentence
 
 DATA = languages(24, seed=0).remembering()
 SMALL = replace(MBLIP.tiny(), small_steps=2, small_image_steps=2, batch_size=8, steps=4)
@@ -42,9 +42,9 @@ def test_the_three_languages_say_the_same_in_their_own_order() -> None:
     for tag, order in (("qaa", "circle red square blue |"), ("qab", "| blue square red circle")):
         words = {english: made for english, made in _words(tag).items() if english in ("circle", "red", "square", "blue")}
         wanted = [_words(tag)["left of"] if word == "|" else words[word] for word in order.split()]
-        assert said(stated, tag).split() == wanted
+        assert sentence(stated, tag).split() == wanted
         assert len(set(_words(tag).values())) == len(_words(tag))
-    assert said(stated, "en") == "a red circle left of a blue square"
+    assert sentence(stated, "en") == "a red circle left of a blue square"
     assert [text.language for text in DATA[0].texts] == list(TAGS)
 
 

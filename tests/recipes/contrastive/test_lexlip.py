@@ -41,8 +41,15 @@ def rows(count: int = 40) -> Pool:
     return scenes(count, size=SIDE, lengths=("short",), paraphrases=0, negatives=False).to_pool()
 
 
+@cache
+def learned_words() -> str:
+    """The vocabulary of the rows, learned once."""
+    return replace(LexLIP.tiny(), pieces=300).prepare(rows()).vocabulary
+
+
 def small(**changes: Any) -> LexLIP:
     settings = {"image_tower": "beit_micro", "text_tower": "text_micro", "image_size": SIDE, "decoder_heads": 4, "pieces": 300}
+    settings |= {} if "tokenizer" in changes else {"vocabulary": learned_words()}
     settings |= {"batch_size": ROWS, "steps": 12, "warmup": 1.0, "queue": 20}
     return replace(LexLIP.tiny(), **{**settings, **changes}).prepare(rows())
 

@@ -70,34 +70,34 @@ def main(argv: Sequence[str]) -> int:
 
 def _list(argv: Sequence[str]) -> int:
     args = parse(Table, argv, "claims list", "Every claim in a sentence.")
-    from diptych.cli.commands.claims_work import listed
+    from diptych.cli.commands.claims_work import print_list
 
-    return listed(args)
+    return print_list(args)
 
 
 def _cost(argv: Sequence[str]) -> int:
     args = parse(Cost, argv, "claims cost", "Processor minutes of sweep, arms and controls, from a few steps of every arm.")
-    from diptych.cli.commands.claims_work import priced
+    from diptych.cli.commands.claims_work import print_costs
 
-    return priced(args)
+    return print_costs(args)
 
 
 def _run(argv: Sequence[str]) -> int:
     args = parse(Run, argv, "claims run", "Method against baseline at equal budget, with controls, over fresh seeds.")
-    from diptych.cli.commands.claims_work import judged
+    from diptych.cli.commands.claims_work import run_claims
 
-    return judged(args)
+    return run_claims(args)
 
 
 def _check(argv: Sequence[str]) -> int:
     args = parse(Check, argv, "claims check", "Recomputes the trace of verdicts whose code has changed; seconds a claim.")
-    from diptych.cli.commands.claims_work import checked
+    from diptych.cli.commands.claims_work import check_claims
 
-    return checked(args)
+    return check_claims(args)
 
 
 def _table(argv: Sequence[str]) -> int:
     args = parse(Table, argv, "claims table", "The newest verdict of every claim.")
-    from diptych.cli.commands.claims_work import tabled
+    from diptych.cli.commands.claims_work import print_table
 
-    return tabled(args)
+    return print_table(args)

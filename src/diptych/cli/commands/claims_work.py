@@ -24,13 +24,13 @@ LONG = 2 * 20 * 60  # processor seconds
 WIDTH = 24  # of a claim's name in a list
 
 
-def listed(args: Table) -> int:
+def print_list(args: Table) -> int:
     claims = registry.every()
     plain = [{"claim": c.key, "kind": c.kind, "sentence": c.sentence, "metric": c.metric, "data": c.data} for c in claims]
     return finish({"claims": plain}, [f"{c.key:<{WIDTH}}{c.sentence}" for c in claims], args.json)
 
 
-def priced(args: Cost) -> int:
+def print_costs(args: Cost) -> int:
     claims = _chosen(args.slugs) if args.slugs else registry.every()
     with tempfile.TemporaryDirectory() as folder:
         found = estimated(claims, Path(folder), lambda claim, seconds: say(_price(claim.key, seconds)))
@@ -45,7 +45,7 @@ def _price(key: str, seconds: float) -> str:
     return f"{key:<{WIDTH}}{seconds / 60:6.1f}"
 
 
-def judged(args: Run) -> int:
+def run_claims(args: Run) -> int:
     lines: list[str] = []
     entries: list[dict[str, Any]] = []
     now = tree()
@@ -118,7 +118,7 @@ def _seeds(text: str, claim: Claim) -> tuple[int, ...]:
     return seeds
 
 
-def checked(args: Check) -> int:
+def check_claims(args: Check) -> int:
     found: list[dict[str, Any]] = []
     lines: list[str] = []
     claims = _chosen(args.slugs) if args.slugs else registry.every()
@@ -157,7 +157,7 @@ def checked(args: Check) -> int:
     return 1 if stale else 0
 
 
-def tabled(args: Table) -> int:
+def print_table(args: Table) -> int:
     found = rows(args.ledger, registry.every())
     if args.plot:
         from diptych.claims.table import forest

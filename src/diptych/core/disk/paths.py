@@ -52,7 +52,7 @@ def fault_of(path: str) -> str:
     return f"a name of {longest:,} bytes, and no file has one of more than {LONGEST_NAME}" if longest > LONGEST_NAME else ""
 
 
-def spelled(name: str) -> str:
+def printable(name: str) -> str:
     r"""A file name that can be written down and shown: bytes that are not UTF-8 become escapes.
 
     >>> spelled("caf\udce9.jpg")

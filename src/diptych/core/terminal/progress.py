@@ -31,7 +31,7 @@ def alone(what: str) -> Iterator[bool]:
             _DRAWN.remove(what)
 
 
-def shown(steps: Iterable[ANY], total: int, what: str, *, least: int = 1) -> Iterator[ANY]:
+def with_bar(steps: Iterable[ANY], total: int, what: str, *, least: int = 1) -> Iterator[ANY]:
     """The steps, with a bar that says what is done, how much of it, and for how long still; it goes when they are through.
 
     A turning sign shows that a step of many seconds is at work. Fewer steps than `least` are over before one looks, and have no bar.

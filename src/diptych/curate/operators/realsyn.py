@@ -40,7 +40,7 @@ from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
-from diptych.core.terminal.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.clusters import centres, nearest_centres
 from diptych.curate.duplicates.retrieval import cap_for, capped, hierarchical
 from diptych.curate.engine.costs import planned
@@ -199,7 +199,7 @@ class RealSyn(Writes):
                 raw[sample.uid] = cleaned(" ".join(text.string for text in sample.positives()))
         model = NGram.learned(raw.values(), PERPLEXITY_ORDER) if rules.perplexity[1] and raw else None
         faults, found, first = {}, {}, dict[str, str]()
-        for uid in shown(sorted(raw), len(raw), "reading sentences", least=10_000):
+        for uid in with_bar(sorted(raw), len(raw), "reading sentences", least=10_000):
             fault = rules.fault(raw[uid], model)
             key = raw[uid].casefold()
             if not fault and key in first:
@@ -212,7 +212,7 @@ class RealSyn(Writes):
 
     def _pictures(self, data: Dataset) -> dict[str, str]:
         faults = {}
-        for row in shown(range(len(data)), len(data), "looking at pictures", least=100):
+        for row in with_bar(range(len(data)), len(data), "looking at pictures", least=100):
             sample = data[row]
             if sample.image is not None and (fault := self._size_fault(sample.image)):
                 faults[sample.uid] = fault

@@ -25,7 +25,7 @@ from diptych.core.errors import ConfigError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Relation
-from diptych.core.terminal.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.tagging.caption_triplets import CaptionParser, LabelLinker, Spans
 from diptych.data.graphs.relation_splits import Relabelled
 
@@ -132,7 +132,7 @@ class RelationTags:
         dropped: list[Drop] = []
         relations: dict[str, list[dict[str, Any]]] = {}
         counts: dict[str, dict[str, int]] = {}
-        for row in shown(range(len(data)), len(data), "tagging relations"):
+        for row in with_bar(range(len(data)), len(data), "tagging relations"):
             sample = data[row]
             if reason := impossible(sample):
                 dropped.append(Drop(sample.uid, self.slug, reason))

@@ -159,7 +159,7 @@ def _refuse_half_grey(data: bytes, name: str) -> None:
 def _pil(data: bytes, name: str, max_pixels: int, pixels_of: Callable[[Any, str], Pixels]) -> Pixels:
     """Any format by PIL; `pixels_of` makes the array of the upright image. Waits where other threads decode much already."""
     try:
-        with _open(data, name, max_pixels) as image, DECODING.taken(image.width * image.height):
+        with _open(data, name, max_pixels) as image, DECODING.reserved(image.width * image.height):
             image.load()
             if _format(image) == "JPEG":
                 _refuse_half_grey(data, name)

@@ -31,7 +31,7 @@ def read_parts(item: MediaItem, limit: MediaLimit) -> list[bytes]:
     return found
 
 
-def held(item: MediaItem, limit: MediaLimit) -> MediaItem:
+def in_memory(item: MediaItem, limit: MediaLimit) -> MediaItem:
     """The same item in memory, read once: arrays stay as they are. The limits of bytes and parts are kept."""
     arrays = (ArrayImage, ArraySource)
     if len(item.parts) > limit.parts:

@@ -191,7 +191,7 @@ class _Run:
 
     parts: list[str] = field(default_factory=list)
 
-    def taken(self) -> str:
+    def take(self) -> str:
         text = " ".join("".join(self.parts).split())
         self.parts.clear()
         return text
@@ -240,7 +240,7 @@ class _HTML(HTMLParser):
             self._run.parts.append(data)
 
     def _ended(self) -> None:
-        if text := self._run.taken():
+        if text := self._run.take():
             self._pieces.append(text)
 
     def finished(self) -> list[Piece]:

@@ -48,7 +48,7 @@ def begin(folder: Path, config: Mapping[str, Any], command: str) -> None:
     write_json(folder / UNFINISHED, {"config": dict(config), "command": command})
 
 
-def is_begun(folder: Path, config: Mapping[str, Any]) -> bool:
+def is_interrupted(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether an interrupted build of just this lies there."""
     path = folder / UNFINISHED
     return path.is_file() and _object(path).get("config") == dict(config)

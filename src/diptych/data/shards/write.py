@@ -24,7 +24,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode, probe
-from diptych.data.media.encoded import held
+from diptych.data.media.encoded import in_memory
 from diptych.data.media.picture import ENDINGS, encoded_picture
 from diptych.data.media.table import MEDIA_SCHEMA, member_label
 from diptych.data.quarantine import Bad
@@ -208,7 +208,7 @@ def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = Tru
     if not NAME.fullmatch(name):
         raise DataError(f"the medium {name!r} cannot be a file name", field="media", expected="letters, digits, _ and -")
     try:
-        read = held(item, medium.limit)
+        read = in_memory(item, medium.limit)
         parts = tuple(map(medium.encode, read.parts))
         facts = medium.facts(medium.decode(read)) if decode_fully else None
     except DataError as error:

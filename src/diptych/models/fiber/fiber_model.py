@@ -21,7 +21,7 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
-from diptych.data.media.transforms import Preprocess, seen
+from diptych.data.media.transforms import Preprocess, visible_share
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.image_side import ImageSide
@@ -90,7 +90,7 @@ class FiberModel(Embedding):
         if not 0 <= layer < count:
             raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the fused layers of '{self.name}')")
         pixels_HWC = decode(image, exact=True)
-        box = seen(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
+        box = visible_share(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
         found = []
         device = next(fiber.parameters()).device
         with evaluating(fiber):

@@ -35,7 +35,7 @@ from diptych.objectives.pairs.block_metric import Negative, Positive, block_metr
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL
 from diptych.recipes._shared.texts.knowledge_texts import KnowledgeTexts, headed_text
-from diptych.recipes._shared.texts.ontologies import attributes, kept, ontology_at, read_back
+from diptych.recipes._shared.texts.ontologies import attributes, ontology_at, read_back, stored
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary
 
 UNKNOWN = "unknown"
@@ -172,7 +172,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                 whole = whole.closed(
                     sorted({label for row in range(len(data)) for label in self.labels(data[row]) if label in whole})
                 )
-            known = replace(known, ontology=kept(whole))
+            known = replace(known, ontology=stored(whole))
         if not known.steps:
             said = sum(1 for _ in attributes(known.tree, self.stop))
             first = math.ceil(self.knowledge_epochs * said / self.knowledge_batch)

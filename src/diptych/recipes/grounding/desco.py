@@ -38,6 +38,7 @@ from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.detection.swin_start import from_swin, is_swin
 from diptych.models.detection.text_pieces import ends_of
 from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
 from diptych.models.fiber.fine_released import from_fine, is_fine
@@ -261,10 +262,12 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
         return GroundingDetector(backbone, encoder, shape)
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Those of FIBER's first stage, or of its released second stage, or of a released GLIP, under the names that they have here."""
+        """Those of FIBER's first stage, or of its released second stage, or of a released GLIP or of a Swin, under our names."""
         fiber = self.fiber
         if self.backbone != "fiber" and is_glip(tensors):
             return from_glip(tensors)
+        if self.backbone != "fiber" and is_swin(tensors):
+            return from_swin(tensors)
         if self.backbone == "fiber" and is_fine(tensors):
             found = from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers)
             return resized_tables(found, fiber.swin_window, every=True)
@@ -437,8 +440,8 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
     @classmethod
     def fiber_boxes(cls) -> Self:
         """FIBER's second stage as released: names and captions as they are, at most 85 names of a query; CLIP's vocabulary, unless
-        `--tokenizer FOLDER` gives RoBERTa's. Right and wrong names are drawn as for DesCo. Its configuration says nothing of frozen
-        stages: the first one stays."""
+        `--tokenizer FOLDER` gives RoBERTa's. Right and wrong names are drawn as for DesCo. Its configuration says nothing of frozen stages:
+        the first one stays."""
         return cls(
             form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", tokenizer="clip", backbone="fiber",
             boxes_by="places", fiber=FiberShape(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,

@@ -15,7 +15,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.report import page
 from diptych.report.confused import confused
 from diptych.report.curves import Line, charts, line_chart
-from diptych.report.evaluation import Kept, chart_of, found_and_missed, graphs_compared, kept_results, table_of
+from diptych.report.evaluation import Kept, chart_of, found_and_missed, graphs_compared, stored_results, table_of
 from diptych.report.pictures import Album
 
 MAIN = ("r@1", "acc@1", "r@5", "r@50")
@@ -26,7 +26,7 @@ SKIPPED = {"step", "kind", "loss", "lr", "grad_norm", "images_per_second", "seco
 def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
     """Write `report.html` of a run and return its path. With `data`, pictures of samples, answers and failures are shown."""
     state, lines = folder.state, list(folder.metrics())
-    results = kept_results(folder.records)
+    results = stored_results(folder.records)
     album = Album(data) if data is not None else None
     sections = [
         page.Section("Result", (page.cards(_numbers(state, lines, results, folder.training_seconds())), chart_of(results))),
@@ -36,7 +36,7 @@ def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
     if album is not None:
         sections.insert(1, page.Section("Data", data_blocks(album)))
         sections += answers(results, album)
-    sections.append(page.Section("How it was made", made_blocks(folder, state)))
+    sections.append(page.Section("How it was made", configuration_blocks(folder, state)))
     title = f"{state['slug']} on {state.get('data', {}).get('name', 'data')}"
     lead = f"A run of diptych: {state['status']} after {state.get('step', 0):,} steps."
     write_atomic(folder.report, page.page(title, lead, sections, footer=_footer(state)))
@@ -117,7 +117,7 @@ def answers(results: list[Kept], album: Album) -> list[page.Section]:
     ]
 
 
-def made_blocks(folder: RunFolder, state: dict[str, Any]) -> tuple[str, ...]:
+def configuration_blocks(folder: RunFolder, state: dict[str, Any]) -> tuple[str, ...]:
     """Configuration and environment, folded away."""
     config = folder.config
     for section in config.values():

@@ -17,7 +17,7 @@ from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
 from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart
-from diptych.report.evaluation import found_and_missed, kept_results
+from diptych.report.evaluation import found_and_missed, stored_results
 from diptych.report.pages.run import data_blocks
 from diptych.report.pictures import Album
 
@@ -76,7 +76,7 @@ def side_by_side(path: Path, sides: Sequence[Side], data: Dataset, story: Story)
 def _by_part(side: Side) -> dict[str, list[Result]]:
     found: dict[str, list[Result]] = {}
     for run in side.runs:
-        for kept in kept_results(run.records):
+        for kept in stored_results(run.records):
             if kept.result.task == "retrieval":
                 found.setdefault(kept.part.rpartition("/")[2], []).append(kept.result)
     return found
@@ -150,7 +150,7 @@ def _answers(sides: Sequence[Side], album: Album) -> list[page.Section]:
     neighbours: list[str] = []
     failures: list[str] = []
     for side in sides:
-        for kept in kept_results(side.runs[0].records):
+        for kept in stored_results(side.runs[0].records):
             drawn, worst = found_and_missed(kept, album, count=3)
             if drawn:
                 title = page.heading(f"{side.name}, {kept.part.rpartition('/')[2].replace('_', ' ')}")

@@ -20,9 +20,9 @@ from diptych.data.media.decode import decode
 from diptych.data.text.question_answering.symbols import symbols_of
 from diptych.data.text.question_answering.triplets import Triplet, read_triplets
 from diptych.tasks._scoring.answers.blind import BLIND, grey
-from diptych.tasks._scoring.answers.choices import shown
+from diptych.tasks._scoring.answers.choices import with_options
 from diptych.tasks._scoring.answers.judge_agreement import agreement, kappa
-from diptych.tasks._scoring.answers.judging import Asked, Kind, compared, judged
+from diptych.tasks._scoring.answers.judging import JudgedAnswer, Kind, compared, judged
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.choice.extractors import strict
@@ -174,7 +174,7 @@ class AutoBench:
         return Triplet(one.uid, one.ability, one.sub_ability, one.question, one.answer, (), one.reasoning, one.support, one.by)
 
     def _prompt(self, one: Triplet) -> str:
-        return shown(one.question, one.options, CLOSED) if one.options else f"{one.question} {self.suffix}".strip()
+        return with_options(one.question, one.options, CLOSED) if one.options else f"{one.question} {self.suffix}".strip()
 
     def _scores(self, asked: Sequence[Triplet], replies: Sequence[str], judge: Any) -> tuple[list[float | None], list[str]]:
         """Scores and what was said; closed questions by the option named, None where none is."""
@@ -266,8 +266,8 @@ class AutoBench:
         return columns[metric][:, None] if metric in columns and metric.startswith(("accuracy", "unread")) else None
 
 
-def _judgeable(asked: Sequence[Triplet], replies: Sequence[str]) -> list[Asked]:
-    return [Asked(one.question, one.answer, reply, one.reasoning) for one, reply in zip(asked, replies, strict=True)]
+def _judgeable(asked: Sequence[Triplet], replies: Sequence[str]) -> list[JudgedAnswer]:
+    return [JudgedAnswer(one.question, one.answer, reply, one.reasoning) for one, reply in zip(asked, replies, strict=True)]
 
 
 def _floats(values: Sequence[float | None], missing: float) -> Floats:

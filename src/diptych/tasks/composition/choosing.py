@@ -17,7 +17,7 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Embedder, Generator, PairScorer, Ranker
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
-from diptych.core.terminal.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.data.probes.case import Case, without_equals
 from diptych.index.embed import Unreadable, checked, count_truncated, embed_texts, images_of, readable
 from diptych.tasks._scoring.captions.choices import Floats, probe_records
@@ -94,7 +94,7 @@ class Asking:
         positives: list[tuple[str, str]] = []
         dropped = vacuous = 0
         starts = range(0, len(data), BLOCK)
-        for start in shown(starts, len(starts), "choosing", least=2):
+        for start in with_bar(starts, len(starts), "choosing", least=2):
             block = _Chosen(data, range(start, min(start + BLOCK, len(data))), cases_of, keep_equal=self.keep_equal)
             dropped, vacuous = dropped + block.dropped, vacuous + block.vacuous
             if not block.samples:

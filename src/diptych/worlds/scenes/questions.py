@@ -37,12 +37,12 @@ class QuestionWorld(SceneWorld):
 
     def sample(self, split: str, index: int) -> Sample:
         made = super().sample(split, index)
-        questions = asked(made.extras["things"], keyed_rng(NAME, self.seed, split, index))
+        questions = make_questions(made.extras["things"], keyed_rng(NAME, self.seed, split, index))
         uid = uid_of(NAME, self.seed, split, index)
         return replace(made, uid=uid, extras={**made.extras, FIELD: questions}, source=f"world:{NAME}")
 
 
-def asked(things: Sequence[dict[str, Any]], rng: Any) -> list[dict[str, str]]:
+def make_questions(things: Sequence[dict[str, Any]], rng: Any) -> list[dict[str, str]]:
     """A question of each kind that these things allow, in the order of `KINDS`."""
     colours, shapes = [thing["colour"] for thing in things], [thing["label"] for thing in things]
     found: list[dict[str, str]] = []

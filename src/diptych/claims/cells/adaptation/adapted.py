@@ -19,7 +19,7 @@ from diptych.data.dataset import Pool
 from diptych.data.shots import Shots, base_and_new, draw_shots
 from diptych.models.io.deployed import open_model
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.recipes._shared.cached_models import made_once
+from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.pairs.few_shot_methods import linear_probe, zero_shot
@@ -88,7 +88,7 @@ def base_model(cell: Cell, *, taught: bool) -> tuple[PairEmbedder, Path]:
             "seed": cell.seed,
             "size": part.size,
         }
-        folder = made_once("adapted", key, lambda: opened(BASE, rows, part).save, seed=cell.seed)
+        folder = cached_model("adapted", key, lambda: opened(BASE, rows, part).save, seed=cell.seed)
     else:
         folder = part.folder / "model"
         untrained(BASE, rows, part).save(folder)

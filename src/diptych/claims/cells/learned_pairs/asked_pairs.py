@@ -15,7 +15,7 @@ from diptych.data.text.question_answering.questions import FIELD
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.tasks.generation.vqa import VQA
 from diptych.tasks.pairs.retrieval import Retrieval
-from diptych.worlds.scenes.questions import asked
+from diptych.worlds.scenes.questions import make_questions
 from diptych.worlds.small_pairs import SmallPairs
 
 TESTED = 300
@@ -53,7 +53,7 @@ def with_questions(pairs: SmallPairs, split: str, seed: int) -> Pool:
             sample = pool[row]
             caption = next(text.string for text in sample.texts if text.origin == "synthetic")
             things = [{"label": region.label, "colour": region.attributes[0]} for region in sample.regions]
-            questions = asked(things, keyed_rng("asked_pairs", seed, split, row))
+            questions = make_questions(things, keyed_rng("asked_pairs", seed, split, row))
             # Equal captions are one group: neither is the other's wrong text.
             yield replace(
                 sample, texts=(Text(caption, "en"),), group=caption, extras={"split": sample.extras["split"], FIELD: questions}

@@ -20,7 +20,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Text
 from diptych.data.columns import read_table
-from diptych.data.load.batch import TensorBatch, group_ids, told_view
+from diptych.data.load.batch import TensorBatch, group_ids, view_with_texts
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.captions.sentences import sentences
 from diptych.data.text.captions.sides import Sides
@@ -72,7 +72,7 @@ def text_set_batch(
     ids, images = [], []
     for draw in draws:
         own, numbers = texts_of_draw(draw, count, merged=merged, keep_first=keep_first, language=language)
-        shown_HWC, said = told_view(draw, own, preprocess.size, crop_scale, flip, sides)
+        shown_HWC, said = view_with_texts(draw, own, preprocess.size, crop_scale, flip, sides)
         texts += said
         ids.append(numbers)
         images.append(shown_HWC)

@@ -24,7 +24,7 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.run_folder import RunFolder
 from diptych.data.media.decode import decode
-from diptych.data.media.transforms import Preprocess, seen
+from diptych.data.media.transforms import Preprocess, visible_share
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.folder import read_config
 from diptych.models.layers.transformer import normalised
@@ -187,7 +187,7 @@ class BlipMatcher(Embedding):
         if not 0 <= layer < count:
             raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the text layers of '{self.name}')")
         pixels_HWC = decode(image, exact=True)
-        box = seen(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
+        box = visible_share(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
         found = []
         with self._ready() as device:
             image_1CHW = self.preprocess([pixels_HWC]).to(device)

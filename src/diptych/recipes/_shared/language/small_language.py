@@ -16,7 +16,7 @@ import numpy as np
 from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng, keyed_seed
-from diptych.core.terminal.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.data.text.prompts.layout import Piece, Words, lay_out
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.question_answering.questions import Question, questions_of
@@ -24,7 +24,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.towers.packaged.hf_text import quiet
-from diptych.recipes._shared.cached_models import made_once
+from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes._shared.pairs import positives
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
 from diptych.worlds.address import open_data, training_rows
@@ -75,7 +75,7 @@ def small_language(address: str, data: Dataset, settings: SmallLanguage) -> Path
     corpus = training_rows(open_data(address)) if address else data
     key = [FORMAT, corpus.fingerprint, asdict(settings), SMALL_LANGUAGE]
     seed = keyed_seed("small language", settings.seed)
-    return made_once("languages", key, lambda: _trained(_known(corpus, settings.language), settings, corpus.name), seed=seed)
+    return cached_model("languages", key, lambda: _trained(_known(corpus, settings.language), settings, corpus.name), seed=seed)
 
 
 def shuffled(text: str, rng: np.random.Generator, *, most: int, alone: float = ALONE) -> str:
@@ -139,7 +139,7 @@ def _trained(known: Sequence[Known], settings: SmallLanguage, name: str) -> Call
     model = LanguageModel(config={**SMALL_LANGUAGE, "vocab_size": tokenizer.vocab_size, **ids})
     spec = Optimiser(lr=settings.lr, warmup=0.04, weight_decay=0.01, clip_norm=1.0)
     optimiser = build_optimiser(model, spec)
-    for step in shown(range(settings.steps), settings.steps, f"language of {name}, once"):
+    for step in with_bar(range(settings.steps), settings.steps, f"language of {name}, once"):
         rng = keyed_rng("small language", settings.seed, step)
         rows = [_drawn(known[int(n)], rng, settings.length // 3) for n in rng.integers(len(known), size=settings.batch_size)]
         layout = lay_out(rows, words, length=settings.length)

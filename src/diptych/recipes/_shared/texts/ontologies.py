@@ -23,7 +23,7 @@ def ontology_at(address: str) -> Ontology:
     return tissue_ontology() if address == WORLD else open_ontology(address)
 
 
-def kept(ontology: Ontology) -> str:
+def stored(ontology: Ontology) -> str:
     """As a prepared recipe keeps it; `read_back` reads it."""
     return to_json(ontology)
 

@@ -12,7 +12,7 @@ from diptych.core.randomness import keyed_rng
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def shown(question: str, options: Sequence[str], instruction: str) -> str:
+def with_options(question: str, options: Sequence[str], instruction: str) -> str:
     """The question with its options, a line each.
 
     >>> print(shown("what colour ?", ["red", "blue"], "Answer with the letter."))

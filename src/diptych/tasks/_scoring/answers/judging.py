@@ -39,7 +39,7 @@ PAIRED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class JudgedAnswer:
     """A question with its reference answer and reasoning, and the answer that is judged."""
 
     question: str
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def judged(
-    kind: Kind, asked: Sequence[Asked], judge: Any = None, *, threshold: float = 0.8, max_tokens: int = 64
+    kind: Kind, asked: Sequence[JudgedAnswer], judge: Any = None, *, threshold: float = 0.8, max_tokens: int = 64
 ) -> list[Verdict]:
     """A verdict on each answer.
 
@@ -110,14 +110,14 @@ def rating_of(reply: str, most: int = 10) -> float | None:
     return values.pop() / most if len(values) == 1 and max(values) <= most else None
 
 
-def _by_likelihood(asked: Sequence[Asked], judge: Ranker) -> list[Verdict]:
+def _by_likelihood(asked: Sequence[JudgedAnswer], judge: Ranker) -> list[Verdict]:
     prompts = [(TextPart(_filled(SAME, one)),) for one in asked]
     nats = judge.answer_nll([NOTHING] * len(asked), prompts, [["yes", "no"]] * len(asked)) if asked else []
     shares = [1 / (1 + float(np.exp(table[0, 0] - table[1, 0]))) for table in nats]
     return [Verdict(share, f"{share:.4f}") for share in shares]
 
 
-def _by_embedding(asked: Sequence[Asked], judge: Embedder, threshold: float) -> list[Verdict]:
+def _by_embedding(asked: Sequence[JudgedAnswer], judge: Embedder, threshold: float) -> list[Verdict]:
     if not asked:
         return []
     texts = list(dict.fromkeys(text for one in asked for text in (one.answer or " ", one.reference)))
@@ -145,7 +145,7 @@ class Compared:
     said: tuple[str, str]
 
 
-def compared(judge: Generator, asked: Sequence[Asked], rivals: Sequence[str], *, max_tokens: int = 64) -> list[Compared]:
+def compared(judge: Generator, asked: Sequence[JudgedAnswer], rivals: Sequence[str], *, max_tokens: int = 64) -> list[Compared]:
     """The answers of `asked` against those of `rivals`."""
     prompts = [_filled(PAIRED, one, first=one.answer, second=rival) for one, rival in zip(asked, rivals, strict=True)]
     swapped = [_filled(PAIRED, one, first=rival, second=one.answer) for one, rival in zip(asked, rivals, strict=True)]
@@ -176,7 +176,7 @@ def preference_of(reply: str) -> Preference:
     return known[names.pop()] if len(names) == 1 else "unread"
 
 
-def _filled(form: str, one: Asked, **answers: str) -> str:
+def _filled(form: str, one: JudgedAnswer, **answers: str) -> str:
     """A form with its fields; braces in the texts stay as they are."""
     fields = {"question": one.question, "reference": one.reference, "reasoning": one.reasoning, "answer": one.answer, **answers}
     return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], form)

@@ -16,7 +16,7 @@ from typing import Any
 from diptych.core.contracts import Reply, Respondent
 from diptych.core.image import ImageSource
 from diptych.core.prompt import PromptLike
-from diptych.core.terminal.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.models.endpoint.answers import Answers
 from diptych.models.endpoint.messages import mark, messages_of
 
@@ -45,7 +45,7 @@ def replies_of(
                 missing.setdefault(key, row)
         left = list(missing.items())
         starts = range(0, len(left), PART)
-        for start in shown(starts, len(starts), f"{len(left):,} questions to the model", least=2):
+        for start in with_bar(starts, len(starts), f"{len(left):,} questions to the model", least=2):
             some = left[start : start + PART]
             rows = [row for _, row in some]
             texts = model.generate([images[row] for row in rows], [prompts[row] for row in rows], max_tokens=max_tokens)

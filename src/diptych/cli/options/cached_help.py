@@ -31,7 +31,7 @@ class _Page(io.StringIO):
         return self.terminal
 
 
-def shown(words: Sequence[str], make: Callable[[], int]) -> int:
+def print_help(words: Sequence[str], make: Callable[[], int]) -> int:
     """Print the help that these words ask for, from before or made now, and return the exit code. Help that failed is not kept."""
     terminal = sys.stdout.isatty()
     asked = [list(words), shutil.get_terminal_size().columns, terminal, sys.version, os.environ.get("NO_COLOR", "")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diptych.cli import main
-from diptych.cli.options.kept_help import shown
+from diptych.cli.options.cached_help import print_help
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +27,10 @@ def test_it_is_made_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> Non
         raise SystemExit(0)
 
     for _ in range(3):
-        assert shown(["train", "clip", "--help"], make) == 0
+        assert print_help(["train", "clip", "--help"], make) == 0
         assert capsys.readouterr().out == "the options\n"
     assert len(made) == 1
-    shown(["train", "siglip", "--help"], make)
+    print_help(["train", "siglip", "--help"], make)
     assert len(made) == 2, "other words, another help"
 
 
@@ -51,10 +51,10 @@ def test_it_is_made_again_when_a_file_changed_or_went(
     for change in (None, "FIELD = 12\n", None):
         if change:
             source.write_text(change)
-        shown(["train", "clip", "--help"], make)
+        print_help(["train", "clip", "--help"], make)
     assert len(made) == 2
     source.unlink()
-    shown(["train", "clip", "--help"], make)
+    print_help(["train", "clip", "--help"], make)
     assert len(made) == 3
     del sys.modules["a_module_of_this_test"]
 
@@ -62,10 +62,10 @@ def test_it_is_made_again_when_a_file_changed_or_went(
 def test_help_that_failed_and_help_of_another_form_are_not_kept(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "fillip", "--help"]) == 2
     assert not cache.exists()
-    assert shown(["run", "x", "--help"], lambda: 0) == 0
+    assert print_help(["run", "x", "--help"], lambda: 0) == 0
     (file,) = cache.iterdir()
     file.write_text(json.dumps({"text": 1}))
-    assert shown(["run", "x", "--help"], lambda: print("again") or 0) == 0
+    assert print_help(["run", "x", "--help"], lambda: print("again") or 0) == 0
     assert "again" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ from diptych.core.errors import ConfigError
 SHOWN = 12
 
 
-def held(pool: Dataset | None, uids: Collection[str]) -> list[str]:
+def indexed_uids(pool: Dataset | None, uids: Collection[str]) -> list[str]:
     """The uids of an index that the data hold, in the order of the data."""
     return [] if pool is None else [uid for uid in pool.uids if uid in uids]
 
@@ -30,7 +30,7 @@ def missing(pool: Dataset | None, uids: Collection[str]) -> int:
     """How many items of an index the data do not hold. Raises ConfigError where that is all of them: the index is of other data."""
     if pool is None or not uids:
         return 0
-    there = len(held(pool, uids))
+    there = len(indexed_uids(pool, uids))
     if not there:
         example = min(uids)
         raise ConfigError(
