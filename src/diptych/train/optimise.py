@@ -78,6 +78,8 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
     linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times, decay by a factor after each period.
     One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
+    if step < spec.late and spec.late_peak:
+        return spec.lr
     begin, end = spec.part
     whole = steps / (end - begin)
     step, steps = max(0, step - spec.late) + round(begin * whole), round(whole)
@@ -106,6 +108,8 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
 
 def _risen(spec: Optimiser, step: int, warmup: int, steps: int) -> float:
     """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
+    if spec.rises == "log":
+        return min(1.0, math.log(step + 1) / math.log(max(2, warmup)))
     if spec.rises == "period":
         return min(1.0, (int(step * spec.periods / steps + 1e-9) + 1) * steps / (spec.periods * warmup))
     if spec.warmup_from is None:
@@ -132,14 +136,22 @@ def one_cycle(step: int, steps: int, rise: float, start: float, peak: float, end
 
 
 def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps: int) -> float:
-    """Sets what step `step` of `steps` has: the rate, which is returned, and with one_cycle the first beta."""
+    """Sets what step `step` of `steps` has: the rate, which is returned, weight decay that drops, and with one_cycle the first beta."""
     rate = learning_rate(spec, step, steps)
     for group in optimiser.param_groups:
         group["lr"] = rate * group["scale"] if spec.floor == "share" else lifted_rate(spec, step, steps, group["scale"])
+    for group in optimiser.param_groups if spec.decay_drops else ():
+        if group["weight_decay"]:
+            group["weight_decay"] = weight_decay(spec, step, steps)
     if spec.schedule == "one_cycle":
         for group in optimiser.param_groups:
             group["betas"] = (first_beta(spec, step, steps), *group["betas"][1:])
     return rate
+
+
+def weight_decay(spec: Optimiser, step: int, steps: int) -> float:
+    """Of the parameters that decay, at a step."""
+    return spec.weight_decay / float(10 ** sum(step + 1e-6 >= share * steps for share in spec.decay_drops))
 
 
 def lifted_rate(spec: Optimiser, step: int, steps: int, scale: float) -> float:

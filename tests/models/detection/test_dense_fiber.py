@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
 from dataclasses import replace
 from functools import cache
@@ -29,6 +30,7 @@ from diptych.data.graphs.grounded import TokenTargets, moved_anchors
 from diptych.data.load.stream import batches
 from diptych.models.detection.dense.dense_detector import surest
 from diptych.models.detection.dense.dense_grounding import DenseShape
+from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
 from diptych.models.fiber.fine_released import from_fine, is_fine
@@ -212,6 +214,11 @@ def test_the_published_configuration_has_a_place_for_every_released_tensor() -> 
     found = dict(recipe.fitted(released))
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == own
+    freeze_stages(model.backbone, recipe.frozen)
+    still = [name for name, p in model.named_parameters() if not p.requires_grad]
+    first = re.compile(r"fusion_backbone.backbone.body.(patch_embed|layers.0)\..*(weight|bias|table)")
+    assert len(still) == len([name for name in names if first.fullmatch(name)]) == 33
+    assert {name.split(".blocks")[0] for name in still if "blocks" in name} == {"backbone.image.net.layers.0"}
     unused = 80 * 256 + 80 + 768  # a head of classes and a segment vector, which goes into the words
     trained = sum(
         math.prod(shape) for name, shape in names.items() if "index" not in name and "ids" not in name and "anchors" not in name

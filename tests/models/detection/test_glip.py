@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from timm.layers import DropPath
 from torch import Tensor
@@ -23,6 +24,7 @@ from diptych.models.detection.dense.dense_detector import DenseDetector, surest
 from diptych.models.detection.dense.dense_grounding import DenseHead, DenseShape
 from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.token_head import phrase_scores
+from diptych.models.glip.opened import MODEL
 from diptych.models.glip.released import from_glip, is_glip
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
@@ -376,3 +378,34 @@ def test_a_meeting_starts_as_published() -> None:
         for layer in (among.attention.qkv, among.attention.out, among.mlp_in):
             assert 0.15 < float(layer.weight.abs().max()) <= 24**-0.5
             assert float(layer.bias.abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("authors", [False, True])
+def test_a_classifier_brings_its_stages(authors: bool) -> None:
+    """timm's names, and those of the authors' file, where the merging behind a stage is counted to it."""
+    sizes: dict[str, Any] = {name: tuple(size) if isinstance(size, list) else size for name, size in SIZES.items()}
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", **sizes, num_classes=3)
+    tensors = dict(theirs.state_dict())
+    if authors:
+        moved = re.compile(r"layers\.(\d+)\.downsample")
+        tensors = {moved.sub(lambda m: f"layers.{int(m[1]) - 1}.downsample", name): tensor for name, tensor in tensors.items()}
+    recipe = replace(DesCo.paper(), tokenizer="clip")
+    backbone = detection_backbone("timm:swin_tiny_patch4_window7_224", sizes=SIZES)
+    found = {name.removeprefix("backbone."): tensor for name, tensor in recipe.fitted(tensors).items()}
+    absent, unknown = backbone.load_state_dict(found, strict=False)
+    assert (unknown, {name.split(".")[0] for name in absent}) == ([], {"norms"})
+    stages = {name: tensor for name, tensor in theirs.state_dict().items() if name.startswith("layers.1.downsample")}
+    for name, tensor in stages.items():
+        torch.testing.assert_close(backbone.state_dict()[f"net.{name.replace('layers.1', 'layers_1')}"], tensor)
+    assert len(found) == len(theirs.state_dict()) - 4  # the last norm and the classifier
+
+
+def test_sizes_of_the_large_one_are_built() -> None:
+    """GLIP-L: windows of 12 places, larger than the last map of 224 pixels."""
+    with torch.device("meta"):
+        net = detection_backbone(
+            MODEL, sizes={"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12}
+        )
+    tables = [tuple(p.shape) for name, p in net.named_parameters() if name.endswith("blocks.0.attn.relative_position_bias_table")]
+    assert tables == [(529, heads) for heads in (6, 12, 24, 48)]
+    assert net.channels == (384, 768, 1536)

@@ -42,16 +42,16 @@ class Optimiser:
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
     warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached behind the warm-up, or with its last step
-    rises: Literal["step", "period"] = "step"  # warm-up: at each step, or with each period to its own number's share
+    rises: Literal["step", "period", "log"] = "step"  # warm-up: evenly, with each period to its share, or by the step's logarithm
     final_lr: float = 0.0  # share of lr at the end
     floor: Literal["share", "rate"] = "share"
     over: Literal["rest", "run", "both"] = "rest"
-    late: int = (
-        0  # each step has the rate of the one so many before it, the first ones that of step 0: a schedule moved after the update
-    )
+    late: int = 0  # each step has the rate of the one so many before it, as where a schedule moves after the update
+    late_peak: bool = False  # the first ones, which have none before them, have lr itself, and not the rate of step 0
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
+    decay_drops: tuple[float, ...] = ()  # shares of the run from each of which the weight decay is a tenth of what it was
     decay_rate: float = 0.9  # "decay": the rate is multiplied by it after each period, and stays at or above lr * final_lr
     periods: float = 1.0  # "decay", and what falls or rises by the "period": how many the run has, usually its epochs
     falls: Literal["step", "period"] = "step"  # cosine and linear: at each step, or after each period

@@ -38,6 +38,7 @@ from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.detection.swin_start import from_swin, is_swin
 from diptych.models.detection.text_pieces import ends_of
 from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
 from diptych.models.fiber.fine_released import from_fine, is_fine
@@ -105,7 +106,8 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
     mirror        share of the pictures that are mirrored
     text_lr       learning rate of the text encoder, as a share of lr; bias_lr: of what is called a bias (tables of them too), as a factor
     decay         weight decay is on "all" but those, norms too, as released, or on "matrices" alone
-    lr_drops      shares of the run after which the learning rate is a tenth
+    lr_drops      shares of the run after which the learning rate is a tenth; decay_drops: likewise the weight decay, in FIBER's release at
+                  .667 of each drop of the rate
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
     square        whether a picture is squeezed to a square of `image_size` when evaluated
@@ -157,6 +159,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     lr_drops: tuple[float, ...] = (0.67, 0.89)
+    decay_drops: tuple[float, ...] = ()
     average: float = 0.999
     loss: TokenSetLoss = field(default_factory=TokenSetLoss)
     shape: GroundingShape = field(default_factory=GroundingShape)
@@ -259,10 +262,12 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
         return GroundingDetector(backbone, encoder, shape)
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Those of FIBER's first stage, or of its released second stage, or of a released GLIP, under the names that they have here."""
+        """Those of FIBER's first stage, or of its released second stage, or of a released GLIP or of a Swin, under our names."""
         fiber = self.fiber
         if self.backbone != "fiber" and is_glip(tensors):
             return from_glip(tensors)
+        if self.backbone != "fiber" and is_swin(tensors):
+            return from_swin(tensors)
         if self.backbone == "fiber" and is_fine(tensors):
             found = from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers)
             return resized_tables(found, fiber.swin_window, every=True)
@@ -382,7 +387,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
         )
         return replace(
             super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step", warmup_from=self.warmup_from,
-            drop_at=self.lr_drops, rules=rules,
+            drop_at=self.lr_drops, decay_drops=self.decay_drops, rules=rules,
         )  # fmt: skip
 
     def hooks(self) -> Sequence[Hook]:
@@ -435,10 +440,10 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
     @classmethod
     def fiber_boxes(cls) -> Self:
         """FIBER's second stage as released: names and captions as they are, at most 85 names of a query; CLIP's vocabulary, unless
-        `--tokenizer FOLDER` gives RoBERTa's. Its weight decay stays the same, where the release lowers it before each drop of the rate,
-        and right and wrong names are drawn as for DesCo. Its configuration says nothing of frozen stages: the first one stays."""
+        `--tokenizer FOLDER` gives RoBERTa's. Right and wrong names are drawn as for DesCo. Its configuration says nothing of frozen stages:
+        the first one stays."""
         return cls(
             form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", tokenizer="clip", backbone="fiber",
             boxes_by="places", fiber=FiberShape(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,
-            weight_decay=1e-2, frozen=2,
+            weight_decay=1e-2, decay_drops=(0.67 * 0.667, 0.89 * 0.667), frozen=2,
         )  # fmt: skip

@@ -28,6 +28,11 @@ REQUESTS = (
     "Could you describe the contents of this image for me?",
 )
 """As published (Zhu et al., 2023)."""
+CHAT_SYSTEM = (
+    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
+    "Please answer my questions.###"
+)
+"""What stands before the first turn of a chat, as published."""
 MARKS = re.compile(r"([.!\"()*#:;~])")
 
 
@@ -40,7 +45,8 @@ class DetailedRecipe(BridgeRecipe):
     former_width, former_layers, former_heads, former_mlp   of the Q-Former; published: BERT-base
     detailed     origin of the texts of the second stage, on samples that have one; the first stage draws all others
     requests     what is asked in the second stage, drawn at each step; the first one when nobody asks anything
-    chat         template of the second stage and of use
+    chat         template of the second stage
+    used         template of use; "": that of the second stage. The released chats say first what will come (`CHAT_SYSTEM`)
     sign, second_sign   what ends an answer in either stage; "": the language model's end mark
     answer_length, second_answer_length   tokens of an answer at most, its sign among them; longer ones are cut
     clean        short captions in lower case, without marks, of 50 words at most, as BLIP cleans them
@@ -60,6 +66,7 @@ class DetailedRecipe(BridgeRecipe):
     detailed: str = "synthetic"
     requests: tuple[str, ...] = REQUESTS
     chat: str = "###Human: <Img>{image}</Img> {prompt} ###Assistant: "
+    used: str = ""
     sign: str = "\n"
     second_sign: str = "###"
     answer_length: int = 32
@@ -94,7 +101,7 @@ class DetailedRecipe(BridgeRecipe):
 
     @property
     def written_after(self) -> str:
-        return self.chat
+        return self.used or self.chat
 
     def connector_spec(self) -> dict[str, Any]:
         if not self.queries:
