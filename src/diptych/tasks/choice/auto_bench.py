@@ -49,6 +49,7 @@ CLOSED = "Answer with the option's letter from the given choices directly."
 OPEN = "Answer in a few words."
 RIGHT = 0.5
 """Score from which an answer counts as right where judges are compared."""
+HIGHER_IS_BETTER = {"accuracy": True, "consistent": True, "wins": True, "took_first": False, "unread": False}
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class AutoBench:
                 float(value_N[here].mean()),
                 *percentiles(drawn_RM[:, place]),
                 chance=float(chance_N[here].mean()) if guessed else float("nan"),
-                higher_is_better=not name.startswith(("unread", "took_first")),
+                higher_is_better=HIGHER_IS_BETTER[name.split("/")[0]],
                 items=int(here.sum()),
             )
         metrics |= self._agreement(records)
